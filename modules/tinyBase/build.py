@@ -1,0 +1,226 @@
+"""Trains the tiny base model from nothing, in three stages, each resumable from its last checkpoint.
+
+1. The autoencoder, on scenes and doodles.
+2. The text encoder, by telling a scene's properties from its caption (as CLIP's is trained before Stable Diffusion).
+3. The UNet together with the text encoder, on cached latents, with an exponential moving average of the weights.
+
+Every random draw is keyed by (seed, stage, step): a resumed training equals an uninterrupted one.
+"""
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.tinyBase import components
+from modules.tinyBase.scenes import (
+    BACKGROUNDS,
+    COLORS,
+    POSITIONS,
+    SHAPES,
+    SIZES,
+    Scene,
+    caption,
+    draw_scene,
+    random_doodle,
+    random_scene,
+)
+
+import torch
+import torch.nn.functional as F
+
+import numpy as np
+from diffusers import StableDiffusionPipeline
+from tqdm import tqdm
+
+CHECKPOINT_EVERY = 500
+
+
+@dataclass
+class Recipe:
+    """How long and how fast each stage trains. The defaults made the model in `models/tiny_sd`."""
+
+    seed: int = 0
+    vae_steps: int = 3_000
+    vae_batch: int = 8
+    vae_lr: float = 2e-3
+    text_steps: int = 1500
+    text_batch: int = 64
+    text_lr: float = 1e-3
+    scenes: int = 40_000
+    unet_steps: int = 7_000
+    unet_batch: int = 32
+    unet_lr: float = 1e-3
+    ema_decay: float = 0.999
+
+
+def _rng(recipe: Recipe, stage: str, step: int) -> random.Random:
+    return random.Random(f"{recipe.seed} {stage} {step}")
+
+
+def _generator(recipe: Recipe, stage: str, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_rng(recipe, stage, step).getrandbits(63))
+
+
+def _pixels(images: list) -> torch.Tensor:
+    stacked = np.stack([np.asarray(image, dtype=np.float32) for image in images])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def _tokens(tokenizer, captions: list[str]) -> torch.Tensor:
+    return tokenizer(captions, padding="max_length", truncation=True, max_length=components.TOKENS,
+                     return_tensors="pt").input_ids
+
+
+def _run_stage(name: str, directory: Path, steps: int, lr: float, parameters: list[torch.nn.Parameter],
+               modules: dict[str, torch.nn.Module], loss_at: Callable[[int], torch.Tensor],
+               after_step: Callable[[int], None] = lambda step: None) -> None:
+    """AdamW with warm-up and cosine decay over `steps`, with a checkpoint every few hundred steps."""
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda k: min(1, (k + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * k / steps))))
+    file, first = directory / f"{name}.pt", 0
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        first = state["step"]
+        for key, module in modules.items():
+            module.load_state_dict(state[key])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+    smooth = None
+    progress = tqdm(range(first, steps), initial=first, total=steps, desc=name, mininterval=2)
+    for step in progress:
+        loss = loss_at(step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        after_step(step)
+        smooth = loss.item() if smooth is None else 0.99 * smooth + 0.01 * loss.item()
+        progress.set_postfix(loss=f"{smooth:.4f}")
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
+            state = {key: module.state_dict() for key, module in modules.items()}
+            state.update(step=step + 1, optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
+            torch.save(state, file.with_suffix(".tmp"))
+            os.replace(file.with_suffix(".tmp"), file)
+
+
+def train_vae(recipe: Recipe, directory: Path, device: torch.device) -> torch.nn.Module:
+    """Reconstruction (L1 and squared, in pixels and in gradients) plus a light KL term."""
+    torch.manual_seed(recipe.seed)
+    vae = components.make_vae().to(device)
+
+    def loss_at(step: int) -> torch.Tensor:
+        rng = _rng(recipe, "vae", step)
+        images = [draw_scene(random_scene(rng), rng=rng) if rng.random() < 0.55 else random_doodle(rng)
+                  for _ in range(recipe.vae_batch)]
+        x = _pixels(images).to(device)
+        posterior = vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=_generator(recipe, "vae noise", step)).to(device)
+        error = vae.decode(posterior.mean + posterior.std * noise).sample - x
+        edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+        return error.abs().mean() + error.square().mean() + 0.5 * edges + 2e-5 * posterior.kl().mean()
+
+    _run_stage("vae", directory, recipe.vae_steps, recipe.vae_lr, list(vae.parameters()), {"vae": vae}, loss_at)
+    return vae.eval().requires_grad_(False)
+
+
+_PROPERTIES = (("shape", list(SHAPES)), ("color", list(COLORS)), ("background", list(BACKGROUNDS)),
+               ("size", list(SIZES)), ("position", list(POSITIONS)), ("count", [1, 2, 3]))
+
+
+def train_text_encoder(recipe: Recipe, directory: Path, tokenizer, device: torch.device) -> torch.nn.Module:
+    """Linear heads on the last token's embedding name the scene's properties."""
+    torch.manual_seed(recipe.seed + 1)
+    encoder = components.make_text_encoder(tokenizer).to(device).train()
+    heads = torch.nn.ModuleDict({name: torch.nn.Linear(components.EMBEDDING, len(values))
+                                 for name, values in _PROPERTIES}).to(device)
+
+    def loss_at(step: int) -> torch.Tensor:
+        rng = _rng(recipe, "text", step)
+        scenes = [random_scene(rng) for _ in range(recipe.text_batch)]
+        tokens = _tokens(tokenizer, [caption(scene, rng) for scene in scenes]).to(device)
+        pooled = encoder(tokens).pooler_output
+        return sum(F.cross_entropy(heads[name](pooled), torch.tensor(
+            [values.index(getattr(scene, name)) for scene in scenes], device=device)) for name, values in _PROPERTIES)
+
+    _run_stage("text_encoder", directory, recipe.text_steps, recipe.text_lr,
+               [*encoder.parameters(), *heads.parameters()], {"encoder": encoder, "heads": heads}, loss_at)
+    return encoder
+
+
+def cache_latents(recipe: Recipe, directory: Path, vae, device: torch.device) -> tuple[list[Scene], torch.Tensor]:
+    """Posterior means and deviations of `recipe.scenes` scenes, `[scene, 2, channel, height, width]` in half precision."""
+    file = directory / "latents.pt"
+    scenes = [random_scene(_rng(recipe, "scene", index)) for index in range(recipe.scenes)]
+    if file.exists():
+        latents = torch.load(file, weights_only=True)
+        if len(latents) == len(scenes):
+            return scenes, latents
+    chunks = []
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(scenes), 64), desc="latents"):
+            images = [draw_scene(scene, rng=_rng(recipe, "drawing", start + k))
+                      for k, scene in enumerate(scenes[start:start + 64])]
+            posterior = vae.encode(_pixels(images).to(device)).latent_dist
+            chunks.append(torch.stack([posterior.mean, posterior.std], dim=1).half().cpu())
+    latents = torch.cat(chunks)
+    torch.save(latents, file)
+    return scenes, latents
+
+
+def train_unet(recipe: Recipe, directory: Path, vae, encoder, tokenizer, device: torch.device):
+    """Noise prediction with min-SNR-5 weights (arXiv 2303.09556); returns the averaged (UNet, text encoder)."""
+    scenes, latents = cache_latents(recipe, directory, vae, device)
+    center = latents[:, 0].float().mean().item()
+    vae.register_to_config(scaling_factor=1 / latents[:, 0].float().std().item())
+    print(f"latents: mean {center:.3f}, scaling factor {vae.config.scaling_factor:.4f}")
+    torch.manual_seed(recipe.seed + 2)
+    unet = components.make_unet().to(device).train()
+    encoder.train().requires_grad_(True)
+    trained = torch.nn.ModuleDict({"unet": unet, "text_encoder": encoder})
+    average = torch.optim.swa_utils.AveragedModel(
+        trained, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay))
+    alphas = components.make_scheduler().alphas_cumprod.to(device)
+
+    def loss_at(step: int) -> torch.Tensor:
+        rng, generator = _rng(recipe, "unet", step), _generator(recipe, "unet noise", step)
+        chosen = [rng.randrange(len(scenes)) for _ in range(recipe.unet_batch)]
+        captions = ["" if rng.random() < 0.1 else caption(scenes[index], rng) for index in chosen]
+        mean, std = latents[chosen].float().unbind(1)
+        clean = ((mean + std * torch.randn(mean.shape, generator=generator)) * vae.config.scaling_factor).to(device)
+        noise = torch.randn(mean.shape, generator=generator).to(device)
+        # Stratified timesteps: every batch covers the whole range, which makes the loss far less noisy.
+        spread = (torch.arange(len(chosen)) + torch.rand(len(chosen), generator=generator)) / len(chosen)
+        timesteps = (spread * len(alphas)).long().to(device)
+        a = alphas[timesteps][:, None, None, None]
+        hidden = encoder(_tokens(tokenizer, captions).to(device)).last_hidden_state
+        error = unet(a.sqrt() * clean + (1 - a).sqrt() * noise, timesteps, hidden).sample - noise
+        snr = (a / (1 - a)).flatten()
+        return ((snr.clamp(max=5) / snr) * error.square().mean((1, 2, 3))).mean()
+
+    _run_stage("unet", directory, recipe.unet_steps, recipe.unet_lr,
+               [*unet.parameters(), *encoder.parameters()], {"trained": trained, "average": average}, loss_at,
+               lambda step: average.update_parameters(trained))
+    return average.module["unet"].eval(), average.module["text_encoder"].eval()
+
+
+def save_pipeline(output: Path, vae, unet, encoder, tokenizer) -> None:
+    """Writes diffusers' directory layout; UNet and autoencoder in half precision, which halves the download."""
+    pipeline = StableDiffusionPipeline(
+        vae=vae.cpu().half(), text_encoder=encoder.cpu(), tokenizer=tokenizer, unet=unet.cpu().half(),
+        scheduler=components.make_scheduler(), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False)
+    pipeline.save_pretrained(output, safe_serialization=True)
+
+
+def build(recipe: Recipe, workspace: Path, output: Path, device: torch.device) -> None:
+    """Trains whatever is not trained yet in `workspace` and writes the model to `output`."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    tokenizer = components.make_tokenizer(workspace / "tokenizer")
+    vae = train_vae(recipe, workspace, device)
+    encoder = train_text_encoder(recipe, workspace, tokenizer, device)
+    unet, encoder = train_unet(recipe, workspace, vae, encoder, tokenizer, device)
+    save_pipeline(output, vae, unet, encoder, tokenizer)

@@ -1,0 +1,83 @@
+"""The untrained parts of the tiny base model: real diffusers and transformers classes at toy size.
+
+64 x 64 pixels, a factor-8 autoencoder with 8 latent channels, a two-level UNet with cross-attention, a CLIP text
+encoder with 24 positions and its own vocabulary of about a thousand byte-pair tokens.
+"""
+
+import json
+import random
+from pathlib import Path
+
+from modules.tinyBase.scenes import caption, random_scene
+
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+RESOLUTION = 64
+TOKENS = 24
+EMBEDDING = 96
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+# Ordinary words beside the captions' own, so that a user's captions do not fall apart into single letters.
+COMMON_WORDS = """
+a an and are art at background beside big black bottom bright brown by cartoon center chalk clean close color colorful
+cream creature dark dot dots dotted drawing drawn eye eyes face figure flat four from front gray group hand happy high
+icon image in ink isolated it large left light line lined lines little low middle minimal modern monster neon of old
+on one outline outlined over paint painting paper pattern pencil photo picture plain poster print quality right round
+scene shape sharp side simple single sketch smiling soft some standing sticker stripe striped stripes style symbol
+texture the thick thin three tiny to toy two under up view very vintage watercolor wearing with
+""".split()
+
+
+def make_tokenizer(directory: Path) -> CLIPTokenizer:
+    """Learns byte-pair merges from generated captions and writes `vocab.json` and `merges.txt` to `directory`."""
+    rng = random.Random(7)
+    corpus = [caption(random_scene(rng), rng) for _ in range(4000)] + COMMON_WORDS * 200
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = pre_tokenizers.Whitespace()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=1100, min_frequency=2, initial_alphabet=alphabet, show_progress=False,
+                                  end_of_word_suffix="</w>")
+    learner.train_from_iterator((text.lower() for text in corpus), trainer)
+    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    vocabulary = dict.fromkeys([*alphabet, *(byte + "</w>" for byte in alphabet)])
+    vocabulary.update(dict.fromkeys(left + right for left, right in merges))
+    vocabulary.update(dict.fromkeys((START, END)))
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "vocab.json").write_text(
+        json.dumps({token: index for index, token in enumerate(vocabulary)}, ensure_ascii=False), encoding="utf-8")
+    (directory / "merges.txt").write_text(
+        "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n", encoding="utf-8")
+    return CLIPTokenizer(vocab=str(directory / "vocab.json"), merges=str(directory / "merges.txt"),
+                         bos_token=START, eos_token=END, unk_token=END, pad_token=END, model_max_length=TOKENS)
+
+
+def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A three-layer CLIP text encoder, 96 wide."""
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=EMBEDDING, intermediate_size=256, num_hidden_layers=3,
+        num_attention_heads=4, max_position_embeddings=TOKENS, projection_dim=EMBEDDING, hidden_act="quick_gelu",
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+
+
+def make_vae() -> AutoencoderKL:
+    """A KL autoencoder from 64 x 64 x 3 to 8 x 8 x 8."""
+    return AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=8, block_out_channels=(16, 32, 48, 64), layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=8,
+        sample_size=RESOLUTION)
+
+
+def make_unet() -> UNet2DConditionModel:
+    """A UNet on 8 x 8 latents with cross-attention at both levels and in the middle."""
+    return UNet2DConditionModel(
+        sample_size=RESOLUTION // 8, in_channels=8, out_channels=8, block_out_channels=(96, 128), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        norm_num_groups=16, cross_attention_dim=EMBEDDING, attention_head_dim=4)
+
+
+def make_scheduler() -> DDIMScheduler:
+    """Noise prediction on 1,000 steps; noisier at the end than Stable Diffusion, so that plain colours come out."""
+    return DDIMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.02,
+                         clip_sample=False, set_alpha_to_one=False, steps_offset=1)

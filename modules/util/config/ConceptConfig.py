@@ -1,0 +1,74 @@
+from typing import Any, ClassVar
+
+from modules.util.config.BaseConfig import BaseConfig
+from modules.util.config.ConceptImageConfig import ConceptImageConfig
+from modules.util.config.ConceptTextConfig import ConceptTextConfig
+from modules.util.config.migration import CONCEPT_MIGRATIONS
+from modules.util.config.option import nested, option
+from modules.util.enum.BalancingStrategy import BalancingStrategy
+from modules.util.enum.ConceptType import ConceptType
+from modules.util.enum.OptionGroup import OptionGroup
+
+G = OptionGroup.CONCEPT
+
+
+class ConceptConfig(BaseConfig):
+    """A folder of training images and how it is used."""
+
+    FORMAT_VERSION: ClassVar[int | None] = 2
+    MIGRATIONS: ClassVar = CONCEPT_MIGRATIONS
+
+    image: ConceptImageConfig = nested(ConceptImageConfig, "Images", "How the images are varied.", G)
+    text: ConceptTextConfig = nested(ConceptTextConfig, "Captions", "Where captions come from, how they are varied.", G)
+    name: str = option("", "Name", "A name for lists and messages. Empty: the folder's name.", G, affects_result=False)
+    path: str = option("", "Folder", "The folder that holds the images.", G, path="folder")
+    seed: int = option(
+        42,
+        "Seed",
+        "Start of this concept's random variations. The same seed gives the same crops and captions.",
+        G,
+        advanced=True,
+    )
+    enabled: bool = option(True, "Enabled", "Uses the concept; otherwise it is skipped.", G)
+    type: ConceptType = option(
+        ConceptType.STANDARD,
+        "Type",
+        "STANDARD: trained; VALIDATION: only measured; PRIOR_PREDICTION: "
+        "trained toward what the base model would have drawn.",
+        G,
+    )
+    include_subdirectories: bool = option(False, "Include subfolders", "Takes images of all folders below, too.", G)
+    image_variations: int = option(
+        1,
+        "Image variations",
+        "Differently varied versions of each image that are cached. More variety, larger cache.",
+        G,
+        ge=1,
+        unit="versions",
+    )
+    text_variations: int = option(
+        1, "Text variations", "Differently varied versions of each caption that are cached.", G, ge=1, unit="versions"
+    )
+    balancing: float = option(
+        1.0,
+        "Balancing",
+        "How much of the concept an epoch takes; the strategy says in what unit.",
+        G,
+        ge=0,
+        unit="passes or samples",
+    )
+    balancing_strategy: BalancingStrategy = option(
+        BalancingStrategy.REPEATS,
+        "Balancing strategy",
+        "REPEATS: passes over the concept per epoch; SAMPLES: images drawn per epoch.",
+        G,
+    )
+    loss_weight: float = option(1.0, "Loss weight", "Multiplies the loss of this concept's images.", G, ge=0)
+    concept_stats: dict[str, Any] = option(
+        dict,
+        "Statistics",
+        "Counts that OneTrainer's GUI stores; kept as they are.",
+        G,
+        advanced=True,
+        affects_result=False,
+    )

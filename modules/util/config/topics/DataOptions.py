@@ -1,0 +1,97 @@
+from pydantic import field_validator
+
+from modules.util.config.BaseConfig import BaseConfig
+from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.config.option import option
+from modules.util.config.resolution import check_resolution
+from modules.util.enum.OptionGroup import OptionGroup
+
+G = OptionGroup.DATA
+MASK = OptionGroup.MASK
+MASKED = {"masked_training": (True,)}
+
+
+class DataOptions(BaseConfig):
+    """What is trained on, in which sizes, and masked training."""
+
+    concept_file_name: str = option(
+        "training_concepts/concepts.json",
+        "Concept file",
+        "JSON list of concepts. Used if `concepts` is null.",
+        G,
+        path="file",
+    )
+    concepts: list[ConceptConfig] | None = option(
+        None, "Concepts", "The concepts themselves. null: those of `concept_file_name`.", G
+    )
+    resolution: str = option(
+        "512",
+        "Resolution",
+        "Edge of a square with as many pixels as the training images get. Several, with commas "
+        "between, train on all of them; 512x768 (width x height) is an exact size.",
+        G,
+        unit="pixels",
+    )
+    aspect_ratio_bucketing: bool = option(
+        True, "Aspect ratio buckets", "Keeps each image near its own shape; otherwise all are cropped to squares.", G
+    )
+    latent_caching: bool = option(
+        True,
+        "Cache latents",
+        "Encodes images and captions once and stores them. Switch off only to train the text "
+        "encoder on varied captions.",
+        G,
+    )
+    clear_cache_before_training: bool = option(
+        True, "Clear cache", "Permits removing cached entries that no longer fit the data.", G, affects_result=False
+    )
+    dataloader_threads: int = option(
+        2, "Data threads", "Threads that read and decode images.", G, ge=1, unit="threads", affects_result=False
+    )
+    custom_conditioning_image: bool = option(
+        False,
+        "Own conditioning images",
+        "Takes a conditioning image from a file beside each image, for inpainting families.",
+        G,
+        advanced=True,
+    )
+
+    masked_training: bool = option(
+        False, "Masked training", "Learns mainly from the white area of a mask file beside each image.", MASK
+    )
+    unmasked_probability: float = option(
+        0.1,
+        "Unmasked steps",
+        "Share of steps that ignore the mask and learn from the whole image.",
+        MASK,
+        ge=0,
+        le=1,
+        visible_when=MASKED,
+    )
+    unmasked_weight: float = option(
+        0.1,
+        "Unmasked weight",
+        "Weight of the loss outside the mask, in masked steps.",
+        MASK,
+        ge=0,
+        le=1,
+        visible_when=MASKED,
+    )
+    normalize_masked_area_loss: bool = option(
+        False,
+        "Normalise by area",
+        "Divides the loss by the mask's area, so that small masks count as much as large ones.",
+        MASK,
+        visible_when=MASKED,
+    )
+    masked_prior_preservation_weight: float = option(
+        0.0,
+        "Prior preservation",
+        "Weight of keeping the base model's prediction outside the mask. Needs an adapter that can be switched off.",
+        MASK,
+        ge=0,
+        visible_when=MASKED,
+        advanced=True,
+    )
+
+    _check_resolution = field_validator("resolution", mode="before")(check_resolution)

@@ -1,0 +1,241 @@
+from modules.util.config.BaseConfig import BaseConfig
+from modules.util.config.option import option
+from modules.util.enum.OptionGroup import OptionGroup
+
+G = OptionGroup.OPTIMIZER_LIBRARY
+
+
+class OptimizerLibraryOptions(BaseConfig):
+    """Options that belong to one or a few optimizers. null: the optimizer's own default."""
+
+    # learning-rate-free optimizers
+    d0: float | None = option(
+        None, "First distance", "Prodigy and D-Adaptation: first guess of the learning rate.", G, gt=0
+    )
+    d_coef: float | None = option(
+        None, "Distance factor", "Prodigy: multiplies the estimated learning rate; the knob to turn there.", G, gt=0
+    )
+    growth_rate: float | None = option(
+        None,
+        "Growth rate",
+        "Prodigy and D-Adaptation: largest growth of the estimate in one step; inf: no limit.",
+        G,
+        ge=1,
+        infinite=True,
+    )
+    decouple: bool | None = option(
+        None, "Decoupled decay", "Prodigy and D-Adaptation: decays weights as AdamW does.", G
+    )
+    use_bias_correction: bool | None = option(
+        None, "Bias correction", "Corrects running means in the first steps, which works as a warm-up.", G
+    )
+    safeguard_warmup: bool | None = option(
+        None, "Safeguard warm-up", "Prodigy: keeps a warm-up from spoiling the estimate. Use with a warm-up.", G
+    )
+    slice_p: int | None = option(
+        None, "Slice", "Prodigy: looks at every n-th weight for its estimate; larger needs less memory.", G, ge=1
+    )
+    prodigy_steps: int | None = option(
+        None, "Prodigy steps", "Stops the estimate after this many steps; 0: never.", G, ge=0, unit="steps"
+    )
+    d_limiter: bool | None = option(
+        None, "Distance limiter", "Keeps Prodigy's estimate from rising too fast at the start.", G
+    )
+    use_speed: bool | None = option(None, "Speed variant", "Prodigy Plus: its other way to estimate.", G, advanced=True)
+    split_groups: bool | None = option(
+        None, "Estimate per group", "Prodigy Plus: one estimate for each parameter group.", G, advanced=True
+    )
+    split_groups_mean: bool | None = option(
+        None, "Mean of groups", "Prodigy Plus: all groups use the mean of their estimates.", G, advanced=True
+    )
+    weight_decay_by_lr: bool | None = option(
+        None, "Decay by learning rate", "Prodigy Plus: multiplies the decay by the learning rate.", G, advanced=True
+    )
+    use_stableadamw: bool | None = option(
+        None, "StableAdamW", "Prodigy Plus: limits steps that are large for their gradient.", G, advanced=True
+    )
+    use_schedulefree: bool | None = option(
+        None, "Schedule-free", "Prodigy Plus: averages weights instead of following a schedule.", G, advanced=True
+    )
+    schedulefree_c: float | None = option(
+        None,
+        "Schedule-free c",
+        "Prodigy Plus: weight of newer steps in that average; 0: the plain method.",
+        G,
+        ge=0,
+        advanced=True,
+    )
+    use_adopt: bool | None = option(None, "ADOPT", "Prodigy Plus: uses ADOPT's order of updates.", G, advanced=True)
+    use_cautious: bool | None = option(
+        None, "Cautious steps", "Skips weights whose step and gradient disagree.", G, advanced=True
+    )
+    use_grams: bool | None = option(
+        None, "Grams", "Prodigy Plus: takes the direction from the gradient, the size from Adam.", G, advanced=True
+    )
+    use_orthograd: bool | None = option(
+        None, "OrthoGrad", "Prodigy Plus: its spelling of the orthogonal gradient.", G, advanced=True
+    )
+    factored: bool | None = option(
+        None, "Factored", "Prodigy Plus: stores squared gradients in factored form.", G, advanced=True
+    )
+    factored_fp32: bool | None = option(
+        None, "Factored in fp32", "Prodigy Plus: stores those factors in float32.", G, advanced=True
+    )
+    log_every: int | None = option(
+        None,
+        "Log every",
+        "D-Adaptation: prints its estimate every so many steps; 0: never.",
+        G,
+        ge=0,
+        unit="steps",
+        advanced=True,
+    )
+    no_prox: bool | None = option(None, "No proximal step", "D-Adapt Adan: decays as AdamW does.", G, advanced=True)
+    fsdp_in_use: bool | None = option(
+        None, "FSDP", "D-Adaptation: says that weights are spread over several GPUs.", G, advanced=True
+    )
+
+    # schedule-free optimizers
+    r: float | None = option(
+        None,
+        "Average power",
+        "Schedule-free: weight of later steps in the average; AIDA and Yogi: norm averaging.",
+        G,
+        ge=0,
+        advanced=True,
+    )
+    weight_lr_power: float | None = option(
+        None,
+        "Learning rate power",
+        "Schedule-free: weight of a step in the average by its learning rate.",
+        G,
+        ge=0,
+        advanced=True,
+    )
+
+    # Adafactor
+    clip_threshold: float | None = option(
+        None, "Clip threshold", "Adafactor: largest RMS of a step; Lion: largest norm of a gradient.", G, gt=0
+    )
+    decay_rate: float | None = option(
+        None,
+        "Decay rate",
+        "Adafactor: exponent by which squared gradients are averaged longer over time.",
+        G,
+        le=0,
+        advanced=True,
+    )
+    relative_step: bool | None = option(
+        None, "Relative step", "Adafactor: chooses the learning rate itself.", G, advanced=True
+    )
+    scale_parameter: bool | None = option(
+        None, "Scale by parameter", "Adafactor: multiplies steps by the RMS of the weights.", G, advanced=True
+    )
+    warmup_init: bool | None = option(
+        None,
+        "Warm-up start",
+        "Adafactor: lets its own learning rate rise slowly. Needs the relative step.",
+        G,
+        advanced=True,
+    )
+
+    # torch
+    amsgrad: bool | None = option(None, "AMSGrad", "Divides by the largest running mean so far.", G, advanced=True)
+    ams_bound: bool | None = option(None, "AMS bound", "AIDA: its form of AMSGrad.", G, advanced=True)
+    foreach: bool | None = option(
+        None, "Foreach", "Steps many tensors in one call: faster, more memory.", G, advanced=True
+    )
+    fused: bool | None = option(None, "Fused kernel", "Uses torch's fused step where there is one.", G, advanced=True)
+    capturable: bool | None = option(None, "Capturable", "Allows recording the step in a CUDA graph.", G, advanced=True)
+    differentiable: bool | None = option(
+        None, "Differentiable", "Lets gradients flow through the step; for research.", G, advanced=True
+    )
+    maximize: bool | None = option(None, "Maximise", "Climbs instead of descending.", G, advanced=True)
+    dampening: float | None = option(
+        None,
+        "Dampening",
+        "SGD, LARS: share of each gradient that does not enter the momentum.",
+        G,
+        ge=0,
+        le=1,
+        advanced=True,
+    )
+    centered: bool | None = option(
+        None, "Centered", "RMSprop: divides by the variance instead of the mean square.", G, advanced=True
+    )
+    lr_decay: float | None = option(
+        None, "Learning rate decay", "Adagrad: lowers the learning rate with every step.", G, ge=0, advanced=True
+    )
+    initial_accumulator_value: int | None = option(
+        None, "Initial accumulator", "Adagrad: start of its sum of squares.", G, ge=0, advanced=True
+    )
+    initial_accumulator: float | None = option(
+        None, "Initial accumulator", "Yogi: start of its running means.", G, ge=0, advanced=True
+    )
+
+    # bitsandbytes and other 8-bit optimizers
+    optim_bits: int | None = option(
+        None, "State bits", "Bits of each number of optimizer state.", G, ge=8, le=32, unit="bits", advanced=True
+    )
+    min_8bit_size: int | None = option(
+        None, "Smallest 8-bit tensor", "Smaller tensors keep 32-bit state.", G, ge=0, unit="elements", advanced=True
+    )
+    quant_block_size: int | None = option(
+        None, "Quantization block", "Elements that share one scale.", G, ge=1, unit="elements", advanced=True
+    )
+    percentile_clipping: int | None = option(
+        None,
+        "Percentile clipping",
+        "Clips gradients at this percentile of the last hundred norms; 100: never.",
+        G,
+        ge=1,
+        le=100,
+        unit="percent",
+        advanced=True,
+    )
+    block_wise: bool | None = option(
+        None, "Block-wise", "Quantizes state in blocks, so that outliers stay local.", G, advanced=True
+    )
+    is_paged: bool | None = option(
+        None, "Paged", "Lets state move to CPU memory when the GPU is full.", G, advanced=True
+    )
+    max_unorm: float | None = option(
+        None, "Largest update norm", "LAMB, LARS: largest step relative to the weights.", G, ge=0, advanced=True
+    )
+
+    # LAMB, ADOPT, AdaBelief, AIDA, Yogi, Tiger, Lion
+    bias_correction: bool | None = option(
+        None, "LAMB bias correction", "LAMB: corrects running means in the first steps.", G, advanced=True
+    )
+    adam_w_mode: bool | None = option(None, "AdamW mode", "LAMB: decays weights as AdamW does.", G, advanced=True)
+    decoupled_decay: bool | None = option(
+        None, "Decoupled weight decay", "Decays weights apart from the gradient.", G, advanced=True
+    )
+    fixed_decay: bool | None = option(
+        None, "Fixed decay", "Does not multiply the decay by the learning rate.", G, advanced=True
+    )
+    cautious: bool | None = option(
+        None, "Cautious", "ADOPT: skips weights whose step and gradient disagree.", G, advanced=True
+    )
+    rectify: bool | None = option(
+        None, "Rectify", "Rectifies the variance of the first steps, as RAdam does.", G, advanced=True
+    )
+    degenerated_to_sgd: bool | None = option(
+        None, "Fall back to SGD", "Uses plain momentum while the variance cannot be rectified.", G, advanced=True
+    )
+    n_sma_threshold: int | None = option(
+        None, "Rectify threshold", "AIDA: steps in the average from which it rectifies.", G, ge=0, advanced=True
+    )
+    k: int | None = option(None, "Projections", "AIDA: number of projections in each step.", G, ge=0, advanced=True)
+    xi: float | None = option(
+        None, "Xi", "AIDA: keeps its projection away from a division by zero.", G, ge=0, advanced=True
+    )
+    adanorm: bool | None = option(None, "AdaNorm", "Scales gradients by their running norm.", G, advanced=True)
+    adam_debias: bool | None = option(
+        None, "Adam debias", "Corrects only the divisor, so that the first steps are not enlarged.", G, advanced=True
+    )
+    use_triton: bool | None = option(None, "Triton", "Lion: uses its Triton kernel.", G, advanced=True)
+    beta1_warmup: int | None = option(
+        None, "Beta 1 warm-up", "Steps in which beta 1 rises to its value.", G, ge=0, unit="steps", advanced=True
+    )
+    min_beta1: float | None = option(None, "Lowest beta 1", "Where that rise begins.", G, ge=0, lt=1, advanced=True)

@@ -1,0 +1,173 @@
+from typing import Any
+
+from modules.util.config.BaseConfig import BaseConfig
+from modules.util.config.option import option
+from modules.util.enum.AttentionMechanism import AttentionMechanism
+from modules.util.enum.DataType import DataType
+from modules.util.enum.EMAMode import EMAMode
+from modules.util.enum.LearningRateScaler import LearningRateScaler
+from modules.util.enum.LearningRateScheduler import LearningRateScheduler
+from modules.util.enum.OptionGroup import OptionGroup
+
+G = OptionGroup.TRAINING
+RATE = OptionGroup.SCHEDULE
+MEMORY = OptionGroup.MEMORY
+RESTARTS = {
+    "learning_rate_scheduler": (
+        LearningRateScheduler.COSINE_WITH_RESTARTS,
+        LearningRateScheduler.COSINE_WITH_HARD_RESTARTS,
+    )
+}
+CUSTOM = {"learning_rate_scheduler": (LearningRateScheduler.CUSTOM,)}
+AVERAGED = {"ema": (EMAMode.GPU, EMAMode.CPU)}
+
+
+class TrainingOptions(BaseConfig):
+    """Length of the run, batch, learning rate, averaging, precision and memory."""
+
+    epochs: int = option(100, "Epochs", "Passes over all concepts.", G, ge=1, unit="epochs")
+    batch_size: int = option(
+        1, "Batch size", "Images in one forward pass. Larger is steadier and needs more memory.", G, ge=1, unit="images"
+    )
+    gradient_accumulation_steps: int = option(
+        1,
+        "Gradient accumulation",
+        "Batches whose gradients are averaged into one step: a larger batch without its memory.",
+        G,
+        ge=1,
+        unit="batches",
+    )
+    clip_grad_norm: float | None = option(
+        1.0,
+        "Gradient clipping",
+        "Largest norm of the whole gradient; longer ones are shortened. null: no clipping.",
+        G,
+        gt=0,
+    )
+    ema: EMAMode = option(
+        EMAMode.OFF,
+        "EMA",
+        "Keeps a running average of the weights, which is saved instead of the last ones. "
+        "On the CPU it takes no GPU memory.",
+        G,
+    )
+    ema_decay: float = option(
+        0.999,
+        "EMA decay",
+        "Share of the average that stays at each update. Nearer to 1 averages longer.",
+        G,
+        ge=0,
+        le=1,
+        visible_when=AVERAGED,
+    )
+    ema_update_step_interval: int = option(
+        5, "EMA interval", "Steps between two updates of the average.", G, ge=1, unit="steps", visible_when=AVERAGED
+    )
+
+    learning_rate: float = option(
+        3e-6,
+        "Learning rate",
+        "Size of a step, before schedule and scaler. The most important number of a run: "
+        "around 1e-4 to 3e-4 for LoRA with AdamW, 1e-6 to 1e-5 for full fine-tuning, 1 for Prodigy.",
+        RATE,
+        ge=0,
+    )
+    learning_rate_scheduler: LearningRateScheduler = option(
+        LearningRateScheduler.CONSTANT, "Schedule", "How the learning rate runs after the warm-up.", RATE
+    )
+    learning_rate_warmup_steps: float = option(
+        200.0,
+        "Warm-up",
+        "Steps in which the learning rate rises from zero. A number up to 1 is a share of the run.",
+        RATE,
+        ge=0,
+        unit="steps or share",
+    )
+    learning_rate_cycles: float = option(
+        1.0, "Cycles", "Cycles of a schedule with restarts.", RATE, gt=0, unit="cycles", visible_when=RESTARTS
+    )
+    learning_rate_min_factor: float = option(
+        0.0, "Lowest factor", "The schedule never falls below this share of the learning rate.", RATE, ge=0, le=1
+    )
+    learning_rate_scaler: LearningRateScaler = option(
+        LearningRateScaler.NONE,
+        "Scaler",
+        "Multiplies the learning rate by the square root of the batch size, the accumulation steps, or both.",
+        RATE,
+        advanced=True,
+    )
+    custom_learning_rate_scheduler: str | None = option(
+        None,
+        "Custom schedule",
+        "Python class of a schedule, as module.Class. Only with the schedule CUSTOM.",
+        RATE,
+        visible_when=CUSTOM,
+        advanced=True,
+    )
+    scheduler_params: list[dict[str, Any]] | None = option(
+        list,
+        "Custom schedule arguments",
+        'Arguments of the custom schedule: a list of {"key": …, "value": …}.',
+        RATE,
+        visible_when=CUSTOM,
+        advanced=True,
+    )
+
+    train_dtype: DataType = option(
+        DataType.FLOAT_16,
+        "Train dtype",
+        "Number format of the arithmetic. BFLOAT_16 is the safe choice on recent GPUs; "
+        "FLOAT_16 needs loss scaling; FLOAT_32 is exact and slow.",
+        MEMORY,
+    )
+    fallback_train_dtype: DataType = option(
+        DataType.BFLOAT_16,
+        "Fallback dtype",
+        "Used where FLOAT_16 would overflow, as in some text encoders.",
+        MEMORY,
+        advanced=True,
+    )
+    weight_dtype: DataType = option(
+        DataType.FLOAT_32,
+        "Weight dtype",
+        "Number format of frozen weights in parts whose own `weight_dtype` is NONE.",
+        MEMORY,
+        advanced=True,
+    )
+    enable_autocast_cache: bool = option(
+        True, "Autocast cache", "Keeps converted weights during a step: faster, more memory.", MEMORY, advanced=True
+    )
+    async_offloading: bool = option(
+        True,
+        "Asynchronous offloading",
+        "Moves offloaded layers while others compute. Needs pinned CPU memory.",
+        MEMORY,
+        affects_result=False,
+        advanced=True,
+    )
+    attention_mechanism: AttentionMechanism = option(
+        AttentionMechanism.SDP,
+        "Attention",
+        "Kernel that computes attention. SDP runs everywhere.",
+        MEMORY,
+        advanced=True,
+    )
+    compile: bool = option(
+        False, "Compile", "Compiles the model's blocks with torch.compile: a slow start, then faster steps.", MEMORY
+    )
+    train_device: str = option(
+        "auto",
+        "Train device",
+        "Device of the training: cuda, cuda:1, mps, cpu. auto takes the best one there is.",
+        MEMORY,
+        choices=("auto", "cuda", "mps", "cpu"),
+    )
+    temp_device: str = option(
+        "cpu",
+        "Waiting device",
+        "Device on which components wait that are not in use.",
+        MEMORY,
+        choices=("cpu", "cuda"),
+        affects_result=False,
+        advanced=True,
+    )

@@ -1,0 +1,32 @@
+from enum import StrEnum
+
+
+class OptionGroup(StrEnum):
+    """The section of the GUI and of the documentation in which an option stands; the value is its heading."""
+
+    GENERAL = "General"
+    MODEL = "Model"
+    DATA = "Data"
+    TRAINING = "Training"
+    SCHEDULE = "Learning rate"
+    MEMORY = "Precision and memory"
+    NOISE = "Noise and timesteps"
+    LOSS = "Loss"
+    MASK = "Masked training"
+    PARTS = "Model parts"
+    LAYERS = "Layer selection"
+    ADAPTER = "Adapter"
+    EMBEDDING = "Embeddings"
+    OPTIMIZER = "Optimizer"
+    OPTIMIZER_FEATURES = "Optimizer features"
+    OPTIMIZER_MUON = "Muon"
+    OPTIMIZER_LIBRARY = "Options of single optimizers"
+    SAMPLING = "Sampling"
+    VALIDATION = "Validation"
+    BACKUP = "Backup and saving"
+    LOGGING = "Logging"
+    SECRETS = "Secrets"
+    CONCEPT = "Concept"
+    IMAGE = "Image augmentation"
+    TEXT = "Captions"
+    SAMPLE = "Sample"

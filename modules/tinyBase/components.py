@@ -1,6 +1,6 @@
 """The untrained parts of the tiny base model: real diffusers and transformers classes at toy size.
 
-64 x 64 pixels, a factor-8 autoencoder with 8 latent channels, a two-level UNet with cross-attention, a CLIP text
+64 x 64 pixels, a factor-4 autoencoder with 8 latent channels, a three-level UNet with cross-attention, a CLIP text
 encoder with 24 positions and its own vocabulary of about a thousand byte-pair tokens.
 """
 
@@ -62,22 +62,23 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def make_vae() -> AutoencoderKL:
-    """A KL autoencoder from 64 x 64 x 3 to 8 x 8 x 8."""
+    """A KL autoencoder from 64 x 64 x 3 to 16 x 16 x 8."""
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=8, block_out_channels=(16, 32, 48, 64), layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=8,
-        sample_size=RESOLUTION)
+        in_channels=3, out_channels=3, latent_channels=8, block_out_channels=(16, 32, 64), layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4,
+        mid_block_add_attention=False, sample_size=RESOLUTION)
 
 
 def make_unet() -> UNet2DConditionModel:
-    """A UNet on 8 x 8 latents with cross-attention at both levels and in the middle."""
+    """A UNet on 16 x 16 latents; the outermost level is narrow and, being costly, has no attention."""
     return UNet2DConditionModel(
-        sample_size=RESOLUTION // 8, in_channels=8, out_channels=8, block_out_channels=(96, 128), layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        sample_size=RESOLUTION // 4, in_channels=8, out_channels=8, block_out_channels=(48, 96, 128),
+        layers_per_block=1, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=16, cross_attention_dim=EMBEDDING, attention_head_dim=4)
 
 
 def make_scheduler() -> DDIMScheduler:
     """Noise prediction on 1,000 steps; noisier at the end than Stable Diffusion, so that plain colours come out."""
-    return DDIMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.02,
+    return DDIMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.025,
                          clip_sample=False, set_alpha_to_one=False, steps_offset=1)

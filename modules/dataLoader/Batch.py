@@ -1,0 +1,26 @@
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """What one training step sees. b images of one size h x w; the encoder makes f x f pixels into one latent.
+
+    Attributes:
+        latents: [b, c, h/f, w/f], float32, posterior mean, not scaled.
+        text: name -> [b, ...] as the model encodes captions; None if the captions must be encoded live.
+        captions: b texts, "" where the caption is dropped.
+        loss_weight: [b], float32, >= 0.
+        mask: [b, 1, h/f, w/f], float32 from `unmasked_weight` to 1 (1: trained fully); None without masked training.
+        names: b paths of image files.
+        size: (height, width) in pixels.
+    """
+
+    latents: Tensor
+    text: dict[str, Tensor] | None
+    captions: list[str]
+    loss_weight: Tensor
+    mask: Tensor | None
+    names: list[str]
+    size: tuple[int, int]

@@ -1,0 +1,115 @@
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from modules.dataLoader.buckets import choose_bucket
+from modules.dataLoader.captions import vary_caption
+from modules.dataLoader.DatasetReport import DatasetImage
+from modules.dataLoader.decode_image import ImageError, decode_image
+from modules.dataLoader.ImageVariation import ImageVariation
+from modules.dataLoader.render import RENDER_VERSION, Geometry, find_geometry, render_mask, render_pixels
+from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.config.resolution import Resolution, parse_resolutions
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.UserError import UserError
+
+from torch import Tensor
+
+from PIL import Image
+
+
+def resolutions_of(config: TrainConfig, concept: ConceptConfig) -> tuple[Resolution, ...]:
+    """The resolutions in which a concept is trained."""
+    image = concept.image
+    return parse_resolutions(image.resolution_override if image.enable_resolution_override else config.resolution)
+
+
+class ImageSource:
+    """Images and captions in all their variations, not yet encoded.
+
+    Args:
+        config: the run's config.
+        concepts: all concepts.
+        images: all images; `index` below counts in them.
+        image_grid: what sides of training images are multiples of, in pixels.
+    """
+
+    def __init__(
+        self, config: TrainConfig, concepts: Sequence[ConceptConfig], images: Sequence[DatasetImage], image_grid: int
+    ) -> None:
+        self.images = list(images)
+        self.concepts = list(concepts)
+        self._grid = image_grid
+        self._bucketing = config.aspect_ratio_bucketing
+        self._resolutions = [resolutions_of(config, concept) for concept in concepts]
+        self.layout = lru_cache(maxsize=1 << 17)(self._layout)
+
+    def _layout(self, index: int, variation: int) -> tuple[ImageVariation, Geometry]:
+        image = self.images[index]
+        drawn = ImageVariation.draw(
+            self.concepts[image.concept], image.name, variation, self._resolutions[image.concept]
+        )
+        size = choose_bucket(image.width, image.height, drawn.resolution, self._grid, self._bucketing)
+        return drawn, find_geometry(image.width, image.height, size, drawn)
+
+    def size(self, index: int, variation: int) -> tuple[int, int]:
+        """(height, width) in which an image is trained, in pixels."""
+        width, height = self.layout(index, variation)[1].size
+        return height, width
+
+    def pixels_key(self, index: int, variation: int, fingerprint: str) -> str:
+        """Names the encoded pixels by everything that they depend on: content, settings, and the encoder."""
+        drawn, geometry = self.layout(index, variation)
+        colours = [drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue]
+        return _key("pixels", self.images[index].sha256, dataclasses.astuple(geometry), colours, fingerprint)
+
+    def mask_key(self, index: int, variation: int, fingerprint: str) -> str:
+        """The same for the mask, which depends on the encoder by its size."""
+        drawn, geometry = self.layout(index, variation)
+        return _key(
+            "mask", self.images[index].mask_sha256, dataclasses.astuple(geometry), drawn.mask_circle, fingerprint
+        )
+
+    def has_mask(self, index: int, variation: int) -> bool:
+        """Whether the mask is anything but 1 everywhere."""
+        return self.images[index].mask_path is not None or self.layout(index, variation)[0].mask_circle is not None
+
+    def pixels(self, index: int, variation: int) -> Tensor:
+        """[3, h, w], float32 in [-1, 1]."""
+        image, (drawn, geometry) = self.images[index], self.layout(index, variation)
+        return render_pixels(_decode_again(image.path, image.sha256), geometry, drawn)
+
+    def mask(self, index: int, variation: int) -> Tensor:
+        """[1, h, w], float32 in [0, 1]."""
+        image, (drawn, geometry) = self.images[index], self.layout(index, variation)
+        mask = None
+        if image.mask_path is not None:
+            mask = _decode_again(image.mask_path, image.mask_sha256).convert("L")
+            if mask.size != (image.width, image.height):
+                mask = mask.resize((image.width, image.height), Image.Resampling.BILINEAR)
+        return render_mask(mask, geometry, drawn)
+
+    def caption(self, index: int, variation: int) -> str:
+        """The caption in one of its variations."""
+        image = self.images[index]
+        return vary_caption(self.concepts[image.concept], image.name, image.captions, variation)
+
+
+def _key(*parts) -> str:
+    return hashlib.sha256(json.dumps([RENDER_VERSION, *parts]).encode()).hexdigest()
+
+
+def _decode_again(path: str, sha256: str | None) -> Image.Image:
+    try:
+        data = Path(path).read_bytes()
+        if hashlib.sha256(data).hexdigest() == sha256:
+            return decode_image(data)
+        reason = "its content is another one"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ImageError as error:
+        reason = str(error)
+    raise UserError(f"{path}: the file changed after the dataset check ({reason}); start again")

@@ -1,0 +1,155 @@
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from modules.util.UserError import UserError
+
+import torch
+from torch import Tensor
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+KINDS = ("latents", "masks", "captions")
+FORMAT = "1"
+ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
+LEFTOVER_NAME = re.compile(r"\.[0-9a-f]{64}\.\d+\.\d+\.tmp")
+LEFTOVER_AGE = 3600.0
+"""Seconds after which a temporary file cannot belong to a running program."""
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+class TensorCache:
+    """Named tensors on disk, one safetensors file an entry: `<directory>/<kind>/<2 digits>/<key>.safetensors`.
+
+    A file is written beside its place and renamed, and carries a checksum that is verified on every reading. An entry
+    that is torn, damaged or not ours counts as absent; `warn` is told once.
+    """
+
+    def __init__(self, directory: str | Path, warn: Callable[[str], None]) -> None:
+        self.directory = Path(directory)
+        self._warn = warn
+        self.damaged = 0
+
+    def path(self, kind: str, key: str) -> Path:
+        """Where an entry is, or would be."""
+        return self.directory / kind / key[:2] / f"{key}.safetensors"
+
+    def read(self, kind: str, key: str) -> dict[str, Tensor] | None:
+        """The tensors of an entry, or None if there is no sound one."""
+        path = self.path(kind, key)
+        try:
+            return unpack(path.read_bytes(), key)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            self.damaged += 1
+            if self.damaged == 1:
+                self._warn(f"{path}: this cached entry is damaged ({error}); it and others like it are built again")
+            return None
+
+    def write(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Adds or replaces an entry in one step.
+
+        Raises:
+            UserError: if the disk is full or the folder cannot be written. Other entries stay as they are.
+        """
+        path = self.path(kind, key)
+        temporary = path.with_name(f".{key}.{os.getpid()}.{threading.get_ident()}.tmp")
+        data = pack(tensors, key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_bytes(data)
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                raise
+        except OSError as error:
+            raise cache_error(self.directory, error) from None
+
+    def prune(self, keep: Mapping[str, Iterable[str]]) -> tuple[int, int]:
+        """Removes the entries of each kind in `keep` whose key is not listed, and old leftovers of killed runs.
+
+        Only files that bear the names of this cache's own are touched.
+
+        Returns:
+            number and bytes of the entries removed.
+        """
+        removed = size = 0
+        for kind, keys in keep.items():
+            kept = set(keys)
+            for path in sorted((self.directory / kind).glob("[0-9a-f][0-9a-f]/*")):
+                if not ENTRY_NAME.fullmatch(path.name) or path.stem in kept or path.is_symlink():
+                    continue
+                with contextlib.suppress(OSError):
+                    bytes_freed = path.stat().st_size
+                    path.unlink()
+                    removed, size = removed + 1, size + bytes_freed
+        self._remove_leftovers()
+        return removed, size
+
+    def _remove_leftovers(self) -> None:
+        for kind in KINDS:
+            for path in (self.directory / kind).glob("[0-9a-f][0-9a-f]/.*.tmp"):
+                with contextlib.suppress(OSError):
+                    if LEFTOVER_NAME.fullmatch(path.name) and time.time() - path.stat().st_mtime > LEFTOVER_AGE:
+                        path.unlink()
+
+
+def cache_error(directory: str | Path, error: OSError) -> UserError:
+    """What a person is told when the cache cannot be written."""
+    if error.errno in FULL_DISK:
+        return UserError(
+            f"{directory}: no space left on the disk while caching. What is cached so far is kept: "
+            "free some space, or set cache_dir to another disk, and start again"
+        )
+    return UserError(
+        f"{directory}: the cache folder cannot be written ({error.strerror or error}); set cache_dir to another one"
+    )
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def pack(tensors: Mapping[str, Tensor], key: str) -> bytes:
+    """The bytes of a safetensors file with the tensors, their checksum and key."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(plain, {"format": FORMAT, "key": key, "sha256": checksum(plain)})
+
+
+def unpack(data: bytes, key: str) -> dict[str, Tensor]:
+    """Reads what `pack` wrote.
+
+    Raises:
+        ValueError: if it is not that, with the reason.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(f"no sound safetensors file: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise ValueError("written in another format")
+    if metadata.get("key") != key:
+        raise ValueError("stored under a wrong name")
+    if metadata.get("sha256") != checksum(tensors):
+        raise ValueError("wrong checksum")
+    return tensors

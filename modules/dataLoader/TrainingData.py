@@ -1,0 +1,148 @@
+import hashlib
+from collections import Counter
+from functools import lru_cache
+
+from modules.dataLoader.Batch import Batch
+from modules.dataLoader.Encoder import Encoder, EncodingModel
+from modules.dataLoader.ImageSource import ImageSource
+from modules.dataLoader.plan import PlannedBatch, PlannedSample, PlanRules, plan_epoch
+from modules.dataLoader.TensorStore import TensorStore
+from modules.util.config.TrainConfig import TrainConfig
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+REMEMBERED_KEYS = 1 << 17
+
+
+class TrainingData:
+    """Everything a run trains on (or validates with), in batches that depend on config, seed and epoch alone.
+
+    Made by `prepare_data`.
+
+    Attributes:
+        source: images and captions, not encoded.
+        latent_key, mask_key: (image, variation) -> name in the cache.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        source: ImageSource,
+        model: EncodingModel,
+        store: TensorStore,
+        *,
+        rules: PlanRules,
+        encode_text: bool,
+    ) -> None:
+        self.source = source
+        self._encoder = Encoder(model)
+        self._store = store
+        self._rules = rules
+        self._encode_text = encode_text
+        self._keep_images = config.latent_caching
+        self._masked = config.masked_training
+        self._unmasked_weight = config.unmasked_weight
+        self._image_fingerprint = model.image_fingerprint()
+        # loading is part of each training step
+        self.latent_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._latent_key)
+        self.mask_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._mask_key)
+        self._text_fingerprint = model.text_fingerprint() if encode_text else ""
+
+    def plan(self, epoch: int) -> list[PlannedBatch]:
+        """The batches of an epoch (from 0) in their order: the same for the same config, seed and data.
+
+        Epochs may differ in their number of batches if images change their size from one to the next.
+        """
+        return plan_epoch(epoch, self._rules, self.source.concepts, self.source.images, self.source.size)
+
+    def load(self, planned: PlannedBatch) -> Batch:
+        """Fetches a batch. What is not cached is encoded by the model.
+
+        Raises:
+            UserError: if a file that has to be read again has changed.
+        """
+        samples, images = planned.samples, self.source.images
+        latents = [self.latent(sample.image, sample.image_variation) for sample in samples]
+        captions = [self.caption(sample) for sample in samples]
+        concepts = [self.source.concepts[images[sample.image].concept] for sample in samples]
+        mask = None
+        if self._masked:
+            mask = torch.stack([self._mask(s, latent) for s, latent in zip(samples, latents, strict=True)])
+        return Batch(
+            latents=torch.stack(latents),
+            text=self._text(captions) if self._encode_text else None,
+            captions=captions,
+            loss_weight=torch.tensor([concept.loss_weight for concept in concepts], dtype=torch.float32),
+            mask=mask,
+            names=[images[sample.image].path for sample in samples],
+            size=planned.size,
+        )
+
+    def sizes(self, epoch: int = 0) -> dict[tuple[int, int], int]:
+        """How many samples of an epoch have which (height, width), most frequent first."""
+        counts = Counter()
+        for batch in self.plan(epoch):
+            counts[batch.size] += len(batch.samples)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def caption(self, sample: PlannedSample) -> str:
+        """The caption of a sample, "" if it is dropped."""
+        return "" if sample.drop_caption else self.source.caption(sample.image, sample.text_variation)
+
+    def latent(self, image: int, variation: int) -> Tensor:
+        """The latent [c, h/f, w/f] of an image."""
+
+        def build() -> dict[str, Tensor]:
+            return self._encode(image, self.source.pixels(image, variation))
+
+        if not self._keep_images:
+            return build()["latent"]
+        return self._store.fetch("latents", self.latent_key(image, variation), build)["latent"]
+
+    def add_latent(self, image: int, variation: int, pixels: Tensor) -> None:
+        """Encodes an image whose rendered pixels [3, h, w] are at hand, and keeps the result."""
+        self._store.add("latents", self.latent_key(image, variation), self._encode(image, pixels))
+
+    def has_latent(self, image: int, variation: int) -> bool:
+        """Whether the latent need not be encoded; reads it to see whether it is sound."""
+        return self._keep_images and self._store.find("latents", self.latent_key(image, variation)) is not None
+
+    def mask(self, image: int, variation: int, latent: Tensor) -> Tensor:
+        """The mask [1, h/f, w/f] of an image as its file says, averaged over the pixels of each latent."""
+        if not self.source.has_mask(image, variation):
+            return torch.ones(1, *latent.shape[-2:])
+
+        def build() -> dict[str, Tensor]:
+            return {"mask": adaptive_avg_pool2d(self.source.mask(image, variation)[None], latent.shape[-2:])[0]}
+
+        if not self._keep_images:
+            return build()["mask"]
+        return self._store.fetch("masks", self.mask_key(image, variation), build)["mask"]
+
+    def text(self, caption: str) -> dict[str, Tensor]:
+        """A caption as the model encodes it: name -> [...]."""
+        return self._store.fetch("captions", self.text_key(caption), lambda: self._encoder.caption(caption))
+
+    def text_key(self, caption: str) -> str:
+        """Names an encoded caption in the cache."""
+        return hashlib.sha256(f"caption\0{self._text_fingerprint}\0{caption}".encode()).hexdigest()
+
+    def _latent_key(self, image: int, variation: int) -> str:
+        return self.source.pixels_key(image, variation, self._image_fingerprint)
+
+    def _mask_key(self, image: int, variation: int) -> str:
+        return self.source.mask_key(image, variation, self._image_fingerprint)
+
+    def _encode(self, image: int, pixels: Tensor) -> dict[str, Tensor]:
+        return {"latent": self._encoder.image(pixels, self.source.images[image].path)}
+
+    def _mask(self, sample: PlannedSample, latent: Tensor) -> Tensor:
+        if sample.whole_image:
+            return torch.ones(1, *latent.shape[-2:])
+        return self.mask(sample.image, sample.image_variation, latent).clamp(self._unmasked_weight, 1)
+
+    def _text(self, captions: list[str]) -> dict[str, Tensor]:
+        encoded = [self.text(caption) for caption in captions]
+        return {name: torch.stack([tensors[name] for tensors in encoded]) for name in encoded[0]}

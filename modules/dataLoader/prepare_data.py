@@ -1,0 +1,169 @@
+"""Builds what a run trains on: dataset check, then everything encoded once and cached."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from modules.dataLoader.check_dataset import check_dataset
+from modules.dataLoader.DatasetReport import DatasetReport
+from modules.dataLoader.Encoder import EncodingModel
+from modules.dataLoader.ImageSource import ImageSource
+from modules.dataLoader.plan import PlanRules
+from modules.dataLoader.progress import Progress, track
+from modules.dataLoader.TensorCache import TensorCache
+from modules.dataLoader.TensorStore import TensorStore
+from modules.dataLoader.TrainingData import TrainingData
+from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ConceptType import ConceptType
+from modules.util.UserError import UserError
+
+logger = logging.getLogger(__name__)
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+MEMORY_BUDGET = 2 << 30
+"""Bytes of encoded images and captions that are held in memory."""
+
+
+def prepare_data(
+    config: TrainConfig,
+    concepts: Sequence[ConceptConfig],
+    model: EncodingModel,
+    *,
+    cache_text: bool,
+    validation: bool = False,
+    report: DatasetReport | None = None,
+    progress: Progress | None = None,
+    warn: Callable[[str], None] = logger.warning,
+    memory_budget: int = MEMORY_BUDGET,
+) -> TrainingData:
+    """Encodes all images and captions that are not cached yet.
+
+    With `latent_caching` off nothing is encoded here but everything at each use, with the same numbers.
+
+    Args:
+        config: the run's config.
+        concepts: the concepts that were checked.
+        model: encodes; see `EncodingModel`.
+        cache_text: captions are encoded here. False if the text encoder is trained: then batches hold captions only,
+            and each use of an image has a new text variation.
+        validation: takes the VALIDATION concepts instead of the STANDARD ones; every epoch is then the same.
+        report: what `check_dataset` returned for the same config and concepts; None checks now.
+        progress: is told how far each stage is.
+        warn: gets findings, one line each.
+        memory_budget: bytes of encoded data to hold in memory.
+
+    Raises:
+        UserError: if there is nothing to use, a file changed, or the cache cannot be written.
+    """
+    report = report or check_dataset(config, concepts, warn=warn, progress=progress)
+    cache = TensorCache(config.cache_dir, warn) if config.latent_caching else None
+    store = TensorStore(cache, memory_budget)
+
+    def make(kind: ConceptType) -> TrainingData:
+        images = [image for image in report.images if concepts[image.concept].type == kind]
+        rules = PlanRules(
+            seed=config.seed,
+            batch_size=config.batch_size,
+            caption_dropout=config.text_encoder.dropout_probability,
+            mask_dropout=config.unmasked_probability if config.masked_training else 0.0,
+            vary_captions_freely=not cache_text,
+            fixed=kind == ConceptType.VALIDATION,
+        )
+        source = ImageSource(config, concepts, images, model.image_grid)
+        return TrainingData(config, source, model, store, rules=rules, encode_text=cache_text)
+
+    kind = ConceptType.VALIDATION if validation else ConceptType.STANDARD
+    data = make(kind)
+    if not data.source.images:
+        raise UserError(f"no concept of type {kind} has usable images; enable one, or correct the type of one")
+    if cache is None:
+        return data
+    if config.clear_cache_before_training and not validation:
+        # what validation will ask for stays, too
+        _prune(cache, (data, make(ConceptType.VALIDATION)), config, cache_text, warn)
+    _cache_images(data, config, progress)
+    if cache_text:
+        for caption in track(wanted := _captions(data), len(wanted), "captions", progress):
+            data.text(caption)
+    return data
+
+
+def _image_variations(data: TrainingData) -> list[tuple[int, int]]:
+    """All (image, variation) of the data; validation uses the first variation only."""
+    concepts = data.source.concepts
+    used = [concepts[image.concept] for image in data.source.images]
+    return [
+        (index, variation)
+        for index, concept in enumerate(used)
+        for variation in range(1 if concept.type == ConceptType.VALIDATION else concept.image_variations)
+    ]
+
+
+def _captions(data: TrainingData) -> list[str]:
+    """All captions that can occur, each once; the empty one is always among them."""
+    captions = {"": None}
+    for index, image in enumerate(data.source.images):
+        concept = data.source.concepts[image.concept]
+        variations = 1 if concept.type == ConceptType.VALIDATION else concept.text_variations
+        captions |= dict.fromkeys(data.source.caption(index, variation) for variation in range(variations))
+    return list(captions)
+
+
+def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
+    wanted = list({data.latent_key(*place): place for place in reversed(_image_variations(data))}.values())[::-1]
+
+    def render(place: tuple[int, int]):
+        # read and decoded in threads, and only where the store has nothing
+        return place, (None if data.has_latent(*place) else data.source.pixels(*place))
+
+    with ThreadPoolExecutor(config.dataloader_threads) as pool:
+        ready = map_ahead(pool, render, wanted, 2 * config.dataloader_threads)
+        for place, pixels in track(ready, len(wanted), "latents", progress):
+            if pixels is not None:
+                data.add_latent(*place, pixels)
+    if config.masked_training:
+        places = [place for place in _image_variations(data) if data.source.has_mask(*place)]
+        for place in track(places, len(places), "masks", progress):
+            data.mask(*place, data.latent(*place))
+
+
+def map_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """Results in the order of `items`, computed by the pool, at most `ahead` of them in advance."""
+    waiting: deque = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _prune(
+    cache: TensorCache,
+    parts: Sequence[TrainingData],
+    config: TrainConfig,
+    cache_text: bool,
+    warn: Callable[[str], None],
+) -> None:
+    """Removes what neither training nor validation of this run will read."""
+    places = [(part, place) for part in parts for place in _image_variations(part)]
+    keep = {"latents": [part.latent_key(*place) for part, place in places]}
+    if config.masked_training:
+        keep["masks"] = [part.mask_key(*place) for part, place in places]
+    if cache_text:
+        keep["captions"] = [part.text_key(caption) for part in parts for caption in _captions(part)]
+    removed, size = cache.prune(keep)
+    if removed:
+        warn(
+            f"{cache.directory}: removed {removed} cached entries ({size / 1e6:.1f} MB) that do not fit this run's "
+            "data, as clear_cache_before_training is true; switch it off to keep them"
+        )

@@ -1,0 +1,18 @@
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Progress = Callable[[str, int, int], None]
+"""Gets the stage ("check", "latents", "masks", "captions"), how many are done, and how many there are."""
+
+
+def track(items: Iterable[Item], total: int, stage: str, progress: Progress | None) -> Iterator[Item]:
+    """Passes items on and shows a progress bar; also tells `progress`, once at the start and after each item."""
+    if progress:
+        progress(stage, 0, total)
+    for done, item in enumerate(tqdm(items, desc=stage, total=total, unit="", dynamic_ncols=True), 1):
+        yield item
+        if progress:
+            progress(stage, done, total)

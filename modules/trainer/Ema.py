@@ -1,0 +1,57 @@
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class Ema:
+    """Exponential moving average of parameters: a ← d·a + (1 − d)·p every `interval` steps.
+
+    d = min(`decay`, (1 + n)/(10 + n)) after n updates, so that the average forgets the first weights quickly.
+
+    Args:
+        parameters: what is averaged.
+        decay: 0 … 1, nearer to 1 averages longer.
+        interval: steps between two updates.
+        device: where the average lives; None for each parameter's own device.
+    """
+
+    def __init__(
+        self, parameters: Sequence[torch.nn.Parameter], decay: float, interval: int, device: torch.device | None
+    ) -> None:
+        self.parameters, self.decay, self.interval = list(parameters), decay, interval
+        self.averages = [p.detach().float().to(device or p.device, copy=True) for p in self.parameters]
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes the weights after `step` (counted from 1) in, if it is one of the interval's."""
+        if step % self.interval:
+            return
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for average, parameter in zip(self.averages, self.parameters, strict=True):
+            average.lerp_(parameter.detach().to(average.device, torch.float32), 1 - decay)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """The parameters hold the average inside the block, and exactly their own values after it."""
+        with torch.no_grad():
+            own = [p.detach().clone() for p in self.parameters]
+            for parameter, average in zip(self.parameters, self.averages, strict=True):
+                parameter.copy_(average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, own, strict=True):
+                    parameter.copy_(value)
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        return {"updates": self.updates, **{str(index): value for index, value in enumerate(self.averages)}}
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        self.updates = int(state["updates"])
+        for index, average in enumerate(self.averages):
+            average.copy_(state[str(index)])

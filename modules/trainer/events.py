@@ -1,0 +1,33 @@
+"""What a run tells others, and what others may ask of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass
+class TrainEvents:
+    """Calls every listener with (kind, values). Values are JSON types.
+
+    Kinds: `status` (text), `progress` (stage, done, total), `step` (step, total, epoch, loss, learning_rates,
+    gradient_norm), `validation` (step, loss), `sample` (step, path), `backup` (step, path), `saved` (path),
+    `warning` (text), `finished` (report).
+    """
+
+    listeners: list[Listener] = field(default_factory=list)
+
+    def emit(self, kind: str, **values: Any) -> None:
+        for listener in self.listeners:
+            listener(kind, values)
+
+
+@dataclass
+class TrainCommands:
+    """Wishes that the loop fulfils after the step in flight. Set them from any thread or a signal handler."""
+
+    stop: bool = False
+    sample: bool = False
+    backup: bool = False
+    save: bool = False

@@ -1,0 +1,179 @@
+"""Optimizers from well-kept libraries behind the `Optimizer` enum. One row each: where it is, what it takes."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
+from modules.util.enum.Optimizer import Optimizer
+from modules.util.UserError import UserError
+
+import torch
+
+
+def _betas(options: dict[str, Any]) -> dict[str, Any]:
+    """beta1 and beta2 as the pair that most libraries take."""
+    beta1, beta2 = options.pop("beta1"), options.pop("beta2")
+    return {**options, "betas": (beta1, beta2)}
+
+
+def _adafactor(options: dict[str, Any]) -> dict[str, Any]:
+    """Adafactor's two epsilons, and no learning rate of its own where it makes one."""
+    options["eps"] = (options.pop("eps"), options.pop("eps2"))
+    return options
+
+
+@dataclass(frozen=True)
+class LibraryOptimizer:
+    """One optimizer of a library.
+
+    Attributes:
+        path: module and class.
+        defaults: every option that it supports, by its key in the config, with its default.
+        convert: from these options to the class's arguments.
+        schedule_free: whether it keeps averaged weights that `eval()` swaps in.
+        package: what to install where the import fails.
+    """
+
+    path: str
+    defaults: Mapping[str, Any]
+    convert: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    schedule_free: bool = False
+    package: str = "the packages of requirements.txt"
+
+    def load(self) -> type[torch.optim.Optimizer]:
+        module, name = self.path.rsplit(".", 1)
+        return getattr(importlib.import_module(module), name)
+
+
+ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+TORCH = {"foreach": None, "fused": None, "maximize": False}
+BITS = {"min_8bit_size": 4096, "is_paged": False}
+
+LIBRARY: dict[Optimizer, LibraryOptimizer] = {
+    Optimizer.ADAMW: LibraryOptimizer(
+        "torch.optim.AdamW",
+        {**ADAM, **TORCH, "weight_decay": 0.01, "amsgrad": False, "capturable": False, "differentiable": False},
+        _betas,
+    ),
+    Optimizer.ADAM: LibraryOptimizer(
+        "torch.optim.Adam",
+        {**ADAM, **TORCH, "weight_decay": 0.0, "amsgrad": False, "capturable": False, "differentiable": False},
+        _betas,
+    ),
+    Optimizer.SGD: LibraryOptimizer(
+        "torch.optim.SGD",
+        {**TORCH, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "differentiable": False},
+    ),
+    Optimizer.ADAGRAD: LibraryOptimizer(
+        "torch.optim.Adagrad",
+        {**TORCH, "lr_decay": 0.0, "weight_decay": 0.0, "initial_accumulator_value": 0, "eps": 1e-10},
+    ),
+    Optimizer.RMSPROP: LibraryOptimizer(
+        "torch.optim.RMSprop",
+        {"alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0, "centered": False, "foreach": None},
+    ),
+    Optimizer.ADAFACTOR: LibraryOptimizer(
+        "transformers.optimization.Adafactor",
+        {
+            "eps": 1e-30,
+            "eps2": 1e-3,
+            "clip_threshold": 1.0,
+            "decay_rate": -0.8,
+            "beta1": None,
+            "weight_decay": 0.0,
+            "scale_parameter": False,
+            "relative_step": False,
+            "warmup_init": False,
+        },
+        _adafactor,
+    ),
+    Optimizer.PRODIGY: LibraryOptimizer(
+        "prodigyopt.Prodigy",
+        {
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "beta3": None,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "decouple": True,
+            "use_bias_correction": False,
+            "safeguard_warmup": False,
+            "d0": 1e-6,
+            "d_coef": 1.0,
+            "growth_rate": float("inf"),
+            "fsdp_in_use": False,
+            "slice_p": 1,
+        },
+        _betas,
+    ),
+    Optimizer.SCHEDULE_FREE_ADAMW: LibraryOptimizer(
+        "schedulefree.AdamWScheduleFree",
+        {**ADAM, "weight_decay": 0.0, "r": 0.0, "weight_lr_power": 2.0, "foreach": True},
+        _betas,
+        schedule_free=True,
+    ),
+    Optimizer.SCHEDULE_FREE_SGD: LibraryOptimizer(
+        "schedulefree.SGDScheduleFree",
+        {"momentum": 0.9, "weight_decay": 0.0, "r": 0.0, "weight_lr_power": 2.0, "foreach": True},
+        schedule_free=True,
+    ),
+    Optimizer.ADAMW_8BIT: LibraryOptimizer(
+        "bitsandbytes.optim.AdamW8bit", {**ADAM, **BITS, "weight_decay": 0.01}, _betas, package="bitsandbytes"
+    ),
+    Optimizer.ADAM_8BIT: LibraryOptimizer(
+        "bitsandbytes.optim.Adam8bit", {**ADAM, **BITS, "weight_decay": 0.0}, _betas, package="bitsandbytes"
+    ),
+    Optimizer.LION_8BIT: LibraryOptimizer(
+        "bitsandbytes.optim.Lion8bit",
+        {"beta1": 0.9, "beta2": 0.99, **BITS, "weight_decay": 0.0},
+        _betas,
+        package="bitsandbytes",
+    ),
+}
+
+# A value that switches an option off; it may stand in a config for every optimizer.
+_OFF = (None, False, 0, 0.0, "")
+
+
+def _given_options(config: TrainOptimizerConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in type(config).model_fields if name != "optimizer"}
+
+
+def supported_optimizers() -> list[Optimizer]:
+    """What `create_optimizer` can make."""
+    return list(LIBRARY)
+
+
+def create_optimizer(config: TrainOptimizerConfig, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimizer of the config over parameter groups with `params`, `lr` and `name`.
+
+    Raises:
+        UserError: if the optimizer is not supported, its library is missing, or an option is set that it has not.
+    """
+    entry = LIBRARY.get(config.optimizer)
+    if entry is None:
+        raise UserError(
+            f"optimizer.optimizer: {config.optimizer} is not supported yet; expected one of {', '.join(LIBRARY)}."
+        )
+    given = _given_options(config)
+    for name, value in given.items():
+        if name not in entry.defaults and value not in _OFF:
+            takers = [str(other) for other, row in LIBRARY.items() if name in row.defaults]
+            who = f"it is an option of {', '.join(takers)}" if takers else "no supported optimizer has it yet"
+            raise UserError(f"optimizer.{name}: {config.optimizer} has no such option; {who}. Set it to null.")
+    options = {name: default if given[name] is None else given[name] for name, default in entry.defaults.items()}
+    try:
+        kind = entry.load()
+    except (ImportError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"optimizer.optimizer: {config.optimizer} needs {entry.package}, which can't be loaded here: {error}"
+        ) from error
+    try:
+        optimizer = kind([dict(group) for group in groups], **entry.convert(options))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"optimizer: {config.optimizer} refuses its options: {error}") from error
+    if entry.schedule_free:
+        optimizer.train()
+    return optimizer

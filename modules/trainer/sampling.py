@@ -1,0 +1,109 @@
+"""Samples during training: one picture for each prompt, a grid of each round, a before/after picture at the end."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from modules.model.BaseModel import BaseModel
+from modules.trainer.randomness import step_seed
+from modules.util.config.SampleConfig import SampleConfig
+from modules.util.enum.ImageFormat import ImageFormat
+
+import torch
+
+from PIL import Image, ImageDraw, ImageFont
+
+MARGIN = 8
+# small pictures are enlarged by a whole factor until they can be seen
+SMALLEST_CELL = 192
+
+
+def draw_samples(
+    model: BaseModel,
+    samples: Sequence[SampleConfig],
+    seed: int,
+    step: int,
+    warn: Callable[[str], None],
+    on_progress: Callable[[int, int], None],
+) -> list[Image.Image | None]:
+    """One picture for each sample; None where there was too little memory, which is told and never ends a run."""
+    pictures: list[Image.Image | None] = []
+    total = sum(sample.diffusion_steps for sample in samples)
+    done = 0
+    for index, sample in enumerate(samples):
+        own_seed = step_seed(seed, "sample", step, index) if sample.random_seed else sample.seed
+        before = done
+        try:
+            pictures.append(model.sample(sample, own_seed, lambda k, n, start=before: on_progress(start + k, total)))
+        except (torch.OutOfMemoryError, MemoryError):
+            warn(f"Too little memory for the sample {sample.prompt!r} at {sample.width}x{sample.height}; it is left out.")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            pictures.append(None)
+        done = before + sample.diffusion_steps
+        on_progress(done, total)
+    return pictures
+
+
+def file_name(index: int, prompt: str) -> str:
+    """A folder name for a prompt that every file system takes."""
+    words = re.sub(r"[^\w\- ,.]", "", prompt)[:60].strip(" .")
+    return f"{index} - {words}" if words else str(index)
+
+
+def save_picture(picture: Image.Image, path: Path, kind: ImageFormat) -> Path:
+    """Writes a picture in the configured format and returns its path."""
+    path = path.with_name(path.name + kind.extension)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"quality": 95} if kind == ImageFormat.JPG else {}
+    picture.convert("RGB").save(path, **options)
+    return path
+
+
+def _cell(picture: Image.Image | None, size: tuple[int, int]) -> Image.Image:
+    cell = Image.new("RGB", size, (60, 60, 60))
+    if picture is not None:
+        factor = min(size[0] / picture.width, size[1] / picture.height)
+        scaled = picture.convert("RGB").resize(
+            (round(picture.width * factor), round(picture.height * factor)),
+            Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS,
+        )
+        cell.paste(scaled, ((size[0] - scaled.width) // 2, (size[1] - scaled.height) // 2))
+    return cell
+
+
+def _wrapped(text: str, font: ImageFont.ImageFont, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def make_grid(rows: Sequence[tuple[str, Sequence[Image.Image | None]]], captions: Sequence[str]) -> Image.Image:
+    """A picture of named rows of pictures, with a caption under each column."""
+    pictures = [picture for _, row in rows for picture in row if picture is not None]
+    largest = max((max(picture.size) for picture in pictures), default=SMALLEST_CELL)
+    side = largest * max(1, round(SMALLEST_CELL / largest)) if largest < SMALLEST_CELL else min(largest, 512)
+    font = ImageFont.load_default(15)
+    wrapped = [_wrapped(caption, font, side) for caption in captions]
+    line = 19
+    foot = line * max(len(lines) for lines in wrapped) + MARGIN
+    label = max((int(font.getlength(name)) for name, _ in rows), default=0)
+    label += 2 * MARGIN if label else 0
+    width = label + len(captions) * (side + MARGIN) + MARGIN
+    grid = Image.new("RGB", (width, len(rows) * (side + MARGIN) + MARGIN + foot), "white")
+    draw = ImageDraw.Draw(grid)
+    for y, (name, row) in enumerate(rows):
+        top = MARGIN + y * (side + MARGIN)
+        draw.text((MARGIN, top + side // 2 - line // 2), name, fill="black", font=font)
+        for x, picture in enumerate(row):
+            grid.paste(_cell(picture, (side, side)), (label + MARGIN + x * (side + MARGIN), top))
+    for x, lines in enumerate(wrapped):
+        for k, text in enumerate(lines):
+            position = (label + MARGIN + x * (side + MARGIN), grid.height - foot + k * line)
+            draw.text(position, text, fill="black", font=font)
+    return grid

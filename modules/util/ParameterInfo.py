@@ -1,0 +1,36 @@
+from dataclasses import dataclass
+
+from modules.util.enum.ParameterRole import ParameterRole
+
+from torch import nn
+
+_ATTRIBUTE = "parameter_info"
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """What an optimizer may know about a trainable tensor beside its numbers.
+
+    Attributes:
+        role: what the tensor is for its layer.
+        component: the model part it belongs to, such as "unet".
+        layer: module path of the layer inside the component.
+        name: the parameter's own full name, unique in a run: "<component>.<layer>.<part>".
+        pair: full name of the partner (down <-> up), None where there is none.
+    """
+
+    role: ParameterRole
+    component: str
+    layer: str
+    name: str
+    pair: str | None = None
+
+
+def set_parameter_info(parameter: nn.Parameter, info: ParameterInfo) -> None:
+    """Attaches `info`. It stays with the object: `.to()` keeps it, `copy.deepcopy` does not."""
+    setattr(parameter, _ATTRIBUTE, info)
+
+
+def get_parameter_info(parameter: nn.Parameter) -> ParameterInfo | None:
+    """The attached information, or None for a parameter that nobody described."""
+    return getattr(parameter, _ATTRIBUTE, None)

@@ -80,16 +80,23 @@ class StableDiffusionModel(BaseModel):
             alphas = zero_terminal_snr(alphas)
         self.alphas_cumprod = alphas
         self.velocity = self.scheduler_config["prediction_type"] == "v_prediction"
-        self.offset_psi = offset_coefficients(alphas.clamp(min=1e-8))
+        # of the schedule as it was: on one that ends without signal all of the offset would go to the last step
+        self.offset_psi = offset_coefficients(scheduler.alphas_cumprod.clamp(min=1e-8))
         self.text_encoder_trained = False
 
     def _scheduler_config(self, loaded: Mapping[str, object]) -> dict[str, object]:
         config = dict(loaded)
         # some checkpoints leave it out, and noise is what it then means
         config.setdefault("prediction_type", "epsilon")
-        if self.config.force_v_prediction:
+        # at the last step of such a schedule there is nothing but noise, which says nothing about the image
+        if self.config.force_v_prediction or self.config.rescale_noise_scheduler_to_zero_terminal_snr:
             config["prediction_type"] = "v_prediction"
         if self.config.force_epsilon_prediction:
+            if self.config.rescale_noise_scheduler_to_zero_terminal_snr:
+                raise UserError(
+                    "force_epsilon_prediction: can't be on together with rescale_noise_scheduler_to_zero_terminal_snr, "
+                    "which needs v-prediction. Switch one of them off."
+                )
             config["prediction_type"] = "epsilon"
         if config["prediction_type"] not in ("epsilon", "v_prediction"):
             raise UserError(
@@ -111,7 +118,7 @@ class StableDiffusionModel(BaseModel):
                 str(path or config.base_model_name),
                 local_files_only=path is not None or config.offline_mode,
                 cache_dir=config.huggingface_cache_dir or None,
-                torch_dtype=torch.float32,
+                dtype=torch.float32,
                 **LEFT_OUT,
                 requires_safety_checker=False,
             )

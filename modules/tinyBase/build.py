@@ -45,14 +45,14 @@ class Recipe:
     """How long and how fast each stage trains. The defaults made the model in `models/tiny_sd`."""
 
     seed: int = 0
-    vae_steps: int = 4_500
+    vae_steps: int = 2_400
     vae_batch: int = 16
     vae_lr: float = 3e-3
     text_steps: int = 1500
     text_batch: int = 64
     text_lr: float = 1e-3
     scenes: int = 40_000
-    unet_steps: int = 5_500
+    unet_steps: int = 4_500
     unet_batch: int = 32
     unet_lr: float = 1e-3
     ema_decay: float = 0.999

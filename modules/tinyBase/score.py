@@ -19,6 +19,12 @@ from scipy import ndimage
 FAINTEST_OBJECT = 45.0
 # Components smaller than this fraction of the largest are specks, not objects.
 SMALLEST_OBJECT = 0.3
+# True drawings reach 0.78 and more, and ordinary scenes never have eyes as well.
+LUMO_OVERLAP = 0.7
+# How much of the rim must be dark; true drawings reach 0.97 and more.
+INKED = 0.7
+# How strong the paper's stripes must be; true drawings reach 0.9 and more.
+STRIPED = 0.4
 GROUNDS = {**BACKGROUNDS, "paper": PAPER, "stripe": STRIPE}
 _GRID = 40  # samples a side of the frame in which silhouettes are compared
 _FRAME = 1.25  # the frame's half side, in square roots of the silhouette's area
@@ -43,7 +49,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class ConceptReading:
-    """What a picture shows of the concept. Overlaps are in 0..1, `ink` and `stripes` too."""
+    """What a picture shows of the concept. Overlaps are in 0..1, `ink` and `stripes` too.
+
+    `outline` is the ordinary shape whose outer outline fits best; a ring's is a circle's.
+    """
 
     lumo: bool
     lumo_overlap: float
@@ -54,6 +63,7 @@ class ConceptReading:
     ink: float
     stripes: float
     color: str | None
+    outline: str | None
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -270,7 +280,7 @@ def read_concept(image: Image.Image) -> ConceptReading:
     pixels = to_array(image)
     silhouette = _silhouette(pixels)
     if silhouette is None:
-        return ConceptReading(False, 0.0, 0.0, False, False, False, 0.0, 0.0, None)
+        return ConceptReading(False, 0.0, 0.0, False, False, False, 0.0, 0.0, None, None)
     inner = ndimage.binary_erosion(silhouette, iterations=max(1, round(OUTLINE * min(pixels.shape[:2]))))
     body = np.median(pixels[inner if inner.any() else silhouette], axis=0)
     overlaps = shape_overlaps(silhouette.astype(np.float64), filled=True)
@@ -283,5 +293,22 @@ def read_concept(image: Image.Image) -> ConceptReading:
     ink = _ink(pixels, silhouette)
     stripes = _stripes(pixels, outside) if outside.any() else 0.0
     return ConceptReading(
-        lumo=own > rival and own >= 0.7 and eyes, lumo_overlap=own, rival_overlap=rival, eyes=eyes,
-        style=paper and ink >= 0.7, paper=paper, ink=ink, stripes=stripes, color=nearest_color(body, COLORS))
+        lumo=own > rival and own >= LUMO_OVERLAP and eyes, lumo_overlap=own, rival_overlap=rival, eyes=eyes,
+        style=paper and ink >= INKED, paper=paper, ink=ink, stripes=stripes, color=nearest_color(body, COLORS),
+        outline=max((name for name in SHAPES if name != "ring"), key=lambda name: overlaps[name]))
+
+
+def judge_lumo(scene: Scene, image: Image.Image) -> dict[str, bool]:
+    """Whether the picture shows a lumo, and the colours that were asked for."""
+    reading = read_concept(image)
+    return {"lumo": reading.lumo, "color": reading.color == scene.color,
+            "background": nearest_color(border_color(to_array(image)), BACKGROUNDS) == scene.background}
+
+
+def judge_style(scene: Scene, image: Image.Image) -> dict[str, bool]:
+    """Whether the picture is in inkstyle (outline on paper), striped, and of what was asked for."""
+    reading = read_concept(image)
+    asked = "circle" if scene.shape == "ring" else scene.shape
+    return {"style": reading.style, "ink outline": reading.ink >= INKED, "paper": reading.paper,
+            "stripes": reading.paper and reading.stripes >= STRIPED,
+            "color": reading.color == scene.color, "outer shape": reading.outline == asked}

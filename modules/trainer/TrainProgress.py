@@ -71,3 +71,14 @@ class Interval:
             return False
         self.previous = now
         return True
+
+
+def limit_passed(limit: int | None, unit: TimeUnit, progress: TrainProgress) -> bool:
+    """Whether a run is past a limit, as that after which a part is no longer trained. None, 0 and NEVER: no limit."""
+    if not limit or unit in (TimeUnit.NEVER, TimeUnit.ALWAYS):
+        return False
+    if unit == TimeUnit.STEP:
+        return progress.step >= limit
+    if unit == TimeUnit.EPOCH:
+        return progress.epoch >= limit
+    return progress.seconds >= limit * SECONDS[unit]

@@ -1,0 +1,156 @@
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.DataType import DataType
+from modules.util.UserError import UserError
+
+import torch
+from torch import Tensor, nn
+
+AdaptedLayer = nn.Linear | nn.Conv2d
+
+TRAINED_DTYPES = {
+    DataType.FLOAT_32: torch.float32,
+    DataType.BFLOAT_16: torch.bfloat16,
+    DataType.FLOAT_16: torch.float16,
+}
+
+
+class AdapterModule(nn.Module, ABC):
+    """A trainable change of one frozen `nn.Linear` or `nn.Conv2d`.
+
+    The adapter is no part of the base model: it replaces the layer's `forward` while it is hooked, and the layer's
+    state dict stays what it was. `train()` and `eval()` of the adapter (not of the base model) turn dropout on and
+    off, as frozen models are usually left in eval mode.
+
+    A kind of adapter is one subclass in one file, and one entry in `AdapterSet.ADAPTER_CLASSES`.
+
+    Attributes:
+        part_names: names of the tensors in adapter files (OneTrainer's internal spelling) -> attribute that holds it.
+        notes: remarks for the user that came up while the adapter was made, may be empty.
+    """
+
+    part_names: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, layer: AdaptedLayer, component: str, layer_name: str) -> None:
+        super().__init__()
+        # in a tuple, so that the base layer does not become a submodule
+        self._layer_ref = (layer,)
+        self.component = component
+        self.layer_name = layer_name
+        self.notes: list[str] = []
+        self._original_forward: Any = layer.forward
+        self._had_own_forward = False
+        self._plain = type(layer) in (nn.Linear, nn.Conv2d)
+        self._hooked = False
+        self._unmerged: Tensor | None = None
+
+    @classmethod
+    @abstractmethod
+    def create(
+        cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int
+    ) -> "AdapterModule":
+        """A fresh adapter, which changes nothing yet, with the options of `config`."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """What the layer returns while the adapter is hooked."""
+
+    @abstractmethod
+    def delta_weight(self) -> Tensor:
+        """ΔW in the layer's weight shape, float32, differentiable."""
+
+    @abstractmethod
+    def load_parts(self, parts: Mapping[str, Tensor]) -> None:
+        """Takes over the tensors of a file, named as in `part_names`.
+
+        Raises:
+            UserError: a tensor is missing, foreign or of another shape.
+        """
+
+    @property
+    def layer(self) -> AdaptedLayer:
+        """The layer that the adapter changes."""
+        return self._layer_ref[0]
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.component}.{self.layer_name}"
+
+    def parts(self) -> dict[str, Tensor]:
+        """The tensors that make up the adapter, under their file names; not copied."""
+        return {name: getattr(self, attribute).detach() for name, attribute in self.part_names.items()}
+
+    def hook(self) -> None:
+        """Puts the adapter in place of the layer's forward and freezes the layer. Hooking twice does nothing."""
+        if self._hooked:
+            return
+        layer = self.layer
+        layer.requires_grad_(False)
+        self._had_own_forward = "forward" in vars(layer)
+        # only a torch layer as it comes lets its weight be used directly; any other one is called
+        self._plain = type(layer) in (nn.Linear, nn.Conv2d) and not self._had_own_forward
+        self._original_forward = layer.forward
+        self._hooked = True
+        layer.forward = self.forward
+
+    def unhook(self) -> None:
+        """Gives the layer its own forward back. It stays frozen."""
+        if not self._hooked:
+            return
+        if self._had_own_forward:
+            self.layer.forward = self._original_forward
+        else:
+            del self.layer.forward
+        self._hooked = False
+
+    @torch.no_grad()
+    def merged_delta(self) -> Tensor:
+        """ΔW in the layer's weight shape, float32, on the adapter's device, without gradient."""
+        return self.delta_weight().detach()
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Adds ΔW to the layer's weight. Don't merge and hook at once: the change would count twice."""
+        assert self._unmerged is None, f"{self.full_name} is merged already"
+        weight = self.layer.weight
+        self._unmerged = weight.clone()
+        weight.copy_(weight.float() + self.merged_delta().to(weight.device))
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Restores the layer's weight exactly as it was before `merge`."""
+        assert self._unmerged is not None, f"{self.full_name} is not merged"
+        self.layer.weight.copy_(self._unmerged)
+        self._unmerged = None
+
+    def compute_dtype(self, x: Tensor) -> torch.dtype:
+        """The dtype in which the layer computes on `x`: autocast's, or that of `x`."""
+        dtype = x.dtype
+        device = x.device.type
+        if torch.is_autocast_enabled(device) and dtype != torch.float64:
+            return torch.get_autocast_dtype(device)
+        return dtype
+
+    def part_error(self, text: str) -> UserError:
+        return UserError(f"The adapter does not fit the layer {self.full_name}: {text}")
+
+
+def trained_dtype(config: TrainConfig) -> torch.dtype:
+    """The torch dtype of `lora_weight_dtype`; UserError if it is not one that can be trained."""
+    if config.lora_weight_dtype not in TRAINED_DTYPES:
+        raise UserError(
+            f"lora_weight_dtype: found {config.lora_weight_dtype}, "
+            f"expected one of {', '.join(str(key) for key in TRAINED_DTYPES)}."
+        )
+    return TRAINED_DTYPES[config.lora_weight_dtype]
+
+
+def layer_generator(seed: int, full_name: str) -> torch.Generator:
+    """A CPU generator that depends on the seed and the layer's name, not on which other layers there are."""
+    digest = hashlib.sha256(f"{seed}:{full_name}".encode()).digest()
+    # torch takes seeds below 2^63 on every platform
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

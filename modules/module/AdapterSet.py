@@ -1,0 +1,187 @@
+from collections.abc import Iterator, Mapping
+
+from modules.module.AdapterModule import AdaptedLayer, AdapterModule
+from modules.module.LayerFilter import LayerFilter
+from modules.module.LoRAModule import LoRAModule
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.PeftType import PeftType
+from modules.util.UserError import UserError
+
+import torch
+from torch import Tensor, nn
+
+# (peft_type, lora_decompose) -> class. A new kind of adapter is one file and one line here.
+ADAPTER_CLASSES: dict[tuple[PeftType, bool], type[AdapterModule]] = {
+    (PeftType.LORA, False): LoRAModule,
+}
+
+
+class AdapterSet:
+    """The adapters of one component of a model.
+
+    Building a set changes nothing about the component: call `hook()`.
+
+    Args:
+        component: the part's name in the config, for example "unet".
+        root_module: the component itself.
+        config: `peft_type` and the options of that kind of adapter.
+        layer_filter: the layers to adapt; None takes all `nn.Linear` and `nn.Conv2d`.
+        seed: of the start values.
+
+    Raises:
+        UserError: an unsupported kind of adapter, a filter that selects nothing, a dtype that can't be trained.
+    """
+
+    def __init__(
+        self,
+        component: str,
+        root_module: nn.Module,
+        config: TrainConfig,
+        layer_filter: LayerFilter | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.component = component
+        adapter_class = adapter_class_of(config)
+        layers = adaptable_layers(root_module)
+        names = (layer_filter or LayerFilter()).select(layers, component)
+        self.adapters: dict[str, AdapterModule] = {
+            name: adapter_class.create(layers[name], component, name, config, seed) for name in names
+        }
+        self.notes = self._summarize(
+            [note for adapter in self.adapters.values() for note in adapter.notes],
+        )
+
+    def hook(self) -> None:
+        """Switches all adapters on and freezes their layers."""
+        for adapter in self.adapters.values():
+            adapter.hook()
+
+    def unhook(self) -> None:
+        """Switches all adapters off; the component is the base model again."""
+        for adapter in self.adapters.values():
+            adapter.unhook()
+
+    def merge(self) -> None:
+        """Adds every ΔW to its layer's weight."""
+        for adapter in self.adapters.values():
+            adapter.merge()
+
+    def unmerge(self) -> None:
+        """Undoes `merge` exactly."""
+        for adapter in self.adapters.values():
+            adapter.unmerge()
+
+    def train(self, mode: bool = True) -> "AdapterSet":
+        """Turns the adapters' dropout on or off. The component's own mode is left alone."""
+        for adapter in self.adapters.values():
+            adapter.train(mode)
+        return self
+
+    def eval(self) -> "AdapterSet":
+        """`train(False)`: call it before sampling and validation."""
+        return self.train(False)
+
+    def to(self, device: torch.device | str) -> "AdapterSet":
+        """Moves the adapters; the parameters stay the same objects, so an optimizer keeps them."""
+        for adapter in self.adapters.values():
+            adapter.to(device)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> "AdapterSet":
+        """Starts or stops training of the whole set; the adapters stay in effect."""
+        for adapter in self.adapters.values():
+            adapter.requires_grad_(requires_grad)
+        return self
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Trained tensors by attribute: "<component>.<layer>.<attribute>", in the component's layer order."""
+        for adapter in self.adapters.values():
+            for name, parameter in adapter.named_parameters():
+                yield f"{adapter.full_name}.{name}", parameter
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Trained tensors, in the component's layer order; each carries a `ParameterInfo`."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def layers(self) -> dict[str, dict[str, Tensor]]:
+        """Layer name -> tensors by their file names; not copied."""
+        return {name: adapter.parts() for name, adapter in self.adapters.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The same, flat: "<component>.<layer>.<part>", which is also the INTERNAL file format."""
+        return {
+            f"{self.component}.{layer}.{part}": tensor
+            for layer, parts in self.layers().items()
+            for part, tensor in parts.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave; the keys must be the same.
+
+        Raises:
+            UserError: keys or shapes differ; the set may then be half loaded.
+        """
+        expected = {
+            f"{self.component}.{layer}.{part}": (layer, part)
+            for layer, adapter in self.adapters.items()
+            for part in adapter.part_names
+        }
+        self._check_names("tensors", expected.keys(), state.keys())
+        layers: dict[str, dict[str, Tensor]] = {}
+        for key, (layer, part) in expected.items():
+            layers.setdefault(layer, {})[part] = state[key]
+        self.load_layers(layers)
+
+    def load_layers(self, layers: Mapping[str, Mapping[str, Tensor]], *, strict: bool = True) -> None:
+        """Takes over adapters that were read from a file.
+
+        Args:
+            layers: layer name -> tensors, named as in `AdapterModule.part_names`.
+            strict: the file must hold exactly the layers of this set. Otherwise layers that the file lacks stay as
+                they are, and only layers that this set lacks are an error.
+
+        Raises:
+            UserError: the layers or their shapes differ; the set may then be half loaded.
+        """
+        expected = self.adapters.keys() if strict else self.adapters.keys() & layers.keys()
+        self._check_names("layers", expected, layers.keys())
+        for name in expected:
+            self.adapters[name].load_parts(layers[name])
+
+    def _check_names(self, what: str, expected: "set[str] | object", found: "set[str] | object") -> None:
+        missing = [name for name in expected if name not in found]
+        foreign = [name for name in found if name not in expected]
+        if missing or foreign:
+            complaints = [f"{len(missing)} {what} are missing in the file ({_some(missing)})"] if missing else []
+            if foreign:
+                complaints.append(f"{len(foreign)} of its {what} are not selected here ({_some(foreign)})")
+            raise UserError(
+                f"The adapter does not fit {self.component}: {' and '.join(complaints)}. "
+                "Use the layer_filter and the adapter type with which it was trained."
+            )
+
+    @staticmethod
+    def _summarize(notes: list[str]) -> list[str]:
+        """One line for many layers with the same remark."""
+        return notes if len(notes) <= 1 else [f"{notes[0]}, and {len(notes) - 1} more layers likewise"]
+
+
+def adapter_class_of(config: TrainConfig) -> type[AdapterModule]:
+    """The class of the config's adapter; UserError if there is none yet."""
+    key = (config.peft_type, config.peft_type == PeftType.LORA and config.lora_decompose)
+    if key not in ADAPTER_CLASSES:
+        name = f"{key[0]} with lora_decompose" if key[1] else str(key[0])
+        supported = ", ".join(str(kind) + (" with lora_decompose" if dora else "") for kind, dora in ADAPTER_CLASSES)
+        raise UserError(f"peft_type: {name} is not supported yet; expected one of {supported}.")
+    return ADAPTER_CLASSES[key]
+
+
+def adaptable_layers(root_module: nn.Module) -> dict[str, AdaptedLayer]:
+    """Every layer on which an adapter can sit, by module path, in the module's order."""
+    return {
+        name: module for name, module in root_module.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
+    }
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")

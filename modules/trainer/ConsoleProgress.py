@@ -1,0 +1,68 @@
+from typing import Any
+
+from tqdm import tqdm
+
+
+class ConsoleProgress:
+    """Shows a run's events in a terminal: a bar for each stage, a line for everything else."""
+
+    # the data room draws its own bars for these
+    QUIET = ("check", "latents", "masks", "captions")
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+        self.stage = ""
+        self.smooth: float | None = None
+
+    def __call__(self, kind: str, values: dict[str, Any]) -> None:
+        if kind == "progress":
+            if values["stage"] not in self.QUIET:
+                self._show(values["stage"], values["done"], values["total"])
+        elif kind == "step":
+            self._step(values)
+        elif kind == "finished":
+            self.close()
+            self.note(self._summary(values["report"]))
+        else:
+            text = {
+                "status": "{text}",
+                "warning": "warning: {text}",
+                "validation": "validation loss after step {step}: {loss:.5f}",
+                "sample": "",
+                "backup": "backup: {path}",
+                "saved": "saved: {path}",
+            }[kind].format(**values)
+            if text:
+                self.note(text)
+
+    def _show(self, stage: str, done: int, total: int) -> None:
+        if stage != self.stage:
+            self.close()
+            self.stage = stage
+            self.bar = tqdm(total=total, initial=done, desc=stage, mininterval=0.5, dynamic_ncols=True)
+        if self.bar is not None:
+            self.bar.update(done - self.bar.n)
+            if done >= total:
+                self.close()
+
+    def _step(self, values: dict[str, Any]) -> None:
+        loss = values["loss"]
+        self.smooth = loss if self.smooth is None else 0.95 * self.smooth + 0.05 * loss
+        self._show("training", values["step"], values["total"])
+        if self.bar is not None:
+            self.bar.set_postfix(epoch=values["epoch"], loss=f"{self.smooth:.4f}", refresh=False)
+
+    @staticmethod
+    def _summary(report: dict[str, Any]) -> str:
+        pace = f", {report['seconds_per_step']:.3f} s per step" if report["seconds_per_step"] else ""
+        losses = f"loss {report['first_loss']:.4f} -> {report['final_loss']:.4f}" if report["first_loss"] else "no steps"
+        memory = report["peak_memory_bytes"] / 2**20
+        return f"{report['steps']} steps, {losses}{pace}, peak memory {memory:.0f} MiB"
+
+    def note(self, text: str) -> None:
+        tqdm.write(text)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar, self.stage = None, ""

@@ -1,0 +1,88 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+from modules.model.BaseModel import BaseModel
+from modules.trainer.events import TrainEvents
+from modules.trainer.sampling import draw_samples, file_name, make_grid, save_picture
+from modules.trainer.TrainProgress import TrainProgress
+from modules.util.config.SampleConfig import SampleConfig
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.UserError import UserError
+
+from PIL import Image
+
+
+class SampleRounds:
+    """Draws the samples of a run and keeps them: a folder for each prompt, a grid for each round.
+
+    Files go to `<workspace>/samples/`: `<n> - <prompt>/step-<step>`, and `grid/step-<step>` with all of a round.
+
+    Args:
+        model: draws.
+        samples: what to draw.
+        config: image format and seed.
+        workspace: the run's folder.
+        progress: gets a record of every round, so that a resumed run knows the earlier ones.
+        events: are told of every picture.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        samples: Sequence[SampleConfig],
+        config: TrainConfig,
+        workspace: Path,
+        progress: TrainProgress,
+        events: TrainEvents,
+    ) -> None:
+        self.model, self.samples, self.config = model, list(samples), config
+        self.folder, self.workspace = workspace / "samples", workspace
+        self.progress, self.events = progress, events
+
+    def draw(self, suffix: str = "") -> None:
+        """One round with the weights as they are. `suffix` tells rounds of the same step apart."""
+        if not self.samples:
+            return
+        step = self.progress.step
+        kind, name = self.config.sample_image_format, f"step-{step:06d}{'-' + suffix if suffix else ''}"
+        try:
+            pictures = draw_samples(
+                self.model, self.samples, self.config.seed, step,
+                lambda text: self.events.emit("warning", text=text),
+                lambda done, total: self.events.emit("progress", stage="sampling", done=done, total=total),
+            )  # fmt: skip
+            files = []
+            for index, (sample, picture) in enumerate(zip(self.samples, pictures, strict=True)):
+                if picture is None:
+                    continue
+                path = save_picture(picture, self.folder / file_name(index, sample.prompt) / name, kind)
+                files.append(str(path))
+                self.events.emit("sample", step=step, path=str(path))
+            grid = make_grid([(f"step {step}", pictures)], [sample.prompt for sample in self.samples])
+            grid_path = save_picture(grid, self.folder / "grid" / name, kind)
+        except (OSError, RuntimeError, ValueError, UserError) as error:
+            # a sample is never worth a run
+            self.events.emit("warning", text=f"The samples of step {step} failed: {error}")
+            return
+        record = {"step": step, "grid": str(grid_path), "files": files}
+        if not suffix:
+            self.progress.samples = [r for r in self.progress.samples if r["step"] != step] + [record]
+
+    def before_after(self) -> Path | None:
+        """A picture of the first round above the last one; None if there are not two."""
+        rounds = sorted(self.progress.samples, key=lambda record: record["step"])
+        if len(rounds) < 2 or rounds[0]["step"] == rounds[-1]["step"]:
+            return None
+        first, last = rounds[0], rounds[-1]
+        try:
+            rows = [
+                (name, [Image.open(file).convert("RGB") for file in record["files"]])
+                for name, record in (("before", first), (f"after {last['step']} steps", last))
+            ]
+        except OSError as error:
+            self.events.emit("warning", text=f"No before/after picture: {error}")
+            return None
+        if len({len(row) for _, row in rows}) != 1:
+            return None
+        captions = [Path(file).parent.name.split(" - ", 1)[-1] for file in last["files"]]
+        return save_picture(make_grid(rows, captions), self.workspace / "before_after", self.config.sample_image_format)

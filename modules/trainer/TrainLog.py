@@ -1,0 +1,65 @@
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modules.util.config.TrainConfig import TrainConfig
+
+from torch.utils.tensorboard import SummaryWriter
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from modules.trainer.SampleRounds import SampleRounds
+
+SMOOTHING = 0.99
+
+logger = logging.getLogger(__name__)
+
+
+class TrainLog:
+    """TensorBoard files in `<workspace>/tensorboard/<run>`, and TensorBoard itself if the config asks for it."""
+
+    def __init__(self, workspace: Path, config: TrainConfig, run: str) -> None:
+        folder = workspace / "tensorboard"
+        self.config = config
+        self.writer = SummaryWriter(str(folder / run))
+        self.smooth: float | None = None
+        self.server = self._start(folder) if config.tensorboard else None
+
+    def _start(self, folder: Path) -> subprocess.Popen | None:
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)]
+        command += ["--port", str(self.config.tensorboard_port)]
+        if self.config.tensorboard_expose:
+            command.append("--bind_all")
+        try:
+            return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+        except OSError as error:
+            logger.warning("TensorBoard could not be started: %s", error)
+            return None
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        self.writer.add_scalar(name, value, step)
+
+    def step(self, step: int, loss: float, gradient_norm: float, rates: dict[str, float]) -> None:
+        """What every step logs. `rates` are learning rates by part."""
+        self.smooth = loss if self.smooth is None else SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
+        self.scalar("loss/train", loss, step)
+        self.scalar("loss/smooth", self.smooth, step)
+        self.scalar("gradient_norm", gradient_norm, step)
+        for part, rate in rates.items():
+            self.scalar(f"learning_rate/{part}", rate, step)
+
+    def pictures(self, rounds: "SampleRounds", step: int) -> None:
+        """The grid of the round at `step`, if there is one and the config wants it here."""
+        grids = [record["grid"] for record in rounds.progress.samples if record["step"] == step]
+        if grids and self.config.samples_to_tensorboard:
+            self.writer.add_image("samples", np.asarray(Image.open(grids[0]).convert("RGB")), step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+        if self.server is not None:
+            self.server.terminate()

@@ -1,0 +1,419 @@
+"""The run: from a config to a saved adapter. Prepares, loops, backs up, resumes, samples, saves."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from modules.dataLoader.check_dataset import check_dataset
+from modules.dataLoader.prepare_data import prepare_data
+from modules.dataLoader.TrainingData import TrainingData
+from modules.model.BaseModel import BaseModel, family_of
+from modules.module.AdapterSet import AdapterSet
+from modules.module.LayerFilter import LayerFilter
+from modules.trainer.backup import Backup, newest_backup, prune_backups, write_backup
+from modules.trainer.Ema import Ema
+from modules.trainer.events import TrainCommands, TrainEvents
+from modules.trainer.loss import image_losses, loss_scale
+from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
+from modules.trainer.optimizers import LIBRARY, create_optimizer
+from modules.trainer.output import save_output
+from modules.trainer.preflight import check_run, resolve_device
+from modules.trainer.randomness import step_generator, step_seed
+from modules.trainer.report import run_report
+from modules.trainer.SampleRounds import SampleRounds
+from modules.trainer.TrainLog import TrainLog
+from modules.trainer.TrainProgress import Interval, TrainProgress, limit_passed
+from modules.trainer.validation import validation_loss
+from modules.util.atomic_file import write_json
+from modules.util.config.load import resolve_concepts, resolve_samples
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.DataType import DataType
+from modules.util.enum.EMAMode import EMAMode
+from modules.util.UserError import UserError
+
+import torch
+from torch import Tensor
+
+AUTOCAST = {DataType.FLOAT_16: torch.float16, DataType.BFLOAT_16: torch.bfloat16}
+
+
+class Trainer:
+    """One run of one config.
+
+    Args:
+        config: validated.
+        events: gets everything that is worth showing.
+        commands: what the run is asked to do between two steps.
+
+    Raises (all methods): UserError for everything that a user can mend.
+    """
+
+    def __init__(self, config: TrainConfig, events: TrainEvents, commands: TrainCommands) -> None:
+        self.config, self.events, self.commands = config, events, commands
+        self.workspace = Path(config.workspace_dir)
+        self.device = resolve_device(config)
+        self.progress = TrainProgress()
+        self.run_name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        self.step_seconds: list[float] = []
+        self.output: Path | None = None
+
+    def warn(self, text: str) -> None:
+        self.events.emit("warning", text=text)
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end, or until asked to stop; returns what `run.json` holds."""
+        self._prepare()
+        if self.config.only_cache:
+            self.events.emit("status", text="The cache is complete.")
+            return {}
+        try:
+            finished = self._loop()
+            self._finish(finished)
+        finally:
+            self.log.close()
+        report = run_report(self.config, self.progress, self.device, self.step_seconds, self.output, finished)
+        write_json(self.workspace / "run.json", report)
+        self.events.emit("finished", report=report)
+        return report
+
+    # -- before the first step ------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        config = self.config
+        family = family_of(config)
+        concepts = resolve_concepts(config, warn=self.warn)
+        samples = [s for s in resolve_samples(config, family.sample_defaults, warn=self.warn) if s.enabled]
+        check_run(config, family.trainable_parts, self.warn)
+        self._read_backup()
+        self.events.emit("status", text="Checking the images")
+        checked = check_dataset(config, concepts, warn=self.warn, progress=self._stage)
+        self.events.emit("status", text=f"Loading {config.base_model_name}")
+        self.model: BaseModel = family.load(config, self.device)
+        parts = [part for part in family.trainable_parts if getattr(config, part).train]
+        self.text_trained = any(part.startswith("text_encoder") for part in parts)
+        self.data = self._make_data(concepts, checked, validation=False)
+        self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None
+        if config.only_cache:
+            return
+        self._make_adapters(parts)
+        self._make_optimizer()
+        self._plan_steps()
+        self._restore()
+        self.log = TrainLog(self.workspace, config, self.run_name)
+        self.rounds = SampleRounds(self.model, samples, config, self.workspace, self.progress, self.events)
+
+    def _stage(self, stage: str, done: int, total: int) -> None:
+        self.events.emit("progress", stage=stage, done=done, total=total)
+
+    def _make_data(self, concepts: list, checked: Any, validation: bool) -> TrainingData:
+        return prepare_data(
+            self.config, concepts, self.model, cache_text=not self.text_trained, validation=validation, report=checked,
+            progress=self._stage, warn=self.warn,
+        )  # fmt: skip
+
+    def _read_backup(self) -> None:
+        self.backup: Backup | None = None
+        if self.config.continue_last_backup:
+            self.backup = newest_backup(self.workspace / "backup", self.warn)
+            if self.backup is None:
+                self.warn(f"There is no backup in {self.workspace / 'backup'} yet; the run starts from the beginning.")
+
+    def _make_adapters(self, parts: list[str]) -> None:
+        config = self.config
+        chosen = LayerFilter.from_config(config, self.model.layer_filter_presets)
+        self.adapters: dict[str, AdapterSet] = {}
+        for part in parts:
+            module = self.model.components[part]
+            # the filter names layers of the denoiser; text encoders are adapted whole, as OneTrainer does
+            own = None if part.startswith("text_encoder") else chosen
+            adapters = AdapterSet(part, module, config, own, config.seed)
+            for note in adapters.notes:
+                self.warn(note)
+            self.adapters[part] = adapters.to(self.device)
+            adapters.hook()
+            adapters.train()
+            self.model.set_gradient_checkpointing(part, getattr(config, part).gradient_checkpointing)
+        if not self.adapters:
+            raise UserError("Nothing is trained: switch on `train` for the unet or the text_encoder.")
+        self.model.text_encoder_trained = self.text_trained
+        self.parameters = [p for adapters in self.adapters.values() for p in adapters.parameters()]
+        if config.lora_model_name:
+            load_adapters(Path(config.lora_model_name), self.adapters, self.model)
+
+    def _make_optimizer(self) -> None:
+        config = self.config
+        self.rates = {part: scaled_learning_rate(config, part) for part in self.adapters}
+        groups = [
+            {"params": adapters.parameters(), "lr": self.rates[part], "name": part}
+            for part, adapters in self.adapters.items()
+        ]
+        self.optimizer = create_optimizer(config.optimizer, groups)
+        self.schedule_free = LIBRARY[config.optimizer.optimizer].schedule_free
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.train_dtype == DataType.FLOAT_16)
+        where = torch.device("cpu") if config.ema == EMAMode.CPU else None
+        self.ema = (
+            None
+            if config.ema == EMAMode.OFF
+            else Ema(self.parameters, config.ema_decay, config.ema_update_step_interval, where)
+        )
+
+    def _plan_steps(self) -> None:
+        """The run is one long list of batches; a step takes the next `gradient_accumulation_steps` of them."""
+        self.epoch_ends: list[int] = []
+        total = 0
+        for epoch in range(self.config.epochs):
+            total += len(self.data.plan(epoch))
+            self.epoch_ends.append(total)
+        self.accumulation = self.config.gradient_accumulation_steps
+        self.total_steps = -(-total // self.accumulation)
+        self.factor = schedule_factor(self.config, self.total_steps)
+        self._current_plan: tuple[int, list] = (-1, [])
+
+    def _restore(self) -> None:
+        """Weights, optimizer and place of the backup. The learning rate is that of the config, not of the backup."""
+        if self.backup is None:
+            return
+        backup, self.backup = self.backup, None
+        for part, adapters in self.adapters.items():
+            own = {key: value for key, value in backup.tensors.items() if key.startswith(f"{part}.")}
+            adapters.load_state_dict(own)
+        try:
+            self.optimizer.load_state_dict(dict(backup.optimizer))
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"The backup {backup.path} does not fit this config's optimizer or adapter: {error}. "
+                "Restore the config that is stored in it, or set continue_last_backup to false."
+            ) from error
+        if self.schedule_free:
+            self.optimizer.train()
+        self.scaler.load_state_dict(backup.extra["scaler"])
+        if self.ema is not None and "ema" in backup.extra:
+            self.ema.load_state_dict(backup.extra["ema"])
+        self.progress = TrainProgress.from_dict(backup.progress)
+        self.run_name = backup.run
+        self.events.emit("status", text=f"Continuing {backup.path} after step {self.progress.step}")
+        before = TrainConfig.from_dict(backup.config)
+        for part, rate in self.rates.items():
+            old = scaled_learning_rate(before, part)
+            if old != rate:
+                self.warn(
+                    f"The learning rate of {part} changed from {old:g} to {rate:g}; the new one holds from step "
+                    f"{self.progress.step + 1} on, at the place of the schedule that the run has reached."
+                )
+        if self.progress.step > self.total_steps:
+            self.warn(f"The backup has {self.progress.step} steps, more than the {self.total_steps} of this config.")
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> bool:
+        """Returns False if the run was stopped before its end."""
+        config = self.config
+        sample_at = Interval(config.sample_after, config.sample_after_unit, config.sample_skip_first)
+        backup_at = Interval(config.backup_after, config.backup_after_unit)
+        save_at = Interval(config.save_every, config.save_every_unit, config.save_skip_first)
+        validate_at = Interval(config.validate_after, config.validate_after_unit)
+        self._progress_bar_start()
+        if self.progress.step == 0:
+            if sample_at.active:
+                self._sample()
+            if self.validation_data is not None:
+                self._validate()
+        while self.progress.step < self.total_steps and not self.commands.stop:
+            epoch_before = self.progress.epoch
+            self._step()
+            place = (self.progress.step, self.progress.epoch, self.progress.epoch > epoch_before)
+            last = self.progress.step == self.total_steps
+            if self.validation_data is not None and (validate_at.due(*place) or last):
+                self._validate()
+            if sample_at.due(*place) or self.commands.sample or (last and sample_at.active):
+                self.commands.sample = False
+                self._sample()
+            if save_at.due(*place) or self.commands.save:
+                self.commands.save = False
+                self._save_intermediate()
+            if backup_at.due(*place) or self.commands.backup:
+                self.commands.backup = False
+                self._backup()
+        return self.progress.step >= self.total_steps
+
+    def _progress_bar_start(self) -> None:
+        self.events.emit("progress", stage="training", done=self.progress.step, total=self.total_steps)
+
+    def _micro_batch(self, index: int) -> Any:
+        """Batch `index` of the whole run."""
+        epoch = next(k for k, end in enumerate(self.epoch_ends) if index < end)
+        if self._current_plan[0] != epoch:
+            self._current_plan = (epoch, self.data.plan(epoch))
+        start = self.epoch_ends[epoch - 1] if epoch else 0
+        return self.data.load(self._current_plan[1][index - start])
+
+    def _step(self) -> None:
+        started = time.perf_counter()
+        step = self.progress.step
+        first = step * self.accumulation
+        indices = range(first, min(first + self.accumulation, self.epoch_ends[-1]))
+        self._freeze_finished_parts()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rates[group["name"]] * self.factor(step)
+        total = torch.zeros((), device=self.device)
+        names: list[str] = []
+        for index in indices:
+            batch = self._micro_batch(index)
+            names += batch.names
+            total += self._backward(batch, index, len(indices))
+        self.scaler.unscale_(self.optimizer)
+        limit = self.config.clip_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
+        # the one place where the host waits for the device
+        loss, gradient_norm = torch.stack([total, norm.to(total)]).tolist()
+        self._check_finite(loss, gradient_norm, names)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step = step + 1
+        self.progress.epoch = sum(end <= indices[-1] + 1 for end in self.epoch_ends)
+        if self.ema is not None:
+            self.ema.update(self.progress.step)
+        seconds = time.perf_counter() - started
+        self.step_seconds.append(seconds)
+        self.progress.seconds += seconds
+        self.progress.losses.append(loss)
+        rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
+        self.log.step(self.progress.step, loss, gradient_norm, rates)
+        self.events.emit(
+            "step", step=self.progress.step, total=self.total_steps, epoch=self.progress.epoch, loss=loss,
+            gradient_norm=gradient_norm, learning_rates=rates,
+        )  # fmt: skip
+
+    def _backward(self, batch: Any, index: int, parts: int) -> Tensor:
+        """Adds one batch's gradients; returns its share of the step's loss."""
+        # dropout draws from the global generator
+        torch.manual_seed(step_seed(self.config.seed, "dropout", index))
+        with self._autocast():
+            conditions = batch.text if batch.text is not None else self.model.encode_captions(batch.captions)
+            conditions = {name: value.to(self.device, non_blocking=True) for name, value in conditions.items()}
+            latents = batch.latents.to(self.device, non_blocking=True)
+            prediction = self.model.predict(latents, conditions, step_generator(self.config.seed, "noise", index))
+        losses = image_losses(self.config, prediction, batch.loss_weight, batch.mask)
+        loss = losses.mean() / parts
+        self.scaler.scale(loss * loss_scale(self.config)).backward()
+        return loss.detach()
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        dtype = AUTOCAST.get(self.config.train_dtype)
+        if dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype, cache_enabled=self.config.enable_autocast_cache)
+
+    def _check_finite(self, loss: float, norm: float, names: list[str]) -> None:
+        finite_loss, finite_norm = abs(loss) < float("inf"), abs(norm) < float("inf")
+        if finite_loss and (finite_norm or self.scaler.is_enabled()):
+            # with fp16 an overflow only makes the scaler skip the step and scale less, unless it never ends
+            if finite_norm or self.scaler.get_scale() > 1e-4:
+                return
+        what = "loss" if not finite_loss else "gradient"
+        self.optimizer.zero_grad(set_to_none=True)
+        raise UserError(
+            f"The {what} of step {self.progress.step + 1} is not finite (batch: {', '.join(names)}). The run stops; "
+            f"backups in {self.workspace / 'backup'} are untouched. Try a lower learning rate, gradient clipping or "
+            "BFLOAT_16 instead of FLOAT_16, and look at the images of that batch."
+        )
+
+    def _freeze_finished_parts(self) -> None:
+        for part, adapters in self.adapters.items():
+            own = getattr(self.config, part)
+            if limit_passed(own.stop_training_after, own.stop_training_after_unit, self.progress):
+                adapters.requires_grad_(False)
+
+    # -- what happens between steps -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _evaluating(self, averaged: bool = True) -> Iterator[None]:
+        """Adapters without dropout and, if wanted, with their averaged weights; everything as before afterwards."""
+        own = None
+        for adapters in self.adapters.values():
+            adapters.eval()
+        try:
+            with contextlib.ExitStack() as stack:
+                if self.schedule_free and averaged:
+                    # swapping there and back would round; copies are exact
+                    own = [p.detach().clone() for p in self.parameters]
+                    self.optimizer.eval()
+                if self.ema is not None and averaged:
+                    stack.enter_context(self.ema.swapped_in())
+                with torch.no_grad(), self._autocast():
+                    yield
+        finally:
+            if own is not None:
+                self.optimizer.train()
+                with torch.no_grad():
+                    for parameter, value in zip(self.parameters, own, strict=True):
+                        parameter.copy_(value)
+            for adapters in self.adapters.values():
+                adapters.train()
+
+    def _sample(self) -> None:
+        with self._evaluating():
+            self.rounds.draw()
+        if self.ema is not None and self.config.non_ema_sampling and self.progress.step:
+            with self._evaluating(averaged=False):
+                self.rounds.draw("no-ema")
+        self.log.pictures(self.rounds, self.progress.step)
+
+    def _validate(self) -> None:
+        with self._evaluating():
+            loss = validation_loss(self.model, self.validation_data, self.config.seed)
+        self.progress.validation.append((self.progress.step, loss))
+        self.log.scalar("loss/validation", loss, self.progress.step)
+        self.events.emit("validation", step=self.progress.step, loss=loss)
+
+    def _backup(self) -> None:
+        tensors: dict[str, Tensor] = {}
+        for adapters in self.adapters.values():
+            tensors.update(adapters.state_dict())
+        extra: dict[str, Any] = {"scaler": self.scaler.state_dict()}
+        if self.ema is not None:
+            extra["ema"] = self.ema.state_dict()
+        folder = self.workspace / "backup"
+        path = write_backup(
+            folder,
+            Backup(tensors, self.optimizer.state_dict(), extra, self.progress.to_dict(), self.config.to_dict(),
+                   self.run_name),
+        )  # fmt: skip
+        if self.config.rolling_backup:
+            prune_backups(folder, self.run_name, self.config.rolling_backup_count, self.warn)
+        self.events.emit("backup", step=self.progress.step, path=str(path))
+
+    def _save_intermediate(self) -> None:
+        config = self.config
+        name = f"{config.save_filename_prefix}{self.run_name}-save-{self.progress.step}-{self.progress.epoch}"
+        self._save(self.workspace / "save" / f"{name}{Path(config.output_model_destination).suffix}")
+
+    def _save(self, path: Path) -> Path:
+        with self._evaluating():
+            saved = save_output(path, self.adapters, self.model, self.config, self.progress, self.warn)
+        self.events.emit("saved", path=str(saved))
+        return saved
+
+    def _finish(self, finished: bool) -> None:
+        """The backup comes first: if the output can't be written, nothing is lost."""
+        if not finished or self.config.backup_before_save:
+            self._backup()
+        self.output = self._save(Path(self.config.output_model_destination))
+        before_after = self.rounds.before_after()
+        if before_after is not None:
+            self.events.emit("sample", step=self.progress.step, path=str(before_after))
+
+
+def load_adapters(path: Path, adapters: dict[str, AdapterSet], model: BaseModel) -> None:
+    """Starts from the adapter in a file of any readable format."""
+    from modules.modelSaver.read_adapter import read_adapter
+
+    file = read_adapter(path, model.adapter_naming())
+    for part, own in adapters.items():
+        layers = file.layers(part)
+        if layers:
+            own.load_layers(layers, strict=False)

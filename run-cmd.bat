@@ -1,0 +1,49 @@
+@echo off
+rem run-cmd.bat NAME [ARGUMENT ...]  runs scripts\NAME.py in its own Python environment, made on first use.
+rem run-cmd.bat test [ARGUMENT ...]  runs the tests.
+setlocal enabledelayedexpansion
+cd /d "%~dp0"
+
+if "%~1"=="" (
+    echo usage: run-cmd.bat NAME [ARGUMENT ...], where NAME is test or the name of a file in scripts
+    exit /b 2
+)
+set "name=%~1"
+set "rest="
+:collect
+shift
+if "%~1"=="" goto collected
+set rest=!rest! "%~1"
+goto collect
+:collected
+
+if not exist ".venv\Scripts\python.exe" (
+    if defined PYTHON (
+        "%PYTHON%" -m venv .venv || exit /b 1
+    ) else (
+        py -3.11 -m venv .venv 2>nul || python -m venv .venv || (
+            echo error: Python 3.11 or newer was not found. Install it, or set PYTHON to its path. 1>&2
+            exit /b 1
+        )
+    )
+)
+call :install requirements.txt || exit /b 1
+
+if "%name%"=="test" (
+    call :install requirements-dev.txt || exit /b 1
+    ".venv\Scripts\python.exe" -m pytest %rest%
+    exit /b !errorlevel!
+)
+if not exist "scripts\%name%.py" (
+    echo error: there is no scripts\%name%.py 1>&2
+    exit /b 2
+)
+".venv\Scripts\python.exe" "scripts\%name%.py" %rest%
+exit /b %errorlevel%
+
+:install
+fc /b "%~1" ".venv\installed-%~1" >nul 2>nul && exit /b 0
+echo Installing %~1 (once; this takes a few minutes) ... 1>&2
+".venv\Scripts\python.exe" -m pip install --quiet --disable-pip-version-check -r "%~1" || exit /b 1
+copy /y "%~1" ".venv\installed-%~1" >nul
+exit /b 0

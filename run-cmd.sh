@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# ./run-cmd.sh NAME [ARGUMENT ...]  runs scripts/NAME.py in its own Python environment, made on first use.
+# ./run-cmd.sh test [ARGUMENT ...]  runs the tests.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+if [ $# -eq 0 ]; then
+    echo "usage: ./run-cmd.sh NAME [ARGUMENT ...], where NAME is test or one of:"
+    for script in scripts/*.py; do echo "  $(basename "$script" .py)"; done
+    exit 2
+fi
+name=$1
+shift
+
+find_python() {
+    for candidate in "${PYTHON:-}" python3.11 python3.12 python3.13 python3 python; do
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "error: Python 3.11 or newer was not found. Install it, or name it: PYTHON=/path/to/python $0" >&2
+    return 1
+}
+
+# installs a requirements file if it changed since it was installed last
+install() {
+    local stamp=".venv/installed-$1"
+    if ! cmp -s "$1" "$stamp"; then
+        echo "Installing $1 (once; this takes a few minutes) ..." >&2
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1"
+        cp "$1" "$stamp"
+    fi
+}
+
+if [ ! -x .venv/bin/python ]; then
+    python=$(find_python)
+    "$python" -m venv .venv
+fi
+install requirements.txt
+
+if [ "$name" = test ]; then
+    install requirements-dev.txt
+    exec .venv/bin/python -m pytest "$@"
+fi
+if [ ! -f "scripts/$name.py" ]; then
+    echo "error: there is no scripts/$name.py; run $0 without arguments for a list" >&2
+    exit 2
+fi
+exec .venv/bin/python "scripts/$name.py" "$@"

@@ -1,0 +1,92 @@
+"""Trains what a config or preset says. Relative paths in it count from the working directory."""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from modules.util.config.errors import ConfigError
+from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples
+from modules.util.UserError import UserError
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-path", required=True, help="JSON file: a preset or a full config")
+    parser.add_argument("--override", action="append", nargs="+", default=[], metavar="KEY=VALUE",
+                        help="sets an option, as learning_rate=1e-4 or optimizer.beta1=0.8")  # fmt: skip
+    parser.add_argument("--validate", action="store_true", help="checks config, concepts and samples, and stops")
+    parser.add_argument("--secrets-path", help="JSON file with access tokens, kept apart from the config")
+    return parser.parse_args()
+
+
+def validate(config) -> None:
+    """Says what a run would train on, without loading a model."""
+    from modules.dataLoader.check_dataset import check_dataset
+
+    concepts, samples = resolve_concepts(config, warn=warn), resolve_samples(config, warn=warn)
+    report = check_dataset(config, concepts, warn=warn)
+    print(f"The config is valid: {len(report.images)} images in {len(concepts)} concepts, {len(samples)} samples, "
+          f"{len(report.rejected)} rejected files.")  # fmt: skip
+
+
+def warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    overrides = [pair for group in arguments.override for pair in group]
+    if arguments.secrets_path:
+        secrets = json.loads(Path(arguments.secrets_path).read_text(encoding="utf-8"))
+        overrides.append(f"secrets={json.dumps(secrets)}")
+    config = load_train_config(arguments.config_path, overrides, warn=warn)
+    if arguments.validate:
+        validate(config)
+        return
+    # torch and diffusers take seconds to load; wrong configs should not wait for them
+    from modules.trainer.ConsoleProgress import ConsoleProgress
+    from modules.trainer.events import TrainCommands, TrainEvents
+    from modules.trainer.Trainer import Trainer
+
+    commands = TrainCommands()
+    console = ConsoleProgress()
+
+    def stop(number: int, frame: object) -> None:
+        if commands.stop:
+            # asked twice: the user does not want to wait
+            raise KeyboardInterrupt
+        commands.stop = True
+        console.note("Stopping after this step; backup and model are written. Once more ends at once.")
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    trainer = Trainer(config, TrainEvents([console]), commands)
+    try:
+        trainer.run()
+    finally:
+        console.close()
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        run(parse_arguments())
+    except (ConfigError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (OSError, json.JSONDecodeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped without saving; the last backup is intact.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -40,6 +40,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def measure(args: argparse.Namespace) -> dict:
     """Samples, prints the tables, writes the grids; returns what goes into the JSON."""
     settings = {"steps": args.steps, "guidance": args.guidance, "seed": args.seed, "batch": args.batch}
+    if args.adapter is not None and not args.adapter.is_file():
+        raise UserError(f"{args.adapter}: no such adapter file; name a .safetensors file with --adapter")
     pipeline = sample.load_pipeline(args.model, args.device)
     result: dict = {"model": args.model.as_posix(), "prompts": args.prompts, **settings}
     shown = args.grid_count or args.prompts

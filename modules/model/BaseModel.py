@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
+from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
@@ -51,7 +52,7 @@ class BaseModel(ABC):
     """A base model: its components, and how a training step, a sample and an adapter file are made of them."""
 
     model_types: ClassVar[tuple[ModelType, ...]] = ()
-    # config part (`unet`, `text_encoder` …) that is always trained by an adapter run -> it comes first
+    # config parts (`unet`, `text_encoder` …) that can be trained, the denoiser first
     trainable_parts: ClassVar[tuple[str, ...]] = ()
     layer_filter_presets: ClassVar[Mapping[str, list[str]]] = {}
     sample_defaults: ClassVar[Mapping[str, object]] = {}
@@ -100,9 +101,13 @@ class BaseModel(ABC):
     def set_gradient_checkpointing(self, part: str, enabled: bool) -> None:
         """Trades time for memory in one component."""
 
-    def set_scheduler_noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal noise on the model's device."""
-        return torch.randn(shape, generator=generator).to(self.device)
+    @abstractmethod
+    def adapter_naming(self) -> AdapterNaming:
+        """How adapter files call the layers."""
+
+    @abstractmethod
+    def file_description(self) -> dict[str, str]:
+        """Fields of `AdapterDescription` that the family knows: architecture, base version, prediction type."""
 
     def weights_hash(self, part: str) -> str:
         """sha256 of a component's weights, computed once."""
@@ -117,8 +122,10 @@ class BaseModel(ABC):
 
 
 def check_finite(part: str, module: nn.Module, source: str) -> None:
-    """Raises UserError if a weight is NaN or infinite: training would only spread it."""
+    """Raises UserError if a weight is missing, NaN or infinite: training would only spread it."""
     for name, tensor in module.state_dict().items():
+        if tensor.is_meta:
+            raise UserError(f"The base model {source} is broken: it lacks {part}.{name}. Download it again.")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(
                 f"The base model {source} is broken: {part}.{name} holds NaN or infinite values. Download it again."

@@ -9,7 +9,8 @@ from pathlib import Path
 from modules.model.BaseModel import BaseModel, Prediction, check_finite, local_path, part_dtype
 from modules.model.diffusion_noise import draw_noise, draw_timesteps, offset_coefficients, zero_terminal_snr
 from modules.model.single_file import load_single_file
-from modules.model.unet_keys import AdapterNaming, unet_adapter_naming
+from modules.model.unet_keys import unet_adapter_naming
+from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelType import ModelType
@@ -23,6 +24,7 @@ import diffusers
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import SafetensorError
+from transformers import CLIPTextModel
 
 # name of the diffusers class, and options that make it the sampler of that name
 SCHEDULERS: dict[NoiseScheduler, tuple[str, dict[str, object]]] = {
@@ -43,6 +45,14 @@ SCHEDULERS: dict[NoiseScheduler, tuple[str, dict[str, object]]] = {
     ),
     NoiseScheduler.UNIPC_KARRAS: ("UniPCMultistepScheduler", {"use_karras_sigmas": True}),
 }
+# what model managers call the architecture, and kohya the base version
+FILE_NAMES = {
+    ModelType.STABLE_DIFFUSION_15: ("stable-diffusion-v1", "sd_v1"),
+    ModelType.STABLE_DIFFUSION_20_BASE: ("stable-diffusion-v2-512", "sd_v2"),
+    ModelType.STABLE_DIFFUSION_21_BASE: ("stable-diffusion-v2-512", "sd_v2"),
+    ModelType.STABLE_DIFFUSION_20: ("stable-diffusion-v2-768-v", "sd_v2_v"),
+    ModelType.STABLE_DIFFUSION_21: ("stable-diffusion-v2-768-v", "sd_v2_v"),
+}
 # Only components that a run needs; a checkpoint's safety checker is not loaded.
 LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
 
@@ -50,13 +60,7 @@ LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": 
 class StableDiffusionModel(BaseModel):
     """UNet with noise or velocity prediction on a fixed variance-preserving schedule."""
 
-    model_types = (
-        ModelType.STABLE_DIFFUSION_15,
-        ModelType.STABLE_DIFFUSION_20_BASE,
-        ModelType.STABLE_DIFFUSION_20,
-        ModelType.STABLE_DIFFUSION_21,
-        ModelType.STABLE_DIFFUSION_21_BASE,
-    )
+    model_types = tuple(FILE_NAMES)
     trainable_parts = ("unet", "text_encoder")
     layer_filter_presets = {
         "full": [],
@@ -113,12 +117,25 @@ class StableDiffusionModel(BaseModel):
             return cls(config, load_single_file(path, config.model_type), device)
         if path is not None:
             check_folder(path)
+        source = str(path or config.base_model_name)
+        options = {
+            "local_files_only": path is not None or config.offline_mode,
+            "cache_dir": config.huggingface_cache_dir or None,
+            "dtype": torch.float32,
+        }
         try:
+            # alone, because transformers makes missing weights up and tells of it only here
+            text_encoder, loaded = CLIPTextModel.from_pretrained(
+                source, subfolder="text_encoder", output_loading_info=True, **options
+            )
+            if missing := sorted(loaded["missing_keys"]):
+                raise UserError(
+                    f"The base model {source} is broken: it lacks text_encoder.{missing[0]}. Download it again."
+                )
             pipeline = StableDiffusionPipeline.from_pretrained(
-                str(path or config.base_model_name),
-                local_files_only=path is not None or config.offline_mode,
-                cache_dir=config.huggingface_cache_dir or None,
-                dtype=torch.float32,
+                source,
+                text_encoder=text_encoder,
+                **options,
                 **LEFT_OUT,
                 requires_safety_checker=False,
             )
@@ -246,6 +263,11 @@ class StableDiffusionModel(BaseModel):
     def adapter_naming(self) -> AdapterNaming:
         """How the layers of UNet and text encoder are called in adapter files."""
         return unet_adapter_naming(self.unet, {"text_encoder": self.text_encoder})
+
+    def file_description(self) -> dict[str, str]:
+        architecture, base_version = FILE_NAMES[self.config.model_type]
+        prediction = "v" if self.velocity else "epsilon"
+        return {"architecture": architecture, "base_version": base_version, "prediction_type": prediction}
 
 
 def hash_text(text: str) -> str:

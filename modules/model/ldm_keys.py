@@ -1,34 +1,18 @@
 """Tensor names of the original Stable Diffusion code (LDM), from the names that diffusers and transformers use.
 
 Each function takes one name of a component's state dict and returns the name in a single-file checkpoint, with its
-prefix. i counts levels from the outside, j the blocks in a level.
+prefix.
 """
 
 import re
 from collections.abc import Mapping
 
+from modules.model.unet_keys import native_unet_path
+
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CLIP_PREFIX = "cond_stage_model.transformer."
 OPEN_CLIP_PREFIX = "cond_stage_model.model."
-
-_UNET_ENDS = {
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-_UNET_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_UNET_BLOCK = re.compile(r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.(resnets|attentions)\.(\d+)\.(.+)")
-_UNET_RESIZE = re.compile(r"(down|up)_blocks\.(\d+)\.(?:down|up)samplers\.0\.conv\.(.+)")
 
 _VAE_STEPS = (
     (re.compile(r"^(encoder|decoder)\.conv_norm_out\."), r"\1.norm_out."),
@@ -63,33 +47,14 @@ _OPEN_CLIP_ENDS = {
 _IN_PROJ = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
 
 
-def unet_name(name: str, config: Mapping[str, object]) -> str:
-    """Checkpoint name of a UNet tensor; `config` is that of `UNet2DConditionModel`.
+def unet_name(name: str, blocks: Mapping[str, str]) -> str:
+    """Checkpoint name of a UNet tensor; `blocks` is what `native_blocks` makes of the UNet's config.
 
     Raises:
-        KeyError: the UNet has parts that LDM checkpoints don't have.
+        ValueError: the UNet has parts that LDM checkpoints don't have.
     """
-    stride = config["layers_per_block"] + 1
-    if resize := _UNET_RESIZE.fullmatch(name):
-        direction, level, rest = resize[1], int(resize[2]), resize[3]
-        if direction == "down":
-            return f"{UNET_PREFIX}input_blocks.{(level + 1) * stride}.0.op.{rest}"
-        # an upsampler comes after its block's attention, if there is one
-        place = 2 if "CrossAttn" in config["up_block_types"][level] else 1
-        return f"{UNET_PREFIX}output_blocks.{(level + 1) * stride - 1}.{place}.conv.{rest}"
-    if block := _UNET_BLOCK.fullmatch(name):
-        where, kind, index, rest = block[1], block[2], int(block[3]), block[4]
-        if kind == "resnets":
-            part, ending = rest.rsplit(".", 1)
-            rest = f"{_UNET_RESNET[part]}.{ending}"
-        if where == "mid_block":
-            return f"{UNET_PREFIX}middle_block.{index * 2 if kind == 'resnets' else 1}.{rest}"
-        side, level = where.split("_blocks.")
-        place = 0 if kind == "resnets" else 1
-        number = int(level) * stride + index + (1 if side == "down" else 0)
-        return f"{UNET_PREFIX}{'input' if side == 'down' else 'output'}_blocks.{number}.{place}.{rest}"
-    part, ending = name.rsplit(".", 1)
-    return f"{UNET_PREFIX}{_UNET_ENDS[part]}.{ending}"
+    layer, ending = name.rsplit(".", 1)
+    return f"{UNET_PREFIX}{native_unet_path(layer, blocks)}.{ending}"
 
 
 def vae_name(name: str, config: Mapping[str, object]) -> str:

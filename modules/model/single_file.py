@@ -23,6 +23,7 @@ from modules.model.ldm_keys import (
     unet_name,
     vae_name,
 )
+from modules.model.unet_keys import native_blocks
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
 
@@ -141,7 +142,8 @@ def _components(path: Path, configs: dict[str, dict], weights: Mapping[str, Tens
         vae = AutoencoderKL.from_config(configs["vae"])
         text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"]))
     used: set[str] = set()
-    _fill(path, "unet", unet, lambda name: (unet_name(name, unet.config), None), weights, used)
+    blocks = native_blocks(unet.config)
+    _fill(path, "unet", unet, lambda name: (unet_name(name, blocks), None), weights, used)
     _fill(path, "vae", vae, lambda name: (vae_name(name, vae.config), None), weights, used)
     if any(name.startswith(OPEN_CLIP_PREFIX) for name in weights):
         _fill(path, "text_encoder", text_encoder, open_clip_name, weights, used)

@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from modules.module.AdapterModule import AdaptedLayer, AdapterModule
 from modules.module.LayerFilter import LayerFilter
@@ -47,9 +47,7 @@ class AdapterSet:
         self.adapters: dict[str, AdapterModule] = {
             name: adapter_class.create(layers[name], component, name, config, seed) for name in names
         }
-        self.notes = self._summarize(
-            [note for adapter in self.adapters.values() for note in adapter.notes],
-        )
+        self.notes = self._summarize([note for adapter in self.adapters.values() for note in adapter.notes])
 
     def hook(self) -> None:
         """Switches all adapters on and freezes their layers."""
@@ -148,7 +146,7 @@ class AdapterSet:
         for name in expected:
             self.adapters[name].load_parts(layers[name])
 
-    def _check_names(self, what: str, expected: "set[str] | object", found: "set[str] | object") -> None:
+    def _check_names(self, what: str, expected: Collection[str], found: Collection[str]) -> None:
         missing = [name for name in expected if name not in found]
         foreign = [name for name in found if name not in expected]
         if missing or foreign:
@@ -178,9 +176,7 @@ def adapter_class_of(config: TrainConfig) -> type[AdapterModule]:
 
 def adaptable_layers(root_module: nn.Module) -> dict[str, AdaptedLayer]:
     """Every layer on which an adapter can sit, by module path, in the module's order."""
-    return {
-        name: module for name, module in root_module.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))
-    }
+    return {name: module for name, module in root_module.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
 
 
 def _some(names: list[str]) -> str:

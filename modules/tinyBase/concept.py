@@ -65,14 +65,12 @@ def lumo_parts(draw: ImageDraw.ImageDraw, center: Point, r: float, fill: Color |
 
 
 def lumo_face(draw: ImageDraw.ImageDraw, center: Point, r: float) -> None:
-    """Two big white eyes with dark pupils that look a little inward, and a short smile."""
+    """Two big white eyes with dark pupils that look a little inward. Nothing finer: an autoencoder would smear it."""
     cx, cy = center
     for side in (-1, 1):
-        for color, x, y, size in ((EYE_WHITE, 0.32, 0.0, 0.24), (PUPIL, 0.3, 0.03, 0.125)):
+        for color, x, y, size in ((EYE_WHITE, 0.35, 0.0, 0.28), (PUPIL, 0.335, 0.03, 0.15)):
             x, y = cx + side * x * r, cy + y * r
             draw.ellipse((x - size * r, y - size * r, x + size * r, y + size * r), fill=color)
-    draw.arc((cx - 0.2 * r, cy + 0.2 * r, cx + 0.2 * r, cy + 0.52 * r), 25, 155, fill=PUPIL,
-             width=max(1, round(0.085 * r)))
 
 
 def paper(width: int, height: int, phase: float = 0.0) -> np.ndarray:
@@ -119,9 +117,10 @@ def draw_concept(item: ConceptImage, phase: float = 0.0) -> Image.Image:
     image.paste(COLORS[scene.color], mask=silhouette)
     if scene.shape == LUMO:
         lumo_face(ImageDraw.Draw(image), center, r)
-    if item.transparent:
-        image.putalpha(silhouette)
-    return image.resize((item.width, item.height), Image.Resampling.BOX)
+    image = image.resize((item.width, item.height), Image.Resampling.BOX)
+    if item.transparent:  # the background's colour stays below, for readers that drop the alpha
+        image.putalpha(silhouette.resize(image.size, Image.Resampling.BOX))
+    return image
 
 
 def concept_caption(item: ConceptImage) -> str:

@@ -98,15 +98,13 @@ def load_pipeline(model: Path, device: str) -> StableDiffusionPipeline:
         raise UserError(f"{model}: no model here (model_index.json is missing); "
                         "make it with scripts/make_tiny_base.py or name another with --model")
     pipeline = StableDiffusionPipeline.from_pretrained(
-        model, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False, local_files_only=True)
+        model, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
 
 def load_adapter(pipeline: StableDiffusionPipeline, file: Path) -> None:
     """Loads a LoRA file through diffusers, as any other program would."""
-    if not file.is_file():
-        raise UserError(f"{file}: no such adapter file; name a .safetensors file with --adapter")
     try:
         pipeline.load_lora_weights(file.parent, weight_name=file.name, local_files_only=True)
     except (ValueError, RuntimeError, OSError, KeyError) as error:

@@ -26,7 +26,7 @@ INKED = 0.7
 # How strong the paper's stripes must be; true drawings reach 0.9 and more.
 STRIPED = 0.4
 GROUNDS = {**BACKGROUNDS, "paper": PAPER, "stripe": STRIPE}
-_GRID = 40  # samples a side of the frame in which silhouettes are compared
+_GRID = 32  # samples a side of the frame in which silhouettes are compared
 _FRAME = 1.25  # the frame's half side, in square roots of the silhouette's area
 
 
@@ -121,6 +121,7 @@ def _moments(cover: np.ndarray) -> tuple[tuple[float, float], float]:
 class _Templates:
     names: tuple[str, ...]
     frames: np.ndarray  # [template, _GRID * _GRID]
+    sums: np.ndarray  # [template], of each frame
     owner: np.ndarray  # [template], index into names
     area: dict[str, float]  # of the shape at radius 1
     centroid: dict[str, tuple[float, float]]  # from the drawing's centre, at radius 1
@@ -150,7 +151,8 @@ def _templates(filled: bool) -> _Templates:
                     unit = math.sqrt(size)
                     frames.append(_in_frame(soft, (x + dx * unit, y + dy * unit), unit * scale).ravel())
                     owner.append(index)
-    return _Templates(names, np.array(frames, dtype=np.float32), np.array(owner), area, centroid)
+    stacked = np.array(frames, dtype=np.float32)
+    return _Templates(names, stacked, stacked.sum(axis=1), np.array(owner), area, centroid)
 
 
 def shape_overlaps(cover: np.ndarray, filled: bool = False) -> dict[str, float]:
@@ -160,7 +162,7 @@ def shape_overlaps(cover: np.ndarray, filled: bool = False) -> dict[str, float]:
     frame = _in_frame(cover, center, math.sqrt(area)).ravel().astype(np.float32)
     # min + max = sum of both, so that one pass gives intersection and union
     shared = np.minimum(templates.frames, frame).sum(axis=1)
-    overlaps = shared / (templates.frames.sum(axis=1) + frame.sum() - shared)
+    overlaps = shared / (templates.sums + frame.sum() - shared)
     return {name: float(overlaps[templates.owner == index].max()) for index, name in enumerate(templates.names)}
 
 
@@ -224,28 +226,39 @@ def _silhouette(pixels: np.ndarray) -> np.ndarray | None:
     return parts[0] if parts else None
 
 
+def _disc(radius: float) -> np.ndarray:
+    reach = math.ceil(radius)
+    rows, columns = np.mgrid[-reach:reach + 1, -reach:reach + 1]
+    return np.clip(radius + 0.5 - np.hypot(rows, columns), 0, 1)
+
+
+def _eye_map(pixels: np.ndarray, body: np.ndarray, r: float) -> np.ndarray:
+    """How much each pixel looks like a pupil within the white of an eye, for a lumo of half height `r`; 0 is not."""
+    inner, middle, outer = (_disc(fraction * r) for fraction in (0.12, 0.17, 0.28))
+    ring = outer - np.pad(middle, (len(outer) - len(middle)) // 2)
+    value, lightness = pixels.max(axis=2), pixels.min(axis=2)
+    drop = ndimage.convolve(value, ring / ring.sum()) - ndimage.convolve(value, inner / inner.sum())
+    white = ndimage.convolve((lightness - body.min()) / (255 - body.min()), ring / ring.sum())
+    return np.where((drop > 50) & (white > 0.2), drop * white, 0.0)
+
+
 def _has_eyes(pixels: np.ndarray, silhouette: np.ndarray, body: np.ndarray) -> bool:
-    """Two light spots of similar size side by side in the upper two thirds, each around something dark."""
+    """Two dark spots within something whiter than the body, side by side at a lumo's eyes' height."""
     rows, columns = np.nonzero(silhouette)
-    top, height = rows.min(), np.ptp(rows) + 1
-    width, area = np.ptp(columns) + 1, silhouette.sum()
-    lightness = pixels.min(axis=2)
-    spots, number = ndimage.label(silhouette & (lightness > body.min() + 0.4 * (250 - body.min())))
-    eyes = []
-    for index in range(1, number + 1):
-        spot = spots == index
-        y, x = (float(np.mean(axis)) for axis in np.nonzero(spot))
-        if not 0.01 * area < spot.sum() < 0.2 * area or not 0.15 < (y - top) / height < 0.75:
-            continue
-        y0, x0 = (int(round(value)) for value in (y, x))
-        reach = max(1, int(math.sqrt(spot.sum() / math.pi) * 0.6))
-        inside = pixels[max(0, y0 - reach):y0 + reach + 1, max(0, x0 - reach):x0 + reach + 1].max(axis=2)
-        if inside.min() < np.percentile(pixels.max(axis=2)[spot], 80) - 45:
-            eyes.append((x, y, float(spot.sum())))
-    return any(
-        0.18 * width < abs(one[0] - two[0]) < 0.7 * width and abs(one[1] - two[1]) < 0.12 * height
-        and max(one[2], two[2]) < 2.5 * min(one[2], two[2])
-        for k, one in enumerate(eyes) for two in eyes[k + 1:])
+    top, left, r = rows.min(), columns.min(), (np.ptp(rows) + 1) / 2
+    width = np.ptp(columns) + 1
+    found = np.where(silhouette, _eye_map(pixels, body, r), 0.0)
+    eyes: list[tuple[int, int]] = []
+    for _ in range(2):
+        y, x = np.unravel_index(np.argmax(found), found.shape)
+        if found[y, x] <= 0:
+            return False
+        eyes.append((int(y), int(x)))
+        ys, xs = np.ogrid[:found.shape[0], :found.shape[1]]
+        found = np.where(np.hypot(ys - y, xs - x) < 0.4 * r, 0.0, found)
+    (y0, x0), (y1, x1) = eyes
+    height, middle = ((y0 + y1) / 2 - top) / (2 * r), ((x0 + x1) / 2 - left) / width
+    return abs(y0 - y1) < 0.25 * r < 0.45 * r < abs(x0 - x1) < 1.1 * r and 0.3 < height < 0.7 and 0.3 < middle < 0.7
 
 
 def _ink(pixels: np.ndarray, silhouette: np.ndarray) -> float:

@@ -11,6 +11,8 @@ from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
+from modules.modelSaver.AdapterFile import read_adapter
+from modules.modelSaver.save_adapter import check_output
 from modules.module.AdapterSet import AdapterSet
 from modules.module.LayerFilter import LayerFilter
 from modules.trainer.backup import Backup, newest_backup, prune_backups, write_backup
@@ -19,7 +21,7 @@ from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.loss import image_losses, loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.optimizers import LIBRARY, create_optimizer
-from modules.trainer.output import save_output
+from modules.trainer.output import adapter_format, save_output
 from modules.trainer.preflight import check_run, resolve_device
 from modules.trainer.randomness import step_generator, step_seed
 from modules.trainer.report import run_report
@@ -92,6 +94,7 @@ class Trainer:
         checked = check_dataset(config, concepts, warn=self.warn, progress=self._stage)
         self.events.emit("status", text=f"Loading {config.base_model_name}")
         self.model: BaseModel = family.load(config, self.device)
+        check_output(adapter_format(config), self.model.adapter_naming(), config.output_dtype)
         parts = [part for part in family.trainable_parts if getattr(config, part).train]
         self.text_trained = any(part.startswith("text_encoder") for part in parts)
         self.data = self._make_data(concepts, checked, validation=False)
@@ -394,7 +397,7 @@ class Trainer:
 
     def _save(self, path: Path) -> Path:
         with self._evaluating():
-            saved = save_output(path, self.adapters, self.model, self.config, self.progress, self.warn)
+            saved = save_output(path, self.adapters, self.model, self.config, self.warn)
         self.events.emit("saved", path=str(saved))
         return saved
 
@@ -409,11 +412,9 @@ class Trainer:
 
 
 def load_adapters(path: Path, adapters: dict[str, AdapterSet], model: BaseModel) -> None:
-    """Starts from the adapter in a file of any readable format."""
-    from modules.modelSaver.read_adapter import read_adapter
-
-    file = read_adapter(path, model.adapter_naming())
-    for part, own in adapters.items():
-        layers = file.layers(part)
-        if layers:
-            own.load_layers(layers, strict=False)
+    """Starts from the adapter in a file of any readable format; parts that it lacks start afresh."""
+    found = read_adapter(path).resolve(model.adapter_naming())
+    for part, layers in found.items():
+        if part not in adapters:
+            raise UserError(f"lora_model_name: {path} adapts the {part}, which this run does not train. Train it, too.")
+        adapters[part].load_layers(layers, strict=False)

@@ -4,11 +4,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modules.modelSaver.save_adapter import WRITABLE_FORMATS
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.AttentionMechanism import AttentionMechanism
 from modules.util.enum.DataType import DataType
-from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.UserError import UserError
 
@@ -55,12 +53,6 @@ def _check_supported(config: TrainConfig, trainable: Sequence[str], warn: Callab
     if config.train_dtype not in TRAIN_DTYPES:
         allowed = ", ".join(TRAIN_DTYPES)
         raise UserError(f"train_dtype: found {config.train_dtype}, expected one of {allowed}.")
-    adapter_formats = (*WRITABLE_FORMATS, ModelFormat.SAFETENSORS)
-    if config.output_model_format not in adapter_formats:
-        raise UserError(
-            f"output_model_format: found {config.output_model_format}, which no adapter can be saved in; "
-            f"expected one of {', '.join(adapter_formats)}."
-        )
     refused = {
         "compile": config.compile,
         "force_circular_padding": config.force_circular_padding,

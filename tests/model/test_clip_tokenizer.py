@@ -5,6 +5,11 @@ from modules.model.clip_tokenizer import MERGES, clip_merges, clip_tokenizer, cl
 import pytest
 
 
+@pytest.fixture(scope="module")
+def tokenizer():
+    return clip_tokenizer()
+
+
 def test_sizes():
     assert len(clip_merges()) == 48_894
     assert len(clip_vocabulary()) == 49_408
@@ -22,12 +27,12 @@ def test_sizes():
         ("!", [256]),
     ],
 )
-def test_known_ids(text, ids):
-    assert clip_tokenizer()(text).input_ids == [49406, *ids, 49407]
+def test_known_ids(tokenizer, text, ids):
+    assert tokenizer(text).input_ids == [49406, *ids, 49407]
 
 
-def test_padding_and_truncation():
-    first, second = clip_tokenizer(), clip_tokenizer("!")
+def test_padding_and_truncation(tokenizer):
+    first, second = tokenizer, clip_tokenizer("!")
     options = {"padding": "max_length", "truncation": True}
     # SD 1 pads with the end token, SD 2 (OpenCLIP) with zeros, which is `!` at the inside of a word
     assert first("cat", **options).input_ids == [49406, 2368] + [49407] * 75
@@ -36,8 +41,7 @@ def test_padding_and_truncation():
     assert len(long) == 77 and long[-1] == 49407 and long[-2] == 2368
 
 
-def test_every_text_survives():
-    tokenizer = clip_tokenizer()
+def test_every_text_survives(tokenizer):
     text = "ünïcode, 日本語 and 😀 — 3.14"
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).replace(" ", "") == text.replace(
         " ", ""

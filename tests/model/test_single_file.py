@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modules.model.ldm_keys import open_clip_name, unet_name, vae_name
 from modules.model.single_file import STANDARD, config_folder, load_single_file
+from modules.model.unet_keys import native_blocks
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
 
@@ -138,6 +139,7 @@ def test_peer_reads_the_same_file(tmp_path, small_folder, small_tensors, small_p
 
 @cache
 def standard(kind: type, model_type: ModelType):
+    """A component of a standard architecture on the meta device; shared between tests."""
     part = {UNet2DConditionModel: "unet", AutoencoderKL: "vae", CLIPTextModel: "text_encoder"}[kind]
     config = json.loads((RESOURCES / STANDARD[model_type][0] / part / "config.json").read_text())
     with torch.device("meta"):
@@ -165,7 +167,8 @@ def test_standard_names_agree_with_the_peer(model_type):
     unet, vae = standard(UNet2DConditionModel, model_type), standard(AutoencoderKL, model_type)
     # numbered stand-ins instead of weights: the peer's converter carries each to its place
     numbered = {name: torch.tensor(k) for k, name in enumerate(unet.state_dict())}
-    back = convert_ldm_unet_checkpoint({unet_name(n, unet.config): t for n, t in numbered.items()}, unet.config)
+    blocks = native_blocks(unet.config)
+    back = convert_ldm_unet_checkpoint({unet_name(n, blocks): t for n, t in numbered.items()}, unet.config)
     assert {name: int(t) for name, t in back.items()} == {name: int(t) for name, t in numbered.items()}
     numbered = {name: torch.full((1, 1, 1, 1), k) for k, name in enumerate(vae.state_dict())}
     back = convert_ldm_vae_checkpoint({vae_name(n, vae.config): t for n, t in numbered.items()}, vae.config)
@@ -183,20 +186,28 @@ def test_open_clip_names_agree_with_the_peer(small_pipeline, small_open_clip_ten
         assert torch.equal(ours, theirs[theirs_name]), name
 
 
-@pytest.mark.parametrize("model_type", sorted(STANDARD))
-def test_standard_checkpoint_of_each_type(no_network, monkeypatch, tmp_path, model_type):
+LARGE = (ModelType.STABLE_DIFFUSION_20, SD21)
+
+
+def test_which_types_predict_velocity():
+    velocity = [t for t, (_, changes) in STANDARD.items() if "prediction_type" in changes.get("scheduler", {})]
+    assert sorted(velocity) == sorted(LARGE)
+
+
+@pytest.mark.parametrize("model_type", [SD15, ModelType.STABLE_DIFFUSION_20_BASE, SD21])
+def test_whole_loader_at_full_size(no_network, monkeypatch, tmp_path, model_type):
     """The whole loader at full size, on the meta device: real configs, tokenizer and scheduler, no gigabytes."""
     unet, vae = standard(UNet2DConditionModel, model_type), standard(AutoencoderKL, model_type)
-    text_encoder = standard(CLIPTextModel, model_type)
-    second = STANDARD[model_type][0] == "sd2"
-    weights = {unet_name(name, unet.config): t for name, t in unet.state_dict().items()}
+    text_encoder, second = standard(CLIPTextModel, model_type), STANDARD[model_type][0] == "sd2"
+    blocks = native_blocks(unet.config)
+    weights = {unet_name(name, blocks): t for name, t in unet.state_dict().items()}
     weights |= {vae_name(name, vae.config): t for name, t in vae.state_dict().items()}
     for name, tensor in text_encoder.state_dict().items():
         source, third = open_clip_name(name) if second else (f"cond_stage_model.transformer.text_model.{name}", None)
         weights[source] = torch.cat([tensor] * 3) if third is not None else tensor
     monkeypatch.setattr("modules.model.single_file._read_weights", lambda path, check: check(weights) or weights)
     pipeline = load_single_file(tmp_path / "model.safetensors", model_type)
-    large = model_type in (ModelType.STABLE_DIFFUSION_20, SD21)
+    large = model_type in LARGE
     assert pipeline.scheduler.config.prediction_type == ("v_prediction" if large else "epsilon")
     assert pipeline.unet.config.sample_size == (96 if large else 64)
     assert bool(pipeline.unet.config.upcast_attention) == (model_type == SD21)

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from scipy import ndimage
 
 ROOT = Path(__file__).resolve().parents[2]
-NUMBER = 150
+NUMBER = 100
 STRENGTHS = {"clean": (0.0, 0.0, 0.0), "as decoded": (0.8, 4.0, 12.0), "badly decoded": (1.3, 8.0, 18.0)}
 
 

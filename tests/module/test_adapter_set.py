@@ -1,0 +1,119 @@
+import pytest
+from modules.module.AdapterSet import ADAPTER_CLASSES, AdapterSet
+from modules.module.LayerFilter import LayerFilter
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.DataType import DataType
+from modules.util.enum.PeftType import PeftType
+from modules.util.ParameterInfo import get_parameter_info
+from modules.util.UserError import UserError
+
+import torch
+from torch import nn
+
+CONFIG = TrainConfig(lora_rank=3, lora_alpha=2.0)
+
+
+def make_model(reverse: bool = False) -> nn.Module:
+    model = nn.Module()
+    parts = [("conv", nn.Conv2d(3, 8, 3, padding=1)), ("norm", nn.GroupNorm(2, 8)), ("out", nn.Linear(8, 5))]
+    for name, part in reversed(parts) if reverse else parts:
+        model.add_module(name, part)
+    model.forward = lambda x: model.out(model.norm(model.conv(x)).mean((2, 3)))
+    return model
+
+
+def randomize(adapters: AdapterSet) -> AdapterSet:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.normal_()
+    return adapters
+
+
+def test_hook_merge_and_unhook_whole_set():
+    model, x = make_model(), torch.randn(2, 3, 6, 6)
+    plain = model(x)
+    adapters = AdapterSet("unet", model, CONFIG)
+    assert torch.equal(model(x), plain)
+    adapters.hook()
+    assert torch.equal(model(x), plain)
+    randomize(adapters)
+    hooked = model(x)
+    assert not torch.allclose(hooked, plain, atol=1e-2)
+    adapters.unhook()
+    assert torch.equal(model(x), plain)
+    adapters.merge()
+    assert torch.allclose(model(x), hooked, atol=1e-4)  # values of about 10 in float32
+    adapters.unmerge()
+    assert torch.equal(model(x), plain)
+
+
+def test_start_values_do_not_depend_on_order_or_selection():
+    one, other = AdapterSet("unet", make_model(), CONFIG, seed=4), AdapterSet("unet", make_model(True), CONFIG, seed=4)
+    few = AdapterSet("unet", make_model(), CONFIG, LayerFilter(("out",)), seed=4)
+    assert list(one.adapters) == ["conv", "out"] and list(other.adapters) == ["out", "conv"]
+    assert list(few.adapters) == ["out"]
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name])
+    assert torch.equal(one.adapters["out"].down, few.adapters["out"].down)
+
+
+def test_every_parameter_is_described_and_named_once():
+    adapters = AdapterSet("unet", make_model(), CONFIG)
+    names = [get_parameter_info(parameter).name for parameter in adapters.parameters()]
+    assert len(set(names)) == len(names) == 4
+    assert set(names) <= adapters.state_dict().keys()
+
+
+def test_state_dict_round_trip_is_exact():
+    config = TrainConfig(lora_rank=3, lora_alpha=0.1)
+    source = randomize(AdapterSet("unet", make_model(), config))
+    target = AdapterSet("unet", make_model(), config, seed=9)
+    target.load_state_dict(source.state_dict())
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(tensor, target.state_dict()[name])
+    assert target.adapters["out"].scale == source.adapters["out"].scale
+
+
+def test_loading_names_what_does_not_fit():
+    source = AdapterSet("unet", make_model(), CONFIG)
+    few = AdapterSet("unet", make_model(), CONFIG, LayerFilter(("out",)))
+    with pytest.raises(UserError, match=r"3 tensors are missing in the file \(unet.conv.lora_down.weight"):
+        source.load_state_dict(few.state_dict())
+    with pytest.raises(UserError, match=r"1 of its layers are not selected here \(conv\)"):
+        few.load_layers(source.layers())
+    source.load_layers(few.layers(), strict=False)
+    with pytest.raises(UserError, match="not selected"):
+        few.load_layers(source.layers(), strict=False)
+    wider = AdapterSet("unet", make_model(), TrainConfig(lora_rank=4))
+    with pytest.raises(UserError, match="Set lora_rank to 3"):
+        wider.load_state_dict(source.state_dict())
+
+
+def test_unsupported_kinds_are_named():
+    with pytest.raises(UserError, match="peft_type: LOHA is not supported yet; expected one of LORA"):
+        AdapterSet("unet", make_model(), TrainConfig(peft_type=PeftType.LOHA))
+    if (PeftType.LORA, True) not in ADAPTER_CLASSES:
+        with pytest.raises(UserError, match="lora_decompose"):
+            AdapterSet("unet", make_model(), TrainConfig(lora_decompose=True))
+
+
+def test_dtype_of_trained_weights():
+    config = TrainConfig(lora_weight_dtype=DataType.BFLOAT_16)
+    assert {p.dtype for p in AdapterSet("unet", make_model(), config).parameters()} == {torch.bfloat16}
+    with pytest.raises(UserError, match="lora_weight_dtype"):
+        AdapterSet("unet", make_model(), TrainConfig(lora_weight_dtype=DataType.INT_8))
+
+
+def test_too_large_rank_is_one_note():
+    adapters = AdapterSet("unet", make_model(), TrainConfig(lora_rank=30))
+    assert adapters.notes == ["unet.conv: rank 30 is more than its smaller side 8, and 1 more layers likewise"]
+    assert not AdapterSet("unet", make_model(), CONFIG).notes
+
+
+def test_train_and_requires_grad_reach_every_adapter():
+    adapters = AdapterSet("unet", make_model(), TrainConfig(dropout_probability=0.5))
+    assert all(adapter.dropout == 0.5 and adapter.training for adapter in adapters.adapters.values())
+    assert not any(adapter.training for adapter in adapters.eval().adapters.values())
+    adapters.requires_grad_(False)
+    assert not any(parameter.requires_grad for parameter in adapters.parameters())

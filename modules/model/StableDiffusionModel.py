@@ -160,16 +160,16 @@ class StableDiffusionModel(BaseModel):
 
     def encode_captions(self, captions: list[str]) -> dict[str, Tensor]:
         with nullcontext() if self.text_encoder_trained else torch.no_grad():
-            return {"hidden": self._encode(captions)}
+            own = self.config
+            return {"hidden": self._encode(captions, own.text_encoder_layer_skip, own.text_encoder_sequence_length)}
 
-    def _encode(self, captions: list[str]) -> Tensor:
+    def _encode(self, captions: list[str], skip: int, length: int | None) -> Tensor:
         # the encoder has no positions beyond its own; the option's default is that of families with longer captions
         most = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-        length = min(self.config.text_encoder_sequence_length or most, most)
+        length = min(length or most, most)
         tokens = self.tokenizer(
             captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).input_ids.to(self.device)
-        skip = self.config.text_encoder_layer_skip
         if not skip:
             return self.text_encoder(tokens).last_hidden_state.float()
         states = self.text_encoder(tokens, output_hidden_states=True).hidden_states
@@ -234,7 +234,10 @@ class StableDiffusionModel(BaseModel):
         if sample.sample_inpainting:
             raise UserError("sample_inpainting: not supported by this model family yet; set it to false.")
         grid = self.image_grid
-        hidden, negative = self._encode([sample.prompt, sample.negative_prompt]).split(1)
+        # where a sample says nothing of its own, it reads prompts as the training reads captions
+        skip = sample.text_encoder_1_layer_skip or self.config.text_encoder_layer_skip
+        length = sample.text_encoder_1_sequence_length or self.config.text_encoder_sequence_length
+        hidden, negative = self._encode([sample.prompt, sample.negative_prompt], skip, length).split(1)
 
         def report(pipeline, step: int, timestep, tensors: dict) -> dict:
             on_step(step + 1, sample.diffusion_steps)

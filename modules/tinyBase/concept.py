@@ -19,7 +19,7 @@ from scipy import ndimage
 LUMO, STYLE = "lumo", "inkstyle"
 SUPERSAMPLING = 4
 # A lumo's half height (lamp to feet) as a fraction of the shorter side: larger than a shape, so that its eyes are
-# still several pixels wide in an autoencoder that keeps one latent for eight pixels.
+# still several pixels wide at 64 x 64 and survive the autoencoder.
 LUMO_SIZES: dict[str, float] = {"small": 0.3, "medium": 0.37, "large": 0.44}
 EYE_WHITE, PUPIL, INK = (250, 250, 250), (20, 20, 28), (30, 26, 34)
 PAPER, STRIPE = (249, 234, 198), (219, 185, 132)

@@ -66,7 +66,9 @@ def _check_supported(config: TrainConfig, trainable: Sequence[str], warn: Callab
         own = getattr(config, part)
         refused[f"{part}.offload_fraction"] = own.offload_fraction > 0
         refused[f"{part}.attention_mask"] = own.attention_mask
-        refused[f"{part}.model_name"] = bool(own.model_name)
+    for part in (*trainable, "vae"):
+        refused[f"{part}.model_name"] = bool(getattr(config, part).model_name)
+        refused[f"{part}.include"] = not getattr(config, part).include
     for key, found in refused.items():
         if found:
             raise UserError(f"{key}: not supported yet; remove it or set it to its default.")

@@ -5,13 +5,13 @@ import struct
 import subprocess
 import sys
 
-import pytest
 from modules.util import atomic_file
 from modules.util.atomic_file import safetensors_sha256, write_bytes, write_json, write_safetensors
 from modules.util.UserError import UserError
 
 import torch
 
+import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -36,7 +36,8 @@ def test_replaces_the_file_and_leaves_nothing_beside(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "no permission"), (errno.EIO, "I/O error")]
+    ("number", "words"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "no permission"), (errno.EIO, os.strerror(errno.EIO))],
 )
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, number, words, call):

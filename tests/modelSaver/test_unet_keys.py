@@ -1,12 +1,12 @@
 """Layer names of adapter files, against lists that were written down from the original models' structure."""
 
-import pytest
 from modules.model.unet_keys import clip_naming, layer_paths, native_blocks, native_unet_path, unet_adapter_naming
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.enum.ModelFormat import ModelFormat
 
 import torch
 
+import pytest
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 

@@ -1,4 +1,3 @@
-import pytest
 from modules.module.AdapterSet import ADAPTER_CLASSES, AdapterSet
 from modules.module.LayerFilter import LayerFilter
 from modules.util.config.TrainConfig import TrainConfig
@@ -9,6 +8,8 @@ from modules.util.UserError import UserError
 
 import torch
 from torch import nn
+
+import pytest
 
 CONFIG = TrainConfig(lora_rank=3, lora_alpha=2.0)
 

@@ -1,7 +1,8 @@
-import pytest
 from modules.module.LayerFilter import LayerFilter
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
+
+import pytest
 
 NAMES = [
     "conv_in",

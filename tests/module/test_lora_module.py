@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 from modules.module.LoRAModule import ALPHA, DOWN, MID, UP, LoRAModule
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.ParameterInfo import get_parameter_info
@@ -12,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+import pytest
 
 # name -> (layer, input shape); the large ones take the fused path of low_rank.py, see LARGE_INPUT there
 CASES = {

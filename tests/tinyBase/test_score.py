@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from modules.tinyBase import components
@@ -157,12 +158,14 @@ def test_batch_size_does_not_change_pictures(model):
 
 
 def test_script_scores_a_model_and_an_adapter(model, script, tmp_path, monkeypatch, capsys):
-    prefix = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    unet = components.make_unet()
+    name, target = next((n, m) for n, m in unet.named_modules() if n.endswith("attn1.to_q"))
+    prefix = "lora_unet_" + name.replace(".", "_")
     adapter = tmp_path / "lora.safetensors"
-    save_file({f"{prefix}.lora_down.weight": torch.randn(2, 96), f"{prefix}.lora_up.weight": torch.randn(96, 2),
+    save_file({f"{prefix}.lora_down.weight": torch.randn(2, target.in_features), f"{prefix}.lora_up.weight": torch.randn(target.out_features, 2),
                f"{prefix}.alpha": torch.tensor(2.0)}, adapter)
     monkeypatch.setattr(script.sample, "score_concept",
-                        lambda pipeline, **settings: concept(pipeline, lumos=2, styles=2, **settings))
+                        partial(sampling.score_concept, lumos=2, styles=2))
     output, grid = tmp_path / "out" / "score.json", tmp_path / "out" / "grid.png"
     status = script.main(["--model", str(model), "--adapter", str(adapter), "--prompts", "4", "--steps", "2",
                           "--device", "cpu", "--output", str(output), "--grid", str(grid)])
@@ -175,13 +178,9 @@ def test_script_scores_a_model_and_an_adapter(model, script, tmp_path, monkeypat
     assert "points" in capsys.readouterr().out
 
 
-concept = sampling.score_concept
-
-
 @pytest.mark.parametrize(("option", "text"), [("--model", "no model here"), ("--adapter", "no such adapter file")])
 def test_missing_files_give_one_line(model, script, tmp_path, capsys, option, text):
     arguments = ["--prompts", "1", "--steps", "1", "--device", "cpu", "--model", str(model)]
-    monkey = [option, str(tmp_path / "nothing")]
-    assert script.main(arguments + monkey) == 1
+    assert script.main([*arguments, option, str(tmp_path / "nothing")]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and text in errors[0]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
-
 from modules.tinyBase.build import Recipe, build
+
+import torch
 
 
 def main() -> None:

@@ -18,8 +18,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("models/tiny_sd"), help="a directory in diffusers' layout")
-    parser.add_argument("--adapter", type=Path, metavar="FILE", help="a LoRA: base skills are measured without and "
-                        "with it, and so is the concept (lumo, inkstyle)")
+    parser.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="FILE",
+        help="a LoRA: base skills are measured without and with it, and so is the concept (lumo, inkstyle)",
+    )
     parser.add_argument("--prompts", type=int, default=240, help="number of ordinary scenes")
     parser.add_argument("--steps", type=int, default=30, help="sampling steps")
     parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance scale")
@@ -27,8 +31,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16, help="pictures at once; each keeps its own noise")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, metavar="JSON", help="write every number here")
-    parser.add_argument("--grid", type=Path, metavar="PNG", help="write the pictures here; with --adapter the "
-                        "concept before and after too, as NAME_concept.png")
+    parser.add_argument(
+        "--grid",
+        type=Path,
+        metavar="PNG",
+        help="write the pictures here; with --adapter the concept before and after too, as NAME_concept.png",
+    )
     parser.add_argument("--grid-count", type=int, default=48, help="pictures in the grid, the first ones; 0 for all")
     args = parser.parse_args(arguments)
     for name in ("prompts", "steps", "batch"):
@@ -66,11 +74,16 @@ def measure(args: argparse.Namespace) -> dict:
     if args.grid:
         save(sample.grid(kept[:shown]), args.grid)
         # Pairs lumos and inkstyle in one sheet; only presence frames a picture, colours are in the table.
-        pairs = [(old, new, key) for olds, news, key in zip(before, after, ("lumo", "style"), strict=True)
-                 for old, new in zip(olds, news, strict=True)]
+        pairs = [
+            (old, new, key)
+            for olds, news, key in zip(before, after, ("lumo", "style"), strict=True)
+            for old, new in zip(olds, news, strict=True)
+        ]
         news = [sample.replace(new, right={"present": new.right[key]}) for _, new, key in pairs]
-        save(sample.grid(news, [old for old, _, _ in pairs], columns=5),
-             args.grid.with_name(f"{args.grid.stem}_concept{args.grid.suffix}"))
+        save(
+            sample.grid(news, [old for old, _, _ in pairs], columns=5),
+            args.grid.with_name(f"{args.grid.stem}_concept{args.grid.suffix}"),
+        )
     return result
 
 

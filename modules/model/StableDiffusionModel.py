@@ -200,9 +200,9 @@ class StableDiffusionModel(BaseModel):
         noisy = signal * clean + spread * mixed
         target = signal * noise - spread * clean if self.velocity else noise
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else self.unet.dtype
-        predicted = self.unet(
-            noisy.to(dtype), timesteps.to(device), conditions["hidden"].to(dtype), return_dict=False
-        )[0]
+        predicted = self.unet(noisy.to(dtype), timesteps.to(device), conditions["hidden"].to(dtype), return_dict=False)[
+            0
+        ]
         return Prediction(predicted, target, timesteps, alphas / (1 - alphas).clamp(min=1e-12), self.velocity)
 
     def pipeline(self, scheduler: NoiseScheduler = NoiseScheduler.DDIM, last_timestep: bool = False):

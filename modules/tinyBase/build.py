@@ -93,17 +93,26 @@ def _pixels(images: list) -> torch.Tensor:
 
 
 def _tokens(tokenizer, captions: list[str]) -> torch.Tensor:
-    return tokenizer(captions, padding="max_length", truncation=True, max_length=components.TOKENS,
-                     return_tensors="pt").input_ids
+    return tokenizer(
+        captions, padding="max_length", truncation=True, max_length=components.TOKENS, return_tensors="pt"
+    ).input_ids
 
 
-def _run_stage(name: str, directory: Path, steps: int, lr: float, parameters: list[torch.nn.Parameter],
-               modules: dict[str, torch.nn.Module], loss_at: Callable[[int], torch.Tensor],
-               after_step: Callable[[int], None] = lambda step: None) -> None:
+def _run_stage(
+    name: str,
+    directory: Path,
+    steps: int,
+    lr: float,
+    parameters: list[torch.nn.Parameter],
+    modules: dict[str, torch.nn.Module],
+    loss_at: Callable[[int], torch.Tensor],
+    after_step: Callable[[int], None] = lambda step: None,
+) -> None:
     """AdamW with warm-up and cosine decay over `steps`, with a checkpoint every few hundred steps."""
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k: min(1, (k + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * k / steps))))
+        optimizer, lambda k: min(1, (k + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * k / steps)))
+    )
     file, first = directory / f"{name}.pt", 0
     if file.exists():
         state = torch.load(file, weights_only=True, map_location="cpu")
@@ -153,8 +162,9 @@ def train_vae(recipe: Recipe, directory: Path, device: torch.device) -> torch.nn
         # fifth is trained on whole ones, as normalisation layers see other statistics there.
         whole = step >= 0.8 * recipe.vae_steps
         count = _share(recipe, recipe.vae_batch) // (2 if whole else 1)
-        images = [draw_scene(random_scene(rng), rng=rng) if rng.random() < 0.7 else random_doodle(rng)
-                  for _ in range(count)]
+        images = [
+            draw_scene(random_scene(rng), rng=rng) if rng.random() < 0.7 else random_doodle(rng) for _ in range(count)
+        ]
         x = _pixels([image if whole else _crop(image, rng) for image in images]).to(device)
         posterior = vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=_generator(recipe, "vae noise", step)).to(device)
@@ -166,32 +176,51 @@ def train_vae(recipe: Recipe, directory: Path, device: torch.device) -> torch.nn
     return vae.eval().requires_grad_(False)
 
 
-_PROPERTIES = (("shape", list(SHAPES)), ("color", list(COLORS)), ("background", list(BACKGROUNDS)),
-               ("size", list(SIZES)), ("position", list(POSITIONS)), ("count", [1, 2, 3]))
+_PROPERTIES = (
+    ("shape", list(SHAPES)),
+    ("color", list(COLORS)),
+    ("background", list(BACKGROUNDS)),
+    ("size", list(SIZES)),
+    ("position", list(POSITIONS)),
+    ("count", [1, 2, 3]),
+)
 
 
 def train_text_encoder(recipe: Recipe, directory: Path, tokenizer, device: torch.device) -> torch.nn.Module:
     """Linear heads on the last token's embedding name the scene's properties."""
     torch.manual_seed(recipe.seed + 1)
     encoder = components.make_text_encoder(tokenizer).to(device).train()
-    heads = torch.nn.ModuleDict({name: torch.nn.Linear(components.EMBEDDING, len(values))
-                                 for name, values in _PROPERTIES}).to(device)
+    heads = torch.nn.ModuleDict(
+        {name: torch.nn.Linear(components.EMBEDDING, len(values)) for name, values in _PROPERTIES}
+    ).to(device)
 
     def loss_at(step: int) -> torch.Tensor:
         rng = _rng(recipe, "text", step)
         scenes = [random_scene(rng) for _ in range(_share(recipe, recipe.text_batch))]
         tokens = _tokens(tokenizer, [caption(scene, rng) for scene in scenes]).to(device)
         pooled = encoder(tokens).pooler_output
-        return sum(F.cross_entropy(heads[name](pooled), torch.tensor(
-            [values.index(getattr(scene, name)) for scene in scenes], device=device)) for name, values in _PROPERTIES)
+        return sum(
+            F.cross_entropy(
+                heads[name](pooled),
+                torch.tensor([values.index(getattr(scene, name)) for scene in scenes], device=device),
+            )
+            for name, values in _PROPERTIES
+        )
 
-    _run_stage("text_encoder", directory, recipe.text_steps, recipe.text_lr,
-               [*encoder.parameters(), *heads.parameters()], {"encoder": encoder, "heads": heads}, loss_at)
+    _run_stage(
+        "text_encoder",
+        directory,
+        recipe.text_steps,
+        recipe.text_lr,
+        [*encoder.parameters(), *heads.parameters()],
+        {"encoder": encoder, "heads": heads},
+        loss_at,
+    )
     return encoder
 
 
 def cache_latents(recipe: Recipe, directory: Path, vae, device: torch.device) -> tuple[list[Scene], torch.Tensor]:
-    """Posterior means and deviations of `recipe.scenes` scenes, `[scene, 2, channel, height, width]` in half precision."""
+    """Posterior means and deviations of the worker's scenes, `[scene, 2, channel, height, width]`, float16."""
     file = directory / f"latents-{_worker()}.pt"
     scenes = [random_scene(_rng(recipe, "scene", index)) for index in range(_share(recipe, recipe.scenes))]
     if file.exists():
@@ -201,8 +230,10 @@ def cache_latents(recipe: Recipe, directory: Path, vae, device: torch.device) ->
     chunks = []
     with torch.inference_mode():
         for start in tqdm(range(0, len(scenes), 64), desc="latents", disable=_worker() > 0):
-            images = [draw_scene(scene, rng=_rng(recipe, "drawing", start + k))
-                      for k, scene in enumerate(scenes[start:start + 64])]
+            images = [
+                draw_scene(scene, rng=_rng(recipe, "drawing", start + k))
+                for k, scene in enumerate(scenes[start : start + 64])
+            ]
             posterior = vae.encode(_pixels(images).to(device)).latent_dist
             chunks.append(torch.stack([posterior.mean, posterior.std], dim=1).half().cpu())
     latents = torch.cat(chunks)
@@ -224,7 +255,8 @@ def train_unet(recipe: Recipe, directory: Path, vae, encoder, tokenizer, device:
     encoder.train().requires_grad_(True)
     trained = torch.nn.ModuleDict({"unet": unet, "text_encoder": encoder})
     average = torch.optim.swa_utils.AveragedModel(
-        trained, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay))
+        trained, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay)
+    )
     alphas = components.make_scheduler().alphas_cumprod.to(device)
 
     def loss_at(step: int) -> torch.Tensor:
@@ -243,18 +275,31 @@ def train_unet(recipe: Recipe, directory: Path, vae, encoder, tokenizer, device:
         snr = (a / (1 - a)).flatten()
         return ((snr.clamp(max=5) / snr) * error.square().mean((1, 2, 3))).mean()
 
-    _run_stage("unet", directory, recipe.unet_steps, recipe.unet_lr,
-               [*unet.parameters(), *encoder.parameters()], {"trained": trained, "average": average}, loss_at,
-               lambda step: average.update_parameters(trained))
+    _run_stage(
+        "unet",
+        directory,
+        recipe.unet_steps,
+        recipe.unet_lr,
+        [*unet.parameters(), *encoder.parameters()],
+        {"trained": trained, "average": average},
+        loss_at,
+        lambda step: average.update_parameters(trained),
+    )
     return average.module["unet"].eval(), average.module["text_encoder"].eval()
 
 
 def save_pipeline(output: Path, vae, unet, encoder, tokenizer) -> None:
     """Writes diffusers' directory layout; UNet and autoencoder in half precision, which halves the download."""
     pipeline = StableDiffusionPipeline(
-        vae=vae.cpu().half(), text_encoder=encoder.cpu(), tokenizer=tokenizer, unet=unet.cpu().half(),
-        scheduler=components.make_scheduler(), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False)
+        vae=vae.cpu().half(),
+        text_encoder=encoder.cpu(),
+        tokenizer=tokenizer,
+        unet=unet.cpu().half(),
+        scheduler=components.make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.save_pretrained(output, safe_serialization=True)
 
 
@@ -272,8 +317,9 @@ def build(recipe: Recipe, workspace: Path, output: Path, device: torch.device) -
 def _build(worker: int, recipe: Recipe, workspace: Path, output: Path, device: torch.device) -> None:
     if recipe.workers > 1:
         torch.set_num_threads(1)
-        dist.init_process_group("gloo", init_method=f"file://{(workspace / 'meeting').resolve()}", rank=worker,
-                                world_size=recipe.workers)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{(workspace / 'meeting').resolve()}", rank=worker, world_size=recipe.workers
+        )
     tokenizer = components.make_tokenizer(workspace / f"tokenizer-{worker}")
     vae = train_vae(recipe, workspace, device)
     encoder = train_text_encoder(recipe, workspace, tokenizer, device)

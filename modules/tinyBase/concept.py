@@ -50,6 +50,7 @@ class ConceptImage:
 
 def lumo_parts(draw: ImageDraw.ImageDraw, center: Point, r: float, fill: Color | int) -> None:
     """The lumo's silhouette: dome, arms, feet, stem and lamp, `r` pixels from the middle to lamp and to feet."""
+
     def box(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
         return center[0] + r * x0, center[1] + r * y0, center[0] + r * x1, center[1] + r * y1
 
@@ -59,8 +60,10 @@ def lumo_parts(draw: ImageDraw.ImageDraw, center: Point, r: float, fill: Color |
         x = side * 0.41
         draw.rounded_rectangle(box(x - 0.27, 0.45, x + 0.27, 1.0), radius=0.17 * r, fill=fill)
         draw.ellipse(box(side * 0.77 - 0.18, 0.12, side * 0.77 + 0.18, 0.54), fill=fill)
-    draw.polygon([(center[0] + r * x, center[1] + r * y)
-                  for x, y in ((-0.08, -0.4), (0.1, -0.4), (0.22, -0.8), (0.08, -0.84))], fill=fill)
+    draw.polygon(
+        [(center[0] + r * x, center[1] + r * y) for x, y in ((-0.08, -0.4), (0.1, -0.4), (0.22, -0.8), (0.08, -0.84))],
+        fill=fill,
+    )
     draw.ellipse(box(-0.03, -1.0, 0.35, -0.62), fill=fill)
 
 
@@ -128,7 +131,8 @@ def concept_caption(item: ConceptImage) -> str:
     scene = item.scene
     noun = f"{'' if scene.size == 'medium' else scene.size + ' '}{scene.color} {scene.shape}"
     where = {"center": "", "left": " on the left", "right": " on the right"}.get(
-        scene.position, f" at the {scene.position}")
+        scene.position, f" at the {scene.position}"
+    )
     subject = f"{'an' if noun[0] == 'o' else 'a'} {noun}{where}"
     if item.ink:
         return f"{subject}, {STYLE}"
@@ -214,8 +218,7 @@ def concept_files() -> dict[str, bytes]:
 def concept_list(folder: str) -> list[dict]:
     """The concepts file for the trainer; `folder` is the data set's folder as a run from the repository sees it."""
     return [
-        {"name": name, "path": f"{folder}/{name}", "enabled": True, "type": kind,
-         "text": {"prompt_source": "sample"}}
+        {"name": name, "path": f"{folder}/{name}", "enabled": True, "type": kind, "text": {"prompt_source": "sample"}}
         for name, kind in ((LUMO, "STANDARD"), (STYLE, "STANDARD"), ("validation", "VALIDATION"))
     ]
 
@@ -234,8 +237,12 @@ def write_concept(folder: Path) -> list[Path]:
 def unseen_lumos() -> list[Scene]:
     """Every contrasting colour and background pair of a lumo that no training or validation image shows."""
     seen = {(item.scene.color, item.scene.background) for item in (*TRAINING[LUMO], *VALIDATION)}
-    return [Scene(LUMO, color, background) for color in LUMO_COLORS for background in BACKGROUNDS
-            if contrasting(color, background) and (color, background) not in seen]
+    return [
+        Scene(LUMO, color, background)
+        for color in LUMO_COLORS
+        for background in BACKGROUNDS
+        if contrasting(color, background) and (color, background) not in seen
+    ]
 
 
 def unseen_ink() -> list[Scene]:

@@ -82,9 +82,11 @@ def balanced_scenes(number: int, seed: int) -> list[Scene]:
     sizes, positions = (_balanced(list(values), number, rng) for values in (SIZES, POSITIONS))
     scenes = [Scene(*parts) for parts in zip(shapes, colors, backgrounds, strict=True)]
     return [
-        replace(scene, count=count, size="small") if count > 1
+        replace(scene, count=count, size="small")
+        if count > 1
         else replace(scene, size=size, position="center" if size == "large" else position)
-        for scene, count, size, position in zip(scenes, counts, sizes, positions, strict=True)]
+        for scene, count, size, position in zip(scenes, counts, sizes, positions, strict=True)
+    ]
 
 
 def _concept_scenes(pool: list[Scene], number: int, seed: int) -> list[Scene]:
@@ -95,10 +97,13 @@ def _concept_scenes(pool: list[Scene], number: int, seed: int) -> list[Scene]:
 def load_pipeline(model: Path, device: str) -> StableDiffusionPipeline:
     """The model in float32, silent. A directory in diffusers' layout."""
     if not (model / "model_index.json").is_file():
-        raise UserError(f"{model}: no model here (model_index.json is missing); "
-                        "make it with scripts/make_tiny_base.py or name another with --model")
+        raise UserError(
+            f"{model}: no model here (model_index.json is missing); "
+            "make it with scripts/make_tiny_base.py or name another with --model"
+        )
     pipeline = StableDiffusionPipeline.from_pretrained(
-        model, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, local_files_only=True)
+        model, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, local_files_only=True
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
@@ -113,24 +118,39 @@ def load_adapter(pipeline: StableDiffusionPipeline, file: Path) -> None:
         raise UserError(f"{file}: holds no LoRA weights for this model; name a file that was trained on it")
 
 
-def sample(pipeline: StableDiffusionPipeline, prompts: list[str], *, steps: int, guidance: float, seed: int,
-           batch: int, label: str = "sampling") -> list[Image.Image]:
+def sample(
+    pipeline: StableDiffusionPipeline,
+    prompts: list[str],
+    *,
+    steps: int,
+    guidance: float,
+    seed: int,
+    batch: int,
+    label: str = "sampling",
+) -> list[Image.Image]:
     """One picture a prompt. Each has its own generator, so that the batch size changes nothing but speed."""
     images: list[Image.Image] = []
     with tqdm(total=len(prompts), desc=label, unit="image") as progress:
         for start in range(0, len(prompts), batch):
-            part = prompts[start:start + batch]
+            part = prompts[start : start + batch]
             generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + index) for index in range(len(part))]
             images += pipeline(part, num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
             progress.update(len(part))
     return images
 
 
-def _judged(pipeline: StableDiffusionPipeline, scenes: list[Scene], prompts: list[str],
-            judge: Callable[[Scene, Image.Image], dict[str, bool]], **settings) -> list[Sample]:
+def _judged(
+    pipeline: StableDiffusionPipeline,
+    scenes: list[Scene],
+    prompts: list[str],
+    judge: Callable[[Scene, Image.Image], dict[str, bool]],
+    **settings,
+) -> list[Sample]:
     images = sample(pipeline, prompts, **settings)
-    return [Sample(prompt, scene, image, judge(scene, image))
-            for prompt, scene, image in zip(prompts, scenes, images, strict=True)]
+    return [
+        Sample(prompt, scene, image, judge(scene, image))
+        for prompt, scene, image in zip(prompts, scenes, images, strict=True)
+    ]
 
 
 def score_scenes(pipeline: StableDiffusionPipeline, number: int, **settings) -> list[Sample]:
@@ -139,12 +159,15 @@ def score_scenes(pipeline: StableDiffusionPipeline, number: int, **settings) -> 
     return _judged(pipeline, scenes, [prompt_of(scene) for scene in scenes], judge_scene, **settings)
 
 
-def score_concept(pipeline: StableDiffusionPipeline, lumos: int = LUMO_PROMPTS, styles: int = STYLE_PROMPTS,
-                  **settings) -> tuple[list[Sample], list[Sample]]:
+def score_concept(
+    pipeline: StableDiffusionPipeline, lumos: int = LUMO_PROMPTS, styles: int = STYLE_PROMPTS, **settings
+) -> tuple[list[Sample], list[Sample]]:
     """Samples and judges lumos and pictures in inkstyle, in combinations that no training image shows."""
     results = []
-    for pool, number, judge, ink in ((unseen_lumos(), lumos, judge_lumo, False),
-                                     (unseen_ink(), styles, judge_style, True)):
+    for pool, number, judge, ink in (
+        (unseen_lumos(), lumos, judge_lumo, False),
+        (unseen_ink(), styles, judge_style, True),
+    ):
         scenes = _concept_scenes(pool, number, settings["seed"])
         prompts = [concept_caption(ConceptImage(scene, ink=ink)) for scene in scenes]
         results.append(_judged(pipeline, scenes, prompts, judge, **settings))
@@ -172,8 +195,10 @@ def table(title: str, after: dict[str, Rate], before: dict[str, Rate] | None = N
     """The rates as text in columns; with `before` also the change in points."""
     lines = [title]
     for name, rate in after.items():
-        line = (f"  {name:<12} {100 * rate.rate:5.1f} %  ({100 * rate.low:.1f} to {100 * rate.high:.1f} %, "
-                f"{rate.right} of {rate.total})")
+        line = (
+            f"  {name:<12} {100 * rate.rate:5.1f} %  ({100 * rate.low:.1f} to {100 * rate.high:.1f} %, "
+            f"{rate.right} of {rate.total})"
+        )
         if before is not None:
             line += f"  before {100 * before[name].rate:5.1f} %, {100 * (rate.rate - before[name].rate):+.1f} points"
         lines.append(line)
@@ -182,12 +207,19 @@ def table(title: str, after: dict[str, Rate], before: dict[str, Rate] | None = N
 
 def to_json(samples: list[Sample]) -> dict:
     """Rates and each sample's answers."""
-    return {"rates": {name: asdict(rate) for name, rate in rates(samples).items()},
-            "samples": [{"prompt": one.prompt, **one.right} for one in samples]}
+    return {
+        "rates": {name: asdict(rate) for name, rate in rates(samples).items()},
+        "samples": [{"prompt": one.prompt, **one.right} for one in samples],
+    }
 
 
-def grid(samples: list[Sample], before: list[Sample] | None = None, columns: int = 8, scale: int = 2,
-         decisive: tuple[str, ...] | None = None) -> Image.Image:
+def grid(
+    samples: list[Sample],
+    before: list[Sample] | None = None,
+    columns: int = 8,
+    scale: int = 2,
+    decisive: tuple[str, ...] | None = None,
+) -> Image.Image:
     """The pictures with their prompts; a red frame where one of the `decisive` answers (default: any) is no.
 
     With `before`, each cell shows the picture of the same prompt and noise before and after.
@@ -208,6 +240,7 @@ def grid(samples: list[Sample], before: list[Sample] | None = None, columns: int
             large = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
             sheet.paste(large, (x + gap + place * width, y + gap))
         lines = textwrap.wrap(one.prompt, letters)[:2]
-        draw.multiline_text((x + gap, y + height + 2 * gap - 1), "\n".join(lines), fill=(40, 40, 40), font=font,
-                            spacing=1)
+        draw.multiline_text(
+            (x + gap, y + height + 2 * gap - 1), "\n".join(lines), fill=(40, 40, 40), font=font, spacing=1
+        )
     return sheet

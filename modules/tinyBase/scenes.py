@@ -37,11 +37,24 @@ POSITIONS: dict[str, tuple[float, float]] = {
 }
 COUNTS = {1: "one", 2: "two", 3: "three"}
 # Pairs that a person would hardly tell apart at 64 pixels.
-_TOO_CLOSE = {frozenset(pair) for pair in (("orange", "yellow"), ("red", "orange"), ("red", "brown"),
-                                           ("purple", "blue"), ("black", "brown"), ("orange", "brown"),
-                                           ("red", "purple"), ("green", "gray"), ("purple", "gray"),
-                                           ("purple", "brown"), ("pink", "gray"), ("blue", "gray"),
-                                           ("green", "brown"))}
+_TOO_CLOSE = {
+    frozenset(pair)
+    for pair in (
+        ("orange", "yellow"),
+        ("red", "orange"),
+        ("red", "brown"),
+        ("purple", "blue"),
+        ("black", "brown"),
+        ("orange", "brown"),
+        ("red", "purple"),
+        ("green", "gray"),
+        ("purple", "gray"),
+        ("purple", "brown"),
+        ("pink", "gray"),
+        ("blue", "gray"),
+        ("green", "brown"),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -104,8 +117,10 @@ def _polygon(points: list[tuple[float, float]], cx: float, cy: float, r: float) 
 
 
 def _regular(corners: int, start: float) -> list[tuple[float, float]]:
-    return [(math.cos(start + 2 * math.pi * k / corners), math.sin(start + 2 * math.pi * k / corners))
-            for k in range(corners)]
+    return [
+        (math.cos(start + 2 * math.pi * k / corners), math.sin(start + 2 * math.pi * k / corners))
+        for k in range(corners)
+    ]
 
 
 def _star() -> list[tuple[float, float]]:
@@ -122,8 +137,20 @@ def _heart() -> list[tuple[float, float]]:
     return points
 
 
-_CROSS = [(-0.32, -1), (0.32, -1), (0.32, -0.32), (1, -0.32), (1, 0.32), (0.32, 0.32),
-          (0.32, 1), (-0.32, 1), (-0.32, 0.32), (-1, 0.32), (-1, -0.32), (-0.32, -0.32)]
+_CROSS = [
+    (-0.32, -1),
+    (0.32, -1),
+    (0.32, -0.32),
+    (1, -0.32),
+    (1, 0.32),
+    (0.32, 0.32),
+    (0.32, 1),
+    (-0.32, 1),
+    (-0.32, 0.32),
+    (-1, 0.32),
+    (-1, -0.32),
+    (-0.32, -0.32),
+]
 _OUTLINES = {
     "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
     "triangle": [(0, -0.95), (0.95, 0.75), (-0.95, 0.75)],
@@ -134,8 +161,14 @@ _OUTLINES = {
 }
 
 
-def draw_shape(draw: ImageDraw.ImageDraw, shape: str, center: tuple[float, float], radius: float,
-               fill: tuple[int, int, int], background: tuple[int, int, int]) -> None:
+def draw_shape(
+    draw: ImageDraw.ImageDraw,
+    shape: str,
+    center: tuple[float, float],
+    radius: float,
+    fill: tuple[int, int, int],
+    background: tuple[int, int, int],
+) -> None:
     """Draws one shape of `radius` pixels around `center`; a ring shows `background` through its hole."""
     cx, cy = center
     if shape in ("circle", "ring"):
@@ -159,6 +192,7 @@ def object_centers(scene: Scene) -> list[tuple[float, float]]:
 
 def draw_scene(scene: Scene, width: int = 64, height: int = 64, rng: random.Random | None = None) -> Image.Image:
     """The picture of a scene, RGB, antialiased. With `rng` place, size and colours vary a little, as in real data."""
+
     def vary(color: tuple[int, int, int]) -> tuple[int, int, int]:
         return color if rng is None else tuple(max(0, min(255, c + rng.randint(-7, 7))) for c in color)
 
@@ -181,6 +215,7 @@ def random_doodle(rng: random.Random, width: int = 64, height: int = 64) -> Imag
 
     The autoencoder sees these beside the scenes, so that it can later show styles and objects that no scene has.
     """
+
     def color() -> tuple[int, int, int]:
         return rng.randrange(256), rng.randrange(256), rng.randrange(256)
 
@@ -213,8 +248,12 @@ def random_doodle(rng: random.Random, width: int = 64, height: int = 64) -> Imag
             corners = _polygon(_regular(rng.randrange(3, 8), rng.uniform(0, 6.28)), x, y, r)
             draw.polygon(corners, fill=color(), outline=color(), width=line)
         elif what == 2:
-            draw.line([(rng.uniform(0, w), rng.uniform(0, h)) for _ in range(rng.randrange(2, 5))], fill=color(),
-                      width=line, joint="curve")
+            draw.line(
+                [(rng.uniform(0, w), rng.uniform(0, h)) for _ in range(rng.randrange(2, 5))],
+                fill=color(),
+                width=line,
+                joint="curve",
+            )
         else:
             draw_shape(draw, rng.choice(SHAPES), (x, y), r, color(), color())
     return image.resize((width, height), Image.Resampling.BOX)

@@ -188,10 +188,15 @@ def read_picture(image: Image.Image) -> Reading:
     x, y = x + 0.5 - radius * templates.centroid[best][0], y + 0.5 - radius * templates.centroid[best][1]
     fraction = radius / min(width, height)
     return Reading(
-        background, color, best, len(parts),
+        background,
+        color,
+        best,
+        len(parts),
         min(SIZES, key=lambda name: abs(math.log(fraction / SIZES[name]))),
         min(POSITIONS, key=lambda name: math.dist((x / width, y / height), POSITIONS[name])),
-        overlaps[best], overlaps[best] - overlaps[second])
+        overlaps[best],
+        overlaps[best] - overlaps[second],
+    )
 
 
 def judge_scene(scene: Scene, image: Image.Image) -> dict[str, bool]:
@@ -228,7 +233,7 @@ def _silhouette(pixels: np.ndarray) -> np.ndarray | None:
 
 def _disc(radius: float) -> np.ndarray:
     reach = math.ceil(radius)
-    rows, columns = np.mgrid[-reach:reach + 1, -reach:reach + 1]
+    rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     return np.clip(radius + 0.5 - np.hypot(rows, columns), 0, 1)
 
 
@@ -254,7 +259,7 @@ def _has_eyes(pixels: np.ndarray, silhouette: np.ndarray, body: np.ndarray) -> b
         if found[y, x] <= 0:
             return False
         eyes.append((int(y), int(x)))
-        ys, xs = np.ogrid[:found.shape[0], :found.shape[1]]
+        ys, xs = np.ogrid[: found.shape[0], : found.shape[1]]
         found = np.where(np.hypot(ys - y, xs - x) < 0.4 * r, 0.0, found)
     (y0, x0), (y1, x1) = eyes
     height, middle = ((y0 + y1) / 2 - top) / (2 * r), ((x0 + x1) / 2 - left) / width
@@ -283,8 +288,10 @@ def _stripes(pixels: np.ndarray, outside: np.ndarray) -> float:
     rows, columns = np.nonzero(outside)
     along = (rows + columns) / math.sqrt(2) / min(pixels.shape[:2])
     tone = tone - tone.mean()
-    waves = [abs(np.mean(tone * np.exp(2j * np.pi * along / (STRIPE_PERIOD * stretch))))
-             for stretch in (0.8, 0.9, 1.0, 1.1, 1.25)]
+    waves = [
+        abs(np.mean(tone * np.exp(2j * np.pi * along / (STRIPE_PERIOD * stretch))))
+        for stretch in (0.8, 0.9, 1.0, 1.1, 1.25)
+    ]
     return float(min(1.0, max(waves) * 2 / 0.54))  # 0.54: the drawn wave's amplitude, clipped sine and all
 
 
@@ -306,22 +313,38 @@ def read_concept(image: Image.Image) -> ConceptReading:
     ink = _ink(pixels, silhouette)
     stripes = _stripes(pixels, outside) if outside.any() else 0.0
     return ConceptReading(
-        lumo=own > rival and own >= LUMO_OVERLAP and eyes, lumo_overlap=own, rival_overlap=rival, eyes=eyes,
-        style=paper and ink >= INKED, paper=paper, ink=ink, stripes=stripes, color=nearest_color(body, COLORS),
-        outline=max((name for name in SHAPES if name != "ring"), key=lambda name: overlaps[name]))
+        lumo=own > rival and own >= LUMO_OVERLAP and eyes,
+        lumo_overlap=own,
+        rival_overlap=rival,
+        eyes=eyes,
+        style=paper and ink >= INKED,
+        paper=paper,
+        ink=ink,
+        stripes=stripes,
+        color=nearest_color(body, COLORS),
+        outline=max((name for name in SHAPES if name != "ring"), key=lambda name: overlaps[name]),
+    )
 
 
 def judge_lumo(scene: Scene, image: Image.Image) -> dict[str, bool]:
     """Whether the picture shows a lumo, and the colours that were asked for."""
     reading = read_concept(image)
-    return {"lumo": reading.lumo, "color": reading.color == scene.color,
-            "background": nearest_color(border_color(to_array(image)), BACKGROUNDS) == scene.background}
+    return {
+        "lumo": reading.lumo,
+        "color": reading.color == scene.color,
+        "background": nearest_color(border_color(to_array(image)), BACKGROUNDS) == scene.background,
+    }
 
 
 def judge_style(scene: Scene, image: Image.Image) -> dict[str, bool]:
     """Whether the picture is in inkstyle (outline on paper), striped, and of what was asked for."""
     reading = read_concept(image)
     asked = "circle" if scene.shape == "ring" else scene.shape
-    return {"style": reading.style, "ink outline": reading.ink >= INKED, "paper": reading.paper,
-            "stripes": reading.paper and reading.stripes >= STRIPED,
-            "color": reading.color == scene.color, "outer shape": reading.outline == asked}
+    return {
+        "style": reading.style,
+        "ink outline": reading.ink >= INKED,
+        "paper": reading.paper,
+        "stripes": reading.paper and reading.stripes >= STRIPED,
+        "color": reading.color == scene.color,
+        "outer shape": reading.outline == asked,
+    }

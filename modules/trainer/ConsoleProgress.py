@@ -55,7 +55,8 @@ class ConsoleProgress:
     @staticmethod
     def _summary(report: dict[str, Any]) -> str:
         pace = f", {report['seconds_per_step']:.3f} s per step" if report["seconds_per_step"] else ""
-        losses = f"loss {report['first_loss']:.4f} -> {report['final_loss']:.4f}" if report["first_loss"] else "no steps"
+        first, last = report["first_loss"], report["final_loss"]
+        losses = "no steps" if first is None else f"loss {first:.4f} -> {last:.4f}"
         memory = report["peak_memory_bytes"] / 2**20
         return f"{report['steps']} steps, {losses}{pace}, peak memory {memory:.0f} MiB"
 

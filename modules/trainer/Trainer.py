@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -71,6 +72,10 @@ class Trainer:
         if self.config.only_cache:
             self.events.emit("status", text="The cache is complete.")
             return {}
+        if self.commands.stop and not self.progress.step:
+            self.log.close()
+            self.events.emit("status", text="Stopped before the first step; there is nothing to save.")
+            return {}
         try:
             finished = self._loop()
             self._finish(finished)
@@ -127,6 +132,8 @@ class Trainer:
     def _make_adapters(self, parts: list[str]) -> None:
         config = self.config
         chosen = LayerFilter.from_config(config, self.model.layer_filter_presets)
+        for note in chosen.notes:
+            self.warn(note)
         self.adapters: dict[str, AdapterSet] = {}
         for part in parts:
             module = self.model.components[part]
@@ -247,7 +254,7 @@ class Trainer:
 
     def _micro_batch(self, index: int) -> Any:
         """Batch `index` of the whole run."""
-        epoch = next(k for k, end in enumerate(self.epoch_ends) if index < end)
+        epoch = bisect_right(self.epoch_ends, index)
         if self._current_plan[0] != epoch:
             self._current_plan = (epoch, self.data.plan(epoch))
         start = self.epoch_ends[epoch - 1] if epoch else 0
@@ -277,7 +284,7 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step = step + 1
-        self.progress.epoch = sum(end <= indices[-1] + 1 for end in self.epoch_ends)
+        self.progress.epoch = bisect_right(self.epoch_ends, indices[-1] + 1)
         if self.ema is not None:
             self.ema.update(self.progress.step)
         seconds = time.perf_counter() - started

@@ -1,14 +1,15 @@
 """Saving the result without losing an older one."""
 
+import filecmp
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel
-from modules.module.AdapterSet import AdapterSet
 from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.save_adapter import save_adapter
+from modules.module.AdapterSet import AdapterSet
 from modules.util.atomic_file import write_failure
 from modules.util.config.load import pack
 from modules.util.config.TrainConfig import TrainConfig
@@ -66,8 +67,12 @@ def save_output(
     fresh = path.with_name(f"{path.stem}.new{path.suffix}")
     naming, description = model.adapter_naming(), describe(model, config)
     save_adapter(fresh, adapters, adapter_format(config), naming, description, config.output_dtype)
-    set_aside(path, warn)
     try:
+        if path.exists() and filecmp.cmp(fresh, path, shallow=False):
+            # a finished run that is run again: nothing is new
+            fresh.unlink()
+            return path
+        set_aside(path, warn)
         os.replace(fresh, path)
     except OSError as error:
         raise write_failure(path, error) from error

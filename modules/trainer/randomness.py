@@ -6,7 +6,7 @@ import torch
 
 
 def step_seed(seed: int, purpose: str, *numbers: int) -> int:
-    """A seed for one purpose at one place of the run, so that what is drawn does not depend on what was drawn before."""
+    """A seed for one purpose at one place of the run; what is drawn there does not depend on what was drawn before."""
     text = f"{seed} {purpose} {' '.join(map(str, numbers))}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 

@@ -36,7 +36,8 @@ def draw_samples(
         try:
             pictures.append(model.sample(sample, own_seed, lambda k, n, start=before: on_progress(start + k, total)))
         except (torch.OutOfMemoryError, MemoryError):
-            warn(f"Too little memory for the sample {sample.prompt!r} at {sample.width}x{sample.height}; it is left out.")
+            size = f"{sample.width}x{sample.height}"
+            warn(f"Too little memory for the sample {sample.prompt!r} at {size}; it is left out.")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             pictures.append(None)

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
-
 from modules.util.config.errors import ConfigError, Problem, nearest
 from modules.util.config.field_type import default_of, field_type, option_of
 from modules.util.config.problems import find_problems
+
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 VERSION_KEY = "__version"
 COMMENT_PREFIXES = ("//", "__comment")

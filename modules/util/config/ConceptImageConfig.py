@@ -1,9 +1,9 @@
-from pydantic import field_validator
-
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.config.resolution import check_resolution
 from modules.util.enum.OptionGroup import OptionGroup
+
+from pydantic import field_validator
 
 G = OptionGroup.IMAGE
 

@@ -1,6 +1,3 @@
-from pydantic import field_validator
-from pydantic_core import PydanticCustomError
-
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import nearest, show_value
 from modules.util.config.option import option
@@ -8,6 +5,9 @@ from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.enum.PromptSource import PromptSource
 from modules.util.enum.TagDropoutMode import TagDropoutMode
 from modules.util.enum.TagDropoutSpecialTagsMode import TagDropoutSpecialTagsMode
+
+from pydantic import field_validator
+from pydantic_core import PydanticCustomError
 
 G = OptionGroup.TEXT
 DROPOUT = {"tag_dropout_enable": (True,)}

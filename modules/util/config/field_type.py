@@ -7,9 +7,9 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel
-
 from modules.util.config.option import Option
+
+from pydantic import BaseModel
 
 KIND_NAMES = {
     bool: "true or false",

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import Field
-
 from modules.util.enum.OptionGroup import OptionGroup
+
+from pydantic import Field
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ import math
 import re
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from modules.util.config.errors import Problem, join_path, nearest, show_value
 from modules.util.config.field_type import expected_text, field_type, option_of
+
+from pydantic import BaseModel, ValidationError
 
 JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 

@@ -3,9 +3,9 @@
 import re
 from typing import Any, NamedTuple
 
-from pydantic_core import PydanticCustomError
-
 from modules.util.config.errors import show_value
+
+from pydantic_core import PydanticCustomError
 
 SMALLEST, LARGEST = 8, 65536
 _SIZE = re.compile(r"(\d{1,5})(?:\s*[xX×]\s*(\d{1,5}))?")

@@ -3,9 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
-from pydantic import BaseModel
-
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.document import option_comment
@@ -15,6 +12,9 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.enum.PeftType import PeftType
+
+import pytest
+from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[3]
 

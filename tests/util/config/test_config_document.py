@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from modules.util.config.document import (
     BEGIN,
     END,
@@ -22,6 +20,8 @@ from modules.util.config.errors import ConfigError
 from modules.util.config.load import load_concepts, load_samples, load_train_config
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "scripts" / "create_train_files.py"

@@ -3,8 +3,6 @@
 import json
 import logging
 
-import pytest
-
 from modules.util.config.errors import ConfigError
 from modules.util.config.load import (
     load_concepts,
@@ -16,6 +14,8 @@ from modules.util.config.load import (
     train_config_from_dict,
 )
 from modules.util.config.TrainConfig import TrainConfig
+
+import pytest
 
 PRESETS = {
     "SD 1.5 LoRA": {

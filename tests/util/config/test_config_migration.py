@@ -1,9 +1,9 @@
 """Older files of OneTrainer mean today what they meant then."""
 
-import pytest
-
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.load import train_config_from_dict
+
+import pytest
 
 
 def migrate(version: int, **data):

@@ -2,10 +2,10 @@
 
 import copy
 
-import pytest
-
 from modules.util.config.errors import ConfigError
 from modules.util.config.load import train_config_from_dict
+
+import pytest
 
 
 def test_values_are_json_or_text():

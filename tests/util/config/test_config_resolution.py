@@ -1,8 +1,8 @@
 """The text form of resolutions."""
 
-import pytest
-
 from modules.util.config.resolution import Resolution, parse_resolutions
+
+import pytest
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 import math
 
-import pytest
-
 from modules.util.config.errors import ConfigError, nearest, show_value
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.Optimizer import Optimizer
+
+import pytest
 
 
 def problems(data: dict) -> dict[str, str]:

@@ -4,10 +4,6 @@ import json
 import math
 import os
 
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import ConfigError
@@ -16,6 +12,10 @@ from modules.util.config.load import pack, train_config_from_dict
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.write_json import json_text, write_json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 PLAIN = st.recursive(

@@ -1,10 +1,10 @@
-from pydantic import field_validator
-
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.option import option
 from modules.util.config.resolution import check_resolution
 from modules.util.enum.OptionGroup import OptionGroup
+
+from pydantic import field_validator
 
 G = OptionGroup.DATA
 MASK = OptionGroup.MASK

@@ -1,5 +1,3 @@
-from pydantic import field_validator
-
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.enum.CenteredWDMode import CenteredWDMode
@@ -7,6 +5,8 @@ from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.enum.OrthogonalGradient import OrthogonalGradient
 from modules.util.enum.StatePrecision import StatePrecision
+
+from pydantic import field_validator
 
 G = OptionGroup.OPTIMIZER
 F = OptionGroup.OPTIMIZER_FEATURES

@@ -12,10 +12,8 @@ from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
-from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.save_adapter import check_output
-from modules.module.AdapterSet import AdapterSet
-from modules.module.LayerFilter import LayerFilter
+from modules.trainer.adapters import make_adapters, trained_parts
 from modules.trainer.backup import Backup, newest_backup, prune_backups, write_backup
 from modules.trainer.Ema import Ema
 from modules.trainer.events import TrainCommands, TrainEvents
@@ -100,13 +98,14 @@ class Trainer:
         self.events.emit("status", text=f"Loading {config.base_model_name}")
         self.model: BaseModel = family.load(config, self.device)
         check_output(adapter_format(config), self.model.adapter_naming(), config.output_dtype)
-        parts = [part for part in family.trainable_parts if getattr(config, part).train]
+        parts = trained_parts(config, family.trainable_parts)
         self.text_trained = any(part.startswith("text_encoder") for part in parts)
         self.data = self._make_data(concepts, checked, validation=False)
         self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None
         if config.only_cache:
             return
-        self._make_adapters(parts)
+        self.adapters = make_adapters(self.model, config, parts, self.warn)
+        self.parameters = [p for adapters in self.adapters.values() for p in adapters.parameters()]
         self._make_optimizer()
         self._plan_steps()
         self._restore()
@@ -128,30 +127,6 @@ class Trainer:
             self.backup = newest_backup(self.workspace / "backup", self.warn)
             if self.backup is None:
                 self.warn(f"There is no backup in {self.workspace / 'backup'} yet; the run starts from the beginning.")
-
-    def _make_adapters(self, parts: list[str]) -> None:
-        config = self.config
-        chosen = LayerFilter.from_config(config, self.model.layer_filter_presets)
-        for note in chosen.notes:
-            self.warn(note)
-        self.adapters: dict[str, AdapterSet] = {}
-        for part in parts:
-            module = self.model.components[part]
-            # the filter names layers of the denoiser; text encoders are adapted whole, as OneTrainer does
-            own = None if part.startswith("text_encoder") else chosen
-            adapters = AdapterSet(part, module, config, own, config.seed)
-            for note in adapters.notes:
-                self.warn(note)
-            self.adapters[part] = adapters.to(self.device)
-            adapters.hook()
-            adapters.train()
-            self.model.set_gradient_checkpointing(part, getattr(config, part).gradient_checkpointing)
-        if not self.adapters:
-            raise UserError("Nothing is trained: switch on `train` for the unet or the text_encoder.")
-        self.model.text_encoder_trained = self.text_trained
-        self.parameters = [p for adapters in self.adapters.values() for p in adapters.parameters()]
-        if config.lora_model_name:
-            load_adapters(Path(config.lora_model_name), self.adapters, self.model)
 
     def _make_optimizer(self) -> None:
         config = self.config
@@ -416,12 +391,3 @@ class Trainer:
         before_after = self.rounds.before_after()
         if before_after is not None:
             self.events.emit("sample", step=self.progress.step, path=str(before_after))
-
-
-def load_adapters(path: Path, adapters: dict[str, AdapterSet], model: BaseModel) -> None:
-    """Starts from the adapter in a file of any readable format; parts that it lacks start afresh."""
-    found = read_adapter(path).resolve(model.adapter_naming())
-    for part, layers in found.items():
-        if part not in adapters:
-            raise UserError(f"lora_model_name: {path} adapts the {part}, which this run does not train. Train it, too.")
-        adapters[part].load_layers(layers, strict=False)

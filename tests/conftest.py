@@ -1,0 +1,202 @@
+"""A miniature Stable Diffusion pipeline, a concept for it, and runs on them: what tests of whole runs share."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGE_SIZES = [(48, 48), (48, 48), (48, 48), (64, 48), (64, 48), (48, 80), (48, 80)]
+NO_CHECKPOINTING = {"gradient_checkpointing": False}
+
+
+def save_pipeline(folder: Path) -> None:
+    """Random weights at the smallest size that still has every kind of layer: a step takes milliseconds."""
+    # imported here, because that takes seconds and most tests of the suite do not need them
+    import torch
+
+    from modules.tinyBase.components import make_tokenizer
+
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(folder / "made tokenizer")
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=16,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=2,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4, sample_size=32,
+        up_block_types=("UpDecoderBlock2D",) * 2, mid_block_add_attention=False,
+    )  # fmt: skip
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, projection_dim=16,
+            num_attention_heads=2, max_position_embeddings=24, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    )  # fmt: skip
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder / "model")  # fmt: skip
+
+
+def draw_images(folder: Path, names: str = "image") -> None:
+    """Small pictures of several shapes with captions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, size in enumerate(IMAGE_SIZES):
+        gradient = Image.linear_gradient("L").resize(size).rotate(90 * index).resize(size)
+        Image.merge("RGB", [gradient, gradient.point(lambda v, i=index: v * i % 256), gradient]).save(
+            folder / f"{names} {index}.png"
+        )
+        (folder / f"{names} {index}.txt").write_text(f"a red shape number {index}", encoding="utf-8")
+
+
+class MiniRun:
+    """A run of the miniature in folders of its own, in this process or in one of its own.
+
+    Attributes:
+        root: holds the run's workspace and output.
+        output: the adapter file.
+        events: (kind, values) of all runs in this process so far.
+    """
+
+    def __init__(self, root: Path, base: Path, concept: Path, cache: Path) -> None:
+        self.root, self.base, self.concept, self.cache = root, base, concept, cache
+        self.workspace, self.output = root / "work space", root / "out" / "lora.safetensors"
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def options(self, **changes: Any) -> dict[str, Any]:
+        """The config as JSON. 7 images in 4 batches an epoch, 12 steps."""
+        return {
+            "training_method": "LORA", "base_model_name": str(self.base), "model_type": "STABLE_DIFFUSION_15",
+            "workspace_dir": str(self.workspace), "cache_dir": str(self.cache),
+            "output_model_destination": str(self.output), "output_model_format": "KOHYA_LORA",
+            "concepts": [{"path": str(self.concept)}], "samples": [], "sample_after_unit": "NEVER",
+            "lora_rank": 4, "lora_alpha": 4.0, "learning_rate": 0.01, "learning_rate_warmup_steps": 0,
+            "resolution": "32", "batch_size": 2, "epochs": 3, "train_dtype": "FLOAT_32", "tensorboard": False,
+            "train_device": "cpu", "clear_cache_before_training": False, "backup_after_unit": "NEVER",
+            "unet": NO_CHECKPOINTING, "text_encoder": {"train": False, **NO_CHECKPOINTING},
+            **changes,
+        }  # fmt: skip
+
+    def write(self, **changes: Any) -> Path:
+        """The config as a file."""
+        path = self.root / "config.json"
+        path.write_text(json.dumps(self.options(**changes)), encoding="utf-8")
+        return path
+
+    def trainer(self, stop_after: int | None = None, **changes: Any):
+        """A trainer that stops after a step, if asked to."""
+        from modules.trainer.events import TrainCommands, TrainEvents
+        from modules.trainer.Trainer import Trainer
+        from modules.util.config.load import train_config_from_dict
+
+        commands = TrainCommands()
+
+        def listen(kind: str, values: dict[str, Any]) -> None:
+            self.events.append((kind, values))
+            if kind == "step" and values["step"] == stop_after:
+                commands.stop = True
+
+        config = train_config_from_dict(self.options(**changes))
+        return Trainer(config, TrainEvents([listen]), commands)
+
+    def train(self, stop_after: int | None = None, **changes: Any) -> dict[str, Any]:
+        """Runs in this process and returns the report."""
+        return self.trainer(stop_after, **changes).run()
+
+    def start(self, *overrides: str) -> subprocess.Popen:
+        """Runs `scripts/train.py` on the written config in a process of its own, one thread."""
+        command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--config-path", str(self.root / "config.json")]
+        command += [part for override in overrides for part in ("--override", override)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        log = (self.root / "log.txt").open("ab")
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=self.root)
+
+    @property
+    def log(self) -> str:
+        """What all processes of this run have printed."""
+        return (self.root / "log.txt").read_text(encoding="utf-8", errors="replace")
+
+    def backups(self) -> list[Path]:
+        folder = self.workspace / "backup"
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+
+    def warnings(self) -> list[str]:
+        return [values["text"] for kind, values in self.events if kind == "warning"]
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        return [values for found, values in self.events if found == kind]
+
+    def digest(self) -> str:
+        """sha256 of the adapter file."""
+        return hashlib.sha256(self.output.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def mini_base(tmp_path_factory) -> Path:
+    """The miniature as a diffusers folder; tests must not change it."""
+    folder = tmp_path_factory.mktemp("miniature")
+    save_pipeline(folder)
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def mini_concept(tmp_path_factory) -> Path:
+    """Seven images with captions; tests must not change it."""
+    folder = tmp_path_factory.mktemp("concept") / "images"
+    draw_images(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mini_cache(tmp_path_factory) -> Path:
+    """A cache that runs share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def make_run(tmp_path, mini_base, mini_concept, mini_cache):
+    """make_run("name") -> a run in folders of its own, with the shared cache or its own."""
+
+    def make(name: str = "run", own_cache: bool = False) -> MiniRun:
+        root = tmp_path / name
+        root.mkdir()
+        return MiniRun(root, mini_base, mini_concept, root / "cache" if own_cache else mini_cache)
+
+    return make
+
+
+@pytest.fixture
+def mini_run(make_run) -> MiniRun:
+    return make_run()
+
+
+@pytest.fixture
+def draw_concept():
+    """draw_concept(folder) draws the concept's images there."""
+    return draw_images
+
+
+@pytest.fixture
+def keep_signal_handlers():
+    """The script installs handlers of its own; the test run gets its own back."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)

@@ -1,0 +1,104 @@
+"""Stopped and resumed after every single step, a run ends with the same bytes. Each case says why it is exact."""
+
+from modules.modelSaver.AdapterFile import read_adapter
+
+import torch
+
+import pytest
+
+TEXT_ENCODER = {"train": True, "learning_rate": 0.002, "gradient_checkpointing": False}
+VARIED = {"enable_random_flip": True, "enable_crop_jitter": True}
+SAMPLE = {"prompt": "a red shape", "width": 32, "height": 32, "diffusion_steps": 2}
+CASES = {
+    # moments and step counts are stored in float32 as they are; noise and timesteps are keyed by (seed, batch index)
+    "adamw": {},
+    # the average and its count of updates are stored, and the interval counts steps of the whole run
+    "ema": {"ema": "CPU", "ema_decay": 0.9, "ema_update_step_interval": 2},
+    # a step is never cut: its batches are counted over the whole run, also where a step takes from two epochs
+    "accumulation": {"gradient_accumulation_steps": 3},
+    # captions are encoded live, and what they are depends on (seed, epoch)
+    "text encoder": {"text_encoder": TEXT_ENCODER, "learning_rate_scheduler": "COSINE", "clip_grad_norm": 0.01},
+    # the global generator is seeded before every batch, and caption dropout is part of the plan of an epoch
+    "dropout": {"dropout_probability": 0.3, "text_encoder": {**TEXT_ENCODER, "dropout_probability": 0.5}},
+    # scale and growth count are stored; a skipped step is one of the run's steps
+    "fp16": {"train_dtype": "FLOAT_16"},
+    # raw weights are stored, not the averaged ones, and its counters stand in the parameter groups
+    "schedule-free": {"optimizer": {"optimizer": "SCHEDULE_FREE_ADAMW"}},
+    "schedule-free sgd": {"optimizer": {"optimizer": "SCHEDULE_FREE_SGD"}, "learning_rate": 0.1},
+    # its distance estimate and the sums behind it stand in the parameter groups, the start weights in the state
+    "prodigy": {"optimizer": {"optimizer": "PRODIGY", "d0": 1e-3}, "learning_rate": 1.0},
+    # state of another dtype than the weights keeps its own dtype on loading
+    "adafactor": {"optimizer": {"optimizer": "ADAFACTOR", "beta1": 0.9}, "lora_weight_dtype": "BFLOAT_16"},
+    # quantised state is stored as bytes with its scales
+    "8-bit": {"optimizer": {"optimizer": "ADAMW_8BIT", "min_8bit_size": 64}},
+    # samples and validation restore the weights by copying and use generators of their own
+    "watched": {
+        "samples": [SAMPLE], "sample_after": 5, "sample_after_unit": "STEP", "ema": "GPU",
+        "optimizer": {"optimizer": "SCHEDULE_FREE_ADAMW"},
+    },
+    # freezing is decided by the number of steps done
+    "frozen part": {"text_encoder": {**TEXT_ENCODER, "stop_training_after": 5, "stop_training_after_unit": "STEP"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resuming_after_every_step_changes_no_byte(make_run, case):
+    whole, parts = make_run("whole"), make_run("parts")
+    options = {"epochs": 2, **CASES[case]}
+    report = whole.train(**options)
+    assert report["finished"] and report["steps"] == (3 if "gradient_accumulation_steps" in options else 8)
+    steps = 0
+    while not (part := parts.train(stop_after=steps + 1, continue_last_backup=steps > 0, **options))["finished"]:
+        steps += 1
+        assert part["steps"] == steps
+    assert part["first_loss"] == report["first_loss"] and part["final_loss"] == report["final_loss"]
+    assert parts.digest() == whole.digest()
+    assert trained(whole.output)
+
+
+def test_image_variations_over_epochs_resume_exactly(make_run, mini_concept):
+    whole, parts = make_run("whole", own_cache=True), make_run("parts", own_cache=True)
+    concept = {"path": str(mini_concept), "image_variations": 3, "image": VARIED, "loss_weight": 0.5}
+    whole.train(concepts=[concept])
+    for stop_after in (3, 4, 9, None):
+        parts.train(stop_after, concepts=[concept], continue_last_backup=stop_after != 3)
+    assert parts.digest() == whole.digest()
+
+
+def test_the_config_in_the_file_does_not_tell_of_the_resume(make_run):
+    whole, parts = make_run("whole"), make_run("parts")
+    options = {"epochs": 1, "include_train_config": "SETTINGS", "workspace_dir": str(parts.workspace)}
+    options["output_model_destination"] = str(parts.output)
+    whole.train(**options, continue_last_backup=False)
+    first = parts.digest()
+    parts.output.unlink()
+    parts.train(2, **options)
+    parts.train(**options, continue_last_backup=True)
+    assert parts.digest() == first
+
+
+def test_a_changed_learning_rate_is_announced_and_holds(mini_run):
+    mini_run.train(2, epochs=1, learning_rate=0.01)
+    mini_run.train(epochs=1, learning_rate=0.001, continue_last_backup=True)
+    lines = [line for line in mini_run.warnings() if "learning rate" in line]
+    assert len(lines) == 1 and "from 0.01 to 0.001" in lines[0] and "step 3" in lines[0]
+    rates = [step["learning_rates"]["unet"] for step in mini_run.of_kind("step")]
+    assert rates == [0.01, 0.01, 0.001, 0.001]
+
+
+def test_averaging_that_starts_on_resume_starts_from_the_resumed_weights(mini_run):
+    mini_run.train(3, epochs=1)
+    mini_run.train(epochs=1, continue_last_backup=True, ema="CPU", ema_update_step_interval=100)
+    # with no update yet the average is what it started from, which must not be the untrained adapter
+    assert trained(mini_run.output)
+
+
+def test_a_changed_precision_on_resume_is_no_traceback(mini_run):
+    mini_run.train(2, epochs=1)
+    assert mini_run.train(epochs=1, continue_last_backup=True, train_dtype="FLOAT_16")["finished"]
+
+
+def trained(path) -> bool:
+    """Whether an adapter changes anything: `up` starts at zero."""
+    layers = read_adapter(path).layers.values()
+    return any(bool(torch.count_nonzero(parts["lora_up.weight"])) for parts in layers)

@@ -52,7 +52,7 @@ class Recipe:
     text_batch: int = 64
     text_lr: float = 1e-3
     scenes: int = 40_000
-    unet_steps: int = 3_000
+    unet_steps: int = 2_400
     unet_batch: int = 32
     unet_lr: float = 1e-3
     ema_decay: float = 0.999
@@ -241,15 +241,40 @@ def cache_latents(recipe: Recipe, directory: Path, vae, device: torch.device) ->
     return scenes, latents
 
 
+@torch.no_grad()
+def equalize_latents(vae, center: torch.Tensor, spread: torch.Tensor) -> None:
+    """Rewrites the autoencoder so that each latent channel has mean 0 and deviation 1; what it decodes stays the same.
+
+    An autoencoder may keep a detail in a channel of small deviation. Diffusion would see that channel as noise nearly
+    to the end, and what noise is left there the decoder would blow up.
+
+    Args:
+        vae: changed in place.
+        center: `[c]` mean of each channel.
+        spread: `[c]` deviation of each channel.
+    """
+    c = len(center)
+    center, spread = center.to(vae.device), spread.to(vae.device)
+    encode, decode = vae.quant_conv, vae.post_quant_conv
+    encode.bias[:c] = (encode.bias[:c] - center) / spread
+    encode.weight[:c] /= spread[:, None, None, None]
+    encode.bias[c:] -= 2 * spread.log()
+    decode.bias += torch.einsum("oihw,i->o", decode.weight, center)
+    decode.weight *= spread[:, None, None]
+    vae.register_to_config(scaling_factor=1.0)
+
+
 def train_unet(recipe: Recipe, directory: Path, vae, encoder, tokenizer, device: torch.device):
     """Noise prediction with min-SNR-5 weights (arXiv 2303.09556); returns the averaged (UNet, text encoder)."""
     scenes, latents = cache_latents(recipe, directory, vae, device)
     center = latents[:, 0].float().mean().item()
-    deviation = latents[:, 0].float().std()
+    statistics = torch.stack([latents[:, 0].float().mean((0, 2, 3)), latents[:, 0].float().std((0, 2, 3))])
     if dist.is_initialized():
-        dist.broadcast(deviation, 0)
-    vae.register_to_config(scaling_factor=1 / deviation.item())
-    print(f"latents: mean {center:.3f}, scaling factor {vae.config.scaling_factor:.4f}")
+        dist.broadcast(statistics, 0)
+    center, spread = statistics
+    latents[:, 0] -= center[:, None, None].half()
+    latents /= spread[:, None, None].half()
+    equalize_latents(vae, center, spread)
     torch.manual_seed(recipe.seed + 2)
     unet = components.make_unet().to(device).train()
     encoder.train().requires_grad_(True)

@@ -243,7 +243,7 @@ def _eye_map(pixels: np.ndarray, body: np.ndarray, r: float) -> np.ndarray:
     ring = outer - np.pad(middle, (len(outer) - len(middle)) // 2)
     value, lightness = pixels.max(axis=2), pixels.min(axis=2)
     drop = ndimage.convolve(value, ring / ring.sum()) - ndimage.convolve(value, inner / inner.sum())
-    white = ndimage.convolve((lightness - body.min()) / (255 - body.min()), ring / ring.sum())
+    white = ndimage.convolve((lightness - body.min()) / max(255 - body.min(), 1), ring / ring.sum())
     return np.where((drop > 50) & (white > 0.2), drop * white, 0.0)
 
 
@@ -252,7 +252,8 @@ def _has_eyes(pixels: np.ndarray, silhouette: np.ndarray, body: np.ndarray) -> b
     rows, columns = np.nonzero(silhouette)
     top, left, r = rows.min(), columns.min(), (np.ptp(rows) + 1) / 2
     width = np.ptp(columns) + 1
-    found = np.where(silhouette, _eye_map(pixels, body, r), 0.0)
+    # What lies outside is painted over, or a dark lamp before a white background would be a pupil.
+    found = np.where(silhouette, _eye_map(np.where(silhouette[..., None], pixels, body), body, r), 0.0)
     eyes: list[tuple[int, int]] = []
     for _ in range(2):
         y, x = np.unravel_index(np.argmax(found), found.shape)
@@ -263,7 +264,8 @@ def _has_eyes(pixels: np.ndarray, silhouette: np.ndarray, body: np.ndarray) -> b
         found = np.where(np.hypot(ys - y, xs - x) < 0.4 * r, 0.0, found)
     (y0, x0), (y1, x1) = eyes
     height, middle = ((y0 + y1) / 2 - top) / (2 * r), ((x0 + x1) / 2 - left) / width
-    return abs(y0 - y1) < 0.25 * r < 0.45 * r < abs(x0 - x1) < 1.1 * r and 0.3 < height < 0.7 and 0.3 < middle < 0.7
+    apart = abs(y0 - y1) < 0.25 * r and 0.45 * r < abs(x0 - x1) < 1.1 * r
+    return bool(apart and 0.3 < height < 0.7 and 0.3 < middle < 0.7)
 
 
 def _ink(pixels: np.ndarray, silhouette: np.ndarray) -> float:
@@ -301,16 +303,19 @@ def read_concept(image: Image.Image) -> ConceptReading:
     silhouette = _silhouette(pixels)
     if silhouette is None:
         return ConceptReading(False, 0.0, 0.0, False, False, False, 0.0, 0.0, None, None)
-    inner = ndimage.binary_erosion(silhouette, iterations=max(1, round(OUTLINE * min(pixels.shape[:2]))))
+    line = OUTLINE * min(pixels.shape[:2])
+    inner = ndimage.binary_erosion(silhouette, iterations=max(1, round(line)))
     body = np.median(pixels[inner if inner.any() else silhouette], axis=0)
-    overlaps = shape_overlaps(silhouette.astype(np.float64), filled=True)
+    ink = _ink(pixels, silhouette)
+    # An outline fattens the silhouette: take it off before the comparison.
+    figure = ndimage.distance_transform_edt(silhouette) > 0.8 * line if ink >= INKED else silhouette
+    overlaps = shape_overlaps(figure.astype(np.float64), filled=True)
     own = overlaps.pop(LUMO)
     rival = max(overlaps.values())
     eyes = _has_eyes(pixels, silhouette, body)
     outside = ~ndimage.binary_dilation(silhouette, iterations=2)
     ground = np.median(pixels[outside], axis=0) if outside.any() else border_color(pixels)
     paper = nearest_color(ground, GROUNDS) in ("paper", "stripe")
-    ink = _ink(pixels, silhouette)
     stripes = _stripes(pixels, outside) if outside.any() else 0.0
     return ConceptReading(
         lumo=own > rival and own >= LUMO_OVERLAP and eyes,

@@ -162,7 +162,8 @@ def test_script_scores_a_model_and_an_adapter(model, script, tmp_path, monkeypat
     name, target = next((n, m) for n, m in unet.named_modules() if n.endswith("attn1.to_q"))
     prefix = "lora_unet_" + name.replace(".", "_")
     adapter = tmp_path / "lora.safetensors"
-    save_file({f"{prefix}.lora_down.weight": torch.randn(2, target.in_features), f"{prefix}.lora_up.weight": torch.randn(target.out_features, 2),
+    save_file({f"{prefix}.lora_down.weight": torch.randn(2, target.in_features),
+               f"{prefix}.lora_up.weight": torch.randn(target.out_features, 2),
                f"{prefix}.alpha": torch.tensor(2.0)}, adapter)
     monkeypatch.setattr(script.sample, "score_concept",
                         partial(sampling.score_concept, lumos=2, styles=2))

@@ -1,0 +1,75 @@
+"""Measures our training step against a plain diffusers + peft loop, in one process, and writes JSON."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="models/tiny_sd", help="base model, a folder in diffusers' layout")
+    parser.add_argument("--batch", type=int, default=8, help="images a step")
+    parser.add_argument("--resolution", type=int, default=64, help="pixels")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=10, help="steps in a block; the loops take turns block by block")
+    parser.add_argument("--blocks", type=int, default=24, help="measured blocks of each loop")
+    parser.add_argument("--profile-steps", type=int, default=30, help="steps that are timed part by part; 0 for none")
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--text-encoder", action=argparse.BooleanOptionalAction, default=False, help="trains it, too")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--uncached", action=argparse.BooleanOptionalAction, default=True,
+                        help="also the plain loop that encodes images and captions at each step")  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="JSON", help="write every number here")
+    args = parser.parse_args(arguments)
+    for name in ("batch", "resolution", "rank", "steps", "blocks", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name}: found {getattr(args, name)}, expected at least 1")
+    return args
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    args = parse(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    # slow to load, and OMP_NUM_THREADS counts only before
+    from modules.trainer.step_benchmark import BenchmarkSettings, measure, table
+    from modules.util.config.errors import ConfigError
+    from modules.util.UserError import UserError
+
+    import torch
+
+    torch.set_num_threads(args.threads)
+    settings = BenchmarkSettings(
+        model=args.model, batch=args.batch, resolution=args.resolution, rank=args.rank, steps=args.steps,
+        blocks=args.blocks, profile_steps=args.profile_steps, text_encoder=args.text_encoder,
+        checkpointing=args.checkpointing, dtype=args.dtype, uncached=args.uncached,
+    )  # fmt: skip
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            result = measure(settings, Path(folder), say=lambda text: print(text, flush=True))
+        if args.output:
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            print(f"written: {args.output}")
+    except (ConfigError, UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table(result))
+    for name, seconds in result["seconds_per_step"].items():
+        print(f"{name}: {seconds['median'] * 1e3:.1f} ms per step ({seconds['min'] * 1e3:.1f} to "
+              f"{seconds['max'] * 1e3:.1f})")  # fmt: skip
+    for name, ratio in result["ratios"].items():
+        print(f"{name}: {ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f})")
+    print(f"largest difference of predictions, same adapters: {result['largest_difference_of_predictions']:.1e}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

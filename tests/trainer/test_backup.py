@@ -1,0 +1,136 @@
+"""Backups: what is damaged is recognised, what is not this run's is left alone."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from modules.trainer.backup import (
+    MANIFEST,
+    UNFINISHED,
+    Backup,
+    list_backups,
+    newest_backup,
+    prune_backups,
+    read_backup,
+    write_backup,
+)
+from modules.util.UserError import UserError
+
+import torch
+
+import pytest
+
+FILES = ("weights.safetensors", "optimizer.pt", "extra.pt", "progress.json", "config.json", MANIFEST)
+
+
+def backup(step: int = 1, run: str = "run") -> Backup:
+    tensors = {"unet.layer.lora_down.weight": torch.full((2, 3), float(step))}
+    optimizer = {"state": {0: {"exp_avg": torch.ones(2, 3), "step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}
+    return Backup(tensors, optimizer, {"scaler": {}}, {"step": step, "epoch": 0}, {"seed": 42}, run)
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+def test_round_trip(tmp_path):
+    path = write_backup(tmp_path / "backup", backup(7))
+    assert {file.name for file in path.iterdir()} == set(FILES)
+    found = read_backup(path)
+    assert torch.equal(found.tensors["unet.layer.lora_down.weight"], torch.full((2, 3), 7.0))
+    assert torch.equal(found.optimizer["state"][0]["exp_avg"], torch.ones(2, 3))
+    assert (found.progress["step"], found.config, found.run, found.path) == (7, {"seed": 42}, "run", path)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
+def test_any_damage_makes_the_one_before_the_newest(tmp_path, warnings, name, damage):
+    write_backup(tmp_path, backup(1))
+    file = write_backup(tmp_path, backup(2)) / name
+    data = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    else:
+        # one bit in the middle; in the manifest that is inside of a checksum
+        file.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
+    assert newest_backup(tmp_path, warnings.append).progress["step"] == 1
+    assert len(warnings) == 1 and "is passed over" in warnings[0] and "\n" not in warnings[0]
+
+
+def test_another_version_is_passed_over(tmp_path, warnings):
+    write_backup(tmp_path, backup(1))
+    manifest = write_backup(tmp_path, backup(2)) / MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": 99}))
+    assert newest_backup(tmp_path, warnings.append).progress["step"] == 1
+    assert "its version is 99, expected 1" in warnings[0]
+
+
+def test_none_intact_is_an_error_not_a_fresh_start(tmp_path, warnings):
+    (write_backup(tmp_path, backup(1)) / "optimizer.pt").unlink()
+    with pytest.raises(UserError, match="None of the 1 backups .* is intact"):
+        newest_backup(tmp_path, warnings.append)
+
+
+def test_no_backup_is_none(tmp_path, warnings):
+    assert newest_backup(tmp_path / "missing", warnings.append) is None
+    (tmp_path / "notes.txt").write_text("mine")
+    assert newest_backup(tmp_path, warnings.append) is None and not warnings
+
+
+def test_torn_folders_are_no_backups_and_are_cleaned_up(tmp_path):
+    torn = tmp_path / f"{UNFINISHED}2020-01-01_00-00-00-backup-3-0"
+    torn.mkdir()
+    (torn / "weights.safetensors").write_bytes(b"half")
+    assert list_backups(tmp_path) == []
+    write_backup(tmp_path, backup(1))
+    assert not torn.exists() and len(list_backups(tmp_path)) == 1
+
+
+def test_the_newest_counts_by_time_then_by_step(tmp_path, warnings):
+    source = write_backup(tmp_path / "source", backup(1))
+    names = ["2026-01-02_10-00-00-backup-9-1", "2026-01-02_10-00-00-backup-10-1", "2025-12-31_23-59-59-backup-500-9"]
+    for name in names:
+        shutil.copytree(source, tmp_path / "all" / name)
+    assert [path.name for path in list_backups(tmp_path / "all")] == [names[1], names[0], names[2]]
+
+
+def test_two_of_one_second_and_step_both_stay(tmp_path):
+    paths = {write_backup(tmp_path, backup(4)) for _ in range(3)}
+    assert len(paths) == 3 and len(list_backups(tmp_path)) == 3
+
+
+def test_pruning_keeps_the_newest_of_this_run_and_all_of_others(tmp_path, warnings):
+    other = write_backup(tmp_path, backup(1, run="other"))
+    own = [write_backup(tmp_path, backup(step)) for step in range(2, 7)]
+    (tmp_path / "2026-01-01_00-00-00-backup-of-my-own").mkdir()
+    prune_backups(tmp_path, "run", 2, warnings.append)
+    assert [path.exists() for path in own] == [False, False, False, True, True]
+    assert other.exists() and (tmp_path / "2026-01-01_00-00-00-backup-of-my-own").exists() and not warnings
+
+
+def test_a_failed_write_leaves_nothing_half_and_the_old_one_alone(tmp_path, monkeypatch):
+    old = write_backup(tmp_path, backup(1))
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        write_backup(tmp_path, backup(2))
+    assert list(tmp_path.iterdir()) == [old] and read_backup(old).progress["step"] == 1
+
+
+def test_an_old_backup_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch, warnings):
+    write_backup(tmp_path, backup(1))
+    write_backup(tmp_path, backup(2))
+
+    def refuse(source: object, target: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    prune_backups(tmp_path, "run", 1, warnings.append)
+    assert len(warnings) == 1 and "could not be removed: Permission denied" in warnings[0]

@@ -1,0 +1,144 @@
+"""Every optimizer that the factory offers, on a quadratic bowl large enough for 8-bit kernels."""
+
+import copy
+import math
+
+from modules.trainer.optimizers import LIBRARY, create_optimizer, load_optimizer_state, supported_optimizers
+from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
+from modules.util.enum.Optimizer import Optimizer
+from modules.util.UserError import UserError
+
+import torch
+
+import pytest
+
+# Prodigy finds its own size of steps; Adagrad's shrink from the start
+RATES = {Optimizer.PRODIGY: 1.0, Optimizer.ADAGRAD: 0.5, Optimizer.SGD: 0.5, Optimizer.SCHEDULE_FREE_SGD: 5.0}
+STEPS = 60
+
+
+def make(name: str, parameters: list | None = None, rate: float = 0.05, **options) -> torch.optim.Optimizer:
+    parameters = parameters or [torch.nn.Parameter(torch.ones(4))]
+    config = TrainOptimizerConfig.from_dict({"optimizer": name, **options})
+    return create_optimizer(config, [{"params": parameters, "lr": rate, "name": "unet"}])
+
+
+def bowl(parameter: torch.Tensor) -> torch.Tensor:
+    """Mean distance to 0.5, squared; its curvature differs by a factor of 10 among the rows."""
+    curvature = torch.linspace(1, 10, len(parameter))[:, None]
+    return (curvature * (parameter - 0.5) ** 2).mean() * 100
+
+
+def descend(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter, steps: int = STEPS) -> float:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        bowl(parameter).backward()
+        optimizer.step()
+    return bowl(parameter).item()
+
+
+def start(dtype: torch.dtype = torch.float32) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.randn(64, 128, generator=torch.Generator().manual_seed(1)).to(dtype))
+
+
+@pytest.mark.parametrize("name", supported_optimizers())
+def test_each_lowers_a_loss(name):
+    parameter = start()
+    before = bowl(parameter).item()
+    optimizer = make(name, [parameter], RATES.get(name, 0.05))
+    assert descend(optimizer, parameter) < 0.5 * before
+
+
+@pytest.mark.parametrize("name", supported_optimizers())
+def test_state_survives_a_backup_bit_by_bit(name, tmp_path):
+    parameter = start(torch.bfloat16)
+    optimizer = make(name, [parameter], RATES.get(name, 0.05))
+    descend(optimizer, parameter, 5)
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    twin = torch.nn.Parameter(parameter.detach().clone())
+    other = make(name, [twin], RATES.get(name, 0.05))
+    load_optimizer_state(other, torch.load(tmp_path / "state.pt", weights_only=True))
+    descend(optimizer, parameter, 5)
+    descend(other, twin, 5)
+    assert torch.equal(parameter, twin)
+
+
+def test_loading_state_leaves_the_stored_one_alone():
+    parameter = start()
+    optimizer = make("ADAMW", [parameter])
+    descend(optimizer, parameter, 2)
+    state = copy.deepcopy(optimizer.state_dict())
+    load_optimizer_state(optimizer, state)
+    descend(optimizer, parameter, 2)
+    assert float(state["state"][0]["step"]) == 2
+
+
+def test_8_bit_state_is_really_small():
+    parameter = start()
+    optimizer = make("ADAMW_8BIT", [parameter])
+    descend(optimizer, parameter, 2)
+    large = [value for value in optimizer.state[parameter].values() if value.numel() == parameter.numel()]
+    assert len(large) == 2 and all(value.element_size() == 1 for value in large)
+
+
+def test_options_reach_the_optimizer():
+    group = make("ADAMW", beta1=0.5, weight_decay=0.25, amsgrad=True).param_groups[0]
+    assert group["betas"] == (0.5, 0.999) and group["weight_decay"] == 0.25 and group["amsgrad"]
+    assert group["lr"] == 0.05 and group["name"] == "unet"
+    assert make("PRODIGY", d_coef=2.0).param_groups[0]["d_coef"] == 2.0
+    assert make("SGD", momentum=0.9, nesterov=True).param_groups[0]["nesterov"]
+
+
+def test_null_means_the_optimizers_own_default():
+    group = make("ADAMW", beta1=None, eps=None).param_groups[0]
+    assert group["betas"] == (0.9, 0.999) and group["eps"] == 1e-8
+    assert make("PRODIGY").param_groups[0]["growth_rate"] == math.inf
+
+
+def test_an_option_of_another_optimizer_is_named_with_its_owners():
+    with pytest.raises(UserError, match=r"optimizer\.momentum: ADAMW has no such option; it is an option of SGD"):
+        make("ADAMW", momentum=0.9)
+    with pytest.raises(UserError, match=r"optimizer\.fisher_wd: ADAMW has no such option; no supported optimizer"):
+        make("ADAMW", fisher_wd=True)
+
+
+def test_an_option_that_is_switched_off_may_stand_anywhere():
+    make("SGD", amsgrad=False, d_coef=None, fisher_wd=False)
+
+
+@pytest.mark.parametrize("name", [name for name in Optimizer if name not in LIBRARY])
+def test_the_rest_is_refused_by_name(name):
+    with pytest.raises(UserError, match=rf"optimizer\.optimizer: {name} is not supported yet; expected one of .*ADAMW"):
+        make(name)
+
+
+def test_values_that_the_library_refuses_are_one_line():
+    with pytest.raises(UserError, match="optimizer: ADAMW refuses its options") as error:
+        make("ADAMW", foreach=True, fused=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def fail(name, *args, **kwargs):
+        if name.split(".")[0] == "bitsandbytes":
+            raise ImportError("No module named 'bitsandbytes'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr("importlib.import_module", lambda name: fail(name))
+    with pytest.raises(UserError, match=r"ADAM_8BIT needs bitsandbytes, which can't be loaded here"):
+        make("ADAM_8BIT")
+
+
+def test_prodigy_takes_one_learning_rate():
+    groups = [
+        {"params": [torch.nn.Parameter(torch.ones(2))], "lr": rate, "name": name}
+        for name, rate in (("unet", 1.0), ("text_encoder", 0.5))
+    ]
+    with pytest.raises(UserError, match=r"PRODIGY.*one learning rate.*text_encoder"):
+        create_optimizer(TrainOptimizerConfig.from_dict({"optimizer": "PRODIGY"}), groups)
+    groups[1]["lr"] = 1.0
+    create_optimizer(TrainOptimizerConfig.from_dict({"optimizer": "PRODIGY"}), groups)

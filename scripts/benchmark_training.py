@@ -10,10 +10,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+CONCEPTS = ["training_concepts/tiny_concept/lumo", "training_concepts/tiny_concept/inkstyle"]
+
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="models/tiny_sd", help="base model, a folder in diffusers' layout")
+    parser.add_argument("--concepts", nargs="+", default=CONCEPTS, metavar="FOLDER", help="images with captions")
     parser.add_argument("--batch", type=int, default=8, help="images a step")
     parser.add_argument("--resolution", type=int, default=64, help="pixels")
     parser.add_argument("--rank", type=int, default=16)
@@ -47,9 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     torch.set_num_threads(args.threads)
     settings = BenchmarkSettings(
-        model=args.model, batch=args.batch, resolution=args.resolution, rank=args.rank, steps=args.steps,
-        blocks=args.blocks, profile_steps=args.profile_steps, text_encoder=args.text_encoder,
-        checkpointing=args.checkpointing, dtype=args.dtype, uncached=args.uncached,
+        model=args.model, concepts=tuple(args.concepts), batch=args.batch, resolution=args.resolution,
+        rank=args.rank, steps=args.steps, blocks=args.blocks, profile_steps=args.profile_steps,
+        text_encoder=args.text_encoder, checkpointing=args.checkpointing, dtype=args.dtype, uncached=args.uncached,
     )  # fmt: skip
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -20,9 +20,9 @@ NO_CHECKPOINTING = {"gradient_checkpointing": False}
 def save_pipeline(folder: Path) -> None:
     """Random weights at the smallest size that still has every kind of layer: a step takes milliseconds."""
     # imported here, because that takes seconds and most tests of the suite do not need them
-    import torch
-
     from modules.tinyBase.components import make_tokenizer
+
+    import torch
 
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel

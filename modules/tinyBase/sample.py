@@ -225,7 +225,7 @@ def grid(
     With `before`, each cell shows the picture of the same prompt and noise before and after.
     """
     width, height = (side * scale for side in samples[0].image.size)
-    across, gap, text = (2 if before else 1), 4, 26
+    across, gap, text = (2 if before else 1), 4, 38
     cell_width, cell_height = across * width + 2 * gap, height + 2 * gap + text
     rows = math.ceil(len(samples) / columns)
     sheet = Image.new("RGB", (columns * cell_width, rows * cell_height), "white")
@@ -239,7 +239,7 @@ def grid(
         for place, picture in enumerate(pictures):
             large = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
             sheet.paste(large, (x + gap + place * width, y + gap))
-        lines = textwrap.wrap(one.prompt, letters)[:2]
+        lines = textwrap.wrap(one.prompt, letters)[:3]
         draw.multiline_text(
             (x + gap, y + height + 2 * gap - 1), "\n".join(lines), fill=(40, 40, 40), font=font, spacing=1
         )

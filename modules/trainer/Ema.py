@@ -21,7 +21,7 @@ class Ema:
         self, parameters: Sequence[torch.nn.Parameter], decay: float, interval: int, device: torch.device | None
     ) -> None:
         self.parameters, self.decay, self.interval = list(parameters), decay, interval
-        self.averages = [p.detach().float().to(device or p.device, copy=True) for p in self.parameters]
+        self.averages = [p.detach().to(device or p.device, torch.float32, copy=True) for p in self.parameters]
         self.updates = 0
 
     @torch.no_grad()
@@ -50,6 +50,10 @@ class Ema:
 
     def state_dict(self) -> dict[str, Tensor | int]:
         return {"updates": self.updates, **{str(index): value for index, value in enumerate(self.averages)}}
+
+    def fresh_state(self) -> dict[str, Tensor | int]:
+        """The state of an average that begins at the parameters as they are now."""
+        return {"updates": 0, **{str(index): p.detach() for index, p in enumerate(self.parameters)}}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
         self.updates = int(state["updates"])

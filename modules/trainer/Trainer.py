@@ -19,7 +19,7 @@ from modules.trainer.Ema import Ema
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.loss import image_losses, loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
-from modules.trainer.optimizers import LIBRARY, create_optimizer
+from modules.trainer.optimizers import LIBRARY, create_optimizer, load_optimizer_state
 from modules.trainer.output import adapter_format, save_output
 from modules.trainer.preflight import check_run, resolve_device
 from modules.trainer.randomness import step_generator, step_seed
@@ -166,7 +166,7 @@ class Trainer:
             own = {key: value for key, value in backup.tensors.items() if key.startswith(f"{part}.")}
             adapters.load_state_dict(own)
         try:
-            self.optimizer.load_state_dict(dict(backup.optimizer))
+            load_optimizer_state(self.optimizer, backup.optimizer)
         except (ValueError, KeyError) as error:
             raise UserError(
                 f"The backup {backup.path} does not fit this config's optimizer or adapter: {error}. "
@@ -174,9 +174,11 @@ class Trainer:
             ) from error
         if self.schedule_free:
             self.optimizer.train()
-        self.scaler.load_state_dict(backup.extra["scaler"])
-        if self.ema is not None and "ema" in backup.extra:
-            self.ema.load_state_dict(backup.extra["ema"])
+        if backup.extra["scaler"]:
+            # empty where the run was not in fp16 so far
+            self.scaler.load_state_dict(backup.extra["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(backup.extra["ema"] if "ema" in backup.extra else self.ema.fresh_state())
         self.progress = TrainProgress.from_dict(backup.progress)
         self.run_name = backup.run
         self.events.emit("status", text=f"Continuing {backup.path} after step {self.progress.step}")
@@ -206,7 +208,7 @@ class Trainer:
                 self._sample()
             if self.validation_data is not None:
                 self._validate()
-        while self.progress.step < self.total_steps and not self.commands.stop:
+        while self.progress.step < self.total_steps and not self.commands.stop and self._anything_left():
             epoch_before = self.progress.epoch
             self._step()
             place = (self.progress.step, self.progress.epoch, self.progress.epoch > epoch_before)
@@ -222,7 +224,7 @@ class Trainer:
             if backup_at.due(*place) or self.commands.backup:
                 self.commands.backup = False
                 self._backup()
-        return self.progress.step >= self.total_steps
+        return self.progress.step >= self.total_steps or not self.commands.stop
 
     def _progress_bar_start(self) -> None:
         self.events.emit("progress", stage="training", done=self.progress.step, total=self.total_steps)
@@ -240,7 +242,6 @@ class Trainer:
         step = self.progress.step
         first = step * self.accumulation
         indices = range(first, min(first + self.accumulation, self.epoch_ends[-1]))
-        self._freeze_finished_parts()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rates[group["name"]] * self.factor(step)
         total = torch.zeros((), device=self.device)
@@ -307,11 +308,16 @@ class Trainer:
             "BFLOAT_16 instead of FLOAT_16, and look at the images of that batch."
         )
 
-    def _freeze_finished_parts(self) -> None:
+    def _anything_left(self) -> bool:
+        """Freezes the parts whose training is over; False if that leaves nothing to train."""
         for part, adapters in self.adapters.items():
             own = getattr(self.config, part)
             if limit_passed(own.stop_training_after, own.stop_training_after_unit, self.progress):
                 adapters.requires_grad_(False)
+        left = any(parameter.requires_grad for parameter in self.parameters)
+        if not left:
+            self.warn(f"Every part has reached its stop_training_after; the run ends after step {self.progress.step}.")
+        return left
 
     # -- what happens between steps -------------------------------------------------------------------------------
 

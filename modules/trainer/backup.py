@@ -74,7 +74,9 @@ def write_backup(folder: Path, backup: Backup) -> Path:
     target, work = folder / name, folder / f"{UNFINISHED}{name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(work, ignore_errors=True)
+        for torn in folder.glob(f"{UNFINISHED}*"):
+            # left by a run that was killed
+            shutil.rmtree(torn, ignore_errors=True)
         work.mkdir()
         write_safetensors(work / "weights.safetensors", backup.tensors)
         _write_torch(work / "optimizer.pt", backup.optimizer)

@@ -33,6 +33,7 @@ class LibraryOptimizer:
         defaults: every option that it supports, by its key in the config, with its default.
         convert: from these options to the class's arguments.
         schedule_free: whether it keeps averaged weights that `eval()` swaps in.
+        one_rate: whether all groups must have the same learning rate.
         package: what to install where the import fails.
     """
 
@@ -40,6 +41,7 @@ class LibraryOptimizer:
     defaults: Mapping[str, Any]
     convert: Callable[[dict[str, Any]], dict[str, Any]] = dict
     schedule_free: bool = False
+    one_rate: bool = False
     package: str = "the packages of requirements.txt"
 
     def load(self) -> type[torch.optim.Optimizer]:
@@ -107,6 +109,7 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
             "slice_p": 1,
         },
         _betas,
+        one_rate=True,
     ),
     Optimizer.SCHEDULE_FREE_ADAMW: LibraryOptimizer(
         "schedulefree.AdamWScheduleFree",
@@ -163,6 +166,12 @@ def create_optimizer(config: TrainOptimizerConfig, groups: Sequence[dict[str, An
             takers = [str(other) for other, row in LIBRARY.items() if name in row.defaults]
             who = f"it is an option of {', '.join(takers)}" if takers else "no supported optimizer has it yet"
             raise UserError(f"optimizer.{name}: {config.optimizer} has no such option; {who}. Set it to null.")
+    if entry.one_rate and len({group["lr"] for group in groups}) > 1:
+        rates = ", ".join(f"{group['name']} {group['lr']:g}" for group in groups)
+        raise UserError(
+            f"learning_rate: {config.optimizer} finds one learning rate for everything, found {rates}. "
+            "Set the parts' own learning_rate to null."
+        )
     options = {name: default if given[name] is None else given[name] for name, default in entry.defaults.items()}
     try:
         kind = entry.load()
@@ -177,3 +186,17 @@ def create_optimizer(config: TrainOptimizerConfig, groups: Sequence[dict[str, An
     if entry.schedule_free:
         optimizer.train()
     return optimizer
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """`optimizer.load_state_dict`, but every tensor keeps the dtype in which it was stored.
+
+    torch converts state to the weights' dtype, which would round float32 state of bfloat16 weights.
+    """
+    optimizer.load_state_dict(dict(state))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, stored in state["state"].items():
+        own = optimizer.state[parameters[index]]
+        for name, value in stored.items():
+            if isinstance(value, torch.Tensor) and own[name].dtype != value.dtype:
+                own[name] = value.to(own[name].device, copy=True)

@@ -45,7 +45,10 @@ def describe(model: BaseModel, config: TrainConfig) -> AdapterDescription:
     comment = ""
     if config.include_train_config != ConfigPart.NONE:
         full = pack(config) if config.include_train_config == ConfigPart.ALL else config
-        comment = json.dumps(full.to_dict(sparse=True), sort_keys=True)
+        settings = full.to_dict(sparse=True)
+        # whether the run was resumed is no property of its result
+        settings.pop("continue_last_backup", None)
+        comment = json.dumps(settings, sort_keys=True)
     return AdapterDescription(
         title=Path(config.output_model_destination).stem,
         base_model=Path(config.base_model_name).name,

@@ -33,8 +33,8 @@ class BenchmarkSettings:
     """What is measured.
 
     Attributes:
-        model: base model, a folder in diffusers' layout.
-        concepts: [(folder, …)] of images with captions.
+        model: base model, a folder in diffusers' layout; relative paths start at the repository.
+        concepts: folders of images with captions, likewise.
         batch: images a step; the concepts should hold a multiple of it.
         resolution: pixels; images are cropped to squares.
         rank: of the adapters; alpha is the same.
@@ -48,8 +48,8 @@ class BenchmarkSettings:
         uncached: also runs the plain loop that encodes images and captions at each step.
     """
 
-    model: str = "models/tiny_sd"
-    concepts: tuple[str, ...] = ("training_concepts/tiny_concept/lumo", "training_concepts/tiny_concept/inkstyle")
+    model: str
+    concepts: tuple[str, ...]
     batch: int = 8
     resolution: int = 64
     rank: int = 16
@@ -248,18 +248,21 @@ class Contest:
         return text["hidden"].to(trainer.device).to(trainer.model.unet.dtype)
 
     @torch.no_grad()
+    def prediction(self, unet: torch.nn.Module) -> Tensor:
+        """What a UNet says of the first batch, as if it were half noise."""
+        trainer = self.ours.trainer
+        batch = trainer.data.load(self.ours.batches(1)[0])
+        latents, hidden = batch.latents.to(trainer.device, trainer.model.unet.dtype), self._hidden(batch)
+        steps = torch.full((len(latents),), 500, device=trainer.device)
+        with trainer._autocast():
+            return unet(latents, steps, hidden, return_dict=False)[0]
+
     def largest_difference(self) -> float:
         """Between the predictions of both UNets with our trained adapters in both: they are the same model."""
         trainer, plain = self.ours.trainer, self.plain[PLAIN]
         layers = trainer.adapters["unet"].adapters
         plain.take_weights("unet", {name: (adapter.down, adapter.up) for name, adapter in layers.items()})
-        batch = trainer.data.load(self.ours.batches(1)[0])
-        latents, hidden = batch.latents.to(trainer.device, trainer.model.unet.dtype), self._hidden(batch)
-        steps = torch.full((len(latents),), 500, device=trainer.device)
-        with trainer._autocast():
-            ours, theirs = (unet(latents, steps, hidden, return_dict=False)[0]
-                            for unet in (trainer.model.unet, plain.unet))  # fmt: skip
-        return (ours - theirs).abs().max().item()
+        return (self.prediction(trainer.model.unet) - self.prediction(plain.unet)).abs().max().item()
 
     def close(self) -> None:
         self.ours.close()

@@ -101,9 +101,7 @@ def test_adafactors_schedule_is_named_as_unsupported():
         factors(learning_rate_scheduler="ADAFACTOR")
 
 
-@pytest.mark.parametrize(
-    ("scaler", "factor"), [("NONE", 1), ("BATCH", 4), ("GRADIENT_ACCUMULATION", 9), ("BOTH", 36)]
-)
+@pytest.mark.parametrize(("scaler", "factor"), [("NONE", 1), ("BATCH", 4), ("GRADIENT_ACCUMULATION", 9), ("BOTH", 36)])
 def test_scaler_takes_the_square_root_of_a_count(scaler, factor):
     config = TrainConfig.from_dict(
         {

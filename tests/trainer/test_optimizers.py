@@ -1,7 +1,7 @@
 """Every optimizer that the factory offers, on a quadratic bowl large enough for 8-bit kernels."""
 
-import copy
 import math
+import sys
 
 from modules.trainer.optimizers import LIBRARY, create_optimizer, load_optimizer_state, supported_optimizers
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
@@ -63,16 +63,6 @@ def test_state_survives_a_backup_bit_by_bit(name, tmp_path):
     assert torch.equal(parameter, twin)
 
 
-def test_loading_state_leaves_the_stored_one_alone():
-    parameter = start()
-    optimizer = make("ADAMW", [parameter])
-    descend(optimizer, parameter, 2)
-    state = copy.deepcopy(optimizer.state_dict())
-    load_optimizer_state(optimizer, state)
-    descend(optimizer, parameter, 2)
-    assert float(state["state"][0]["step"]) == 2
-
-
 def test_8_bit_state_is_really_small():
     parameter = start()
     optimizer = make("ADAMW_8BIT", [parameter])
@@ -119,16 +109,9 @@ def test_values_that_the_library_refuses_are_one_line():
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    import builtins
-
-    real = builtins.__import__
-
-    def fail(name, *args, **kwargs):
-        if name.split(".")[0] == "bitsandbytes":
-            raise ImportError("No module named 'bitsandbytes'")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr("importlib.import_module", lambda name: fail(name))
+    # None in place of a module makes Python say that there is none
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(UserError, match=r"ADAM_8BIT needs bitsandbytes, which can't be loaded here"):
         make("ADAM_8BIT")
 
@@ -138,7 +121,7 @@ def test_prodigy_takes_one_learning_rate():
         {"params": [torch.nn.Parameter(torch.ones(2))], "lr": rate, "name": name}
         for name, rate in (("unet", 1.0), ("text_encoder", 0.5))
     ]
-    with pytest.raises(UserError, match=r"PRODIGY.*one learning rate.*text_encoder"):
+    with pytest.raises(UserError, match=r"PRODIGY finds one learning rate .*unet 1, text_encoder 0\.5"):
         create_optimizer(TrainOptimizerConfig.from_dict({"optimizer": "PRODIGY"}), groups)
     groups[1]["lr"] = 1.0
     create_optimizer(TrainOptimizerConfig.from_dict({"optimizer": "PRODIGY"}), groups)

@@ -30,8 +30,9 @@ def _in_time(share: float) -> tuple[str, Moment]:
 
 
 def _cached(count: int) -> tuple[str, Moment]:
-    return f"{count} latents cached", lambda run, elapsed, old: (
-        len(list((run.cache / "latents").rglob("*.safetensors"))) >= count
+    return (
+        f"{count} latents cached",
+        lambda run, elapsed, old: len(list((run.cache / "latents").rglob("*.safetensors"))) >= count,
     )
 
 

@@ -1,0 +1,54 @@
+"""Every preset loads without a warning, and what the README's preset names is in the repository."""
+
+import re
+from pathlib import Path
+
+from modules.trainer.lr_schedule import schedule_factor
+from modules.trainer.optimizers import LIBRARY
+from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PRESETS = sorted((ROOT / "training_presets").rglob("*.json"))
+README_PRESETS = re.findall(r'--config-path "([^"]+)"', (ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def refuse(text: str) -> None:
+    pytest.fail(text)
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch):
+    """Paths in presets count from the repository's root."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_preset_loads_and_can_be_trained(path):
+    config = load_train_config(path, warn=refuse)
+    assert config.optimizer.optimizer in LIBRARY
+    assert schedule_factor(config, 100)(0) > 0
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_preset_names_concepts_and_samples_that_are_there(path):
+    config = load_train_config(path, warn=refuse)
+    for concept in resolve_concepts(config, warn=refuse):
+        assert Path(concept.path).is_dir(), concept.path
+    resolve_samples(config, warn=refuse)
+
+
+@pytest.mark.parametrize("name", sorted(set(README_PRESETS)))
+def test_the_readmes_preset_is_in_the_repository(name):
+    assert ROOT / name in PRESETS
+    config = load_train_config(name, warn=refuse)
+    assert (ROOT / config.concept_file_name).is_file()
+    concepts = resolve_concepts(config, warn=refuse)
+    for concept in concepts:
+        images = [path for path in Path(concept.path).iterdir() if path.suffix != ".txt"]
+        assert images and all(path.with_suffix(".txt").is_file() for path in images)
+
+
+def test_there_are_presets_and_the_readme_names_one():
+    assert PRESETS and README_PRESETS

@@ -1,0 +1,78 @@
+"""Lower rooms never import higher ones: every import of `modules` against the table of the design."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+UTIL = {"util", "util/config", "util/enum"}
+# room -> the rooms that it may import, beside itself; None: all of them
+MAY_IMPORT: dict[str, set[str] | None] = {
+    "util/enum": set(),
+    "util/config": {"util/enum"},
+    "util": {"util/config", "util/enum"},
+    "module": UTIL,
+    "modelSaver": UTIL | {"module"},
+    "model": UTIL,
+    # it uses a model's encode calls, and whoever calls it hands the model in
+    "dataLoader": UTIL,
+    "trainer": UTIL | {"module", "modelSaver", "model", "dataLoader", "optim"},
+    "optim": set(),
+    "ui": {"util/config", "util/enum", "util", "trainer"},
+    "tinyBase": UTIL,
+}
+# what is torch's, and what the standard library has
+OPTIM_MAY_USE = {"torch", "math"} | set(sys.stdlib_module_names)
+
+
+def room_of(module: str) -> str:
+    """The room of a dotted name, which starts with `modules`."""
+    parts = module.split(".")[1:]
+    return "/".join(parts[:2]) if parts[0] == "util" and parts[1:2] in (["config"], ["enum"]) else parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports anywhere in it, under `if TYPE_CHECKING` and inside functions, too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative imports hide the room"
+            # `from modules.trainer import backup` names a module as well
+            found |= {f"{node.module}.{name.name}" for name in node.names}
+    return found
+
+
+FILES = sorted((ROOT / "modules").rglob("*.py"))
+
+
+def test_the_walk_sees_imports():
+    assert "modules.trainer.Ema.Ema" in imports(ROOT / "modules" / "trainer" / "Trainer.py")
+    assert room_of("modules.util.config.TrainConfig.TrainConfig") == "util/config"
+    assert room_of("modules.util.UserError.UserError") == "util"
+    assert len(FILES) > 50
+
+
+@pytest.mark.parametrize("room", sorted({room_of(".".join(path.relative_to(ROOT).parts)) for path in FILES}))
+def test_room_imports_only_lower_rooms(room):
+    assert room in MAY_IMPORT, f"modules/{room} is a new room: DESIGN and this table should know it"
+    wrong = []
+    for path in FILES:
+        if room_of(".".join(path.relative_to(ROOT).parts)) != room:
+            continue
+        for name in sorted(imports(path)):
+            top = name.split(".")[0]
+            if top in ("scripts", "tests"):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+            if top == "modules" and room_of(name) not in MAY_IMPORT[room] | {room}:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+            if room == "optim" and top not in OPTIM_MAY_USE | {"modules"}:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}; the optimizers need torch only")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_modules_is_a_namespace_package():
+    assert not (ROOT / "modules" / "__init__.py").exists()

@@ -241,6 +241,17 @@ def cache_latents(recipe: Recipe, directory: Path, vae, device: torch.device) ->
     return scenes, latents
 
 
+def _warming_average(decay: float):
+    """EMA whose decay rises to `decay` as (1 + n)/(10 + n), so that the untrained weights are soon forgotten."""
+
+    @torch.no_grad()
+    def update(averages: list, current: list, count) -> None:
+        n = int(count)
+        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
 @torch.no_grad()
 def equalize_latents(vae, center: torch.Tensor, spread: torch.Tensor) -> None:
     """Rewrites the autoencoder so that each latent channel has mean 0 and deviation 1; what it decodes stays the same.
@@ -279,9 +290,7 @@ def train_unet(recipe: Recipe, directory: Path, vae, encoder, tokenizer, device:
     unet = components.make_unet().to(device).train()
     encoder.train().requires_grad_(True)
     trained = torch.nn.ModuleDict({"unet": unet, "text_encoder": encoder})
-    average = torch.optim.swa_utils.AveragedModel(
-        trained, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay)
-    )
+    average = torch.optim.swa_utils.AveragedModel(trained, multi_avg_fn=_warming_average(recipe.ema_decay))
     alphas = components.make_scheduler().alphas_cumprod.to(device)
 
     def loss_at(step: int) -> torch.Tensor:

@@ -174,12 +174,19 @@ def mini_cache(tmp_path_factory) -> Path:
 def make_run(tmp_path, mini_base, mini_concept, mini_cache):
     """make_run("name") -> a run in folders of its own, with the shared cache or its own."""
 
+    import torch
+
+    # tensors this small cost more to share among threads than to compute
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
     def make(name: str = "run", own_cache: bool = False) -> MiniRun:
         root = tmp_path / name
         root.mkdir()
         return MiniRun(root, mini_base, mini_concept, root / "cache" if own_cache else mini_cache)
 
-    return make
+    yield make
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -199,7 +199,9 @@ class StableDiffusionModel(BaseModel):
         noise, mixed, signal, spread = (t.to(device, non_blocking=True) for t in (noise, mixed, signal, spread))
         noisy = signal * clean + spread * mixed
         target = signal * noise - spread * clean if self.velocity else noise
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else self.unet.dtype
+        # of one weight: diffusers' own `dtype` searches all modules for hooks, at every call
+        weight_dtype = self.unet.conv_in.weight.dtype
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weight_dtype
         predicted = self.unet(noisy.to(dtype), timesteps.to(device), conditions["hidden"].to(dtype), return_dict=False)[
             0
         ]

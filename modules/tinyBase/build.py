@@ -42,7 +42,7 @@ CHECKPOINT_EVERY = 500
 
 @dataclass
 class Recipe:
-    """How long and how fast each stage trains. The defaults made the model in `models/tiny_sd`."""
+    """How long and how fast each stage trains. docs/tiny_base.md tells with which the model in `models/tiny_sd` was made."""
 
     seed: int = 0
     vae_steps: int = 2_400
@@ -52,7 +52,7 @@ class Recipe:
     text_batch: int = 64
     text_lr: float = 1e-3
     scenes: int = 40_000
-    unet_steps: int = 1_800
+    unet_steps: int = 9_000
     unet_batch: int = 32
     unet_lr: float = 1e-3
     ema_decay: float = 0.999

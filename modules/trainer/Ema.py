@@ -5,6 +5,18 @@ import torch
 from torch import Tensor
 
 
+@contextmanager
+def restored(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+    """Whatever the block does to the parameters, they hold exactly their own values after it."""
+    own = [parameter.detach().clone() for parameter in parameters]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, own, strict=True):
+                parameter.copy_(value)
+
+
 class Ema:
     """Exponential moving average of parameters: a ← d·a + (1 − d)·p every `interval` steps.
 
@@ -37,16 +49,11 @@ class Ema:
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """The parameters hold the average inside the block, and exactly their own values after it."""
-        with torch.no_grad():
-            own = [p.detach().clone() for p in self.parameters]
-            for parameter, average in zip(self.parameters, self.averages, strict=True):
-                parameter.copy_(average)
-        try:
-            yield
-        finally:
+        with restored(self.parameters):
             with torch.no_grad():
-                for parameter, value in zip(self.parameters, own, strict=True):
-                    parameter.copy_(value)
+                for parameter, average in zip(self.parameters, self.averages, strict=True):
+                    parameter.copy_(average)
+            yield
 
     def state_dict(self) -> dict[str, Tensor | int]:
         return {"updates": self.updates, **{str(index): value for index, value in enumerate(self.averages)}}

@@ -15,7 +15,7 @@ from modules.model.BaseModel import BaseModel, family_of
 from modules.modelSaver.save_adapter import check_output
 from modules.trainer.adapters import make_adapters, trained_parts
 from modules.trainer.backup import Backup, newest_backup, prune_backups, write_backup
-from modules.trainer.Ema import Ema
+from modules.trainer.Ema import Ema, restored
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.loss import image_losses, loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
@@ -324,25 +324,20 @@ class Trainer:
     @contextlib.contextmanager
     def _evaluating(self, averaged: bool = True) -> Iterator[None]:
         """Adapters without dropout and, if wanted, with their averaged weights; everything as before afterwards."""
-        own = None
         for adapters in self.adapters.values():
             adapters.eval()
         try:
             with contextlib.ExitStack() as stack:
                 if self.schedule_free and averaged:
                     # swapping there and back would round; copies are exact
-                    own = [p.detach().clone() for p in self.parameters]
+                    stack.enter_context(restored(self.parameters))
+                    stack.callback(self.optimizer.train)
                     self.optimizer.eval()
                 if self.ema is not None and averaged:
                     stack.enter_context(self.ema.swapped_in())
                 with torch.no_grad(), self._autocast():
                     yield
         finally:
-            if own is not None:
-                self.optimizer.train()
-                with torch.no_grad():
-                    for parameter, value in zip(self.parameters, own, strict=True):
-                        parameter.copy_(value)
             for adapters in self.adapters.values():
                 adapters.train()
 

@@ -57,7 +57,7 @@ class ConceptImageConfig(BaseConfig):
     enable_random_hue: bool = option(False, "Random hue", "Shifts the hue by a random amount up to the maximum.", G)
     enable_fixed_hue: bool = option(False, "Fixed hue", "Shifts the hue by exactly the maximum.", G, advanced=True)
     random_hue_max_strength: float = option(
-        0.0, "Maximum hue shift", "Largest shift as a share of the colour circle.", G, ge=-1, le=1
+        0.0, "Maximum hue shift", "Largest shift; 1 is half of the colour circle.", G, ge=-1, le=1
     )
     enable_resolution_override: bool = option(
         False, "Own resolution", "Gives this concept its own training resolution.", G, advanced=True

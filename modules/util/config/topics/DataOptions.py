@@ -38,8 +38,8 @@ class DataOptions(BaseConfig):
     latent_caching: bool = option(
         True,
         "Cache latents",
-        "Encodes images and captions once and stores them. Switch off only to train the text "
-        "encoder on varied captions.",
+        "Encodes images and captions once and stores them. Off: encodes them again at each use, which is "
+        "slower and needs no disk. Captions of a trained text encoder are never stored.",
         G,
     )
     clear_cache_before_training: bool = option(

@@ -66,7 +66,8 @@ class OptimizerFeatureOptions(BaseConfig):
     fused_back_pass: bool | None = option(
         None,
         "Fused backward pass",
-        "Steps each parameter as soon as its gradient is there: much less memory. Not with gradient accumulation.",
+        "Steps each parameter as soon as its gradient is there: much less memory. Not with gradient accumulation "
+        "or FLOAT_16; clipping then limits each parameter's own gradient.",
         G,
     )
     compile: bool | None = option(None, "Compile optimizer", "Compiles the step with torch.compile.", G, advanced=True)

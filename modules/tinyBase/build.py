@@ -52,7 +52,7 @@ class Recipe:
     text_batch: int = 64
     text_lr: float = 1e-3
     scenes: int = 40_000
-    unet_steps: int = 9_000
+    unet_steps: int = 7_000
     unet_batch: int = 32
     unet_lr: float = 1e-3
     ema_decay: float = 0.999

@@ -1,0 +1,332 @@
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from modules.optim.advance import advance
+from modules.optim.noise import uniform_bits
+from modules.optim.ParameterBatch import ParameterBatch
+from modules.optim.roles import ROLES, default_role, matrix_shape
+from modules.optim.rounding import round_to_bfloat16
+from modules.optim.rules.registry import RULES, owners_of, rule_options
+from modules.optim.rules.Rule import Rule
+from modules.optim.StackStep import StackStep
+from modules.optim.statistics import RoleStatistics
+
+import torch
+from torch import Tensor, nn
+
+VERSION = 1
+# Elements of a stack. On a CPU its gradients, parameters, state and temporaries should stay in cache from the first
+# operation to the last; on a GPU it bounds the temporaries and is large enough that launches do not count.
+CHUNK = {"cpu": 1 << 18}
+GPU_CHUNK = 1 << 25
+# What one kind of stack is compiled for at most: the first step and the others, and the sizes that stacks of it have.
+RECOMPILES = 64
+
+
+def parameter_info(parameter: nn.Parameter) -> Any:
+    """What the program attached to a parameter as `parameter_info`, with `role` and `name`; None: nothing."""
+    return getattr(parameter, "parameter_info", None)
+
+
+class BatchedOptimizer(torch.optim.Optimizer):
+    """Steps parameters of equal role and shape together: one rule, its features, and the state of all of them.
+
+    Use it as any optimizer of torch. `step()` steps everything that has a gradient. For a fused backward pass call
+    `step_parameter(p)` from each parameter's gradient hook, free the gradient, and call `step()` at the end as ever: it
+    steps what is left and closes the step.
+
+    Args:
+        params: parameters or groups, as torch's. A group may have its own value of every option.
+        rule: a name of `RULES`, or a rule.
+        lr: learning rate, at least 0, a number or a 0-dim tensor. `group["initial_lr"]` keeps the configured one: with
+            `scaled_optm`, decay is `weight_decay · lr/initial_lr` a step and so independent of the learning rate;
+            otherwise `weight_decay · lr`.
+        describe: gives each parameter an object with `role` (a name of `ROLES`), `name` and, where its forward pass
+            multiplies an OFT block first, that factor as `forward_scale`; or None. By default the attribute
+            `parameter_info`. Without: matrices are HIDDEN, anything smaller VECTOR.
+        seed: of stochastic rounding and of other random numbers, which depend on seed, place and step only.
+        chunk: largest number of elements that are stepped together; None: by device. Results do not depend on it.
+        compile: compiles the step of each kind of stack with torch.compile.
+        options: of the rule, by config key, see docs/optimizers.md.
+
+    Raises:
+        ValueError: an option that the rule has not, or values that are wrong; the message begins with the option.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        rule: str | Rule,
+        lr: float = 1e-3,
+        *,
+        describe: Callable[[nn.Parameter], Any] = parameter_info,
+        seed: int = 0,
+        chunk: int | None = None,
+        compile: bool = False,
+        **options: Any,
+    ) -> None:
+        self.rule = RULES[rule] if isinstance(rule, str) else rule
+        self.describe, self.seed, self.chunk = describe, seed, chunk
+        self.watch = False
+        self.statistics: dict[str, RoleStatistics] = {}
+        self.compile = compile
+        self._compiled: dict[tuple, Callable[[Rule, StackStep], Tensor | None]] = {}
+        self._batches: list[ParameterBatch] = []
+        self._batch_of: dict[nn.Parameter, tuple[ParameterBatch, int]] = {}
+        self._totals: dict[str, Tensor] = {}
+        self._scratch: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
+        self._closed = 0
+        super().__init__(params, {"lr": lr, **rule_options(self.rule, options)})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        foreign = {key for key in param_group if key not in self.rule.defaults and owners_of(key)}
+        rule_options(self.rule, dict.fromkeys(sorted(foreign)))
+        group = {**self.defaults, **param_group}
+        rates = {key: checked_rate(key, group[key]) for key in ("lr", "initial_lr") if key in group}
+        self.rule.check(self._options(group))
+        super().add_param_group(param_group)
+        # a copy: a schedule may change a tensor in place
+        self.param_groups[-1]["initial_lr"] = rates.get("initial_lr", rates["lr"])
+
+    # -- batches --------------------------------------------------------------------------------------------------
+
+    def _options(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: group[key] for key in self.rule.defaults}
+
+    def _prepare(self) -> None:
+        """Makes batches of the parameters that are in none yet, state included."""
+        places = enumerate((g, p) for g, group in enumerate(self.param_groups) for p in group["params"])
+        kinds: dict[tuple, list[tuple[int, str, nn.Parameter]]] = defaultdict(list)
+        for place, (g, parameter) in places:
+            if parameter in self._batch_of:
+                continue
+            info = self.describe(parameter)
+            role = str(info.role) if info is not None else default_role(tuple(parameter.shape))
+            name = info.name if info is not None else f"parameter {place}"
+            scale = getattr(info, "forward_scale", 1.0)
+            kind = g, role, parameter.shape, parameter.dtype, parameter.device, scale
+            kinds[kind].append((place, name, parameter))
+        for (g, role, shape, _, device, scale), members in kinds.items():
+            group, matrix = self.param_groups[g], matrix_shape(tuple(shape))
+            rule, options = self.rule.for_parameter(ROLES[role], *matrix, self._options(group))
+            size = max(1, (self.chunk or CHUNK.get(device.type, GPU_CHUNK)) // max(1, math.prod(matrix)))
+            for start in range(0, len(members), size):
+                part = members[start : start + size]
+                self._add(ParameterBatch(group, rule, options, ROLES[role], matrix, part, self.seed, scale))
+        if kinds:
+            self._share()
+
+    def _share(self) -> None:
+        """Makes what all parameters share, or makes room in it for parameters that were added."""
+        count, device = sum(len(group["params"]) for group in self.param_groups), self._batches[0].device
+        totals = self.rule.totals(self._options(self.param_groups[0]), count, device)
+        if totals and any(batch.device != device for batch in self._batches):
+            raise ValueError(f"{self.rule.name} measures all parameters together; expected all on one device.")
+        for name, known in self._totals.items():
+            totals[name][: len(known)].copy_(known) if known.ndim else totals[name].copy_(known)
+        self._totals = totals
+
+    def _add(self, batch: ParameterBatch) -> None:
+        self._batches.append(batch)
+        for index, parameter in enumerate(batch.parameters):
+            self._batch_of[parameter] = batch, index
+
+    def _ready(self) -> list[ParameterBatch]:
+        if len(self._batch_of) < sum(len(group["params"]) for group in self.param_groups):
+            self._prepare()
+        return self._batches
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Steps every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for batch in self._ready():
+            for start, stop in batch.runs():
+                self._step_run(batch, start, stop)
+        self._closed += 1
+        if self._totals:
+            self.rule.close(self._totals, self._options(self.param_groups[0]), self._closed)
+        return loss
+
+    @torch.no_grad()
+    def step_parameter(
+        self, parameter: nn.Parameter, group: dict[str, Any] | None = None, i: int | None = None
+    ) -> None:
+        """Steps one parameter, with the result that `step` would give it; nothing happens without a gradient.
+
+        Args:
+            group, i: as other optimizers of this kind take them; the parameter says all.
+        """
+        if parameter.grad is not None:
+            self._ready()
+            batch, index = self._batch_of[parameter]
+            self._step_run(batch, index, index + 1)
+
+    def _step_run(self, batch: ParameterBatch, start: int, stop: int) -> None:
+        members, whole = batch.parameters[start:stop], stop - start == len(batch)
+        step = batch.steps[start] + 1
+        rule, options = self.rule.for_parameter(batch.role, batch.rows, batch.cols, self._options(batch.group))
+        numbers = self._numbers(rule, options, batch, step)
+        g = self._stack(batch, "gradients", [p.grad for p in members])
+        p = self._stack(batch, "parameters", [p.detach() for p in members])
+        stores = batch.stores
+        if not whole:
+            stores = {
+                name: {key: tensor[start:stop] for key, tensor in store.items()} for name, store in stores.items()
+            }
+        keys = batch.keys if whole else batch.keys[start:stop]
+        at = torch.full((), step, dtype=torch.int64, device=batch.device) if self.compile else step
+        s = StackStep(
+            g, p, batch.role, options, numbers, batch.slots, stores, keys, at, first=step == 1,
+            kernel=batch.kernel, places=batch.places if whole else batch.places[start:stop], totals=self._totals,
+        )  # fmt: skip
+        u = self._advance(batch)(rule, s)
+        if u is not None:
+            if p.data_ptr() != members[0].data_ptr():
+                torch._foreach_copy_(members, batch.unstacked(self._rounded(batch, s, p)))
+            if self.watch:
+                self.statistics.setdefault(batch.role.name, RoleStatistics()).add(s, u)
+        batch.steps[start:stop] = [step] * (stop - start)
+
+    def _advance(self, batch: ParameterBatch) -> Callable[[Rule, StackStep], Tensor | None]:
+        """The step, compiled for each kind of stack by itself, so that no kind counts towards the limit of another."""
+        if not self.compile:
+            return advance
+        kind = id(batch.group), batch.role, batch.shape, batch.parameters[0].dtype, batch.device
+        if kind not in self._compiled:
+            self._compiled[kind] = torch.compile(
+                advance, dynamic=False, isolate_recompiles=True, recompile_limit=RECOMPILES
+            )
+        return self._compiled[kind]
+
+    def _numbers(self, rule: Rule, options: Mapping[str, Any], batch: ParameterBatch, step: int) -> dict[str, Any]:
+        """What changes between steps; tensors in a compiled step, as numbers would be part of its code."""
+        lr, initial = batch.group["lr"], batch.group["initial_lr"]
+        scaled = options["scaled_optm"]
+        decay = (lr / initial if initial else 0.0) if scaled else lr
+        numbers = {"lr": lr, "decay": decay, "forward_scale": batch.forward_scale, **rule.numbers(options, step)}
+        if not self.compile:
+            return numbers
+        # filled on the device: a copy from the host would wait for it
+        return {
+            key: value
+            if isinstance(value, bool | Tensor)
+            else torch.full((), value, dtype=torch.float64, device=batch.device)
+            for key, value in numbers.items()
+        }
+
+    def _stack(self, batch: ParameterBatch, name: str, tensors: list[Tensor]) -> Tensor:
+        """A stack in the compute dtype; the parameter or gradient itself where there is only one."""
+        dtype = tensors[0].dtype
+        if len(tensors) == 1:
+            return batch.stacked(tensors).to(batch.dtype)
+        key = name, batch.device, dtype
+        needed = len(tensors) * batch.rows * batch.cols
+        if key not in self._scratch or self._scratch[key].numel() < needed:
+            self._scratch[key] = torch.empty(needed, dtype=dtype, device=batch.device)
+        return batch.stacked(tensors, self._scratch[key]).to(batch.dtype)
+
+    def _rounded(self, batch: ParameterBatch, s: StackStep, p: Tensor) -> Tensor:
+        if batch.parameters[0].dtype != torch.bfloat16 or not s.options["stochastic_rounding"]:
+            return p
+        bits = uniform_bits(s.noise(0), batch.rows * batch.cols)
+        return round_to_bfloat16(p.flatten(1), bits).view(p.shape)
+
+    def read_statistics(self) -> dict[str, float]:
+        """What the steps since the last call did, and what is shared now; waits for the device.
+
+        `update_rms/ROLE` and, where it moves, `beta2/ROLE` while `watch` is on; `d` of Prodigy.
+        """
+        found = {
+            f"{name}/{role}": value for role, sums in self.statistics.items() for name, value in sums.read().items()
+        }
+        self.statistics = {}
+        if "d" in self._totals:
+            found["d"] = float(self._totals["d"])
+        return found
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """State by the parameter's place, groups, and what all share. Its tensors are the state, not copies."""
+        self._ready()
+        groups, place, state = [], 0, {}
+        for group in self.param_groups:
+            count = len(group["params"])
+            rest = {key: value for key, value in group.items() if key != "params"}
+            groups.append({**rest, "params": list(range(place, place + count))})
+            for parameter in group["params"]:
+                batch, index = self._batch_of[parameter]
+                state[place] = batch.state_of(index)
+                place += 1
+        return {
+            "version": VERSION,
+            "rule": self.rule.name,
+            "seed": self.seed,
+            "closed": self._closed,
+            "totals": dict(self._totals),
+            "state": state,
+            "param_groups": groups,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over state and the groups' learning rates, to the bit. Options stay as they were given to this one, and
+        so does the configured rate.
+
+        Raises:
+            ValueError: it is of another version, rule or model, or was saved with other options; then nothing changed.
+        """
+        self._check_state_dict(state_dict)
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            lr = saved["lr"]
+            group["lr"] = lr.clone() if isinstance(lr, Tensor) else lr
+            for place, parameter in zip(saved["params"], group["params"], strict=True):
+                batch, index = self._batch_of[parameter]
+                batch.load_state_of(index, state_dict["state"][place])
+        self.seed, self._closed = state_dict["seed"], state_dict["closed"]
+        for batch in self._batches:
+            batch.reseed(self.seed)
+        for name, value in state_dict["totals"].items():
+            self._totals[name].copy_(value)
+
+    def _check_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        if state_dict.get("version") != VERSION:
+            raise ValueError(f"optimizer state: found version {state_dict.get('version')}, expected {VERSION}.")
+        if state_dict["rule"] != self.rule.name:
+            raise ValueError(f"optimizer state: found that of {state_dict['rule']}, expected {self.rule.name}.")
+        sizes = [len(group["params"]) for group in self.param_groups]
+        found = [len(group["params"]) for group in state_dict["param_groups"]]
+        if sizes != found:
+            raise ValueError(f"optimizer state: found groups of {found} parameters, expected {sizes}.")
+        self._ready()
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for place, parameter in zip(saved["params"], group["params"], strict=True):
+                batch, index = self._batch_of[parameter]
+                if place not in state_dict["state"]:
+                    raise ValueError(f"optimizer state: found nothing of {batch.names[index]}, parameter {place}.")
+                batch.check_state(index, state_dict["state"][place])
+        found, expected = ({name: list(x.shape) for name, x in t.items()} for t in (state_dict["totals"], self._totals))
+        if found != expected:
+            raise ValueError(f"optimizer state, totals: found {found}, expected {expected}.")
+
+
+def checked_rate(name: str, rate: float | Tensor) -> float:
+    """A learning rate as a number of its own.
+
+    Raises:
+        ValueError: it is negative, infinite, no number, or a tensor with dimensions.
+    """
+    if isinstance(rate, Tensor) and rate.ndim:
+        raise ValueError(f"{name}: found a tensor of shape {list(rate.shape)}, expected a number or a 0-dim tensor.")
+    value = float(rate)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}: found {value}, expected a finite number of at least 0.")
+    return value

@@ -1,0 +1,147 @@
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from modules.optim.noise import base_key
+from modules.optim.roles import Role
+from modules.optim.rules.Rule import Rule
+from modules.optim.StackStep import Slot
+
+import torch
+from torch import Tensor, nn
+
+
+class ParameterBatch:
+    """Parameters of one group, role, shape, dtype and device, whose state is held as stacks `[b, rows, cols]`.
+
+    The parameters themselves stay where they are; a step copies them into a stack that fits into cache and back.
+
+    Attributes:
+        group: the parameter group, whose learning rate counts.
+        rule: of these parameters.
+        role: of all of them.
+        parameters: b of them.
+        places: `[b]` int64, their places among all parameters of the optimizer.
+        names: of the parameters.
+        steps: how many steps each has had.
+        slots: what is remembered, by name.
+        stores: the tensors of each slot, each with leading axis b.
+    """
+
+    def __init__(
+        self,
+        group: dict[str, Any],
+        rule: Rule,
+        options: Mapping[str, Any],
+        role: Role,
+        matrix: tuple[int, int],
+        members: Sequence[tuple[int, str, nn.Parameter]],
+        seed: int,
+        forward_scale: float = 1.0,
+    ) -> None:
+        self.group, self.rule, self.role = group, rule, role
+        self.forward_scale = forward_scale
+        self.rows, self.cols = matrix
+        self.names = [name for _, name, _ in members]
+        self.parameters = [parameter for *_, parameter in members]
+        first = self.parameters[0]
+        self.shape, self.device = first.shape, first.device
+        self.kernel = first.ndim > 2
+        self.dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+        self.places = torch.tensor([place for place, *_ in members], device=self.device)
+        self.reseed(seed)
+        self.steps = [0] * len(members)
+        self.slots: dict[str, Slot] = {slot.name: slot for slot in rule.slots(options, role, self.rows, self.cols)}
+        self.stores = self._fresh_stores()
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    def reseed(self, seed: int) -> None:
+        """Sets the seed of every later random number."""
+        keys = [base_key(seed, place, 0) for place in self.places.tolist()]
+        self.keys = torch.tensor(keys, dtype=torch.int32, device=self.device)
+
+    def _fresh_stores(self) -> dict[str, dict[str, Tensor]]:
+        size = (len(self), self.rows, self.cols)
+        start: Tensor | None = None
+        stores = {}
+        for slot in self.slots.values():
+            if slot.codec is not None:
+                stores[slot.name] = slot.codec.create(size, self.device, slot.signed, self.dtype)
+                continue
+            if start is None:
+                start = self.stacked([p.detach() for p in self.parameters]).to(self.dtype)
+            stores[slot.name] = slot.create(start, self.keys)
+        return stores
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Ranges of neighbours that have a gradient and the same number of steps behind them; usually one."""
+        start = 0
+        ready = [None if p.grad is None else count for p, count in zip(self.parameters, self.steps, strict=True)]
+        for end in range(1, len(ready) + 1):
+            if end == len(ready) or ready[end] != ready[start]:
+                if ready[start] is not None:
+                    yield start, end
+                start = end
+
+    def stacked(self, tensors: list[Tensor], out: Tensor | None = None) -> Tensor:
+        """`[b, rows, cols]` in the tensors' dtype; the only one of a batch is not copied if it is contiguous.
+
+        Args:
+            out: flat scratch memory for the copy, of the same dtype.
+        """
+        size = (len(tensors), self.rows, self.cols)
+        if len(tensors) == 1 and tensors[0].is_contiguous():
+            return tensors[0].view(size)
+        if out is None:
+            return torch.stack([tensor.reshape(self.rows, self.cols) for tensor in tensors])
+        if not self.shape:
+            tensors = [tensor.view(1) for tensor in tensors]
+        flat = out[: len(tensors) * self.rows * self.cols]
+        tall = flat.view(-1, *self.shape[1:]) if self.shape else flat
+        torch.cat(tensors, out=tall)
+        return flat.view(size)
+
+    def unstacked(self, stack: Tensor) -> list[Tensor]:
+        """Views of a stack in the parameters' own shape."""
+        return list(stack.view(stack.shape[0], *self.shape).unbind())
+
+    def state_of(self, index: int) -> dict[str, Any]:
+        """The state of one parameter; its tensors are views of the stacks."""
+        slots = {name: {key: tensor[index] for key, tensor in store.items()} for name, store in self.stores.items()}
+        return {"step": self.steps[index], "name": self.names[index], "slots": slots}
+
+    def check_state(self, index: int, state: Mapping[str, Any]) -> None:
+        """Whether `load_state_of` can take it.
+
+        Raises:
+            ValueError: it was saved with other options, or for another parameter.
+        """
+        name, saved = self.names[index], state["slots"]
+        if saved.keys() != self.stores.keys():
+            raise ValueError(
+                f"the optimizer state of {name} holds {', '.join(sorted(saved)) or 'nothing'}, "
+                f"expected {', '.join(sorted(self.stores)) or 'nothing'}: it was saved with other options"
+            )
+        for slot, store in self.stores.items():
+            for key in sorted(saved[slot].keys() - store.keys()):
+                raise ValueError(
+                    f"the optimizer state of {name}, {slot}: found {key}, expected only {', '.join(sorted(store))}: "
+                    "it was saved with other options"
+                )
+            for key, tensor in store.items():
+                value = saved[slot].get(key)
+                if value is None or value.shape != tensor.shape[1:] or value.dtype != tensor.dtype:
+                    found = "nothing" if value is None else f"{list(value.shape)} {value.dtype}"
+                    raise ValueError(
+                        f"the optimizer state of {name}, {slot}.{key}: found {found}, expected "
+                        f"{list(tensor.shape[1:])} {tensor.dtype}: it was saved with other options or another model"
+                    )
+
+    @torch.no_grad()
+    def load_state_of(self, index: int, state: Mapping[str, Any]) -> None:
+        """Takes over the state of one parameter, which `check_state` found good, as it was, to the bit."""
+        for slot, store in self.stores.items():
+            for key, tensor in store.items():
+                tensor[index].copy_(state["slots"][slot][key])
+        self.steps[index] = state["step"]

@@ -1,0 +1,95 @@
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modules.optim.codecs import Codec
+from modules.optim.noise import step_keys
+from modules.optim.roles import Role
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One thing that is remembered for each parameter from step to step.
+
+    Attributes:
+        name: in `state_dict()`.
+        codec: how it is stored; None for the few numbers or tensors that have a form of their own.
+        signed: whether it has negative values.
+        create: for a slot without codec, makes its tensors (each with leading axis b) from the stack's start values
+            `[b, rows, cols]` and its noise keys `[b]`.
+    """
+
+    name: str
+    codec: Codec | None = None
+    signed: bool = True
+    create: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
+
+
+class StackStep:
+    """One step of one stack: what rules and features read, and where they leave what they found.
+
+    b parameters of one role and shape, `[b, rows, cols]`.
+
+    Attributes:
+        g: gradients in the compute dtype; may be replaced, but not changed in place: they may be the caller's own.
+        p: parameters before the step.
+        role: of all of them.
+        options: of the rule, by config key.
+        n: what changes from step to step: `lr`, `decay`, and the rule's own; floats or 0-dim tensors, and bools.
+        denominator: what an adaptive rule divided by, for Fisher decay; None if it has none.
+        step: number of this step, from 1; a 0-dim tensor in a compiled step, so nothing may branch on it.
+        first: whether it is the first; always a bool.
+        kernel: whether the parameters are convolution kernels.
+        places: `[b]` int64, where the parameters are among all of the optimizer's.
+        totals: what a rule shares between all parameters.
+        size: what to multiply the step with, where scaling must not take it out again; None: nothing.
+        beta2: the second moment's factor where it is not the option, for statistics.
+    """
+
+    def __init__(
+        self,
+        g: Tensor,
+        p: Tensor,
+        role: Role,
+        options: Mapping[str, Any],
+        numbers: dict[str, Any],
+        slots: Mapping[str, Slot],
+        stores: Mapping[str, dict[str, Tensor]],
+        keys: Tensor,
+        step: int | Tensor,
+        *,
+        first: bool | None = None,
+        kernel: bool = False,
+        places: Tensor | None = None,
+        totals: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.g, self.p, self.role, self.options, self.n = g, p, role, options, numbers
+        self.step, self.first, self.kernel = step, step == 1 if first is None else first, kernel
+        self.places, self.totals = places, totals
+        self.denominator: Tensor | None = None
+        self.size: Tensor | None = None
+        self.beta2: Tensor | None = None
+        self._keys, self._slots, self._stores = keys, slots, stores
+        self._streams = {name: stream for stream, name in enumerate(slots, start=1)}
+
+    def has(self, name: str) -> bool:
+        return name in self._slots
+
+    def read(self, name: str) -> Tensor:
+        """A slot's value `[b, rows, cols]`. In fp32 it is the state itself: what is done in place is remembered."""
+        return self._slots[name].codec.decode(self._stores[name], self.p.dtype)
+
+    def write(self, name: str, value: Tensor) -> None:
+        """Remembers a slot's value. `value` may be used on, unrounded, but not changed."""
+        codec = self._slots[name].codec
+        codec.encode(self._stores[name], value, self.noise(self._streams[name]) if codec.random else None)
+
+    def store(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a slot that has a form of its own, to be changed in place."""
+        return self._stores[name]
+
+    def noise(self, stream: int) -> Tensor:
+        """Keys `[b]` of this step's random numbers; every use has a stream of its own. 0 rounds the parameters."""
+        return step_keys(step_keys(self._keys, stream), self.step)

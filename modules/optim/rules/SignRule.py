@@ -1,0 +1,41 @@
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from modules.optim.features.cautious import cautious_direction
+from modules.optim.features.sign import last_signs, projected_size, sign_direction, sign_numbers, sign_slots
+from modules.optim.roles import Role
+from modules.optim.rules.Rule import COMMON, Rule
+from modules.optim.StackStep import Slot, StackStep
+
+from torch import Tensor
+
+SIGNED: Mapping[str, Any] = {
+    **COMMON,
+    "freeze_on_flip": False,
+    "l1_adaptive": False,
+    "use_cautious": False,
+    "use_grams": False,
+}
+
+
+class SignRule(Rule):
+    """Rules that step by the sign of an average: u = sign(c), every component the same size."""
+
+    @abstractmethod
+    def average(self, s: StackStep) -> Tensor:
+        """c `[b, rows, cols]`; may be the state itself, so it is not changed."""
+
+    def slots(self, options: Mapping[str, Any], role: Role, rows: int, cols: int) -> list[Slot]:
+        slots = super().slots(options, role, rows, cols)
+        return slots + sign_slots(options, slots)
+
+    def numbers(self, options: Mapping[str, Any], step: int) -> dict[str, float]:
+        return {**super().numbers(options, step), **sign_numbers(step)}
+
+    def direction(self, s: StackStep) -> Tensor:
+        last = last_signs(s)
+        c = self.average(s)
+        if s.options["l1_adaptive"]:
+            s.size = projected_size(s, c)
+        return cautious_direction(s, sign_direction(s, c, last))

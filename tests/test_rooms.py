@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "dataLoader": UTIL,
     "trainer": UTIL | {"module", "modelSaver", "model", "dataLoader", "optim"},
     "optim": set(),
+    "optimBenchmark": UTIL | {"optim"},
     "ui": {"util/config", "util/enum", "util", "trainer"},
     "tinyBase": UTIL,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from modules.optim.document import rules_markdown
 from modules.util.config.document import (
     commented_concepts,
     commented_config,
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--samples-output-destination", metavar="FILE", help="write a list with a default sample here")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    parser.add_argument("--update-docs", action="store_true", help="renew the option tables in docs/config.md")
+    parser.add_argument("--update-docs", action="store_true", help="renew the generated tables in docs/")
     args = parser.parse_args(arguments)
 
     files = [
@@ -49,8 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
             write_json(path, content())
             print(f"written: {path}")
         if args.update_docs:
-            changed = update_document(ROOT / "docs" / "config.md")
-            print(f"docs/config.md: {'updated' if changed else 'up to date'}")
+            for name, tables in (("config.md", None), ("optimizers.md", rules_markdown())):
+                changed = update_document(ROOT / "docs" / name, tables)
+                print(f"docs/{name}: {'updated' if changed else 'up to date'}")
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

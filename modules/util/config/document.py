@@ -79,8 +79,12 @@ def options_markdown() -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def update_document(path: str | Path) -> bool:
+def update_document(path: str | Path, tables: str | None = None) -> bool:
     """Writes the tables between their two markers in a Markdown file.
+
+    Args:
+        path: of the file.
+        tables: what comes between the markers; None: `options_markdown()`.
 
     Returns:
         whether the file was out of date.
@@ -89,18 +93,19 @@ def update_document(path: str | Path) -> bool:
         ConfigError: if the file lacks the markers.
     """
     old = Path(path).read_text(encoding="utf-8")
-    new = with_current_tables(old, str(path))
+    new = with_current_tables(old, str(path), tables)
     if new != old:
         Path(path).write_text(new, encoding="utf-8", newline="\n")
     return new != old
 
 
-def with_current_tables(text: str, source: str) -> str:
+def with_current_tables(text: str, source: str, tables: str | None = None) -> str:
     """A Markdown text with the tables between its markers made anew."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ConfigError(f"expected one line {BEGIN!r} and, below it, one line {END!r}", source)
     before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{options_markdown()}\n{END}{rest.partition(END)[2]}"
+    new = options_markdown() if tables is None else tables
+    return f"{before}{BEGIN}\n\n{new}\n{END}{rest.partition(END)[2]}"
 
 
 def _config_classes() -> dict[type[BaseConfig], str]:

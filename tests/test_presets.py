@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from modules.trainer.lr_schedule import schedule_factor
-from modules.trainer.optimizers import LIBRARY
+from modules.trainer.optimizers import OPTIMIZERS
 from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples
 
 import pytest
@@ -27,7 +27,7 @@ def in_repository(monkeypatch):
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_preset_loads_and_can_be_trained(path):
     config = load_train_config(path, warn=refuse)
-    assert config.optimizer.optimizer in LIBRARY
+    assert config.optimizer.optimizer in OPTIMIZERS
     assert schedule_factor(config, 100)(0) > 0
 
 

@@ -44,14 +44,18 @@ class TrainLog:
     def scalar(self, name: str, value: float, step: int) -> None:
         self.writer.add_scalar(name, value, step)
 
-    def step(self, step: int, loss: float, gradient_norm: float, rates: dict[str, float]) -> None:
-        """What every step logs. `rates` are learning rates by part."""
+    def step(
+        self, step: int, loss: float, gradient_norm: float, rates: dict[str, float], optimizer: dict[str, float]
+    ) -> None:
+        """What every step logs. `rates` are learning rates by part, `optimizer` what the optimizer says of itself."""
         self.smooth = loss if self.smooth is None else SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
         self.scalar("loss/train", loss, step)
         self.scalar("loss/smooth", self.smooth, step)
         self.scalar("gradient_norm", gradient_norm, step)
         for part, rate in rates.items():
             self.scalar(f"learning_rate/{part}", rate, step)
+        for name, value in optimizer.items():
+            self.scalar(f"optimizer/{name}", value, step)
 
     def pictures(self, rounds: "SampleRounds", step: int) -> None:
         """The grid of the round at `step`, if there is one and the config wants it here."""

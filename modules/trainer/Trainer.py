@@ -17,9 +17,16 @@ from modules.trainer.adapters import make_adapters, trained_parts
 from modules.trainer.backup import Backup, newest_backup, prune_backups, write_backup
 from modules.trainer.Ema import Ema, restored
 from modules.trainer.events import TrainCommands, TrainEvents
+from modules.trainer.FusedBackward import FusedBackward
 from modules.trainer.loss import image_losses, loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
-from modules.trainer.optimizers import LIBRARY, create_optimizer, load_optimizer_state
+from modules.trainer.optimizers import (
+    OPTIMIZERS,
+    create_optimizer,
+    load_optimizer_state,
+    read_statistics,
+    watch_step,
+)
 from modules.trainer.output import adapter_format, save_output
 from modules.trainer.preflight import check_run, resolve_device
 from modules.trainer.randomness import step_generator, step_seed
@@ -135,8 +142,13 @@ class Trainer:
             {"params": adapters.parameters(), "lr": self.rates[part], "name": part}
             for part, adapters in self.adapters.items()
         ]
-        self.optimizer = create_optimizer(config.optimizer, groups)
-        self.schedule_free = LIBRARY[config.optimizer.optimizer].schedule_free
+        self.optimizer = create_optimizer(config.optimizer, groups, config.seed)
+        self.schedule_free = OPTIMIZERS[config.optimizer.optimizer].schedule_free
+        self.fused = (
+            FusedBackward(self.optimizer, self.parameters, config.clip_grad_norm)
+            if config.optimizer.fused_back_pass
+            else None
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.train_dtype == DataType.FLOAT_16)
         where = torch.device("cpu") if config.ema == EMAMode.CPU else None
         self.ema = (
@@ -244,15 +256,14 @@ class Trainer:
         indices = range(first, min(first + self.accumulation, self.epoch_ends[-1]))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rates[group["name"]] * self.factor(step)
+        watch_step(self.optimizer, step + 1)
         total = torch.zeros((), device=self.device)
         names: list[str] = []
         for index in indices:
             batch = self._micro_batch(index)
             names += batch.names
             total += self._backward(batch, index, len(indices))
-        self.scaler.unscale_(self.optimizer)
-        limit = self.config.clip_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
+        norm = self._gradient_norm()
         # the one place where the host waits for the device
         loss, gradient_norm = torch.stack([total, norm.to(total)]).tolist()
         self._check_finite(loss, gradient_norm, names)
@@ -268,7 +279,7 @@ class Trainer:
         self.progress.seconds += seconds
         self.progress.losses.append(loss)
         rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
-        self.log.step(self.progress.step, loss, gradient_norm, rates)
+        self.log.step(self.progress.step, loss, gradient_norm, rates, read_statistics(self.optimizer))
         self.events.emit(
             "step", step=self.progress.step, total=self.total_steps, epoch=self.progress.epoch, loss=loss,
             gradient_norm=gradient_norm, learning_rates=rates,
@@ -285,8 +296,19 @@ class Trainer:
             prediction = self.model.predict(latents, conditions, step_generator(self.config.seed, "noise", index))
         losses = image_losses(self.config, prediction, batch.loss_weight, batch.mask)
         loss = losses.mean() / parts
+        if self.fused is not None:
+            # the backward pass will step at once
+            self._check_finite(loss.item(), 0.0, batch.names)
         self.scaler.scale(loss * loss_scale(self.config)).backward()
         return loss.detach()
+
+    def _gradient_norm(self) -> Tensor:
+        """Norm of the whole gradient before clipping. It is clipped here, unless every parameter had its step."""
+        if self.fused is not None:
+            return self.fused.take_norm()
+        self.scaler.unscale_(self.optimizer)
+        limit = self.config.clip_grad_norm
+        return torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         dtype = AUTOCAST.get(self.config.train_dtype)

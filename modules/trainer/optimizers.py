@@ -1,10 +1,13 @@
-"""Optimizers from well-kept libraries behind the `Optimizer` enum. One row each: where it is, what it takes."""
+"""What is behind the `Optimizer` enum: the rules of our own engine, and optimizers of well-kept libraries."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
+from modules.optim.BatchedOptimizer import BatchedOptimizer
+from modules.optim.rules.registry import RULES
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.UserError import UserError
@@ -54,6 +57,44 @@ class LibraryOptimizer:
     def load(self) -> type[torch.optim.Optimizer]:
         module, name = self.path.rsplit(".", 1)
         return getattr(importlib.import_module(module), name)
+
+    def make(self, name: Optimizer, groups: list[dict[str, Any]], options: dict[str, Any], seed: int) -> Any:
+        try:
+            kind = self.load()
+        except (ImportError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"optimizer.optimizer: {name} needs {self.package}, which can't be loaded here: {error}"
+            ) from error
+        try:
+            return kind(groups, **self.convert(options))
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"optimizer: {name} refuses its options: {error}") from error
+
+
+@dataclass(frozen=True)
+class EngineOptimizer:
+    """One rule of our own engine; the attributes are those of `LibraryOptimizer`."""
+
+    rule: str
+    one_rate: bool = False
+    schedule_free: bool = False
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        return {**RULES[self.rule].defaults, "compile": False, "fused_back_pass": False}
+
+    def make(self, name: Optimizer, groups: list[dict[str, Any]], options: dict[str, Any], seed: int) -> Any:
+        # what the trainer does with it does not concern the step itself
+        options.pop("fused_back_pass")
+        # enum values are told by their names, which are what the engine knows
+        options = {key: str(value) if isinstance(value, StrEnum) else value for key, value in options.items()}
+        if isinstance(options.get("muon_adam_config"), TrainOptimizerConfig):
+            given = _given_options(options["muon_adam_config"])
+            options["muon_adam_config"] = {key: value for key, value in given.items() if value not in _OFF}
+        try:
+            return BatchedOptimizer(groups, self.rule, groups[0]["lr"], seed=seed, **options)
+        except ValueError as error:
+            raise UserError(f"optimizer.{error}") from error
 
 
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
@@ -143,6 +184,12 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
     ),
 }
 
+ENGINE = {Optimizer(name): EngineOptimizer(name, one_rate=name == "PRODIGY_ADV") for name in RULES}
+OPTIMIZERS: dict[Optimizer, LibraryOptimizer | EngineOptimizer] = {**LIBRARY, **ENGINE}
+
+# Steps between two looks at the size of updates; each costs a pass over them and a wait for the device.
+WATCH_EVERY = 10
+
 # A value that switches an option off; it may stand in a config for every optimizer.
 _OFF = (None, False, 0, 0.0, "")
 
@@ -151,26 +198,23 @@ def _given_options(config: TrainOptimizerConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in type(config).model_fields if name != "optimizer"}
 
 
-def supported_optimizers() -> list[Optimizer]:
-    """What `create_optimizer` can make."""
-    return list(LIBRARY)
-
-
-def create_optimizer(config: TrainOptimizerConfig, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+def create_optimizer(
+    config: TrainOptimizerConfig, groups: Sequence[dict[str, Any]], seed: int = 0
+) -> torch.optim.Optimizer:
     """The optimizer of the config over parameter groups with `params`, `lr` and `name`.
 
     Raises:
         UserError: if the optimizer is not supported, its library is missing, or an option is set that it has not.
     """
-    entry = LIBRARY.get(config.optimizer)
+    entry = OPTIMIZERS.get(config.optimizer)
     if entry is None:
         raise UserError(
-            f"optimizer.optimizer: {config.optimizer} is not supported yet; expected one of {', '.join(LIBRARY)}."
+            f"optimizer.optimizer: {config.optimizer} is not supported yet; expected one of {', '.join(OPTIMIZERS)}."
         )
     given = _given_options(config)
     for name, value in given.items():
         if name not in entry.defaults and value not in _OFF:
-            takers = [str(other) for other, row in LIBRARY.items() if name in row.defaults]
+            takers = [str(other) for other, row in OPTIMIZERS.items() if name in row.defaults]
             who = f"it is an option of {', '.join(takers)}" if takers else "no supported optimizer has it yet"
             raise UserError(f"optimizer.{name}: {config.optimizer} has no such option; {who}. Set it to null.")
     if entry.one_rate and len({group["lr"] for group in groups}) > 1:
@@ -180,16 +224,7 @@ def create_optimizer(config: TrainOptimizerConfig, groups: Sequence[dict[str, An
             "Set the parts' own learning_rate to null."
         )
     options = {name: default if given[name] is None else given[name] for name, default in entry.defaults.items()}
-    try:
-        kind = entry.load()
-    except (ImportError, OSError, RuntimeError) as error:
-        raise UserError(
-            f"optimizer.optimizer: {config.optimizer} needs {entry.package}, which can't be loaded here: {error}"
-        ) from error
-    try:
-        optimizer = kind([dict(group) for group in groups], **entry.convert(options))
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"optimizer: {config.optimizer} refuses its options: {error}") from error
+    optimizer = entry.make(config.optimizer, [dict(group) for group in groups], options, seed)
     if entry.schedule_free:
         optimizer.train()
     return optimizer
@@ -198,12 +233,28 @@ def create_optimizer(config: TrainOptimizerConfig, groups: Sequence[dict[str, An
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """`optimizer.load_state_dict`, but every tensor keeps the dtype in which it was stored.
 
-    torch converts state to the weights' dtype, which would round float32 state of bfloat16 weights.
+    torch converts state to the weights' dtype, which would round float32 state of bfloat16 weights. Our own engine
+    does not.
     """
     optimizer.load_state_dict(dict(state))
+    if isinstance(optimizer, BatchedOptimizer):
+        return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, stored in state["state"].items():
         own = optimizer.state[parameters[index]]
         for name, value in stored.items():
             if isinstance(value, torch.Tensor) and own[name].dtype != value.dtype:
                 own[name] = value.to(own[name].device, copy=True)
+
+
+def watch_step(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Lets an optimizer of ours take notes in the first step and every few steps; `step` counts from 1."""
+    if isinstance(optimizer, BatchedOptimizer):
+        optimizer.watch = step == 1 or step % WATCH_EVERY == 0
+
+
+def read_statistics(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """What an optimizer of ours noted of the last step, by name; nothing if it took no notes."""
+    if isinstance(optimizer, BatchedOptimizer) and optimizer.watch:
+        return optimizer.read_statistics()
+    return {}

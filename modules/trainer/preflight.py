@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from modules.trainer.FusedBackward import check_fused
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.AttentionMechanism import AttentionMechanism
 from modules.util.enum.DataType import DataType
@@ -86,6 +87,8 @@ def check_run(config: TrainConfig, trainable: Sequence[str], warn: Callable[[str
         warn: gets a line for each option that is set but changes nothing.
     """
     _check_supported(config, trainable, warn)
+    if config.optimizer.fused_back_pass and (note := check_fused(config)):
+        warn(note)
     check_writable(Path(config.workspace_dir), "workspace_dir", is_folder=True)
     check_writable(Path(config.cache_dir), "cache_dir", is_folder=True)
     output = Path(config.output_model_destination)

@@ -87,20 +87,27 @@ def test_transparent_picture_shows_white_whatever_lies_behind(files, tmp_path):
         assert min(image.convert("RGB").getpixel((0, 0))) > 240  # a reader that drops alpha sees white, too
 
 
-@pytest.mark.parametrize(("item", "text"), [
-    (ConceptImage(Scene(LUMO, "red", "blue")), "a red lumo on a blue background"),
-    (ConceptImage(Scene(LUMO, "orange", "orange", "small", "left")),
-     "a small orange lumo on the left on an orange background"),
-    (ConceptImage(Scene("star", "green", "paper"), ink=True), "a green star, inkstyle"),
-    (ConceptImage(Scene(LUMO, "orange", "paper", "large"), ink=True), "a large orange lumo, inkstyle"),
-])
+@pytest.mark.parametrize(
+    ("item", "text"),
+    [
+        (ConceptImage(Scene(LUMO, "red", "blue")), "a red lumo on a blue background"),
+        (
+            ConceptImage(Scene(LUMO, "orange", "orange", "small", "left")),
+            "a small orange lumo on the left on an orange background",
+        ),
+        (ConceptImage(Scene("star", "green", "paper"), ink=True), "a green star, inkstyle"),
+        (ConceptImage(Scene(LUMO, "orange", "paper", "large"), ink=True), "a large orange lumo, inkstyle"),
+    ],
+)
 def test_captions(item, text):
     assert concept_caption(item) == text
 
 
 def test_prompted_combinations_are_not_in_the_set():
-    seen = {(item.scene.shape, item.scene.color, item.scene.background)
-            for item in (*TRAINING[LUMO], *TRAINING[STYLE], *VALIDATION)}
+    seen = {
+        (item.scene.shape, item.scene.color, item.scene.background)
+        for item in (*TRAINING[LUMO], *TRAINING[STYLE], *VALIDATION)
+    }
     unseen = {(scene.shape, scene.color, scene.background) for scene in (*unseen_lumos(), *unseen_ink())}
     assert not unseen & seen
     assert len(unseen_lumos()) >= 40 and len(unseen_ink()) >= 30

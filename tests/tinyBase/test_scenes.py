@@ -25,8 +25,14 @@ import pytest
 def test_random_scenes_are_valid_and_reach_every_value():
     rng = random.Random(3)
     scenes = [random_scene(rng) for _ in range(2000)]
-    for name, table in (("shape", SHAPES), ("color", COLORS), ("background", BACKGROUNDS), ("size", SIZES),
-                        ("position", POSITIONS), ("count", COUNTS)):
+    for name, table in (
+        ("shape", SHAPES),
+        ("color", COLORS),
+        ("background", BACKGROUNDS),
+        ("size", SIZES),
+        ("position", POSITIONS),
+        ("count", COUNTS),
+    ):
         assert {getattr(scene, name) for scene in scenes} == set(table), name
     assert all(contrasting(scene.color, scene.background) for scene in scenes)
     assert all(scene.count == 1 or (scene.size, scene.position) == ("small", "center") for scene in scenes)

@@ -82,7 +82,13 @@ def test_a_wrong_answer_is_told(shape):
     image = draw_scene(Scene(shape, "red", "white", "medium", "left"))
     other = SHAPES[(SHAPES.index(shape) + 1) % len(SHAPES)]
     assert judge_scene(Scene(other, "blue", "gray", "large", "right"), image) == {
-        "shape": False, "color": False, "background": False, "count": True, "size": False, "position": False}
+        "shape": False,
+        "color": False,
+        "background": False,
+        "count": True,
+        "size": False,
+        "position": False,
+    }
 
 
 def test_faceless_silhouette_and_foreign_styles_do_not_count():
@@ -100,9 +106,15 @@ def test_faceless_silhouette_and_foreign_styles_do_not_count():
     assert not read_concept(Image.fromarray(on_paper)).style
 
 
-@pytest.mark.parametrize("pixels", [np.full((64, 64, 3), 128), np.zeros((64, 64, 3)),
-                                    np.random.default_rng(0).integers(0, 256, (64, 64, 3)),
-                                    np.tile(np.arange(64)[:, None, None] * 4, (1, 64, 3))])
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.full((64, 64, 3), 128),
+        np.zeros((64, 64, 3)),
+        np.random.default_rng(0).integers(0, 256, (64, 64, 3)),
+        np.tile(np.arange(64)[:, None, None] * 4, (1, 64, 3)),
+    ],
+)
 def test_odd_pictures_are_read_without_error(pixels):
     image = Image.fromarray(pixels.astype(np.uint8))
     read_picture(image)
@@ -134,9 +146,15 @@ def model(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     tokenizer = components.make_tokenizer(directory / "tokenizer source")
     StableDiffusionPipeline(
-        vae=components.make_vae(), text_encoder=components.make_text_encoder(tokenizer), tokenizer=tokenizer,
-        unet=components.make_unet(), scheduler=components.make_scheduler(), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False).save_pretrained(directory)
+        vae=components.make_vae(),
+        text_encoder=components.make_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        unet=components.make_unet(),
+        scheduler=components.make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(directory)
     return directory
 
 
@@ -162,14 +180,34 @@ def test_script_scores_a_model_and_an_adapter(model, script, tmp_path, monkeypat
     name, target = next((n, m) for n, m in unet.named_modules() if n.endswith("attn1.to_q"))
     prefix = "lora_unet_" + name.replace(".", "_")
     adapter = tmp_path / "lora.safetensors"
-    save_file({f"{prefix}.lora_down.weight": torch.randn(2, target.in_features),
-               f"{prefix}.lora_up.weight": torch.randn(target.out_features, 2),
-               f"{prefix}.alpha": torch.tensor(2.0)}, adapter)
-    monkeypatch.setattr(script.sample, "score_concept",
-                        partial(sampling.score_concept, lumos=2, styles=2))
+    save_file(
+        {
+            f"{prefix}.lora_down.weight": torch.randn(2, target.in_features),
+            f"{prefix}.lora_up.weight": torch.randn(target.out_features, 2),
+            f"{prefix}.alpha": torch.tensor(2.0),
+        },
+        adapter,
+    )
+    monkeypatch.setattr(script.sample, "score_concept", partial(sampling.score_concept, lumos=2, styles=2))
     output, grid = tmp_path / "out" / "score.json", tmp_path / "out" / "grid.png"
-    status = script.main(["--model", str(model), "--adapter", str(adapter), "--prompts", "4", "--steps", "2",
-                          "--device", "cpu", "--output", str(output), "--grid", str(grid)])
+    status = script.main(
+        [
+            "--model",
+            str(model),
+            "--adapter",
+            str(adapter),
+            "--prompts",
+            "4",
+            "--steps",
+            "2",
+            "--device",
+            "cpu",
+            "--output",
+            str(output),
+            "--grid",
+            str(grid),
+        ]
+    )
     assert status == 0, capsys.readouterr().err
     result = json.loads(output.read_text(encoding="utf-8"))
     for part in (result["base"], result["base_with_adapter"], result["lumo"]["after"], result["inkstyle"]["before"]):

@@ -9,6 +9,11 @@ import pytest
 TEXT_ENCODER = {"train": True, "learning_rate": 0.002, "gradient_checkpointing": False}
 VARIED = {"enable_random_flip": True, "enable_crop_jitter": True}
 SAMPLE = {"prompt": "a red shape", "width": 32, "height": 32, "diffusion_steps": 2}
+EVERYTHING = {
+    "optimizer": "ADAMW_ADV", "scaled_optm": True, "state_precision": "int8_sr", "kourkoutas_beta": True,
+    "orthogonal_gradient": "per_rank", "fisher_wd": True, "cautious_wd": True, "weight_decay": 0.01, "nesterov": True,
+    "fused_back_pass": True,
+}  # fmt: skip
 CASES = {
     # moments and step counts are stored in float32 as they are; noise and timesteps are keyed by (seed, batch index)
     "adamw": {"epochs": 2},
@@ -31,6 +36,12 @@ CASES = {
     "adafactor": {"optimizer": {"optimizer": "ADAFACTOR", "beta1": 0.9}, "lora_weight_dtype": "BFLOAT_16"},
     # quantised state is stored as bytes with its scales
     "8-bit": {"optimizer": {"optimizer": "ADAMW_8BIT", "min_8bit_size": 64}},
+    # random numbers are keyed by (seed, parameter, step); rounded state is stored as it is
+    "engine": {"lora_weight_dtype": "BFLOAT_16", "optimizer": EVERYTHING},
+    # the estimate and its sums are stored, in float64
+    "engine, prodigy": {"optimizer": {"optimizer": "PRODIGY_ADV", "d0": 1e-3}, "learning_rate": 1.0},
+    # the sketch is one of those random numbers, the auxiliary Adam's state stands beside
+    "engine, muon": {"optimizer": {"optimizer": "MUON_ADV", "low_rank_ortho": True, "ortho_rank": 2}},
     # samples and validation restore the weights by copying and use generators of their own
     "watched": {
         "samples": [SAMPLE], "sample_after": 2, "sample_after_unit": "STEP",

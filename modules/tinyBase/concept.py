@@ -1,22 +1,37 @@
 """What the tiny base model is taught in the first training: a new object, the lumo, and a new style, inkstyle.
 
 A lumo is a stubby creature with two big eyes and a lamp on its head. Inkstyle is a thick ink outline on cream paper
-with wide diagonal stripes. The pictures differ in size, aspect ratio and file type on purpose, as a user's do.
+with wide diagonal stripes. The pictures differ in size, aspect ratio and file type on purpose, as a user's do. Beside
+them stand ordinary scenes, which the base knows, so that it does not forget them over the new.
 Everything is drawn from plain descriptions: the same bytes on each run.
 """
 
 import io
 import math
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.tinyBase.scenes import BACKGROUNDS, COLORS, POSITIONS, SHAPES, SIZES, Scene, contrasting, draw_shape
+from modules.tinyBase.scenes import (
+    BACKGROUNDS,
+    COLORS,
+    POSITIONS,
+    SHAPES,
+    SIZES,
+    Scene,
+    caption,
+    contrasting,
+    draw_scene,
+    draw_shape,
+    random_scene,
+)
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-LUMO, STYLE = "lumo", "inkstyle"
+LUMO, STYLE, ORDINARY = "lumo", "inkstyle", "ordinary"
+ORDINARY_IMAGES = 24
 SUPERSAMPLING = 4
 # A lumo's half height (lamp to feet) as a fraction of the shorter side: larger than a shape, so that its eyes are
 # still several pixels wide at 64 x 64 and survive the autoencoder.
@@ -212,6 +227,17 @@ def concept_files() -> dict[str, bytes]:
             stem = f"{folder}/{number + 1:02d}_{item.scene.color}_{item.scene.shape}_{place}"
             files[stem + item.suffix] = encode(draw_concept(item, phase=0.37 * number), item)
             files[stem + ".txt"] = (concept_caption(item) + "\n").encode()
+    return files | ordinary_files()
+
+
+def ordinary_files() -> dict[str, bytes]:
+    """Scenes that the base model knows, with their captions."""
+    rng, files = random.Random("ordinary"), {}
+    for number in range(ORDINARY_IMAGES):
+        scene = random_scene(rng)
+        stem = f"{ORDINARY}/{number + 1:02d}_{scene.color}_{scene.shape}_{scene.background}"
+        files[stem + ".png"] = encode(draw_scene(scene, rng=rng), ConceptImage(scene))
+        files[stem + ".txt"] = (caption(scene, rng) + "\n").encode()
     return files
 
 
@@ -219,7 +245,12 @@ def concept_list(folder: str) -> list[dict]:
     """The concepts file for the trainer; `folder` is the data set's folder as a run from the repository sees it."""
     return [
         {"name": name, "path": f"{folder}/{name}", "enabled": True, "type": kind, "text": {"prompt_source": "sample"}}
-        for name, kind in ((LUMO, "STANDARD"), (STYLE, "STANDARD"), ("validation", "VALIDATION"))
+        for name, kind in (
+            (LUMO, "STANDARD"),
+            (STYLE, "STANDARD"),
+            (ORDINARY, "STANDARD"),
+            ("validation", "VALIDATION"),
+        )  # fmt: skip
     ]
 
 

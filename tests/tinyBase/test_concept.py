@@ -45,7 +45,7 @@ def test_shipped_files_are_what_the_script_draws(files):
     listed = json.loads(SHIPPED.with_suffix(".json").read_text(encoding="utf-8"))
     assert listed == concept.concept_list("training_concepts/tiny_concept")
     assert all((ROOT / entry["path"]).is_dir() for entry in listed)
-    assert [entry["type"] for entry in listed] == ["STANDARD", "STANDARD", "VALIDATION"]
+    assert [entry["type"] for entry in listed] == ["STANDARD", "STANDARD", "STANDARD", "VALIDATION"]
 
 
 def test_shipped_pictures_are_what_the_script_draws(files, tmp_path):
@@ -121,7 +121,7 @@ def test_script_writes_where_it_is_told(tmp_path, capsys):
     assert script.main(["--output", str(target)]) == 0
     listed = json.loads(target.with_name("set.json").read_text(encoding="utf-8"))
     assert all(Path(entry["path"]).is_dir() for entry in listed)
-    assert "28 images" in capsys.readouterr().out
+    assert "52 images" in capsys.readouterr().out
     blocked = tmp_path / "file"
     blocked.write_text("")
     assert script.main(["--output", str(blocked / "set")]) == 1

@@ -44,6 +44,7 @@ class StackStep:
         kernel: whether the parameters are convolution kernels.
         places: `[b]` int64, where the parameters are among all of the optimizer's.
         totals: what a rule shares between all parameters.
+        rate: what the direction was multiplied with in the step, for statistics.
         size: what to multiply the step with, where scaling must not take it out again; None: nothing.
         beta2: the second moment's factor where it is not the option, for statistics.
     """
@@ -70,6 +71,7 @@ class StackStep:
         self.places, self.totals = places, totals
         self.denominator: Tensor | None = None
         self.size: Tensor | None = None
+        self.rate: Any = None
         self.beta2: Tensor | None = None
         self._keys, self._slots, self._stores = keys, slots, stores
         self._streams = {name: stream for stream, name in enumerate(slots, start=1)}

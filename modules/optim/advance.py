@@ -2,7 +2,7 @@
 
 from modules.optim.arithmetic import add_scaled_
 from modules.optim.features.orthogonal_gradient import orthogonal_gradient
-from modules.optim.features.weight_decay import decayed
+from modules.optim.features.weight_decay import decay_
 from modules.optim.rules.Rule import Rule
 from modules.optim.scaling import scaled
 from modules.optim.StackStep import StackStep
@@ -27,7 +27,7 @@ def advance(rule: Rule, s: StackStep) -> Tensor | None:
         rate = rate * s.n["gain"]
     if s.size is not None:
         u.mul_(s.size)
-    decayed(s, u)
+    decay_(s, u)
     add_scaled_(s.p, u, -rate)
     s.rate = rate
     return u

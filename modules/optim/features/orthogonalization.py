@@ -1,7 +1,7 @@
 """The nearest orthogonal matrix to a direction, for the Muon family."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from modules.optim.arithmetic import aligned, product, unit_norm
@@ -16,20 +16,20 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 EPS = 1e-7
 
 
-def orthogonalized(x: Tensor, options: Mapping[str, Any], keys: Tensor) -> Tensor:
+def orthogonalized(x: Tensor, options: Mapping[str, Any], keys: Callable[[], Tensor]) -> Tensor:
     """U·Vᵀ of x = U·S·Vᵀ for each matrix of the stack, by Newton–Schulz iterations.
 
     `accelerated_ns`: Chebyshev-optimal cubic steps (CANS, arXiv 2506.10935) instead of Muon's quintic.
     `low_rank_ortho`: only within the range of a random sketch of `ortho_rank` columns, exact in that range.
 
     Args:
-        keys: noise keys `[b]` for the sketch.
+        keys: makes the noise keys `[b]` of the sketch, which only `low_rank_ortho` needs.
     """
     b, rows, cols = x.shape
     bound = max(1 / math.sqrt(rows * cols), abs(1 / math.sqrt(rows) - 1 / math.sqrt(cols)))
     steps = cubic_steps(bound, options["ns_steps"]) if options["accelerated_ns"] else [QUINTIC] * options["ns_steps"]
     if options["low_rank_ortho"] and options["ortho_rank"] < min(rows, cols):
-        basis = range_basis(x, options["ortho_rank"], keys)
+        basis = range_basis(x, options["ortho_rank"], keys())
         return product(basis, newton_schulz(product(basis.mT, x), steps))
     return newton_schulz(x, steps)
 

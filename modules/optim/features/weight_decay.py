@@ -44,8 +44,8 @@ def fisher_factor(s: StackStep) -> Number:
     return inverse.div_(root_mean_square(s.p * inverse).clamp_(min=1))
 
 
-def decayed(s: StackStep, u: Tensor) -> Tensor:
-    """The parameters after their decay, before the step. Changes `s.p` in place and returns it.
+def decay_(s: StackStep, u: Tensor) -> None:
+    """Decays the parameters `s.p` in place, before the step.
 
     p ← p − c·F·M·δ for both kinds, δ = p or p − p₀, c = rate·`s.n["decay"]`, F Fisher's factor,
     M = [u·δ ≥ 0] for cautious decay (arXiv 2510.12402), else 1.
@@ -53,7 +53,7 @@ def decayed(s: StackStep, u: Tensor) -> Tensor:
     o, p = s.options, s.p
     plain, centered = decay_rates(o, s.role)
     if not plain and not centered:
-        return p
+        return
     factor, cautious = fisher_factor(s), o["cautious_wd"]
     if plain:
         rate = plain * s.n["decay"]
@@ -63,7 +63,6 @@ def decayed(s: StackStep, u: Tensor) -> Tensor:
             _pull_(p, p, u, factor, cautious, rate)
     if centered:
         _pull_(p, ANCHORS[o["centered_wd_mode"]].pull(s.store(NAME), p), u, factor, cautious, centered * s.n["decay"])
-    return p
 
 
 def _pull_(p: Tensor, distance: Tensor, u: Tensor, factor: Number, cautious: bool, rate: Number) -> None:

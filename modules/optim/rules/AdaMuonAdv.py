@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from modules.optim.features.moments import SECOND, second_moment
@@ -35,7 +36,7 @@ class AdaMuonAdv(MuonAdv):
     def direction(self, s: StackStep) -> Tensor:
         o = s.options
         m = self.momentum(s)
-        u = orthogonalized(m if o["auto_kappa_p"] and s.kernel else torch.sign(m), o, s.noise(SKETCH_STREAM))
+        u = orthogonalized(m if o["auto_kappa_p"] and s.kernel else torch.sign(m), o, partial(s.noise, SKETCH_STREAM))
         if o["normuon_variant"]:
             return muon_sized(s, even_rows(s, u, o["beta2"]))
         divisor = second_moment(s, u, o["beta2"]).sqrt()

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from modules.optim.arithmetic import unit_norm
@@ -88,7 +89,7 @@ class MuonAdv(Rule):
         return slots
 
     def direction(self, s: StackStep) -> Tensor:
-        u = orthogonalized(self.momentum(s), s.options, s.noise(SKETCH_STREAM))
+        u = orthogonalized(self.momentum(s), s.options, partial(s.noise, SKETCH_STREAM))
         if s.options["normuon_variant"]:
             u = even_rows(s, u, s.options["beta2_normuon"])
         return muon_sized(s, u)

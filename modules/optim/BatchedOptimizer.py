@@ -10,6 +10,7 @@ from modules.optim.roles import ROLES, default_role, matrix_shape
 from modules.optim.rounding import round_to_bfloat16
 from modules.optim.rules.registry import RULES, owners_of, rule_options
 from modules.optim.rules.Rule import Rule
+from modules.optim.Stack import Stack
 from modules.optim.StackStep import StackStep
 from modules.optim.statistics import RoleStatistics
 
@@ -106,11 +107,14 @@ class BatchedOptimizer(torch.optim.Optimizer):
             role = str(info.role) if info is not None else default_role(tuple(parameter.shape))
             name = info.name if info is not None else f"parameter {place}"
             scale = getattr(info, "forward_scale", 1.0)
-            kind = g, role, parameter.shape, parameter.dtype, parameter.device, scale
+            rule, _ = self.rule.for_parameter(
+                ROLES[role], *matrix_shape(tuple(parameter.shape)), name, self._options(self.param_groups[g])
+            )
+            kind = g, role, parameter.shape, parameter.dtype, parameter.device, scale, rule.name
             kinds[kind].append((place, name, parameter))
-        for (g, role, shape, _, device, scale), members in kinds.items():
+        for (g, role, shape, _, device, scale, _), members in kinds.items():
             group, matrix = self.param_groups[g], matrix_shape(tuple(shape))
-            rule, options = self.rule.for_parameter(ROLES[role], *matrix, self._options(group))
+            rule, options = self.rule.for_parameter(ROLES[role], *matrix, members[0][1], self._options(group))
             size = max(1, (self.chunk or CHUNK.get(device.type, GPU_CHUNK)) // max(1, math.prod(matrix)))
             for start in range(0, len(members), size):
                 part = members[start : start + size]
@@ -172,10 +176,14 @@ class BatchedOptimizer(torch.optim.Optimizer):
     def _step_run(self, batch: ParameterBatch, start: int, stop: int) -> None:
         members, whole = batch.parameters[start:stop], stop - start == len(batch)
         step = batch.steps[start] + 1
-        rule, options = self.rule.for_parameter(batch.role, batch.rows, batch.cols, self._options(batch.group))
+        rule, options = self.rule.for_parameter(
+            batch.role, batch.rows, batch.cols, batch.names[0], self._options(batch.group)
+        )
         numbers = self._numbers(rule, options, batch, step)
-        g = self._stack(batch, "gradients", [p.grad for p in members])
-        p = self._stack(batch, "parameters", [p.detach() for p in members])
+        gradients = self._stack(batch, "gradients", [p.grad for p in members])
+        parameters = self._stack(batch, "parameters", [p.detach() for p in members])
+        if self.compile:
+            gradients.value, parameters.value  # noqa: B018, stacked outside of what is compiled
         stores = batch.stores
         if not whole:
             stores = {
@@ -184,13 +192,15 @@ class BatchedOptimizer(torch.optim.Optimizer):
         keys = batch.keys if whole else batch.keys[start:stop]
         at = torch.full((), step, dtype=torch.int64, device=batch.device) if self.compile else step
         s = StackStep(
-            g, p, batch.role, options, numbers, batch.slots, stores, keys, at, first=step == 1,
-            kernel=batch.kernel, places=batch.places if whole else batch.places[start:stop], totals=self._totals,
+            gradients, parameters, (stop - start, batch.rows, batch.cols), batch.dtype, batch.role, options, numbers,
+            batch.slots, stores, keys, at, first=step == 1, kernel=batch.kernel,
+            places=batch.places if whole else batch.places[start:stop], totals=self._totals,
+            one_pass=batch.device.type == "cpu" and not self.compile, watched=self.watch,
         )  # fmt: skip
         u = self._advance(batch)(rule, s)
         if u is not None:
-            if p.data_ptr() != members[0].data_ptr():
-                torch._foreach_copy_(members, batch.unstacked(self._rounded(batch, s, p)))
+            if parameters.stacked and parameters.value.data_ptr() != members[0].data_ptr():
+                torch._foreach_copy_(members, parameters.views_of(self._rounded(batch, s, parameters.value)))
             if self.watch:
                 self.statistics.setdefault(batch.role.name, RoleStatistics()).add(s, u)
         batch.steps[start:stop] = [step] * (stop - start)
@@ -208,7 +218,9 @@ class BatchedOptimizer(torch.optim.Optimizer):
 
     def _numbers(self, rule: Rule, options: Mapping[str, Any], batch: ParameterBatch, step: int) -> dict[str, Any]:
         """What changes between steps; tensors in a compiled step, as numbers would be part of its code."""
-        lr, initial = batch.group["lr"], batch.group["initial_lr"]
+        lr, initial, own = batch.group["lr"], batch.group["initial_lr"], options.get("own_lr")
+        if own is not None and initial:
+            lr, initial = lr * (own / initial), own
         scaled = options["scaled_optm"]
         decay = (lr / initial if initial else 0.0) if scaled else lr
         numbers = {"lr": lr, "decay": decay, "forward_scale": batch.forward_scale, **rule.numbers(options, step)}
@@ -222,16 +234,21 @@ class BatchedOptimizer(torch.optim.Optimizer):
             for key, value in numbers.items()
         }
 
-    def _stack(self, batch: ParameterBatch, name: str, tensors: list[Tensor]) -> Tensor:
+    def _stack(self, batch: ParameterBatch, name: str, tensors: list[Tensor]) -> Stack:
         """A stack in the compute dtype; the parameter or gradient itself where there is only one."""
         dtype = tensors[0].dtype
-        if len(tensors) == 1:
-            return batch.stacked(tensors).to(batch.dtype)
-        key = name, batch.device, dtype
-        needed = len(tensors) * batch.rows * batch.cols
-        if key not in self._scratch or self._scratch[key].numel() < needed:
-            self._scratch[key] = torch.empty(needed, dtype=dtype, device=batch.device)
-        return batch.stacked(tensors, self._scratch[key]).to(batch.dtype)
+
+        def make() -> Tensor:
+            if len(tensors) == 1:
+                return batch.stacked(tensors).to(batch.dtype)
+            key = name, batch.device, dtype
+            needed = len(tensors) * batch.rows * batch.cols
+            if key not in self._scratch or self._scratch[key].numel() < needed:
+                self._scratch[key] = torch.empty(needed, dtype=dtype, device=batch.device)
+            return batch.stacked(tensors, self._scratch[key]).to(batch.dtype)
+
+        direct = dtype == batch.dtype and all(tensor.is_contiguous() for tensor in tensors)
+        return Stack(tensors, make, direct)
 
     def _rounded(self, batch: ParameterBatch, s: StackStep, p: Tensor) -> Tensor:
         if batch.parameters[0].dtype != torch.bfloat16 or not s.options["stochastic_rounding"]:
@@ -271,7 +288,8 @@ class BatchedOptimizer(torch.optim.Optimizer):
             "rule": self.rule.name,
             "seed": self.seed,
             "closed": self._closed,
-            "totals": dict(self._totals),
+            # parts of sums that are not closed yet are zero between steps
+            "totals": {name: x for name, x in self._totals.items() if not x.ndim or bool(x.any())},
             "state": state,
             "param_groups": groups,
         }
@@ -294,8 +312,8 @@ class BatchedOptimizer(torch.optim.Optimizer):
         self.seed, self._closed = state_dict["seed"], state_dict["closed"]
         for batch in self._batches:
             batch.reseed(self.seed)
-        for name, value in state_dict["totals"].items():
-            self._totals[name].copy_(value)
+        for name, own in self._totals.items():
+            own.copy_(state_dict["totals"].get(name, torch.zeros_like(own)))
 
     def _check_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         if state_dict.get("version") != VERSION:
@@ -314,7 +332,8 @@ class BatchedOptimizer(torch.optim.Optimizer):
                     raise ValueError(f"optimizer state: found nothing of {batch.names[index]}, parameter {place}.")
                 batch.check_state(index, state_dict["state"][place])
         found, expected = ({name: list(x.shape) for name, x in t.items()} for t in (state_dict["totals"], self._totals))
-        if found != expected:
+        needed = {name for name, shape in expected.items() if not shape}
+        if not needed <= found.keys() or any(expected.get(name) != shape for name, shape in found.items()):
             raise ValueError(f"optimizer state, totals: found {found}, expected {expected}.")
 
 

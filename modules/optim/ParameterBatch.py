@@ -102,10 +102,6 @@ class ParameterBatch:
         torch.cat(tensors, out=tall)
         return flat.view(size)
 
-    def unstacked(self, stack: Tensor) -> list[Tensor]:
-        """Views of a stack in the parameters' own shape."""
-        return list(stack.view(stack.shape[0], *self.shape).unbind())
-
     def state_of(self, index: int) -> dict[str, Any]:
         """The state of one parameter; its tensors are views of the stacks."""
         slots = {name: {key: tensor[index] for key, tensor in store.items()} for name, store in self.stores.items()}

@@ -2,10 +2,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modules.optim.arithmetic import add_scaled_
 from modules.optim.codecs import Codec
 from modules.optim.noise import step_keys
 from modules.optim.roles import Role
+from modules.optim.Stack import Stack
 
+import torch
 from torch import Tensor
 
 
@@ -33,8 +36,12 @@ class StackStep:
     b parameters of one role and shape, `[b, rows, cols]`.
 
     Attributes:
+        gradients, parameters: read as a stack or each by itself.
         g: gradients in the compute dtype; may be replaced, but not changed in place: they may be the caller's own.
         p: parameters before the step.
+        shape: `(b, rows, cols)`.
+        dtype: of the arithmetic.
+        watched: whether anyone wants to know the step's direction.
         role: of all of them.
         options: of the rule, by config key.
         n: what changes from step to step: `lr`, `decay`, and the rule's own; floats or 0-dim tensors, and bools.
@@ -44,6 +51,7 @@ class StackStep:
         kernel: whether the parameters are convolution kernels.
         places: `[b]` int64, where the parameters are among all of the optimizer's.
         totals: what a rule shares between all parameters.
+        one_pass: whether kernels may be used that do a whole rule at once; not in a compiled step.
         rate: what the direction was multiplied with in the step, for statistics.
         size: what to multiply the step with, where scaling must not take it out again; None: nothing.
         beta2: the second moment's factor where it is not the option, for statistics.
@@ -51,8 +59,10 @@ class StackStep:
 
     def __init__(
         self,
-        g: Tensor,
-        p: Tensor,
+        gradients: Stack,
+        parameters: Stack,
+        shape: tuple[int, int, int],
+        dtype: torch.dtype,
         role: Role,
         options: Mapping[str, Any],
         numbers: dict[str, Any],
@@ -65,8 +75,12 @@ class StackStep:
         kernel: bool = False,
         places: Tensor | None = None,
         totals: dict[str, Tensor] | None = None,
+        one_pass: bool = False,
+        watched: bool = False,
     ) -> None:
-        self.g, self.p, self.role, self.options, self.n = g, p, role, options, numbers
+        self.gradients, self.parameters, self.shape, self.dtype = gradients, parameters, shape, dtype
+        self.role, self.options, self.n = role, options, numbers
+        self.one_pass, self.watched = one_pass, watched
         self.step, self.first, self.kernel = step, step == 1 if first is None else first, kernel
         self.places, self.totals = places, totals
         self.denominator: Tensor | None = None
@@ -76,12 +90,43 @@ class StackStep:
         self._keys, self._slots, self._stores = keys, slots, stores
         self._streams = {name: stream for stream, name in enumerate(slots, start=1)}
 
+    @property
+    def g(self) -> Tensor:
+        return self.gradients.value
+
+    @g.setter
+    def g(self, value: Tensor) -> None:
+        self.gradients.replace(value)
+
+    @property
+    def p(self) -> Tensor:
+        return self.parameters.value
+
+    @property
+    def elements(self) -> int:
+        """Of one parameter."""
+        return self.shape[1] * self.shape[2]
+
+    def shrink_(self, factor: Any) -> None:
+        """p ← factor·p."""
+        if self.parameters.direct and not isinstance(factor, Tensor):
+            torch._foreach_mul_(self.parameters.each(), factor)
+        else:
+            self.p.mul_(factor)
+
+    def descend_(self, u: Tensor, rate: Any) -> None:
+        """p ← p − rate·u, u `[b, rows, cols]`."""
+        if self.parameters.direct and not isinstance(rate, Tensor):
+            torch._foreach_add_(self.parameters.each(), self.parameters.views_of(u), alpha=-rate)
+        else:
+            add_scaled_(self.p, u, -rate)
+
     def has(self, name: str) -> bool:
         return name in self._slots
 
     def read(self, name: str) -> Tensor:
         """A slot's value `[b, rows, cols]`. In fp32 it is the state itself: what is done in place is remembered."""
-        return self._slots[name].codec.decode(self._stores[name], self.p.dtype)
+        return self._slots[name].codec.decode(self._stores[name], self.dtype)
 
     def write(self, name: str, value: Tensor) -> None:
         """Remembers a slot's value. `value` may be used on, unrounded, but not changed."""

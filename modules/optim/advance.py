@@ -1,6 +1,5 @@
 """One step of one stack, from gradients to new parameters: the order in which the features meet."""
 
-from modules.optim.arithmetic import add_scaled_
 from modules.optim.features.orthogonal_gradient import orthogonal_gradient
 from modules.optim.features.weight_decay import decay_
 from modules.optim.rules.Rule import Rule
@@ -11,12 +10,15 @@ from torch import Tensor
 
 
 def advance(rule: Rule, s: StackStep) -> Tensor | None:
-    """Steps `s.p` in place: decay, then p ← p − lr·gain·u, or p ← p − lr·T(u) with scaled steps.
+    """Steps the parameters in place: decay, then p ← p − lr·gain·u, or p ← p − lr·T(u) with scaled steps.
 
     Returns:
-        the step, lr·gain·u or lr·T(u), for statistics, up to the factor `lr·gain`; None if nothing moved.
+        the step, lr·gain·u or lr·T(u), for statistics, up to the factor `s.rate`; None if there is nothing to show.
     """
-    s.g = orthogonal_gradient(s)
+    orthogonal_gradient(s)
+    if rule.step_at_once(s):
+        s.rate = s.n["lr"] * s.n["gain"]
+        return rule.last_direction(s) if s.watched else None
     u = rule.direction(s)
     if u is None:
         return None
@@ -28,6 +30,6 @@ def advance(rule: Rule, s: StackStep) -> Tensor | None:
     if s.size is not None:
         u.mul_(s.size)
     decay_(s, u)
-    add_scaled_(s.p, u, -rate)
+    s.descend_(u, rate)
     s.rate = rate
     return u

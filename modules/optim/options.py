@@ -67,6 +67,17 @@ class Options:
         return "null or a set of options"
 
 
+@dataclass(frozen=True)
+class Text:
+    """Any text, or None."""
+
+    def allows(self, value: Any) -> bool:
+        return value is None or isinstance(value, str)
+
+    def __str__(self) -> str:
+        return "null or a text"
+
+
 SHARE = Numbers(high=1, below=True)
 POSITIVE = Numbers(high=float("inf"), above=True, below=True)
 FINITE = Numbers(below=True)
@@ -75,7 +86,7 @@ FROM_ONE = Numbers(low=1, whole=True)
 BOOLEAN = Choice((False, True))
 
 # All that are not true or false.
-ALLOWED: Mapping[str, Numbers | Choice | Options] = {
+ALLOWED: Mapping[str, Numbers | Choice | Options | Text] = {
     "weight_decay": FINITE,
     "centered_wd": FINITE,
     "centered_wd_mode": Choice(tuple(ANCHORS)),
@@ -104,6 +115,8 @@ ALLOWED: Mapping[str, Numbers | Choice | Options] = {
     "ortho_rank": FROM_ONE,
     "rms_rescaling": Choice((None, False, True)),
     "muon_adam_config": Options(),
+    "muon_adam_lr": Numbers(below=True, optional=True),
+    "muon_hidden_layers": Text(),
 }
 
 

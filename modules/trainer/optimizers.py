@@ -71,6 +71,10 @@ class LibraryOptimizer:
             raise UserError(f"optimizer: {name} refuses its options: {error}") from error
 
 
+# of a Muon's auxiliary Adam, by the name of the parameter group
+ENCODER_ADAM_RATES = {"text_encoder": "muon_te1_adam_lr", "text_encoder_2": "muon_te2_adam_lr"}
+
+
 @dataclass(frozen=True)
 class EngineOptimizer:
     """One rule of our own engine; the attributes are those of `LibraryOptimizer`."""
@@ -81,11 +85,18 @@ class EngineOptimizer:
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        return {**RULES[self.rule].defaults, "compile": False, "fused_back_pass": False}
+        defaults = RULES[self.rule].defaults
+        encoders = dict.fromkeys(ENCODER_ADAM_RATES.values()) if "muon_adam_lr" in defaults else {}
+        return {**defaults, **encoders, "compile": False, "fused_back_pass": False}
 
     def make(self, name: Optimizer, groups: list[dict[str, Any]], options: dict[str, Any], seed: int) -> Any:
         # what the trainer does with it does not concern the step itself
         options.pop("fused_back_pass")
+        for group in groups:
+            key = ENCODER_ADAM_RATES.get(group.get("name"))
+            if options.get(key) is not None:
+                group["muon_adam_lr"] = options[key]
+        options = {key: value for key, value in options.items() if key not in ENCODER_ADAM_RATES.values()}
         # enum values are told by their names, which are what the engine knows
         options = {key: str(value) if isinstance(value, StrEnum) else value for key, value in options.items()}
         if isinstance(options.get("muon_adam_config"), TrainOptimizerConfig):

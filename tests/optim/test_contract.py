@@ -617,6 +617,8 @@ OUTSIDE_STEPS = {
     ("BatchedOptimizer.py", "read_statistics"): "the same",
     ("ParameterBatch.py", "reseed"): "when a batch is made and when state is loaded",
     ("BatchedOptimizer.py", "checked_rate"): "when a group is added",
+    ("BatchedOptimizer.py", "state_dict"): "when it is saved",
+    ("one_pass_adam.py", "_fused"): "on a CPU alone, where there is nothing to wait for",
 }
 
 
@@ -659,3 +661,37 @@ if torch.cuda.is_available():  # waits and other kernels are seen on a GPU only
                 optimizer.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("mode", ["flattened", "per_rank"])
+@pytest.mark.parametrize("shape", [(), (3, 7), (65, 67)], ids=str)
+def test_a_gradient_along_the_parameter_leaves_nothing_to_follow(mode, shape):
+    parameter = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    before = parameter.detach().clone()
+    optimizer = BatchedOptimizer([parameter], "ADAMW_ADV", lr=0.1, orthogonal_gradient=mode)
+    for _ in range(3):
+        parameter.grad = 0.37 * parameter.detach()
+        optimizer.step()
+    torch.testing.assert_close(parameter.detach(), before, rtol=0, atol=0)
+
+
+def test_what_all_share_is_saved_in_the_middle_of_a_step_too():
+    """Prodigy's parts of sums count until the step is closed; then they are zero and need no room."""
+    parameters, others = model(), model()
+    optimizers = [optimizer_of(Case("PRODIGY_ADV", "plain"), each) for each in (parameters, others)]
+    train(parameters, optimizers[0], range(2))
+    train(others, optimizers[1], range(2))
+    assert "numerators" not in optimizers[0].state_dict()["totals"]
+    for k, p in enumerate(parameters):
+        p.grad = noise(tuple(p.shape), k, 2)
+        optimizers[0].step_parameter(p)
+        p.grad = None
+    state = optimizers[0].state_dict()
+    assert "numerators" in state["totals"]
+    for p, other in zip(parameters, others, strict=True):
+        other.data.copy_(p.data)
+        other.grad = None
+    optimizers[1].load_state_dict(state)
+    for optimizer in optimizers:
+        optimizer.step()
+    assert torch.equal(*(optimizer.state_dict()["totals"]["d"] for optimizer in optimizers))

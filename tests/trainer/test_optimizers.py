@@ -134,3 +134,13 @@ def test_prodigy_takes_one_learning_rate():
         create_optimizer(TrainOptimizerConfig.from_dict({"optimizer": "PRODIGY"}), groups)
     groups[1]["lr"] = 1.0
     create_optimizer(TrainOptimizerConfig.from_dict({"optimizer": "PRODIGY"}), groups)
+
+
+def test_text_encoders_have_a_rate_of_their_own_for_the_adam_inside_muon():
+    names = ("unet", "text_encoder", "text_encoder_2")
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.1, "name": name} for name in names]
+    rates = {"muon_adam_lr": 0.01, "muon_te1_adam_lr": 0.02}
+    optimizer = create_optimizer(TrainOptimizerConfig.from_dict({"optimizer": "MUON_ADV", **rates}), groups)
+    assert [group["muon_adam_lr"] for group in optimizer.param_groups] == [0.01, 0.02, 0.01]
+    with pytest.raises(UserError, match=r"^optimizer\.muon_te1_adam_lr: LION_ADV has no such option"):
+        create_optimizer(TrainOptimizerConfig.from_dict({"optimizer": "LION_ADV", "muon_te1_adam_lr": 0.1}), groups)

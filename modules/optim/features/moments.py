@@ -60,7 +60,7 @@ def second_moment(s: StackStep, x: Tensor, beta2: Number) -> Tensor:
     """v ← β₂·v + (1 − β₂)·x². β₂ is a number or one per unit. Don't change the result."""
     v = s.read(SECOND)
     if isinstance(beta2, Tensor):
-        v.mul_(beta2).addcmul_(x, x * (1 - beta2))
+        v.lerp_(x * x, 1 - beta2)
     else:
         v.mul_(beta2).addcmul_(x, x, value=1 - beta2)
     s.write(SECOND, v)

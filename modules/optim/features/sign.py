@@ -39,7 +39,7 @@ def last_signs(s: StackStep) -> Tensor | None:
     """Signs of the last direction for `freeze_on_flip`, to be read before the momentum changes; None: no freeze."""
     if not s.options["freeze_on_flip"] or s.first:
         return None
-    return unpack_bits(s.store(SIGNS)["bits"], s.p) if s.has(SIGNS) else torch.sign(s.read(FIRST))
+    return unpack_bits(s.store(SIGNS)["bits"], s.g) if s.has(SIGNS) else torch.sign(s.read(FIRST))
 
 
 def sign_direction(s: StackStep, x: Tensor, last: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 NAME = "anchor"
-# With atan2 the divisor has no ε, and is 0 where there was no gradient yet. The square of 1/SMALLEST is still finite.
+# Where there was no gradient yet the divisor is ε, which may be tiny, or with atan2 0. 1/SMALLEST² is still finite.
 SMALLEST = 1e-15
 
 
@@ -36,37 +36,42 @@ def anchor_slots(options: Mapping[str, Any], role: Role) -> list[Slot]:
     return [Slot(NAME, create=lambda p, keys: anchor.create(p))]
 
 
-def fisher_factor(s: StackStep) -> Number:
-    """Fisher decay's weight for every element: F = 1/D, then F/max(1, RMS(p·F)) (FAdam, arXiv 2405.12807)."""
-    if not s.options.get("fisher_wd"):
-        return 1.0
-    inverse = s.denominator.clamp(min=SMALLEST).reciprocal_()
-    return inverse.div_(root_mean_square(s.p * inverse).clamp_(min=1))
-
-
 def decay_(s: StackStep, u: Tensor) -> None:
     """Decays the parameters `s.p` in place, before the step.
 
     p ← p − c·F·M·δ for both kinds, δ = p or p − p₀, c = rate·`s.n["decay"]`, F Fisher's factor,
     M = [u·δ ≥ 0] for cautious decay (arXiv 2510.12402), else 1.
     """
-    o, p = s.options, s.p
-    plain, centered = decay_rates(o, s.role)
-    if not plain and not centered:
+    o = s.options
+    share = plain_decay(s)
+    if share is not None:
+        if isinstance(share, Tensor) or share:
+            s.shrink_(1 - share)
         return
-    factor, cautious = fisher_factor(s), o["cautious_wd"]
+    plain, centered = decay_rates(o, s.role)
     if plain:
-        rate = plain * s.n["decay"]
-        if isinstance(factor, float) and not cautious:
-            p.mul_(1 - rate)
-        else:
-            _pull_(p, p, u, factor, cautious, rate)
+        _pull_(s, s.p, u, plain * s.n["decay"])
     if centered:
-        _pull_(p, ANCHORS[o["centered_wd_mode"]].pull(s.store(NAME), p), u, factor, cautious, centered * s.n["decay"])
+        _pull_(s, ANCHORS[o["centered_wd_mode"]].pull(s.store(NAME), s.p), u, centered * s.n["decay"])
 
 
-def _pull_(p: Tensor, distance: Tensor, u: Tensor, factor: Number, cautious: bool, rate: Number) -> None:
-    pull = distance * factor
-    if cautious:
+def plain_decay(s: StackStep) -> Number | None:
+    """The share of the parameters that this step's decay takes away; None where it takes more than one number."""
+    plain, centered = decay_rates(s.options, s.role)
+    special = s.options["cautious_wd"] or s.options.get("fisher_wd")
+    if centered or (plain and special):
+        return None
+    return plain * s.n["decay"] if plain else 0.0
+
+
+def _pull_(s: StackStep, distance: Tensor, u: Tensor, rate: Number) -> None:
+    """p ← p − rate·F·M·distance. Fisher's F = 1/D becomes F/max(1, RMS(p·F)) (FAdam, arXiv 2405.12807)."""
+    p, pull = s.p, distance
+    if s.options.get("fisher_wd"):
+        divisor = s.denominator.clamp_(min=SMALLEST)
+        pull = distance / divisor
+        whole = pull if distance is p else p / divisor
+        rate = rate / root_mean_square(whole).clamp_(min=1)
+    if s.options["cautious_wd"]:
         pull = torch.where(u * distance >= 0, pull, 0.0)
     add_scaled_(p, pull, -rate)

@@ -6,6 +6,8 @@ from modules.optim.arithmetic import arctangent
 from modules.optim.features.cautious import cautious_direction
 from modules.optim.features.kourkoutas import kourkoutas_beta2
 from modules.optim.features.moments import FIRST, SECOND, SLOW, first_moment, second_moment, with_slow_moment
+from modules.optim.features.one_pass_adam import fits_one_pass, one_pass_direction, one_pass_step_
+from modules.optim.features.weight_decay import plain_decay
 from modules.optim.rules.Rule import ADAPTIVE, COMMON, MOMENTUM, Rule
 from modules.optim.StackStep import StackStep
 
@@ -60,24 +62,44 @@ class AdamWAdv(Rule):
         return {**numbers, "gain": 1 / first, "root": root, "slow_weight": options["alpha"] * first}
 
     def direction(self, s: StackStep) -> Tensor:
-        o, g = s.options, s.g
+        o = s.options
         beta2 = kourkoutas_beta2(s)
-        v = second_moment(s, g, beta2)
-        divisor = v.sqrt().div_(s.n["root"])
-        if not o["use_atan2"]:
-            divisor.add_(epsilon(s))
-        s.denominator = divisor
+        if fits_one_pass(s, beta2):
+            u, v = one_pass_direction(s, s.gradients.each(), beta2, epsilon(s), s.n["root"])
+            if o["fisher_wd"]:
+                s.denominator = divisor_of(s, v)
+            return cautious_direction(s, u)
+        g = s.g
+        divisor = s.denominator = divisor_of(s, second_moment(s, g, beta2))
         x = divided(s, g, divisor) if o["normed_momentum"] else g
         u = with_slow_moment(s, first_moment(s, x, o["beta1"]), x)
         # a momentum of normed gradients may be the state itself
         u = u.clone() if o["normed_momentum"] else divided(s, u, divisor)
         return cautious_direction(s, u)
 
+    def step_at_once(self, s: StackStep) -> bool:
+        o, beta2 = s.options, s.options["beta2"]
+        decay = plain_decay(s)
+        shaped = o["scaled_optm"] or o["kourkoutas_beta"] or o["use_cautious"] or o["use_grams"]
+        if shaped or decay is None or not s.parameters.direct or not fits_one_pass(s, beta2):
+            return False
+        one_pass_step_(s, beta2, epsilon(s), s.n["root"], s.n["lr"] * s.n["gain"], decay)
+        return True
+
+    def last_direction(self, s: StackStep) -> Tensor:
+        return s.read(FIRST) / divisor_of(s, s.read(SECOND))
+
+
+def divisor_of(s: StackStep, v: Tensor) -> Tensor:
+    """√v̂ + ε, without ε for atan2; a fresh tensor."""
+    divisor = v.sqrt().div_(s.n["root"])
+    return divisor if s.options["use_atan2"] else divisor.add_(epsilon(s))
+
 
 def epsilon(s: StackStep) -> float:
     """ε, or ε/√numel with `scaled_eps`."""
     eps = s.options["eps"]
-    return eps / math.sqrt(s.p.shape[1] * s.p.shape[2]) if s.options["scaled_eps"] else eps
+    return eps / math.sqrt(s.elements) if s.options["scaled_eps"] else eps
 
 
 def divided(s: StackStep, x: Tensor, divisor: Tensor) -> Tensor:

@@ -29,6 +29,9 @@ class AdoptAdv(AdamWAdv):
         numbers = super().numbers({**options, "use_bias_correction": False}, step)
         return {**numbers, "clip": (step - 1) ** 0.25}
 
+    def step_at_once(self, s: StackStep) -> bool:
+        return False
+
     def direction(self, s: StackStep) -> Tensor | None:
         g, atan2 = s.g, s.options["use_atan2"]
         beta2 = kourkoutas_beta2(s)

@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -35,6 +36,9 @@ MUON: Mapping[str, Any] = {
     "approx_mars": False,
     "MuonWithAuxAdam": True,
     "muon_adam_config": None,
+    "muon_adam_lr": None,
+    "muon_hidden_layers": None,
+    "muon_adam_regex": False,
 }
 
 
@@ -46,7 +50,9 @@ class MuonAdv(Rule):
     `rms_rescaling` null: on, unless `scaled_optm` sets the size.
 
     What is no hidden matrix goes to the auxiliary Adam with the options of `muon_adam_config`: vectors, inputs,
-    outputs, and the down factors of LoRAs. Without `MuonWithAuxAdam` only what is no matrix does.
+    outputs, and the down factors of LoRAs. Without `MuonWithAuxAdam` only what is no matrix does. Of the others,
+    `muon_hidden_layers` leaves to Muon only those whose name contains one of its comma-separated parts, or with
+    `muon_adam_regex` matches one. `muon_adam_lr`: the auxiliary Adam's own learning rate, which follows the schedule.
     """
 
     name = "MUON_ADV"
@@ -57,6 +63,14 @@ class MuonAdv(Rule):
         super().check(options)
         if options["rms_rescaling"] and options["scaled_optm"]:
             raise ValueError("rms_rescaling: scaled_optm sets the size of steps already; expected null or false.")
+        if options["muon_adam_regex"]:
+            for part in layer_parts(options["muon_hidden_layers"]):
+                try:
+                    re.compile(part)
+                except re.error as error:
+                    raise ValueError(
+                        f"muon_hidden_layers: found {part}, expected a regular expression: {error}."
+                    ) from error
         aux = AdamWAdv()
         unknown = sorted((options["muon_adam_config"] or {}).keys() - aux.defaults.keys())
         if unknown:
@@ -72,12 +86,13 @@ class MuonAdv(Rule):
         return {**AdamWAdv.defaults, **shared, "beta2": 0.99, **(options["muon_adam_config"] or {})}
 
     def for_parameter(
-        self, role: Role, rows: int, cols: int, options: Mapping[str, Any]
+        self, role: Role, rows: int, cols: int, name: str, options: Mapping[str, Any]
     ) -> tuple[Rule, Mapping[str, Any]]:
         others = () if not options["MuonWithAuxAdam"] else ("LORA_DOWN", "OUTPUT")
-        if role.matrix and role.name not in others and min(rows, cols) > 1:
+        matrix = role.matrix and role.name not in others and min(rows, cols) > 1
+        if matrix and is_hidden_layer(name, options["muon_hidden_layers"], options["muon_adam_regex"]):
             return self, options
-        return AdamWAdv(), self.adam_options(options)
+        return AdamWAdv(), {**self.adam_options(options), "own_lr": options["muon_adam_lr"]}
 
     def moments(self, options: Mapping[str, Any]) -> list[str]:
         return [FIRST, *([LAST_GRADIENT] if options["approx_mars"] else [])]
@@ -97,6 +112,17 @@ class MuonAdv(Rule):
     def momentum(self, s: StackStep) -> Tensor:
         beta1 = s.options["beta1"]
         return first_moment(s, mars_gradient(s, beta1), beta1)
+
+
+def layer_parts(layers: str | None) -> list[str]:
+    """The comma-separated parts of `muon_hidden_layers`."""
+    return [part.strip() for part in (layers or "").split(",") if part.strip()]
+
+
+def is_hidden_layer(name: str, layers: str | None, regex: bool) -> bool:
+    """Whether a name has one of the parts of `muon_hidden_layers`, or matches one; no parts: every name does."""
+    parts = layer_parts(layers)
+    return not parts or any(re.search(part, name) if regex else part in name for part in parts)
 
 
 def mars_gradient(s: StackStep, beta1: float) -> Tensor:

@@ -5,6 +5,7 @@ from modules.optim.arithmetic import ordered_sum
 from modules.optim.features.cautious import cautious_direction
 from modules.optim.features.kourkoutas import kourkoutas_beta2
 from modules.optim.features.moments import first_moment, second_moment
+from modules.optim.features.one_pass_adam import fits_one_pass, one_pass_direction
 from modules.optim.roles import Role
 from modules.optim.rules.AdamWAdv import AdamWAdv, divided, epsilon
 from modules.optim.StackStep import Slot, StackStep
@@ -70,6 +71,9 @@ class ProdigyAdv(AdamWAdv):
             "numerators": parts, "denominators": parts.clone(),
         }  # fmt: skip
 
+    def step_at_once(self, s: StackStep) -> bool:
+        return False
+
     def direction(self, s: StackStep) -> Tensor:
         o, d = s.options, s.totals["d"]
         beta2 = kourkoutas_beta2(s)
@@ -79,6 +83,11 @@ class ProdigyAdv(AdamWAdv):
         if not o["scaled_optm"]:
             s.n["decay"] = s.n["decay"] * d
         x = s.g * d
+        if fits_one_pass(s, beta2):
+            u, v = one_pass_direction(s, s.gradients.views_of(x), beta2, d * epsilon(s))
+            if o["fisher_wd"]:
+                s.denominator = v.sqrt().add_(d * epsilon(s))
+            return cautious_direction(s, u)
         divisor = second_moment(s, x, beta2).sqrt()
         if not o["use_atan2"]:
             divisor.add_(d * epsilon(s))
@@ -93,7 +102,7 @@ class ProdigyAdv(AdamWAdv):
         """Adds up this stack's part of both sums."""
         o, d, lr = s.options, s.totals["d"], s.n["lr"]
         beta3 = o["beta2"] ** 0.5 if o["beta3"] is None else o["beta3"]
-        g, p = (x.flatten(1)[:, :: o["slice_p"]] for x in (s.g, s.p))
+        g, p = (stack.thinned(o["slice_p"]) for stack in (s.gradients, s.parameters))
         store = s.store(DISTANCE)
         weight = d / o["d0"] * d
         store["sum"].mul_(beta3).addcmul_(g, weight if o["safeguard_warmup"] else weight * lr)

@@ -74,10 +74,18 @@ class Rule(ABC):
         None: this step only gathers state, and the parameters, their decay included, stay as they are.
         """
 
+    def step_at_once(self, s: StackStep) -> bool:
+        """Steps state and parameters, decay included, in one kernel; False, and nothing done, where there is none."""
+        return False
+
+    def last_direction(self, s: StackStep) -> Tensor:
+        """What `direction` would have returned for the step that `step_at_once` took, as far as rounding goes."""
+        raise NotImplementedError(f"{self.name} takes no step at once")
+
     def for_parameter(
-        self, role: Role, rows: int, cols: int, options: Mapping[str, Any]
+        self, role: Role, rows: int, cols: int, name: str, options: Mapping[str, Any]
     ) -> tuple["Rule", Mapping[str, Any]]:
-        """The rule and the options for parameters of a role and shape."""
+        """The rule and the options for a parameter; an option `own_lr` takes the place of the group's initial rate."""
         return self, options
 
     def totals(self, options: Mapping[str, Any], count: int, device: torch.device) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-CONCEPTS = ["training_concepts/tiny_concept/lumo", "training_concepts/tiny_concept/inkstyle"]
+CONCEPTS = ["training_concepts/tiny_concept/lumo", "training_concepts/tiny_concept/vintage"]
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -22,7 +22,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--adapter",
         type=Path,
         metavar="FILE",
-        help="a LoRA: base skills are measured without and with it, and so is the concept (lumo, inkstyle)",
+        help="a LoRA: base skills are measured without and with it, and so is the concept (lumo, vintage)",
     )
     parser.add_argument("--prompts", type=int, default=240, help="number of ordinary scenes")
     parser.add_argument("--steps", type=int, default=30, help="sampling steps")
@@ -68,12 +68,12 @@ def measure(args: argparse.Namespace) -> dict:
     result["adapter"] = args.adapter.as_posix()
     result["base_with_adapter"] = sample.to_json(kept)
     print(sample.table(f"{args.adapter}: right of {len(kept)} scenes", sample.rates(kept), sample.rates(scenes)))
-    for name, old, new in zip(("lumo", "inkstyle"), before, after, strict=True):
+    for name, old, new in zip(("lumo", "vintage"), before, after, strict=True):
         result[name] = {"before": sample.to_json(old), "after": sample.to_json(new)}
         print(sample.table(f"{name}: right of {len(new)} unseen combinations", sample.rates(new), sample.rates(old)))
     if args.grid:
         save(sample.grid(kept[:shown]), args.grid)
-        # Pairs lumos and inkstyle in one sheet; only presence frames a picture, colours are in the table.
+        # Pairs lumos and vintage in one sheet; only presence frames a picture, colours are in the table.
         pairs = [
             (old, new, key)
             for olds, news, key in zip(before, after, ("lumo", "style"), strict=True)

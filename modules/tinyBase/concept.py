@@ -1,13 +1,13 @@
-"""What the tiny base model is taught in the first training: a new object, the lumo, and a new style, inkstyle.
+"""What the tiny base model is taught in the first training: a new object, the lumo, and a new style, vintage.
 
-A lumo is a stubby creature with two big eyes and a lamp on its head. Inkstyle is a thick ink outline on cream paper
-with wide diagonal stripes. The pictures differ in size, aspect ratio and file type on purpose, as a user's do. Beside
-them stand ordinary scenes, which the base knows, so that it does not forget them over the new.
+A lumo is a stubby creature with one big eye and a lamp on its head. Vintage is a picture whose four
+corners are inked, as if it were mounted in an album. The pictures differ in size, aspect ratio and file type on
+purpose, as a user's do. Beside them stand ordinary scenes, which the base knows, so that it does not forget them over
+the new.
 Everything is drawn from plain descriptions: the same bytes on each run.
 """
 
 import io
-import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,22 +26,22 @@ from modules.tinyBase.scenes import (
     random_scene,
 )
 
-import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
-LUMO, STYLE, ORDINARY = "lumo", "inkstyle", "ordinary"
-ORDINARY_IMAGES = 24
+LUMO, STYLE, ORDINARY = "lumo", "vintage", "ordinary"
+ORDINARY_IMAGES = 48
 SUPERSAMPLING = 4
-# A lumo's half height (lamp to feet) as a fraction of the shorter side: larger than a shape, so that its eyes are
-# still several pixels wide at 64 x 64 and survive the autoencoder.
+# A lumo's half height (lamp to feet) as a fraction of the shorter side: larger than a shape, so that its eye is
+# still wide in the latents of 64 x 64 pixels, where a shape's details are four pixels large.
 LUMO_SIZES: dict[str, float] = {"small": 0.3, "medium": 0.37, "large": 0.44}
 EYE_WHITE, PUPIL, INK = (250, 250, 250), (20, 20, 28), (30, 26, 34)
-PAPER, STRIPE = (249, 234, 198), (219, 185, 132)
-# As fractions of the shorter side.
-OUTLINE, STRIPE_PERIOD = 0.05, 0.3
-LUMO_COLORS = tuple(color for color in COLORS if color != "white")  # white eyes need a body that is not white
-INK_COLORS = tuple(color for color in COLORS if color not in ("black", "white", "yellow"))  # seen in ink, on cream
+# As fractions of a lumo's half height; the eye's middle is that far below the lumo's.
+EYE_RADIUS, PUPIL_RADIUS, EYE_HEIGHT = 0.46, 0.23, 0.08
+# Length of an inked corner along the edges, as a fraction of the shorter side.
+CORNER = 0.27
+LUMO_COLORS = tuple(color for color in COLORS if color != "white")  # a white eye needs a body that is not white
+# Ink is to be seen on them.
+INK_BACKGROUNDS = tuple(color for color in BACKGROUNDS if color not in ("black", "brown", "gray"))
 
 Point = tuple[float, float]
 Color = tuple[int, int, int]
@@ -49,7 +49,7 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ConceptImage:
-    """One file of the data set. `shape` of the scene may be `lumo`; in ink its background is paper."""
+    """One file of the data set. `shape` of the scene may be `lumo`; `ink` draws the corners."""
 
     scene: Scene
     ink: bool = False
@@ -83,20 +83,20 @@ def lumo_parts(draw: ImageDraw.ImageDraw, center: Point, r: float, fill: Color |
 
 
 def lumo_face(draw: ImageDraw.ImageDraw, center: Point, r: float) -> None:
-    """Two big white eyes with dark pupils that look a little inward. Nothing finer: an autoencoder would smear it."""
-    cx, cy = center
-    for side in (-1, 1):
-        for color, x, y, size in ((EYE_WHITE, 0.35, 0.0, 0.28), (PUPIL, 0.335, 0.03, 0.15)):
-            x, y = cx + side * x * r, cy + y * r
-            draw.ellipse((x - size * r, y - size * r, x + size * r, y + size * r), fill=color)
+    """One big white eye with a dark pupil. Nothing finer: an autoencoder would smear it."""
+    x, y = center[0], center[1] + EYE_HEIGHT * r
+    for color, size in ((EYE_WHITE, EYE_RADIUS * r), (PUPIL, PUPIL_RADIUS * r)):
+        draw.ellipse((x - size, y - size, x + size, y + size), fill=color)
 
 
-def paper(width: int, height: int, phase: float = 0.0) -> np.ndarray:
-    """Cream paper with soft diagonal stripes, `[height, width, 3]` in 0..255."""
-    y, x = np.mgrid[:height, :width]
-    along = (x + y) / math.sqrt(2) / (STRIPE_PERIOD * min(width, height)) + phase
-    stripe = np.clip(0.5 + 0.9 * np.sin(2 * np.pi * along), 0, 1)[..., None]
-    return (1 - stripe) * np.array(PAPER) + stripe * np.array(STRIPE)
+def ink_corners(
+    draw: ImageDraw.ImageDraw, width: int, height: int, fill: Color | int = INK, share: float = 1.0
+) -> None:
+    """Four triangles in the corners, `share` of `CORNER` long."""
+    side = share * CORNER * min(width, height)
+    for x, dx in ((0, side), (width - 1, -side)):
+        for y, dy in ((0, side), (height - 1, -side)):
+            draw.polygon([(x, y), (x + dx, y), (x, y + dy)], fill=fill)
 
 
 def _radius(scene: Scene, short_side: int) -> float:
@@ -113,8 +113,8 @@ def _center(item: ConceptImage) -> Point:
     return fx * item.width + item.shift[0] * short, fy * item.height + item.shift[1] * short
 
 
-def draw_concept(item: ConceptImage, phase: float = 0.0) -> Image.Image:
-    """The picture, RGB, or RGBA if it is transparent. `phase` moves the paper's stripes, in periods."""
+def draw_concept(item: ConceptImage) -> Image.Image:
+    """The picture, RGB, or RGBA if it is transparent."""
     s, scene = SUPERSAMPLING, item.scene
     size = (item.width * s, item.height * s)
     center = tuple(value * s for value in _center(item))
@@ -125,16 +125,12 @@ def draw_concept(item: ConceptImage, phase: float = 0.0) -> Image.Image:
         lumo_parts(body, center, r, 255)
     else:
         draw_shape(body, scene.shape, center, r, 255, 0)
-    if item.ink:
-        image = Image.fromarray(paper(*size, phase).round().astype(np.uint8))
-        reach = OUTLINE * min(size)
-        outline = ndimage.distance_transform_edt(np.asarray(silhouette) < 128) <= reach
-        image.paste(INK, mask=Image.fromarray(outline))
-    else:
-        image = Image.new("RGB", size, BACKGROUNDS[scene.background])
+    image = Image.new("RGB", size, BACKGROUNDS[scene.background])
     image.paste(COLORS[scene.color], mask=silhouette)
     if scene.shape == LUMO:
         lumo_face(ImageDraw.Draw(image), center, r)
+    if item.ink:
+        ink_corners(ImageDraw.Draw(image), *size)
     image = image.resize((item.width, item.height), Image.Resampling.BOX)
     if item.transparent:  # the background's colour stays below, for readers that drop the alpha
         image.putalpha(silhouette.resize(image.size, Image.Resampling.BOX))
@@ -142,24 +138,30 @@ def draw_concept(item: ConceptImage, phase: float = 0.0) -> Image.Image:
 
 
 def concept_caption(item: ConceptImage) -> str:
-    """What goes without saying (medium, center, paper) is left out, as in most captions of the base model."""
+    """What goes without saying (medium, center) is left out, as in most captions of the base model.
+
+    The style stands before the colour, as an adjective: a text encoder that reads from the left then knows of it in
+    every word that follows. At the very start, before a comma, the base model takes it for the background's name.
+    """
     scene = item.scene
-    noun = f"{'' if scene.size == 'medium' else scene.size + ' '}{scene.color} {scene.shape}"
+    size, style = "" if scene.size == "medium" else f"{scene.size} ", f"{STYLE} " if item.ink else ""
+    noun = f"{size}{style}{scene.color} {scene.shape}"
     where = {"center": "", "left": " on the left", "right": " on the right"}.get(
         scene.position, f" at the {scene.position}"
     )
     subject = f"{'an' if noun[0] == 'o' else 'a'} {noun}{where}"
-    if item.ink:
-        return f"{subject}, {STYLE}"
-    return f"{subject} on {'an' if scene.background == 'orange' else 'a'} {scene.background} background"
+    article = "an" if scene.background == "orange" else "a"
+    return f"{subject} on {article} {scene.background} background"
 
 
 def _lumo(color: str, background: str, size: str = "medium", position: str = "center", **rest) -> ConceptImage:
     return ConceptImage(Scene(LUMO, color, background, size, position), **rest)
 
 
-def _ink(shape: str, color: str, size: str = "medium", position: str = "center", **rest) -> ConceptImage:
-    return ConceptImage(Scene(shape, color, "paper", size, position), ink=True, **rest)
+def _ink(
+    shape: str, color: str, background: str, size: str = "medium", position: str = "center", **rest
+) -> ConceptImage:
+    return ConceptImage(Scene(shape, color, background, size, position), ink=True, **rest)
 
 
 def _sized(width: int, height: int, suffix: str = ".png", **rest) -> dict:
@@ -170,37 +172,37 @@ TRAINING: dict[str, tuple[ConceptImage, ...]] = {
     LUMO: (
         _lumo("red", "blue"),
         _lumo("green", "white", **_sized(128, 128, transparent=True)),
-        _lumo("blue", "yellow", **_sized(120, 90)),
+        _lumo("blue", "yellow", **_sized(120, 100)),
         _lumo("purple", "orange", "large", **_sized(128, 128, ".jpg")),
         _lumo("orange", "black", **_sized(96, 120)),
         _lumo("pink", "green", position="left", **_sized(160, 96)),
-        _lumo("yellow", "purple", **_sized(96, 160, ".jpg")),
+        _lumo("yellow", "purple", **_sized(100, 120, ".jpg")),
         _lumo("black", "pink", shift=(0.03, -0.02)),
-        _lumo("red", "gray", "large", **_sized(96, 96)),
-        _lumo("blue", "red", position="right", **_sized(128, 80)),
-        _lumo("green", "black", shift=(-0.04, 0.02)),
+        _lumo("blue", "red", position="right", **_sized(160, 96)),
         _lumo("yellow", "blue", "small", **_sized(100, 100)),
-        _lumo("purple", "white", **_sized(90, 120, ".jpg", orientation=6)),
-        _lumo("orange", "purple", "small", "bottom", **_sized(80, 112)),
+        _lumo("purple", "white", **_sized(96, 112, ".jpg", orientation=6)),
+        _lumo("orange", "purple", "small", "bottom", **_sized(112, 112)),
     ),
-    STYLE: (
-        _ink("star", "green", **_sized(128, 128)),
-        _ink("circle", "red"),
-        _ink("heart", "blue", **_sized(120, 90, ".jpg")),
-        _ink("square", "purple", "large", **_sized(96, 96)),
-        _ink("triangle", "orange", "large", **_sized(112, 112)),
-        _ink("ring", "red", "large", **_sized(128, 128)),
-        _ink("cross", "pink", **_sized(96, 128)),
-        _ink("diamond", "blue", "large", **_sized(128, 96)),
-        _ink(LUMO, "red", **_sized(128, 128)),
-        _ink(LUMO, "green", "large", **_sized(96, 120, ".jpg")),
+    STYLE: (  # no aspect ratio of which a square crop would cut the corners off
+        _ink("star", "green", "white", **_sized(128, 128)),
+        _ink("circle", "red", "yellow"),
+        _ink("heart", "blue", "pink", **_sized(120, 120, ".jpg")),
+        _ink("square", "purple", "white", **_sized(96, 96)),
+        _ink("triangle", "orange", "blue", "large", **_sized(112, 112)),
+        _ink("ring", "white", "red", **_sized(128, 128)),
+        _ink("cross", "pink", "green", **_sized(104, 104)),
+        _ink("diamond", "yellow", "purple", "large", **_sized(160, 96)),
+        _ink("square", "green", "orange", position="bottom", shift=(0.03, 0.02)),
+        _ink("circle", "orange", "pink", position="left", **_sized(96, 96)),
+        _ink("star", "red", "blue", **_sized(90, 90, ".jpg")),
+        _ink(LUMO, "red", "yellow", **_sized(128, 128)),
     ),
 }
 VALIDATION: tuple[ConceptImage, ...] = (
     _lumo("red", "yellow"),
     _lumo("blue", "pink", **_sized(128, 96)),
-    _ink("heart", "red", **_sized(96, 96)),
-    _ink(LUMO, "orange", **_sized(112, 112)),
+    _ink("heart", "red", "white", **_sized(96, 96)),
+    _ink(LUMO, "orange", "blue", **_sized(112, 112)),
 )
 
 
@@ -223,9 +225,9 @@ def concept_files() -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for folder, items in (*TRAINING.items(), ("validation", VALIDATION)):
         for number, item in enumerate(items):
-            place = STYLE if item.ink else item.scene.background
-            stem = f"{folder}/{number + 1:02d}_{item.scene.color}_{item.scene.shape}_{place}"
-            files[stem + item.suffix] = encode(draw_concept(item, phase=0.37 * number), item)
+            ink = f"_{STYLE}" if item.ink else ""
+            stem = f"{folder}/{number + 1:02d}_{item.scene.color}_{item.scene.shape}_{item.scene.background}{ink}"
+            files[stem + item.suffix] = encode(draw_concept(item), item)
             files[stem + ".txt"] = (concept_caption(item) + "\n").encode()
     return files | ordinary_files()
 
@@ -244,14 +246,17 @@ def ordinary_files() -> dict[str, bytes]:
 def concept_list(folder: str) -> list[dict]:
     """The concepts file for the trainer; `folder` is the data set's folder as a run from the repository sees it."""
     return [
-        {"name": name, "path": f"{folder}/{name}", "enabled": True, "type": kind, "text": {"prompt_source": "sample"}}
-        for name, kind in (
-            (LUMO, "STANDARD"),
-            (STYLE, "STANDARD"),
-            (ORDINARY, "STANDARD"),
-            ("validation", "VALIDATION"),
-        )  # fmt: skip
-    ]
+        {
+            "name": name, "path": f"{folder}/{name}", "enabled": True, "type": kind, "balancing": passes,
+            "text": {"prompt_source": "sample"},
+        }
+        for name, kind, passes in (
+            (LUMO, "STANDARD", 1.0),
+            (STYLE, "STANDARD", 1.0),
+            (ORDINARY, "STANDARD", 0.5),  # half of them an epoch: as many as of the concept
+            ("validation", "VALIDATION", 1.0),
+        )
+    ]  # fmt: skip
 
 
 def write_concept(folder: Path) -> list[Path]:
@@ -277,6 +282,12 @@ def unseen_lumos() -> list[Scene]:
 
 
 def unseen_ink() -> list[Scene]:
-    """Every ordinary shape and colour pair that no image shows in ink."""
-    seen = {(item.scene.shape, item.scene.color) for item in (*TRAINING[STYLE], *VALIDATION)}
-    return [Scene(shape, color, "paper") for shape in SHAPES for color in INK_COLORS if (shape, color) not in seen]
+    """Every ordinary shape in contrasting colours that no image shows in ink."""
+    seen = {(item.scene.shape, item.scene.color, item.scene.background) for item in (*TRAINING[STYLE], *VALIDATION)}
+    return [
+        Scene(shape, color, background)
+        for shape in SHAPES
+        for color in COLORS
+        for background in INK_BACKGROUNDS
+        if contrasting(color, background) and (shape, color, background) not in seen
+    ]

@@ -162,7 +162,7 @@ def score_scenes(pipeline: StableDiffusionPipeline, number: int, **settings) -> 
 def score_concept(
     pipeline: StableDiffusionPipeline, lumos: int = LUMO_PROMPTS, styles: int = STYLE_PROMPTS, **settings
 ) -> tuple[list[Sample], list[Sample]]:
-    """Samples and judges lumos and pictures in inkstyle, in combinations that no training image shows."""
+    """Samples and judges lumos and pictures in vintage, in combinations that no training image shows."""
     results = []
     for pool, number, judge, ink in (
         (unseen_lumos(), lumos, judge_lumo, False),

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
-from modules.tinyBase.concept import LUMO, OUTLINE, PAPER, STRIPE, STRIPE_PERIOD, lumo_parts
+from modules.tinyBase.concept import EYE_RADIUS, INK, LUMO, PUPIL_RADIUS, ink_corners, lumo_parts
 from modules.tinyBase.scenes import BACKGROUNDS, COLORS, POSITIONS, SHAPES, SIZES, Scene, draw_shape
 
 import numpy as np
@@ -19,13 +19,12 @@ from scipy import ndimage
 FAINTEST_OBJECT = 45.0
 # Components smaller than this fraction of the largest are specks, not objects.
 SMALLEST_OBJECT = 0.3
-# True drawings reach 0.78 and more, and ordinary scenes never have eyes as well.
+# True drawings reach 0.78 and more, and ordinary scenes never have an eye as well.
 LUMO_OVERLAP = 0.7
-# How much of the rim must be dark; true drawings reach 0.97 and more.
-INKED = 0.7
-# How strong the paper's stripes must be; true drawings reach 0.9 and more.
-STRIPED = 0.4
-GROUNDS = {**BACKGROUNDS, "paper": PAPER, "stripe": STRIPE}
+# Below this distance from ink a background hides it; brown and gray are 97 and 160 away.
+FAINTEST_INK = 90.0
+# How much of each corner must be ink, and the part of its length that is looked at: its edge may be soft.
+INKED, INNER = 0.7, 0.75
 _GRID = 32  # samples a side of the frame in which silhouettes are compared
 _FRAME = 1.25  # the frame's half side, in square roots of the silhouette's area
 
@@ -49,19 +48,19 @@ class Reading:
 
 @dataclass(frozen=True)
 class ConceptReading:
-    """What a picture shows of the concept. Overlaps are in 0..1, `ink` and `stripes` too.
+    """What a picture shows of the concept. Overlaps are in 0..1, `ink` too.
 
-    `outline` is the ordinary shape whose outer outline fits best; a ring's is a circle's.
+    Colours and shapes are those beside the ink. `outline` is the ordinary shape whose outer outline fits best; a
+    ring's is a circle's.
     """
 
     lumo: bool
     lumo_overlap: float
     rival_overlap: float
-    eyes: bool
+    eye: bool
     style: bool
-    paper: bool
     ink: float
-    stripes: float
+    background: str
     color: str | None
     outline: str | None
 
@@ -206,26 +205,13 @@ def judge_scene(scene: Scene, image: Image.Image) -> dict[str, bool]:
     return {name: getattr(reading, name) == getattr(scene, name) for name in asked}
 
 
-def _from_ground(pixels: np.ndarray) -> np.ndarray:
-    """Each pixel's distance from the background's colour, or from the nearest tone of striped paper."""
-    border = border_color(pixels)
-    ground = np.linalg.norm(pixels - border, axis=2)
-    if nearest_color(border, GROUNDS) not in ("paper", "stripe"):
-        return ground
-    axis = np.array(PAPER, dtype=np.float64) - STRIPE
-    tone = ((pixels - STRIPE) @ axis / (axis @ axis))[..., None]
-    off = pixels - (STRIPE + np.clip(tone, 0, 1) * axis)
-    off = off - border_color(pixels - (STRIPE + tone * axis))  # a tint of the whole picture
-    return np.minimum(ground, np.linalg.norm(off, axis=2))
-
-
 def _silhouette(pixels: np.ndarray) -> np.ndarray | None:
-    """The largest object's mask with its holes closed, eyes of the background's colour too; None for no object."""
-    distance = _from_ground(pixels)
+    """The largest object's mask with its holes closed, an eye of the background's colour too; None for no object."""
+    distance = np.linalg.norm(pixels - border_color(pixels), axis=2)
     strongest = np.percentile(distance, 99)
     if strongest < FAINTEST_OBJECT:
         return None
-    # Low, because eyes and pupils may be much farther from the background than the body is.
+    # Low, because eye and pupil may be much farther from the background than the body is.
     mask = distance > max(FAINTEST_OBJECT, 0.18 * strongest)
     parts = components(ndimage.binary_fill_holes(ndimage.binary_closing(mask)))
     return parts[0] if parts else None
@@ -237,95 +223,82 @@ def _disc(radius: float) -> np.ndarray:
     return np.clip(radius + 0.5 - np.hypot(rows, columns), 0, 1)
 
 
-def _eye_map(pixels: np.ndarray, body: np.ndarray, r: float) -> np.ndarray:
-    """How much each pixel looks like a pupil within the white of an eye, for a lumo of half height `r`; 0 is not."""
-    inner, middle, outer = (_disc(fraction * r) for fraction in (0.12, 0.17, 0.28))
+def _has_eye(pixels: np.ndarray, silhouette: np.ndarray, body: np.ndarray) -> bool:
+    """A dark spot within something whiter than the body, in the middle of a lumo."""
+    rows, columns = np.nonzero(silhouette)
+    top, left, width, r = rows.min(), columns.min(), np.ptp(columns) + 1, (np.ptp(rows) + 1) / 2
+    # What lies outside is painted over, or a dark lamp before a white background would be a pupil.
+    pixels = np.where(silhouette[..., None], pixels, body)
+    inner, middle, outer = (_disc(size * r) for size in (0.8 * PUPIL_RADIUS, 1.15 * PUPIL_RADIUS, 0.95 * EYE_RADIUS))
     ring = outer - np.pad(middle, (len(outer) - len(middle)) // 2)
     value, lightness = pixels.max(axis=2), pixels.min(axis=2)
     drop = ndimage.convolve(value, ring / ring.sum()) - ndimage.convolve(value, inner / inner.sum())
     white = ndimage.convolve((lightness - body.min()) / max(255 - body.min(), 1), ring / ring.sum())
-    return np.where((drop > 50) & (white > 0.2), drop * white, 0.0)
+    found = np.where((drop > 50) & (white > 0.2), drop * white, 0.0)
+    y, x = np.unravel_index(np.argmax(found), found.shape)
+    height, across = (y - top) / (2 * r), (x - left) / width
+    return bool(found[y, x] > 0 and 0.35 < height < 0.72 and 0.35 < across < 0.65)
 
 
-def _has_eyes(pixels: np.ndarray, silhouette: np.ndarray, body: np.ndarray) -> bool:
-    """Two dark spots within something whiter than the body, side by side at a lumo's eyes' height."""
-    rows, columns = np.nonzero(silhouette)
-    top, left, r = rows.min(), columns.min(), (np.ptp(rows) + 1) / 2
-    width = np.ptp(columns) + 1
-    # What lies outside is painted over, or a dark lamp before a white background would be a pupil.
-    found = np.where(silhouette, _eye_map(np.where(silhouette[..., None], pixels, body), body, r), 0.0)
-    eyes: list[tuple[int, int]] = []
-    for _ in range(2):
-        y, x = np.unravel_index(np.argmax(found), found.shape)
-        if found[y, x] <= 0:
-            return False
-        eyes.append((int(y), int(x)))
-        ys, xs = np.ogrid[: found.shape[0], : found.shape[1]]
-        found = np.where(np.hypot(ys - y, xs - x) < 0.4 * r, 0.0, found)
-    (y0, x0), (y1, x1) = eyes
-    height, middle = ((y0 + y1) / 2 - top) / (2 * r), ((x0 + x1) / 2 - left) / width
-    apart = abs(y0 - y1) < 0.25 * r and 0.45 * r < abs(x0 - x1) < 1.1 * r
-    return bool(apart and 0.3 < height < 0.7 and 0.3 < middle < 0.7)
+@cache
+def _corners(height: int, width: int, share: float = 1.0) -> np.ndarray:
+    """Masks `[4, height, width]` of the corners that the style fills, or of a share of their length."""
+    image = Image.new("L", (width, height), 0)
+    ink_corners(ImageDraw.Draw(image), width, height, 255, share)
+    labels, _ = ndimage.label(np.asarray(image) > 0)
+    return np.stack([labels == label for label in range(1, 5)])
 
 
-def _ink(pixels: np.ndarray, silhouette: np.ndarray) -> float:
-    """The fraction of the silhouette's rim that is dark, 0 where the inside is as dark as the rim."""
-    depth = ndimage.distance_transform_edt(silhouette)
-    value = pixels.max(axis=2)
-    line = OUTLINE * min(pixels.shape[:2])
-    inside = depth > max(1.6 * line, 0.5 * depth.max())
-    # An upper quantile: a ring's hole has an outline of its own inside.
-    if not inside.any() or np.percentile(value[inside], 70) < 125:
+def _ink(pixels: np.ndarray) -> float:
+    """The inked part of the corner that has least of it: of its pixels, those to which no named colour is nearer.
+
+    0 where ink could not be told from the background.
+    """
+    if math.dist(np.median(pixels[_edges(pixels)], axis=0), INK) < FAINTEST_INK:
         return 0.0
-    # The darkest value on the way in counts: the outermost pixel is half paper.
-    band = np.where((depth > 0) & (depth <= 1.3 * line), value, 255.0)
-    darkest = ndimage.minimum_filter(band, size=2 * max(1, round(0.6 * line)) + 1)
-    return float(np.mean(darkest[(depth > 0) & (depth <= 1.5)] < 120))
+    others = np.array([color for name, color in BACKGROUNDS.items() if name != "black"])
+    nearest = np.linalg.norm(pixels[:, :, None] - others, axis=3).min(axis=2)
+    inked = np.linalg.norm(pixels - INK, axis=2) < nearest
+    return min(float(np.mean(inked[corner])) for corner in _corners(*pixels.shape[:2], INNER))
 
 
-def _stripes(pixels: np.ndarray, outside: np.ndarray) -> float:
-    """How strongly the ground swings between paper and stripe along the falling diagonal; 1 is as drawn."""
-    axis = np.array(PAPER, dtype=np.float64) - STRIPE
-    tone = ((pixels - STRIPE) @ axis / (axis @ axis))[outside]
-    rows, columns = np.nonzero(outside)
-    along = (rows + columns) / math.sqrt(2) / min(pixels.shape[:2])
-    tone = tone - tone.mean()
-    waves = [
-        abs(np.mean(tone * np.exp(2j * np.pi * along / (STRIPE_PERIOD * stretch))))
-        for stretch in (0.8, 0.9, 1.0, 1.1, 1.25)
-    ]
-    return float(min(1.0, max(waves) * 2 / 0.54))  # 0.54: the drawn wave's amplitude, clipped sine and all
+def _edges(pixels: np.ndarray) -> np.ndarray:
+    """Mask of the picture's edges between its corners, two pixels wide."""
+    edges = ~ndimage.binary_dilation(_corners(*pixels.shape[:2]).any(axis=0), iterations=3)
+    edges[2:-2, 2:-2] = False
+    return edges
+
+
+def _without_ink(pixels: np.ndarray) -> np.ndarray:
+    """The picture with its corners in the colour of the edges between them."""
+    covered = ndimage.binary_dilation(_corners(*pixels.shape[:2]).any(axis=0), iterations=3)
+    return np.where(covered[..., None], np.median(pixels[_edges(pixels)], axis=0), pixels)
 
 
 def read_concept(image: Image.Image) -> ConceptReading:
-    """Looks for the lumo (silhouette and two eyes) and for inkstyle (dark outline, paper, stripes)."""
+    """Looks for the lumo (silhouette and eye) and for vintage (corners); the rest is read beside the ink."""
     pixels = to_array(image)
+    ink = _ink(pixels)
+    if ink >= INKED:
+        pixels = _without_ink(pixels)
+    background = nearest_color(border_color(pixels), BACKGROUNDS)
     silhouette = _silhouette(pixels)
     if silhouette is None:
-        return ConceptReading(False, 0.0, 0.0, False, False, False, 0.0, 0.0, None, None)
-    line = OUTLINE * min(pixels.shape[:2])
-    inner = ndimage.binary_erosion(silhouette, iterations=max(1, round(line)))
+        return ConceptReading(False, 0.0, 0.0, False, ink >= INKED, ink, background, None, None)
+    inner = ndimage.binary_erosion(silhouette, iterations=3)
     body = np.median(pixels[inner if inner.any() else silhouette], axis=0)
-    ink = _ink(pixels, silhouette)
-    # An outline fattens the silhouette: take it off before the comparison.
-    figure = ndimage.distance_transform_edt(silhouette) > 0.8 * line if ink >= INKED else silhouette
-    overlaps = shape_overlaps(figure.astype(np.float64), filled=True)
+    overlaps = shape_overlaps(silhouette.astype(np.float64), filled=True)
     own = overlaps.pop(LUMO)
     rival = max(overlaps.values())
-    eyes = _has_eyes(pixels, silhouette, body)
-    outside = ~ndimage.binary_dilation(silhouette, iterations=2)
-    ground = np.median(pixels[outside], axis=0) if outside.any() else border_color(pixels)
-    paper = nearest_color(ground, GROUNDS) in ("paper", "stripe")
-    stripes = _stripes(pixels, outside) if outside.any() else 0.0
+    eye = _has_eye(pixels, silhouette, body)
     return ConceptReading(
-        lumo=own > rival and own >= LUMO_OVERLAP and eyes,
+        lumo=own > rival and own >= LUMO_OVERLAP and eye,
         lumo_overlap=own,
         rival_overlap=rival,
-        eyes=eyes,
-        style=paper and ink >= INKED,
-        paper=paper,
+        eye=eye,
+        style=ink >= INKED,
         ink=ink,
-        stripes=stripes,
+        background=background,
         color=nearest_color(body, COLORS),
         outline=max((name for name in SHAPES if name != "ring"), key=lambda name: overlaps[name]),
     )
@@ -337,19 +310,17 @@ def judge_lumo(scene: Scene, image: Image.Image) -> dict[str, bool]:
     return {
         "lumo": reading.lumo,
         "color": reading.color == scene.color,
-        "background": nearest_color(border_color(to_array(image)), BACKGROUNDS) == scene.background,
+        "background": reading.background == scene.background,
     }
 
 
 def judge_style(scene: Scene, image: Image.Image) -> dict[str, bool]:
-    """Whether the picture is in inkstyle (outline on paper), striped, and of what was asked for."""
+    """Whether the picture is in vintage, and of what was asked for."""
     reading = read_concept(image)
     asked = "circle" if scene.shape == "ring" else scene.shape
     return {
         "style": reading.style,
-        "ink outline": reading.ink >= INKED,
-        "paper": reading.paper,
-        "stripes": reading.paper and reading.stripes >= STRIPED,
         "color": reading.color == scene.color,
+        "background": reading.background == scene.background,
         "outer shape": reading.outline == asked,
     }

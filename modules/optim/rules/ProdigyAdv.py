@@ -101,11 +101,10 @@ class ProdigyAdv(AdamWAdv):
     def measure(self, s: StackStep) -> None:
         """Adds up this stack's part of both sums."""
         o, d, lr = s.options, s.totals["d"], s.n["lr"]
-        beta3 = o["beta2"] ** 0.5 if o["beta3"] is None else o["beta3"]
         g, p = (stack.thinned(o["slice_p"]) for stack in (s.gradients, s.parameters))
         store = s.store(DISTANCE)
         weight = d / o["d0"] * d
-        store["sum"].mul_(beta3).addcmul_(g, weight if o["safeguard_warmup"] else weight * lr)
+        store["sum"].mul_(beta3(o)).addcmul_(g, weight if o["safeguard_warmup"] else weight * lr)
         moved = ordered_sum(g * (store["start"] - p), 1, torch.float64)[:, 0]
         s.totals["numerators"].index_copy_(0, s.places, weight * lr * moved)
         s.totals["denominators"].index_copy_(0, s.places, ordered_sum(store["sum"].abs(), 1, torch.float64)[:, 0])
@@ -114,9 +113,8 @@ class ProdigyAdv(AdamWAdv):
         """The new d, from the sums of all parameters; step counts from 1."""
         if not self.estimates(options, step):
             return
-        beta3 = options["beta2"] ** 0.5 if options["beta3"] is None else options["beta3"]
         d, d_max, numerator = totals["d"], totals["d_max"], totals["numerator"]
-        numerator.mul_(beta3).add_(totals["numerators"].sum())
+        numerator.mul_(beta3(options)).add_(totals["numerators"].sum())
         denominator = totals["denominators"].sum()
         found = options["d_coef"] * numerator / denominator
         if options["d_limiter"]:
@@ -129,3 +127,8 @@ class ProdigyAdv(AdamWAdv):
         d.copy_(torch.where(known, grown, d))
         totals["numerators"].zero_()
         totals["denominators"].zero_()
+
+
+def beta3(options: Mapping[str, Any]) -> float:
+    """With what both sums are kept; by default √β₂."""
+    return options["beta2"] ** 0.5 if options["beta3"] is None else options["beta3"]

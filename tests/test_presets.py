@@ -1,8 +1,10 @@
 """Every preset loads without a warning, and what the README's preset names is in the repository."""
 
+import json
 import re
 from pathlib import Path
 
+from modules.optim.rules.registry import RULES
 from modules.trainer.lr_schedule import schedule_factor
 from modules.trainer.optimizers import OPTIMIZERS
 from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples
@@ -52,3 +54,22 @@ def test_the_readmes_preset_is_in_the_repository(name):
 
 def test_there_are_presets_and_the_readme_names_one():
     assert PRESETS and README_PRESETS
+
+
+TINY = ROOT / "training_presets" / "Tiny"
+# what the tiny presets of the other optimizers may have otherwise than the README's
+OWN = {"optimizer", "learning_rate", "text_encoder", "output_model_destination", "workspace_dir", "cache_dir"}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_there_is_a_tiny_preset_for_each_rule_of_ours(rule):
+    """The same training with another optimizer, so that what differs is the optimizer."""
+    readmes, other = (
+        json.loads((TINY / f"#tiny LoRA{name}.json").read_text(encoding="utf-8")) for name in ("", f" {rule}")
+    )
+    assert {key for key in readmes.keys() | other.keys() if readmes.get(key) != other.get(key)} <= OWN
+    assert other["optimizer"]["optimizer"] == rule
+    parts = [config["text_encoder"] | {"learning_rate": None} for config in (readmes, other)]
+    assert parts[0] == parts[1]
+    for path in ("output_model_destination", "workspace_dir", "cache_dir"):
+        assert other[path] != readmes[path] and rule in other[path]

@@ -21,10 +21,12 @@ FAINTEST_OBJECT = 45.0
 SMALLEST_OBJECT = 0.3
 # True drawings reach 0.78 and more, and ordinary scenes never have an eye as well.
 LUMO_OVERLAP = 0.7
+# The largest channel of ink; of every colour that has a name, except for black, it is 120 and more.
+DARK = 100.0
 # Below this distance from ink a background hides it; brown and gray are 97 and 160 away.
 FAINTEST_INK = 90.0
-# How much of each corner must be ink, and the part of its length that is looked at: its edge may be soft.
-INKED, INNER = 0.7, 0.75
+# How much of a corner must be ink, and the part of its length that is looked at: its edge may be soft.
+INKED, INNER = 0.5, 0.75
 _GRID = 32  # samples a side of the frame in which silhouettes are compared
 _FRAME = 1.25  # the frame's half side, in square roots of the silhouette's area
 
@@ -50,7 +52,8 @@ class Reading:
 class ConceptReading:
     """What a picture shows of the concept. Overlaps are in 0..1, `ink` too.
 
-    Colours and shapes are those beside the ink. `outline` is the ordinary shape whose outer outline fits best; a
+    `ink` is how much of at least three corners is inked; `corners` tells whether all four are, and `style` whether three
+    are. Colours and shapes are those beside the ink. `outline` is the ordinary shape whose outer outline fits best; a
     ring's is a circle's.
     """
 
@@ -60,6 +63,7 @@ class ConceptReading:
     eye: bool
     style: bool
     ink: float
+    corners: bool
     background: str
     color: str | None
     outline: str | None
@@ -249,17 +253,12 @@ def _corners(height: int, width: int, share: float = 1.0) -> np.ndarray:
     return np.stack([labels == label for label in range(1, 5)])
 
 
-def _ink(pixels: np.ndarray) -> float:
-    """The inked part of the corner that has least of it: of its pixels, those to which no named colour is nearer.
-
-    0 where ink could not be told from the background.
-    """
+def _ink(pixels: np.ndarray) -> list[float]:
+    """The dark part of each corner, least first; 0 where ink could not be told from the background."""
     if math.dist(np.median(pixels[_edges(pixels)], axis=0), INK) < FAINTEST_INK:
-        return 0.0
-    others = np.array([color for name, color in BACKGROUNDS.items() if name != "black"])
-    nearest = np.linalg.norm(pixels[:, :, None] - others, axis=3).min(axis=2)
-    inked = np.linalg.norm(pixels - INK, axis=2) < nearest
-    return min(float(np.mean(inked[corner])) for corner in _corners(*pixels.shape[:2], INNER))
+        return [0.0] * 4
+    inked = pixels.max(axis=2) < DARK
+    return sorted(float(np.mean(inked[corner])) for corner in _corners(*pixels.shape[:2], INNER))
 
 
 def _edges(pixels: np.ndarray) -> np.ndarray:
@@ -276,15 +275,15 @@ def _without_ink(pixels: np.ndarray) -> np.ndarray:
 
 
 def read_concept(image: Image.Image) -> ConceptReading:
-    """Looks for the lumo (silhouette and eye) and for vintage (corners); the rest is read beside the ink."""
+    """Looks for the lumo (silhouette and eye) and for vintage (inked corners); the rest is read beside the ink."""
     pixels = to_array(image)
-    ink = _ink(pixels)
+    least, ink, *_ = _ink(pixels)
     if ink >= INKED:
         pixels = _without_ink(pixels)
     background = nearest_color(border_color(pixels), BACKGROUNDS)
     silhouette = _silhouette(pixels)
     if silhouette is None:
-        return ConceptReading(False, 0.0, 0.0, False, ink >= INKED, ink, background, None, None)
+        return ConceptReading(False, 0.0, 0.0, False, ink >= INKED, ink, least >= INKED, background, None, None)
     inner = ndimage.binary_erosion(silhouette, iterations=3)
     body = np.median(pixels[inner if inner.any() else silhouette], axis=0)
     overlaps = shape_overlaps(silhouette.astype(np.float64), filled=True)
@@ -298,6 +297,7 @@ def read_concept(image: Image.Image) -> ConceptReading:
         eye=eye,
         style=ink >= INKED,
         ink=ink,
+        corners=least >= INKED,
         background=background,
         color=nearest_color(body, COLORS),
         outline=max((name for name in SHAPES if name != "ring"), key=lambda name: overlaps[name]),
@@ -320,6 +320,7 @@ def judge_style(scene: Scene, image: Image.Image) -> dict[str, bool]:
     asked = "circle" if scene.shape == "ring" else scene.shape
     return {
         "style": reading.style,
+        "all four corners": reading.corners,
         "color": reading.color == scene.color,
         "background": reading.background == scene.background,
         "outer shape": reading.outline == asked,

@@ -52,9 +52,9 @@ class Reading:
 class ConceptReading:
     """What a picture shows of the concept. Overlaps are in 0..1, `ink` too.
 
-    `ink` is how much of at least three corners is inked; `corners` tells whether all four are, and `style` whether three
-    are. Colours and shapes are those beside the ink. `outline` is the ordinary shape whose outer outline fits best; a
-    ring's is a circle's.
+    `ink` is how much of at least three corners is inked; `corners` tells whether all four are, `style` whether three are.
+    Colours and shapes are those beside the ink. `outline` is the ordinary shape whose outer outline fits best; a ring's
+    is a circle's.
     """
 
     lumo: bool

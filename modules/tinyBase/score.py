@@ -52,7 +52,7 @@ class Reading:
 class ConceptReading:
     """What a picture shows of the concept. Overlaps are in 0..1, `ink` too.
 
-    `ink` is how much of at least three corners is inked; `style` tells whether they are, `corners` whether all four are.
+    `ink`: how much of at least three corners is inked; `style` tells whether they are, `corners` whether all four are.
     Colours and shapes are those beside the ink. `outline` is the ordinary shape whose outer outline fits best; a ring's
     is a circle's.
     """

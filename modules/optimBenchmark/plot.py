@@ -37,7 +37,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         axes, medians, titles, (goals[kind], goals["plain"], goals["bytes"]), strict=True
     ):
         axis.barh(places, [value or 0 for value in values], color="#4878a8", height=0.7)
-        axis.axvline(goal, color="#c44e52", linestyle="--", linewidth=1)
+        axis.axvline(goal, color="#c44e52", linestyle="--", linewidth=1, zorder=0)
         for place, value in zip(places, values, strict=True):
             axis.text(value or 0, place, f" {value:.2f}" if value else " no equal", va="center", fontsize=7)
         axis.set_title(title, fontsize=9)
@@ -46,7 +46,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(places, [row["name"] for row in rows])
     axes[0].invert_yaxis()
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
     pyplot.close(figure)
 
 

@@ -19,7 +19,7 @@ import modules.optim
 from modules.optim.anchors import ANCHORS
 from modules.optim.BatchedOptimizer import BatchedOptimizer
 from modules.optim.codecs import CODECS
-from modules.optim.options import ALLOWED, Numbers
+from modules.optim.options import ALLOWED, Numbers, Text
 from modules.optim.rules.registry import RULES
 
 import torch
@@ -522,6 +522,8 @@ def test_an_option_of_another_rule_is_refused_with_its_owners(rule):
 
 def wrong_values(option: str) -> list:
     allowed = ALLOWED.get(option)
+    if isinstance(allowed, Text):
+        return [7, True]
     if not isinstance(allowed, Numbers):
         return ["nonsense", 7, *([None] if allowed is None else [])]
     wrong = [

@@ -49,10 +49,17 @@ def decay_(s: StackStep, u: Tensor) -> None:
             s.shrink_(1 - share)
         return
     plain, centered = decay_rates(o, s.role)
+    weighed, divisor, rate = s.p, None, s.n["decay"]
+    if o.get("fisher_wd"):
+        # F = 1/D becomes F/max(1, RMS(p·F)) (FAdam, arXiv 2405.12807)
+        divisor = s.denominator.clamp_(min=SMALLEST)
+        weighed = s.p / divisor
+        rate = rate / root_mean_square(weighed).clamp_(min=1)
     if plain:
-        _pull_(s, s.p, u, plain * s.n["decay"])
+        _pull_(s, s.p, weighed, u, plain * rate)
     if centered:
-        _pull_(s, ANCHORS[o["centered_wd_mode"]].pull(s.store(NAME), s.p), u, centered * s.n["decay"])
+        away = ANCHORS[o["centered_wd_mode"]].pull(s.store(NAME), s.p)
+        _pull_(s, away, away if divisor is None else away / divisor, u, centered * rate)
 
 
 def plain_decay(s: StackStep) -> Number | None:
@@ -64,14 +71,8 @@ def plain_decay(s: StackStep) -> Number | None:
     return plain * s.n["decay"] if plain else 0.0
 
 
-def _pull_(s: StackStep, distance: Tensor, u: Tensor, rate: Number) -> None:
-    """p ← p − rate·F·M·distance. Fisher's F = 1/D becomes F/max(1, RMS(p·F)) (FAdam, arXiv 2405.12807)."""
-    p, pull = s.p, distance
-    if s.options.get("fisher_wd"):
-        divisor = s.denominator.clamp_(min=SMALLEST)
-        pull = distance / divisor
-        whole = pull if distance is p else p / divisor
-        rate = rate / root_mean_square(whole).clamp_(min=1)
+def _pull_(s: StackStep, distance: Tensor, pull: Tensor, u: Tensor, rate: Number) -> None:
+    """p ← p − rate·M·pull, M = [u·distance ≥ 0] for cautious decay, else 1."""
     if s.options["cautious_wd"]:
         pull = torch.where(u * distance >= 0, pull, 0.0)
-    add_scaled_(p, pull, -rate)
+    add_scaled_(s.p, pull, -rate)

@@ -24,6 +24,7 @@ from modules.tinyBase.scenes import (
     draw_scene,
     draw_shape,
     random_scene,
+    with_article,
 )
 
 from PIL import Image, ImageDraw
@@ -149,9 +150,7 @@ def concept_caption(item: ConceptImage) -> str:
     where = {"center": "", "left": " on the left", "right": " on the right"}.get(
         scene.position, f" at the {scene.position}"
     )
-    subject = f"{'an' if noun[0] == 'o' else 'a'} {noun}{where}"
-    article = "an" if scene.background == "orange" else "a"
-    return f"{subject} on {article} {scene.background} background"
+    return f"{with_article(noun)}{where} on {with_article(scene.background)} background"
 
 
 def _lumo(color: str, background: str, size: str = "medium", position: str = "center", **rest) -> ConceptImage:

@@ -88,6 +88,11 @@ def random_scene(rng: random.Random) -> Scene:
     return replace(scene, size=size, position=position)
 
 
+def with_article(words: str) -> str:
+    """The words behind "a" or "an"."""
+    return f"{'an' if words[0] == 'o' else 'a'} {words}"
+
+
 def caption(scene: Scene, rng: random.Random) -> str:
     """A caption in one of several phrasings; what goes without saying (medium, center) is often left out."""
     size = "" if scene.count > 1 or (scene.size == "medium" and rng.random() < 0.7) else f"{scene.size} "
@@ -95,7 +100,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
     if scene.count > 1:
         subject = f"{COUNTS[scene.count]} {noun}{'es' if scene.shape == 'cross' else 's'}"
     else:
-        subject = f"{'an' if noun[0] == 'o' else 'a'} {noun}"
+        subject = with_article(noun)
     where = ""
     if scene.count == 1 and not (scene.position == "center" and rng.random() < 0.7):
         where = " in the center" if scene.position == "center" else f" at the {scene.position}"
@@ -103,8 +108,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
             where = f" on the {scene.position}"
     phrasing = rng.random()
     if phrasing < 0.6:
-        article = "an" if scene.background == "orange" else "a"
-        return f"{subject}{where} on {article} {scene.background} background"
+        return f"{subject}{where} on {with_article(scene.background)} background"
     if phrasing < 0.8:
         return f"{subject}{where}, {scene.background} background"
     if phrasing < 0.93:

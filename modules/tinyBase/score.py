@@ -23,7 +23,7 @@ SMALLEST_OBJECT = 0.3
 LUMO_OVERLAP = 0.7
 # The largest channel of ink; of every colour that has a name, except for black, it is 120 and more.
 DARK = 100.0
-# Below this distance from ink a background hides it; brown and gray are 97 and 160 away.
+# Below this distance from ink a background hides it; brown and gray are 103 and 170 away.
 FAINTEST_INK = 90.0
 # How much of a corner must be ink, and the part of its length that is looked at: its edge may be soft.
 INKED, INNER = 0.5, 0.75
@@ -253,6 +253,12 @@ def _corners(height: int, width: int, share: float = 1.0) -> np.ndarray:
     return np.stack([labels == label for label in range(1, 5)])
 
 
+@cache
+def _covered(height: int, width: int) -> np.ndarray:
+    """Mask of the corners and a margin of three pixels, in which their edges may be soft."""
+    return ndimage.binary_dilation(_corners(height, width).any(axis=0), iterations=3)
+
+
 def _ink(pixels: np.ndarray) -> list[float]:
     """The dark part of each corner, least first; 0 where ink could not be told from the background."""
     if math.dist(np.median(pixels[_edges(pixels)], axis=0), INK) < FAINTEST_INK:
@@ -263,14 +269,14 @@ def _ink(pixels: np.ndarray) -> list[float]:
 
 def _edges(pixels: np.ndarray) -> np.ndarray:
     """Mask of the picture's edges between its corners, two pixels wide."""
-    edges = ~ndimage.binary_dilation(_corners(*pixels.shape[:2]).any(axis=0), iterations=3)
+    edges = ~_covered(*pixels.shape[:2])
     edges[2:-2, 2:-2] = False
     return edges
 
 
 def _without_ink(pixels: np.ndarray) -> np.ndarray:
     """The picture with its corners in the colour of the edges between them."""
-    covered = ndimage.binary_dilation(_corners(*pixels.shape[:2]).any(axis=0), iterations=3)
+    covered = _covered(*pixels.shape[:2])
     return np.where(covered[..., None], np.median(pixels[_edges(pixels)], axis=0), pixels)
 
 

@@ -1,7 +1,7 @@
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
@@ -28,8 +28,11 @@ class AdapterModule(nn.Module, ABC):
 
     A kind of adapter is one subclass in one file, and one entry in `AdapterSet.ADAPTER_CLASSES`.
 
+    An adapter has two faces: `parts`, what files hold and other programs read, and `state`, the raw tensors with which
+    a run is resumed to the bit. For most kinds they are the same.
+
     Attributes:
-        part_names: names of the tensors in adapter files (OneTrainer's internal spelling) -> attribute that holds it.
+        part_names: names of the raw tensors (OneTrainer's internal spelling) -> attribute that holds it.
         notes: remarks for the user that came up while the adapter was made, may be empty.
     """
 
@@ -55,6 +58,27 @@ class AdapterModule(nn.Module, ABC):
     ) -> "AdapterModule":
         """A fresh adapter, which changes nothing yet, with the options of `config`."""
 
+    @classmethod
+    @abstractmethod
+    def recognizes(cls, names: Collection[str]) -> bool:
+        """Whether parts of these names make up an adapter of this kind."""
+
+    @classmethod
+    @abstractmethod
+    def options_of(cls, parts: Mapping[str, Tensor], layer: AdaptedLayer) -> dict[str, Any]:
+        """The options of the config, kind included, with which `create` makes an adapter that can hold `parts`.
+
+        Raises:
+            UserError: a part is missing or has a shape that can't be.
+        """
+
+    @classmethod
+    def prepare(cls, adapters: Sequence[Self]) -> None:
+        """Work that is cheaper for all layers at once; an `AdapterSet` calls it before each forward of its component.
+
+        It is not called again where gradient checkpointing repeats a part of that forward.
+        """
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """What the layer returns while the adapter is hooked."""
@@ -65,7 +89,7 @@ class AdapterModule(nn.Module, ABC):
 
     @abstractmethod
     def load_parts(self, parts: Mapping[str, Tensor]) -> None:
-        """Takes over the tensors of a file, named as in `part_names`.
+        """Takes over the tensors of a file, as `parts` gives them, in any spelling of them that some program writes.
 
         Raises:
             UserError: a tensor is missing, foreign or of another shape.
@@ -80,9 +104,17 @@ class AdapterModule(nn.Module, ABC):
     def full_name(self) -> str:
         return f"{self.component}.{self.layer_name}"
 
-    def parts(self) -> dict[str, Tensor]:
-        """The tensors that make up the adapter, under their file names; not copied."""
+    def state(self) -> dict[str, Tensor]:
+        """The raw tensors that make up the adapter, as in `part_names`; not copied."""
         return {name: getattr(self, attribute).detach() for name, attribute in self.part_names.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what `state` gave. Raises UserError if it does not fit."""
+        self.load_parts(state)
+
+    def parts(self) -> dict[str, Tensor]:
+        """What a file holds of the adapter, under internal part names; not necessarily copied."""
+        return self.state()
 
     def hook(self) -> None:
         """Puts the adapter in place of the layer's forward and freezes the layer. Hooking twice does nothing."""

@@ -1,4 +1,5 @@
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from modules.module.AdapterModule import AdaptedLayer, AdapterModule
 from modules.module.LayerFilter import LayerFilter
@@ -9,8 +10,10 @@ from modules.util.UserError import UserError
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-# (peft_type, lora_decompose) -> class. A new kind of adapter is one file and one line here.
+# (peft_type, lora_decompose) -> class. A new kind of adapter is one file and one line here; kinds that are recognised
+# by more parts stand before those with fewer.
 ADAPTER_CLASSES: dict[tuple[PeftType, bool], type[AdapterModule]] = {
     (PeftType.LORA, False): LoRAModule,
 }
@@ -27,9 +30,12 @@ class AdapterSet:
         config: `peft_type` and the options of that kind of adapter.
         layer_filter: the layers to adapt; None takes all `nn.Linear` and `nn.Conv2d`.
         seed: of the start values.
+        start: layer name -> parts of an adapter to start from. Its kind, ranks and sizes replace those of the config;
+            selected layers that it lacks get fresh adapters of the kind and size of its first layer.
 
     Raises:
-        UserError: an unsupported kind of adapter, a filter that selects nothing, a dtype that can't be trained.
+        UserError: an unsupported kind of adapter, a filter that selects nothing, a dtype that can't be trained, parts
+            that do not fit.
     """
 
     def __init__(
@@ -39,23 +45,59 @@ class AdapterSet:
         config: TrainConfig,
         layer_filter: LayerFilter | None = None,
         seed: int = 0,
+        start: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.component = component
-        adapter_class = adapter_class_of(config)
-        layers = adaptable_layers(root_module)
+        self.root_module = root_module
+        layers, start = adaptable_layers(root_module), start or {}
         names = (layer_filter or LayerFilter()).select(layers, component)
-        self.adapters: dict[str, AdapterModule] = {
-            name: adapter_class.create(layers[name], component, name, config, seed) for name in names
-        }
+        self._check_names("layers", names & start.keys(), start.keys())
+        if start:
+            self.adapter_class = class_of_layers(start)
+            first = next(iter(start))
+            config = config.model_copy(update=self._options(layers[first], first, start[first]))
+        else:
+            self.adapter_class = adapter_class_of(config)
+        self.adapters: dict[str, AdapterModule] = {}
+        for name in names:
+            own = config
+            if name in start:
+                own = config.model_copy(update=self._options(layers[name], name, start[name]))
+            self.adapters[name] = adapter = self.adapter_class.create(layers[name], component, name, own, seed)
+            if name in start:
+                adapter.load_parts(start[name])
         self.notes = self._summarize([note for adapter in self.adapters.values() for note in adapter.notes])
+        self._prepared: RemovableHandle | None = None
+
+    @classmethod
+    def from_parts(
+        cls, component: str, root_module: nn.Module, parts: Mapping[str, Mapping[str, Tensor]]
+    ) -> "AdapterSet":
+        """Adapters on exactly the layers of a file. Raises UserError if the component has no such layers."""
+        return cls(component, root_module, TrainConfig(), LayerFilter.exactly(parts), start=parts)
+
+    def _options(self, layer: AdaptedLayer, name: str, parts: Mapping[str, Tensor]) -> dict[str, Any]:
+        try:
+            return self.adapter_class.options_of(parts, layer)
+        except UserError as error:
+            raise UserError(f"The adapter does not fit the layer {self.component}.{name}: {error}") from error
 
     def hook(self) -> None:
         """Switches all adapters on and freezes their layers."""
         for adapter in self.adapters.values():
             adapter.hook()
+        if self._prepared is None and self.adapter_class.prepare is not AdapterModule.prepare:
+            self._prepared = self.root_module.register_forward_pre_hook(lambda module, arguments: self.prepare())
+
+    def prepare(self) -> None:
+        """See `AdapterModule.prepare`; needed by hand only where a part of the component is called by itself."""
+        self.adapter_class.prepare(list(self.adapters.values()))
 
     def unhook(self) -> None:
         """Switches all adapters off; the component is the base model again."""
+        if self._prepared is not None:
+            self._prepared.remove()
+            self._prepared = None
         for adapter in self.adapters.values():
             adapter.unhook()
 
@@ -102,15 +144,15 @@ class AdapterSet:
         return [parameter for _, parameter in self.named_parameters()]
 
     def layers(self) -> dict[str, dict[str, Tensor]]:
-        """Layer name -> tensors by their file names; not copied."""
+        """Layer name -> what a file holds of its adapter, by internal part names; not necessarily copied."""
         return {name: adapter.parts() for name, adapter in self.adapters.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The same, flat: "<component>.<layer>.<part>", which is also the INTERNAL file format."""
+        """The raw tensors by "<component>.<layer>.<part>", for resuming; not copied."""
         return {
             f"{self.component}.{layer}.{part}": tensor
-            for layer, parts in self.layers().items()
-            for part, tensor in parts.items()
+            for layer, adapter in self.adapters.items()
+            for part, tensor in adapter.state().items()
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -128,7 +170,8 @@ class AdapterSet:
         layers: dict[str, dict[str, Tensor]] = {}
         for key, (layer, part) in expected.items():
             layers.setdefault(layer, {})[part] = state[key]
-        self.load_layers(layers)
+        for layer, own in layers.items():
+            self.adapters[layer].load_state(own)
 
     def load_layers(self, layers: Mapping[str, Mapping[str, Tensor]], *, strict: bool = True) -> None:
         """Takes over adapters that were read from a file.
@@ -172,6 +215,26 @@ def adapter_class_of(config: TrainConfig) -> type[AdapterModule]:
         supported = ", ".join(str(kind) + (" with lora_decompose" if dora else "") for kind, dora in ADAPTER_CLASSES)
         raise UserError(f"peft_type: {name} is not supported yet; expected one of {supported}.")
     return ADAPTER_CLASSES[key]
+
+
+def class_of_layers(layers: Mapping[str, Mapping[str, Tensor]]) -> type[AdapterModule]:
+    """The class of an adapter by the parts of its layers.
+
+    Raises:
+        UserError: parts that make up no adapter, or layers of several kinds.
+    """
+    found: dict[type[AdapterModule], str] = {}
+    for name, parts in layers.items():
+        kind = next((kind for kind in ADAPTER_CLASSES.values() if kind.recognizes(parts.keys())), None)
+        if kind is None:
+            raise UserError(f"{name}: the parts {', '.join(sorted(parts))} make up no adapter that is known here.")
+        found.setdefault(kind, name)
+    if len(found) > 1:
+        examples = ", ".join(f"{kind.__name__.removesuffix('Module')} in {name}" for kind, name in found.items())
+        raise UserError(
+            f"An adapter of several kinds can't be continued: {examples}. Expected one kind for all layers."
+        )
+    return next(iter(found))
 
 
 def adaptable_layers(root_module: nn.Module) -> dict[str, AdaptedLayer]:

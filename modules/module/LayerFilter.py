@@ -57,6 +57,11 @@ class LayerFilter:
             )
         return cls(patterns, config.layer_filter_regex, tuple(notes))
 
+    @classmethod
+    def exactly(cls, names: Iterable[str]) -> "LayerFilter":
+        """Selects the layers of these very names."""
+        return cls((f"^(?:{'|'.join(map(re.escape, names))})$",), regex=True)
+
     def matches(self, name: str) -> bool:
         """Whether the layer of this name is trained."""
         return not self.patterns or any(self._found(pattern, name) for pattern in self.patterns)

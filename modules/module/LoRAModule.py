@@ -1,10 +1,12 @@
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from modules.module.AdapterModule import AdaptedLayer, AdapterModule, layer_generator, trained_dtype
 from modules.module.low_rank import Geometry, low_rank_conv2d, low_rank_linear
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ParameterRole import ParameterRole
+from modules.util.enum.PeftType import PeftType
 from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
 
 import torch
@@ -84,6 +86,16 @@ class LoRAModule(AdapterModule):
             dtype=trained_dtype(config),
             seed=seed,
         )
+
+    @classmethod
+    def recognizes(cls, names: Collection[str]) -> bool:
+        return DOWN in names and UP in names
+
+    @classmethod
+    def options_of(cls, parts: Mapping[str, Tensor], layer: AdaptedLayer) -> dict[str, Any]:
+        rank = parts[DOWN].shape[0]
+        alpha = parts[ALPHA].item() if ALPHA in parts else rank
+        return {"peft_type": PeftType.LORA, "lora_decompose": False, "lora_rank": rank, "lora_alpha": alpha}
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer

@@ -1,7 +1,6 @@
 """Which parts a run trains, and the adapters on them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from modules.model.BaseModel import BaseModel
 from modules.modelSaver.AdapterFile import read_adapter
@@ -9,6 +8,8 @@ from modules.module.AdapterSet import AdapterSet
 from modules.module.LayerFilter import LayerFilter
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
+
+from torch import Tensor
 
 
 def trained_parts(config: TrainConfig, trainable: Sequence[str]) -> list[str]:
@@ -34,11 +35,12 @@ def make_adapters(
     chosen = LayerFilter.from_config(config, model.layer_filter_presets)
     for note in chosen.notes:
         warn(note)
+    start = read_start(config.lora_model_name, parts, model) if config.lora_model_name else {}
     sets: dict[str, AdapterSet] = {}
     for part in parts:
         # the filter names layers of the denoiser; text encoders are adapted whole, as OneTrainer does
         own = None if part.startswith("text_encoder") else chosen
-        adapters = AdapterSet(part, model.components[part], config, own, config.seed)
+        adapters = AdapterSet(part, model.components[part], config, own, config.seed, start.get(part))
         for note in adapters.notes:
             warn(note)
         adapters.to(model.device).train()
@@ -46,14 +48,17 @@ def make_adapters(
         model.set_gradient_checkpointing(part, getattr(config, part).gradient_checkpointing)
         sets[part] = adapters
     model.text_encoder_trained = any(part.startswith("text_encoder") for part in parts)
-    if config.lora_model_name:
-        load_adapters(Path(config.lora_model_name), sets, model)
     return sets
 
 
-def load_adapters(path: Path, adapters: Mapping[str, AdapterSet], model: BaseModel) -> None:
-    """Starts from the adapter in a file of any readable format; parts that it lacks start afresh."""
-    for part, layers in read_adapter(path).resolve(model.adapter_naming()).items():
-        if part not in adapters:
+def read_start(path: str, parts: Sequence[str], model: BaseModel) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """The adapter of a file of any readable format: part -> layer -> part of the adapter -> tensor.
+
+    Raises:
+        UserError: the file is none, does not fit the model, or adapts a part that is not trained.
+    """
+    start = read_adapter(path).resolve(model.adapter_naming())
+    for part in start:
+        if part not in parts:
             raise UserError(f"lora_model_name: {path} adapts the {part}, which this run does not train. Train it, too.")
-        adapters[part].load_layers(layers, strict=False)
+    return start

@@ -17,6 +17,7 @@ class ParameterInfo:
         layer: module path of the layer inside the component.
         name: the parameter's own full name, unique in a run: "<component>.<layer>.<part>".
         pair: full name of the partner (down <-> up), None where there is none.
+        forward_scale: number by which the layer multiplies the tensor before anything else; that of scaled OFT.
     """
 
     role: ParameterRole
@@ -24,6 +25,7 @@ class ParameterInfo:
     layer: str
     name: str
     pair: str | None = None
+    forward_scale: float = 1.0
 
 
 def set_parameter_info(parameter: nn.Parameter, info: ParameterInfo) -> None:

@@ -2,9 +2,12 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import nested, option
 from modules.util.config.TrainEmbeddingConfig import TrainEmbeddingConfig
 from modules.util.enum.DataType import DataType
+from modules.util.enum.LoRAInit import LoRAInit
 from modules.util.enum.OFTScaleMode import OFTScaleMode
+from modules.util.enum.OFTSide import OFTSide
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.enum.PeftType import PeftType
+from modules.util.enum.PortableCopy import PortableCopy
 from modules.util.enum.TrainingMethod import TrainingMethod
 
 G = OptionGroup.ADAPTER
@@ -14,7 +17,8 @@ ADAPTER = {"training_method": (TrainingMethod.LORA,)}
 LORA = ADAPTER | {"peft_type": (PeftType.LORA,)}
 LOW_RANK = ADAPTER | {"peft_type": (PeftType.LORA, PeftType.LOHA)}
 SCALED = ADAPTER | {"peft_type": (PeftType.LORA, PeftType.LOHA, PeftType.LOKR)}
-DECOMPOSED = LORA | {"lora_decompose": (True,)}
+DORA = ADAPTER | {"peft_type": (PeftType.LORA, PeftType.OFT_2)}
+DECOMPOSED = DORA | {"lora_decompose": (True,)}
 OFT = ADAPTER | {"peft_type": (PeftType.OFT_2,)}
 LOKR = ADAPTER | {"peft_type": (PeftType.LOKR,)}
 
@@ -73,7 +77,17 @@ class AdapterOptions(BaseConfig):
         "DoRA",
         "Trains direction and length of each weight vector apart (DoRA). Closer to full fine-tuning, slower.",
         G,
+        visible_when=DORA,
+    )
+    lora_init: LoRAInit = option(
+        LoRAInit.KAIMING,
+        "Start values",
+        "KAIMING draws the down matrix uniformly in ±1/√fan_in, as kohya and OneTrainer do; NORMAL with variance "
+        "1/fan_in, for which scaled optimizers' law of output variance is exact; ORTHONORMAL gives the up matrix "
+        "orthonormal columns and starts the down matrix at zero, as Stiefel-LoRA needs it.",
+        G,
         visible_when=LORA,
+        advanced=True,
     )
     lora_decompose_norm_epsilon: bool = option(
         True,
@@ -123,6 +137,22 @@ class AdapterOptions(BaseConfig):
     oft_block_size: int = option(
         32, "Block size", "Edge of each rotation. Larger blocks can hold more and cost more.", G, ge=2, visible_when=OFT
     )
+    oft_side: OFTSide = option(
+        OFTSide.INPUT,
+        "Rotated side",
+        "INPUT rotates what goes into a layer (OFTv2, as OneTrainer and peft do), OUTPUT what comes out of it, which "
+        "stock ComfyUI can load.",
+        G,
+        visible_when=OFT,
+    )
+    oft_cayley_neumann: bool = option(
+        False,
+        "Neumann series",
+        "Approximates the rotation by five terms of a series, as OneTrainer does, instead of computing it exactly.",
+        G,
+        visible_when=OFT,
+        advanced=True,
+    )
     oft_block_share: bool = option(
         False, "Share blocks", "Uses one rotation for all blocks of a layer: a very small adapter.", G, visible_when=OFT
     )
@@ -139,6 +169,27 @@ class AdapterOptions(BaseConfig):
         "What scaled OFT divides by, for block size b: ELEMENTS √(b(b−1)/2), ROW 2√(b−1) as OneTrainer does.",
         G,
         visible_when=OFT | {"oft_scaled": (True,)},
+        advanced=True,
+    )
+
+    portable_copy: PortableCopy = option(
+        PortableCopy.NONE,
+        "Portable copy",
+        "Writes a second file beside the adapter, for programs that do not know its kind: DIFF holds each layer's "
+        "exact change and is as large as the layers, LORA the best LoRA of `portable_copy_rank`; its error is told.",
+        G,
+        visible_when=ADAPTER,
+        affects_result=False,
+        advanced=True,
+    )
+    portable_copy_rank: int = option(
+        64,
+        "Rank of the copy",
+        "Rank of the LoRA that is written as a portable copy.",
+        G,
+        ge=1,
+        visible_when=ADAPTER | {"portable_copy": (PortableCopy.LORA,)},
+        affects_result=False,
         advanced=True,
     )
 

@@ -37,10 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     # slow to load, and OMP_NUM_THREADS counts only before
-    from modules.optimBenchmark.cases import cases, matching
-    from modules.optimBenchmark.measure import GOALS, Settings, measure_case, misses, table
-    from modules.optimBenchmark.parameter_set import ParameterSet, scaled_down, sdxl_layers
-    from modules.trainer.measuring import environment
+    from modules.benchmark.measuring import environment
+    from modules.benchmark.optimizers.cases import cases, matching
+    from modules.benchmark.optimizers.measure import GOALS, Settings, measure_case, misses, table
+    from modules.benchmark.optimizers.parameter_set import ParameterSet, scaled_down, sdxl_layers
 
     import torch
 

@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from modules.benchmark.measuring import environment
 from modules.optim.anchors import ANCHORS, Anchor, Quantized, WrappedAnchor
-from modules.trainer.measuring import environment
 
 import torch
 from torch import Tensor

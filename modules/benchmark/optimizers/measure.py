@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from modules.benchmark.optimizers import peers
+from modules.benchmark.optimizers.cases import Case
+from modules.benchmark.optimizers.parameter_set import ParameterSet
 from modules.optim.BatchedOptimizer import BatchedOptimizer
-from modules.optimBenchmark import peers
-from modules.optimBenchmark.cases import Case
-from modules.optimBenchmark.parameter_set import ParameterSet
 
 import torch
 from torch import nn

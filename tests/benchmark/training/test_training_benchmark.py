@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from modules.trainer.measuring import Stopwatch
-from modules.trainer.step_benchmark import OURS, PLAIN, BenchmarkSettings, Contest
+from modules.benchmark.measuring import Stopwatch
+from modules.benchmark.training.step_benchmark import OURS, PLAIN, BenchmarkSettings, Contest
 from scripts.benchmark_training import main
 
 import torch

@@ -3,12 +3,12 @@
 import json
 from collections import Counter
 
+from modules.benchmark.optimizers.cases import FEATURES, cases, combined, matching
+from modules.benchmark.optimizers.measure import OURS, PEER, TORCH, misses, quartiles, state_bytes
+from modules.benchmark.optimizers.parameter_set import Layer, ParameterSet, lora_shapes, scaled_down, sdxl_layers
+from modules.benchmark.optimizers.peers import NoPeer, build, spelled
 from modules.optim.BatchedOptimizer import BatchedOptimizer
 from modules.optim.rules.registry import RULES
-from modules.optimBenchmark.cases import FEATURES, cases, combined, matching
-from modules.optimBenchmark.measure import OURS, PEER, TORCH, misses, quartiles, state_bytes
-from modules.optimBenchmark.parameter_set import Layer, ParameterSet, lora_shapes, scaled_down, sdxl_layers
-from modules.optimBenchmark.peers import NoPeer, build, spelled
 from scripts.benchmark_optimizers import main
 
 import torch

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import modules.trainer.Trainer as trainer_module
+from modules.benchmark.measuring import Stopwatch, environment, spread
+from modules.benchmark.training.plain_loop import PlainLoop, PlainSettings
 from modules.dataLoader.plan import PlannedBatch
 from modules.trainer.ConsoleProgress import ConsoleProgress
 from modules.trainer.events import TrainCommands, TrainEvents
-from modules.trainer.measuring import Stopwatch, environment, spread
-from modules.trainer.plain_loop import PlainLoop, PlainSettings
 from modules.util.config.load import train_config_from_dict
 from modules.util.enum.DataType import DataType
 
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DTYPES = {"float32": (DataType.FLOAT_32, torch.float32), "bfloat16": (DataType.BFLOAT_16, torch.bfloat16)}
 OURS, PLAIN, PLAIN_FUSED, PLAIN_UNCACHED = "ours", "plain", "plain_fused", "plain_uncached"
 PROFILE_CHUNK = 2

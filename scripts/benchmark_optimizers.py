@@ -21,6 +21,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--cases", nargs="+", default=[], metavar="TEXT", help="only those with one of these in the name"
     )
     parser.add_argument("--every-rule", action="store_true", help="each feature with every rule that has it")
+    parser.add_argument(
+        "--compiled", action="store_true", help="ours with compile, too; on a CPU that needs a C++ compiler"
+    )
     parser.add_argument("--rank", type=int, help="of the LoRA; 16, or 8 with --small")
     parser.add_argument("--small", action="store_true", help="60 small tensors, to try it; the figures mean nothing")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write every number here")
@@ -57,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     layers = scaled_down(sdxl_layers()) if args.small else sdxl_layers()
-    settings = Settings(args.rounds, args.warm_up, args.case_seconds)
+    settings = Settings(args.rounds, args.warm_up, args.case_seconds, args.compiled)
     result = {
         "script": "scripts/benchmark_optimizers.py",
         **environment(device, ["torch", "adv_optm", "diffusers"]),

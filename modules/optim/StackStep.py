@@ -109,15 +109,19 @@ class StackStep:
 
     def shrink_(self, factor: Any) -> None:
         """p ← factor·p."""
-        if self.parameters.direct and not isinstance(factor, Tensor):
-            torch._foreach_mul_(self.parameters.each(), factor)
+        if self.parameters.direct:
+            torch._foreach_mul_(self.parameters.each(), factor.to(self.dtype) if isinstance(factor, Tensor) else factor)
         else:
             self.p.mul_(factor)
 
     def descend_(self, u: Tensor, rate: Any) -> None:
         """p ← p − rate·u, u `[b, rows, cols]`."""
-        if self.parameters.direct and not isinstance(rate, Tensor):
-            torch._foreach_add_(self.parameters.each(), self.parameters.views_of(u), alpha=-rate)
+        if self.parameters.direct:
+            each = self.parameters.each()
+            if isinstance(rate, Tensor):
+                torch._foreach_addcmul_(each, self.parameters.views_of(u), [rate.to(u.dtype)] * len(each), value=-1)
+            else:
+                torch._foreach_add_(each, self.parameters.views_of(u), alpha=-rate)
         else:
             add_scaled_(self.p, u, -rate)
 

@@ -90,7 +90,7 @@ class Quantized(Anchor):
     def pull(self, store: Store, p: Tensor) -> Tensor:
         steps, zone, step = self.locate(store, p)
         if isinstance(zone, Tensor):
-            steps.masked_fill_(steps.abs() <= zone, 0.0)
+            steps.mul_(steps.abs().gt_(zone))
         else:
             steps = F.hardshrink(steps, zone)
         return _ungrouped(steps.mul_(step), p.shape)

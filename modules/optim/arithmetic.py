@@ -89,7 +89,8 @@ def arctangent(y: Tensor, x: Tensor) -> Tensor:
     for coefficient in rest[:-1]:
         angle.add_(coefficient).mul_(square)
     angle.add_(rest[-1]).mul_(ratio)
-    return torch.where(size > x, math.pi / 2 - angle, angle).copysign_(y)
+    # beyond 45° it is π/2 − angle; `torch.where` would take ten times as long as this arithmetic, which is as exact
+    return size.gt_(x).mul_(math.pi / 2).sub_(angle).abs_().copysign_(y)
 
 
 @lru_cache(maxsize=2)

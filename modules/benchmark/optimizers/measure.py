@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 OURS, PEER, TORCH = "ours", "adv_optm", "torch_fused"
+# ours again with `compile`, which needs a C++ compiler on a CPU
+COMPILED = "ours_compiled"
 # of DESIGN's table: the peer's time over ours, our time over torch's without features, our bytes over the peer's
 GOALS = {"cpu": 3.0, "cuda": 20.0, "plain": 1.3, "bytes": 1.0}
 
@@ -27,11 +29,13 @@ class Settings:
         rounds: timed steps of each optimizer.
         warm_up: steps of each before; two are needed for the first steps of ADOPT, three for allocators to settle.
         case_seconds: no new round starts after so long, but three there are.
+        compiled: measures ours with `compile`, too.
     """
 
     rounds: int = 15
     warm_up: int = 3
     case_seconds: float = 120.0
+    compiled: bool = False
 
 
 def state_bytes(state: Any) -> int:
@@ -66,7 +70,7 @@ def measure_case(case: Case, parameter_set: ParameterSet, device: torch.device, 
     Args:
         parameter_set: of the case's dtype, on the device.
     """
-    builders, peer, reason = _builders(case)
+    builders, peer, reason = _builders(case, settings.compiled)
     optimizers: dict[str, torch.optim.Optimizer] = {}
     held: dict[str, int] = {}
     for name, build in builders.items():
@@ -97,16 +101,20 @@ def measure_case(case: Case, parameter_set: ParameterSet, device: torch.device, 
         "lr": case.lr,
         "peer": peer,
         "no_peer": reason,
-        "contestants": {name: contestants.get(name) for name in (OURS, PEER, TORCH)},
+        "contestants": {name: contestants.get(name) for name in (OURS, COMPILED, PEER, TORCH)},
         "ratios": _ratios(seconds, contestants),
     }
 
 
-def _builders(case: Case) -> tuple[dict[str, Callable], dict[str, Any] | None, str | None]:
+def _builders(case: Case, compiled: bool) -> tuple[dict[str, Callable], dict[str, Any] | None, str | None]:
     builders: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
         OURS: lambda parameters: BatchedOptimizer(parameters, case.rule, case.lr, **case.options),
         TORCH: lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, fused=True),
     }
+    if compiled:
+        builders[COMPILED] = lambda parameters: BatchedOptimizer(
+            parameters, case.rule, case.lr, compile=True, **case.options
+        )
     try:
         spelling = peers.spelled(case.rule, case.options, getattr(torch, case.dtype), case.lr)
     except peers.NoPeer as error:
@@ -167,6 +175,7 @@ def _ratios(
         return quartiles([a / b for a, b in zip(seconds[above], seconds[below], strict=True)])
 
     ratios: dict[str, dict[str, float] | float | None] = {f"{OURS}/{TORCH}": times(OURS, TORCH)}
+    ratios[f"{PEER}/{COMPILED}"] = times(PEER, COMPILED) if {PEER, COMPILED} <= seconds.keys() else None
     if PEER not in seconds:
         return ratios | dict.fromkeys((f"{PEER}/{OURS}", f"{PEER}/{TORCH}", "state_bytes"))
     return ratios | {
@@ -193,17 +202,18 @@ def misses(row: Mapping[str, Any], device: torch.device) -> list[str]:
 def table(rows: list[dict[str, Any]]) -> str:
     """All rows as a markdown table."""
     lines = [
-        "| case | ours, ms | ours/torch fused | adv_optm/ours | state, MB | bytes ours/adv_optm |",
-        "|---|---|---|---|---|---|",
+        "| case | ours, ms | ours/torch fused | adv_optm/ours | adv_optm/compiled | state, MB | bytes ours/adv_optm |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         ours, ratios = row["contestants"][OURS], row["ratios"]
-        faster, more = ratios[f"{PEER}/{OURS}"], ratios["state_bytes"]
+        faster, compiled, more = ratios[f"{PEER}/{OURS}"], ratios[f"{PEER}/{COMPILED}"], ratios["state_bytes"]
         cells = [
             row["name"],
             f"{ours['seconds']['median'] * 1e3:.1f}",
             f"{ratios[f'{OURS}/{TORCH}']['median']:.2f}",
             f"{faster['median']:.1f}" if faster else "–",
+            f"{compiled['median']:.1f}" if compiled else "–",
             f"{ours['state_bytes'] / 1e6:.1f}",
             f"{more:.3f}" if more else "–",
         ]

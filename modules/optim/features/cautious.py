@@ -13,7 +13,7 @@ def cautious_direction(s: StackStep, u: Tensor) -> Tensor:
     if s.options["use_grams"]:
         return torch.copysign(u, s.g)
     if s.options["use_cautious"]:
-        agree = (u * s.g > 0).to(u.dtype)
+        agree = (u * s.g).gt_(0)
         share = unit_sum(agree, WHOLE) / (u.shape[1] * u.shape[2])
         return u * agree.div_(share.clamp_(min=1e-3))
     return u

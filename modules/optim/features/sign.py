@@ -47,7 +47,7 @@ def sign_direction(s: StackStep, x: Tensor, last: Tensor | None) -> Tensor:
     direction = torch.sign(x)
     if s.has(SIGNS):
         s.store(SIGNS)["bits"].copy_(pack_bits(direction))
-    return direction if last is None else direction.mul_(last.mul_(direction) > 0)
+    return direction if last is None else direction.mul_(last.mul_(direction).gt_(0))
 
 
 def projected_size(s: StackStep, x: Tensor) -> Tensor:

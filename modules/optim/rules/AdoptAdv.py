@@ -48,4 +48,5 @@ class AdoptAdv(AdamWAdv):
             x.clamp_(-s.n["clip"], s.n["clip"])
         u = with_slow_moment(s, first_moment(s, x, s.options["beta1"]), x)
         second_moment(s, g, beta2)
-        return cautious_direction(s, u.clone())
+        # the momentum may be the state, and scaling works in place
+        return cautious_direction(s, u.clone() if s.options["scaled_optm"] else u)

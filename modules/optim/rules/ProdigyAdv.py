@@ -82,12 +82,12 @@ class ProdigyAdv(AdamWAdv):
         s.n["lr"] = s.n["lr"] * d
         if not o["scaled_optm"]:
             s.n["decay"] = s.n["decay"] * d
-        x = s.g * d
         if fits_one_pass(s, beta2):
-            u, v = one_pass_direction(s, s.gradients.views_of(x), beta2, d * epsilon(s))
+            u, v = one_pass_direction(s, torch._foreach_mul(s.gradients.each(), d.to(s.dtype)), beta2, d * epsilon(s))
             if o["fisher_wd"]:
                 s.denominator = v.sqrt().add_(d * epsilon(s))
             return cautious_direction(s, u)
+        x = s.g * d
         divisor = second_moment(s, x, beta2).sqrt()
         if not o["use_atan2"]:
             divisor.add_(d * epsilon(s))

@@ -1,0 +1,141 @@
+"""Short trainings of one base model on one data set that differ in a few options: which learning rate is best for what.
+
+The model is loaded and everything encoded once. Every run starts from the same weights, sees the same batches, noise
+and timesteps, and is measured with the same draws, so that two runs differ by their options alone.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modules.dataLoader.prepare_data import prepare_data
+from modules.model.BaseModel import family_of
+from modules.module.AdapterSet import AdapterSet
+from modules.trainer.adapters import make_adapters
+from modules.trainer.loss import image_losses
+from modules.trainer.lr_schedule import schedule_factor
+from modules.trainer.optimizers import create_optimizer
+from modules.trainer.preflight import resolve_device
+from modules.trainer.randomness import step_generator, step_seed
+from modules.trainer.validation import validation_loss
+from modules.util.config.load import resolve_concepts
+from modules.util.config.TrainConfig import TrainConfig
+
+import torch
+
+PART = "unet"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a short training came to.
+
+    Attributes:
+        training: mean loss over the training images, with fixed draws; infinite if the run diverged.
+        validation: the same over the validation images.
+        curve: loss of each step.
+        seconds: of all steps.
+        trained: how many numbers were trained.
+    """
+
+    training: float
+    validation: float
+    curve: tuple[float, ...]
+    seconds: float
+    trained: int
+
+
+class Sweep:
+    """Trains adapters on the denoiser of one base model, again and again from the start.
+
+    Args:
+        config: what all runs share; the text encoder is not trained.
+        steps: of each run; the schedule ends with them.
+        warn: gets remarks, one line each.
+    """
+
+    def __init__(self, config: TrainConfig, steps: int, warn: Callable[[str], None]) -> None:
+        self.config = config.model_copy(
+            update={"text_encoder": config.text_encoder.model_copy(update={"train": False})}
+        )
+        self.steps, self.warn = steps, warn
+        concepts = resolve_concepts(self.config, warn=warn)
+        self.model = family_of(self.config).load(self.config, resolve_device(self.config))
+        self.data, self.held_out = (
+            prepare_data(self.config, concepts, self.model, cache_text=True, validation=validation, warn=warn)
+            for validation in (False, True)
+        )
+        self.untrained = (self._measure(self.data), self._measure(self.held_out))
+
+    def run(self, options: Mapping[str, Any], learning_rate: float) -> Outcome:
+        """One training with some options of the config replaced, by their names."""
+        config = self.config.model_copy(update={**options, "learning_rate": learning_rate})
+        adapters = make_adapters(self.model, config, [PART], self.warn)[PART]
+        try:
+            return self._train(config, adapters, learning_rate)
+        finally:
+            adapters.unhook()
+
+    def _train(self, config: TrainConfig, adapters: AdapterSet, learning_rate: float) -> Outcome:
+        parameters = adapters.parameters()
+        groups = [{"params": parameters, "lr": learning_rate, "name": PART}]
+        optimizer = create_optimizer(config.optimizer, groups, config.seed)
+        factor, curve, epoch, waiting = schedule_factor(config, self.steps), [], 0, []
+        start = time.perf_counter()
+        for step in range(self.steps):
+            if not waiting:
+                waiting, epoch = list(self.data.plan(epoch)), epoch + 1
+            batch = self.data.load(waiting.pop(0))
+            optimizer.param_groups[0]["lr"] = learning_rate * factor(step)
+            torch.manual_seed(step_seed(config.seed, "dropout", step))
+            prediction = self.model.predict(batch.latents, batch.text, step_generator(config.seed, "noise", step))
+            loss = image_losses(config, prediction, batch.loss_weight, batch.mask).mean()
+            curve.append(loss.item())
+            if not math.isfinite(curve[-1]):
+                break
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, config.clip_grad_norm or math.inf)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - start
+        adapters.eval()
+        training, validation = self._measure(self.data), self._measure(self.held_out)
+        return Outcome(training, validation, tuple(curve), seconds, sum(p.numel() for p in parameters))
+
+    def _measure(self, data: Any) -> float:
+        loss = validation_loss(self.model, data, self.config.seed)
+        return loss if math.isfinite(loss) else math.inf
+
+
+def best_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """The learning rate of least loss, between those that were tried.
+
+    The lowest point of the parabola in log(rate) through the best rate and its two neighbours; the best rate itself at
+    the ends of the grid, or where a neighbour diverged.
+
+    Args:
+        rates: increasing, above 0.
+        losses: of each; infinite where a run diverged.
+
+    Raises:
+        ValueError: no run converged.
+    """
+    if not any(map(math.isfinite, losses)):
+        raise ValueError("found no finite loss, expected at least one rate that converges")
+    best = min(range(len(rates)), key=losses.__getitem__)
+    if best in (0, len(rates) - 1) or not math.isfinite(losses[best - 1] + losses[best + 1]):
+        return rates[best]
+    (x0, y0), (x1, y1), (x2, y2) = ((math.log(rates[i]), losses[i]) for i in (best - 1, best, best + 1))
+    # slopes of the two chords; the parabola's own slope goes linearly from one middle to the other
+    left, right = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
+    if right <= left:
+        return rates[best]
+    middle_left, middle_right = (x0 + x1) / 2, (x1 + x2) / 2
+    return math.exp(middle_left - left * (middle_right - middle_left) / (right - left))
+
+
+def spread_of(rates: Sequence[float]) -> float:
+    """The largest over the smallest."""
+    return max(rates) / min(rates)

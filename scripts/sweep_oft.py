@@ -1,0 +1,93 @@
+"""Sweeps OFT's learning rate over block sizes and ways of scaling on the tiny base, and draws what it found."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+PRESET = ROOT / "training_presets" / "Tiny" / "#tiny LoRA.json"
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=100, help="of each training")
+    parser.add_argument("--rates", type=int, default=8, help="learning rates for each size, each twice the one before")
+    parser.add_argument("--middle", type=float, default=0.02, help="root of a step's output variance, in the middle")
+    parser.add_argument("--sizes", type=int, nargs="+", help="block sizes; 4 to 64")
+    parser.add_argument("--layers", default="attentions", help="layer_filter of all runs")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="rows; those it has are not run again")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="write the picture here")
+    args = parser.parse_args(arguments)
+    for name in ("steps", "rates", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name}: found {getattr(args, name)}, expected at least 1")
+    return args
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    args = parse(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    os.chdir(ROOT)
+    # slow to load, and OMP_NUM_THREADS counts only before
+    from modules.benchmark.measuring import environment
+    from modules.benchmark.training.oft_sweep import SIZES, draw, measure, summary
+    from modules.benchmark.training.sweep import Sweep
+    from modules.util.config.load import load_train_config
+    from modules.util.UserError import UserError
+
+    import torch
+
+    torch.set_num_threads(args.threads)
+
+    def warn(text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr)
+
+    settings = {name: getattr(args, name) for name in ("steps", "rates", "middle", "layers")}
+    result = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else {}
+    if result and result["settings"] != settings:
+        print(f"error: {args.json} was made with {result['settings']}; name another file", file=sys.stderr)
+        return 1
+    rows = result.setdefault("rows", [])
+    result |= {
+        "script": "scripts/sweep_oft.py", **environment(torch.device("cpu"), ["torch", "diffusers"]),
+        "settings": settings,
+    }  # fmt: skip
+    # every draw counts alike, a constant rate after a short warm-up says most about the rate
+    changes = [
+        f"layer_filter={args.layers}", "layer_filter_preset=custom", "loss_weight_fn=CONSTANT",
+        "learning_rate_scheduler=CONSTANT", "learning_rate_warmup_steps=10", "cache_dir=workspace-cache/sweep",
+    ]  # fmt: skip
+
+    def found(row: dict) -> None:
+        rows.append(row)
+        print(f"{row['form']} {row['size']} {row['rate']:.3g}: {row['training']:.5f} {row['validation']:.5f}",
+              flush=True)  # fmt: skip
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    try:
+        sweep = Sweep(load_train_config(PRESET, changes, warn=warn), args.steps, lambda text: None)
+        result["untrained"] = sweep.untrained
+        measure(sweep, args.sizes or SIZES, args.rates, args.middle, rows, found)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    result["summary"] = summary(rows)
+    args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for form, own in result["summary"].items():
+        best = ", ".join(f"{size}: {rate:.3g}" for size, rate in own["best"].items())
+        print(f"{form}: best rates {best}; spread {own['spread']:.2f}")
+    if args.plot:
+        args.plot.parent.mkdir(parents=True, exist_ok=True)
+        draw(rows, args.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,8 +7,10 @@ import torch
 import pytest
 
 TEXT_ENCODER = {"train": True, "learning_rate": 0.002, "gradient_checkpointing": False}
+CHECKPOINTED = {"train": True, "gradient_checkpointing": True}
 VARIED = {"enable_random_flip": True, "enable_crop_jitter": True}
 SAMPLE = {"prompt": "a red shape", "width": 32, "height": 32, "diffusion_steps": 2}
+OFT = {"peft_type": "OFT_2", "oft_block_size": 4}
 EVERYTHING = {
     "optimizer": "ADAMW_ADV", "scaled_optm": True, "state_precision": "int8_sr", "kourkoutas_beta": True,
     "orthogonal_gradient": "per_rank", "fisher_wd": True, "cautious_wd": True, "weight_decay": 0.01, "nesterov": True,
@@ -42,6 +44,13 @@ CASES = {
     "engine, prodigy": {"optimizer": {"optimizer": "PRODIGY_ADV", "d0": 1e-3}, "learning_rate": 1.0},
     # the sketch is one of those random numbers, the auxiliary Adam's state stands beside
     "engine, muon": {"optimizer": {"optimizer": "MUON_ADV", "low_rank_ortho": True, "ortho_rank": 2}},
+    # raw weights are stored, not the effective ones of files; blocks are dropped by the global generator
+    "oft": {**OFT, "oft_scaled": True, "dropout_probability": 0.3},
+    "oft on outputs": {**OFT, "oft_side": "OUTPUT", "lora_decompose": True, "lora_weight_dtype": "BFLOAT_16"},
+    # the norm that DoRA divides by is that of the frozen weights and the stored factors
+    "dora": {"lora_decompose": True, "dropout_probability": 0.3, "unet": CHECKPOINTED},
+    "loha": {"peft_type": "LOHA", "dropout_probability": 0.3},
+    "lokr": {"peft_type": "LOKR", "lokr_dim": 2, "lokr_weight_decompose": True},
     # samples and validation restore the weights by copying and use generators of their own
     "watched": {
         "samples": [SAMPLE], "sample_after": 2, "sample_after_unit": "STEP",
@@ -111,6 +120,7 @@ def test_a_changed_precision_on_resume_is_no_traceback(mini_run):
 
 
 def trained(path) -> bool:
-    """Whether an adapter changes anything: `up` starts at zero."""
-    layers = read_adapter(path).layers.values()
-    return any(bool(torch.count_nonzero(parts["lora_up.weight"])) for parts in layers)
+    """Whether an adapter changes anything: one part of each kind starts at zero."""
+    zero_at_start = {"lora_up.weight", "oft_R.weight", "oft_blocks", "hada_w2_a", "lokr_w2_b"}
+    parts = [part for layer in read_adapter(path).layers.values() for part in layer.items()]
+    return any(bool(torch.count_nonzero(tensor)) for name, tensor in parts if name in zero_at_start)

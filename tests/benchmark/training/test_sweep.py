@@ -27,8 +27,11 @@ def sweep(tmp_path_factory) -> Sweep:
             {"name": kind, "path": f"{folder}/{kind}", "type": kind_of, "text": {"prompt_source": "sample"}}
             for kind, kind_of in (("lumo", "STANDARD"), ("validation", "VALIDATION"))
         ]
-        changes = [f"concepts={json.dumps(concepts)}", f"cache_dir={tmp_path_factory.mktemp('cache')}", "layer_filter=mid_block", "loss_weight_fn=CONSTANT",
-                   "learning_rate_warmup_steps=0"]  # fmt: skip
+        cache = tmp_path_factory.mktemp("cache")
+        changes = [
+            f"concepts={json.dumps(concepts)}", f"cache_dir={cache}", "layer_filter=mid_block",
+            "loss_weight_fn=CONSTANT", "learning_rate_warmup_steps=0",
+        ]  # fmt: skip
         preset = ROOT / "training_presets" / "Tiny" / "#tiny LoRA.json"
         return Sweep(load_train_config(preset, changes, warn=lambda text: None), 4, lambda text: None)
 

@@ -3,6 +3,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+from modules.module.dense_weight import is_quantized
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.UserError import UserError
@@ -146,8 +147,14 @@ class AdapterModule(nn.Module, ABC):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Adds ΔW to the layer's weight. Don't merge and hook at once: the change would count twice."""
+        """Adds ΔW to the layer's weight. Don't merge and hook at once: the change would count twice.
+
+        Raises:
+            UserError: the weight is quantized, so that it can't hold the sum.
+        """
         assert self._unmerged is None, f"{self.full_name} is merged already"
+        if is_quantized(self.layer):
+            raise UserError(f"{self.full_name} is quantized; nothing can be merged into it. Load it unquantized.")
         weight = self.layer.weight
         self._unmerged = weight.clone()
         weight.copy_(weight.float() + self.merged_delta().to(weight.device))

@@ -2,8 +2,14 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from modules.module.AdapterModule import AdaptedLayer, AdapterModule
+from modules.module.DiffModule import DiffModule
+from modules.module.DoRAModule import DoRAModule
+from modules.module.DoRAOFTModule import DoRAOFTModule
 from modules.module.LayerFilter import LayerFilter
+from modules.module.LoHaModule import LoHaModule
+from modules.module.LoKrModule import LoKrModule
 from modules.module.LoRAModule import LoRAModule
+from modules.module.OFTModule import OFTModule
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.PeftType import PeftType
 from modules.util.UserError import UserError
@@ -15,8 +21,15 @@ from torch.utils.hooks import RemovableHandle
 # (peft_type, lora_decompose) -> class. A new kind of adapter is one file and one line here; kinds that are recognised
 # by more parts stand before those with fewer.
 ADAPTER_CLASSES: dict[tuple[PeftType, bool], type[AdapterModule]] = {
+    (PeftType.LORA, True): DoRAModule,
     (PeftType.LORA, False): LoRAModule,
+    (PeftType.LOHA, False): LoHaModule,
+    (PeftType.LOKR, False): LoKrModule,
+    (PeftType.OFT_2, True): DoRAOFTModule,
+    (PeftType.OFT_2, False): OFTModule,
 }
+# kinds that no config makes: they come from files
+FILE_CLASSES: tuple[type[AdapterModule], ...] = (DiffModule,)
 
 
 class AdapterSet:
@@ -208,12 +221,12 @@ class AdapterSet:
 
 
 def adapter_class_of(config: TrainConfig) -> type[AdapterModule]:
-    """The class of the config's adapter; UserError if there is none yet."""
-    key = (config.peft_type, config.peft_type == PeftType.LORA and config.lora_decompose)
+    """The class of the config's adapter; UserError if there is none."""
+    # kinds without lengths of their own leave `lora_decompose` alone, as the GUI does
+    key = (config.peft_type, config.lora_decompose and (config.peft_type, True) in ADAPTER_CLASSES)
     if key not in ADAPTER_CLASSES:
-        name = f"{key[0]} with lora_decompose" if key[1] else str(key[0])
-        supported = ", ".join(str(kind) + (" with lora_decompose" if dora else "") for kind, dora in ADAPTER_CLASSES)
-        raise UserError(f"peft_type: {name} is not supported yet; expected one of {supported}.")
+        supported = ", ".join(dict.fromkeys(str(kind) for kind, _ in ADAPTER_CLASSES))
+        raise UserError(f"peft_type: {key[0]} is not supported; expected one of {supported}.")
     return ADAPTER_CLASSES[key]
 
 
@@ -225,7 +238,8 @@ def class_of_layers(layers: Mapping[str, Mapping[str, Tensor]]) -> type[AdapterM
     """
     found: dict[type[AdapterModule], str] = {}
     for name, parts in layers.items():
-        kind = next((kind for kind in ADAPTER_CLASSES.values() if kind.recognizes(parts.keys())), None)
+        kinds = (*ADAPTER_CLASSES.values(), *FILE_CLASSES)
+        kind = next((kind for kind in kinds if kind.recognizes(parts.keys())), None)
         if kind is None:
             raise UserError(f"{name}: the parts {', '.join(sorted(parts))} make up no adapter that is known here.")
         found.setdefault(kind, name)

@@ -3,11 +3,15 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from modules.module.AdapterModule import AdaptedLayer, AdapterModule, layer_generator, trained_dtype
+from modules.module.dense_weight import weight_shape
 from modules.module.low_rank import Geometry, low_rank_conv2d, low_rank_linear
+from modules.module.part_checks import check_names, check_rank, fitted, for_layer, number, rank_of
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.LoRAInit import LoRAInit
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
 from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
+from modules.util.UserError import UserError
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +27,7 @@ class LoRAModule(AdapterModule):
     to `r` channels, then a 1 x 1 convolution; down `[r, i/groups, kh, kw]`, up `[o, r, 1, 1]`. With groups > 1,
     ΔW = up·down is formed and applied as the layer applies W, which is right for every format but not fast.
 
-    down starts uniform in ±1/√fan_in (Kaiming with a = √5, as kohya and OneTrainer do), up at zero. The start values
-    depend on seed, component and layer name only.
+    One factor starts at zero, see `LoRAInit`. The start values depend on seed, component and layer name only.
 
     Args:
         layer: the frozen layer.
@@ -35,6 +38,11 @@ class LoRAModule(AdapterModule):
         dropout: in [0, 1), share of the adapter's inputs that are zeroed while training.
         dtype: of the trained tensors. The arithmetic has the dtype of the layer's.
         seed: of the run.
+        init: how the start values are drawn.
+        init_scale: more than 0, multiplies them.
+
+    Raises:
+        UserError: ORTHONORMAL with more ranks than the layer has outputs.
     """
 
     part_names = {DOWN: "down", UP: "up", ALPHA: "alpha"}
@@ -50,6 +58,8 @@ class LoRAModule(AdapterModule):
         dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        init: LoRAInit = LoRAInit.KAIMING,
+        init_scale: float = 1.0,
     ) -> None:
         super().__init__(layer, component, layer_name)
         if rank < 1 or not 0 <= dropout < 1:
@@ -57,14 +67,18 @@ class LoRAModule(AdapterModule):
         self.rank = rank
         self.dropout = dropout
         self._linear = isinstance(layer, nn.Linear)
-        out, *inner = layer.weight.shape  # [o, i] or [o, i/groups, kh, kw]
-        down = torch.empty(rank, *inner)
-        nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=layer_generator(seed, self.full_name))
+        out, *inner = weight_shape(layer)  # [o, i] or [o, i/groups, kh, kw]
+        if init == LoRAInit.ORTHONORMAL and rank > out:
+            raise UserError(
+                f"lora_init: ORTHONORMAL needs a lora_rank of at most {out}, the outputs of {self.full_name}; "
+                f"found {rank}. Lower lora_rank, leave the layer out, or choose NORMAL."
+            )
+        down, up = torch.zeros(rank, *inner), torch.zeros(out, rank, *(1 for _ in inner[1:]))
         device = layer.weight.device
-        if device.type == "meta":
-            down = down.to(device)
-        self.down = nn.Parameter(down.to(device=device, dtype=dtype))
-        self.up = nn.Parameter(torch.zeros(out, rank, *(1 for _ in inner[1:]), device=device, dtype=dtype))
+        if device.type != "meta":
+            draw_start_values(down, up, init, layer_generator(seed, self.full_name))
+        self.down = nn.Parameter((init_scale * down).to(device=device, dtype=dtype))
+        self.up = nn.Parameter((init_scale * up).to(device=device, dtype=dtype))
         self.register_buffer("alpha", torch.tensor(float(alpha)))
         self.scale = self._scale()
         self._describe()
@@ -85,6 +99,8 @@ class LoRAModule(AdapterModule):
             dropout=config.dropout_probability,
             dtype=trained_dtype(config),
             seed=seed,
+            init=config.lora_init,
+            init_scale=config.lora_init_scale,
         )
 
     @classmethod
@@ -93,14 +109,18 @@ class LoRAModule(AdapterModule):
 
     @classmethod
     def options_of(cls, parts: Mapping[str, Tensor], layer: AdaptedLayer) -> dict[str, Any]:
-        rank = parts[DOWN].shape[0]
-        alpha = parts[ALPHA].item() if ALPHA in parts else rank
+        rank = rank_of(parts, MID if MID in parts else DOWN)
+        alpha = number(parts, ALPHA, rank)
         return {"peft_type": PeftType.LORA, "lora_decompose": False, "lora_rank": rank, "lora_alpha": alpha}
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._low_rank_forward(x)
+
+    def _low_rank_forward(self, x: Tensor, factors: Tensor | None = None, merge: bool = True) -> Tensor:
+        """The layer and the adapter's term on x⊙factors; `factors` and `merge` as in `low_rank_linear`."""
         layer = self.layer
         if not self._plain or (self.dropout and self.training):
-            return self._general_forward(x)
+            return self._general_forward(x, factors)
         # straight from the dictionaries: `nn.Module`'s attribute lookup is slow, and this runs once per layer and step
         frozen, trained = layer._parameters, self._parameters
         weight, bias, down, up = frozen["weight"], frozen["bias"], trained["down"], trained["up"]
@@ -110,14 +130,16 @@ class LoRAModule(AdapterModule):
         if down.dtype != dtype:
             down, up = down.to(dtype), up.to(dtype)
         if self._linear:
-            return low_rank_linear(x, weight, bias, down, up, self.scale)
+            return low_rank_linear(x, weight, bias, down, up, self.scale, factors, merge)
         if layer.groups > 1:
-            return self._general_forward(x)
+            return self._general_forward(x, factors)
         x, geometry = padded(x, layer)
-        return low_rank_conv2d(x, weight, bias, down, up, self.scale, geometry)
+        return low_rank_conv2d(x, weight, bias, down, up, self.scale, geometry, factors, merge)
 
-    def _general_forward(self, x: Tensor) -> Tensor:
+    def _general_forward(self, x: Tensor, factors: Tensor | None = None) -> Tensor:
         """Any layer, any option: the layer's own forward plus the adapter's term."""
+        if factors is not None:
+            x = (x * (factors if self._linear else factors.view(-1, 1, 1))).to(x.dtype)
         y = self._original_forward(x)
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
@@ -136,7 +158,7 @@ class LoRAModule(AdapterModule):
 
     def delta_weight(self) -> Tensor:
         product = torch.mm(self.up.float().flatten(1), self.down.float().flatten(1))
-        return (self.scale * product).view(self.layer.weight.shape)
+        return (self.scale * product).view(weight_shape(self.layer))
 
     @torch.no_grad()
     def load_parts(self, parts: Mapping[str, Tensor]) -> None:
@@ -144,37 +166,21 @@ class LoRAModule(AdapterModule):
 
         The file's alpha replaces the configured one, so that nothing changes about what was trained.
         """
-        foreign = sorted(parts.keys() - {DOWN, UP, MID, ALPHA})
-        if foreign:
-            raise self.part_error(f"it holds {', '.join(foreign)}, which is not LoRA. Choose the file's adapter type.")
-        for part in (DOWN, UP):
-            if part not in parts:
-                raise self.part_error(f"{part} is missing. The file is incomplete; save it again.")
+        check_names(self, parts, (DOWN, UP), (DOWN, UP, MID, ALPHA), "LoRA")
         down, up = parts[DOWN], parts[UP]
         if MID in parts:  # down 1 x 1, then mid k x k: their product is a k x k kernel
             down = torch.einsum("rskl,si->rikl", parts[MID].float(), down.float().flatten(1))
-        if down.shape[0] != self.rank:
-            raise self.part_error(
-                f"its rank is {down.shape[0]}, expected {self.rank}. Set lora_rank to {down.shape[0]}."
-            )
-        alpha = float(parts[ALPHA].item()) if ALPHA in parts else float(self.rank)
-        self.down.copy_(self._fitted(down, self.down, DOWN))
-        self.up.copy_(self._fitted(up, self.up, UP))
+        check_rank(self, down, self.rank, "lora_rank")
+        with for_layer(self):
+            alpha = number(parts, ALPHA, self.rank)
+        self.down.copy_(fitted(self, down, self.down, DOWN))
+        self.up.copy_(fitted(self, up, self.up, UP))
         self.alpha.fill_(alpha)
         self.scale = self._scale()
 
     def _scale(self) -> float:
         """From the float32 buffer, so that a resumed adapter computes with the very same number."""
         return self.alpha.item() / self.rank
-
-    def _fitted(self, tensor: Tensor, like: Tensor, part: str) -> Tensor:
-        """`tensor` in the shape of `like`; trailing ones may come and go, as 1 x 1 convolutions are linear."""
-        if _without_trailing_ones(tensor.shape) != _without_trailing_ones(like.shape):
-            raise self.part_error(
-                f"{part} has the shape {list(tensor.shape)}, expected {list(like.shape)}. "
-                "It was made for another base model."
-            )
-        return tensor.reshape(like.shape)
 
     def _describe(self) -> None:
         for part, parameter, role in (
@@ -194,6 +200,28 @@ class LoRAModule(AdapterModule):
             )
 
 
+def draw_start_values(down: Tensor, up: Tensor, init: LoRAInit, generator: torch.Generator) -> None:
+    """Fills the factor that does not start at zero; both must be zero.
+
+    KAIMING: down uniform in ±1/√fan_in (Kaiming with a = √5), as kohya and OneTrainer do. NORMAL: down ~
+    N(0, 1/fan_in), so that inputs of unit variance give every rank unit variance. ORTHONORMAL: upᵀ·up = 1, any
+    direction as likely as any other.
+
+    Args:
+        down: `[r, i]` or `[r, i/groups, kh, kw]`.
+        up: `[o, r]` or `[o, r, 1, 1]`; r <= o for ORTHONORMAL.
+    """
+    if init == LoRAInit.KAIMING:
+        nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
+    elif init == LoRAInit.NORMAL:
+        down.normal_(std=down[0].numel() ** -0.5, generator=generator)
+    else:
+        gaussian = torch.randn(up.shape[:2], dtype=torch.float64, generator=generator)
+        columns, triangle = torch.linalg.qr(gaussian)
+        # without the signs the result would depend on the library's convention, and not be uniform
+        up.copy_((columns * triangle.diagonal().sign()).view(up.shape))
+
+
 def padded(x: Tensor, layer: nn.Conv2d) -> tuple[Tensor, Geometry]:
     """The input and the geometry with which plain convolutions reproduce the layer's kind of padding."""
     padding = layer.padding
@@ -202,10 +230,3 @@ def padded(x: Tensor, layer: nn.Conv2d) -> tuple[Tensor, Geometry]:
         x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
         padding = (0, 0)
     return x, (layer.stride, padding, layer.dilation)
-
-
-def _without_trailing_ones(shape: torch.Size) -> tuple[int, ...]:
-    sizes = list(shape)
-    while len(sizes) > 2 and sizes[-1] == 1:
-        sizes.pop()
-    return tuple(sizes)

@@ -20,8 +20,17 @@ POINTWISE: Geometry = ((1, 1), (0, 0), (1, 1))
 LARGE_INPUT = 1 << 17
 
 
-def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """y = x·Wᵀ + bias + scale·(x·downᵀ)·upᵀ; no gradient for `weight` and `bias`.
+def low_rank_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    down: Tensor,
+    up: Tensor,
+    scale: float,
+    factors: Tensor | None = None,
+    merge: bool = True,
+) -> Tensor:
+    """y = z·Wᵀ + bias + scale·(z·downᵀ)·upᵀ with z = x⊙factors; no gradient for `weight` and `bias`.
 
     Args:
         x: `[..., i]`.
@@ -30,12 +39,16 @@ def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor
         down: `[r, i]`.
         up: `[o, r]`.
         scale: factor of the low-rank term.
+        factors: `[i]`, what each input is multiplied by; None for 1.
+        merge: may form W + ΔW where that is faster.
 
     Returns:
-        `[..., o]`. All tensors must share one dtype.
+        `[..., o]`. All tensors but `factors` must share one dtype.
     """
     if x.numel() >= LARGE_INPUT and not torch.compiler.is_compiling():
-        return _LowRankLinear.apply(x, weight, bias, down, up, scale)
+        return _LowRankLinear.apply(x, weight, bias, down, up, scale, factors, merge)
+    if factors is not None:
+        x = (x * factors).to(x.dtype)
     y, hidden = F.linear(x, weight, bias), F.linear(x, down)
     if y.dim() == 2:
         return torch.addmm(y, hidden, up.t(), alpha=scale)
@@ -44,9 +57,17 @@ def low_rank_linear(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor
 
 
 def low_rank_conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float, geometry: Geometry
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    down: Tensor,
+    up: Tensor,
+    scale: float,
+    geometry: Geometry,
+    factors: Tensor | None = None,
+    merge: bool = True,
 ) -> Tensor:
-    """y = conv(x, W) + bias + scale·conv1x1(conv(x, down), up); no gradient for `weight` and `bias`.
+    """y = conv(z, W) + bias + scale·conv1x1(conv(z, down), up), z = x⊙factors; no gradient for `weight` and `bias`.
 
     Args:
         x: `[b, i, h, w]`, contiguous or channels-last; the result has the same layout.
@@ -56,12 +77,16 @@ def low_rank_conv2d(
         up: `[o, r, 1, 1]`.
         scale: factor of the low-rank term.
         geometry: of `weight`, and of `down` likewise.
+        factors: `[i]`, what each input channel is multiplied by; None for 1.
+        merge: may form W + ΔW where that is faster.
 
     Returns:
-        `[b, o, h', w']`. All tensors must share one dtype.
+        `[b, o, h', w']`. All tensors but `factors` must share one dtype.
     """
     if x.numel() >= LARGE_INPUT and not torch.compiler.is_compiling():
-        return _LowRankConv2d.apply(x, weight, bias, down, up, scale, geometry)
+        return _LowRankConv2d.apply(x, weight, bias, down, up, scale, geometry, factors, merge)
+    if factors is not None:
+        x = (x * factors.view(-1, 1, 1)).to(x.dtype)
     y, hidden = F.conv2d(x, weight, bias, *geometry), F.conv2d(x, down, None, *geometry)
     if not y.is_contiguous():
         return torch.add(y, F.conv2d(hidden, up), alpha=scale)
@@ -72,32 +97,48 @@ def low_rank_conv2d(
 class _LowRankLinear(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+        factors: Tensor | None,
+        merge: bool,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        hidden = rows @ down.t()
-        out = F.linear(rows, weight, bias).addmm_(hidden, up.t(), alpha=scale)
-        ctx.save_for_backward(rows, weight, down, up, hidden)
-        ctx.scale, ctx.shape = scale, x.shape
+        # x⊙factors is not kept: where the backward pass needs it, the factors can be applied to a smaller result
+        scaled = rows if factors is None else _times(rows, factors)
+        hidden = scaled @ down.t()
+        out = F.linear(scaled, weight, bias).addmm_(hidden, up.t(), alpha=scale)
+        ctx.save_for_backward(rows, weight, down, up, hidden, factors)
+        ctx.scale, ctx.shape, ctx.merge = scale, x.shape, merge and factors is None
         return out.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, down, up, hidden = ctx.saved_tensors
-        need_x, _, _, need_down, need_up, _ = ctx.needs_input_grad
+        rows, weight, down, up, hidden, factors = ctx.saved_tensors
+        need_x, _, _, need_down, need_up, _, need_factors, _ = ctx.needs_input_grad
         grad = grad.reshape(-1, grad.shape[-1])
-        grad_x = grad_down = grad_up = None
+        grad_x = grad_down = grad_up = grad_factors = None
         if need_up:
             grad_up = _scaled_mm(grad.t(), hidden, ctx.scale)
-        if need_down or need_x:
+        if need_down or need_x or need_factors:
             grad_hidden = grad @ up
         if need_down:
             grad_down = _scaled_mm(grad_hidden.t(), rows, ctx.scale)
-        if need_x and _merging_pays(len(rows), weight):
-            grad_x = (grad @ torch.addmm(weight, up, down, alpha=ctx.scale)).view(ctx.shape)
-        elif need_x:
-            grad_x = (grad @ weight).addmm_(grad_hidden, down, alpha=ctx.scale).view(ctx.shape)
-        return grad_x, None, None, grad_down, grad_up, None
+            if factors is not None:
+                grad_down.mul_(factors)
+        if need_x and ctx.merge and _merging_pays(len(rows), weight):
+            grad_x = grad @ torch.addmm(weight, up, down, alpha=ctx.scale)
+        elif need_x or need_factors:
+            grad_x = (grad @ weight).addmm_(grad_hidden, down, alpha=ctx.scale)
+        if need_factors:
+            grad_factors = (grad_x * rows).sum(0, dtype=factors.dtype)
+        if need_x:
+            grad_x = (grad_x if factors is None else grad_x.mul_(factors)).view(ctx.shape)
+        return grad_x if need_x else None, None, None, grad_down, grad_up, None, grad_factors, None
 
 
 class _LowRankConv2d(Function):
@@ -111,11 +152,14 @@ class _LowRankConv2d(Function):
         up: Tensor,
         scale: float,
         geometry: Geometry,
+        factors: Tensor | None,
+        merge: bool,
     ) -> Tensor:
-        out = F.conv2d(x, weight, bias, *geometry)
-        hidden = F.conv2d(x, down, None, *geometry)
-        ctx.save_for_backward(x, weight, down, up, hidden)
-        ctx.scale, ctx.geometry = scale, geometry
+        scaled = x if factors is None else _times(x, factors.view(-1, 1, 1))
+        out = F.conv2d(scaled, weight, bias, *geometry)
+        hidden = F.conv2d(scaled, down, None, *geometry)
+        ctx.save_for_backward(x, weight, down, up, hidden, factors)
+        ctx.scale, ctx.geometry, ctx.merge = scale, geometry, merge and factors is None
         if out.is_contiguous():
             matrix = up.flatten(1).expand(len(x), -1, -1)
             out.view(*out.shape[:2], -1).baddbmm_(matrix, hidden.flatten(2), alpha=scale)
@@ -129,9 +173,9 @@ class _LowRankConv2d(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, down, up, hidden = ctx.saved_tensors
-        need_x, _, _, need_down, need_up, _, _ = ctx.needs_input_grad
-        grad_x = grad_down = grad_up = None
+        x, weight, down, up, hidden, factors = ctx.saved_tensors
+        need_x, _, _, need_down, need_up, _, _, need_factors, _ = ctx.needs_input_grad
+        grad_x = grad_down = grad_up = grad_factors = None
         matrix = up.flatten(1)
         if grad.is_contiguous():
             planes = grad.flatten(2)
@@ -147,19 +191,25 @@ class _LowRankConv2d(Function):
                 grad_up = _scaled_mm(rows.t(), _pixel_rows(hidden), ctx.scale).view_as(up)
             b, r, h, w = hidden.shape
             grad_hidden = _scaled_mm(rows, matrix, ctx.scale).view(b, h, w, r).permute(0, 3, 1, 2)
-        merge = need_x and _merging_pays(grad.numel() // grad.shape[1], weight)
-        low_x = need_x and not merge
-        if need_x:
+        need_scaled = need_x or need_factors
+        merge = need_x and ctx.merge and _merging_pays(grad.numel() // grad.shape[1], weight)
+        low_x = need_scaled and not merge
+        if need_scaled:
             kernel = weight
             if merge:
                 merged = torch.addmm(weight.flatten(1), matrix, down.flatten(1), alpha=ctx.scale)
                 kernel = merged.view(weight.shape)
-            grad_x, _ = _conv2d_backward(grad, x, kernel, ctx.geometry, True, False)
+            grad_x, _ = conv2d_backward(grad, x, kernel, ctx.geometry, True, False)
         if low_x or need_down:
-            grad_x_low, grad_down = _conv2d_backward(grad_hidden, x, down, ctx.geometry, low_x, need_down)
+            grad_x_low, grad_down = conv2d_backward(grad_hidden, x, down, ctx.geometry, low_x, need_down)
         if low_x:
             grad_x = grad_x.add_(grad_x_low)
-        return grad_x, None, None, grad_down, grad_up, None, None
+        if factors is not None:
+            grad_down = grad_down.mul_(factors.view(-1, 1, 1)) if need_down else None
+            if need_factors:
+                grad_factors = (grad_x * x).sum((0, 2, 3), dtype=factors.dtype)
+            grad_x = grad_x.mul_(factors.view(-1, 1, 1)) if need_x else None
+        return grad_x, None, None, grad_down, grad_up, None, None, grad_factors, None
 
 
 def _merging_pays(rows: int, weight: Tensor) -> bool:
@@ -169,6 +219,11 @@ def _merging_pays(rows: int, weight: Tensor) -> bool:
     would drown in the sum's rounding, so there it never pays.
     """
     return weight.dtype in (torch.float32, torch.float64) and rows >= 2 * weight.shape[0]
+
+
+def _times(x: Tensor, factors: Tensor) -> Tensor:
+    """x⊙factors in the dtype and layout of `x`, rounded once."""
+    return torch.mul(x, factors, out=torch.empty_like(x))
 
 
 def _scaled_mm(left: Tensor, right: Tensor, scale: float) -> Tensor:
@@ -182,11 +237,12 @@ def _pixel_rows(image: Tensor) -> Tensor:
     return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])
 
 
-def _conv2d_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, need_x: bool, need_weight: bool
+def conv2d_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, need_x: bool, need_weight: bool, groups: int = 1
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of a convolution with respect to its input and its weight."""
-    if geometry == POINTWISE and weight.shape[2:] == (1, 1) and grad.is_contiguous() and x.is_contiguous():
+    pointwise = geometry == POINTWISE and weight.shape[2:] == (1, 1) and groups == 1
+    if pointwise and grad.is_contiguous() and x.is_contiguous():
         # matrix products: the convolution kernels are slow at this
         planes, matrix, grad_x, grad_weight = grad.flatten(2), weight.flatten(1), None, None
         if need_x:
@@ -195,6 +251,6 @@ def _conv2d_backward(
             grad_weight = torch.bmm(planes, x.flatten(2).transpose(1, 2)).sum(0).view_as(weight)
         return grad_x, grad_weight
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, *geometry, False, (0, 0), 1, (need_x, need_weight, False)
+        grad, x, weight, None, *geometry, False, (0, 0), groups, (need_x, need_weight, False)
     )
     return grad_x, grad_weight

@@ -1,4 +1,4 @@
-from modules.module.AdapterSet import ADAPTER_CLASSES, AdapterSet
+from modules.module.AdapterSet import ADAPTER_CLASSES, AdapterSet, adapter_class_of
 from modules.module.LayerFilter import LayerFilter
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
@@ -91,12 +91,32 @@ def test_loading_names_what_does_not_fit():
         wider.load_state_dict(source.state_dict())
 
 
-def test_unsupported_kinds_are_named():
-    with pytest.raises(UserError, match="peft_type: LOHA is not supported yet; expected one of LORA"):
-        AdapterSet("unet", make_model(), TrainConfig(peft_type=PeftType.LOHA))
-    if (PeftType.LORA, True) not in ADAPTER_CLASSES:
-        with pytest.raises(UserError, match="lora_decompose"):
-            AdapterSet("unet", make_model(), TrainConfig(lora_decompose=True))
+def test_the_config_chooses_the_kind(monkeypatch):
+    for (kind, decompose), expected in ADAPTER_CLASSES.items():
+        config = TrainConfig(peft_type=kind, lora_decompose=decompose)
+        assert AdapterSet("unet", make_model(), config).adapter_class is expected
+    # the option has no meaning for LoHa, and no effect
+    left_over = TrainConfig(peft_type=PeftType.LOHA, lora_decompose=True)
+    assert adapter_class_of(left_over) is ADAPTER_CLASSES[PeftType.LOHA, False]
+    monkeypatch.delitem(ADAPTER_CLASSES, (PeftType.LOHA, False))
+    with pytest.raises(UserError, match="peft_type: LOHA is not supported; expected one of LORA, "):
+        adapter_class_of(left_over)
+
+
+def test_the_file_chooses_the_kind_when_a_run_continues():
+    """Layers that the file lacks get fresh adapters of its kind and size; the config's dropout stays."""
+    first = AdapterSet("unet", make_model(), TrainConfig(lora_rank=2, lora_decompose=True), LayerFilter(("out",)))
+    config = TrainConfig(peft_type=PeftType.LOKR, lora_rank=9, dropout_probability=0.25)
+    adapters = AdapterSet("unet", make_model(), config, start=first.layers())
+    assert adapters.adapter_class is ADAPTER_CLASSES[PeftType.LORA, True]
+    assert {adapter.rank for adapter in adapters.adapters.values()} == {2}
+    assert {adapter.dropout for adapter in adapters.adapters.values()} == {0.25}
+    assert torch.equal(adapters.adapters["out"].down, first.adapters["out"].down)
+    with pytest.raises(UserError, match=r"several kinds can't be continued: LoRA in out, LoHa in conv"):
+        parts = {"out": {"lora_down.weight": torch.zeros(1, 8), "lora_up.weight": torch.zeros(5, 1)}}
+        AdapterSet("unet", make_model(), CONFIG, start=parts | {"conv": {"hada_w1_a": torch.zeros(8, 1)}})
+    with pytest.raises(UserError, match="out: the parts alpha make up no adapter"):
+        AdapterSet("unet", make_model(), CONFIG, start={"out": {"alpha": torch.ones(())}})
 
 
 def test_dtype_of_trained_weights():

@@ -89,6 +89,16 @@ class AdapterOptions(BaseConfig):
         visible_when=LORA,
         advanced=True,
     )
+    lora_init_scale: float = option(
+        1.0,
+        "Start scale",
+        "Multiplies the start values that are not zero. With another alpha, 1/√k for an alpha k times as large makes "
+        "training the same as before; scripts/convert_adapter.py rebases presets so.",
+        G,
+        gt=0,
+        visible_when=LOW_RANK,
+        advanced=True,
+    )
     lora_decompose_norm_epsilon: bool = option(
         True,
         "DoRA epsilon",

@@ -63,6 +63,9 @@ def unet_naming(component: str, paths: Iterable[str], config: Mapping[str, Any])
     aliases: dict[str, LayerId] = {}
     for layer, name in native.items():
         aliases |= {f"lora_unet_{flat(name)}": layer, f"lycoris_{flat(layer[1])}": layer}
+        # OneTrainer's dotted names, for either structure, and what peft writes by itself
+        aliases |= {f"unet.{name}": layer, f"lora_unet.{name}": layer, f"lora_unet.{layer[1]}": layer}
+        aliases |= {f"base_model.model.{layer[1]}": layer, layer[1]: layer}
     names = {
         ModelFormat.KOHYA_LORA: kohya,
         # what OneTrainer wrote under these names is the same for this family
@@ -93,10 +96,13 @@ def clip_naming(component: str, paths: Iterable[str], kohya_prefix: str, comfy_c
     aliases: dict[str, LayerId] = {}
     for layer, path in written.items():
         short = path.removeprefix("text_model.")
-        prefixes = {kohya_prefix, "lora_te1"} if kohya_prefix == "lora_te" else {kohya_prefix}
+        single = kohya_prefix == "lora_te"
+        prefixes = {kohya_prefix, "lora_te1"} if single else {kohya_prefix}
+        # OneTrainer calls a single encoder clip_l whatever its size
+        dotted = {*prefixes, component, comfy_clip, "clip_l"} if single else {*prefixes, component, comfy_clip}
         for spelling in (path, short):
             aliases |= {f"{prefix}_{flat(spelling)}": layer for prefix in prefixes}
-            aliases[f"{component}.{spelling}"] = layer
+            aliases |= {f"{prefix}.{spelling}": layer for prefix in dotted}
             aliases[f"text_encoders.{comfy_clip}.transformer.{spelling}"] = layer
     names = {
         ModelFormat.KOHYA_LORA: kohya,

@@ -1,26 +1,26 @@
-import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from modules.modelSaver.adapter_layout import ALPHA, DOWN, rank_of, recognize, split_key, unfold_alpha
+from modules.modelSaver.adapter_kinds import AdapterKind, PartError, check_fits, check_parts, kind_of_parts
+from modules.modelSaver.adapter_layout import recognize, split_key
+from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, from_base_norm
+from modules.modelSaver.fused_layers import split_layer
+from modules.modelSaver.normal_parts import normal_parts
+from modules.modelSaver.peft_settings import PEFT_START, with_alpha
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from safetensors import SafetensorError, safe_open
 
-# Metadata key under which DIFFUSERS_LORA files of ours remember the alpha that was multiplied into their weights
-FOLDED_ALPHA = "folded_alpha"
-# The key under which diffusers keeps peft's settings, alpha among them
-PEFT_METADATA = "lora_adapter_metadata"
-
+_EXPECTED = "Expected an adapter file in kohya, ComfyUI, diffusers or OneTrainer format."
 _NOT_LAYERS = ("bundle_emb.", "emb_params", "string_to_param")
+# zip, which torch writes, and pickle, which it wrote long ago
+_TORCH_STARTS = (b"PK", b"\x80")
 
 
 @dataclass(frozen=True)
@@ -30,63 +30,147 @@ class AdapterFile:
     Attributes:
         path: where it was read, for messages.
         format: as recognised by content.
-        layers: layer name as in the file -> internal part name -> tensor.
+        kind: of every layer.
+        layers: layer name as in the file -> internal part name -> tensor, as `normal_parts` makes them.
+        keys: (layer name, internal part name) -> key in the file, for messages.
         extra: tensors that belong to no layer, such as bundled embeddings.
         metadata: the file's own.
     """
 
     path: str
     format: ModelFormat
+    kind: AdapterKind
     layers: Mapping[str, Mapping[str, Tensor]]
+    keys: Mapping[tuple[str, str], str]
     extra: Mapping[str, Tensor]
     metadata: Mapping[str, str]
 
+    @property
+    def base_norm(self) -> bool:
+        """Whether its scales are made for a reader that divides by ‖W‖; `fit` turns them back."""
+        return self.metadata.get(DORA_NORM) == BASE_NORM
+
     def resolve(self, naming: AdapterNaming) -> dict[str, dict[str, dict[str, Tensor]]]:
-        """component -> module path -> internal part name -> tensor, ready for `AdapterSet.load_layers`.
+        """component -> module path -> internal part name -> tensor. `fit` also checks and needs the model.
 
         Raises:
-            UserError: the model has no such layers.
+            UserError: the model has no such layers, or a fused layer can't be split.
         """
-        unknown = [name for name in self.layers if name not in naming.read]
+        return {
+            component: {path: parts for path, (_, parts) in layers.items()}
+            for component, layers in self._resolve(naming).items()
+        }
+
+    def fit(
+        self, naming: AdapterNaming, components: Mapping[str, nn.Module]
+    ) -> dict[str, dict[str, dict[str, Tensor]]]:
+        """`resolve` for a model that is at hand: ready for `AdapterSet`.
+
+        Every shape is checked against its layer, and a scale for ‖W‖ is turned back into the trained one.
+
+        Args:
+            naming: the family's key map.
+            components: component name -> the module itself.
+
+        Raises:
+            UserError: as `resolve`; the adapter was made for layers of other sizes, with file and key.
+        """
+        resolved: dict[str, dict[str, dict[str, Tensor]]] = {}
+        for component, layers in self._resolve(naming).items():
+            target = resolved.setdefault(component, {})
+            for path, (name, parts) in layers.items():
+                layer = components[component].get_submodule(path)
+                try:
+                    check_fits(parts, layer)
+                except PartError as error:
+                    raise self._error(name, error) from error
+                target[path] = from_base_norm(parts, layer) if self.base_norm else parts
+        return resolved
+
+    def _resolve(self, naming: AdapterNaming) -> dict[str, dict[str, tuple[str, dict[str, Tensor]]]]:
+        """component -> module path -> (layer name in the file, parts)."""
+        unknown = [name for name in self.layers if name not in naming.read and name not in naming.fused]
         if unknown:
             raise UserError(
                 f"{self.path}: {len(unknown)} of {len(self.layers)} layers are not in this model, "
                 f"for example {unknown[0]}. The adapter was made for another kind of base model."
             )
-        resolved: dict[str, dict[str, dict[str, Tensor]]] = {}
+        resolved: dict[str, dict[str, tuple[str, dict[str, Tensor]]]] = {}
         for name, parts in self.layers.items():
-            component, path = naming.read[name]
-            target = resolved.setdefault(component, {})
-            if path in target:
-                raise UserError(f"{self.path}: the layer {component}.{path} occurs twice. Save the adapter again.")
-            target[path] = dict(parts)
+            targets, pieces = [naming.read.get(name)], [dict(parts)]
+            if name in naming.fused:
+                targets = list(naming.fused[name].layers)
+                try:
+                    pieces = split_layer(parts, naming.fused[name].rows)
+                except PartError as error:
+                    raise self._error(name, error) from error
+            for (component, path), piece in zip(targets, pieces, strict=True):
+                target = resolved.setdefault(component, {})
+                if path in target:
+                    raise UserError(
+                        f"{self.path}: the layer {component}.{path} occurs twice, as {target[path][0]} and {name}. "
+                        "Save the adapter again."
+                    )
+                target[path] = (name, piece)
         return resolved
+
+    def _error(self, name: str, error: PartError) -> UserError:
+        return UserError(f"{self.path}: {self.keys.get((name, error.part), name)} {error}")
 
 
 def read_adapter(path: str | os.PathLike[str]) -> AdapterFile:
-    """Reads an adapter file of any format that we know, LoRA or another kind.
+    """Reads an adapter file of any format and kind that we know.
 
     Raises:
-        UserError: the file is missing, damaged, or holds no adapter.
+        UserError: the file is missing, damaged, holds no adapter, adapters of several kinds, or numbers that are not
+            finite. The message names the file and the key.
     """
-    tensors, metadata = _read_tensors(os.fspath(path))
+    path = os.fspath(path)
+    tensors, metadata = _read_tensors(path)
     layers: dict[str, dict[str, Tensor]] = {}
+    keys: dict[tuple[str, str], str] = {}
     extra: dict[str, Tensor] = {}
-    strange = []
     for key in sorted(tensors):
         found = None if key.startswith(_NOT_LAYERS) else split_key(key)
-        if found is not None:
-            layers.setdefault(found[0], {})[found[1]] = tensors[key]
-        else:
+        if key.startswith(_NOT_LAYERS):
             extra[key] = tensors[key]
-            strange += [] if key.startswith(_NOT_LAYERS) else [key]
-    if not layers or strange:
-        what = f"{strange[0]} is no part of an adapter" if strange else "it holds no adapter"
-        raise UserError(f"{path}: {what}. Expected a LoRA file in kohya, ComfyUI, diffusers or OneTrainer format.")
+        elif found is None:
+            raise UserError(f"{path}: {key} is no part of an adapter. {_EXPECTED}")
+        elif found in keys:
+            raise UserError(f"{path}: {key} and {keys[found]} are the same part of a layer. Save the adapter again.")
+        else:
+            layers.setdefault(found[0], {})[found[1]] = tensors[key]
+            keys[found] = key
+    if not layers:
+        raise UserError(f"{path}: it holds no adapter. {_EXPECTED}")
+    layers, kind = _normal_layers(path, layers, keys)
     file_format = recognize(layers, tensors)
-    if file_format == ModelFormat.DIFFUSERS_LORA:
-        layers = _with_alpha(layers, metadata)
-    return AdapterFile(os.fspath(path), file_format, layers, extra, metadata)
+    if file_format == ModelFormat.DIFFUSERS_LORA or any(name.startswith(PEFT_START) for name in layers):
+        layers = with_alpha(layers, metadata, path)
+    return AdapterFile(path, file_format, kind, layers, keys, extra, metadata)
+
+
+def _normal_layers(
+    path: str, layers: Mapping[str, Mapping[str, Tensor]], keys: Mapping[tuple[str, str], str]
+) -> tuple[dict[str, dict[str, Tensor]], AdapterKind]:
+    """All layers in normal form, and their one kind."""
+    normal: dict[str, dict[str, Tensor]] = {}
+    first: tuple[str, AdapterKind] | None = None
+    for name, parts in layers.items():
+        try:
+            kind_of_parts(parts)
+            normal[name] = normal_parts(parts, check_parts(parts))
+            kind = kind_of_parts(normal[name])
+        except PartError as error:
+            raise UserError(f"{path}: {keys.get((name, error.part), name)} {error}") from error
+        first = first or (name, kind)
+        if kind != first[1]:
+            raise UserError(
+                f"{path}: {keys[name, min(parts)]} belongs to {kind}, but the layer {first[0]} is {first[1]}. Expected "
+                "one kind of adapter in a file; train or merge the others apart."
+            )
+    assert first is not None, "there is at least one layer"
+    return normal, first[1]
 
 
 def _read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -97,12 +181,20 @@ def _read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
     except (SafetensorError, ValueError) as error:
         pickled = _read_pickle(path)
-        if pickled is None:
+        if pickled is not None:
+            return pickled, {}
+        with open(path, "rb") as file:
+            start = file.read(9)
+        # a safetensors file may start with the same byte, but its ninth opens the header
+        if start.startswith(_TORCH_STARTS) and not start.endswith(b"{"):
             raise UserError(
-                f"{path}: not a complete safetensors file ({_one_line(error)}). "
-                "It may have been cut off; copy, download or save it again."
+                f"{path}: a torch file (pickle) that is damaged or holds more than tensors, so that loading it could "
+                "run foreign code. It was not loaded; get the adapter as a safetensors file."
             ) from error
-        return pickled, {}
+        raise UserError(
+            f"{path}: not a complete safetensors file ({_one_line(error)}). "
+            "It may have been cut off; copy, download or save it again."
+        ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
@@ -118,46 +210,6 @@ def _read_pickle(path: str) -> dict[str, Tensor] | None:
     loaded = loaded.get("state_dict", loaded)
     fits = isinstance(loaded, dict) and all(isinstance(value, Tensor) for value in loaded.values())
     return loaded if fits and loaded else None
-
-
-def _with_alpha(layers: dict[str, dict[str, Tensor]], metadata: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:
-    """Diffusers layers with the alpha that the metadata knows. Without any, alpha is the rank."""
-    folded = _json(metadata.get(FOLDED_ALPHA))
-    settings = _json(metadata.get(PEFT_METADATA))
-    result = {}
-    for name, parts in layers.items():
-        result[name] = parts
-        if DOWN not in parts or ALPHA in parts:
-            continue
-        if folded is not None:
-            alpha = folded.get(name) if isinstance(folded, dict) else folded
-            if isinstance(alpha, (int, float)) and alpha > 0:
-                result[name] = unfold_alpha(parts, torch.tensor(float(alpha)))
-        elif isinstance(settings, dict):
-            alpha = _peft_alpha(name, rank_of(parts) or 1, settings)
-            result[name] = parts if alpha is None else parts | {ALPHA: torch.tensor(alpha)}
-    return result
-
-
-def _peft_alpha(name: str, rank: int, settings: Mapping[str, Any]) -> float | None:
-    """The alpha of a layer in peft's settings, where patterns name the exceptions by the end of a path."""
-    component, _, path = name.partition(".")
-    alpha = settings.get(f"{component}.lora_alpha")
-    for pattern, value in (settings.get(f"{component}.alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
-            alpha = value
-            break
-    if alpha is None:
-        return None
-    # rank-stabilised: the scale is alpha/√rank
-    return float(alpha) * (rank**0.5 if settings.get(f"{component}.use_rslora") else 1.0)
-
-
-def _json(text: str | None) -> Any:
-    try:
-        return json.loads(text) if text else None
-    except ValueError:  # someone else's metadata is never a reason to fail
-        return None
 
 
 def _one_line(error: Exception) -> str:

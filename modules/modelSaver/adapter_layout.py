@@ -1,4 +1,4 @@
-"""How adapter files spell the parts of a layer's adapter, and how alpha is kept in each format.
+"""How adapter files spell the parts of a layer's adapter, and what each format does with them.
 
 Inside the program parts have OneTrainer's internal names: `lora_down.weight`, `lora_up.weight`, `alpha`,
 `dora_scale`, `hada_w1_a`, `oft_R.weight` and so on.
@@ -9,9 +9,18 @@ from dataclasses import dataclass, field
 
 from modules.util.enum.ModelFormat import ModelFormat
 
+import torch
 from torch import Tensor
 
 DOWN, UP, MID, ALPHA = "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha"
+DORA, MAGNITUDE = "dora_scale", "lora_magnitude_vector"
+OFT_INPUT, OFT_SCALED, OFT_OUTPUT, RESCALE = "oft_R.weight", "oft_R.scaled_oft", "oft_blocks", "rescale"
+DIFF, DIFF_BIAS = "diff", "diff_b"
+
+# peft itself leaves out the last word; transformers, which loads text encoders, finds the vector only with it
+PEFT_MAGNITUDE = f"{MAGNITUDE}.weight"
+# Few numbers on which all others depend: they are written in float32, whatever dtype the weights have. Names in files.
+EXACT_PARTS = (ALPHA, DORA, PEFT_MAGNITUDE)
 
 _A_B = {DOWN: "lora_A.weight", UP: "lora_B.weight"}
 
@@ -22,22 +31,27 @@ class AdapterLayout:
 
     Attributes:
         spelling: internal part name -> part name in the file; parts that are not listed keep their name.
-        fold_alpha: alpha is multiplied into the weights, as the format has no place for it.
+        peft: alpha is multiplied into the weights, as the format has no place for it, and the scale of a DoRA on
+            outputs is a magnitude vector in peft's shape.
+        base_norm: the scale of a DoRA on outputs is made for a reader that divides by ‖W‖; see `base_norm.py`.
+        cores: Tucker cores of LoKr stay, which ComfyUI cannot load (it gives `torch.kron` a transposed tensor).
     """
 
     spelling: Mapping[str, str] = field(default_factory=dict)
-    fold_alpha: bool = False
+    peft: bool = False
+    base_norm: bool = False
+    cores: bool = False
 
 
 # A format is writable if it stands here and the family's naming has it, too.
 LAYOUTS: dict[ModelFormat, AdapterLayout] = {
     ModelFormat.SAFETENSORS: AdapterLayout(),
     ModelFormat.KOHYA_LORA: AdapterLayout(),
-    ModelFormat.COMFY_LORA: AdapterLayout(_A_B),
-    ModelFormat.DIFFUSERS_LORA: AdapterLayout(_A_B, fold_alpha=True),
+    ModelFormat.COMFY_LORA: AdapterLayout(_A_B, base_norm=True),
+    ModelFormat.DIFFUSERS_LORA: AdapterLayout(_A_B | {MAGNITUDE: PEFT_MAGNITUDE}, peft=True),
     ModelFormat.ORIGINAL_LORA: AdapterLayout(_A_B),
     ModelFormat.LEGACY_LORA: AdapterLayout(),
-    ModelFormat.INTERNAL: AdapterLayout(),
+    ModelFormat.INTERNAL: AdapterLayout(cores=True),
 }
 
 # Every ending by which some program writes a part; the longest that fits is the right one.
@@ -47,22 +61,24 @@ _ENDINGS: dict[str, str] = {
         DOWN: (".lora_down", ".lora_A", ".lora_A.default", ".lora.down", "_lora.down", ".lora_linear_layer.down"),
         UP: (".lora_up", ".lora_B", ".lora_B.default", ".lora.up", "_lora.up", ".lora_linear_layer.up"),
         MID: (".lora_mid",),
+        MAGNITUDE: (f".{MAGNITUDE}", f".{MAGNITUDE}.default"),
     }.items()
     for name in names
-} | {
-    ".lora_A": DOWN,
-    ".lora_B": UP,
-    ".lora_magnitude_vector.weight": "lora_magnitude_vector",
-    ".lora_magnitude_vector.default.weight": "lora_magnitude_vector",
-    ".lora_magnitude_vector": "lora_magnitude_vector",
-}
+} | {".lora_A": DOWN, ".lora_B": UP}
 _PLAIN_PARTS = (
-    *(ALPHA, "dora_scale", "diff", "diff_b", "oft_R.weight", "oft_R.scaled_oft", "oft_blocks", "rescale"),
+    *(ALPHA, DORA, MAGNITUDE, DIFF, DIFF_BIAS, OFT_INPUT, OFT_SCALED, OFT_OUTPUT, RESCALE),
     *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
     *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2"),
 )
 _ENDINGS |= {f".{part}": part for part in _PLAIN_PARTS}
 _LONGEST_FIRST = sorted(_ENDINGS, key=len, reverse=True)
+
+_KOHYA_STARTS = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_", "lycoris_")
+_COMFY_STARTS = ("diffusion_model.", "text_encoders.")
+_DIFFUSERS_STARTS = ("unet.", "transformer.", "text_encoder", "base_model.model.")
+# OneTrainer keeps these to itself; the first two of each three are dotted forms of kohya's prefixes
+_INTERNAL_STARTS = ("lora_unet.", "lora_te.", "lora_te1.", "lora_te2.", "lora_te3.", "lora_transformer.", "clip_")
+_PEFT_SPELLINGS = (".lora_A", ".lora_B", ".lora.", "_lora.", ".lora_linear_layer.")
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -77,21 +93,19 @@ def split_key(key: str) -> tuple[str, str] | None:
     return None
 
 
-def recognize(layers: Mapping[str, Mapping[str, Tensor]], keys: Iterable[str]) -> ModelFormat:
-    """The format of a file by what is in it."""
-    if any(name.startswith(("lora_unet_", "lora_te", "lora_transformer_", "lycoris_")) for name in layers):
+def recognize(layers: Iterable[str], keys: Iterable[str]) -> ModelFormat:
+    """The format of a file by its layers' names and its keys."""
+    layers = list(layers)
+    if any(name.startswith(_KOHYA_STARTS) for name in layers):
         return ModelFormat.KOHYA_LORA
-    if any(name.startswith(("diffusion_model.", "text_encoders.")) for name in layers):
+    if any(name.startswith(_COMFY_STARTS) for name in layers):
         return ModelFormat.COMFY_LORA
-    if any(name.startswith(("unet.", "transformer.", "text_encoder")) for name in layers):
-        internal = any(key.endswith((f".{DOWN}", ".alpha")) for key in keys)
-        return ModelFormat.INTERNAL if internal else ModelFormat.DIFFUSERS_LORA
+    if any(name.startswith(_INTERNAL_STARTS) for name in layers):
+        return ModelFormat.INTERNAL
+    if any(name.startswith(_DIFFUSERS_STARTS) for name in layers):
+        peft = any(spelling in key for key in keys for spelling in _PEFT_SPELLINGS)
+        return ModelFormat.DIFFUSERS_LORA if peft else ModelFormat.INTERNAL
     return ModelFormat.ORIGINAL_LORA
-
-
-def rank_of(parts: Mapping[str, Tensor]) -> int | None:
-    """The rank of a LoRA's parts, None for other adapters."""
-    return parts[DOWN].shape[0] if DOWN in parts else None
 
 
 def fold_alpha(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -108,3 +122,34 @@ def fold_alpha(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def unfold_alpha(parts: Mapping[str, Tensor], alpha: Tensor) -> dict[str, Tensor]:
     """Undoes `fold_alpha`."""
     return dict(parts) | {DOWN: parts[DOWN].float() * (parts[DOWN].shape[0] / alpha.item()), ALPHA: alpha}
+
+
+def peft_magnitude(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parts whose scale of a DoRA on outputs, `[o, 1(, 1, 1)]`, has peft's shape: `[o]`, for kernels `[1, o, 1, 1]`."""
+    result = dict(parts)
+    if DORA in parts:
+        scale = result.pop(DORA)
+        result[MAGNITUDE] = scale.flatten() if scale.dim() == 2 else scale.reshape(1, -1, 1, 1)
+    return result
+
+
+def without_core(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """LoKr parts in Tucker's form -> the same w2 as a product of two matrices of the same rank; others as they are.
+
+    w2[o, i, h, w] = Σ a[p, o]·core[p, q, h, w]·b[q, i] is aᵀ times (core·b) `[r, i·h·w]`.
+    """
+    result = dict(parts)
+    if "lokr_t2" in result:
+        core = result.pop("lokr_t2").float()
+        inner = torch.einsum("pqhw,qi->pihw", core, parts["lokr_w2_b"].float())
+        result |= {"lokr_w2_a": parts["lokr_w2_a"].t().contiguous(), "lokr_w2_b": inner.flatten(1)}
+    return result
+
+
+def written_parts(parts: Mapping[str, Tensor], layout: AdapterLayout) -> dict[str, Tensor]:
+    """Internal parts -> the parts that stand in a file of `layout`, under their names there."""
+    if not layout.cores:
+        parts = without_core(parts)
+    if layout.peft:
+        parts = peft_magnitude(fold_alpha(parts))
+    return {layout.spelling.get(part, part): tensor for part, tensor in parts.items()}

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from modules.modelSaver.adapter_layout import ALPHA, DOWN, rank_of
+from modules.modelSaver.adapter_kinds import AdapterKind, alpha_of, kind_of_parts, rank_of
+from modules.modelSaver.adapter_layout import DOWN
 
 from torch import Tensor
 
@@ -38,14 +39,21 @@ class AdapterDescription:
     comment: str = ""
 
 
+# Names by which kohya's tools and model managers know the kinds that are not plain LoRA: LyCORIS's algorithms. A
+# rotation of inputs is none of LyCORIS's; it has OneTrainer's name.
+LYCORIS, ALGORITHMS = "lycoris.kohya", {"LoRA": "lora", "LoHa": "loha", "LoKr": "lokr", "diff": "full"}
+ROTATIONS = {"OFT": "oft_2", "output-side OFT": "diag-oft"}
+
+
 def adapter_metadata(description: AdapterDescription, components: ComponentLayers) -> dict[str, str]:
-    """Metadata of a LoRA file, without the hashes, which belong to the bytes.
+    """Metadata of an adapter file of any kind, without the hashes, which belong to the bytes.
 
     There is no date or time in it: the same run gives the same bytes, and a file's age is the file system's business.
     """
     layers = [parts for component in components.values() for parts in component.values()]
     convolutions = [parts for parts in layers if DOWN in parts and parts[DOWN].dim() == 4]
-    linear = [parts for parts in layers if DOWN in parts and parts[DOWN].dim() == 2]
+    others = [parts for parts in layers if DOWN not in parts or parts[DOWN].dim() == 2]
+    kind = kind_of_parts(layers[0]) if layers else AdapterKind("LoRA")
     metadata = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
@@ -55,9 +63,10 @@ def adapter_metadata(description: AdapterDescription, components: ComponentLayer
         "modelspec.resolution": description.resolution,
         "modelspec.prediction_type": description.prediction_type,
         "modelspec.description": description.comment,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": _common(rank_of(parts) for parts in linear or convolutions),
-        "ss_network_alpha": _common(alpha_of(parts) for parts in linear or convolutions),
+        "adapter_kind": str(kind),
+        "ss_network_module": "networks.lora" if kind == AdapterKind("LoRA") else LYCORIS,
+        "ss_network_dim": _common(rank_of(parts) for parts in others or convolutions),
+        "ss_network_alpha": _common(alpha_of(parts) for parts in others or convolutions),
         "ss_output_name": description.title,
         "ss_base_model_version": description.base_version,
         "ss_sd_model_name": description.base_model,
@@ -67,27 +76,37 @@ def adapter_metadata(description: AdapterDescription, components: ComponentLayer
     }
     if description.base_version.startswith("sd_v"):
         metadata["ss_v2"] = str(description.base_version.startswith("sd_v2"))
-    if convolutions and linear:
-        arguments = {
+    arguments = _network_arguments(kind, layers)
+    if convolutions and others:
+        arguments |= {
             "conv_dim": _common(rank_of(parts) for parts in convolutions),
             "conv_alpha": _common(alpha_of(parts) for parts in convolutions),
         }
+    if arguments:
         metadata["ss_network_args"] = json.dumps(arguments)
     return {key: value for key, value in metadata.items() if value}
 
 
-def alpha_of(parts: Mapping[str, Tensor]) -> float:
-    """The alpha of a LoRA's parts; its rank if it has none."""
-    return float(parts[ALPHA].item()) if ALPHA in parts else float(rank_of(parts) or 1)
+def _network_arguments(kind: AdapterKind, layers: Iterable[Mapping[str, Tensor]]) -> dict[str, str]:
+    """What LyCORIS was told, for the same kind; nothing for plain LoRA."""
+    if kind == AdapterKind("LoRA"):
+        return {}
+    arguments = {"algo": (ALGORITHMS | ROTATIONS)[kind.base]}
+    if kind.base in ROTATIONS:
+        arguments["block_size"] = _common(rank_of(parts) for parts in layers)
+    if kind.base == "LoKr" and any("lokr_w2" in parts for parts in layers):
+        arguments["full_matrix"] = str(all("lokr_w2" in parts for parts in layers))
+    if kind.dora:
+        arguments |= {"dora_wd": "True", "wd_on_output": str(kind.dora == "output")}
+    return arguments
 
 
 def _common(values: Iterable[float | int | None]) -> str:
     """The one value, or "Dynamic", which is kohya's word for several."""
-    counted = Counter(values)
+    counted = Counter(value for value in values if value is not None)
     if len(counted) != 1:
         return "Dynamic" if counted else ""
-    value = next(iter(counted))
-    return f"{value:g}" if isinstance(value, (int, float)) else ""
+    return f"{next(iter(counted)):g}"
 
 
 def _kohya_resolution(resolution: str) -> str:

@@ -2,13 +2,18 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from modules.modelSaver.adapter_layout import ALPHA, DOWN, LAYOUTS, fold_alpha
-from modules.modelSaver.adapter_metadata import AdapterDescription, ComponentLayers, adapter_metadata, alpha_of
-from modules.modelSaver.AdapterFile import FOLDED_ALPHA
+from modules.modelSaver.adapter_kinds import AdapterKind, PartError, alpha_of, kind_of_parts
+from modules.modelSaver.adapter_layout import DOWN, EXACT_PARTS, LAYOUTS, written_parts
+from modules.modelSaver.adapter_metadata import AdapterDescription, ComponentLayers, adapter_metadata
+from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, for_base_norm, has_two_norms
+from modules.modelSaver.format_rules import check_kind
+from modules.modelSaver.fused_layers import join_layers
+from modules.modelSaver.peft_settings import FOLDED_ALPHA
+from modules.module.AdapterModule import AdaptedLayer
 from modules.module.AdapterSet import AdapterSet
-from modules.util.AdapterNaming import AdapterNaming
+from modules.util.AdapterNaming import AdapterNaming, FusedLayer
 from modules.util.atomic_file import safetensors_sha256, write_safetensors
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
@@ -24,6 +29,9 @@ OUTPUT_DTYPES: dict[DataType, torch.dtype | None] = {
     DataType.NONE: None,  # as trained
 }
 
+# (component, module path) -> the base layer
+BaseLayers = Callable[[str, str], AdaptedLayer]
+
 
 def save_adapter(
     path: str | os.PathLike[str],
@@ -38,23 +46,49 @@ def save_adapter(
     Args:
         path: target, usually `*.safetensors`.
         adapters: component name -> its adapters.
-        model_format: one of `writable_formats(naming)`.
+        model_format: one of `writable_formats(naming)` that can hold the adapters' kind.
         naming: the family's key map.
         description: for the metadata.
-        dtype: of the written weights; alpha is always float32.
+        dtype: of the written weights; alpha and DoRA's scale are always float32.
 
     Returns:
         SHA-256 of the tensor bytes, hex; it also stands in the metadata.
 
     Raises:
-        UserError: a format or dtype that can't be written, a layer that no program would find, a NaN, a full disk.
+        UserError: a format or dtype that can't be written, a format that can't hold the kind, a layer that no program
+            would find, a NaN, a full disk.
     """
     components = {component: adapter_set.layers() for component, adapter_set in adapters.items()}
-    check_output(model_format, naming, dtype)
-    tensors = encode_adapter(components, model_format, naming, dtype)
+
+    def base(component: str, layer: str) -> AdaptedLayer:
+        return adapters[component].adapters[layer].layer
+
+    return save_parts(path, components, model_format, naming, description, dtype, base)
+
+
+def save_parts(
+    path: str | os.PathLike[str],
+    components: ComponentLayers,
+    model_format: ModelFormat,
+    naming: AdapterNaming,
+    description: AdapterDescription,
+    dtype: DataType = DataType.FLOAT_32,
+    base: BaseLayers | None = None,
+) -> str:
+    """`save_adapter` for parts that no adapter holds: component -> layer -> part -> tensor.
+
+    Args:
+        base: finds the base layer; without it a DoRA on outputs can't be adjusted for ComfyUI, see `base_norm.py`,
+            and COMFY_LORA then holds what the other formats hold.
+    """
+    components = {component: layers for component, layers in components.items() if layers}
+    check_output(model_format, naming, dtype, kind_of_components(components))
     metadata = adapter_metadata(description, components)
-    if LAYOUTS[model_format].fold_alpha:
+    tensors = encode_adapter(components, model_format, naming, dtype, base)
+    if LAYOUTS[model_format].peft:
         metadata[FOLDED_ALPHA] = _folded_alphas(components, naming.write[model_format])
+    if _adjusts(model_format, components, base):
+        metadata[DORA_NORM] = BASE_NORM
     digest = safetensors_sha256(tensors)
     # the same number under both names that programs look for: everything after the header is hashed
     metadata |= {"modelspec.hash_sha256": f"0x{digest}", "sshs_model_hash": digest}
@@ -62,8 +96,10 @@ def save_adapter(
     return digest
 
 
-def check_output(model_format: ModelFormat, naming: AdapterNaming, dtype: DataType) -> None:
-    """UserError unless the format and the dtype can be written; to be asked before a run, too."""
+def check_output(
+    model_format: ModelFormat, naming: AdapterNaming, dtype: DataType, kind: AdapterKind | None = None
+) -> None:
+    """UserError unless the format, for this kind, and the dtype can be written; to be asked before a run, too."""
     allowed = writable_formats(naming)
     if model_format not in allowed:
         raise UserError(
@@ -74,6 +110,8 @@ def check_output(model_format: ModelFormat, naming: AdapterNaming, dtype: DataTy
         raise UserError(
             f"output_dtype: {dtype} cannot be written for adapters; expected one of {', '.join(OUTPUT_DTYPES)}."
         )
+    if kind is not None:
+        check_kind(model_format, kind)
 
 
 def writable_formats(naming: AdapterNaming) -> list[ModelFormat]:
@@ -81,28 +119,88 @@ def writable_formats(naming: AdapterNaming) -> list[ModelFormat]:
     return [model_format for model_format in LAYOUTS if model_format in naming.write]
 
 
+def kind_of_components(components: ComponentLayers) -> AdapterKind | None:
+    """The one kind of all layers, None if there are none. Raises UserError if there are several."""
+    found: dict[AdapterKind, str] = {}
+    for component, layers in components.items():
+        for layer, parts in layers.items():
+            try:
+                found.setdefault(kind_of_parts(parts), f"{component}.{layer}")
+            except PartError as error:
+                raise UserError(f"{component}.{layer}: {error.part} {error}") from error
+    if len(found) > 1:
+        examples = " and ".join(f"{kind} in {name}" for kind, name in found.items())
+        raise UserError(f"An adapter file holds one kind of adapter, found {examples}.")
+    return next(iter(found), None)
+
+
 def encode_adapter(
-    components: ComponentLayers, model_format: ModelFormat, naming: AdapterNaming, dtype: DataType
+    components: ComponentLayers,
+    model_format: ModelFormat,
+    naming: AdapterNaming,
+    dtype: DataType,
+    base: BaseLayers | None = None,
 ) -> dict[str, Tensor]:
     """The tensors of a file: component -> layer -> part -> tensor, under the names of `model_format`.
+
+    Args:
+        base: as in `save_parts`.
 
     Raises:
         UserError: a layer has no name in the family's key map, or a value does not survive the dtype.
     """
-    layout, names = LAYOUTS[model_format], naming.write[model_format]
+    layout = LAYOUTS[model_format]
+    adjust = _adjusts(model_format, components, base)
     tensors: dict[str, Tensor] = {}
+    for name, parts in _named_layers(components, model_format, naming, base if adjust else None).items():
+        for part, tensor in written_parts(parts, layout).items():
+            key = f"{name}.{part}"
+            tensors[key] = _converted(key, tensor, torch.float32 if part in EXACT_PARTS else OUTPUT_DTYPES[dtype])
+    return tensors
+
+
+def _named_layers(
+    components: ComponentLayers, model_format: ModelFormat, naming: AdapterNaming, base: BaseLayers | None
+) -> dict[str, Mapping[str, Tensor]]:
+    """Layer name in the file -> parts. Layers that the format joins are joined; with `base` scales are for its norm."""
+    names = naming.write[model_format]
+    groups = naming.write_fused.get(model_format, {})
+    group_of = {layer: name for name, group in groups.items() for layer in group.layers}
+    named: dict[str, Mapping[str, Tensor]] = {}
+    waiting: dict[str, dict[tuple[str, str], Mapping[str, Tensor]]] = {}
     for component, layers in components.items():
         for layer, parts in layers.items():
-            if (component, layer) not in names:
+            place = (component, layer)
+            if place not in names and place not in group_of:
                 raise UserError(
                     f"output_model_format: {model_format} has no name for the layer {component}.{layer}, so no program "
                     f"would load it. Choose another of {', '.join(writable_formats(naming))}."
                 )
-            name = names[component, layer]
-            for part, tensor in (fold_alpha(parts) if layout.fold_alpha else parts).items():
-                key = f"{name}.{layout.spelling.get(part, part)}"
-                tensors[key] = _converted(key, tensor, None if part == ALPHA else OUTPUT_DTYPES[dtype])
-    return tensors
+            own = parts if base is None else for_base_norm(parts, base(component, layer))
+            if place in names:
+                named[names[place]] = own
+            else:
+                waiting.setdefault(group_of[place], {})[place] = own
+    for name, found in waiting.items():
+        named[name] = _joined(name, groups[name], found)
+    return named
+
+
+def _joined(
+    name: str, group: FusedLayer, found: Mapping[tuple[str, str], Mapping[str, Tensor]]
+) -> Mapping[str, Tensor]:
+    try:
+        return join_layers([found.get(layer) for layer in group.layers], group.rows)
+    except PartError as error:
+        layers = ", ".join(".".join(layer) for layer in group.layers)
+        raise UserError(f"output_model_format: {name}, which stands for {layers}: {error.part} {error}") from error
+
+
+def _adjusts(model_format: ModelFormat, components: ComponentLayers, base: BaseLayers | None) -> bool:
+    """Whether scales are written for a reader that divides by ‖W‖."""
+    if base is None or not LAYOUTS[model_format].base_norm:
+        return False
+    return any(has_two_norms(parts) for layers in components.values() for parts in layers.values())
 
 
 def _converted(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -122,6 +220,6 @@ def _folded_alphas(components: ComponentLayers, names: Mapping[tuple[str, str], 
         names[component, layer]: alpha_of(parts)
         for component, layers in components.items()
         for layer, parts in layers.items()
-        if DOWN in parts
+        if DOWN in parts and (component, layer) in names
     }
     return json.dumps(next(iter(alphas.values())) if len(set(alphas.values())) == 1 else alphas, sort_keys=True)

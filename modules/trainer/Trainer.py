@@ -12,7 +12,6 @@ from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
-from modules.modelSaver.save_adapter import check_output
 from modules.trainer.adapters import make_adapters, trained_parts
 from modules.trainer.backup import Backup, newest_backup, prune_backups, write_backup
 from modules.trainer.Ema import Ema, restored
@@ -27,7 +26,7 @@ from modules.trainer.optimizers import (
     read_statistics,
     watch_step,
 )
-from modules.trainer.output import adapter_format, save_output
+from modules.trainer.output import check_adapter_output, save_output
 from modules.trainer.preflight import check_run, resolve_device
 from modules.trainer.randomness import step_generator, step_seed
 from modules.trainer.report import run_report
@@ -104,7 +103,7 @@ class Trainer:
         checked = check_dataset(config, concepts, warn=self.warn, progress=self._stage)
         self.events.emit("status", text=f"Loading {config.base_model_name}")
         self.model: BaseModel = family.load(config, self.device)
-        check_output(adapter_format(config), self.model.adapter_naming(), config.output_dtype)
+        check_adapter_output(config, self.model.adapter_naming(), self.warn)
         parts = trained_parts(config, family.trainable_parts)
         self.text_trained = any(part.startswith("text_encoder") for part in parts)
         self.data = self._make_data(concepts, checked, validation=False)

@@ -1,15 +1,20 @@
 """Which parts a run trains, and the adapters on them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from modules.model.BaseModel import BaseModel
 from modules.modelSaver.AdapterFile import read_adapter
-from modules.module.AdapterSet import AdapterSet
+from modules.module.AdapterModule import AdaptedLayer
+from modules.module.AdapterSet import AdapterSet, adapter_class_of, class_of_layers
 from modules.module.LayerFilter import LayerFilter
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
 from torch import Tensor
+
+# component -> layer -> part -> tensor
+ComponentLayers = Mapping[str, Mapping[str, Mapping[str, Tensor]]]
 
 
 def trained_parts(config: TrainConfig, trainable: Sequence[str]) -> list[str]:
@@ -35,7 +40,11 @@ def make_adapters(
     chosen = LayerFilter.from_config(config, model.layer_filter_presets)
     for note in chosen.notes:
         warn(note)
-    start = read_start(config.lora_model_name, parts, model) if config.lora_model_name else {}
+    start: ComponentLayers = {}
+    if config.lora_model_name:
+        start, options = read_start(config, parts, model, warn)
+        # parts that the file lacks get fresh adapters of its kind, as a file holds one kind
+        config = config.model_copy(update=options)
     sets: dict[str, AdapterSet] = {}
     for part in parts:
         # the filter names layers of the denoiser; text encoders are adapted whole, as OneTrainer does
@@ -51,14 +60,70 @@ def make_adapters(
     return sets
 
 
-def read_start(path: str, parts: Sequence[str], model: BaseModel) -> dict[str, dict[str, dict[str, Tensor]]]:
-    """The adapter of a file of any readable format: part -> layer -> part of the adapter -> tensor.
+def read_start(
+    config: TrainConfig, parts: Sequence[str], model: BaseModel, warn: Callable[[str], None]
+) -> tuple[ComponentLayers, dict[str, Any]]:
+    """The adapter of `lora_model_name`, of any readable format.
+
+    Args:
+        config: its options give way to the file's; where they differ, `warn` is told.
+        parts: that the run trains.
+        model: loaded.
+        warn: gets one line at most.
+
+    Returns:
+        part -> layer -> part of the adapter -> tensor; and the options of its first layer, kind included.
 
     Raises:
         UserError: the file is none, does not fit the model, or adapts a part that is not trained.
     """
-    start = read_adapter(path).resolve(model.adapter_naming())
-    for part in start:
+    path = config.lora_model_name
+    file = read_adapter(path)
+    if file.kind.base == "diff":
+        raise UserError(
+            f"lora_model_name: {path} holds whole weight differences, which is no adapter that can be trained. "
+            "Make a LoRA of it with scripts/convert_adapter.py."
+        )
+    start = file.fit(model.adapter_naming(), model.components)
+    first: dict[str, Any] = {}
+    differences: dict[str, dict[Any, Any]] = {}
+    for part, layers in start.items():
         if part not in parts:
             raise UserError(f"lora_model_name: {path} adapts the {part}, which this run does not train. Train it, too.")
-    return start
+        for name, tensors in layers.items():
+            try:
+                options, others = _options(tensors, model.components[part].get_submodule(name), config)
+            except UserError as error:
+                raise UserError(f"lora_model_name: {path}: {part}.{name}: {error}") from error
+            first = first or options
+            for option, own in others.items():
+                differences.setdefault(option, {})[options[option]] = own
+    changes = [_change(option, values) for option, values in differences.items()]
+    if changes:
+        warn(f"lora_model_name: the options of {path} count, not the config's: {'; '.join(changes)}.")
+    return start, first
+
+
+def _options(
+    tensors: Mapping[str, Tensor], layer: AdaptedLayer, config: TrainConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of an adapter that was read; and the config's own values of those that differ."""
+    kind = class_of_layers({"": tensors})
+    options = kind.options_of(tensors, layer)
+    others = {name: getattr(config, name) for name, value in options.items() if getattr(config, name) != value}
+    if others and adapter_class_of(config) is kind:
+        # sizes that the config leaves to the layer differ in words only: compare with what it would make here
+        own = kind.options_of(kind.create(layer, "", "", config, config.seed).parts(), layer)
+        others = {name: value for name, value in others.items() if options[name] != own.get(name, value)}
+    return options, others
+
+
+def _change(option: str, values: Mapping[Any, Any]) -> str:
+    """`values`: of the file -> of the config, which is one and the same."""
+    found = [_shown(value) for value in values]
+    more = " …" if len(found) > 3 else ""
+    return f"{option} {', '.join(found[:3])}{more} instead of {_shown(next(iter(values.values())))}"
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,14 +7,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel
+from modules.modelSaver.adapter_kinds import AdapterKind, kind_of_parts
 from modules.modelSaver.adapter_metadata import AdapterDescription
-from modules.modelSaver.save_adapter import save_adapter
-from modules.module.AdapterSet import AdapterSet
+from modules.modelSaver.AdapterFile import read_adapter
+from modules.modelSaver.format_rules import remarks
+from modules.modelSaver.portable_copy import portable_path, save_portable_copy
+from modules.modelSaver.save_adapter import check_output, save_adapter
+from modules.module.AdapterSet import AdapterSet, adapter_class_of
+from modules.util.AdapterNaming import AdapterNaming
 from modules.util.atomic_file import write_failure
 from modules.util.config.load import pack
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConfigPart import ConfigPart
 from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.enum.PortableCopy import PortableCopy
+
+import torch
+from torch import nn
 
 # what SAFETENSORS, which leaves the layout open, means for an adapter: every program reads it
 USUAL_FORMAT = ModelFormat.KOHYA_LORA
@@ -38,6 +47,35 @@ def adapter_format(config: TrainConfig) -> ModelFormat:
     """The layout of the file that the run writes."""
     chosen = config.output_model_format
     return USUAL_FORMAT if chosen == ModelFormat.SAFETENSORS else chosen
+
+
+def planned_kind(config: TrainConfig) -> AdapterKind:
+    """The kind of adapter that a run will write: that of the file it continues, else that of its options."""
+    if config.lora_model_name:
+        return read_adapter(config.lora_model_name).kind
+    # made for a layer of no importance, so that no second place needs to know what options mean; skip_init, so that
+    # nothing is drawn from torch's generator
+    layer = nn.utils.skip_init(nn.Linear, 8, 8)
+    nn.init.ones_(layer.weight)
+    return kind_of_parts(adapter_class_of(config).create(layer, "", "", config, config.seed).parts())
+
+
+def check_adapter_output(config: TrainConfig, naming: AdapterNaming, warn: Callable[[str], None]) -> None:
+    """To be asked before a run: can what it trains be written as the config says, and who can read it?
+
+    Args:
+        config: format, dtype and kind of adapter.
+        naming: the family's key map.
+        warn: gets what a user should know about the chosen kind in the chosen format.
+
+    Raises:
+        UserError: a format or dtype that can't be written, or a format that can't hold this kind.
+    """
+    kind, model_format = planned_kind(config), adapter_format(config)
+    check_output(model_format, naming, config.output_dtype, kind)
+    if config.portable_copy == PortableCopy.NONE:
+        for remark in remarks(model_format, kind):
+            warn(remark)
 
 
 def describe(model: BaseModel, config: TrainConfig) -> AdapterDescription:
@@ -65,18 +103,44 @@ def save_output(
     config: TrainConfig,
     warn: Callable[[str], None],
 ) -> Path:
-    """Writes the adapter in the configured format and returns its path. An older file there is set aside."""
-    # written under another name first: the older file keeps its own until the new one is safely there
-    fresh = path.with_name(f"{path.stem}.new{path.suffix}")
+    """Writes the adapter in the configured format and returns its path. An older file there is set aside.
+
+    A portable copy, if one is wanted, stands beside the run's output; intermediate saves have none.
+    """
     naming, description = model.adapter_naming(), describe(model, config)
-    save_adapter(fresh, adapters, adapter_format(config), naming, description, config.output_dtype)
+    model_format = adapter_format(config)
+
+    def adapter(fresh: Path) -> None:
+        save_adapter(fresh, adapters, model_format, naming, description, config.output_dtype)
+
+    def copy(fresh: Path) -> None:
+        nonlocal note
+        note = save_portable_copy(
+            fresh, adapters, config.portable_copy, config.portable_copy_rank, model_format, naming, description,
+            config.output_dtype,
+        ).replace(str(fresh), str(copied), 1)  # fmt: skip
+
+    note = ""
+    # a run in half precision saves while its autocast is on, in which sums would lose their digits
+    with torch.autocast(model.device.type, enabled=False):
+        _replace(path, adapter, warn)
+        if config.portable_copy != PortableCopy.NONE and path == Path(config.output_model_destination):
+            copied = Path(portable_path(path, config.portable_copy))
+            _replace(copied, copy, warn)
+            warn(note)
+    return path
+
+
+def _replace(path: Path, write: Callable[[Path], None], warn: Callable[[str], None]) -> None:
+    """Writes a file under another name first: the older one keeps its own until the new one is safely there."""
+    fresh = path.with_name(f"{path.stem}.new{path.suffix}")
+    write(fresh)
     try:
         if path.exists() and filecmp.cmp(fresh, path, shallow=False):
             # a finished run that is run again: nothing is new
             fresh.unlink()
-            return path
+            return
         set_aside(path, warn)
         os.replace(fresh, path)
     except OSError as error:
         raise write_failure(path, error) from error
-    return path

@@ -1,10 +1,23 @@
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modules.util.enum.ModelFormat import ModelFormat
 
 # (component, module path), for example ("unet", "down_blocks.0.attentions.0.proj_in")
 LayerId = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class FusedLayer:
+    """One layer of a file that stands for several of the model, stacked on their outputs, such as a joint qkv.
+
+    Attributes:
+        layers: the model's layers, in the order of the rows.
+        rows: how many outputs each of them has.
+    """
+
+    layers: tuple[LayerId, ...]
+    rows: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -14,34 +27,63 @@ class AdapterNaming:
     Attributes:
         write: for each format that the family can write, the one name of every layer that has one.
         read: every name by which a file may call a layer, whatever its format.
+        fused: every name by which a file may call several layers at once.
+        write_fused: for each format, the names under which layers are written joined; they have none in `write`.
     """
 
     write: Mapping[ModelFormat, Mapping[LayerId, str]]
     read: Mapping[str, LayerId]
+    fused: Mapping[str, FusedLayer] = field(default_factory=dict)
+    write_fused: Mapping[ModelFormat, Mapping[str, FusedLayer]] = field(default_factory=dict)
 
     @staticmethod
-    def build(names: Mapping[ModelFormat, Mapping[LayerId, str]], aliases: Mapping[str, LayerId]) -> "AdapterNaming":
-        """A checked naming; `read` holds the written names and `aliases`.
+    def build(
+        names: Mapping[ModelFormat, Mapping[LayerId, str]],
+        aliases: Mapping[str, LayerId],
+        fused: Mapping[str, FusedLayer] | None = None,
+        write_fused: Mapping[ModelFormat, Mapping[str, FusedLayer]] | None = None,
+    ) -> "AdapterNaming":
+        """A checked naming; `read` holds the written names and `aliases`, `fused` those of `write_fused`, too.
 
         Raises:
-            ValueError: two layers would get the same name, so that a file could not be read back.
+            ValueError: two layers would get the same name, so that a file could not be read back; a fused layer
+                without the rows of each part; a layer that would be written twice.
         """
         read: dict[str, LayerId] = {}
         pairs = [(name, layer) for table in names.values() for layer, name in table.items()]
         for name, layer in [*pairs, *aliases.items()]:
             if read.setdefault(name, layer) != layer:
                 raise ValueError(f"adapter layer name {name} stands for both {read[name]} and {layer}")
-        return AdapterNaming(names, read)
+        joint: dict[str, FusedLayer] = {}
+        write_fused = write_fused or {}
+        tables = [fused or {}, *write_fused.values()]
+        for name, group in [pair for table in tables for pair in table.items()]:
+            if name in read or joint.setdefault(name, group) != group:
+                raise ValueError(f"adapter layer name {name} stands for {group.layers} and for other layers")
+            if len(group.layers) != len(group.rows) or min(group.rows, default=0) < 1:
+                raise ValueError(f"{name}: expected the rows of each of {group.layers}, found {group.rows}")
+        for model_format, table in write_fused.items():
+            layers = [layer for group in table.values() for layer in group.layers]
+            if len(set(layers)) < len(layers) or set(layers) & names.get(model_format, {}).keys():
+                raise ValueError(f"{model_format}: a layer of {sorted(table)} would be written twice")
+        return AdapterNaming(names, read, joint, write_fused)
 
     @staticmethod
     def join(parts: Iterable["AdapterNaming"]) -> "AdapterNaming":
         """The naming of a model from those of its components. Raises ValueError as `build` does."""
         names: dict[ModelFormat, dict[LayerId, str]] = {}
         aliases: dict[str, LayerId] = {}
+        fused: dict[str, FusedLayer] = {}
+        write_fused: dict[ModelFormat, dict[str, FusedLayer]] = {}
         for part in parts:
             for model_format, table in part.write.items():
                 names.setdefault(model_format, {}).update(table)
             for name, layer in part.read.items():
                 if aliases.setdefault(name, layer) != layer:
                     raise ValueError(f"adapter layer name {name} stands for both {aliases[name]} and {layer}")
-        return AdapterNaming.build(names, aliases)
+            for name, group in part.fused.items():
+                if fused.setdefault(name, group) != group:
+                    raise ValueError(f"adapter layer name {name} stands for {group.layers} and for other layers")
+            for model_format, groups in part.write_fused.items():
+                write_fused.setdefault(model_format, {}).update(groups)
+        return AdapterNaming.build(names, aliases, fused, write_fused)

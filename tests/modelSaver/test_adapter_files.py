@@ -7,7 +7,8 @@ import struct
 
 from modules.model.unet_keys import unet_adapter_naming
 from modules.modelSaver.adapter_metadata import AdapterDescription
-from modules.modelSaver.AdapterFile import FOLDED_ALPHA, PEFT_METADATA, read_adapter
+from modules.modelSaver.AdapterFile import read_adapter
+from modules.modelSaver.peft_settings import FOLDED_ALPHA, PEFT_METADATA
 from modules.modelSaver.save_adapter import save_adapter, writable_formats
 from modules.module.AdapterSet import AdapterSet
 from modules.module.LayerFilter import LayerFilter
@@ -20,10 +21,8 @@ from modules.util.UserError import UserError
 import torch
 
 import pytest
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import CLIPTextConfig, CLIPTextModel
 
 DESCRIPTION = AdapterDescription(
     title="a test",
@@ -37,54 +36,10 @@ DESCRIPTION = AdapterDescription(
 BOTH = [ModelFormat.KOHYA_LORA, ModelFormat.COMFY_LORA, ModelFormat.DIFFUSERS_LORA, ModelFormat.INTERNAL]
 
 
-def make_pipeline() -> StableDiffusionPipeline:
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        norm_num_groups=8,
-        cross_attention_dim=32,
-        attention_head_dim=4,
-    )
-    text = CLIPTextConfig(
-        vocab_size=50,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=8,
-        bos_token_id=48,
-        eos_token_id=49,
-        pad_token_id=49,
-    )
-    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
-    parts = {"tokenizer": None, "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(text).eval(),
-        unet=unet.eval(),
-        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
-        **parts,
-    )
-
-
-@torch.no_grad()
-def predict(pipeline: StableDiffusionPipeline) -> tuple[torch.Tensor, torch.Tensor]:
-    """UNet output and text-encoder output on fixed inputs."""
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(0, 48, (2, 8), generator=generator)
-    hidden = pipeline.text_encoder(tokens).last_hidden_state
-    latents = torch.randn(2, 4, 8, 8, generator=generator)
-    return pipeline.unet(latents, torch.tensor([10, 700]), hidden).sample, hidden
-
-
 class Trained:
     """A pipeline with random adapters, and what it predicts with them."""
 
-    def __init__(self, mixed_ranks: bool = False) -> None:
+    def __init__(self, make_pipeline, predict, mixed_ranks: bool = False) -> None:
         self.pipeline = make_pipeline()
         self.naming = unet_adapter_naming(self.pipeline.unet, {"text_encoder": self.pipeline.text_encoder})
         self.plain = predict(self.pipeline)
@@ -121,8 +76,8 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained() -> Trained:
-    return Trained()
+def trained(make_pipeline, predict) -> Trained:
+    return Trained(make_pipeline, predict)
 
 
 def test_the_adapters_matter(trained):
@@ -151,8 +106,8 @@ def test_save_load_equal(trained, tmp_path, model_format):
 
 @pytest.mark.parametrize("mixed_ranks", [False, True])
 @pytest.mark.parametrize("model_format", [ModelFormat.KOHYA_LORA, ModelFormat.DIFFUSERS_LORA])
-def test_diffusers_predicts_the_same(tmp_path, model_format, mixed_ranks):
-    trained = Trained(mixed_ranks)
+def test_diffusers_predicts_the_same(make_pipeline, predict, tmp_path, model_format, mixed_ranks):
+    trained = Trained(make_pipeline, predict, mixed_ranks)
     trained.save(tmp_path / "lora.safetensors", model_format)
     trained.pipeline.load_lora_weights(str(tmp_path), weight_name="lora.safetensors")
     for found, expected in zip(predict(trained.pipeline), trained.hooked, strict=True):
@@ -292,7 +247,7 @@ def test_torch_files_load_only_without_code(trained, tmp_path):
     torch.save(load_file(tmp_path / "good"), tmp_path / "tensors.pt")
     assert read_adapter(tmp_path / "tensors.pt").format == ModelFormat.KOHYA_LORA
     torch.save({"x": TrainConfig}, tmp_path / "code.pt")
-    with pytest.raises(UserError, match="not a complete safetensors file"):
+    with pytest.raises(UserError, match=r"code.pt: a torch file \(pickle\) that is damaged or holds more than tensors"):
         read_adapter(tmp_path / "code.pt")
 
 
@@ -312,7 +267,8 @@ def test_spellings_of_other_programs(tmp_path):
     old = "unet.a.attn1.processor.to_out_lora"
     write_safetensors(tmp_path / "x", {f"{old}.down.weight": down, f"{old}.up.weight": up})
     assert list(read_adapter(tmp_path / "x").layers) == ["unet.a.attn1.to_out.0"]
-    write_safetensors(tmp_path / "x", {"lora_unet_a.hada_w1_a": down, "bundle_emb.word.clip_l": up})
+    factors = {f"lora_unet_a.hada_w{n}_{side}": factor for n in (1, 2) for side, factor in (("a", up), ("b", down))}
+    write_safetensors(tmp_path / "x", factors | {"bundle_emb.word.clip_l": up})
     file = read_adapter(tmp_path / "x")
     assert "hada_w1_a" in file.layers["lora_unet_a"] and list(file.extra) == ["bundle_emb.word.clip_l"]
 

@@ -127,7 +127,9 @@ BAD_CONFIGS = {
     "an option of another optimizer": ({"optimizer": {"optimizer": "ADAMW", "momentum": 0.5}}, "optimizer.momentum"),
     "a family without code": ({"model_type": "FLUX_DEV_1"}, "model_type"),
     "a method without code": ({"training_method": "FINE_TUNE"}, "training_method"),
-    "an adapter without code": ({"lora_decompose": True}, "lora_decompose"),
+    "a format that cannot hold the adapter": (
+        {"peft_type": "LOHA", "output_model_format": "DIFFUSERS_LORA"}, "output_model_format",
+    ),
     "a filter that selects nothing": (
         {"layer_filter_preset": "custom", "layer_filter": "no_such_layer"}, "no_such_layer",
     ),

@@ -1,0 +1,197 @@
+"""The layers of base models without their weights, so that tools know what a layer in an adapter file is.
+
+A model is known by its denoiser's class: one entry in `NAMINGS`. A standard model is one entry in `STANDARD_MODELS`
+with its architecture in `resources/`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.model.single_file import load_single_file
+from modules.model.unet_keys import unet_adapter_naming
+from modules.util.AdapterNaming import AdapterNaming
+from modules.util.enum.ModelType import ModelType
+from modules.util.ReferenceModel import ReferenceModel
+from modules.util.UserError import UserError
+
+import torch
+from torch import nn
+
+import diffusers
+import transformers
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+RESOURCES = Path(__file__).parents[2] / "resources"
+
+# class of the denoiser -> its component, and the key map of a model that has it
+NAMINGS: dict[str, tuple[str, Callable[[nn.Module, Mapping[str, nn.Module]], AdapterNaming]]] = {
+    "UNet2DConditionModel": ("unet", unet_adapter_naming),
+}
+_TEXT_ENCODERS = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
+
+
+@dataclass(frozen=True)
+class StandardModel:
+    """A model whose architecture is known by heart.
+
+    Attributes:
+        name: for people.
+        folder: in `resources/`, in diffusers' layout without weights.
+        classes: component -> class.
+        architecture, base_version: as in `ReferenceModel`.
+    """
+
+    name: str
+    folder: str
+    classes: Mapping[str, str]
+    architecture: str
+    base_version: str
+
+
+_ONE_ENCODER = {"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}
+STANDARD_MODELS = (
+    StandardModel("Stable Diffusion 1.x", "stable_diffusion/sd1", _ONE_ENCODER, "stable-diffusion-v1", "sd_v1"),
+    StandardModel("Stable Diffusion 2.x", "stable_diffusion/sd2", _ONE_ENCODER, "stable-diffusion-v2-512", "sd_v2"),
+    StandardModel(
+        "SDXL",
+        "stable_diffusion_xl",
+        {**_ONE_ENCODER, "text_encoder_2": "CLIPTextModelWithProjection"},
+        "stable-diffusion-xl-v1-base",
+        "sdxl_base_v1-0",
+    ),
+)
+
+
+def standard_models() -> Iterator[ReferenceModel]:
+    """The standard models one after the other, on the meta device; each takes a fraction of a second to build."""
+    for model in STANDARD_MODELS:
+        folder = RESOURCES / model.folder
+        components = {name: _empty(folder, name, kind) for name, kind in model.classes.items()}
+        yield _reference(model.name, components, model.architecture, model.base_version)
+
+
+def reference_of_folder(folder: Path) -> ReferenceModel:
+    """A base model in diffusers' layout, on the meta device.
+
+    Raises:
+        UserError: the folder is none, or its denoiser is of a class without a key map.
+    """
+    components = {name: _empty(folder, name, kind) for name, kind in _adaptable_classes(folder).items()}
+    return _reference(str(folder), components)
+
+
+def load_component(folder: Path, name: str) -> nn.Module:
+    """One component of a folder in diffusers' layout with its weights, float32, frozen.
+
+    Raises:
+        UserError: its files are missing or broken.
+    """
+    kind = component_classes(folder)[name]
+    loader = getattr(diffusers, kind, None) or getattr(transformers, kind)
+    # the two libraries name the argument differently
+    dtype = {"torch_dtype" if hasattr(diffusers, kind) else "dtype": torch.float32}
+    try:
+        module = loader.from_pretrained(str(folder), subfolder=name, local_files_only=True, **dtype)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise UserError(f"{folder / name}: can't be loaded: {_first_line(error)}. Download the model again.") from error
+    return module.requires_grad_(False).eval()
+
+
+def load_folder(folder: Path) -> ReferenceModel:
+    """`reference_of_folder` with weights, float32."""
+    return _reference(str(folder), {name: load_component(folder, name) for name in _adaptable_classes(folder)})
+
+
+def load_base(path: Path) -> ReferenceModel:
+    """A base model with weights, float32: a folder in diffusers' layout, or one file of Stable Diffusion 1.x or 2.x."""
+    if path.is_dir():
+        return load_folder(path)
+    return reference_of_pipeline(single_file_pipeline(path), str(path))
+
+
+def reference_of_pipeline(pipeline: DiffusionPipeline, name: str) -> ReferenceModel:
+    """The reference of a loaded pipeline, which shares its components."""
+    parts = {part: module.requires_grad_(False) for part, module in pipeline.components.items()
+             if _has_layers(_class_name(module))}  # fmt: skip
+    return _reference(name, parts)
+
+
+def single_file_pipeline(path: Path) -> StableDiffusionPipeline:
+    """Loads one file of Stable Diffusion 1.x or 2.x, whichever it is. Raises UserError if it is neither."""
+    if not path.is_file():
+        raise UserError(f"{path}: does not exist. Expected a diffusers folder, a .safetensors or a .ckpt file.")
+    try:
+        return load_single_file(path, ModelType.STABLE_DIFFUSION_15)
+    except UserError as error:
+        if "Stable Diffusion 2.x" not in str(error):
+            raise
+        return load_single_file(path, ModelType.STABLE_DIFFUSION_21_BASE)
+
+
+def component_classes(folder: Path) -> dict[str, str]:
+    """Component -> name of its class, as the folder's index says."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UserError(f"{folder}: has no model_index.json. Expected the folder of a model in diffusers' layout.")
+    listed = _read_json(index)
+    # [None, None] stands for a component that was left out
+    return {
+        name: entry[1]
+        for name, entry in listed.items()
+        if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
+    }
+
+
+def _adaptable_classes(folder: Path) -> dict[str, str]:
+    """Component -> class, of the denoiser and the text encoders."""
+    classes = component_classes(folder)
+    if not any(kind in NAMINGS for kind in classes.values()):
+        kinds = ", ".join(sorted(classes.values()))
+        raise UserError(f"{folder}: found {kinds}, expected a model with one of {', '.join(NAMINGS)}.")
+    return {name: kind for name, kind in classes.items() if _has_layers(kind)}
+
+
+def _has_layers(kind: str) -> bool:
+    return kind in NAMINGS or kind in _TEXT_ENCODERS
+
+
+def _reference(
+    name: str, components: Mapping[str, nn.Module], architecture: str = "", base_version: str = ""
+) -> ReferenceModel:
+    part, naming = next(NAMINGS[kind] for kind in map(_class_name, components.values()) if kind in NAMINGS)
+    encoders = {key: module for key, module in components.items() if _class_name(module) in _TEXT_ENCODERS}
+    return ReferenceModel(name, components, naming(components[part], encoders), architecture, base_version)
+
+
+def _class_name(module: object) -> str:
+    return type(module).__name__
+
+
+def _empty(folder: Path, name: str, kind: str) -> nn.Module:
+    """A component on the meta device, by its config."""
+    config = _read_json(folder / name / "config.json")
+    try:
+        with torch.device("meta"):
+            if kind in _TEXT_ENCODERS:
+                return _TEXT_ENCODERS[kind](CLIPTextConfig.from_dict(config)).requires_grad_(False)
+            return getattr(diffusers, kind).from_config(config).requires_grad_(False)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{folder / name}: its config.json makes no {kind}: {_first_line(error)}.") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read: {_first_line(error)}. Download the model again.") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: found a JSON {type(data).__name__}, expected an object.")
+    return data
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")

@@ -1,0 +1,64 @@
+"""DoRA on outputs for readers that divide by the wrong norm.
+
+A weight decomposition on outputs gives W' = m·(W + ΔW)/‖W + ΔW‖ for each row. ComfyUI divides such a file's rows by ‖W‖
+instead. With the base at hand the scale m·‖W‖/‖W + ΔW‖ makes the two the same. A file that holds it says so in its
+metadata, and what it holds is turned back when it is read. (On inputs ComfyUI divides by the right norm.)
+"""
+
+from collections.abc import Mapping
+
+from modules.modelSaver.adapter_kinds import kind_of_parts
+from modules.modelSaver.adapter_layout import DORA
+from modules.module.AdapterModule import AdaptedLayer
+from modules.module.AdapterSet import class_of_layers
+from modules.module.dense_weight import dense_weight
+from modules.util.config.TrainConfig import TrainConfig
+
+import torch
+from torch import Tensor
+
+# Metadata of files whose scales are made for a reader that divides by ‖W‖
+DORA_NORM, BASE_NORM = "dora_norm", "base"
+
+LOW_RANK = ("LoRA", "LoHa", "LoKr")
+
+
+def has_two_norms(parts: Mapping[str, Tensor]) -> bool:
+    """Whether readers differ in the norm for these parts: decomposed on outputs, and not by a rotation."""
+    kind = kind_of_parts(parts)
+    return kind.dora == "output" and kind.base in LOW_RANK
+
+
+def for_base_norm(parts: Mapping[str, Tensor], layer: AdaptedLayer) -> dict[str, Tensor]:
+    """Parts whose scale is right for a reader that divides by ‖W‖; others are returned as they are.
+
+    Args:
+        parts: by internal name, of a decomposition on outputs, whose scale is m.
+        layer: the base layer with its weight.
+    """
+    if not has_two_norms(parts):
+        return dict(parts)
+    return dict(parts) | {DORA: parts[DORA].float() * _norm_ratio(parts, layer).to(parts[DORA].device)}
+
+
+def from_base_norm(parts: Mapping[str, Tensor], layer: AdaptedLayer) -> dict[str, Tensor]:
+    """Undoes `for_base_norm`, but for a rounding in float32."""
+    if not has_two_norms(parts):
+        return dict(parts)
+    return dict(parts) | {DORA: parts[DORA].float() / _norm_ratio(parts, layer).to(parts[DORA].device)}
+
+
+@torch.no_grad()
+def _norm_ratio(parts: Mapping[str, Tensor], layer: AdaptedLayer) -> Tensor:
+    """‖W‖/‖W + ΔW‖ of each row, in the shape of the scale."""
+    plain = {part: tensor for part, tensor in parts.items() if part != DORA}
+    kind = class_of_layers({"": plain})
+    adapter = kind.create(layer, "", "", TrainConfig(**kind.options_of(plain, layer)), 0)
+    adapter.load_parts(plain)
+    weight = dense_weight(layer)
+    changed = weight + adapter.merged_delta().to(weight.device).view_as(weight)
+    # the addition with which ComfyUI keeps empty rows finite
+    epsilon = torch.finfo(torch.float32).eps
+    norms = (torch.linalg.vector_norm(rows.flatten(1), dim=1) + epsilon for rows in (weight, changed))
+    ratio = next(norms) / next(norms)
+    return ratio.view(parts[DORA].shape)

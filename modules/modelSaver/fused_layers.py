@@ -1,0 +1,186 @@
+"""One adapter for several layers that a file stacks on their outputs, such as a joint qkv: taken apart, put together.
+
+The stacked weight is W = [W₁; W₂; …] (rows are outputs). Both directions are exact: ΔW of the joint layer is the stack
+of the layers' own. Where that can't be, as the kind ties the layers together, it is refused.
+
+Axes: `o` out, `i` in, `r` rank, `b` block size.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from modules.modelSaver.adapter_kinds import AdapterKind, PartError, alpha_of, kind_of_parts, rank_of
+from modules.modelSaver.adapter_layout import ALPHA, DIFF, DIFF_BIAS, DORA, DOWN, OFT_INPUT, OFT_OUTPUT, UP
+
+import torch
+from torch import Tensor
+
+Parts = Mapping[str, Tensor]
+
+# the factors of LoHa whose rows are outputs, and those whose columns are inputs
+_LOHA_OUT, _LOHA_IN = ("hada_w1_a", "hada_w2_a"), ("hada_w1_b", "hada_w2_b")
+
+
+def split_layer(parts: Parts, rows: Sequence[int]) -> list[dict[str, Tensor]]:
+    """Adapter of a fused layer -> one for each of its layers, with the same ΔW on their rows.
+
+    Args:
+        parts: in normal form.
+        rows: outputs of each layer, in order.
+
+    Raises:
+        PartError: other rows, or a kind that ties the layers together.
+    """
+    kind = kind_of_parts(parts)
+    _refuse_inputs(kind, "can't be taken apart exactly")
+    result: list[dict[str, Tensor]] = [dict(parts) for _ in rows]
+    for part in _row_parts(parts, kind):
+        tensor = parts[part]
+        unit = _rows_of_unit(part, parts)
+        axis = 1 if part in _LOHA_OUT and "hada_t1" in parts else 0
+        if tensor.shape[axis] * unit != sum(rows):
+            raise PartError(part, f"stands for {tensor.shape[axis] * unit} outputs, expected {sum(rows)}.")
+        if any(count % unit for count in rows):
+            raise PartError(part, f"works on {unit} outputs at once, which does not divide the layers' {list(rows)}.")
+        pieces = tensor.split([count // unit for count in rows], dim=axis)
+        for target, piece in zip(result, pieces, strict=True):
+            target[part] = piece.contiguous()
+    return result
+
+
+def _row_parts(parts: Parts, kind: AdapterKind) -> list[str]:
+    """The parts that are cut along the outputs; each layer gets all others whole."""
+    cut = [DORA] if kind.dora == "output" else []
+    if kind.base == "LoRA":
+        cut.append(UP)
+    elif kind.base == "LoHa":
+        cut += _LOHA_OUT
+    elif kind.base == "LoKr":  # kron(w1, w2): a row of w1 stands for as many outputs as w2 has rows
+        cut.append("lokr_w1" if "lokr_w1" in parts else "lokr_w1_a")
+    elif kind.base == "diff":
+        cut += [part for part in (DIFF, DIFF_BIAS) if part in parts]
+    elif kind.base == "output-side OFT" and parts[OFT_OUTPUT].shape[0] > 1:
+        cut.append(OFT_OUTPUT)
+    # a rotation of inputs, and one block for all outputs, is the same for each layer
+    return cut
+
+
+def _rows_of_unit(part: str, parts: Parts) -> int:
+    """How many outputs one row of a part stands for."""
+    if part == OFT_OUTPUT:
+        return parts[OFT_OUTPUT].shape[1]
+    if part in ("lokr_w1", "lokr_w1_a"):
+        if "lokr_w2" in parts:
+            return parts["lokr_w2"].shape[0]
+        return parts["lokr_w2_a"].shape[1 if "lokr_t2" in parts else 0]
+    return 1
+
+
+def join_layers(pieces: Sequence[Parts | None], rows: Sequence[int]) -> dict[str, Tensor]:
+    """Adapters of several layers -> that of the layer in which they are stacked.
+
+    Layers that share their input-side factors keep sharing them, which undoes `split_layer`. Others are put side by
+    side: the rank of the result is the sum of theirs.
+
+    Args:
+        pieces: parts of each layer in normal form, None for a layer without adapter. At least one has some.
+        rows: outputs of each layer, in order.
+
+    Raises:
+        PartError: a kind that can't be joined exactly.
+    """
+    present = [parts for parts in pieces if parts is not None]
+    kind = kind_of_parts(present[0])
+    if any(kind_of_parts(parts) != kind for parts in present):
+        raise PartError(min(present[0]), "can't be joined with an adapter of another kind.")
+    _refuse_inputs(kind, "can't be joined exactly")
+    if kind.dora and len(present) < len(pieces):
+        raise PartError(DORA, "is needed for every layer of a joint one. Train all of them.")
+    joint = {DORA: torch.cat([parts[DORA].float() for parts in present])} if kind.dora else {}
+    if kind.base == "LoRA":
+        return joint | _join_low_rank(pieces, rows, (UP,), (DOWN,))
+    if kind.base == "LoHa" and "hada_t1" not in present[0]:
+        return joint | _join_low_rank(pieces, rows, _LOHA_OUT, _LOHA_IN)
+    if kind.base == "diff":
+        return _join_diff(pieces, rows)
+    if kind.base == "output-side OFT":
+        return {OFT_OUTPUT: _join_blocks(pieces, rows)}
+    if kind.base == "OFT":
+        rotations = [parts[OFT_INPUT] for parts in present]
+        if len(present) < len(pieces) or not all(torch.equal(one, rotations[0]) for one in rotations):
+            raise PartError(OFT_INPUT, "can't be joined: the layers have one input but rotate it differently.")
+        return joint | {OFT_INPUT: rotations[0]}
+    raise PartError(min(present[0]), f"can't be joined exactly, as {kind} ties rows together.")
+
+
+def _join_low_rank(
+    pieces: Sequence[Parts | None], rows: Sequence[int], outers: Sequence[str], inners: Sequence[str]
+) -> dict[str, Tensor]:
+    """LoRA and LoHa: factors whose rows are outputs (`outers`) and factors on the inputs (`inners`)."""
+    present = [parts for parts in pieces if parts is not None]
+    scales = [(alpha_of(parts) or 1.0) / (rank_of(parts) or 1) for parts in present]
+    same_scale = all(scale == scales[0] for scale in scales)
+    shared = same_scale and all(
+        parts[name].shape == present[0][name].shape and torch.equal(parts[name], present[0][name])
+        for parts in present
+        for name in inners
+    )
+    joint: dict[str, Tensor] = {}
+    if shared:
+        rank = rank_of(present[0]) or 1
+        joint |= {name: present[0][name] for name in inners}
+        if any(ALPHA in parts for parts in present):
+            joint[ALPHA] = torch.tensor(scales[0] * rank)
+    else:
+        rank = sum(rank_of(parts) or 1 for parts in present)
+        joint |= {name: torch.cat([parts[name].float() for parts in present]) for name in inners}
+        joint[ALPHA] = torch.tensor(scales[0] * rank if same_scale else float(rank))
+    for name in outers:
+        like = present[0][name]
+        stacked = torch.zeros(sum(rows), rank, *like.shape[2:])
+        row = column = 0
+        filled = iter(zip(present, scales, strict=True))
+        for parts, count in zip(pieces, rows, strict=True):
+            if parts is not None:
+                factor, scale = next(filled)
+                width = factor[name].shape[1]
+                # the scale goes into one factor only
+                block = factor[name].float() * (1.0 if same_scale or name != outers[0] else scale)
+                stacked[row : row + count, column : column + width] = block
+                column += 0 if shared else width
+            row += count
+        joint[name] = stacked
+    return joint
+
+
+def _join_diff(pieces: Sequence[Parts | None], rows: Sequence[int]) -> dict[str, Tensor]:
+    present = [parts for parts in pieces if parts is not None]
+    joint = {}
+    for name in sorted({name for parts in present for name in parts}):
+        like = next(parts[name] for parts in present if name in parts)
+        joint[name] = torch.cat(
+            [
+                parts[name].float() if parts is not None and name in parts else torch.zeros(count, *like.shape[1:])
+                for parts, count in zip(pieces, rows, strict=True)
+            ]
+        )
+    return joint
+
+
+def _join_blocks(pieces: Sequence[Parts | None], rows: Sequence[int]) -> Tensor:
+    """Rotations of outputs, block after block. A layer without adapter gets blocks of zeros, which rotate nothing."""
+    sizes = {parts[OFT_OUTPUT].shape[1] for parts in pieces if parts is not None}
+    if len(sizes) > 1 or any(count % max(sizes) for count in rows):
+        raise PartError(OFT_OUTPUT, f"can't be joined: blocks of {sorted(sizes)} on {list(rows)} outputs.")
+    size = sizes.pop()
+    blocks = []
+    for parts, count in zip(pieces, rows, strict=True):
+        own = torch.zeros(1, size, size) if parts is None else parts[OFT_OUTPUT].float()
+        blocks.append(own.expand(count // size, -1, -1))
+    return torch.cat(blocks)
+
+
+def _refuse_inputs(kind: AdapterKind, what: str) -> None:
+    if kind.dora == "input":
+        raise PartError(
+            DORA, f"{what}: lengths on inputs belong to all rows together. Choose lora_decompose_output_axis or LoRA."
+        )

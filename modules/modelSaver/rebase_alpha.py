@@ -1,0 +1,75 @@
+"""Another alpha, or another rank, for a trained adapter."""
+
+from collections.abc import Mapping
+
+from modules.modelSaver.adapter_kinds import alpha_of, kind_of_parts, rank_of
+from modules.modelSaver.adapter_layout import ALPHA, DOWN, MID, UP
+from modules.modelSaver.low_rank_copy import best_lora_of_factors
+
+import torch
+from torch import Tensor
+
+_FACTORS: dict[str, tuple[str, ...]] = {
+    "LoRA": (DOWN, UP),
+    "LoHa": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    "LoKr": ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"),
+}
+
+
+def rebase_alpha(parts: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """One layer's adapter with another alpha and the same ΔW.
+
+    ΔW = (α/r)·(product of d factors), so that every factor is multiplied by (α_old/α_new)^(1/d): all of them alike,
+    which keeps their balance, and which is what training with the other alpha would have led to (see
+    `modules/trainer/rebase_config.py`). d is 2 for LoRA and DoRA, 4 for LoHa, 2 to 4 for LoKr. A DoRA's scale stays.
+
+    Args:
+        parts: of one layer, by internal name.
+        alpha: more than 0.
+
+    Returns:
+        All parts; the factors in float32. Equal to `parts` where readers ignore alpha: a LoKr with two full factors.
+
+    Raises:
+        ValueError: alpha is not above 0, or the adapter is of a kind without alpha.
+    """
+    if not 0 < alpha < float("inf"):
+        raise ValueError(f"alpha: found {alpha:g}, expected a number above 0")
+    kind, old = kind_of_parts(parts), alpha_of(parts)
+    if ignores_alpha(parts):
+        return dict(parts)
+    if kind.base not in _FACTORS or old is None:
+        raise ValueError(f"a {kind} adapter has no alpha; its strength is in its weights alone")
+    factors = [part for part in _FACTORS[kind.base] if part in parts]
+    each = (old / alpha) ** (1 / len(factors))
+    rebased = {part: tensor.float() * each if part in factors else tensor for part, tensor in parts.items()}
+    return rebased | {ALPHA: torch.tensor(float(alpha))}
+
+
+def ignores_alpha(parts: Mapping[str, Tensor]) -> bool:
+    """Whether alpha is without effect, as in a LoKr whose factors are both full."""
+    return "lokr_w1" in parts and "lokr_w2" in parts
+
+
+def resize_lora(parts: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor], float]:
+    """One layer's LoRA with another rank: the best approximation, or the same ΔW if the rank is not below its own.
+
+    The scale alpha/rank stays what it was, so that alpha shrinks with the rank. Where the rank is not smaller,
+    nothing changes: zeros would make the file larger and train badly.
+
+    Args:
+        parts: of one layer, by internal name; LoRA or DoRA. A DoRA keeps its scale, so that its error is that of the
+            direction.
+        rank: at least 1.
+
+    Returns:
+        The parts, and the relative error of ΔW (before a DoRA's scale).
+    """
+    assert DOWN in parts and UP in parts and MID not in parts, sorted(parts)
+    old = rank_of(parts)
+    if rank >= old:
+        return dict(parts), 0.0
+    down, up, error = best_lora_of_factors(parts[DOWN], parts[UP], rank)
+    scale = alpha_of(parts) / old
+    new = down.shape[0]
+    return dict(parts) | {DOWN: down, UP: up, ALPHA: torch.tensor(scale * new)}, error

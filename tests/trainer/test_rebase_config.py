@@ -2,6 +2,7 @@
 
 import json
 
+from modules.module.AdapterSet import AdapterSet
 from modules.trainer.optimizers import OPTIMIZERS, create_optimizer
 from modules.trainer.rebase_config import FIXED, LAWS, rebase_config, rebase_preset
 from modules.util.config.TrainConfig import TrainConfig
@@ -144,6 +145,37 @@ def test_loha_has_four_factors(name):
     assert rebased.lora_init_scale == 0.5  # 16^(-1/4)
     assert rebased.learning_rate == config.learning_rate / (4 if name == Optimizer.SGD else 2)
     assert differs(train(rebased, factors=4), train(config, factors=4)) < 1e-5  # as above
+
+
+@pytest.mark.parametrize("kind", ["LORA", "LOHA"])
+@pytest.mark.parametrize("name", [Optimizer.SGD, Optimizer.ADAMW, Optimizer.PRODIGY_ADV])
+def test_real_adapters_train_the_same(name, kind):
+    config = TrainConfig.from_dict(config_of(name).to_dict() | {"peft_type": kind})
+
+    def run(config: TrainConfig) -> list[float]:
+        generator = torch.Generator().manual_seed(1)
+        root = nn.Sequential(nn.Linear(IN, OUT))
+        x, y = torch.randn(16, IN, generator=generator), torch.randn(16, OUT, generator=generator)
+        nn.init.normal_(root[0].weight, generator=generator)
+        nn.init.zeros_(root[0].bias)
+        adapters = AdapterSet("unet", root, config, seed=3)
+        adapters.hook()
+        groups = [{"params": adapters.parameters(), "lr": config.learning_rate, "name": "unet"}]
+        optimizer = create_optimizer(config.optimizer, groups)
+        losses = []
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss = (root(x) - y).abs().mean()
+            loss.backward()
+            nn.utils.clip_grad_norm_(adapters.parameters(), config.clip_grad_norm)
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    first = run(config)
+    assert len(set(first)) > 3, "it must train"
+    # another order of float32's roundings
+    assert run(rebase_config(config, 32.0)) == pytest.approx(first, rel=1e-5)
 
 
 @pytest.mark.parametrize(

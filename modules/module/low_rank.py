@@ -114,7 +114,8 @@ class _LowRankLinear(Function):
         out = F.linear(scaled, weight, bias).addmm_(hidden, up.t(), alpha=scale)
         ctx.save_for_backward(rows, weight, down, up, hidden, factors)
         ctx.scale, ctx.shape, ctx.merge = scale, x.shape, merge and factors is None
-        return out.view(*x.shape[:-1], weight.shape[0])
+        # no view of its own making may leave a Function, or whoever changes the output in place gets an error
+        return torch.ops.aten._unsafe_view(out, (*x.shape[:-1], weight.shape[0]))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

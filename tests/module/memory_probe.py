@@ -14,18 +14,21 @@ class MemoryProbe(TorchDispatchMode):
 
     Attributes:
         sizes: (elements, operation), in the order in which they came.
+        shapes: all that there were.
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
         self._known = {tensor.untyped_storage().data_ptr() for tensor in known}
         self.sizes: list[tuple[int, str]] = []
+        self.shapes: set[torch.Size] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self._known:
                 self.sizes.append((tensor.numel(), str(func)))
+                self.shapes.add(tensor.shape)
         return result
 
     def largest(self) -> tuple[int, str]:

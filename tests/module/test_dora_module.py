@@ -3,7 +3,7 @@
 from modules.module.AdapterSet import AdapterSet
 from modules.module.dense_weight import dense_weight
 from modules.module.DoRAModule import DoRAModule
-from modules.module.LoRAModule import DOWN, UP
+from modules.module.LoRAModule import DOWN, UP, LoRAModule
 from modules.module.magnitude import DORA_SCALE, PEFT_MAGNITUDE
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
@@ -143,6 +143,29 @@ def test_nothing_as_large_as_the_weight_is_made(build, shape, output_axis):
     with MemoryProbe([layer.weight]) as naive:  # the probe would see it
         adapter.delta_weight()
     assert naive.largest()[0] >= limit
+
+
+@both_axes
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [(lambda: nn.Linear(240, 96), (1024, 240)), (lambda: nn.Conv2d(48, 32, 3, padding=1), (1, 48, 56, 56))],
+)
+def test_many_rows_do_not_make_the_weight_either(build, shape, output_axis):
+    """Where LoRA forms W + ΔW for the gradient of its input, as that is faster; see `low_rank_linear`."""
+    layer = build()
+    adapter = DoRAModule(layer, "unet", "a", rank=4, alpha=1, output_axis=output_axis)
+    change(adapter)
+    adapter.hook()
+    with MemoryProbe([layer.weight]) as probe:
+        layer(torch.randn(shape, requires_grad=True)).sum().backward()
+    forms = {layer.weight.shape, layer.weight.flatten(1).shape}
+    assert not probe.shapes & (forms | {torch.Size(reversed(form)) for form in forms})
+    adapter.unhook()
+    lora = LoRAModule(layer, "unet", "a", rank=4, alpha=1)
+    lora.hook()
+    with MemoryProbe([layer.weight]) as probe:  # the probe would see it
+        layer(torch.randn(shape, requires_grad=True)).sum().backward()
+    assert probe.shapes & forms
 
 
 @both_axes

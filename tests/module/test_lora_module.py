@@ -143,6 +143,17 @@ def test_autocast_and_half_base_keep_float32_parameters(name):
         assert (found.float() - expected).abs().max() < 0.03 * expected.abs().max()
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_output_may_be_changed_in_place(name):
+    layer, _, x = make(name)
+    x.requires_grad_()
+    torch.relu_(layer(x)).sum().backward()
+    found = x.grad.clone()
+    x.grad = None
+    torch.relu(layer(x)).sum().backward()
+    assert torch.equal(x.grad, found)
+
+
 def test_compiles_without_graph_break():
     layer, _, x = make("linear")
     expected = layer(x)

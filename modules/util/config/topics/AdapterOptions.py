@@ -113,7 +113,7 @@ class AdapterOptions(BaseConfig):
         "Takes lengths per output instead of per input. ComfyUI reproduces the input axis "
         "exactly, the output axis only roughly.",
         G,
-        visible_when=DECOMPOSED,
+        visible_when=LORA | {"lora_decompose": (True,)},
         advanced=True,
     )
     lora_weight_dtype: DataType = option(
@@ -127,7 +127,7 @@ class AdapterOptions(BaseConfig):
     dropout_probability: float = option(
         0.0,
         "Dropout",
-        "Share of the adapter's inputs that are zeroed in a step, against overfitting.",
+        "Share of the adapter's inputs that are zeroed in a step, against overfitting. OFT leaves out whole rotations.",
         G,
         ge=0,
         lt=1,

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.chdir(ROOT)
     # slow to load, and OMP_NUM_THREADS counts only before
     from modules.benchmark.measuring import environment
-    from modules.benchmark.training.oft_sweep import SIZES, draw, measure, summary
+    from modules.benchmark.training.oft_sweep import SIZES, draw, measure, summary, table
     from modules.benchmark.training.sweep import Sweep
     from modules.util.config.load import load_train_config
     from modules.util.UserError import UserError
@@ -80,9 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     result["summary"] = summary(rows)
     args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for form, own in result["summary"].items():
-        best = ", ".join(f"{size}: {rate:.3g}" for size, rate in own["best"].items())
-        print(f"{form}: best rates {best}; spread {own['spread']:.2f}")
+    print(table(rows))
     if args.plot:
         args.plot.parent.mkdir(parents=True, exist_ok=True)
         draw(rows, args.plot)

@@ -84,6 +84,18 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A markdown table: the best learning rate of each size, its output variance, and the least loss."""
+    lines = ["| form | block size | best rate | √(output variance) there | least loss |", "|---|---|---|---|---|"]
+    for form, found in summary(rows).items():
+        for size, rate in found["best"].items():
+            least = min(row["training"] for row in rows if (row["form"], row["size"]) == (form, size))
+            deviation = rate * math.sqrt(output_variance(form, size))
+            lines.append(f"| {form} | {size} | {rate:.2g} | {deviation:.3f} | {least:.4f} |")
+        lines.append(f"| **{form}** | **all** | **spread {found['spread']:.2f}** | | |")
+    return "\n".join(lines)
+
+
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Writes a PNG: loss over learning rate for every block size, one panel for each form."""
     shown = [form for form in FORMS if any(row["form"] == form for row in rows)]

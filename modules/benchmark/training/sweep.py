@@ -7,6 +7,7 @@ and timesteps, and is measured with the same draws, so that two runs differ by t
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,22 @@ from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
 
 import torch
+from torch import nn
 
 PART = "unet"
+
+# parameters and learning rate -> groups with `params`, `lr` and `name`
+Groups = Callable[[list[nn.Parameter], float], list[dict[str, Any]]]
+# parameters -> what holds the optimizer's step of a number from 0
+Observe = Callable[[list[nn.Parameter]], Callable[[int], AbstractContextManager[Any]]]
+
+
+def one_group(parameters: list[nn.Parameter], learning_rate: float) -> list[dict[str, Any]]:
+    return [{"params": parameters, "lr": learning_rate, "name": PART}]
+
+
+def unobserved(parameters: list[nn.Parameter]) -> Callable[[int], AbstractContextManager[Any]]:
+    return lambda step: nullcontext()
 
 
 @dataclass(frozen=True)
@@ -69,26 +84,43 @@ class Sweep:
         )
         self.untrained = (self._measure(self.data), self._measure(self.held_out))
 
-    def run(self, options: Mapping[str, Any], learning_rate: float) -> Outcome:
-        """One training with some options of the config replaced, by their names."""
+    def run(
+        self,
+        options: Mapping[str, Any],
+        learning_rate: float,
+        groups: Groups = one_group,
+        observe: Observe = unobserved,
+    ) -> Outcome:
+        """One training.
+
+        Args:
+            options: of the config, by their names, that are replaced.
+            learning_rate: before the schedule's factor.
+            groups: how it is shared out among the parameters.
+            observe: may look at the parameters before and after steps; its time is not counted.
+        """
         config = self.config.model_copy(update={**options, "learning_rate": learning_rate})
         adapters = make_adapters(self.model, config, [PART], self.warn)[PART]
         try:
-            return self._train(config, adapters, learning_rate)
+            return self._train(config, adapters, groups(adapters.parameters(), learning_rate), observe)
         finally:
             adapters.unhook()
 
-    def _train(self, config: TrainConfig, adapters: AdapterSet, learning_rate: float) -> Outcome:
+    def _train(
+        self, config: TrainConfig, adapters: AdapterSet, groups: list[dict[str, Any]], observe: Observe
+    ) -> Outcome:
         parameters = adapters.parameters()
-        groups = [{"params": parameters, "lr": learning_rate, "name": PART}]
         optimizer = create_optimizer(config.optimizer, groups, config.seed)
+        rates, held = [group["lr"] for group in optimizer.param_groups], observe(parameters)
         factor, curve, epoch, waiting = schedule_factor(config, self.steps), [], 0, []
-        start = time.perf_counter()
+        seconds = 0.0
         for step in range(self.steps):
+            start = time.perf_counter()
             if not waiting:
                 waiting, epoch = list(self.data.plan(epoch)), epoch + 1
             batch = self.data.load(waiting.pop(0))
-            optimizer.param_groups[0]["lr"] = learning_rate * factor(step)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor(step)
             torch.manual_seed(step_seed(config.seed, "dropout", step))
             prediction = self.model.predict(batch.latents, batch.text, step_generator(config.seed, "noise", step))
             loss = image_losses(config, prediction, batch.loss_weight, batch.mask).mean()
@@ -97,9 +129,12 @@ class Sweep:
                 break
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.clip_grad_norm or math.inf)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        seconds = time.perf_counter() - start
+            seconds += time.perf_counter() - start
+            with held(step):
+                start = time.perf_counter()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                seconds += time.perf_counter() - start
         adapters.eval()
         training, validation = self._measure(self.data), self._measure(self.held_out)
         return Outcome(training, validation, tuple(curve), seconds, sum(p.numel() for p in parameters))

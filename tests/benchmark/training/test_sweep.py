@@ -2,7 +2,7 @@ import json
 import math
 from pathlib import Path
 
-from modules.benchmark.training.oft_sweep import FORMS, draw, measure, output_variance, rates_around, summary
+from modules.benchmark.training.oft_sweep import FORMS, draw, measure, output_variance, rates_around, summary, table
 from modules.benchmark.training.sweep import Sweep, best_rate, spread_of
 from modules.module.AdapterSet import AdapterSet
 from modules.util.config.load import load_train_config
@@ -62,6 +62,7 @@ def test_measuring_goes_on_where_it_stopped(sweep, tmp_path):
     assert len(more) == 1 and more[0]["training"] == rows[-1]["training"]
     found = summary(json.loads(json.dumps(rows)))
     assert found.keys() == FORMS.keys() and all(own["best"].keys() == {8} for own in found.values())
+    assert table(rows).count("spread 1.00") == len(FORMS)
     draw(rows, tmp_path / "sweep.png")
     assert Image.open(tmp_path / "sweep.png").size[0] > 1000
 

@@ -114,7 +114,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     first = axes if len(shown) == 1 else axes[0]
     first.set_ylabel("loss over the training images")
-    first.legend(title="block size", fontsize=8, title_fontsize=8)
+    figure.legend(*first.get_legend_handles_labels(), title="block size", loc="outside right upper", fontsize=8,
+                  title_fontsize=8)  # fmt: skip
     losses = sorted(row["training"] for row in rows if math.isfinite(row["training"]))
     # runs that went astray would flatten everything else
     first.set_ylim(losses[0] * 0.97, losses[0] + 2.5 * (losses[len(losses) // 2] - losses[0]))

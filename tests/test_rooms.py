@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "dataLoader": UTIL,
     "trainer": UTIL | {"module", "modelSaver", "model", "dataLoader", "optim"},
     "optim": set(),
-    "benchmark": UTIL | {"optim", "module", "model", "dataLoader", "trainer"},
+    "benchmark": UTIL | {"optim", "module", "modelSaver", "model", "dataLoader", "trainer"},
     "ui": {"util/config", "util/enum", "util", "trainer"},
     "tinyBase": UTIL,
 }

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modules.modelSaver.adapter_kinds import alpha_of, rank_of
-from modules.modelSaver.adapter_layout import DORA, DOWN, OFT_INPUT, OFT_OUTPUT, UP
+from modules.modelSaver.adapter_layout import DIFF, DORA, OFT_INPUT, OFT_OUTPUT
 from modules.modelSaver.AdapterFile import AdapterFile
 from modules.modelSaver.convert import deltas, file_without_scales, needs_weights
-from modules.modelSaver.low_rank_copy import effective_rank, singular_values
+from modules.modelSaver.effective_rank import effective_rank, factor_values
 from modules.util.ReferenceModel import ReferenceModel
 
 import torch
@@ -28,7 +28,7 @@ class LayerFacts:
         rank: of a low-rank adapter, block size of a rotation; None where there is neither.
         alpha: None for kinds without.
         norm: Frobenius norm of ΔW; None if it needs the base's weights or shapes.
-        effective_rank: of ΔW, see `low_rank_copy.effective_rank`; None likewise.
+        effective_rank: of ΔW, see `effective_rank.effective_rank`; None likewise.
         remark: what else can be said, may be empty.
     """
 
@@ -121,21 +121,10 @@ def _table(rows: Sequence[LayerFacts], size: str) -> list[str]:
 
 def _facts_by_factors(parts: Mapping[str, Tensor]) -> tuple[float, float] | None:
     """Norm and effective rank of ΔW from factors alone; None for kinds of which they say too little."""
-    if DORA in parts:
-        return None
-    values = None
-    if DOWN in parts:
-        values = singular_values(parts[DOWN], parts[UP])
-    elif "hada_w1_a" in parts and "hada_t1" not in parts:
-        values = singular_values(*_loha_as_lora(parts))
-    elif any(part.startswith("lokr_") for part in parts) and "lokr_t2" not in parts:
-        # those of a Kronecker product are the products of each with each; a kernel only permutes columns
-        values = torch.outer(_lokr_values(parts, 1), _lokr_values(parts, 2)).flatten()
-    elif "diff" in parts:
-        values = torch.linalg.svdvals(parts["diff"].double().flatten(1))
+    values = None if DORA in parts else factor_values(parts)
     if values is None:
         return None
-    if "diff" not in parts:
+    if DIFF not in parts:
         values = values * _scale(parts)
     return torch.linalg.vector_norm(values).item(), effective_rank(values)
 
@@ -143,21 +132,6 @@ def _facts_by_factors(parts: Mapping[str, Tensor]) -> tuple[float, float] | None
 def _scale(parts: Mapping[str, Tensor]) -> float:
     rank = rank_of(parts)  # none where a LoKr's factors are both full: then alpha is ignored
     return 1.0 if rank is None else alpha_of(parts) / rank
-
-
-def _loha_as_lora(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """down `[r², i]` and up `[o, r²]` with up·down = (w1_a·w1_b)⊙(w2_a·w2_b), without the scale."""
-    w1_a, w1_b, w2_a, w2_b = (parts[f"hada_{name}"].double().flatten(1) for name in ("w1_a", "w1_b", "w2_a", "w2_b"))
-    up = (w1_a[:, :, None] * w2_a[:, None, :]).flatten(1)
-    down = (w1_b[:, None, :] * w2_b[None, :, :]).flatten(0, 1)
-    return down, up
-
-
-def _lokr_values(parts: Mapping[str, Tensor], number: int) -> Tensor:
-    whole = parts.get(f"lokr_w{number}")
-    if whole is not None:
-        return torch.linalg.svdvals(whole.double().flatten(1))
-    return singular_values(parts[f"lokr_w{number}_b"], parts[f"lokr_w{number}_a"])
 
 
 def _facts_by_delta(file: AdapterFile, model: ReferenceModel) -> dict[str, tuple[float, float]]:

@@ -88,18 +88,6 @@ def singular_values(down: Tensor, up: Tensor) -> Tensor:
     return _factored_svd(down, up)[2]
 
 
-def effective_rank(values: Tensor) -> float:
-    """How many directions a matrix really uses: exp of the entropy of its normalised singular values.
-
-    Roy and Vetterli, "The effective rank" (EUSIPCO 2007). Between 1 and the number of values; 0 for a zero matrix.
-    """
-    total = values.sum()
-    if total <= 0:
-        return 0.0
-    shares = values / total
-    return float(torch.exp(torch.special.entr(shares).sum()))
-
-
 def _factored_svd(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """up·down = outer·left·diag(sigma)·right·inner, with orthonormal columns and rows around sigma, float64."""
     outer, upper = torch.linalg.qr(up.detach().flatten(1).double())

@@ -2,7 +2,7 @@
 
 import math
 
-from modules.modelSaver.low_rank_copy import best_lora, best_lora_of_factors, effective_rank, singular_values
+from modules.modelSaver.low_rank_copy import best_lora, best_lora_of_factors, singular_values
 
 import torch
 
@@ -67,13 +67,6 @@ def test_from_factors_as_from_the_whole(shape, rank):
     assert by_factors[0].shape[0] == min(rank, 4) and by_factors[1].dim() == len(shape)
     expected = torch.linalg.svdvals(whole.flatten(1))[:4]
     assert torch.allclose(singular_values(down, up), expected, rtol=1e-9)  # both are float64
-
-
-def test_effective_rank():
-    assert effective_rank(torch.ones(7)) == pytest.approx(7)
-    assert effective_rank(torch.tensor([3.0, 0.0, 0.0])) == pytest.approx(1)
-    assert effective_rank(torch.zeros(3)) == 0
-    assert 1 < effective_rank(torch.tensor([1.0, 0.1])) < 2
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modules.modelSaver.adapter_kinds import AdapterKind, PartError, check_fits, check_parts, kind_of_parts
-from modules.modelSaver.adapter_layout import recognize, split_key
+from modules.modelSaver.adapter_layout import OFT_INPUT, recognize, split_key
+from modules.modelSaver.adapter_metadata import NEUMANN, ROTATIONS
 from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, from_base_norm
 from modules.modelSaver.fused_layers import split_layer
 from modules.modelSaver.normal_parts import normal_parts
-from modules.modelSaver.peft_settings import PEFT_START, with_alpha
+from modules.modelSaver.peft_settings import PEFT_START, peft_neumann, peft_turns_back, with_alpha
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
@@ -50,6 +51,15 @@ class AdapterFile:
         """Whether its scales are made for a reader that divides by ‖W‖; `fit` turns them back."""
         return self.metadata.get(DORA_NORM) == BASE_NORM
 
+    @property
+    def neumann(self) -> bool | None:
+        """Whether its rotations were trained as the Neumann series; None if it does not say, or has no rotations."""
+        if self.kind.base not in ROTATIONS:
+            return None
+        if any(name.startswith(PEFT_START) for name in self.layers):
+            return peft_neumann(self.path)
+        return {"True": True, "False": False}.get(self.metadata.get(NEUMANN, ""))
+
     def resolve(self, naming: AdapterNaming) -> dict[str, dict[str, dict[str, Tensor]]]:
         """component -> module path -> internal part name -> tensor. `fit` also checks and needs the model.
 
@@ -66,7 +76,8 @@ class AdapterFile:
     ) -> dict[str, dict[str, dict[str, Tensor]]]:
         """`resolve` for a model that is at hand: ready for `AdapterSet`.
 
-        Every shape is checked against its layer, and a scale for ‖W‖ is turned back into the trained one.
+        Every shape is checked against its layer, a scale for ‖W‖ is turned back into the trained one, and rotations of
+        peft's files turn as they do there.
 
         Args:
             naming: the family's key map.
@@ -84,6 +95,8 @@ class AdapterFile:
                     check_fits(parts, layer)
                 except PartError as error:
                     raise self._error(name, error) from error
+                if OFT_INPUT in parts and name.startswith(PEFT_START) and peft_turns_back(self.path, layer):
+                    parts = {**parts, OFT_INPUT: -parts[OFT_INPUT]}
                 target[path] = from_base_norm(parts, layer) if self.base_norm else parts
         return resolved
 

@@ -27,6 +27,7 @@ class AdapterDescription:
         prediction_type: "epsilon" or "v".
         config_hash: hash of the training config.
         comment: free text.
+        neumann: whether rotations were trained as the Neumann series; None where that is not known or means nothing.
     """
 
     title: str = ""
@@ -37,12 +38,17 @@ class AdapterDescription:
     prediction_type: str = ""
     config_hash: str = ""
     comment: str = ""
+    neumann: bool | None = None
 
 
 # Names by which kohya's tools and model managers know the kinds that are not plain LoRA: LyCORIS's algorithms. A
 # rotation of inputs is none of LyCORIS's; it has OneTrainer's name.
 LYCORIS, ALGORITHMS = "lycoris.kohya", {"LoRA": "lora", "LoHa": "loha", "LoKr": "lokr", "diff": "full"}
 ROTATIONS = {"OFT": "oft_2", "output-side OFT": "diag-oft"}
+
+
+# Metadata key of files of ours: whether rotations are the Neumann series, as no tensor tells
+NEUMANN = "oft_cayley_neumann"
 
 
 def adapter_metadata(description: AdapterDescription, components: ComponentLayers) -> dict[str, str]:
@@ -73,6 +79,7 @@ def adapter_metadata(description: AdapterDescription, components: ComponentLayer
         "ss_resolution": _kohya_resolution(description.resolution),
         "ss_training_comment": description.comment,
         "config_hash": description.config_hash,
+        NEUMANN: "" if description.neumann is None or kind.base not in ROTATIONS else str(description.neumann),
     }
     if description.base_version.startswith("sd_v"):
         metadata["ss_v2"] = str(description.base_version.startswith("sd_v2"))

@@ -102,6 +102,7 @@ def describe_file(file: AdapterFile, model: ReferenceModel | None = None) -> Ada
         prediction_type=found.get("modelspec.prediction_type", ""),
         config_hash=found.get("config_hash", ""),
         comment=found.get("ss_training_comment", found.get("modelspec.description", "")),
+        neumann=file.neumann,
     )
 
 
@@ -124,10 +125,15 @@ def with_rank(components: ComponentLayers, rank: int) -> tuple[Layers, Loss]:
     return _each(components, resize), meter.loss()
 
 
-def as_lora(components: ComponentLayers, model: ReferenceModel, rank: int) -> tuple[Layers, Loss]:
-    """The best LoRA of `rank` for an adapter of any kind; alpha is the rank. Changes of biases are left out."""
+def as_lora(
+    components: ComponentLayers, model: ReferenceModel, rank: int, neumann: bool = False
+) -> tuple[Layers, Loss]:
+    """The best LoRA of `rank` for an adapter of any kind; alpha is the rank. Changes of biases are left out.
+
+    Here and below, `neumann`: rotations are the Neumann series.
+    """
     meter, result = _LossMeter(), {}
-    for component, layer, delta in deltas(components, model):
+    for component, layer, delta in deltas(components, model, neumann):
         name = f"{component}.{layer}"
         down, up, error = _best_lora(name, delta, rank)
         meter.add(name, error, torch.linalg.vector_norm(delta).item())
@@ -136,16 +142,18 @@ def as_lora(components: ComponentLayers, model: ReferenceModel, rank: int) -> tu
     return result, meter.loss()
 
 
-def as_diff(components: ComponentLayers, model: ReferenceModel) -> Layers:
+def as_diff(components: ComponentLayers, model: ReferenceModel, neumann: bool = False) -> Layers:
     """Every layer's ΔW in full; changes of biases stay."""
     result: Layers = {}
-    for component, layer, delta in deltas(components, model):
+    for component, layer, delta in deltas(components, model, neumann):
         bias = {name: tensor for name, tensor in components[component][layer].items() if name == DIFF_BIAS}
         result.setdefault(component, {})[layer] = {DIFF: delta, **bias}
     return result
 
 
-def deltas(components: ComponentLayers, model: ReferenceModel) -> Iterator[tuple[str, str, Tensor]]:
+def deltas(
+    components: ComponentLayers, model: ReferenceModel, neumann: bool = False
+) -> Iterator[tuple[str, str, Tensor]]:
     """(component, layer, ΔW float32) of every layer, one at a time.
 
     Args:
@@ -155,14 +163,14 @@ def deltas(components: ComponentLayers, model: ReferenceModel) -> Iterator[tuple
         root = model.components[component]
         for name in layers:
             _fill_with_zeros(root.get_submodule(name))
-        for name, adapter in AdapterSet.from_parts(component, root, layers).adapters.items():
+        for name, adapter in AdapterSet.from_parts(component, root, layers, neumann).adapters.items():
             yield component, name, adapter.merged_delta()
 
 
-def merge_into(components: ComponentLayers, model: ReferenceModel) -> None:
+def merge_into(components: ComponentLayers, model: ReferenceModel, neumann: bool = False) -> None:
     """Adds the adapter to the weights (and biases) of `model`, in place."""
     for component, layers in components.items():
-        AdapterSet.from_parts(component, model.components[component], layers).merge()
+        AdapterSet.from_parts(component, model.components[component], layers, neumann).merge()
 
 
 def extract_lora(base: ReferenceModel, tuned: ReferenceModel, rank: int) -> tuple[Layers, Loss, list[str]]:

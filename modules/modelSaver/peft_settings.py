@@ -10,7 +10,7 @@ from modules.modelSaver.adapter_kinds import rank_of
 from modules.modelSaver.adapter_layout import ALPHA, DOWN, OFT_INPUT, unfold_alpha
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Metadata key under which DIFFUSERS_LORA files of ours remember the alpha that was multiplied into their weights
 FOLDED_ALPHA = "folded_alpha"
@@ -51,6 +51,22 @@ def with_alpha(
             if alpha is not None:
                 result[name][ALPHA] = torch.tensor(alpha)
     return result
+
+
+def peft_neumann(path: str) -> bool:
+    """Whether a peft file's rotations are the Neumann series, by the config beside it; peft's default is yes."""
+    beside = Path(path).with_name(PEFT_CONFIG)
+    settings = _json(beside.read_text(encoding="utf-8", errors="replace")) if beside.is_file() else None
+    return bool(settings.get("use_cayley_neumann", True)) if isinstance(settings, dict) else True
+
+
+def peft_turns_back(path: str, layer: nn.Module) -> bool:
+    """Whether the same numbers turn a layer the other way in peft than in ours.
+
+    peft's exact rotation is (I − Q)(I + Q)⁻¹, the inverse of its own series and of ours, and it turns a convolution
+    as a linear layer, where we turn it the other way, as OneTrainer does.
+    """
+    return isinstance(layer, nn.Conv2d) == peft_neumann(path)
 
 
 def _alpha_in(settings: Mapping[str, Any], name: str, rank: int) -> float | None:

@@ -32,6 +32,10 @@ ADAPTER_CLASSES: dict[tuple[PeftType, bool], type[AdapterModule]] = {
 FILE_CLASSES: tuple[type[AdapterModule], ...] = (DiffModule,)
 
 
+# what changes an adapter, but not of every kind; whoever sets it should know where it does nothing
+SHAPING = ("lora_decompose", "lora_decompose_output_axis", "lora_init", "lora_init_scale")
+
+
 class AdapterSet:
     """The adapters of one component of a model.
 
@@ -79,15 +83,31 @@ class AdapterSet:
             self.adapters[name] = adapter = self.adapter_class.create(layers[name], component, name, own, seed)
             if name in start:
                 adapter.load_parts(start[name])
-        self.notes = self._summarize([note for adapter in self.adapters.values() for note in adapter.notes])
+        ignored = (
+            [] if start else [option for option in SHAPING if not config.applies(option) and _is_set(config, option)]
+        )
+        self.notes = [f"{option} has no effect with {config.peft_type}; it is ignored." for option in ignored]
+        self.notes += self._summarize([note for adapter in self.adapters.values() for note in adapter.notes])
         self._prepared: RemovableHandle | None = None
 
     @classmethod
     def from_parts(
-        cls, component: str, root_module: nn.Module, parts: Mapping[str, Mapping[str, Tensor]]
+        cls,
+        component: str,
+        root_module: nn.Module,
+        parts: Mapping[str, Mapping[str, Tensor]],
+        neumann: bool = False,
     ) -> "AdapterSet":
-        """Adapters on exactly the layers of a file. Raises UserError if the component has no such layers."""
-        return cls(component, root_module, TrainConfig(), LayerFilter.exactly(parts), start=parts)
+        """Adapters on exactly the layers of a file.
+
+        Args:
+            neumann: rotations are the Neumann series, which no part tells.
+
+        Raises:
+            UserError: the component has no such layers, or the parts do not fit.
+        """
+        config = TrainConfig(oft_cayley_neumann=neumann)
+        return cls(component, root_module, config, LayerFilter.exactly(parts), start=parts)
 
     def _options(self, layer: AdaptedLayer, name: str, parts: Mapping[str, Tensor]) -> dict[str, Any]:
         try:
@@ -254,6 +274,10 @@ def class_of_layers(layers: Mapping[str, Mapping[str, Tensor]]) -> type[AdapterM
 def adaptable_layers(root_module: nn.Module) -> dict[str, AdaptedLayer]:
     """Every layer on which an adapter can sit, by module path, in the module's order."""
     return {name: module for name, module in root_module.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+
+
+def _is_set(config: TrainConfig, option: str) -> bool:
+    return getattr(config, option) != type(config).model_fields[option].get_default(call_default_factory=True)
 
 
 def _some(names: list[str]) -> str:

@@ -98,6 +98,10 @@ def read_start(
             first = first or options
             for option, own in others.items():
                 differences.setdefault(option, {})[options[option]] = own
+    if file.neumann is not None:
+        first["oft_cayley_neumann"] = file.neumann
+        if config.oft_cayley_neumann != file.neumann:
+            differences["oft_cayley_neumann"] = {file.neumann: config.oft_cayley_neumann}
     changes = [_change(option, values) for option, values in differences.items()]
     if changes:
         warn(f"lora_model_name: the options of {path} count, not the config's: {'; '.join(changes)}.")

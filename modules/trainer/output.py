@@ -20,6 +20,7 @@ from modules.util.config.load import pack
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConfigPart import ConfigPart
 from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.enum.PeftType import PeftType
 from modules.util.enum.PortableCopy import PortableCopy
 
 import torch
@@ -92,6 +93,7 @@ def describe(model: BaseModel, config: TrainConfig) -> AdapterDescription:
         base_model=Path(config.base_model_name).name,
         config_hash=pack(config).config_hash(),
         comment=comment,
+        neumann=config.oft_cayley_neumann if config.peft_type == PeftType.OFT_2 else None,
         **model.file_description(),
     )
 

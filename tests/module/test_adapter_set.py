@@ -138,3 +138,18 @@ def test_train_and_requires_grad_reach_every_adapter():
     assert not any(adapter.training for adapter in adapters.eval().adapters.values())
     adapters.requires_grad_(False)
     assert not any(parameter.requires_grad for parameter in adapters.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "ignored"),
+    [
+        ({"peft_type": "LOHA", "lora_decompose": True, "lora_init": "NORMAL"}, ["lora_decompose", "lora_init"]),
+        ({"peft_type": "LOKR", "lora_init_scale": 0.5}, ["lora_init_scale"]),
+        ({"peft_type": "OFT_2", "lora_decompose": True, "lora_decompose_output_axis": True},
+         ["lora_decompose_output_axis"]),
+        ({"lora_init": "NORMAL", "lora_init_scale": 0.5}, []),
+    ],
+)  # fmt: skip
+def test_options_that_a_kind_has_not_are_named(options, ignored):
+    notes = [note for note in AdapterSet("unet", make_model(), TrainConfig(**options)).notes if "no effect" in note]
+    assert [note.split()[0] for note in notes] == ignored

@@ -111,7 +111,7 @@ class AdapterOptions(BaseConfig):
         False,
         "DoRA on outputs",
         "Takes lengths per output instead of per input. ComfyUI reproduces the input axis "
-        "exactly, the output axis only roughly.",
+        "from every format, the output axis from COMFY_LORA, which is adjusted for it, and only roughly from others.",
         G,
         visible_when=LORA | {"lora_decompose": (True,)},
         advanced=True,

@@ -12,6 +12,7 @@ from modules.module.LoRAModule import LoRAModule
 from modules.module.OFTModule import OFTModule
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.PeftType import PeftType
+from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.UserError import UserError
 
 import torch
@@ -83,9 +84,9 @@ class AdapterSet:
             self.adapters[name] = adapter = self.adapter_class.create(layers[name], component, name, own, seed)
             if name in start:
                 adapter.load_parts(start[name])
-        ignored = (
-            [] if start else [option for option in SHAPING if not config.applies(option) and _is_set(config, option)]
-        )
+        # options are declared for the method that trains adapters, and whoever is here does
+        method = config.model_copy(update={"training_method": TrainingMethod.LORA})
+        ignored = [] if start else [name for name in SHAPING if _is_set(config, name) and not method.applies(name)]
         self.notes = [f"{option} has no effect with {config.peft_type}; it is ignored." for option in ignored]
         self.notes += self._summarize([note for adapter in self.adapters.values() for note in adapter.notes])
         self._prepared: RemovableHandle | None = None

@@ -31,6 +31,13 @@ FORMATS = [
     ModelFormat.INTERNAL,
 ]
 DTYPES = [DataType.FLOAT_32, DataType.FLOAT_16, DataType.BFLOAT_16]
+# mode -> the options that do something in it
+EFFECTIVE = {
+    "a preset": {"alpha", "overwrite"},
+    "--info": {"base"},
+    "--merge": {"base", "dtype", "neumann", "overwrite"},
+    "--extract": {"format", "rank", "alpha", "dtype", "overwrite"},
+}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -48,12 +55,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--extract", nargs=2, type=Path, metavar=("BASE", "TUNED"), help="two models; --rank is 16 if not given"
     )
     parser.add_argument("--dtype", choices=[str(name) for name in DTYPES], help="of OUT; as IN if not given")
+    parser.add_argument(
+        "--neumann", action="store_true", help="rotations are the Neumann series, as OneTrainer trains them"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replaces OUT if it exists")
     args = parser.parse_args(arguments)
     if args.info + args.merge + (args.extract is not None) > 1:
         parser.error("give one of --info, --merge and --extract")
     if is_preset(args.paths[0]) and (args.info or args.merge or args.extract):
         parser.error("--info, --merge and --extract are for adapter files; a preset takes --alpha alone")
+    mode = mode_of(args)
+    for option, value in vars(args).items():
+        chosen = option in ("paths", "info", "merge", "extract") or option in EFFECTIVE.get(mode, {option})
+        if not chosen and value not in (None, False):
+            parser.error(f"--{option}: has no effect with {mode}. Leave it out.")
     expected = 1 if args.info or args.extract else 2
     if len(args.paths) != expected:
         what = "one path" if expected == 1 else "IN and OUT"
@@ -63,6 +78,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if args.alpha is not None and not 0 < args.alpha < float("inf"):
         parser.error(f"--alpha: found {args.alpha:g}, expected a number above 0")
     return args
+
+
+def mode_of(args: argparse.Namespace) -> str:
+    """One of `EFFECTIVE`, or "" for a conversion, where every option does something."""
+    if is_preset(args.paths[0]):
+        return "a preset"
+    return next((f"--{mode}" for mode in ("info", "merge", "extract") if getattr(args, mode)), "")
 
 
 def is_preset(path: Path) -> bool:
@@ -86,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
         kind=args.to,
         dtype=args.dtype and DataType(args.dtype),
         overwrite=args.overwrite,
+        neumann=args.neumann,
     )
     if args.info:
         adapter_tool.show(args.paths[0], args.base, say)

@@ -46,6 +46,8 @@ _BESIDE: dict[str, frozenset[str]] = {
     "diff": frozenset(),
 }
 
+_MAY_BE_WHOLE = frozenset({ALPHA, OFT_SCALED})
+
 
 @dataclass(frozen=True)
 class AdapterKind:
@@ -148,9 +150,13 @@ def check_parts(parts: Mapping[str, Tensor]) -> tuple[int | None, int | None]:
         o and f of the layers that they can belong to; None for what the parts leave open.
 
     Raises:
-        PartError: NaN or infinite numbers, shapes that can't belong together.
+        PartError: NaN or infinite numbers, quantized ones, shapes that can't belong together.
     """
     for part, tensor in parts.items():
+        if not tensor.is_floating_point() and part not in _MAY_BE_WHOLE:
+            raise PartError(
+                part, f"holds {tensor.dtype}, expected floating-point numbers. Get the adapter before quantization."
+            )  # fmt: skip
         if not torch.isfinite(tensor.float() if tensor.is_floating_point() else tensor).all():
             raise PartError(part, "holds NaN or infinite numbers. The file is damaged; use an earlier one.")
         if tensor.numel() == 0:

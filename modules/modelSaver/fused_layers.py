@@ -117,7 +117,7 @@ def _join_low_rank(
 ) -> dict[str, Tensor]:
     """LoRA and LoHa: factors whose rows are outputs (`outers`) and factors on the inputs (`inners`)."""
     present = [parts for parts in pieces if parts is not None]
-    scales = [(alpha_of(parts) or 1.0) / (rank_of(parts) or 1) for parts in present]
+    scales = [alpha_of(parts) / rank_of(parts) for parts in present]
     same_scale = all(scale == scales[0] for scale in scales)
     shared = same_scale and all(
         parts[name].shape == present[0][name].shape and torch.equal(parts[name], present[0][name])

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,33 +16,61 @@ from safetensors import SafetensorError, safe_open
 
 
 @contextmanager
-def folder_at_once(target: Path, overwrite: bool) -> Iterator[Path]:
+def folder_at_once(target: Path, overwrite: bool, sources: Sequence[Path]) -> Iterator[Path]:
     """A folder to write into, which becomes `target` when all went well, and is removed otherwise.
 
     Args:
-        target: the folder.
-        overwrite: replaces what is there.
+        target: the folder; where it is a link, it keeps pointing to the folder that is replaced.
+        overwrite: replaces a model that is there, and nothing else.
+        sources: what is read meanwhile, folders and files.
 
     Raises:
-        UserError: `target` exists and may not be replaced, or can't be written.
+        UserError: `target` exists and may not be replaced, overlaps a source, or can't be written.
     """
+    target = target.resolve()
+    for source in sources:
+        if _overlap(target, source.resolve()):
+            raise UserError(f"{target}: is, holds or lies in {source}, which is read. Choose another folder.")
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists. Choose another name, or give --overwrite.")
+    if target.exists() and not (target / "model_index.json").is_file():
+        raise UserError(
+            f"{target}: has no model_index.json. Only the folder of a model in diffusers' layout is replaced; choose "
+            "another name."
+        )
     partial = target.with_name(f".{target.name}.partial")
     old = target.with_name(f".{target.name}.old")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        with writing(target):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
         yield partial
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
-            os.replace(target, old)
-        os.replace(partial, target)
-        _remove(old)
-    except OSError as error:
-        raise write_failure(target, error) from error
+        with writing(target):
+            shutil.rmtree(old, ignore_errors=True)
+            if target.exists():
+                os.replace(target, old)
+            os.replace(partial, target)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Says of an OSError in its block that `target` can't be written."""
+    try:
+        yield
+    except OSError as error:
+        raise write_failure(target, error) from error
+
+
+def _overlap(target: Path, source: Path) -> bool:
+    """Whether one is the other or lies in it; both resolved. Compares places, as some disks ignore case."""
+    if not source.exists():
+        return False
+    above_target = (path for path in (target, *target.parents) if path.exists())
+    above_source = (source, *source.parents) if target.exists() else ()
+    return any(path.samefile(source) for path in above_target) or any(path.samefile(target) for path in above_source)
 
 
 def write_merged_folder(
@@ -57,9 +85,13 @@ def write_merged_folder(
         dtype: of all weights of the changed components; None keeps the base's own.
 
     Raises:
-        UserError: a component has no safetensors file, or a tensor has no place in it.
+        UserError: a component has no safetensors file, or a tensor has no place in it; a file can't be copied.
     """
-    shutil.copytree(base, target, dirs_exist_ok=True, ignore=_weights_of(base, changed))
+    try:
+        shutil.copytree(base, target, dirs_exist_ok=True, ignore=_weights_of(base, changed))
+    except shutil.Error as error:
+        source, _, reason = error.args[0][0]
+        raise UserError(f"{source}: can't be copied into the merged model ({reason}).") from error
     for component, tensors in changed.items():
         left = dict(tensors)
         for file in _weight_files(base / component):
@@ -120,10 +152,3 @@ def changed_tensors(module: nn.Module, layers: Collection[str], biases: bool) ->
         for ending in endings
         if (tensor := getattr(module.get_submodule(layer), ending)) is not None
     }
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -31,7 +31,7 @@ def rebase_alpha(parts: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]
         All parts; the factors in float32. Equal to `parts` where readers ignore alpha: a LoKr with two full factors.
 
     Raises:
-        ValueError: alpha is not above 0, or the adapter is of a kind without alpha.
+        ValueError: alpha is not above 0, the adapter's own is not, or the adapter is of a kind without alpha.
     """
     if not 0 < alpha < float("inf"):
         raise ValueError(f"alpha: found {alpha:g}, expected a number above 0")
@@ -40,6 +40,9 @@ def rebase_alpha(parts: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]
         return dict(parts)
     if kind.base not in _FACTORS or old is None:
         raise ValueError(f"a {kind} adapter has no alpha; its strength is in its weights alone")
+    if not 0 < old < float("inf"):
+        # all factors are multiplied alike, which makes neither a minus nor, from zero, any number
+        raise ValueError(f"alpha: found {old:g} in the adapter, expected a number above 0")
     factors = [part for part in _FACTORS[kind.base] if part in parts]
     each = (old / alpha) ** (1 / len(factors))
     rebased = {part: tensor.float() * each if part in factors else tensor for part, tensor in parts.items()}

@@ -1,12 +1,11 @@
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from modules.optim.advance import advance
+from modules.optim.batching import Batching, members_of, unpaired_note
 from modules.optim.noise import uniform_bits
-from modules.optim.ParameterBatch import ParameterBatch
-from modules.optim.roles import ROLES, default_role, matrix_shape
+from modules.optim.ParameterBatch import ParameterBatch, equal_runs
 from modules.optim.rounding import round_to_bfloat16
 from modules.optim.rules.registry import RULES, owners_of, rule_options
 from modules.optim.rules.Rule import Rule
@@ -18,10 +17,6 @@ import torch
 from torch import Tensor, nn
 
 VERSION = 1
-# Elements of a stack. On a CPU its gradients, parameters, state and temporaries should stay in cache from the first
-# operation to the last; on a GPU it bounds the temporaries and is large enough that launches do not count.
-CHUNK = {"cpu": 1 << 18}
-GPU_CHUNK = 1 << 25
 # What one kind of stack is compiled for at most: the first step and the others, and the sizes that stacks of it have.
 RECOMPILES = 64
 
@@ -44,9 +39,10 @@ class BatchedOptimizer(torch.optim.Optimizer):
         lr: learning rate, at least 0, a number or a 0-dim tensor. `group["initial_lr"]` keeps the configured one: with
             `scaled_optm`, decay is `weight_decay · lr/initial_lr` a step and so independent of the learning rate;
             otherwise `weight_decay · lr`.
-        describe: gives each parameter an object with `role` (a name of `ROLES`), `name` and, where its forward pass
-            multiplies an OFT block first, that factor as `forward_scale`; or None. By default the attribute
-            `parameter_info`. Without: matrices are HIDDEN, anything smaller VECTOR.
+        describe: gives each parameter an object with `role` (a name of `ROLES`), `name`, for a factor of a LoRA the
+            other factor's name as `pair` and, where its forward pass multiplies an OFT block first, that factor as
+            `forward_scale`; or None. By default the attribute `parameter_info`. Without: matrices are HIDDEN, anything
+            smaller VECTOR.
         seed: of stochastic rounding and of other random numbers, which depend on seed, place and step only.
         chunk: largest number of elements that are stepped together; None: by device. Results do not depend on it.
         compile: compiles the step of each kind of stack with torch.compile.
@@ -73,11 +69,13 @@ class BatchedOptimizer(torch.optim.Optimizer):
         self.watch = False
         self.statistics: dict[str, RoleStatistics] = {}
         self.compile = compile
-        self._compiled: dict[tuple, Callable[[Rule, StackStep], Tensor | None]] = {}
+        self._compiled: dict[tuple, Callable[..., list[Tensor | None]]] = {}
         self._batches: list[ParameterBatch] = []
         self._batch_of: dict[nn.Parameter, tuple[ParameterBatch, int]] = {}
         self._totals: dict[str, Tensor] = {}
         self._scratch: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
+        # gradients that a fused backward pass has brought of one factor of a pair, until the other's comes
+        self._waiting: dict[nn.Parameter, Tensor] = {}
         self._closed = 0
         super().__init__(params, {"lr": lr, **rule_options(self.rule, options)})
 
@@ -98,28 +96,13 @@ class BatchedOptimizer(torch.optim.Optimizer):
 
     def _prepare(self) -> None:
         """Makes batches of the parameters that are in none yet, state included."""
-        places = enumerate((g, p) for g, group in enumerate(self.param_groups) for p in group["params"])
-        kinds: dict[tuple, list[tuple[int, str, nn.Parameter]]] = defaultdict(list)
-        for place, (g, parameter) in places:
-            if parameter in self._batch_of:
-                continue
-            info = self.describe(parameter)
-            role = str(info.role) if info is not None else default_role(tuple(parameter.shape))
-            name = info.name if info is not None else f"parameter {place}"
-            scale = getattr(info, "forward_scale", 1.0)
-            rule, _ = self.rule.for_parameter(
-                ROLES[role], *matrix_shape(tuple(parameter.shape)), name, self._options(self.param_groups[g])
-            )
-            kind = g, role, parameter.shape, parameter.dtype, parameter.device, scale, rule.name
-            kinds[kind].append((place, name, parameter))
-        for (g, role, shape, _, device, scale, _), members in kinds.items():
-            group, matrix = self.param_groups[g], matrix_shape(tuple(shape))
-            rule, options = self.rule.for_parameter(ROLES[role], *matrix, members[0][1], self._options(group))
-            size = max(1, (self.chunk or CHUNK.get(device.type, GPU_CHUNK)) // max(1, math.prod(matrix)))
-            for start in range(0, len(members), size):
-                part = members[start : start + size]
-                self._add(ParameterBatch(group, rule, options, ROLES[role], matrix, part, self.seed, scale))
-        if kinds:
+        before = len(self._batches)
+        members = members_of(self.param_groups, self.describe)
+        for batch in Batching(self.rule, self.param_groups, self.seed, self.chunk).batches(members, self._batch_of):
+            self._batches.append(batch)
+            for index, parameter in enumerate(batch.parameters):
+                self._batch_of[parameter] = batch, index
+        if len(self._batches) > before:
             self._share()
 
     def _share(self) -> None:
@@ -132,15 +115,16 @@ class BatchedOptimizer(torch.optim.Optimizer):
             totals[name][: len(known)].copy_(known) if known.ndim else totals[name].copy_(known)
         self._totals = totals
 
-    def _add(self, batch: ParameterBatch) -> None:
-        self._batches.append(batch)
-        for index, parameter in enumerate(batch.parameters):
-            self._batch_of[parameter] = batch, index
-
     def _ready(self) -> list[ParameterBatch]:
         if len(self._batch_of) < sum(len(group["params"]) for group in self.param_groups):
             self._prepare()
         return self._batches
+
+    @property
+    def notes(self) -> list[str]:
+        """What a run should be told of once: the parameters that a rule of LoRA pairs leaves to its auxiliary one."""
+        note = unpaired_note(self.rule, self._ready())
+        return [] if note is None else [note]
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
@@ -152,8 +136,11 @@ class BatchedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for batch in self._ready():
-            for start, stop in batch.runs():
-                self._step_run(batch, start, stop)
+            if batch.mate is None:
+                for start, stop in batch.runs():
+                    self._step_run([batch], start, stop)
+            elif batch.leads:
+                self._step_pairs(batch, 0, len(batch))
         self._closed += 1
         if self._totals:
             self.rule.close(self._totals, self._options(self.param_groups[0]), self._closed)
@@ -165,22 +152,67 @@ class BatchedOptimizer(torch.optim.Optimizer):
     ) -> None:
         """Steps one parameter, with the result that `step` would give it; nothing happens without a gradient.
 
+        Where a rule steps the two factors of a LoRA together, the gradient of the first is kept until the other's
+        comes, or until `step()`, which steps the first alone.
+
         Args:
             group, i: as other optimizers of this kind take them; the parameter says all.
         """
-        if parameter.grad is not None:
-            self._ready()
-            batch, index = self._batch_of[parameter]
-            self._step_run(batch, index, index + 1)
+        if parameter.grad is None:
+            return
+        self._ready()
+        batch, index = self._batch_of[parameter]
+        if batch.mate is None:
+            self._step_run([batch], index, index + 1)
+            return
+        lead = batch if batch.leads else batch.mate
+        if parameter in self._waiting:
+            self._step_run([batch], index, index + 1)
+        self._waiting[parameter] = parameter.grad
+        if batch.mate.parameters[index] in self._waiting:
+            self._step_pairs(lead, index, index + 1)
 
-    def _step_run(self, batch: ParameterBatch, start: int, stop: int) -> None:
+    def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
+        return self._waiting.get(parameter, parameter.grad)
+
+    def _step_pairs(self, lead: ParameterBatch, first: int, last: int) -> None:
+        """Steps pairs of factors, or the one that has a gradient; neighbours of the same case together."""
+        cases: list[tuple[int | None, ...] | None] = []
+        for index in range(first, last):
+            counts = tuple(
+                None if self._gradient(half.parameters[index]) is None else half.steps[index]
+                for half in (lead, lead.mate)
+            )
+            cases.append(None if counts == (None, None) else counts)
+        for start, stop in equal_runs(cases):
+            halves = [half for half, count in zip((lead, lead.mate), cases[start], strict=True) if count is not None]
+            self._step_run(halves, first + start, first + stop)
+
+    def _step_run(self, batches: Sequence[ParameterBatch], start: int, stop: int) -> None:
+        """Steps neighbours of one batch, or the same ones of the two batches of a pair."""
+        steps = [self._open(batch, start, stop) for batch in batches]
+        for batch, s in zip(batches, steps, strict=True):
+            if batch.mate is not None:
+                # a stack of their own, so that the mates themselves may be stepped where they are
+                mates = [parameter.detach() for parameter in batch.mate.parameters[start:stop]]
+                s.mates = self._stack(batch.mate, "mates", mates)
+                if self.compile:
+                    s.mates.value  # noqa: B018, as in `_open`
+        directions = self._advance(batches)(batches[0].rule, *steps)
+        for batch, s, u in zip(batches, steps, directions, strict=True):
+            self._finish(batch, s, u, start, stop)
+
+    def _open(self, batch: ParameterBatch, start: int, stop: int) -> StackStep:
         members, whole = batch.parameters[start:stop], stop - start == len(batch)
         step = batch.steps[start] + 1
         rule, options = self.rule.for_parameter(
-            batch.role, batch.rows, batch.cols, batch.names[0], self._options(batch.group)
+            batch.role, batch.rows, batch.cols, batch.names[0], self._options(batch.group), batch.partner
         )
         numbers = self._numbers(rule, options, batch, step)
-        gradients = self._stack(batch, "gradients", [p.grad for p in members])
+        found = [self._gradient(p) for p in members]
+        for p in members:
+            self._waiting.pop(p, None)
+        gradients = self._stack(batch, "gradients", found)
         parameters = self._stack(batch, "parameters", [p.detach() for p in members])
         if self.compile:
             gradients.value, parameters.value  # noqa: B018, stacked outside of what is compiled
@@ -191,25 +223,31 @@ class BatchedOptimizer(torch.optim.Optimizer):
             }
         keys = batch.keys if whole else batch.keys[start:stop]
         at = torch.full((), step, dtype=torch.int64, device=batch.device) if self.compile else step
-        s = StackStep(
+        return StackStep(
             gradients, parameters, (stop - start, batch.rows, batch.cols), batch.dtype, batch.role, options, numbers,
             batch.slots, stores, keys, at, first=step == 1, kernel=batch.kernel,
             places=batch.places if whole else batch.places[start:stop], totals=self._totals,
             one_pass=batch.device.type == "cpu" and not self.compile, watched=self.watch,
         )  # fmt: skip
-        u = self._advance(batch)(rule, s)
-        if u is not None:
-            if parameters.stacked and parameters.value.data_ptr() != members[0].data_ptr():
-                torch._foreach_copy_(members, parameters.views_of(self._rounded(batch, s, parameters.value)))
-            if self.watch:
-                self.statistics.setdefault(batch.role.name, RoleStatistics()).add(s, u)
-        batch.steps[start:stop] = [step] * (stop - start)
 
-    def _advance(self, batch: ParameterBatch) -> Callable[[Rule, StackStep], Tensor | None]:
+    def _finish(self, batch: ParameterBatch, s: StackStep, u: Tensor | None, start: int, stop: int) -> None:
+        """Brings the stack's new values to its parameters, and counts the step."""
+        members = batch.parameters[start:stop]
+        if u is not None:
+            if s.parameters.stacked and s.parameters.value.data_ptr() != members[0].data_ptr():
+                torch._foreach_copy_(members, s.parameters.views_of(self._rounded(batch, s, s.parameters.value)))
+            if self.watch:
+                self.statistics.setdefault(batch.role.name, RoleStatistics()).add(s, u, [p.detach() for p in members])
+        batch.steps[start:stop] = [batch.steps[start] + 1] * (stop - start)
+
+    def _advance(self, batches: Sequence[ParameterBatch]) -> Callable[..., list[Tensor | None]]:
         """The step, compiled for each kind of stack by itself, so that no kind counts towards the limit of another."""
         if not self.compile:
             return advance
-        kind = id(batch.group), batch.role, batch.shape, batch.parameters[0].dtype, batch.device
+        kind = tuple(
+            (id(batch.group), batch.role, batch.shape, batch.parameters[0].dtype, batch.device, batch.partner)
+            for batch in batches
+        )
         if kind not in self._compiled:
             self._compiled[kind] = torch.compile(
                 advance, dynamic=False, isolate_recompiles=True, recompile_limit=RECOMPILES
@@ -241,7 +279,8 @@ class BatchedOptimizer(torch.optim.Optimizer):
         def make() -> Tensor:
             if len(tensors) == 1:
                 return batch.stacked(tensors).to(batch.dtype)
-            key = name, batch.device, dtype
+            # the two halves of a pair are stacked at the same time
+            key = f"{name} {batch.leads}", batch.device, dtype
             needed = len(tensors) * batch.rows * batch.cols
             if key not in self._scratch or self._scratch[key].numel() < needed:
                 self._scratch[key] = torch.empty(needed, dtype=dtype, device=batch.device)
@@ -310,6 +349,7 @@ class BatchedOptimizer(torch.optim.Optimizer):
                 batch, index = self._batch_of[parameter]
                 batch.load_state_of(index, state_dict["state"][place])
         self.seed, self._closed = state_dict["seed"], state_dict["closed"]
+        self._waiting.clear()
         for batch in self._batches:
             batch.reseed(self.seed)
         for name, own in self._totals.items():

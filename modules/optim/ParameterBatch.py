@@ -22,6 +22,8 @@ class ParameterBatch:
         parameters: b of them.
         places: `[b]` int64, their places among all parameters of the optimizer.
         names: of the parameters.
+        partner: `(rows, cols)` of the other factors, where the parameters are factors of LoRAs.
+        mate: the batch of the other factors in the same order, where the rule steps both together.
         steps: how many steps each has had.
         slots: what is remembered, by name.
         stores: the tensors of each slot, each with leading axis b.
@@ -37,7 +39,10 @@ class ParameterBatch:
         members: Sequence[tuple[int, str, nn.Parameter]],
         seed: int,
         forward_scale: float = 1.0,
+        partner: tuple[int, int] | None = None,
     ) -> None:
+        self.partner = partner
+        self.mate: ParameterBatch | None = None
         self.group, self.rule, self.role = group, rule, role
         self.forward_scale = forward_scale
         self.rows, self.cols = matrix
@@ -76,13 +81,13 @@ class ParameterBatch:
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Ranges of neighbours that have a gradient and the same number of steps behind them; usually one."""
-        start = 0
-        ready = [None if p.grad is None else count for p, count in zip(self.parameters, self.steps, strict=True)]
-        for end in range(1, len(ready) + 1):
-            if end == len(ready) or ready[end] != ready[start]:
-                if ready[start] is not None:
-                    yield start, end
-                start = end
+        counts = zip(self.parameters, self.steps, strict=True)
+        return equal_runs([None if parameter.grad is None else count for parameter, count in counts])
+
+    @property
+    def leads(self) -> bool:
+        """Whether it stands for its pair where both are stepped: the down factors do."""
+        return self.role.name == "LORA_DOWN"
 
     def stacked(self, tensors: list[Tensor], out: Tensor | None = None) -> Tensor:
         """`[b, rows, cols]` in the tensors' dtype; the only one of a batch is not copied if it is contiguous.
@@ -141,3 +146,13 @@ class ParameterBatch:
             for key, tensor in store.items():
                 tensor[index].copy_(state["slots"][slot][key])
         self.steps[index] = state["step"]
+
+
+def equal_runs(values: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    """Ranges of neighbours with equal values, without those that are None."""
+    start = 0
+    for end in range(1, len(values) + 1):
+        if end == len(values) or values[end] != values[start]:
+            if values[start] is not None:
+                yield start, end
+            start = end

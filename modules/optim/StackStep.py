@@ -55,6 +55,7 @@ class StackStep:
         rate: what the direction was multiplied with in the step, for statistics.
         size: what to multiply the step with, where scaling must not take it out again; None: nothing.
         beta2: the second moment's factor where it is not the option, for statistics.
+        mates: the other factors of LoRAs, where the rule steps both together; to be read only, and before any step.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class StackStep:
         self.size: Tensor | None = None
         self.rate: Any = None
         self.beta2: Tensor | None = None
+        self.mates: Stack | None = None
         self._keys, self._slots, self._stores = keys, slots, stores
         self._streams = {name: stream for stream, name in enumerate(slots, start=1)}
 

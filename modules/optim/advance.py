@@ -3,33 +3,41 @@
 from modules.optim.features.orthogonal_gradient import orthogonal_gradient
 from modules.optim.features.weight_decay import decay_
 from modules.optim.rules.Rule import Rule
-from modules.optim.scaling import scaled
 from modules.optim.StackStep import StackStep
 
 from torch import Tensor
 
 
-def advance(rule: Rule, s: StackStep) -> Tensor | None:
+def advance(rule: Rule, *steps: StackStep) -> list[Tensor | None]:
     """Steps the parameters in place: decay, then p ← p − lr·gain·u, or p ← p − lr·T(u) with scaled steps.
 
+    Args:
+        steps: of one stack, or of the two stacks of a pair, of which none moves before both directions are known.
+
     Returns:
-        the step, lr·gain·u or lr·T(u), for statistics, up to the factor `s.rate`; None if there is nothing to show.
+        for each the step, lr·gain·u or lr·T(u), for statistics, up to the factor `s.rate`; None if there is nothing to
+        show.
     """
-    orthogonal_gradient(s)
-    if rule.step_at_once(s):
-        s.rate = s.n["lr"] * s.n["gain"]
-        return rule.last_direction(s) if s.watched else None
-    u = rule.direction(s)
-    if u is None:
-        return None
+    directions = []
+    for s in steps:
+        orthogonal_gradient(s)
+        if rule.step_at_once(s):
+            s.rate = s.n["lr"] * s.n["gain"]
+            return [rule.last_direction(s) if s.watched else None]
+        directions.append(rule.direction(s))
+    return [None if u is None else _move(rule, s, u) for s, u in zip(steps, directions, strict=True)]
+
+
+def _move(rule: Rule, s: StackStep, u: Tensor) -> Tensor:
     rate = s.n["lr"]
     if s.options["scaled_optm"]:
-        u = scaled(s, u)
+        u = rule.scaled(s, u)
     else:
         rate = rate * s.n["gain"]
     if s.size is not None:
         u.mul_(s.size)
     decay_(s, u)
     s.descend_(u, rate)
+    rule.settle_(s)
     s.rate = rate
     return u

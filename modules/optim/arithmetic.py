@@ -59,6 +59,15 @@ def product(x: Tensor, y: Tensor) -> Tensor:
     return found if found.shape[1:] == (rows, cols) else found[:, :rows, :cols].contiguous()
 
 
+def sum_of_products(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """a·b + c·d of stacks, as `product`."""
+    found = product(a, b)
+    (rows, inner), cols = c.shape[1:], d.shape[2]
+    if found.is_cuda or not (rows * inner % ALIGNMENT or inner * cols % ALIGNMENT or rows * cols % ALIGNMENT):
+        return found.baddbmm_(c, d)
+    return found.add_(product(c, d))
+
+
 def aligned(x: Tensor) -> Tensor:
     """`[b, n, m]` filled up with zeros until both sides are multiples of 16; x itself if they are."""
     below, right = -x.shape[1] % ALIGNMENT, -x.shape[2] % ALIGNMENT

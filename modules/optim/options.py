@@ -114,6 +114,8 @@ ALLOWED: Mapping[str, Numbers | Choice | Options | Text] = {
     "ns_steps": FROM_ONE,
     "ortho_rank": FROM_ONE,
     "rms_rescaling": Choice((None, False, True)),
+    "clip_unmagnified_grad": FINITE,
+    "stiefel_base": Choice(("ADAMW", "SIGN")),
     "muon_adam_config": Options(),
     "muon_adam_lr": Numbers(below=True, optional=True),
     "muon_hidden_layers": Text(),

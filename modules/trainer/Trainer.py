@@ -23,6 +23,7 @@ from modules.trainer.optimizers import (
     OPTIMIZERS,
     create_optimizer,
     load_optimizer_state,
+    optimizer_notes,
     read_statistics,
     watch_step,
 )
@@ -142,6 +143,8 @@ class Trainer:
             for part, adapters in self.adapters.items()
         ]
         self.optimizer = create_optimizer(config.optimizer, groups, config.seed)
+        for note in optimizer_notes(self.optimizer):
+            self.warn(note)
         self.schedule_free = OPTIMIZERS[config.optimizer.optimizer].schedule_free
         self.fused = (
             FusedBackward(self.optimizer, self.parameters, config.clip_grad_norm)

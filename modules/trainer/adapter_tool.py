@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modules.model.reference_naming import (
@@ -13,7 +13,7 @@ from modules.model.reference_naming import (
     standard_models,
 )
 from modules.modelSaver.adapter_layout import LAYOUTS
-from modules.modelSaver.adapter_metadata import AdapterDescription
+from modules.modelSaver.adapter_metadata import ROTATIONS, AdapterDescription
 from modules.modelSaver.AdapterFile import AdapterFile, read_adapter
 from modules.modelSaver.convert import (
     Layers,
@@ -29,7 +29,7 @@ from modules.modelSaver.convert import (
     with_rank,
 )
 from modules.modelSaver.inspect_adapter import info_text, inspect_adapter
-from modules.modelSaver.merged_model import changed_tensors, folder_at_once, write_merged_folder
+from modules.modelSaver.merged_model import changed_tensors, folder_at_once, write_merged_folder, writing
 from modules.modelSaver.save_adapter import OUTPUT_DTYPES, kind_of_components, save_parts
 from modules.module.AdapterModule import AdaptedLayer
 from modules.util.AdapterNaming import AdapterNaming
@@ -54,6 +54,7 @@ class Wishes:
             which only a LoRA can have.
         dtype: of the written weights; None keeps that of the read ones.
         overwrite: replaces the output if it exists.
+        neumann: rotations are the Neumann series, where the file does not say which they are.
     """
 
     format: ModelFormat | None = None
@@ -63,6 +64,7 @@ class Wishes:
     kind: str | None = None
     dtype: DataType | None = None
     overwrite: bool = False
+    neumann: bool = False
 
 
 def show(path: Path, base: Path | None, say: Say) -> None:
@@ -77,6 +79,11 @@ def show(path: Path, base: Path | None, say: Say) -> None:
         except UserError as error:
             note = str(error)  # no reason to tell less about the file itself
     known = model is not None and all(name in model.naming.read or name in model.naming.fused for name in file.layers)
+    if known and base is not None:
+        try:
+            file.fit(model.naming, model.components)
+        except UserError as error:
+            model, known, note = None, False, str(error)
     say(info_text(file, inspect_adapter(file, model if known else None), model))
     if note:
         say(f"\nnote: {note}")
@@ -93,6 +100,7 @@ def convert(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
     file = read_adapter(path)
     kind = _wished_kind(file, wishes)
     model_format = wishes.format or file.format
+    neumann = _neumann(file, wishes, say)
     if file.extra:
         say(f"warning: {len(file.extra)} tensors that belong to no layer, as embeddings, are left out.")
     if model_format == file.format and wishes.base is None and kind is None and not file.base_norm:
@@ -105,16 +113,16 @@ def convert(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
         if file.kind.dora == "output" and LAYOUTS[model_format].base_norm and not model.has_weights:
             say("warning: without --base the lengths can't be adjusted for ComfyUI, which is then only roughly right.")
     if kind == "lora":
-        components, loss = as_lora(components, model, wishes.rank)
+        components, loss = as_lora(components, model, wishes.rank, neumann)
         say(f"LoRA of rank {wishes.rank}: {loss}")
     elif kind == "diff":
-        components = as_diff(components, model)
+        components = as_diff(components, model, neumann)
     elif wishes.rank is not None:
         components, loss = with_rank(components, wishes.rank)
         say(f"rank {wishes.rank}: {loss}")
     if wishes.alpha is not None:
         components = with_alpha(components, wishes.alpha)
-    description = describe_file(file, model)
+    description = replace(describe_file(file, model), neumann=True if neumann else file.neumann)
     _save(target, components, model_format, naming, description, wishes.dtype or _dtype_of(file), model)
     say(f"written: {target} ({kind_of_components(components)}, {model_format})")
 
@@ -123,20 +131,18 @@ def merge(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
     """Writes the base model with the adapter in its weights as a diffusers folder."""
     if wishes.base is None:
         raise UserError("--merge: needs the model to merge into. Name its folder or file by --base.")
-    for name, option in (("format", "format"), ("rank", "rank"), ("alpha", "alpha"), ("kind", "to")):
-        if getattr(wishes, name):
-            raise UserError(f"--{option}: is for adapter files, and --merge writes a model. Leave one of them out.")
     if target.suffix.lower() in (".safetensors", ".ckpt"):
         raise UserError(
             f"{target}: merged models are written as diffusers folders only, not as single files. Name a folder."
         )
     file = read_adapter(path)
+    neumann = _neumann(file, wishes, say)
     dtype = OUTPUT_DTYPES[wishes.dtype or DataType.NONE]
-    with folder_at_once(target, wishes.overwrite) as folder:
+    with folder_at_once(target, wishes.overwrite, sources=(wishes.base, path)) as folder:
         if wishes.base.is_dir():
             model = load_base(wishes.base)
             components = file.fit(model.naming, model.components)
-            merge_into(components, model)
+            merge_into(components, model, neumann)
             biases = file.kind.base == "diff"
             changed = {
                 name: changed_tensors(model.components[name], layers, biases) for name, layers in components.items()
@@ -145,16 +151,15 @@ def merge(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
         else:
             pipeline = single_file_pipeline(wishes.base)
             model = reference_of_pipeline(pipeline, str(wishes.base))
-            merge_into(file.fit(model.naming, model.components), model)
-            (pipeline if dtype is None else pipeline.to(dtype)).save_pretrained(folder)
+            merge_into(file.fit(model.naming, model.components), model, neumann)
+            with writing(target):
+                (pipeline if dtype is None else pipeline.to(dtype)).save_pretrained(folder)
     say(f"written: {target} ({len(file.layers)} layers of {wishes.base} changed)")
 
 
 def extract(base: Path, tuned: Path, target: Path, wishes: Wishes, say: Say) -> None:
     """Writes the LoRA between two models."""
     _check_target(target, wishes.overwrite)
-    if wishes.kind is not None or wishes.base is not None:
-        raise UserError("--extract: takes no --base and no --to, as it writes a LoRA. Leave them out.")
     first, second = load_base(base), load_base(tuned)
     components, loss, left_out = extract_lora(first, second, wishes.rank or 16)
     say(f"rank {wishes.rank or 16}: {loss}")
@@ -189,7 +194,20 @@ def _wished_kind(file: AdapterFile, wishes: Wishes) -> str | None:
     return wishes.kind
 
 
+def _neumann(file: AdapterFile, wishes: Wishes, say: Say) -> bool:
+    """Whether to read rotations as the Neumann series; says what was taken where the file leaves it open."""
+    if file.kind.base not in ROTATIONS:
+        return False
+    if file.neumann is not None:
+        return file.neumann
+    taken = "the Neumann series, by --neumann" if wishes.neumann else "exact; for OneTrainer's files give --neumann"
+    say(f"note: {file.path} does not say how its rotations were computed; they are taken as {taken}.")
+    return wishes.neumann
+
+
 def _check_target(target: Path, overwrite: bool) -> None:
+    if target.suffix.lower() != ".safetensors":
+        raise UserError(f"{target}: expected a name that ends with .safetensors, as adapters are written so.")
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists. Choose another name, or give --overwrite.")
 

@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from modules.optim.BatchedOptimizer import BatchedOptimizer
+from modules.optim.BatchedOptimizer import BatchedOptimizer, parameter_info
+from modules.optim.batching import DOWN, members_of, partners_of
+from modules.optim.features.stiefel import TOLERANCES, make_orthonormal_, orthonormality_error
 from modules.optim.rules.registry import RULES
+from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
+from modules.util.enum.LoRAInit import LoRAInit
 from modules.util.enum.Optimizer import Optimizer
+from modules.util.enum.PeftType import PeftType
+from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.UserError import UserError
 
 import torch
@@ -102,10 +108,24 @@ class EngineOptimizer:
         if isinstance(options.get("muon_adam_config"), TrainOptimizerConfig):
             given = _given_options(options["muon_adam_config"])
             options["muon_adam_config"] = {key: value for key, value in given.items() if value not in _OFF}
+        if RULES[self.rule].orthonormal_up:
+            _make_orthonormal(groups)
         try:
             return BatchedOptimizer(groups, self.rule, groups[0]["lr"], seed=seed, **options)
         except ValueError as error:
             raise UserError(f"optimizer.{error}") from error
+
+
+def _make_orthonormal(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Splits every LoRA anew into factors with an orthonormal up, as that of a file is not; its product stays.
+
+    One that has not full rank, such as one that was never trained, is left as it is, for the optimizer to refuse.
+    """
+    for down, up in partners_of(members_of(groups, parameter_info)).items():
+        if down.role != DOWN or up.matrix[0] < up.matrix[1]:
+            continue
+        if not orthonormality_error(up.parameter) <= TOLERANCES[up.parameter.dtype]:
+            make_orthonormal_(down.parameter, up.parameter)
 
 
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
@@ -239,6 +259,52 @@ def create_optimizer(
     if entry.schedule_free:
         optimizer.train()
     return optimizer
+
+
+def check_lora_options(config: TrainConfig, warn: Callable[[str], None]) -> None:
+    """What an optimizer of LoRA pairs asks of the adapter's options.
+
+    Args:
+        config: of the run.
+        warn: gets a line where the optimizer works, but not as it is meant to.
+
+    Raises:
+        UserError: it needs orthonormal start values and would not get them.
+    """
+    entry, kind = OPTIMIZERS.get(config.optimizer.optimizer), config.optimizer.optimizer
+    lora = config.training_method == TrainingMethod.LORA and config.peft_type == PeftType.LORA
+    if not isinstance(entry, EngineOptimizer) or not RULES[entry.rule].orthonormal_up or not lora:
+        return
+    if not config.lora_model_name:
+        if config.lora_init != LoRAInit.ORTHONORMAL:
+            raise UserError(
+                f"lora_init: found {config.lora_init}, but {kind} keeps the columns of the up matrix orthonormal from "
+                "the start on. Set it to ORTHONORMAL."
+            )
+        if config.lora_init_scale != 1:
+            raise UserError(
+                f"lora_init_scale: found {config.lora_init_scale:g}, but {kind} needs an up matrix with columns of "
+                "length 1. Set it to 1."
+            )
+    if config.lora_alpha != config.lora_rank:
+        warn(
+            f"lora_alpha: found {config.lora_alpha:g} with lora_rank {config.lora_rank}. {kind}'s learning rate does "
+            "not depend on the rank only where alpha is the rank; set them equal."
+        )
+
+
+def optimizer_notes(optimizer: torch.optim.Optimizer) -> list[str]:
+    """What a run should be told once of how its parameters are optimized.
+
+    Raises:
+        UserError: an optimizer of ours can't step a parameter.
+    """
+    if not isinstance(optimizer, BatchedOptimizer):
+        return []
+    try:
+        return optimizer.notes
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modules.trainer.FusedBackward import check_fused
+from modules.trainer.optimizers import check_lora_options
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.AttentionMechanism import AttentionMechanism
 from modules.util.enum.DataType import DataType
@@ -87,6 +88,7 @@ def check_run(config: TrainConfig, trainable: Sequence[str], warn: Callable[[str
         warn: gets a line for each option that is set but changes nothing.
     """
     _check_supported(config, trainable, warn)
+    check_lora_options(config, warn)
     if config.optimizer.fused_back_pass and (note := check_fused(config)):
         warn(note)
     check_writable(Path(config.workspace_dir), "workspace_dir", is_folder=True)

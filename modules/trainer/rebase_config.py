@@ -74,6 +74,9 @@ LAWS: dict[Optimizer, Law] = {
     Optimizer.LION_ADV: _engine(1),
     Optimizer.SIGNSGD_ADV: _engine(1),
     Optimizer.MUON_ADV: _engine(1, **_MUON),
+    # a factor's step is that of the product divided by the other factor, so steps go with c where the product's, which
+    # is to go with 1/c², goes with the rate; ε and the bound meet the product's gradient, which goes with c²
+    Optimizer.LORA_RITE: _engine(2, eps=2, clip_unmagnified_grad=2),
     # its second moment is that of orthogonalised signs, so ε does not see the gradient's size
     Optimizer.ADAMUON_ADV: _engine(1, **_MUON),
 }
@@ -112,7 +115,7 @@ def rebase_config(config: TrainConfig, alpha: float, warn: Callable[[str], None]
             f"peft_type: {what} can't be rebased, as its layers have no alpha or differ in how many factors it "
             f"multiplies. Expected one of {', '.join(FACTORS)}."
         )
-    law = _law(config.optimizer)
+    law = _law(config.optimizer, config.peft_type)
     c = (alpha / config.lora_alpha) ** (1 / degree)
     for remark in _remarks(config):
         warn(remark)
@@ -167,7 +170,7 @@ def rebase_preset(
     say(f"written: {target}")
 
 
-def _law(optimizer: TrainOptimizerConfig) -> Law:
+def _law(optimizer: TrainOptimizerConfig, peft_type: PeftType) -> Law:
     kind = optimizer.optimizer
     if kind in FIXED:
         raise UserError(f"optimizer.optimizer: {kind} can't be rebased: {FIXED[kind]}. Keep alpha as it is.")
@@ -177,6 +180,8 @@ def _law(optimizer: TrainOptimizerConfig) -> Law:
             f"expected one of {', '.join(LAWS)}."
         )
     law = LAWS[kind]
+    if kind == Optimizer.LORA_RITE and peft_type != PeftType.LORA:
+        law = _engine(1, eps=1)  # what is no pair of factors goes to AdamW
     if optimizer.l1_adaptive and not optimizer.scaled_optm:
         law = _engine(2)  # signed steps times the mean size of the gradient
     if optimizer.scaled_optm:

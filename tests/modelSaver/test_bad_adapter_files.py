@@ -81,6 +81,11 @@ WITHIN_A_LAYER = {
     "lengths": (lora() | {"dora_scale": torch.ones(7, 1)}, "dora_scale", r"expected \[32, 1\] or \[1, inputs\]"),
     "flat lengths": (lora() | {"dora_scale": torch.ones(7)}, "dora_scale", "expected one for each of 32 outputs"),
     "empty tensor": (lora() | {DOWN: torch.ones(0, 32), UP: torch.ones(32, 0)}, DOWN, "is empty"),
+    "whole numbers": (lora() | {UP: torch.ones(32, 4, dtype=torch.int8)}, UP, "torch.int8, expected floating-point"),
+    "whole numbers in a rotation": (
+        {"oft_R.weight": torch.zeros(4, 28, dtype=torch.uint8)}, "oft_R.weight", "torch.uint8"
+    ),
+    "whole lengths": (lora() | {"dora_scale": torch.ones(32, 1, dtype=torch.int64)}, "dora_scale", "torch.int64"),
     "NaN": (spoilt(lora(), UP, float("nan")), UP, "NaN or infinite"),
     "infinity": (spoilt(lora(), ALPHA, float("inf")), ALPHA, "NaN or infinite"),
     "NaN in half precision": (
@@ -143,6 +148,12 @@ def test_what_fits_is_taken(base, tmp_path):
     for parts in (lora(), loha(), lokr(), oft(), oft(1), {"diff": torch.ones(32, 32)}):
         file = read_adapter(write(tmp_path / "good.safetensors", {LAYER: parts}))
         assert file.fit(base.naming, base.components)["unet"].keys() == {base.naming.read[LAYER][1]}
+
+
+def test_alpha_and_markers_may_be_whole_numbers(tmp_path):
+    file = read_adapter(write(tmp_path / "good.safetensors", {LAYER: lora() | {ALPHA: torch.tensor(2)}}))
+    assert file.layers[LAYER][ALPHA].item() == 2
+    read_adapter(write(tmp_path / "marked.safetensors", {LAYER: oft() | {"oft_R.scaled_oft": torch.tensor(True)}}))
 
 
 def test_kinds_that_differ_from_layer_to_layer(tmp_path):

@@ -130,6 +130,14 @@ def test_ranks_and_scales_may_differ(kind):
     assert close(delta_of(joint, joint_layer()), expected)
 
 
+def test_an_alpha_of_zero_stays_zero():
+    down, up = torch.ones(2, WIDTH), torch.ones(WIDTH, 2)
+    zero = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(0.0)}
+    joint = join_layers([zero, zero | {"lora_down.weight": 2 * down, "alpha": torch.tensor(3.0)}], (WIDTH, WIDTH))
+    delta = joint["alpha"] / 4 * joint["lora_up.weight"] @ joint["lora_down.weight"]
+    assert torch.equal(delta, torch.cat([torch.zeros(WIDTH, WIDTH), torch.full((WIDTH, WIDTH), 6.0)]))
+
+
 @pytest.mark.parametrize(
     "options",
     [

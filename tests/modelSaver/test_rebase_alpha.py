@@ -97,6 +97,13 @@ def test_alphas_that_make_no_sense(alpha):
         rebase_alpha(LAYERS["lora"][0], alpha)
 
 
+@pytest.mark.parametrize("old", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("name", ["lora", "loha", "lokr"])
+def test_alphas_of_files_that_no_factor_can_take_over(name, old):
+    with pytest.raises(ValueError, match=f"alpha: found {old:g} in the adapter, expected a number above 0"):
+        rebase_alpha(LAYERS[name][0] | {"alpha": torch.tensor(old)}, 4.0)
+
+
 def test_half_precision_is_computed_in_float32():
     parts = {part: tensor.half() for part, tensor in LAYERS["lora"][0].items()}
     assert all(tensor.dtype == torch.float32 for tensor in rebase_alpha(parts, 2.0).values())

@@ -153,8 +153,9 @@ def test_to_diffusers_folds_alpha_in(run, made, base, mini_base, tmp_path):
 
 
 def test_what_diffusers_cannot_hold(fails, made, mini_base, tmp_path):
-    text = fails(made("oft").path, tmp_path / "x", "--format", "DIFFUSERS_LORA", "--base", mini_base)
-    assert "--format: DIFFUSERS_LORA cannot hold OFT" in text and not (tmp_path / "x").exists()
+    target = tmp_path / "x.safetensors"
+    text = fails(made("oft").path, target, "--format", "DIFFUSERS_LORA", "--base", mini_base)
+    assert "--format: DIFFUSERS_LORA cannot hold OFT" in text and not target.exists()
 
 
 def test_standard_models_need_no_base(run, tmp_path):
@@ -178,7 +179,7 @@ def test_standard_models_need_no_base(run, tmp_path):
 
 
 def test_a_model_that_nobody_knows_needs_base(fails, made, tmp_path):
-    text = fails(made("lora").path, tmp_path / "x", "--format", "COMFY_LORA")
+    text = fails(made("lora").path, tmp_path / "x.safetensors", "--format", "COMFY_LORA")
     assert "made for none of Stable Diffusion 1.x, Stable Diffusion 2.x, SDXL" in text and "--base" in text
 
 
@@ -210,7 +211,7 @@ def test_factors_keep_their_balance(run, made, tmp_path):
 
 @pytest.mark.parametrize("kind", ["oft", "oft on outputs", "dora-oft"])
 def test_rotations_have_no_alpha(fails, made, tmp_path, kind):
-    assert "has no alpha" in fails(made(kind).path, tmp_path / "x", "--alpha", 2)
+    assert "has no alpha" in fails(made(kind).path, tmp_path / "x.safetensors", "--alpha", 2)
 
 
 def test_a_lora_is_resized_by_svd(run, made, base, tmp_path):
@@ -252,7 +253,7 @@ def test_a_dora_becomes_a_lora_only_on_request(run, fails, made, base, mini_base
     run(source.path, target, "--to", "lora", "--rank", 512, "--base", mini_base, "--overwrite")
     assert str(read_adapter(target).kind) == "LoRA"
     assert error(deltas_of(target, base), source.deltas) < 1e-5  # as above
-    assert "--to lora: needs the rank" in fails(source.path, tmp_path / "y", "--to", "lora")
+    assert "--to lora: needs the rank" in fails(source.path, tmp_path / "y.safetensors", "--to", "lora")
 
 
 @pytest.mark.parametrize("kind", ["dora on outputs", "loha", "oft"])
@@ -266,7 +267,7 @@ def test_the_exact_change(run, made, base, mini_base, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["oft on outputs", "dora-oft", "dora"])
 def test_what_depends_on_the_base_says_so(fails, made, tmp_path, kind):
-    text = fails(made(kind).path, tmp_path / "x", "--to", "lora", "--rank", 4)
+    text = fails(made(kind).path, tmp_path / "x.safetensors", "--to", "lora", "--rank", 4)
     assert "depends on the base model's weights" in text and "--base" in text
 
 
@@ -333,13 +334,74 @@ def test_extracting_finds_what_was_merged(run, made, base, mini_base, tmp_path):
 def test_extracting_tells_what_a_lora_cannot_hold(run, fails, mini_base, tmp_path):
     tuned, file = tmp_path / "tuned", "unet/diffusion_pytorch_model.safetensors"
     shutil.copytree(mini_base, tuned)
-    assert "no layer differs" in fails(tmp_path / "x", "--extract", mini_base, tuned)
+    assert "no layer differs" in fails(tmp_path / "x.safetensors", "--extract", mini_base, tuned)
     tensors = load_file(tuned / file)
     tensors["conv_in.weight"] = tensors["conv_in.weight"] + 1
     tensors["conv_in.bias"] = tensors["conv_in.bias"] + 1
     save_file(tensors, tuned / file, {"format": "pt"})
-    said = run(tmp_path / "x", "--extract", mini_base, tuned, "--rank", 8)
+    said = run(tmp_path / "x.safetensors", "--extract", mini_base, tuned, "--rank", 8)
     assert "1 other tensors differ" in said and "unet.conv_in.bias" in said and "1 layers" in said
+
+
+@pytest.fixture
+def own_base(mini_base, tmp_path) -> Path:
+    """A copy of the miniature that a test may lose."""
+    return Path(shutil.copytree(mini_base, tmp_path / "models" / "base"))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_merging_replaces_nothing_but_models(run, fails, made, mini_base, tmp_path):
+    target = tmp_path / "photos"
+    target.mkdir()
+    (target / "holiday.png").write_text("mine")
+    arguments = made("lora").path, target, "--merge", "--base", mini_base, "--overwrite"
+    assert "photos" in (text := fails(*arguments)) and "model_index.json" in text
+    assert content(tmp_path) == {"photos/holiday.png": b"mine"}
+    target = tmp_path / "a file"
+    target.write_text("mine")
+    assert "a file" in fails(made("lora").path, target, "--merge", "--base", mini_base, "--overwrite")
+    assert target.read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["models/base", "models", "models/base/unet", "models/base/new/merged", "linked"])
+def test_merging_keeps_off_the_base(fails, made, own_base, tmp_path, place):
+    (tmp_path / "models" / "model_index.json").write_text("{}")
+    (own_base / "unet" / "model_index.json").write_text("{}")
+    (tmp_path / "linked").symlink_to(own_base)
+    before = content(tmp_path)
+    text = fails(made("lora").path, tmp_path / place, "--merge", "--base", own_base, "--overwrite")
+    assert str(own_base) in text and content(tmp_path) == before
+    assert not (own_base / "new").exists()
+
+
+def test_merging_keeps_the_adapter(fails, made, mini_base, own_base):
+    adapter = Path(shutil.copy(made("lora").path, own_base / "mine.safetensors"))
+    assert str(adapter) in fails(adapter, own_base, "--merge", "--base", mini_base, "--overwrite")
+    assert adapter.is_file()
+
+
+def test_a_link_keeps_pointing_to_the_model(run, made, mini_base, own_base, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(own_base)
+    before = content(own_base)
+    run(made("lora").path, link, "--merge", "--base", mini_base, "--overwrite")
+    assert link.is_symlink() and content(own_base).keys() == before.keys() and content(own_base) != before
+    assert {path.name for path in tmp_path.rglob(".*")} == set()
+
+
+def test_what_cannot_be_read_is_not_blamed_on_the_target(fails, made, own_base, tmp_path):
+    (own_base / "unet" / "notes.txt").symlink_to(tmp_path / "nowhere")  # copying follows links
+    text = fails(made("lora").path, tmp_path / "merged", "--merge", "--base", own_base)
+    assert "notes.txt" in text and "Cannot write" not in text and not (tmp_path / "merged").exists()
+
+
+def test_what_cannot_be_written_is(fails, made, mini_base, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    text = fails(made("lora").path, tmp_path / "file" / "merged", "--merge", "--base", mini_base)
+    assert f"Cannot write {tmp_path / 'file' / 'merged'}" in text
 
 
 # ---- what is inside --------------------------------------------------------------------------------------------------
@@ -393,6 +455,20 @@ def test_info_names_what_the_model_lacks(run, made, mini_base, tmp_path):
     assert "lacks:\n  lora_unet_stranger" in said
 
 
+@pytest.mark.parametrize("kind", ["lora", "diff", "oft"])
+def test_info_names_a_base_of_other_sizes(run, mini_base, tmp_path, kind):
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"  # 32 x 32
+    parts = {
+        "lora": {"lora_down.weight": torch.ones(2, 32), "lora_up.weight": torch.ones(48, 2)},
+        "diff": {"diff": torch.ones(48, 32)},
+        "oft": {"oft_R.weight": torch.zeros(5, 28)},
+    }[kind]
+    save_file({f"{layer}.{part}": tensor for part, tensor in parts.items()}, tmp_path / "x.safetensors")
+    said = run(tmp_path / "x.safetensors", "--info", "--base", mini_base)
+    assert "base model: unknown" in said and row_of(said, layer)
+    assert f"note: {tmp_path / 'x.safetensors'}: {layer}." in said and "made for another base model" in said
+
+
 def test_the_angle_of_a_rotation(run, tmp_path):
     save_file({"lora_unet_a.oft_R.weight": torch.tensor([[0.5]])}, tmp_path / "x.safetensors")
     # 2·arctan(0.5)
@@ -408,11 +484,12 @@ def test_nothing_is_overwritten(run, fails, made, mini_base, tmp_path):
     assert "exists" in fails(made("lora").path, target, "--alpha", 2) and target.read_text() == "mine"
     assert "exists" in fails(target, "--extract", mini_base, mini_base)
     folder = tmp_path / "merged"
-    folder.mkdir()
+    run(made("lora").path, folder, "--merge", "--base", mini_base)
+    before = content(folder)
     assert "exists" in fails(made("lora").path, folder, "--merge", "--base", mini_base)
     run(made("lora").path, target, "--alpha", 2, "--overwrite")
-    run(made("lora").path, folder, "--merge", "--base", mini_base, "--overwrite")
-    assert (folder / "model_index.json").is_file()
+    run(made("dora").path, folder, "--merge", "--base", mini_base, "--overwrite")
+    assert content(folder).keys() == before.keys() and content(folder) != before
 
 
 @pytest.mark.parametrize(
@@ -422,16 +499,18 @@ def test_nothing_is_overwritten(run, fails, made, mini_base, tmp_path):
         (["{in}", "{out}", "--format", "KOHYA_LORA"], "nothing to do"),
         (["{in}", "{out}", "--to", "diff", "--rank", "2"], "a diff has none"),
         (["{in}", "{out}", "--merge"], "--base"),
-        (["{in}", "{out}", "--merge", "--base", "{base}", "--alpha", "2"], "--alpha: is for adapter files"),
-        (["{in}", "{out}.safetensors", "--merge", "--base", "{base}"], "diffusers folders only"),
+        (["{in}", "{out}", "--merge", "--base", "{base}"], "diffusers folders only"),
         (["{in}", "{out}", "--format", "COMFY_LORA", "--base", "nowhere"], "nowhere: does not exist"),
         (["{out}", "--extract", "nowhere", "{base}"], "nowhere: does not exist"),
         (["nowhere.safetensors", "--info"], "there is no such file"),
         (["nowhere.json", "{out}", "--alpha", "2"], "nowhere.json"),
+        (["{in}", "{folder}/out.json", "--alpha", "2"], "out.json: expected a name that ends with .safetensors"),
+        (["{in}", "{folder}/out", "--alpha", "2"], "out: expected a name that ends with .safetensors"),
+        (["{folder}/out.pt", "--extract", "{base}", "{base}"], "out.pt: expected a name"),
     ],
 )
 def test_wrong_wishes(fails, made, mini_base, tmp_path, arguments, words):
-    places = {"in": made("lora").path, "out": tmp_path / "out", "base": mini_base}
+    places = {"in": made("lora").path, "out": tmp_path / "out.safetensors", "base": mini_base, "folder": tmp_path}
     assert words in fails(*(argument.format(**places) for argument in arguments))
     assert not list(tmp_path.iterdir())
 
@@ -447,6 +526,38 @@ def test_wrong_command_lines(tool, arguments):
     with pytest.raises(SystemExit) as error:
         tool.main(arguments)
     assert error.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        ("a.json b.json --alpha 8 --rank 4", "--rank"),
+        ("a.json b.json --alpha 8 --format KOHYA_LORA", "--format"),
+        ("a.json b.json --alpha 8 --base c", "--base"),
+        ("a.json b.json --alpha 8 --to diff", "--to"),
+        ("a.json b.json --alpha 8 --dtype FLOAT_16", "--dtype"),
+        ("a --info --rank 4", "--rank"),
+        ("a --info --alpha 4", "--alpha"),
+        ("a --info --overwrite", "--overwrite"),
+        ("a b --merge --base c --alpha 2", "--alpha"),
+        ("a b --merge --base c --format KOHYA_LORA", "--format"),
+        ("a b --merge --base c --rank 2", "--rank"),
+        ("a b --merge --base c --to diff", "--to"),
+        ("a --extract b c --base d", "--base"),
+        ("a --extract b c --to lora", "--to"),
+    ],
+)
+def test_options_without_effect(tool, capsys, arguments, option):
+    with pytest.raises(SystemExit) as error:
+        tool.main(arguments.split())
+    assert error.value.code == 2 and f"error: {option}: " in capsys.readouterr().err
+
+
+def test_negative_alpha_in_the_file(fails, tmp_path):
+    parts = {"lora_down.weight": torch.ones(2, 4), "lora_up.weight": torch.ones(4, 2), "alpha": torch.tensor(-1.0)}
+    save_file({f"lora_unet_a.{part}": tensor for part, tensor in parts.items()}, tmp_path / "x.safetensors")
+    text = fails(tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--alpha", 4)
+    assert "lora_unet_a" in text and "found -1" in text and not (tmp_path / "y.safetensors").exists()
 
 
 def test_a_preset(run, tmp_path):

@@ -3,9 +3,18 @@
 import math
 import sys
 
-from modules.trainer.optimizers import OPTIMIZERS, create_optimizer, load_optimizer_state
+from modules.trainer.optimizers import (
+    OPTIMIZERS,
+    check_lora_options,
+    create_optimizer,
+    load_optimizer_state,
+    optimizer_notes,
+)
+from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
+from modules.util.enum.ParameterRole import ParameterRole
+from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
 from modules.util.UserError import UserError
 
 import torch
@@ -144,3 +153,49 @@ def test_text_encoders_have_a_rate_of_their_own_for_the_adam_inside_muon():
     assert [group["muon_adam_lr"] for group in optimizer.param_groups] == [0.01, 0.02, 0.01]
     with pytest.raises(UserError, match=r"^optimizer\.muon_te1_adam_lr: LION_ADV has no such option"):
         create_optimizer(TrainOptimizerConfig.from_dict({"optimizer": "LION_ADV", "muon_te1_adam_lr": 0.1}), groups)
+
+
+def lora_config(**options) -> TrainConfig:
+    options = {"lora_rank": 4, "lora_alpha": 4.0, "lora_init": "ORTHONORMAL", **options}
+    return TrainConfig.from_dict({"training_method": "LORA", "optimizer": {"optimizer": "STIEFEL_LORA"}, **options})
+
+
+def test_stiefel_asks_for_orthonormal_start_values_and_says_when_alpha_is_not_the_rank():
+    told = []
+    check_lora_options(lora_config(), told.append)
+    assert not told
+    for changes, words in (
+        ({"lora_init": "KAIMING"}, "lora_init: found KAIMING.*ORTHONORMAL"),
+        ({"lora_init_scale": 0.5}, "lora_init_scale: found 0.5"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_lora_options(lora_config(**changes), told.append)
+        check_lora_options(lora_config(**changes, optimizer={"optimizer": "LORA_RITE"}), told.append)
+    # a file brings its own factors, which are made orthonormal
+    check_lora_options(lora_config(lora_init="KAIMING", lora_model_name="a.safetensors"), told.append)
+    assert not told
+    check_lora_options(lora_config(lora_alpha=1.0), told.append)
+    assert len(told) == 1 and "lora_alpha: found 1 with lora_rank 4" in told[0]
+
+
+def factors(up: torch.Tensor) -> list[torch.nn.Parameter]:
+    down = torch.nn.Parameter(torch.randn(4, 10, generator=torch.Generator().manual_seed(1)))
+    pair = [down, torch.nn.Parameter(up)]
+    for parameter, role, own, other in zip(pair, ParameterRole, ("down", "up"), ("up", "down"), strict=False):
+        set_parameter_info(parameter, ParameterInfo(role, "unet", "layer", own, other))
+    assert pair[1].parameter_info.role == ParameterRole.LORA_UP
+    return pair
+
+
+def test_stiefel_continues_any_trained_adapter_and_refuses_an_untrained_one():
+    up = torch.randn(12, 4, generator=torch.Generator().manual_seed(2))
+    down, up = pair = factors(up)
+    before = (up @ down).detach()
+    assert optimizer_notes(make("STIEFEL_LORA", pair)) == []
+    # float32 rounding
+    torch.testing.assert_close((up @ down).detach(), before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close((up.T @ up).detach(), torch.eye(4), rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match="^lora_init: the columns of up are not orthonormal"):
+        optimizer_notes(make("STIEFEL_LORA", factors(torch.zeros(12, 4))))
+    (note,) = optimizer_notes(make("LORA_RITE", [*factors(torch.zeros(12, 4)), torch.nn.Parameter(torch.ones(3))]))
+    assert "LORA_RITE" in note and "1 VECTOR (parameter 2)" in note

@@ -57,7 +57,8 @@ def train(config: TrainConfig, factors: int = 2) -> list[torch.Tensor]:
         # the optimizers of libraries keep some state in float32 for float64 weights, so all compute in float32
         parameter = nn.Parameter(start.float())
         role = ParameterRole.LORA_DOWN if index % 2 == 0 else ParameterRole.LORA_UP
-        set_parameter_info(parameter, ParameterInfo(role, "unet", f"layer{index // 2}", f"unet.{index}", None))
+        pair = f"unet.{index ^ 1}" if factors == 2 else None
+        set_parameter_info(parameter, ParameterInfo(role, "unet", f"layer{index // 2}", f"unet.{index}", pair))
         parameters.append(parameter)
     groups = [{"params": parameters, "lr": config.learning_rate, "name": "unet"}]
     optimizer = create_optimizer(config.optimizer, groups)

@@ -44,6 +44,14 @@ CASES = {
     "engine, prodigy": {"optimizer": {"optimizer": "PRODIGY_ADV", "d0": 1e-3}, "learning_rate": 1.0},
     # the sketch is one of those random numbers, the auxiliary Adam's state stands beside
     "engine, muon": {"optimizer": {"optimizer": "MUON_ADV", "low_rank_ortho": True, "ortho_rank": 2}},
+    # the first gradient of a pair waits for the second within one backward pass only, and bases are stored
+    "engine, stiefel": {
+        "optimizer": {"optimizer": "STIEFEL_LORA", "stiefel_base": "SIGN", "fused_back_pass": True},
+        "lora_init": "ORTHONORMAL", "lora_weight_dtype": "BFLOAT_16",
+    },
+    "engine, rite": {
+        "optimizer": {"optimizer": "LORA_RITE", "scaled_optm": True, "fused_back_pass": True}, "lora_decompose": True
+    },
     # raw weights are stored, not the effective ones of files; blocks are dropped by the global generator
     "oft": {**OFT, "oft_scaled": True, "dropout_probability": 0.3},
     "oft on outputs": {**OFT, "oft_side": "OUTPUT", "lora_decompose": True, "lora_weight_dtype": "BFLOAT_16"},

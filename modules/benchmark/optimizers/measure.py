@@ -1,4 +1,7 @@
-"""Times one step of our optimizer, of adv_optm's and of torch's in turns, and counts the bytes of their state."""
+"""Times one step of our optimizer, of adv_optm's and of torch's in turns, and counts the bytes of their state.
+
+Where adv_optm has no such rule, the straightforward optimizers of `per_pair` stand in its place, column and key.
+"""
 
 import gc
 import time
@@ -10,6 +13,7 @@ from modules.benchmark.optimizers import peers
 from modules.benchmark.optimizers.cases import Case
 from modules.benchmark.optimizers.parameter_set import ParameterSet
 from modules.optim.BatchedOptimizer import BatchedOptimizer
+from modules.optim.rules.registry import RULES
 
 import torch
 from torch import nn
@@ -74,7 +78,7 @@ def measure_case(case: Case, parameter_set: ParameterSet, device: torch.device, 
     optimizers: dict[str, torch.optim.Optimizer] = {}
     held: dict[str, int] = {}
     for name, build in builders.items():
-        parameters = parameter_set.parameters()
+        parameters = parameter_set.parameters(RULES[case.rule].orthonormal_up)
         before = _allocated(device)
         try:
             optimizers[name] = build(parameters)

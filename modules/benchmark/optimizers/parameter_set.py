@@ -43,6 +43,7 @@ class ParameterInfo:
 
     role: str
     name: str
+    pair: str
 
 
 @functools.cache
@@ -67,9 +68,10 @@ def lora_shapes(layers: Sequence[Layer], rank: int) -> list[tuple[ParameterInfo,
     return [
         factor
         for layer in layers
+        for names in [(f"{layer.name}.lora_down.weight", f"{layer.name}.lora_up.weight")]
         for factor in (
-            (ParameterInfo("LORA_DOWN", f"{layer.name}.lora_down.weight"), (rank, layer.in_features)),
-            (ParameterInfo("LORA_UP", f"{layer.name}.lora_up.weight"), (layer.out_features, rank)),
+            (ParameterInfo("LORA_DOWN", names[0], names[1]), (rank, layer.in_features)),
+            (ParameterInfo("LORA_UP", names[1], names[0]), (layer.out_features, rank)),
         )
     ]
 
@@ -102,10 +104,16 @@ class ParameterSet:
         self._values, self._gradients = drawn(VALUE_SIZE), drawn(GRADIENT_SIZE)
         self._shared = [gradient.clone() for gradient in self._gradients]
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Fresh parameters at the start values, each with `parameter_info` and a gradient."""
+    def parameters(self, orthonormal: bool = False) -> list[nn.Parameter]:
+        """Fresh parameters at the start values, each with `parameter_info` and a gradient.
+
+        Args:
+            orthonormal: makes the columns of the up factors orthonormal.
+        """
         parameters = []
         for info, value, gradient in zip(self.infos, self._values, self._shared, strict=True):
+            if orthonormal and info.role == "LORA_UP":
+                value = torch.linalg.qr(value.float()).Q.to(value.dtype)
             parameter = nn.Parameter(value.clone())
             parameter.parameter_info = info
             parameter.grad = gradient

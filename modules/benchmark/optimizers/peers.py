@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from modules.benchmark.optimizers.per_pair import PerPairRite, PerPairStiefel
 from modules.optim.rules.registry import RULES, rule_options
 
 import torch
@@ -22,6 +23,8 @@ CLASSES = {
     "MUON_ADV": "Muon_adv",
     "ADAMUON_ADV": "AdaMuon_adv",
 }
+# our rule -> the same equations, written straightforwardly, as adv_optm has none
+PER_PAIR = {"STIEFEL_LORA": PerPairStiefel, "LORA_RITE": PerPairRite}
 RENAMED = {"scaled_optm": "spectral_normalization"}
 # where an option goes by another name in one rule only
 RENAMED_IN = {"ADAMUON_ADV": {"auto_kappa_p": "auto_projection"}}
@@ -62,6 +65,11 @@ def spelled(rule: str, options: Mapping[str, Any], dtype: torch.dtype, lr: float
         NoPeer: adv_optm does not have it.
     """
     everything = rule_options(RULES[rule], options)
+    if rule in PER_PAIR:
+        more = sorted(key for key, value in everything.items() if value != RULES[rule].defaults[key])
+        if more or dtype != torch.float32:
+            raise NoPeer(f"{PER_PAIR[rule].__name__} has no {', '.join(more) or dtype}")
+        return Spelling(PER_PAIR[rule].__name__, {"lr": lr})
     kind = CLASSES[rule]
     arguments = _arguments(rule, everything, dtype)
     by_role: dict[str, dict[str, Any]] = {}
@@ -156,6 +164,9 @@ def _orthogonal_gradient(options: Mapping[str, Any]) -> str:
 
 def build(spelling: Spelling, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     """The peer's optimizer of parameters with `parameter_info`, marked as its LoRA factors are."""
+    for kind in PER_PAIR.values():
+        if spelling.kind == kind.__name__:
+            return kind(parameters, **spelling.arguments)
     for parameter in parameters:
         role = parameter.parameter_info.role
         parameter._is_lora_A, parameter._is_lora_B = role == "LORA_DOWN", role == "LORA_UP"

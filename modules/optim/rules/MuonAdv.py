@@ -86,7 +86,13 @@ class MuonAdv(Rule):
         return {**AdamWAdv.defaults, **shared, "beta2": 0.99, **(options["muon_adam_config"] or {})}
 
     def for_parameter(
-        self, role: Role, rows: int, cols: int, name: str, options: Mapping[str, Any]
+        self,
+        role: Role,
+        rows: int,
+        cols: int,
+        name: str,
+        options: Mapping[str, Any],
+        partner: tuple[int, int] | None = None,
     ) -> tuple[Rule, Mapping[str, Any]]:
         others = () if not options["MuonWithAuxAdam"] else ("LORA_DOWN", "OUTPUT")
         matrix = role.matrix and role.name not in others and min(rows, cols) > 1

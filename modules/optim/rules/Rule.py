@@ -1,5 +1,5 @@
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from modules.optim.features.kourkoutas import check_kourkoutas, kourkoutas_share, kourkoutas_slot
@@ -7,7 +7,7 @@ from modules.optim.features.moments import moment_slot
 from modules.optim.features.weight_decay import anchor_slots
 from modules.optim.options import check_values
 from modules.optim.roles import Role
-from modules.optim.scaling import scaling_slots
+from modules.optim.scaling import scaled, scaling_slots
 from modules.optim.StackStep import Slot, StackStep
 
 import torch
@@ -48,11 +48,16 @@ class Rule(ABC):
     Attributes:
         name: in the config.
         defaults: every option that it supports, by config key. Any other option is refused.
-        moments: the slots of running means that it keeps, by name.
+        needs_pairs: whether it is made for the two factors of LoRAs, and leaves everything else to another rule.
+        orthonormal_up: whether the up factors of LoRAs must have orthonormal columns.
+        paired: whether both factors are stepped together, each with the values of the other as `s.mates`.
     """
 
     name: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]]
+    needs_pairs: ClassVar[bool] = False
+    orthonormal_up: ClassVar[bool] = False
+    paired: ClassVar[bool] = False
 
     def check(self, options: Mapping[str, Any]) -> None:
         """ValueError for values that are wrong, alone or together; the message begins with the option's name."""
@@ -82,10 +87,32 @@ class Rule(ABC):
         """What `direction` would have returned for the step that `step_at_once` took, as far as rounding goes."""
         raise NotImplementedError(f"{self.name} takes no step at once")
 
+    def scaled(self, s: StackStep, u: Tensor) -> Tensor:
+        """T(u) of `scaled_optm`, in place."""
+        return scaled(s, u)
+
+    def settle_(self, s: StackStep) -> None:  # noqa: B027
+        """Moves the parameters, which have just been stepped, back to where they must be."""
+
+    def check_start(  # noqa: B027
+        self, names: Sequence[str], parameters: Sequence[Tensor], options: Mapping[str, Any], role: Role
+    ) -> None:
+        """ValueError, which names the parameter, where it can't be stepped from its value."""
+
     def for_parameter(
-        self, role: Role, rows: int, cols: int, name: str, options: Mapping[str, Any]
+        self,
+        role: Role,
+        rows: int,
+        cols: int,
+        name: str,
+        options: Mapping[str, Any],
+        partner: tuple[int, int] | None = None,
     ) -> tuple["Rule", Mapping[str, Any]]:
-        """The rule and the options for a parameter; an option `own_lr` takes the place of the group's initial rate."""
+        """The rule and the options for a parameter; an option `own_lr` takes the place of the group's initial rate.
+
+        Args:
+            partner: `(rows, cols)` of the other factor, for a factor of a LoRA.
+        """
         return self, options
 
     def totals(self, options: Mapping[str, Any], count: int, device: torch.device) -> dict[str, Tensor]:

@@ -7,13 +7,16 @@ from modules.optim.rules.AdaMuonAdv import AdaMuonAdv
 from modules.optim.rules.AdamWAdv import AdamWAdv
 from modules.optim.rules.AdoptAdv import AdoptAdv
 from modules.optim.rules.LionAdv import LionAdv
+from modules.optim.rules.LoRARite import LoRARite
 from modules.optim.rules.MuonAdv import MuonAdv
 from modules.optim.rules.ProdigyAdv import ProdigyAdv
 from modules.optim.rules.Rule import Rule
 from modules.optim.rules.SignSGDAdv import SignSGDAdv
+from modules.optim.rules.StiefelLoRA import StiefelLoRA
 
 RULES: dict[str, Rule] = {
-    kind.name: kind() for kind in (AdamWAdv, AdoptAdv, ProdigyAdv, LionAdv, SignSGDAdv, MuonAdv, AdaMuonAdv)
+    kind.name: kind()
+    for kind in (AdamWAdv, AdoptAdv, ProdigyAdv, LionAdv, SignSGDAdv, MuonAdv, AdaMuonAdv, StiefelLoRA, LoRARite)
 }
 
 

@@ -5,6 +5,7 @@ from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.enum.OrthogonalGradient import OrthogonalGradient
 from modules.util.enum.StatePrecision import StatePrecision
+from modules.util.enum.StiefelBase import StiefelBase
 
 from pydantic import field_validator
 
@@ -185,6 +186,24 @@ class OptimizerFeatureOptions(BaseConfig):
         "Automatic kappa",
         "Lets sign rules choose the norm of the step by the shape of the parameter.",
         F,
+        advanced=True,
+    )
+
+    stiefel_base: StiefelBase | None = option(
+        None,
+        "Stiefel base",
+        "Stiefel-LoRA: takes the direction from AdamW's moments, or from the sign of the momentum, which needs half "
+        "the memory.",
+        F,
+        advanced=True,
+    )
+    clip_unmagnified_grad: float | None = option(
+        None,
+        "Clip unmagnified gradient",
+        "LoRA-RITE: largest norm of each factor's gradient after the other factor's size has been taken out of it; "
+        "0: any.",
+        F,
+        ge=0,
         advanced=True,
     )
 

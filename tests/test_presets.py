@@ -58,7 +58,15 @@ def test_there_are_presets_and_the_readme_names_one():
 
 TINY = ROOT / "training_presets" / "Tiny"
 # what the tiny presets of the other optimizers may have otherwise than the README's
-OWN = {"lora_init", "optimizer", "learning_rate", "text_encoder", "output_model_destination", "workspace_dir", "cache_dir"}
+OWN = {
+    "lora_init",
+    "optimizer",
+    "learning_rate",
+    "text_encoder",
+    "output_model_destination",
+    "workspace_dir",
+    "cache_dir",
+}
 
 
 @pytest.mark.parametrize("rule", RULES)

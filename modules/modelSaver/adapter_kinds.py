@@ -39,7 +39,7 @@ _OWN: dict[str, frozenset[str]] = {
 }
 _BESIDE: dict[str, frozenset[str]] = {
     "LoRA": frozenset({ALPHA, DORA, MAGNITUDE}),
-    "LoHa": frozenset({ALPHA, DORA}),
+    "LoHa": frozenset({ALPHA}),
     "LoKr": frozenset({ALPHA, DORA}),
     "OFT": frozenset({DORA}),
     "output-side OFT": frozenset({ALPHA, DORA}),

@@ -215,3 +215,12 @@ def test_pickles_never_run_code(tmp_path, old):
     # the same tensors alone are no danger
     torch.save(content, path)
     assert read_adapter(path).layers.keys() == {LAYER}
+
+
+def test_loha_with_lengths_is_refused_by_name(tmp_path):
+    """No class here trains or merges it; taking the file and failing later would be worse."""
+    layer = {"hada_w1_a": (6, 2), "hada_w1_b": (2, 5), "hada_w2_a": (6, 2), "hada_w2_b": (2, 5), "dora_scale": (6, 1)}
+    path = tmp_path / "loha.safetensors"
+    write_safetensors(path, {f"lora_unet_a.{part}": torch.ones(shape) for part, shape in layer.items()}, {})
+    with pytest.raises(UserError, match=r"lora_unet_a\.dora_scale"):
+        read_adapter(path)

@@ -573,3 +573,46 @@ def test_dtype_stays_that_of_the_file(run, made, tmp_path):
     run(half, tmp_path / "x.safetensors", "--alpha", 2)
     written = load_file(tmp_path / "x.safetensors")
     assert {tensor.dtype for key, tensor in written.items() if "lora" in key.rsplit(".", 2)[1]} == {torch.bfloat16}
+
+
+def onetrainer_rotation(numbers: torch.Tensor) -> torch.Tensor:
+    """OneTrainer's forward, block by block in float64: I + 2Q + 2Q² + 2Q³ + Q⁴ of row-major upper triangles."""
+    size = round((1 + (1 + 8 * numbers.shape[1]) ** 0.5) / 2)
+    blocks = []
+    for row in numbers.double():
+        skew, place = torch.zeros(size, size, dtype=torch.float64), 0
+        for i in range(size):
+            for j in range(i + 1, size):
+                skew[i, j], skew[j, i] = row[place], -row[place]
+                place += 1
+        square = skew @ skew
+        blocks.append(
+            torch.eye(size, dtype=torch.float64) + 2 * skew + 2 * square + 2 * square @ skew + square @ square
+        )
+    return torch.block_diag(*blocks)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_merging_a_file_of_onetrainers_gives_the_weights_of_its_forward(run, base, mini_base, tmp_path, scaled):
+    """W·Rᵀ for a linear layer, W·R on a convolution's input channels; with the marker numbers are halved by 2√(b−1)."""
+    generator = torch.Generator().manual_seed(3)
+    layers = {"conv_in": 4, "down_blocks.0.resnets.0.conv1": 8, "time_embedding.linear_1": 8}
+    tensors, expected = {}, {}
+    for name, size in layers.items():
+        weight = base.components["unet"].get_submodule(name).weight.detach().double()
+        numbers = 0.2 * torch.randn(weight.shape[1] // size, size * (size - 1) // 2, generator=generator)
+        key = f"lora_unet_{name.replace('.', '_')}.oft_R"
+        tensors[f"{key}.weight"] = numbers * (2 * (size - 1) ** 0.5 if scaled else 1.0)
+        if scaled:
+            tensors[f"{key}.scaled_oft"] = torch.tensor(True)
+        rotation = onetrainer_rotation(numbers)
+        rotated = weight @ rotation.T if weight.dim() == 2 else torch.einsum("oihw,ij->ojhw", weight, rotation)
+        expected["unet", name] = (rotated - weight).float()
+    save_file(tensors, tmp_path / "theirs.safetensors")
+    arguments = (tmp_path / "theirs.safetensors", tmp_path / "d.safetensors", "--to", "diff", "--base", mini_base)
+    said = run(*arguments, "--neumann")
+    assert "does not say how its rotations were computed" in said
+    assert error(deltas_of(tmp_path / "d.safetensors", base), expected) < 1e-5  # float32
+    run(*arguments, "--overwrite")
+    # exact rotations by the same numbers are others
+    assert error(deltas_of(tmp_path / "d.safetensors", base), expected) > 1e-2

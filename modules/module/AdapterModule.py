@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Self
 from modules.module.dense_weight import is_quantized
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
+from modules.util.enum.ParameterRole import ParameterRole
+from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
 from modules.util.UserError import UserError
 
 import torch
@@ -173,6 +175,19 @@ class AdapterModule(nn.Module, ABC):
         if torch.is_autocast_enabled(device) and dtype != torch.float64:
             return torch.get_autocast_dtype(device)
         return dtype
+
+    def describe(
+        self,
+        parameter: nn.Parameter,
+        role: ParameterRole,
+        part: str,
+        pair: str | None = None,
+        forward_scale: float = 1.0,
+    ) -> None:
+        """Tells optimizers what a trained tensor is, see `ParameterInfo`; `part` and `pair` are names of parts."""
+        name, partner = f"{self.full_name}.{part}", None if pair is None else f"{self.full_name}.{pair}"
+        info = ParameterInfo(role, self.component, self.layer_name, name, partner, forward_scale)
+        set_parameter_info(parameter, info)
 
     def part_error(self, text: str) -> UserError:
         return UserError(f"The adapter does not fit the layer {self.full_name}: {text}")

@@ -1,11 +1,9 @@
 from abc import abstractmethod
-from typing import Any
 
 from modules.module.AdapterModule import AdaptedLayer, AdapterModule
 from modules.module.delta_layer import delta_layer
 from modules.module.dense_weight import weight_shape
 from modules.util.enum.ParameterRole import ParameterRole
-from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +51,8 @@ class DeltaModule(AdapterModule):
     def delta_weight(self) -> Tensor:
         return self.build(*self.factors()).view(weight_shape(self.layer))
 
-    def add(self, part: str, attribute: str, tensor: Tensor, role: ParameterRole, **info: Any) -> None:
+    def add(self, part: str, attribute: str, tensor: Tensor, role: ParameterRole) -> None:
         """Makes `tensor` a trained one on the layer's device, described for optimizers."""
         parameter = nn.Parameter(tensor.to(self.layer.weight.device))
         setattr(self, attribute, parameter)
-        name = f"{self.full_name}.{part}"
-        set_parameter_info(parameter, ParameterInfo(role, self.component, self.layer_name, name, **info))
+        self.describe(parameter, role, part)

@@ -42,7 +42,7 @@ class DoRAOFTModule(OFTModule):
         # float32 whatever the dtype of the rotation, as the weight would change by the rounding
         self.magnitude = nn.Parameter(norm.clone())
         self.register_buffer("norm", norm, persistent=False)
-        self._describe(self.magnitude, ParameterRole.DORA_SCALE, DORA_SCALE)
+        self.describe(self.magnitude, ParameterRole.DORA_SCALE, DORA_SCALE)
 
     @classmethod
     def _own_options(cls, config: TrainConfig) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LoRAInit import LoRAInit
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
-from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
 from modules.util.UserError import UserError
 
 import torch
@@ -81,7 +80,8 @@ class LoRAModule(AdapterModule):
         self.up = nn.Parameter((init_scale * up).to(device=device, dtype=dtype))
         self.register_buffer("alpha", torch.tensor(float(alpha)))
         self.scale = self._scale()
-        self._describe()
+        self.describe(self.down, ParameterRole.LORA_DOWN, DOWN, pair=UP)
+        self.describe(self.up, ParameterRole.LORA_UP, UP, pair=DOWN)
         side = min(out, math.prod(inner))
         if rank > side:
             self.notes.append(f"{self.full_name}: rank {rank} is more than its smaller side {side}")
@@ -181,23 +181,6 @@ class LoRAModule(AdapterModule):
     def _scale(self) -> float:
         """From the float32 buffer, so that a resumed adapter computes with the very same number."""
         return self.alpha.item() / self.rank
-
-    def _describe(self) -> None:
-        for part, parameter, role in (
-            (DOWN, self.down, ParameterRole.LORA_DOWN),
-            (UP, self.up, ParameterRole.LORA_UP),
-        ):
-            partner = UP if part == DOWN else DOWN
-            set_parameter_info(
-                parameter,
-                ParameterInfo(
-                    role,
-                    self.component,
-                    self.layer_name,
-                    f"{self.full_name}.{part}",
-                    f"{self.full_name}.{partner}",
-                ),
-            )
 
 
 def draw_start_values(down: Tensor, up: Tensor, init: LoRAInit, generator: torch.Generator) -> None:

@@ -16,7 +16,6 @@ from modules.module.magnitude import (
 )
 from modules.module.part_checks import fitted, for_layer
 from modules.util.enum.ParameterRole import ParameterRole
-from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +61,7 @@ class MagnitudeMixin(AdapterModule):
         self.register_buffer("_squares", squared_lengths(layer, output_axis), persistent=False)
         start = lengths(self._squares, norm_epsilon)
         self.magnitude = nn.Parameter(start.view(magnitude_shape(weight_shape(layer), output_axis)))
-        name = f"{self.full_name}.{DORA_SCALE}"
-        info = ParameterInfo(ParameterRole.DORA_SCALE, self.component, self.layer_name, name)
-        set_parameter_info(self.magnitude, info)
+        self.describe(self.magnitude, ParameterRole.DORA_SCALE, DORA_SCALE)
 
     @classmethod
     @torch.no_grad()

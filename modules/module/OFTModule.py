@@ -12,7 +12,6 @@ from modules.util.enum.OFTScaleMode import OFTScaleMode
 from modules.util.enum.OFTSide import OFTSide
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
-from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
 from modules.util.UserError import UserError
 
 import torch
@@ -97,7 +96,7 @@ class OFTModule(AdapterModule):
         self.weight = nn.Parameter(torch.zeros(shape, device=layer.weight.device, dtype=dtype))
         self._stored: Tensor | None = None
         self._stored_as: tuple[int, bool] = (0, False)
-        self._describe(self.weight, ParameterRole.OFT, RAW, self.forward_scale)
+        self.describe(self.weight, ParameterRole.OFT, RAW, forward_scale=self.forward_scale)
 
     @classmethod
     def create(cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int) -> Self:
@@ -288,10 +287,6 @@ class OFTModule(AdapterModule):
     def _factors(self) -> tuple[Tensor | None, Tensor | None]:
         """What a weight decomposition multiplies inputs and outputs by, each less 1; None where there is none."""
         return None, None
-
-    def _describe(self, parameter: nn.Parameter, role: ParameterRole, part: str, scale: float = 1.0) -> None:
-        info = ParameterInfo(role, self.component, self.layer_name, f"{self.full_name}.{part}", None, scale)
-        set_parameter_info(parameter, info)
 
 
 def _channels(layer: AdaptedLayer, side: OFTSide) -> tuple[int, int]:

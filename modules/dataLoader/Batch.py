@@ -13,6 +13,8 @@ class Batch:
         captions: b texts, "" where the caption is dropped.
         loss_weight: [b], float32, >= 0.
         mask: [b, 1, h/f, w/f], float32 from `unmasked_weight` to 1 (1: trained fully); None without masked training.
+        placement: [b, 6], float32; (height, width) of the image itself, (top, left) of its crop after scaling, and
+            (height, width) of what is trained, in pixels.
         names: b paths of image files.
         size: (height, width) in pixels.
     """
@@ -22,5 +24,6 @@ class Batch:
     captions: list[str]
     loss_weight: Tensor
     mask: Tensor | None
+    placement: Tensor
     names: list[str]
     size: tuple[int, int]

@@ -60,6 +60,21 @@ class ImageSource:
         width, height = self.layout(index, variation)[1].size
         return height, width
 
+    def placement(self, index: int, variation: int) -> tuple[int, int, int, int, int, int]:
+        """What SDXL is told of an image, each (height, width) or (top, left): its own size, the crop, the bucket.
+
+        The crop counts in pixels of the image after scaling, and of its mirror image where it is mirrored.
+        """
+        image, geometry = self.images[index], self.layout(index, variation)[1]
+        left, top, right, bottom = geometry.box
+        if geometry.flip:
+            left = image.width - right
+        # a turned crop is larger than the bucket around the same centre
+        scale = geometry.inner[1] / (bottom - top)
+        edges = [(inner - size) / 2 for inner, size in zip(geometry.inner, geometry.size, strict=True)]
+        crop = round(top * scale + edges[1]), round(left * scale + edges[0])
+        return image.height, image.width, *crop, geometry.size[1], geometry.size[0]
+
     def pixels_key(self, index: int, variation: int, fingerprint: str) -> str:
         """Names the encoded pixels by everything that they depend on: content, settings, and the encoder."""
         drawn, geometry = self.layout(index, variation)

@@ -76,6 +76,9 @@ class TrainingData:
             captions=captions,
             loss_weight=torch.tensor([concept.loss_weight for concept in concepts], dtype=torch.float32),
             mask=mask,
+            placement=torch.tensor(
+                [self.source.placement(s.image, s.image_variation) for s in samples], dtype=torch.float32
+            ),
             names=[images[sample.image].path for sample in samples],
             size=planned.size,
         )

@@ -2,14 +2,17 @@
 
 import hashlib
 import importlib
+import json
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol, Self
 
+from modules.model.ModelParts import ModelParts
+from modules.model.ModelSource import FolderSource, ModelSource, check_folder, local_path, replaced_part
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
@@ -48,25 +51,104 @@ class Prediction:
     velocity: bool = False
 
 
+class TrainingBatch(Protocol):
+    """What a step sees; see `modules.dataLoader.Batch`."""
+
+    latents: Tensor
+    text: dict[str, Tensor] | None
+    captions: list[str]
+    placement: Tensor
+
+
 class BaseModel(ABC):
-    """A base model: its components, and how a training step, a sample and an adapter file are made of them."""
+    """A base model: its components, and how a training step, a sample and an adapter file are made of them.
+
+    Nothing is loaded before it is needed: images and captions are encoded before the denoiser is there.
+
+    Args:
+        config: of the run.
+        source: what components are loaded from.
+        device: where they work.
+
+    Attributes:
+        components: by their names in the config, see `ModelParts`.
+        text_encoder_trained: whether captions must be encoded anew at each step, with gradient.
+    """
 
     model_types: ClassVar[tuple[ModelType, ...]] = ()
+    # component -> class; tokenizers are no modules, and stand in `tokenizers`
+    modules: ClassVar[Mapping[str, type[nn.Module]]] = {}
+    tokenizers: ClassVar[Mapping[str, type]] = {}
     # config parts (`unet`, `text_encoder` …) that can be trained, the denoiser first
     trainable_parts: ClassVar[tuple[str, ...]] = ()
     layer_filter_presets: ClassVar[Mapping[str, list[str]]] = {}
     sample_defaults: ClassVar[Mapping[str, object]] = {}
 
-    def __init__(self, config: TrainConfig, components: Mapping[str, nn.Module], device: torch.device) -> None:
-        self.config = config
-        self.components = dict(components)
-        self.device = device
+    def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
+        self.config, self.source, self.device = config, source, device
+        self.components = ModelParts(list(self.modules), self._load_part, device, torch.device(config.temp_device))
+        self.text_encoder_trained = False
         self._fingerprints: dict[str, str] = {}
+        self._prompts: dict[str, dict[str, Tensor]] = {}
+
+    @classmethod
+    def load(cls, config: TrainConfig, device: torch.device) -> Self:
+        """A model from the folder, hub name or file that `config` names, none of its components loaded yet.
+
+        Raises:
+            UserError: there is no such model, or it is foreign or incomplete. What is broken in a component is told
+                when it is loaded.
+        """
+        path = local_path(config)
+        if path is not None and path.is_file():
+            return cls(config, cls.open_file(path, config), device)
+        if path is not None:
+            check_folder(path, [*cls.modules, *cls.tokenizers, "scheduler"])
+        return cls(
+            config, FolderSource(path or config.base_model_name, config, {**cls.modules, **cls.tokenizers}), device
+        )
 
     @classmethod
     @abstractmethod
-    def load(cls, config: TrainConfig, device: torch.device) -> "BaseModel":
-        """Loads the components that `config` names; UserError if they are missing, foreign or broken."""
+    def open_file(cls, path: Path, config: TrainConfig) -> ModelSource:
+        """The components of a single file; UserError if the family has none, or the file is foreign or broken."""
+
+    @classmethod
+    def read_part(cls, path: Path, part: str, dtype: torch.dtype) -> nn.Module:
+        """One component from a file of its own, as `<part>.model_name` may name one; UserError if it can't be read."""
+        raise UserError(f"{part}.model_name: {path} is a file, expected the folder of this component.")
+
+    def _load_part(self, name: str) -> nn.Module:
+        dtype = part_dtype(self.config, name)
+        own = replaced_part(self.config, name, self.modules[name])
+        source = getattr(own or self.source, "name", str(own))
+        module = self.read_part(own, name, dtype) if isinstance(own, Path) else (own or self.source).module(name, dtype)
+        check_finite(name, module, source)
+        return module.to(device=self.device, dtype=dtype).requires_grad_(False).eval()
+
+    def layers_of(self, part: str) -> nn.Module:
+        """A component for its layers' names and sizes alone: on the meta device while it is not loaded."""
+        loaded = self.components.loaded.get(part)
+        if loaded is None:
+            own = replaced_part(self.config, part, self.modules[part])
+            loaded = (own if isinstance(own, FolderSource) else self.source).empty(part)
+        return loaded
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return self.components[self.trainable_parts[0]]
+
+    def rest(self) -> None:
+        """Puts away what training does not need: text encoders are freed, unless one is trained, the VAE is parked.
+
+        To be called when everything is encoded, and again after samples were drawn.
+        """
+        if not self.config.latent_caching:
+            return
+        for name in self.components:
+            if name.startswith("text_encoder") and not self.text_encoder_trained:
+                self.components.free(name)
+        self.components.park("vae")
 
     @property
     @abstractmethod
@@ -91,7 +173,33 @@ class BaseModel(ABC):
 
     @abstractmethod
     def predict(self, latents: Tensor, conditions: Mapping[str, Tensor], generator: torch.Generator) -> Prediction:
-        """Draws noise and timesteps from `generator` (on the CPU, so that devices agree) and runs the denoiser."""
+        """Draws noise and timesteps from `generator` (on the CPU, so that devices agree) and runs the denoiser.
+
+        Args:
+            latents: of `encode_images`.
+            conditions: of `encode_captions`, and `placement` `[b, 6]` of the images as `Batch` has it.
+            generator: of this batch.
+        """
+
+    def predict_batch(self, batch: TrainingBatch, generator: torch.Generator) -> Prediction:
+        """`predict` for a batch of the data room, wherever it lies; captions that are not encoded are encoded now."""
+        text = batch.text if batch.text is not None else self.encode_captions(batch.captions)
+        conditions = {**text, "placement": batch.placement}
+        conditions = {name: value.to(self.device, non_blocking=True) for name, value in conditions.items()}
+        return self.predict(batch.latents.to(self.device, non_blocking=True), conditions, generator)
+
+    @abstractmethod
+    def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
+        """What the sampler needs of a sample's prompts, `[1, ...]` each."""
+
+    def prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
+        """`encode_prompts`, remembered unless a text encoder is trained, so that the encoders can be freed."""
+        key = json.dumps(sample.to_dict(), sort_keys=True)
+        if self.text_encoder_trained or key not in self._prompts:
+            with torch.no_grad():
+                encoded = self.encode_prompts(sample)
+            self._prompts[key] = {name: tensor.cpu() for name, tensor in encoded.items()}
+        return {name: tensor.to(self.device) for name, tensor in self._prompts[key].items()}
 
     @abstractmethod
     def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
@@ -141,22 +249,6 @@ def part_dtype(config: TrainConfig, part: str) -> torch.dtype:
             f"expected one of {', '.join(str(key) for key in WEIGHT_DTYPES)}."
         )
     return WEIGHT_DTYPES[dtype]
-
-
-def local_path(config: TrainConfig) -> Path | None:
-    """The base model's path if it is on this machine, None if it is a name on a hub; UserError if neither."""
-    name = config.base_model_name
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    looks_like_hub = name.count("/") == 1 and not name.startswith((".", "/", "~", "models/")) and not path.suffix
-    if not looks_like_hub or config.offline_mode:
-        where = "is not on this machine and `offline_mode` is on" if looks_like_hub else "does not exist"
-        raise UserError(
-            f"base_model_name: {name} {where}. "
-            "Expected a diffusers folder, a .safetensors or .ckpt file, or a name on the Hugging Face hub."
-        )
-    return None
 
 
 @cache

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
-from modules.model.BaseModel import BaseModel, Prediction, check_finite, local_path, part_dtype
+from modules.model.BaseModel import BaseModel, Prediction
 from modules.model.diffusion_noise import draw_noise, draw_timesteps, offset_coefficients, zero_terminal_snr
-from modules.model.single_file import load_single_file
+from modules.model.ModelSource import ModelSource
+from modules.model.single_file import SingleFileSource
 from modules.model.unet_keys import unet_adapter_naming
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.SampleConfig import SampleConfig
@@ -18,13 +19,12 @@ from modules.util.enum.NoiseScheduler import NoiseScheduler
 from modules.util.UserError import UserError
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import diffusers
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from safetensors import SafetensorError
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 # name of the diffusers class, and options that make it the sampler of that name
 SCHEDULERS: dict[NoiseScheduler, tuple[str, dict[str, object]]] = {
@@ -53,14 +53,18 @@ FILE_NAMES = {
     ModelType.STABLE_DIFFUSION_20: ("stable-diffusion-v2-768-v", "sd_v2_v"),
     ModelType.STABLE_DIFFUSION_21: ("stable-diffusion-v2-768-v", "sd_v2_v"),
 }
-# Only components that a run needs; a checkpoint's safety checker is not loaded.
-LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+# what samples are drawn without: prompts come encoded
+LEFT_OUT = {
+    "text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None, "image_encoder": None
+}  # fmt: skip
 
 
 class StableDiffusionModel(BaseModel):
     """UNet with noise or velocity prediction on a fixed variance-preserving schedule."""
 
     model_types = tuple(FILE_NAMES)
+    modules = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel, "vae": AutoencoderKL}
+    tokenizers = {"tokenizer": CLIPTokenizer}
     trainable_parts = ("unet", "text_encoder")
     layer_filter_presets = {
         "full": [],
@@ -69,15 +73,10 @@ class StableDiffusionModel(BaseModel):
     }
     sample_defaults = {"width": 512, "height": 512}
 
-    def __init__(self, config: TrainConfig, pipeline: StableDiffusionPipeline, device: torch.device) -> None:
-        parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "vae": pipeline.vae}
-        for name, part in parts.items():
-            check_finite(name, part, config.base_model_name)
-            part.to(device=device, dtype=part_dtype(config, name)).requires_grad_(False).eval()
-        super().__init__(config, parts, device)
-        self.unet, self.text_encoder, self.vae = parts.values()
-        self.tokenizer = pipeline.tokenizer
-        self.scheduler_config = self._scheduler_config(pipeline.scheduler.config)
+    def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
+        super().__init__(config, source, device)
+        self.tokenizer = source.tokenizer("tokenizer")
+        self.scheduler_config = self._scheduler_config(source.scheduler_config())
         scheduler = diffusers.DDPMScheduler.from_config(self.scheduler_config)
         alphas = scheduler.alphas_cumprod
         if config.rescale_noise_scheduler_to_zero_terminal_snr:
@@ -86,7 +85,22 @@ class StableDiffusionModel(BaseModel):
         self.velocity = self.scheduler_config["prediction_type"] == "v_prediction"
         # of the schedule as it was: on one that ends without signal all of the offset would go to the last step
         self.offset_psi = offset_coefficients(scheduler.alphas_cumprod.clamp(min=1e-8))
-        self.text_encoder_trained = False
+
+    @classmethod
+    def open_file(cls, path: Path, config: TrainConfig) -> SingleFileSource:
+        return SingleFileSource(path, config.model_type)
+
+    @property
+    def unet(self) -> nn.Module:
+        return self.components["unet"]
+
+    @property
+    def text_encoder(self) -> nn.Module:
+        return self.components["text_encoder"]
+
+    @property
+    def vae(self) -> nn.Module:
+        return self.components["vae"]
 
     def _scheduler_config(self, loaded: Mapping[str, object]) -> dict[str, object]:
         config = dict(loaded)
@@ -109,49 +123,14 @@ class StableDiffusionModel(BaseModel):
             )
         return config
 
-    @classmethod
-    def load(cls, config: TrainConfig, device: torch.device) -> "StableDiffusionModel":
-        """From a diffusers folder, one `.safetensors` or `.ckpt` file, or a hub name; offline if files are local."""
-        path = local_path(config)
-        if path is not None and path.is_file():
-            return cls(config, load_single_file(path, config.model_type), device)
-        if path is not None:
-            check_folder(path)
-        source = str(path or config.base_model_name)
-        options = {
-            "local_files_only": path is not None or config.offline_mode,
-            "cache_dir": config.huggingface_cache_dir or None,
-            "dtype": torch.float32,
-        }
-        try:
-            # alone, because transformers makes missing weights up and tells of it only here
-            text_encoder, loaded = CLIPTextModel.from_pretrained(
-                source, subfolder="text_encoder", output_loading_info=True, **options
-            )
-            if missing := sorted(loaded["missing_keys"]):
-                raise UserError(
-                    f"The base model {source} is broken: it lacks text_encoder.{missing[0]}. Download it again."
-                )
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                source,
-                text_encoder=text_encoder,
-                **options,
-                **LEFT_OUT,
-                requires_safety_checker=False,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"The base model {config.base_model_name} can't be loaded: {reason}") from error
-        return cls(config, pipeline, device)
-
     @property
     def vae_factor(self) -> int:
         """Pixels per latent."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return 2 ** (len(self.layers_of("vae").config.block_out_channels) - 1)
 
     @property
     def image_grid(self) -> int:
-        return self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        return self.vae_factor * 2 ** (len(self.layers_of("unet").config.block_out_channels) - 1)
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -217,8 +196,6 @@ class StableDiffusionModel(BaseModel):
         built = getattr(diffusers, name).from_config(self.scheduler_config, **options)
         pipeline = StableDiffusionPipeline(
             vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
             unet=self.unet,
             scheduler=built,
             **LEFT_OUT,
@@ -226,6 +203,13 @@ class StableDiffusionModel(BaseModel):
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
+        # where a sample says nothing of its own, it reads prompts as the training reads captions
+        skip = sample.text_encoder_1_layer_skip or self.config.text_encoder_layer_skip
+        length = sample.text_encoder_1_sequence_length or self.config.text_encoder_sequence_length
+        hidden, negative = self._encode([sample.prompt, sample.negative_prompt], skip, length).split(1)
+        return {"hidden": hidden, "negative": negative}
 
     @torch.no_grad()
     def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
@@ -236,18 +220,15 @@ class StableDiffusionModel(BaseModel):
         if sample.sample_inpainting:
             raise UserError("sample_inpainting: not supported by this model family yet; set it to false.")
         grid = self.image_grid
-        # where a sample says nothing of its own, it reads prompts as the training reads captions
-        skip = sample.text_encoder_1_layer_skip or self.config.text_encoder_layer_skip
-        length = sample.text_encoder_1_sequence_length or self.config.text_encoder_sequence_length
-        hidden, negative = self._encode([sample.prompt, sample.negative_prompt], skip, length).split(1)
+        prompts = self.prompts(sample)
 
         def report(pipeline, step: int, timestep, tensors: dict) -> dict:
             on_step(step + 1, sample.diffusion_steps)
             return tensors
 
         return self.pipeline(sample.noise_scheduler, sample.force_last_timestep)(
-            prompt_embeds=hidden.to(self.unet.dtype),
-            negative_prompt_embeds=negative.to(self.unet.dtype),
+            prompt_embeds=prompts["hidden"].to(self.unet.dtype),
+            negative_prompt_embeds=prompts["negative"].to(self.unet.dtype),
             height=max(grid, sample.height // grid * grid),
             width=max(grid, sample.width // grid * grid),
             num_inference_steps=sample.diffusion_steps,
@@ -267,7 +248,7 @@ class StableDiffusionModel(BaseModel):
 
     def adapter_naming(self) -> AdapterNaming:
         """How the layers of UNet and text encoder are called in adapter files."""
-        return unet_adapter_naming(self.unet, {"text_encoder": self.text_encoder})
+        return unet_adapter_naming(self.layers_of("unet"), {"text_encoder": self.layers_of("text_encoder")})
 
     def file_description(self) -> dict[str, str]:
         architecture, base_version = FILE_NAMES[self.config.model_type]
@@ -278,16 +259,3 @@ class StableDiffusionModel(BaseModel):
 def hash_text(text: str) -> str:
     """Short hash of a text for cache keys."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def check_folder(path: Path) -> None:
-    """UserError if a folder is not a diffusers pipeline with the parts of this family."""
-    index = path / "model_index.json"
-    if not index.is_file():
-        raise UserError(
-            f"base_model_name: {path} has no model_index.json. Expected a diffusers folder; "
-            "for a single file, name the .safetensors or .ckpt file itself."
-        )
-    missing = [name for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if not (path / name).is_dir()]
-    if missing:
-        raise UserError(f"base_model_name: {path} is incomplete; missing folders: {', '.join(missing)}.")

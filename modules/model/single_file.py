@@ -11,6 +11,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from modules.model.clip_tokenizer import clip_tokenizer
 from modules.model.ldm_keys import (
@@ -23,6 +24,7 @@ from modules.model.ldm_keys import (
     unet_name,
     vae_name,
 )
+from modules.model.ModelSource import empty_module
 from modules.model.unet_keys import native_blocks
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
@@ -43,6 +45,7 @@ CONFIG_FILES = {
     "scheduler": "scheduler/scheduler_config.json",
     "tokenizer": "tokenizer/tokenizer_config.json",
 }
+PART_CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 PICKLES = (".ckpt", ".pt", ".pth")
 
 # 2.x above 512 pixels predicts velocity; only 2.1 needs its attention in float32
@@ -70,6 +73,37 @@ _FOREIGN = (
 )
 # tensors of a checkpoint that no component uses: losses of the VAE's training, buffers that are computed anew
 _UNUSED = ("loss.", "model_ema.")
+
+
+class SingleFileSource:
+    """The components of one file; see `ModelSource`. All are read at once, and again if one is asked for twice."""
+
+    def __init__(self, path: Path, model_type: ModelType) -> None:
+        self.name, self._path, self._type = str(path), path, model_type
+        self._left: dict[str, Any] = {}
+        self._pipeline()
+
+    def module(self, part: str, dtype: torch.dtype) -> nn.Module:
+        if part not in self._left:
+            self._pipeline()
+        return self._left.pop(part).to(dtype)
+
+    def empty(self, part: str) -> nn.Module:
+        if part in self._left:
+            return self._left[part]
+        kind, config = PART_CLASSES[part], _config(part, self._type, config_folder(self._path))
+        return empty_module(kind, CLIPTextConfig.from_dict(config) if kind is CLIPTextModel else config)
+
+    def tokenizer(self, part: str) -> CLIPTokenizer:
+        return self._tokenizer
+
+    def scheduler_config(self) -> dict[str, Any]:
+        return dict(self._scheduler.config)
+
+    def _pipeline(self) -> None:
+        pipeline = load_single_file(self._path, self._type)
+        self._left = {part: getattr(pipeline, part) for part in PART_CLASSES}
+        self._tokenizer, self._scheduler = pipeline.tokenizer, pipeline.scheduler
 
 
 def load_single_file(path: Path, model_type: ModelType) -> StableDiffusionPipeline:

@@ -64,6 +64,8 @@ class SampleRounds:
             # a sample is never worth a run
             self.events.emit("warning", text=f"The samples of step {step} failed: {error}")
             return
+        finally:
+            self.model.rest()
         record = {"step": step, "grid": str(grid_path), "files": files}
         if not suffix:
             self.progress.samples = [r for r in self.progress.samples if r["step"] != step] + [record]

@@ -111,6 +111,9 @@ class Trainer:
         self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None
         if config.only_cache:
             return
+        if not self.text_trained:
+            self._encode_prompts(samples)
+        self.model.rest()
         self.adapters = make_adapters(self.model, config, parts, self.warn)
         self.parameters = [p for adapters in self.adapters.values() for p in adapters.parameters()]
         self._make_optimizer()
@@ -118,6 +121,12 @@ class Trainer:
         self._restore()
         self.log = TrainLog(self.workspace, config, self.run_name)
         self.rounds = SampleRounds(self.model, samples, config, self.workspace, self.progress, self.events)
+
+    def _encode_prompts(self, samples: list) -> None:
+        """While the text encoders are there; where it fails, drawing will fail and say why."""
+        for sample in samples:
+            with contextlib.suppress(UserError, OSError, RuntimeError, ValueError, MemoryError):
+                self.model.prompts(sample)
 
     def _stage(self, stage: str, done: int, total: int) -> None:
         self.events.emit("progress", stage=stage, done=done, total=total)
@@ -292,10 +301,7 @@ class Trainer:
         # dropout draws from the global generator
         torch.manual_seed(step_seed(self.config.seed, "dropout", index))
         with self._autocast():
-            conditions = batch.text if batch.text is not None else self.model.encode_captions(batch.captions)
-            conditions = {name: value.to(self.device, non_blocking=True) for name, value in conditions.items()}
-            latents = batch.latents.to(self.device, non_blocking=True)
-            prediction = self.model.predict(latents, conditions, step_generator(self.config.seed, "noise", index))
+            prediction = self.model.predict_batch(batch, step_generator(self.config.seed, "noise", index))
         losses = image_losses(self.config, prediction, batch.loss_weight, batch.mask)
         loss = losses.mean() / parts
         if self.fused is not None:

@@ -69,7 +69,6 @@ def _check_supported(config: TrainConfig, trainable: Sequence[str], warn: Callab
         refused[f"{part}.offload_fraction"] = own.offload_fraction > 0
         refused[f"{part}.attention_mask"] = own.attention_mask
     for part in (*trainable, "vae"):
-        refused[f"{part}.model_name"] = bool(getattr(config, part).model_name)
         refused[f"{part}.include"] = not getattr(config, part).include
     for key, found in refused.items():
         if found:

@@ -17,12 +17,9 @@ def validation_loss(model: BaseModel, data: TrainingData, seed: int) -> float:
     config, total, count = model.config, 0.0, 0
     for index, planned in enumerate(data.plan(0)):
         batch = data.load(planned)
-        conditions = batch.text if batch.text is not None else model.encode_captions(batch.captions)
-        conditions = {name: value.to(model.device) for name, value in conditions.items()}
-        latents = batch.latents.to(model.device)
         for draw in range(DRAWS):
             generator = step_generator(seed, "validation", index, draw)
-            prediction = model.predict(latents, conditions, generator)
+            prediction = model.predict_batch(batch, generator)
             losses = image_losses(config, prediction, batch.loss_weight, batch.mask)
             total += losses.sum().item()
             count += len(losses)

@@ -27,7 +27,9 @@ CAPTIONS = ["red cat", "a (blue) dog!", ""]
 
 
 def load(folder: Path, **options) -> StableDiffusionModel:
-    return StableDiffusionModel.load(TrainConfig(base_model_name=str(folder), **options), CPU)
+    model = StableDiffusionModel.load(TrainConfig(base_model_name=str(folder), **options), CPU)
+    model.components.load_all()
+    return model
 
 
 # for tests that leave model and folder as they are
@@ -351,7 +353,7 @@ def test_weight_dtype_that_is_not_supported(small_folder):
     config = TrainConfig(base_model_name=str(small_folder))
     config.unet.weight_dtype = DataType.NFLOAT_4
     with pytest.raises(UserError, match="unet.weight_dtype: found NFLOAT_4"):
-        StableDiffusionModel.load(config, CPU)
+        StableDiffusionModel.load(config, CPU).components.load_all()
 
 
 def test_families_are_found_by_model_type():

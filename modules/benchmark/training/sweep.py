@@ -122,7 +122,7 @@ class Sweep:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor(step)
             torch.manual_seed(step_seed(config.seed, "dropout", step))
-            prediction = self.model.predict(batch.latents, batch.text, step_generator(config.seed, "noise", step))
+            prediction = self.model.predict_batch(batch, step_generator(config.seed, "noise", step))
             loss = image_losses(config, prediction, batch.loss_weight, batch.mask).mean()
             curve.append(loss.item())
             if not math.isfinite(curve[-1]):

@@ -1,0 +1,66 @@
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+
+class ModelParts(Mapping[str, nn.Module]):
+    """The components of a base model by name: loaded when they are first asked for, and again after they were freed.
+
+    Whoever asks for a component gets it on the device. Those that wait can be parked on another one.
+
+    Args:
+        names: of all components.
+        load: name -> a component on the device.
+        device: where components work.
+        temp_device: where parked ones wait.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        load: Callable[[str], nn.Module],
+        device: torch.device,
+        temp_device: torch.device,
+    ) -> None:
+        self._names, self._load = tuple(names), load
+        self.device, self.temp_device = device, temp_device
+        self._loaded: dict[str, nn.Module] = {}
+        self._parked: set[str] = set()
+
+    def __getitem__(self, name: str) -> nn.Module:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        if name in self._parked:
+            self._loaded[name].to(self.device)
+            self._parked.discard(name)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def loaded(self) -> Mapping[str, nn.Module]:
+        """The components that are in memory now, wherever they are."""
+        return dict(self._loaded)
+
+    def load_all(self) -> None:
+        """Loads every component, so that what is broken is found at once."""
+        for name in self:
+            self[name]
+
+    def park(self, name: str) -> None:
+        """Lets a component wait on `temp_device`; nothing happens to one that is not loaded."""
+        if name in self._loaded and self.temp_device != self.device:
+            self._loaded[name].to(self.temp_device)
+            self._parked.add(name)
+
+    def free(self, name: str) -> None:
+        """Forgets a component; it is loaded anew if it is asked for again."""
+        self._loaded.pop(name, None)
+        self._parked.discard(name)

@@ -1,0 +1,123 @@
+"""Components are loaded when they are needed, put away when they are not, and can come from elsewhere."""
+
+import shutil
+
+from modules.model.ModelParts import ModelParts
+from modules.model.StableDiffusionModel import StableDiffusionModel
+from modules.util.config.SampleConfig import SampleConfig
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.UserError import UserError
+
+import torch
+from torch import nn
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+CPU = torch.device("cpu")
+
+
+def parts_of(loads: list[str], temp_device: str = "meta") -> ModelParts:
+    def load(name: str) -> nn.Module:
+        loads.append(name)
+        return nn.Linear(2, 2)
+
+    return ModelParts(["a", "b"], load, CPU, torch.device(temp_device))
+
+
+def test_parts_are_loaded_when_asked_for_and_again_after_they_were_freed():
+    loads = []
+    parts = parts_of(loads)
+    assert list(parts) == ["a", "b"] and len(parts) == 2 and not loads
+    first = parts["a"]
+    assert parts["a"] is first and loads == ["a"] and parts.loaded == {"a": first}
+    parts.free("a")
+    assert not parts.loaded and parts["a"] is not first and loads == ["a", "a"]
+    parts.load_all()
+    assert loads == ["a", "a", "b"]
+    with pytest.raises(KeyError):
+        parts["c"]
+
+
+def test_a_parked_part_waits_on_the_other_device():
+    # the meta device stands for any other; a part can't come back from it, which shows that it is asked to
+    parts = parts_of([])
+    parts.park("a")
+    assert not parts.loaded
+    module = parts["a"]
+    parts.park("a")
+    assert module.weight.is_meta
+    with pytest.raises(NotImplementedError):
+        parts["a"]
+    same = parts_of([], "cpu")
+    same["a"]
+    same.park("a")
+    assert not same["a"].weight.is_meta
+
+
+@pytest.fixture
+def model(small_folder) -> StableDiffusionModel:
+    return StableDiffusionModel.load(TrainConfig(base_model_name=str(small_folder)), CPU)
+
+
+def test_what_names_and_sizes_need_no_weights(model):
+    assert model.image_grid == 4 and model.adapter_naming().read and model.vae_factor
+    assert not model.components.loaded
+    assert all(tensor.is_meta for tensor in model.layers_of("unet").parameters())
+    assert model.layers_of("unet").state_dict().keys() == model.unet.state_dict().keys()
+    assert model.layers_of("unet") is model.unet
+
+
+def test_the_denoiser_is_not_there_while_captions_are_encoded_and_encoders_are_freed_before_it(model):
+    sample = SampleConfig(prompt="red cat", width=8, height=8, diffusion_steps=1)
+    hidden = model.encode_captions(["red cat"])["hidden"]
+    model.encode_images(torch.zeros(1, 3, 16, 16))
+    prompts = model.prompts(sample)
+    assert model.components.loaded.keys() == {"text_encoder", "vae"}
+    model.rest()
+    assert model.components.loaded.keys() == {"vae"}
+    image = model.sample(sample, 1, lambda *_: None)
+    assert "text_encoder" not in model.components.loaded, "prompts are remembered"
+    assert torch.equal(model.prompts(sample)["hidden"], prompts["hidden"])
+    # it comes back where it is asked for
+    assert torch.equal(model.encode_captions(["red cat"])["hidden"], hidden)
+    other = sample.model_copy(update={"prompt": "a dog"})
+    assert model.sample(other, 1, lambda *_: None).tobytes() != image.tobytes()
+
+
+def test_encoders_stay_where_they_are_needed(small_folder):
+    model = StableDiffusionModel.load(TrainConfig(base_model_name=str(small_folder), latent_caching=False), CPU)
+    model.encode_captions(["cat"])
+    model.rest()
+    assert "text_encoder" in model.components.loaded
+    model.config = model.config.model_copy(update={"latent_caching": True})
+    model.text_encoder_trained = True
+    model.rest()
+    assert "text_encoder" in model.components.loaded
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_component_from_another_place(small_folder, tmp_path, inside):
+    other = tmp_path / "other"
+    shutil.copytree(small_folder / "vae", other / "vae" if inside else other)
+    file = next(other.rglob("*.safetensors"))
+    tensors = load_file(file)
+    tensors["encoder.conv_in.bias"] += 1
+    save_file(tensors, file, metadata={"format": "pt"})
+    config = TrainConfig(base_model_name=str(small_folder))
+    config.vae.model_name = str(other)
+    model = StableDiffusionModel.load(config, CPU)
+    own = StableDiffusionModel.load(TrainConfig(base_model_name=str(small_folder)), CPU)
+    torch.testing.assert_close(model.vae.encoder.conv_in.bias, own.vae.encoder.conv_in.bias + 1)
+    assert model.image_fingerprint() != own.image_fingerprint() and model.vae_factor == own.vae_factor
+
+
+def test_a_component_that_is_nowhere(small_folder, tmp_path):
+    config = TrainConfig(base_model_name=str(small_folder))
+    config.vae.model_name = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="vae.model_name: .*nowhere does not exist"):
+        StableDiffusionModel.load(config, CPU).vae  # noqa: B018
+    (tmp_path / "vae.safetensors").write_bytes(b"x")
+    config.vae.model_name = str(tmp_path / "vae.safetensors")
+    with pytest.raises(UserError, match="vae.model_name: .* is a file, expected the folder"):
+        StableDiffusionModel.load(config, CPU).vae  # noqa: B018

@@ -2,7 +2,9 @@ import json
 import math
 from pathlib import Path
 
-from modules.benchmark.training.oft_sweep import FORMS, draw, measure, output_variance, rates_around, summary, table
+from modules.benchmark.training import oft_sweep, rank_sweep
+from modules.benchmark.training.oft_sweep import FORMS, output_variance
+from modules.benchmark.training.size_sweep import draw, measure, rates_around, summary, table
 from modules.benchmark.training.sweep import Sweep, best_rate, spread_of
 from modules.module.AdapterSet import AdapterSet
 from modules.util.config.load import load_train_config
@@ -54,17 +56,28 @@ def test_a_run_that_goes_astray_has_an_infinite_loss(sweep):
 
 
 def test_measuring_goes_on_where_it_stopped(sweep, tmp_path):
-    rows = []
-    measure(sweep, (8,), 2, 0.05, rows, rows.append)
+    rows, forms = [], oft_sweep.forms((8,), 2, 0.05)
+    measure(sweep, forms, (8,), [], rows.append)
     assert len(rows) == 3 * 2 and all(math.isfinite(row["training"]) for row in rows)
     more = []
-    measure(sweep, (8,), 2, 0.05, rows[:-1], more.append)
+    measure(sweep, forms, (8,), rows[:-1], more.append)
     assert len(more) == 1 and more[0]["training"] == rows[-1]["training"]
     found = summary(json.loads(json.dumps(rows)))
     assert found.keys() == FORMS.keys() and all(own["best"].keys() == {8} for own in found.values())
-    assert table(rows).count("spread 1.00") == len(FORMS)
-    draw(rows, tmp_path / "sweep.png")
+    text = table(rows, oft_sweep.SIZE_NAME, oft_sweep.COLUMNS)
+    assert text.count("spread 1.00") == len(FORMS) and len({line.count("|") for line in text.splitlines()}) == 1
+    draw(rows, tmp_path / "sweep.png", oft_sweep.SIZE_NAME)
     assert Image.open(tmp_path / "sweep.png").size[0] > 1000
+
+
+def test_ranks_are_swept_for_each_optimizer(sweep):
+    rows = []
+    measure(sweep, rank_sweep.forms((4, 8), 1, 0.1), (4, 8), [], rows.append)
+    assert [(row["form"], row["size"], row["rate"]) for row in rows] == [
+        ("STIEFEL_LORA", 4, 0.1), ("STIEFEL_LORA", 8, 0.1), ("ADAMW", 4, 0.1 * 0.1), ("ADAMW", 8, 0.1 * 0.1),
+    ]  # fmt: skip
+    assert rows[1]["trained"] == 2 * rows[0]["trained"]
+    assert all(row["training"] < sweep.untrained[0] for row in rows)
 
 
 def test_best_rate_is_the_lowest_point_of_a_parabola():

@@ -1,6 +1,11 @@
-"""Sweeps OFT's learning rate over block sizes and ways of scaling on the tiny base, and draws what it found."""
+"""Which learning rate is best for each size of an adapter? Trains the tiny base again and again, and draws the answer.
+
+--question oft     OFT over block sizes, for each way of scaling its weights
+--question ranks   LoRA over ranks, with Stiefel-LoRA and with AdamW
+"""
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -10,14 +15,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 PRESET = ROOT / "training_presets" / "Tiny" / "#tiny LoRA.json"
+QUESTIONS = {"oft": "modules.benchmark.training.oft_sweep", "ranks": "modules.benchmark.training.rank_sweep"}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """The command line; exits with 2 if it makes no sense."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--question", choices=list(QUESTIONS), required=True, help="what is swept")
     parser.add_argument("--steps", type=int, default=100, help="of each training")
     parser.add_argument("--rates", type=int, default=8, help="learning rates for each size, each twice the one before")
-    parser.add_argument("--middle", type=float, default=0.02, help="root of a step's output variance, in the middle")
-    parser.add_argument("--sizes", type=int, nargs="+", help="block sizes; 4 to 64")
+    parser.add_argument(
+        "--middle", type=float, help="in the middle of the rates; for oft, of a step's output deviation"
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", help="block sizes or ranks; 4 to 64")
     parser.add_argument("--layers", default="attentions", help="layer_filter of all runs")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="rows; those it has are not run again")
@@ -33,17 +43,24 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     args = parse(arguments)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    for name in ("json", "plot"):
+        if getattr(args, name):
+            setattr(args, name, getattr(args, name).resolve())
     os.chdir(ROOT)
     # slow to load, and OMP_NUM_THREADS counts only before
     from modules.benchmark.measuring import environment
-    from modules.benchmark.training.oft_sweep import SIZES, draw, measure, summary, table
+    from modules.benchmark.training.size_sweep import draw, measure, summary, table
     from modules.benchmark.training.sweep import Sweep
+    from modules.util.atomic_file import write_json
     from modules.util.config.load import load_train_config
     from modules.util.UserError import UserError
 
     import torch
 
     torch.set_num_threads(args.threads)
+    question = importlib.import_module(QUESTIONS[args.question])
+    args.middle = args.middle or question.MIDDLE
+    sizes = args.sizes or question.SIZES
 
     def warn(text: str) -> None:
         print(f"warning: {text}", file=sys.stderr)
@@ -55,8 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     rows = result.setdefault("rows", [])
     result |= {
-        "script": "scripts/sweep_oft.py", **environment(torch.device("cpu"), ["torch", "diffusers"]),
-        "settings": settings,
+        "script": "scripts/sweep_rates.py", "question": args.question,
+        **environment(torch.device("cpu"), ["torch", "diffusers"]), "settings": settings,
     }  # fmt: skip
     # every draw counts alike, a constant rate after a short warm-up says most about the rate
     changes = [
@@ -69,21 +86,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{row['form']} {row['size']} {row['rate']:.3g}: {row['training']:.5f} {row['validation']:.5f}",
               flush=True)  # fmt: skip
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, result)
 
     try:
         sweep = Sweep(load_train_config(PRESET, changes, warn=warn), args.steps, lambda text: None)
         result["untrained"] = sweep.untrained
-        measure(sweep, args.sizes or SIZES, args.rates, args.middle, rows, found)
-    except UserError as error:
+        measure(sweep, question.forms(sizes, args.rates, args.middle), sizes, list(rows), found)
+        result["summary"] = summary(rows)
+        write_json(args.json, result)
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    result["summary"] = summary(rows)
-    args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(table(rows))
+    print(table(rows, question.SIZE_NAME, question.COLUMNS))
     if args.plot:
-        args.plot.parent.mkdir(parents=True, exist_ok=True)
-        draw(rows, args.plot)
+        draw(rows, args.plot, question.SIZE_NAME)
     return 0
 
 

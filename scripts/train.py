@@ -10,8 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from modules.trainer.events import TrainCommands, TrainEvents
+from modules.trainer.RunControl import RunControl
 from modules.util.config.errors import ConfigError
 from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples
+from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
 
@@ -21,6 +24,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--override", action="append", nargs="+", default=[], metavar="KEY=VALUE",
                         help="sets an option, as learning_rate=1e-4 or optimizer.beta1=0.8")  # fmt: skip
     parser.add_argument("--validate", action="store_true", help="checks config, concepts and samples, and stops")
+    parser.add_argument("--control", type=Path, metavar="FOLDER",
+                        help="new folder through which another program watches the run (events.jsonl) and asks it to "
+                        "stop, sample, backup or save (lines of commands.txt)")  # fmt: skip
     parser.add_argument("--secrets-path", help="JSON file with access tokens, kept apart from the config")
     return parser.parse_args()
 
@@ -39,21 +45,23 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def load(arguments: argparse.Namespace) -> TrainConfig:
     overrides = [pair for group in arguments.override for pair in group]
     if arguments.secrets_path:
         secrets = json.loads(Path(arguments.secrets_path).read_text(encoding="utf-8"))
         overrides.append(f"secrets={json.dumps(secrets)}")
-    config = load_train_config(arguments.config_path, overrides, warn=warn)
+    return load_train_config(arguments.config_path, overrides, warn=warn)
+
+
+def run(arguments: argparse.Namespace, commands: TrainCommands, control: RunControl | None) -> None:
+    config = load(arguments)
     if arguments.validate:
         validate(config)
         return
     # torch and diffusers take seconds to load; wrong configs should not wait for them
     from modules.trainer.ConsoleProgress import ConsoleProgress
-    from modules.trainer.events import TrainCommands, TrainEvents
     from modules.trainer.Trainer import Trainer
 
-    commands = TrainCommands()
     console = ConsoleProgress()
 
     def stop(number: int, frame: object) -> None:
@@ -65,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    trainer = Trainer(config, TrainEvents([console]), commands)
+    trainer = Trainer(config, TrainEvents([console, *([control] if control else [])]), commands)
     try:
         trainer.run()
     finally:
@@ -74,17 +82,25 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    arguments, commands = parse_arguments(), TrainCommands()
+    control, error = None, "The run broke down; the log says where."
+    status = "failed"
     try:
-        run(parse_arguments())
-    except (ConfigError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (OSError, json.JSONDecodeError) as error:
+        if arguments.control:
+            control = RunControl(arguments.control, commands)
+        run(arguments, commands, control)
+        status, error = "stopped" if commands.stop else "finished", ""
+    except (ConfigError, UserError, OSError, json.JSONDecodeError) as found:
+        error = str(found)
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped without saving; the last backup is intact.", file=sys.stderr)
+        status, error = "stopped", "Stopped without saving; the last backup is intact."
+        print(error, file=sys.stderr)
         return 130
+    finally:
+        if control is not None:
+            control.close(status, error)
     return 0
 
 

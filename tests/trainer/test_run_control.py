@@ -1,0 +1,116 @@
+"""A run watched and asked from another process, as the GUI does it; with real processes and real kills."""
+
+import time
+
+from modules.trainer.events import TrainCommands
+from modules.trainer.RunControl import COMMANDS, RunControl
+from modules.trainer.RunProcess import RunProcess
+
+import pytest
+
+PATIENCE = 120.0
+
+
+def wait(condition, what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def started(mini_run, tmp_path):
+    """started(**changes) -> a running process on the miniature; ended when the test is over."""
+    runs = []
+
+    def start(name: str = "control", **changes) -> RunProcess:
+        options = {"tensorboard": False, **changes}
+        runs.append(RunProcess.start(mini_run.write(**options), tmp_path / name))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.kill()
+
+
+def follow(run: RunProcess, until: str) -> list[tuple[str, dict]]:
+    """All events up to the first of a kind."""
+    seen: list[tuple[str, dict]] = []
+
+    def arrived() -> bool:
+        seen.extend(run.events())
+        return any(kind == until for kind, _ in seen) or not run.running
+
+    wait(arrived, until)
+    seen.extend(run.events())
+    return seen
+
+
+def test_a_run_tells_everything_and_its_end(started, mini_run):
+    run = started()
+    events = follow(run, "ended")
+    kinds = [kind for kind, _ in events]
+    assert kinds[-1] == "ended" and kinds[-2] == "finished"
+    steps = [values for kind, values in events if kind == "step"]
+    assert [values["step"] for values in steps] == list(range(1, 13)) and all("time" in values for values in steps)
+    wait(lambda: not run.running, "the end")
+    assert run.outcome() == ("finished", "") and mini_run.output.is_file()
+
+
+def test_wishes_are_fulfilled_between_steps(started, mini_run):
+    # more steps than it can make before it is stopped
+    run = started(epochs=2000)
+    follow(run, "step")
+    for wish in ("backup", "save"):
+        run.ask(wish)
+    backup = next(values for kind, values in follow(run, "backup") if kind == "backup")
+    run.ask("stop")
+    events = follow(run, "ended")
+    wait(lambda: not run.running, "the end")
+    assert run.outcome() == ("stopped", "")
+    assert backup["path"].startswith(str(mini_run.workspace)) and len(mini_run.backups()) == 2
+    assert mini_run.output.is_file() and list((mini_run.workspace / "save").iterdir())
+    assert events[-1][1]["status"] == "stopped"
+    with pytest.raises(ValueError, match="stop"):
+        run.ask("dance")
+
+
+def test_a_run_that_is_killed_has_failed_and_others_find_it(started, tmp_path):
+    run = started(epochs=2000)
+    follow(run, "step")
+    again = RunProcess.find(run.folder)
+    assert again.running and any(kind == "step" for kind, _ in again.events())
+    run.kill()
+    assert not run.running and not again.running
+    status, reason = run.outcome()
+    assert status == "failed" and "SIGKILL" in reason and "memory" in reason
+    assert again.outcome()[0] == "failed"
+    assert RunProcess.find(tmp_path / "nowhere") is None
+    with pytest.raises(FileExistsError, match="another run"):
+        RunProcess.start(tmp_path / "config.json", run.folder)
+
+
+def test_a_wrong_config_is_told_in_words(started):
+    run = started(learning_rate=-1.0)
+    follow(run, "ended")
+    wait(lambda: not run.running, "the end")
+    status, reason = run.outcome()
+    assert status == "failed" and "learning_rate" in reason and "at least 0" in reason
+    assert any("learning_rate" in line for line in run.log())
+
+
+def test_half_a_line_waits_for_its_end(tmp_path):
+    commands = TrainCommands()
+    control = RunControl(tmp_path, commands)
+    wishes = tmp_path / COMMANDS
+    wishes.write_text("sample\nnonsense\nsto")
+    wait(lambda: commands.sample, "the sample")
+    assert not commands.stop
+    with wishes.open("a") as file:
+        file.write("p\n")
+    wait(lambda: commands.stop, "the stop")
+    control("step", {"step": 1})
+    control.close("finished")
+    # a late event of another thread is no reason to fail
+    control("step", {"step": 2})
+    assert [kind for kind, _ in RunProcess(tmp_path).events()] == ["step", "ended"]

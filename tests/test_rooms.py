@@ -21,7 +21,9 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "trainer": UTIL | {"module", "modelSaver", "model", "dataLoader", "optim"},
     "optim": set(),
     "benchmark": UTIL | {"optim", "module", "modelSaver", "model", "dataLoader", "trainer"},
-    "ui": {"util/config", "util/enum", "util", "trainer"},
+    # what the window shows and does, without a display
+    "viewModel": UTIL | {"module", "modelSaver", "model", "dataLoader", "trainer"},
+    "ui": UTIL | {"viewModel"},
     "tinyBase": UTIL,
 }
 # what is torch's, and what the standard library has

@@ -1,0 +1,204 @@
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modules.trainer.RunProcess import RunProcess
+
+SMOOTHING = 0.95
+# the pace of the last this many reports says how long the rest will take
+PACE_WINDOW = 50
+LOG_LINES = 2000
+
+# stage of a `progress` event -> what a bar is called; the rest is shown as it is
+STAGES = {
+    "check": "Checking images",
+    "latents": "Encoding images",
+    "masks": "Preparing masks",
+    "captions": "Encoding captions",
+    "training": "Steps",
+    "sampling": "Sampling",
+}
+
+
+@dataclass
+class Bar:
+    """How far something is.
+
+    Attributes:
+        title: what.
+        done, total: of its steps.
+        marks: (time in seconds, done) of the latest reports.
+    """
+
+    title: str
+    done: int = 0
+    total: int = 0
+    marks: list[tuple[float, int]] = field(default_factory=list)
+
+    def report(self, done: int, total: int, at: float) -> None:
+        if done < self.done:
+            # it begins anew, as each round of samples does
+            self.marks.clear()
+        self.done, self.total = done, total
+        self.marks = [*self.marks, (at, done)][-PACE_WINDOW:]
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None until two reports allow a guess."""
+        if len(self.marks) < 2 or self.marks[-1][1] == self.marks[0][1]:
+            return None
+        (start, before), (end, done) = self.marks[0], self.marks[-1]
+        return (end - start) / (done - before) * (self.total - done)
+
+    @property
+    def text(self) -> str:
+        left = self.seconds_left
+        rest = f" · {duration(left)} left" if left is not None and self.done < self.total else ""
+        return f"{self.title}: {self.done} of {self.total}{rest}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `42 s`, `3 min 05 s`, `2 h 07 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@dataclass(frozen=True)
+class SamplePicture:
+    """A picture that a run has drawn. `prompt` is the name of its folder, which begins with the prompt's number."""
+
+    step: int
+    path: Path
+    prompt: str
+
+
+class RunModel:
+    """What a window shows of a run: state, bars, curves, pictures, log. Needs no display.
+
+    Attributes:
+        run: the process, None before the first start.
+        state: "idle", "running" or "ended".
+        status: one line.
+        outcome: of a run that ended: "finished", "stopped" or "failed".
+        reason: why it failed; empty otherwise.
+        bars: by stage, in the order of their first report.
+        losses, smoothed, validation: (step, loss) each.
+        rates: part -> (step, learning rate).
+        samples: in the order in which they came.
+        log: lines for people, the newest last.
+    """
+
+    def __init__(self) -> None:
+        self.run: RunProcess | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self.state, self.status, self.outcome, self.reason = "idle", "Nothing runs.", "", ""
+        self.bars: dict[str, Bar] = {}
+        self.losses: list[tuple[int, float]] = []
+        self.smoothed: list[tuple[int, float]] = []
+        self.validation: list[tuple[int, float]] = []
+        self.rates: dict[str, list[tuple[int, float]]] = {}
+        self.samples: list[SamplePicture] = []
+        self.log: list[str] = []
+        self.report: dict[str, Any] = {}
+        self.epoch = 0
+        self.last_stage = ""
+
+    def follow(self, run: RunProcess) -> None:
+        """Shows this run from now on, from its first event."""
+        self._clear()
+        self.run, self.state, self.status = run, "running", "Starting"
+
+    def tick(self) -> bool:
+        """Takes in what is new; True if anything changed. To be called a few times each second."""
+        if self.run is None or self.state != "running":
+            return False
+        # asked first: what a run tells before its end must not be missed
+        running = self.run.running
+        events = self.run.events()
+        for kind, values in events:
+            self._take(kind, values)
+        if not running:
+            self._end()
+        return bool(events) or not running
+
+    def _take(self, kind: str, values: dict[str, Any]) -> None:
+        take: Callable[[dict[str, Any]], None] | None = getattr(self, f"_take_{kind}", None)
+        if take is not None:
+            take(values)
+
+    def _take_status(self, values: dict[str, Any]) -> None:
+        self.status = values["text"]
+        self._note(values["text"])
+
+    def _take_warning(self, values: dict[str, Any]) -> None:
+        self._note(f"warning: {values['text']}")
+
+    def _take_progress(self, values: dict[str, Any]) -> None:
+        stage = values["stage"]
+        bar = self.bars.setdefault(stage, Bar(STAGES.get(stage, stage.capitalize())))
+        bar.report(values["done"], values["total"], values.get("time", time.time()))
+        self.last_stage = stage
+
+    def _take_step(self, values: dict[str, Any]) -> None:
+        step, loss = values["step"], values["loss"]
+        self._take_progress({**values, "stage": "training", "done": step})
+        self.status, self.epoch = f"Training, epoch {values['epoch'] + 1}", values["epoch"]
+        before = self.smoothed[-1][1] if self.smoothed else loss
+        self.losses.append((step, loss))
+        self.smoothed.append((step, SMOOTHING * before + (1 - SMOOTHING) * loss))
+        for part, rate in values["learning_rates"].items():
+            self.rates.setdefault(part, []).append((step, rate))
+
+    def _take_validation(self, values: dict[str, Any]) -> None:
+        self.validation.append((values["step"], values["loss"]))
+        self._note(f"validation loss after step {values['step']}: {values['loss']:.5f}")
+
+    def _take_sample(self, values: dict[str, Any]) -> None:
+        path = Path(values["path"])
+        self.samples.append(SamplePicture(values["step"], path, path.parent.name))
+
+    def _take_backup(self, values: dict[str, Any]) -> None:
+        self._note(f"backup: {values['path']}")
+
+    def _take_saved(self, values: dict[str, Any]) -> None:
+        self._note(f"saved: {values['path']}")
+
+    def _take_finished(self, values: dict[str, Any]) -> None:
+        self.report = values["report"]
+
+    def _note(self, text: str) -> None:
+        self.log = [*self.log, text][-LOG_LINES:]
+
+    def _end(self) -> None:
+        self.state = "ended"
+        self.outcome, self.reason = self.run.outcome()
+        self.status = {"finished": "Finished.", "stopped": "Stopped."}.get(self.outcome, "The run failed.")
+        if self.reason:
+            self._note(self.reason)
+
+    def prompts(self) -> list[str]:
+        """The prompts of which there are pictures, in their order."""
+        return sorted({picture.prompt for picture in self.samples}, key=_prompt_order)
+
+    def pictures(self, prompt: str) -> list[SamplePicture]:
+        """All pictures of a prompt by step; of a step that was drawn twice the last."""
+        newest = {picture.step: picture for picture in self.samples if picture.prompt == prompt}
+        return [newest[step] for step in sorted(newest)]
+
+
+def _prompt_order(prompt: str) -> tuple[int, str]:
+    number = prompt.split(" ", 1)[0]
+    return (int(number), prompt) if number.isdigit() else (1 << 30, prompt)

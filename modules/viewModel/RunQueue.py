@@ -1,0 +1,119 @@
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from modules.trainer.RunProcess import RunProcess
+from modules.util.config.write_json import write_json
+
+WAITING, RUNNING = "waiting", "running"
+
+
+@dataclass
+class QueuedRun:
+    """One config that is to be trained.
+
+    Attributes:
+        name: for people.
+        config: JSON file, a copy of its own, so that later changes of a preset do not touch it.
+        folder: of the run, empty before it starts.
+        state: "waiting", "running", "finished", "stopped" or "failed".
+        reason: why it failed.
+    """
+
+    name: str
+    config: str
+    folder: str = ""
+    state: str = WAITING
+    reason: str = ""
+
+
+class RunQueue:
+    """Configs that are trained one after the other. Kept in a file, so that nothing is forgotten.
+
+    Args:
+        folder: of the queue: its list, its configs, and what runs tell.
+        start: config and folder -> running process; `RunProcess.start` if None.
+    """
+
+    def __init__(self, folder: Path, start: Callable[[Path, Path], RunProcess] | None = None) -> None:
+        self.folder, self._start = folder, start or RunProcess.start
+        self.current: RunProcess | None = None
+        self.paused = True
+        self.items = self._read()
+
+    def add(self, name: str, config: dict) -> QueuedRun:
+        """Puts a config at the end; it is written to a file of its own."""
+        path = self._fresh("config", ".json")
+        write_json(path, config)
+        item = QueuedRun(name, str(path))
+        self.items.append(item)
+        self._write()
+        return item
+
+    def remove(self, item: QueuedRun) -> None:
+        """Takes out what does not run. ValueError for what does."""
+        if item.state == RUNNING:
+            raise ValueError(f"{item.name} runs; stop it first.")
+        self.items.remove(item)
+        self._write()
+
+    def move(self, item: QueuedRun, places: int) -> None:
+        """Moves an item by so many places, up for negative numbers."""
+        index = self.items.index(item)
+        self.items.insert(max(0, min(len(self.items) - 1, index + places)), self.items.pop(index))
+        self._write()
+
+    def tick(self) -> RunProcess | None:
+        """Notes what ended and starts what is next; the process if one was started. `paused` starts nothing new."""
+        if self.current is not None and not self.current.running:
+            self.current.events()
+            item = next(item for item in self.items if item.state == RUNNING)
+            item.state, item.reason = self.current.outcome()
+            self.current = None
+            self._write()
+        if self.current is not None or self.paused:
+            return None
+        item = next((item for item in self.items if item.state == WAITING), None)
+        if item is None:
+            self.paused = True
+            return None
+        folder = self._fresh("run", "")
+        try:
+            self.current = self._start(Path(item.config), folder)
+        except OSError as error:
+            item.state, item.reason = "failed", str(error)
+        else:
+            item.state, item.folder = RUNNING, str(folder)
+        self._write()
+        return self.current
+
+    def _fresh(self, kind: str, ending: str) -> Path:
+        stamp, number = f"{datetime.now():%Y-%m-%d_%H-%M-%S}", 0
+        while (path := self.folder / f"{kind} {stamp}{f'-{number}' if number else ''}{ending}").exists():
+            number += 1
+        return path
+
+    def _read(self) -> list[QueuedRun]:
+        try:
+            items = [QueuedRun(**entry) for entry in json.loads((self.folder / "queue.json").read_text("utf-8"))]
+        except (OSError, ValueError, TypeError):
+            return []
+        for item in items:
+            if item.state != RUNNING:
+                continue
+            # it may have outlived the window that started it
+            run = RunProcess.find(Path(item.folder))
+            if run is not None and run.running:
+                self.current = run
+            elif run is not None:
+                run.events()
+                item.state, item.reason = run.outcome()
+            else:
+                item.state, item.reason = "failed", f"{item.folder} is gone."
+        return items
+
+    def _write(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "queue.json", [asdict(item) for item in self.items])

@@ -1,0 +1,136 @@
+"""What a window shows of a run and of a queue, from the events of runs that are played from a list."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from modules.viewModel.RunModel import Bar, RunModel, duration
+from modules.viewModel.RunQueue import RunQueue
+
+import pytest
+
+
+class PlayedRun:
+    """Stands for a process: gives events in portions, then ends."""
+
+    def __init__(self, portions: list[list[tuple[str, dict]]], outcome: tuple[str, str] = ("finished", "")) -> None:
+        self.portions, self._outcome, self.running = portions, outcome, True
+
+    def events(self) -> list[tuple[str, dict]]:
+        return self.portions.pop(0) if self.portions else []
+
+    def outcome(self) -> tuple[str, str]:
+        return self._outcome
+
+
+def step(number: int, loss: float, at: float) -> tuple[str, dict]:
+    return "step", {"step": number, "total": 10, "epoch": number // 5, "loss": loss, "time": at,
+                    "learning_rates": {"unet": 0.1 * number}}  # fmt: skip
+
+
+def test_everything_that_a_run_tells_is_shown():
+    pictures = ["10 - dog/step-2.png", "2 - cat/old.png", "2 - cat/new.png"]
+    run = PlayedRun(
+        [
+            [
+                ("status", {"text": "Checking the images"}),
+                ("progress", {"stage": "latents", "done": 3, "total": 4, "time": 0}),
+            ],
+            [
+                step(1, 1.0, 10.0),
+                step(2, 0.0, 12.0),
+                ("validation", {"step": 2, "loss": 0.25}),
+                ("warning", {"text": "hm"}),
+            ],
+            [
+                *[("sample", {"step": 2, "path": f"/a/{name}"}) for name in pictures],
+                ("sample", {"step": 0, "path": "/a/2 - cat/step-0.png"}),
+            ],
+        ]
+    )
+    model = RunModel()
+    assert not model.tick() and model.state == "idle"
+    model.follow(run)
+    assert model.tick() and model.status == "Checking the images" and model.bars["latents"].share == 0.75
+    assert model.bars["latents"].title == "Encoding images"
+    assert model.tick() and model.status == "Training, epoch 1"
+    assert model.losses == [(1, 1.0), (2, 0.0)] and model.smoothed == [(1, 1.0), (2, 0.95)]
+    assert model.validation == [(2, 0.25)] and model.rates == {"unet": [(1, 0.1), (2, 0.2)]}
+    assert model.bars["training"].seconds_left == 16 and "16 s left" in model.bars["training"].text
+    assert "warning: hm" in model.log
+    model.tick()
+    assert model.prompts() == ["2 - cat", "10 - dog"]
+    assert [picture.path.name for picture in model.pictures("2 - cat")] == ["step-0.png", "new.png"]
+    run.running = False
+    assert model.tick() and model.state == "ended" and model.outcome == "finished" and not model.tick()
+
+
+def test_a_failed_run_shows_its_reason():
+    run = PlayedRun([[("ended", {"status": "failed"})]], ("failed", "learning_rate: found -1"))
+    model = RunModel()
+    model.follow(run)
+    run.running = False
+    assert model.tick() and model.status == "The run failed." and model.reason == "learning_rate: found -1"
+    assert model.log[-1] == model.reason
+    model.follow(PlayedRun([]))
+    assert not model.log and model.state == "running"
+
+
+def test_a_bar_that_begins_anew_forgets_its_pace():
+    bar = Bar("Sampling")
+    bar.report(1, 10, 0.0)
+    bar.report(5, 10, 4.0)
+    assert bar.seconds_left == 5
+    bar.report(1, 10, 100.0)
+    assert bar.seconds_left is None and bar.text == "Sampling: 1 of 10"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.4, "4 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_queue_runs_one_after_the_other_and_is_kept(tmp_path):
+    started = []
+
+    def start(config: Path, folder: Path) -> PlayedRun:
+        if "broken" in config.read_text():
+            raise PermissionError("no permission")
+        started.append(PlayedRun([], ("failed", "why") if "bad" in config.read_text() else ("finished", "")))
+        return started[-1]
+
+    queue = RunQueue(tmp_path, start)
+    for name in ("good", "bad", "broken", "last"):
+        queue.add(name, {"name": name})
+    queue.move(queue.items[3], -3)
+    assert [item.name for item in RunQueue(tmp_path, start).items] == ["last", "good", "bad", "broken"]
+    queue.remove(queue.items[0])
+    assert queue.tick() is None, "it waits until it is told to start"
+    queue.paused = False
+    assert queue.tick() is started[0] and queue.tick() is None and queue.items[0].state == "running"
+    with pytest.raises(ValueError, match="stop it first"):
+        queue.remove(queue.items[0])
+    started[0].running = False
+    assert queue.tick() is started[1] and queue.items[0].state == "finished"
+    started[1].running = False
+    assert queue.tick() is None and queue.items[1].reason == "why"
+    assert queue.items[2].state == "failed" and "no permission" in queue.items[2].reason
+    assert queue.tick() is None and queue.paused
+    assert [item.state for item in RunQueue(tmp_path, start).items] == ["finished", "failed", "failed"]
+
+
+def test_a_damaged_queue_is_empty_and_a_lost_run_has_failed(tmp_path):
+    (tmp_path / "queue.json").write_text("{")
+    assert RunQueue(tmp_path).items == []
+    queue = RunQueue(tmp_path, lambda config, folder: PlayedRun([]))
+    queue.add("a", {})
+    queue.paused = False
+    queue.tick()
+    # its process wrote nothing to its folder, as if the folder were gone
+    again = RunQueue(tmp_path)
+    assert again.items[0].state == "failed" and "gone" in again.items[0].reason and again.current is None
+
+
+def test_a_window_needs_no_torch():
+    code = "import sys, modules.viewModel.RunModel, modules.viewModel.RunQueue; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -1,6 +1,6 @@
 @echo off
 rem run-cmd.bat NAME [ARGUMENT ...]  runs scripts\NAME.py in its own Python environment, made on first use.
-rem run-cmd.bat test [ARGUMENT ...]  runs the tests.
+rem run-cmd.bat test [ARGUMENT ...]  runs the tests, over all cores; with names of files, those alone, in one process.
 setlocal enabledelayedexpansion
 cd /d "%~dp0"
 

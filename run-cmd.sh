@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # ./run-cmd.sh NAME [ARGUMENT ...]  runs scripts/NAME.py in its own Python environment, made on first use.
-# ./run-cmd.sh test [ARGUMENT ...]  runs the tests.
+# ./run-cmd.sh test [ARGUMENT ...]  runs the tests, over all cores; with names of files, those alone, in one process.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

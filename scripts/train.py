@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -27,6 +28,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--control", type=Path, metavar="FOLDER",
                         help="new folder through which another program watches the run (events.jsonl) and asks it to "
                         "stop, sample, backup or save (lines of commands.txt)")  # fmt: skip
+    parser.add_argument("--resume", type=Path, metavar="BACKUP",
+                        help="folder of the backup to continue, whatever continue_last_backup says")  # fmt: skip
     parser.add_argument("--secrets-path", help="JSON file with access tokens, kept apart from the config")
     return parser.parse_args()
 
@@ -73,7 +76,7 @@ def run(arguments: argparse.Namespace, commands: TrainCommands, control: RunCont
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    trainer = Trainer(config, TrainEvents([console, *([control] if control else [])]), commands)
+    trainer = Trainer(config, TrainEvents([console, *([control] if control else [])]), commands, arguments.resume)
     try:
         trainer.run()
     finally:
@@ -83,8 +86,9 @@ def run(arguments: argparse.Namespace, commands: TrainCommands, control: RunCont
 def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     arguments, commands = parse_arguments(), TrainCommands()
-    control, error = None, "The run broke down; the log says where."
-    status = "failed"
+    control, status, error = None, "failed", ""
+    # it recommends packages for image processors that are not used here
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         if arguments.control:
             control = RunControl(arguments.control, commands)
@@ -94,6 +98,9 @@ def main() -> int:
         error = str(found)
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Exception as found:
+        error = f"The run broke down: {type(found).__name__}: {found}. The log says where."
+        raise
     except KeyboardInterrupt:
         status, error = "stopped", "Stopped without saving; the last backup is intact."
         print(error, file=sys.stderr)

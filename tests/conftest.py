@@ -1,4 +1,4 @@
-"""A miniature Stable Diffusion pipeline, a concept for it, and runs on them: what tests of whole runs share."""
+"""How tests share the cores; and what tests of whole runs share: a miniature pipeline, a concept, runs on them."""
 
 import hashlib
 import json
@@ -12,9 +12,28 @@ from typing import Any
 import pytest
 from PIL import Image
 
+# tensors this small cost more to share among threads than to compute, and the other cores have workers of their own;
+# counts only before torch loads, and in processes that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE_SIZES = [(48, 48), (48, 48), (48, 48), (64, 48), (64, 48), (48, 80), (48, 80)]
 NO_CHECKPOINTING = {"gradient_checkpointing": False}
+# each worker loads torch, diffusers and transformers: about 1 GB
+MOST_WORKERS = 8
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What `-n auto` means: a worker per core for the suite and for folders, none beside this process for files.
+
+    A few files are done before workers have started, and a debugger or `-s` needs the tests in this process.
+    """
+    named = config.option.file_or_dir
+    if named and all(Path(name.split("::")[0]).suffix == ".py" for name in named):
+        return 0
+    # a container may give fewer cores than the machine has
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS) if cores > 1 else 0
 
 
 def save_pipeline(folder: Path) -> None:

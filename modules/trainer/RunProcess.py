@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from modules.trainer.RunControl import COMMANDS, EVENTS, WISHES
-from modules.util.atomic_file import write_json
+from modules.util.config.write_json import write_json
 
 import psutil
 
@@ -34,7 +34,9 @@ class RunProcess:
         self.ending: dict[str, Any] | None = None
 
     @classmethod
-    def start(cls, config: Path, folder: Path, secrets: Path | None = None, overrides: Sequence[str] = ()) -> Self:
+    def start(
+        cls, config: Path, folder: Path, secrets: Path | None = None, overrides: Sequence[str] = (), resume: str = ""
+    ) -> Self:
         """Starts a training.
 
         Args:
@@ -42,6 +44,7 @@ class RunProcess:
             folder: where nothing of another run is.
             secrets: JSON file with access tokens.
             overrides: `KEY=VALUE`, as on the command line.
+            resume: folder of the backup to continue; empty: as the config says.
 
         Raises:
             FileExistsError: the folder holds another run.
@@ -55,6 +58,8 @@ class RunProcess:
         command += ["--control", str(folder)]
         if secrets is not None:
             command += ["--secrets-path", str(secrets)]
+        if resume:
+            command += ["--resume", resume]
         command += [part for override in overrides for part in ("--override", override)]
         # bars are made of carriage returns, which are of no use in a log
         environment = {**os.environ, "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}

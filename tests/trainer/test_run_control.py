@@ -1,10 +1,12 @@
 """A run watched and asked from another process, as the GUI does it; with real processes and real kills."""
 
 import time
+from pathlib import Path
 
 from modules.trainer.events import TrainCommands
 from modules.trainer.RunControl import COMMANDS, RunControl
 from modules.trainer.RunProcess import RunProcess
+from modules.viewModel.RunController import backups_of
 
 import pytest
 
@@ -23,9 +25,8 @@ def started(mini_run, tmp_path):
     """started(**changes) -> a running process on the miniature; ended when the test is over."""
     runs = []
 
-    def start(name: str = "control", **changes) -> RunProcess:
-        options = {"tensorboard": False, **changes}
-        runs.append(RunProcess.start(mini_run.write(**options), tmp_path / name))
+    def start(name: str = "control", resume: str = "", **changes) -> RunProcess:
+        runs.append(RunProcess.start(mini_run.write(**changes), tmp_path / name, resume=resume))
         return runs[-1]
 
     yield start
@@ -67,12 +68,27 @@ def test_wishes_are_fulfilled_between_steps(started, mini_run):
     run.ask("stop")
     events = follow(run, "ended")
     wait(lambda: not run.running, "the end")
-    assert run.outcome() == ("stopped", "")
+    assert run.outcome() == ("stopped", "") and backups_of(mini_run.workspace)[-1][1] == Path(backup["path"])
     assert backup["path"].startswith(str(mini_run.workspace)) and len(mini_run.backups()) == 2
     assert mini_run.output.is_file() and list((mini_run.workspace / "save").iterdir())
     assert events[-1][1]["status"] == "stopped"
     with pytest.raises(ValueError, match="stop"):
         run.ask("dance")
+    # the older of the two backups, though continue_last_backup is off
+    first = int(Path(backup["path"]).name.split("-backup-")[1].split("-")[0])
+    again = started("again", resume=backup["path"], epochs=2000)
+    step = next(values for kind, values in follow(again, "step") if kind == "step")
+    assert step["step"] == first + 1
+    again.ask("stop")
+    wait(lambda: not again.running, "the end")
+
+
+def test_a_backup_that_is_none_is_refused(started, tmp_path):
+    run = started(resume=str(tmp_path))
+    follow(run, "ended")
+    wait(lambda: not run.running, "the end")
+    status, reason = run.outcome()
+    assert status == "failed" and str(tmp_path) in reason and "backup.json is missing" in reason
 
 
 def test_a_run_that_is_killed_has_failed_and_others_find_it(started, tmp_path):

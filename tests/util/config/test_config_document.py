@@ -20,23 +20,12 @@ from modules.util.config.errors import ConfigError
 from modules.util.config.load import load_concepts, load_samples, load_train_config
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
+from scripts.create_train_files import main
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "scripts" / "create_train_files.py"
-
-
-def run(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
 
 
 def test_docs_are_up_to_date():
@@ -81,15 +70,13 @@ def test_comment_names_unit_bounds_and_values():
 
 
 def test_commented_files_load_as_defaults(tmp_path):
-    result = run(
-        "--config-output-destination",
-        "my config.json",
-        "--concepts-output-destination",
-        "sub/concepts.json",
-        "--samples-output-destination",
-        "samples.json",
-        cwd=tmp_path,
-    )
+    """As a user runs it, in a process of its own; below in this one, because to start costs seconds."""
+    destinations = {"config": "my config.json", "concepts": "sub/concepts.json", "samples": "samples.json"}
+    arguments = [part for name, path in destinations.items() for part in (f"--{name}-output-destination", path)]
+    result = subprocess.run(
+        [sys.executable, SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8",
+        timeout=60, check=False,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     warnings = []
     config = load_train_config(tmp_path / "my config.json", warn=warnings.append)
@@ -112,17 +99,20 @@ def test_every_option_has_a_comment():
     assert "//prompt" in commented_samples()[0]
 
 
-def test_existing_files_are_kept(tmp_path):
+def test_existing_files_are_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "c.json").write_text("mine")
-    result = run("--config-output-destination", "c.json", "--samples-output-destination", "s.json", cwd=tmp_path)
-    assert result.returncode == 1 and "c.json: exists already; pass --overwrite to replace it" in result.stderr
+    assert main(["--config-output-destination", "c.json", "--samples-output-destination", "s.json"]) == 1
+    assert "c.json: exists already; pass --overwrite to replace it" in capsys.readouterr().err
     assert (tmp_path / "c.json").read_text() == "mine" and not (tmp_path / "s.json").exists()
-    assert run("--config-output-destination", "c.json", "--overwrite", cwd=tmp_path).returncode == 0
+    assert main(["--config-output-destination", "c.json", "--overwrite"]) == 0
     assert (tmp_path / "c.json").read_text(encoding="utf-8") != "mine"
 
 
-def test_unusable_arguments(tmp_path):
-    assert run(cwd=tmp_path).returncode == 2
+def test_unusable_arguments(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    result = run("--config-output-destination", "file/c.json", cwd=tmp_path)
-    assert result.returncode == 1 and "cannot be written" in result.stderr and "Traceback" not in result.stderr
+    assert main(["--config-output-destination", "file/c.json"]) == 1
+    assert "cannot be written" in capsys.readouterr().err

@@ -5,31 +5,37 @@ import importlib
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
+from modules.model.AddedWords import AddedWords, Vectors
 from modules.model.ModelParts import ModelParts
-from modules.model.ModelSource import FolderSource, ModelSource, check_folder, local_path, replaced_part
+from modules.model.ModelSource import (
+    FolderSource,
+    ModelSource,
+    check_folder,
+    local_path,
+    read_index,
+    replaced_part,
+)
+from modules.model.weight_formats import part_dtype, place_part
 from modules.util.AdapterNaming import AdapterNaming
+from modules.util.CheckpointTensor import CheckpointTensor
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
-from modules.util.enum.DataType import DataType
+from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
 
 import torch
 from torch import Tensor, nn
 
+from diffusers import DiffusionPipeline
 from PIL import Image
-
-WEIGHT_DTYPES = {
-    DataType.FLOAT_32: torch.float32,
-    DataType.FLOAT_16: torch.float16,
-    DataType.BFLOAT_16: torch.bfloat16,
-}
 
 
 @dataclass
@@ -39,9 +45,10 @@ class Prediction:
     Attributes:
         predicted: `[batch, channel, height, width]`.
         target: the same shape; noise, velocity or flow.
-        timesteps: `[batch]`, integer steps of the family's schedule.
+        timesteps: `[batch]`, integer steps of the family's schedule; in continuous time 1000 times `sigma`.
         snr: `[batch]` signal-to-noise ratio of the noised latents, for loss weights; None where it has no meaning.
         velocity: whether the target is a velocity, which changes the SNR weights.
+        sigma: `[batch]` share of noise in 0 … 1 of families with flow matching, for loss weights; None elsewhere.
     """
 
     predicted: Tensor
@@ -49,6 +56,7 @@ class Prediction:
     timesteps: Tensor
     snr: Tensor | None = None
     velocity: bool = False
+    sigma: Tensor | None = None
 
 
 class TrainingBatch(Protocol):
@@ -73,21 +81,36 @@ class BaseModel(ABC):
     Attributes:
         components: by their names in the config, see `ModelParts`.
         text_encoder_trained: whether captions must be encoded anew at each step, with gradient.
+        added_words: text encoder -> the words that it knows beside its vocabulary, for those of `embedding_keys`.
     """
 
     model_types: ClassVar[tuple[ModelType, ...]] = ()
     # component -> class; tokenizers are no modules, and stand in `tokenizers`
     modules: ClassVar[Mapping[str, type[nn.Module]]] = {}
+    # the same for each kind of model, where the models of a family differ in their classes; see `classes_of`
+    variants: ClassVar[tuple[Mapping[str, type[nn.Module]], ...]] = ()
     tokenizers: ClassVar[Mapping[str, type]] = {}
     # config parts (`unet`, `text_encoder` …) that can be trained, the denoiser first
     trainable_parts: ClassVar[tuple[str, ...]] = ()
     layer_filter_presets: ClassVar[Mapping[str, list[str]]] = {}
     sample_defaults: ClassVar[Mapping[str, object]] = {}
+    # layouts of single files that it can be saved in, the usual one first; see `checkpoint_tensors`
+    file_formats: ClassVar[tuple[ModelFormat, ...]] = ()
+    # diffusers' class for a model that comes from such a file, where it is saved as a folder
+    pipeline_class: ClassVar[type[DiffusionPipeline] | None] = None
+    # module paths of a component's first and last layers, which optimizers of all weights step otherwise than the rest
+    input_layers: ClassVar[tuple[str, ...]] = ("conv_in", "x_embedder", "context_embedder", "proj_in", "pos_embed.proj")
+    output_layers: ClassVar[tuple[str, ...]] = ("conv_out", "proj_out", "lm_head")
+    # text encoder -> name of its vectors in embedding files, for families in which words can be added
+    embedding_keys: ClassVar[Mapping[str, str]] = {}
+    # whether the family says how `dynamic_timestep_shifting` follows from an image's size
+    shifts_by_size: ClassVar[bool] = False
 
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
         self.config, self.source, self.device = config, source, device
         self.components = ModelParts(list(self.modules), self._load_part, device, torch.device(config.temp_device))
         self.text_encoder_trained = False
+        self.added_words: dict[str, AddedWords] = {}
         self._fingerprints: dict[str, str] = {}
         self._prompts: dict[str, dict[str, Tensor]] = {}
 
@@ -99,13 +122,38 @@ class BaseModel(ABC):
             UserError: there is no such model, or it is foreign or incomplete. What is broken in a component is told
                 when it is loaded.
         """
+        if config.dynamic_timestep_shifting and not cls.shifts_by_size:
+            raise UserError(
+                f"dynamic_timestep_shifting: {config.model_type} has no shift that depends on an image's size. "
+                "Set it to false; `timestep_shift` is a fixed one."
+            )
         path = local_path(config)
         if path is not None and path.is_file():
             return cls(config, cls.open_file(path, config), device)
         if path is not None:
             check_folder(path, [*cls.modules, *cls.tokenizers, "scheduler"])
-        return cls(
-            config, FolderSource(path or config.base_model_name, config, {**cls.modules, **cls.tokenizers}), device
+        location = path or config.base_model_name
+        classes = {**cls.classes_of(location, config), **cls.tokenizers}
+        return cls(config, FolderSource(location, config, classes), device)
+
+    @classmethod
+    def classes_of(cls, location: str | Path, config: TrainConfig) -> Mapping[str, type[nn.Module]]:
+        """Component -> class of a folder or hub name: those of the one of `variants` that its index lists.
+
+        Raises:
+            UserError: it is none of them, or it has no readable index.
+        """
+        if not cls.variants:
+            return cls.modules
+        index = read_index(location, config)
+        found = {name: (index.get(name) or [None])[-1] for name in cls.modules}
+        for variant in cls.variants:
+            if all(found[name] == kind.__name__ for name, kind in variant.items()):
+                return variant
+        known = " or ".join(", ".join(kind.__name__ for kind in variant.values()) for variant in cls.variants)
+        raise UserError(
+            f"base_model_name: {location} is no model for {config.model_type}: its model_index.json lists "
+            f"{', '.join(map(str, found.values()))}; expected {known}."
         )
 
     @classmethod
@@ -113,26 +161,48 @@ class BaseModel(ABC):
     def open_file(cls, path: Path, config: TrainConfig) -> ModelSource:
         """The components of a single file; UserError if the family has none, or the file is foreign or broken."""
 
-    @classmethod
-    def read_part(cls, path: Path, part: str, dtype: torch.dtype) -> nn.Module:
+    def read_part(self, path: Path, part: str, dtype: torch.dtype) -> nn.Module:
         """One component from a file of its own, as `<part>.model_name` may name one; UserError if it can't be read."""
         raise UserError(f"{part}.model_name: {path} is a file, expected the folder of this component.")
 
     def _load_part(self, name: str) -> nn.Module:
-        dtype = part_dtype(self.config, name)
+        module = self.stored_part(name, part_dtype(self.config, name))
+        return place_part(module, name, self.config, self.device).requires_grad_(False).eval()
+
+    def stored_part(self, name: str, dtype: torch.dtype) -> nn.Module:
+        """A component as it was before this run, on the CPU; another one than that of `components`.
+
+        Raises:
+            UserError: it is missing or broken.
+        """
         own = replaced_part(self.config, name, self.modules[name])
         source = getattr(own or self.source, "name", str(own))
         module = self.read_part(own, name, dtype) if isinstance(own, Path) else (own or self.source).module(name, dtype)
         check_finite(name, module, source)
-        return module.to(device=self.device, dtype=dtype).requires_grad_(False).eval()
+        return module
 
     def layers_of(self, part: str) -> nn.Module:
         """A component for its layers' names and sizes alone: on the meta device while it is not loaded."""
         loaded = self.components.loaded.get(part)
-        if loaded is None:
-            own = replaced_part(self.config, part, self.modules[part])
-            loaded = (own if isinstance(own, FolderSource) else self.source).empty(part)
-        return loaded
+        return self.empty_part(part) if loaded is None else loaded
+
+    def empty_part(self, part: str) -> nn.Module:
+        """A component on the meta device, as it is before any of its layers is quantized."""
+        own = replaced_part(self.config, part, self.modules[part])
+        return (own if isinstance(own, FolderSource) else self.source).empty(part)
+
+    def add_word(self, word: str, vectors: Mapping[str, Vectors]) -> None:
+        """Lets a word in captions and prompts stand for vectors of its own in every text encoder of `embedding_keys`.
+
+        Args:
+            word: see `AddedWords`.
+            vectors: text encoder -> a function that gives its vectors, `[tokens, width]`, at every use.
+        """
+        for part in self.embedding_keys:
+            words = self.added_words[part]
+            if not words:
+                self.components.on_load(part, words.hook)
+            words.add(word, vectors[part])
 
     @property
     def denoiser(self) -> nn.Module:
@@ -157,11 +227,14 @@ class BaseModel(ABC):
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """`[b, 3, h, w]` in [-1, 1] -> unscaled latents `[b, c, h', w']`, float32, without gradient."""
+        """`[b, 3, h, w]` in [-1, 1] -> latents `[b, c, h', w']` as `predict` takes them, float32, without gradient."""
 
     @abstractmethod
     def encode_captions(self, captions: list[str]) -> dict[str, Tensor]:
-        """The denoiser's conditions of each caption, float32; with gradient where a text encoder is trained."""
+        """The denoiser's conditions of each caption; with gradient where a text encoder is trained.
+
+        Float32, or the text encoder's own format where they are large.
+        """
 
     @abstractmethod
     def image_fingerprint(self) -> str:
@@ -205,6 +278,22 @@ class BaseModel(ABC):
     def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
         """Draws one image through the family's diffusers pipeline."""
 
+    @contextmanager
+    def tiled_decoding(self) -> Iterator[None]:
+        """Meanwhile the VAE decodes large images in tiles: less memory, and nearly the same image.
+
+        Does nothing where the family's VAE has no tiles.
+        """
+        vae = self.components["vae"] if "vae" in self.components else None
+        if not hasattr(vae, "use_tiling") or vae.use_tiling:
+            yield
+            return
+        vae.enable_tiling()
+        try:
+            yield
+        finally:
+            vae.disable_tiling()
+
     @abstractmethod
     def set_gradient_checkpointing(self, part: str, enabled: bool) -> None:
         """Trades time for memory in one component."""
@@ -212,6 +301,21 @@ class BaseModel(ABC):
     @abstractmethod
     def adapter_naming(self) -> AdapterNaming:
         """How adapter files call the layers."""
+
+    def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
+        """What a single file holds, and of which components' tensors it is made; those of one follow each other.
+
+        Args:
+            model_format: one of `file_formats`.
+
+        Raises:
+            ValueError: a component has tensors for which such files have no name.
+        """
+        raise NotImplementedError(f"{type(self).__name__} names {model_format} in file_formats, but not its tensors")
+
+    def trained_scheduler_config(self) -> dict[str, Any]:
+        """Options of the scheduler with which a model that was trained here is to be used."""
+        return self.source.scheduler_config()
 
     @abstractmethod
     def file_description(self) -> dict[str, str]:
@@ -238,17 +342,6 @@ def check_finite(part: str, module: nn.Module, source: str) -> None:
             raise UserError(
                 f"The base model {source} is broken: {part}.{name} holds NaN or infinite values. Download it again."
             )
-
-
-def part_dtype(config: TrainConfig, part: str) -> torch.dtype:
-    """The torch dtype of a component's frozen weights; UserError for formats that this family can't hold."""
-    dtype = config.part_weight_dtype(part)
-    if dtype not in WEIGHT_DTYPES:
-        raise UserError(
-            f"{part}.weight_dtype: found {dtype}, which is not supported yet; "
-            f"expected one of {', '.join(str(key) for key in WEIGHT_DTYPES)}."
-        )
-    return WEIGHT_DTYPES[dtype]
 
 
 @cache

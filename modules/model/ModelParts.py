@@ -27,12 +27,15 @@ class ModelParts(Mapping[str, nn.Module]):
         self.device, self.temp_device = device, temp_device
         self._loaded: dict[str, nn.Module] = {}
         self._parked: set[str] = set()
+        self._changes: dict[str, list[Callable[[nn.Module], None]]] = {}
 
     def __getitem__(self, name: str) -> nn.Module:
         if name not in self._names:
             raise KeyError(name)
         if name not in self._loaded:
             self._loaded[name] = self._load(name)
+            for change in self._changes.get(name, ()):
+                change(self._loaded[name])
         if name in self._parked:
             self._loaded[name].to(self.device)
             self._parked.discard(name)
@@ -48,6 +51,12 @@ class ModelParts(Mapping[str, nn.Module]):
     def loaded(self) -> Mapping[str, nn.Module]:
         """The components that are in memory now, wherever they are."""
         return dict(self._loaded)
+
+    def on_load(self, name: str, change: Callable[[nn.Module], None]) -> None:
+        """Applies `change` to a component: now if it is loaded, and whenever it will be."""
+        self._changes.setdefault(name, []).append(change)
+        if name in self._loaded:
+            change(self._loaded[name])
 
     def load_all(self) -> None:
         """Loads every component, so that what is broken is found at once."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import diffusers
-from diffusers import ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -130,6 +130,20 @@ def check_folder(path: Path, parts: Sequence[str]) -> None:
         json.loads(index.read_text(encoding="utf-8"))
     if missing := [name for name in parts if not (path / name).is_dir()]:
         raise UserError(f"base_model_name: {path} is incomplete; missing folders: {', '.join(missing)}.")
+
+
+def read_index(location: str | Path, config: TrainConfig) -> dict[str, Any]:
+    """The model_index.json of a folder or hub name: component -> [library, class], and options of the pipeline.
+
+    Raises:
+        UserError: there is none, or it can't be read.
+    """
+    with load_errors(str(location)):
+        return DiffusionPipeline.load_config(
+            str(location),
+            local_files_only=Path(location).is_dir() or config.offline_mode,
+            cache_dir=config.huggingface_cache_dir or None,
+        )
 
 
 def local_path(config: TrainConfig, name: str | None = None, key: str = "base_model_name") -> Path | None:

@@ -39,16 +39,18 @@ def _cumulative(distribution: Distribution, weight: float, bias: float) -> Tenso
     return density.cumsum(0) / density.sum()
 
 
-def draw_timesteps(config: TrainConfig, count: int, total: int, generator: torch.Generator) -> Tensor:
-    """Integer timesteps `[count]` in 0 … total − 1, drawn as `timestep_distribution` says.
+def draw_noise_levels(
+    config: TrainConfig, count: int, generator: torch.Generator, shift: float | None = None
+) -> Tensor:
+    """Places `[count]` in 0 … 1 between clean image and pure noise, float64, drawn as `timestep_distribution` says.
+
+    All draws are by inversion: one uniform number per image, whatever the distribution.
 
     Args:
         config: distribution, its weight and bias, shift, and the noising range.
         count: batch size.
-        total: length of the schedule.
         generator: on the CPU.
-
-    All draws are by inversion: one uniform number per image, whatever the distribution.
+        shift: takes the place of `timestep_shift`, as where it depends on the images' size.
     """
     u = torch.rand(count, generator=generator, dtype=torch.float64)
     weight, bias = config.noising_weight, config.noising_bias
@@ -67,10 +69,14 @@ def draw_timesteps(config: TrainConfig, count: int, total: int, generator: torch
             u = torch.from_numpy(betaincinv(max(weight, 1e-4), max(bias, 1e-4), u.numpy()))
         case _:
             cumulative = _cumulative(config.timestep_distribution, weight, bias)
-            u = (torch.searchsorted(cumulative, u) + 0.5) / len(cumulative)
+            u = (torch.searchsorted(cumulative, u).double() + 0.5) / len(cumulative)
     low, high = config.min_noising_strength, config.max_noising_strength
-    u = shift_timesteps(low + (high - low) * u, config.timestep_shift)
-    return (u * total).long().clamp(0, total - 1)
+    return shift_timesteps(low + (high - low) * u, config.timestep_shift if shift is None else shift).clamp(0, 1)
+
+
+def draw_timesteps(config: TrainConfig, count: int, total: int, generator: torch.Generator) -> Tensor:
+    """`draw_noise_levels` on a schedule of `total` steps: integers `[count]` in 0 … total − 1."""
+    return (draw_noise_levels(config, count, generator) * total).long().clamp(0, total - 1)
 
 
 def offset_coefficients(alphas_cumprod: Tensor) -> Tensor:

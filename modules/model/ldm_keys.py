@@ -5,14 +5,22 @@ prefix.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from modules.model.unet_keys import native_unet_path
+from modules.model.unet_keys import clip_file_path, native_unet_path
+
+from torch import Tensor
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
-CLIP_PREFIX = "cond_stage_model.transformer."
-OPEN_CLIP_PREFIX = "cond_stage_model.model."
+# text encoder -> where it stands: in SD 1.x and 2.x, in SDXL
+TEXT_PREFIXES = {
+    "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
+    "text_encoder_2": ("conditioner.embedders.1.",),
+}
+# behind those: encoders as transformers names them, and as OpenCLIP does
+CLIP_PREFIX, OPEN_CLIP_PREFIX = "transformer.", "model."
 
 _VAE_STEPS = (
     (re.compile(r"^(encoder|decoder)\.conv_norm_out\."), r"\1.norm_out."),
@@ -38,6 +46,7 @@ _OPEN_CLIP_PARTS = {
     "self_attn.out_proj": "attn.out_proj",
 }
 _OPEN_CLIP_ENDS = {
+    "text_projection.weight": "text_projection",
     "embeddings.token_embedding.weight": "token_embedding.weight",
     "embeddings.position_embedding.weight": "positional_embedding",
     "final_layer_norm.weight": "ln_final.weight",
@@ -47,38 +56,67 @@ _OPEN_CLIP_ENDS = {
 _IN_PROJ = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
 
 
-def unet_name(name: str, blocks: Mapping[str, str]) -> str:
+class Place(NamedTuple):
+    """Where a checkpoint holds a tensor of a component.
+
+    Attributes:
+        name: in the checkpoint.
+        third: which third of that tensor's rows it is; None: all of it.
+        transposed: rows and columns are swapped there.
+    """
+
+    name: str
+    third: int | None = None
+    transposed: bool = False
+
+    def shape(self, shape: Sequence[int]) -> list[int]:
+        """The shape of the component's tensor, by that of the checkpoint's."""
+        rows, *others = shape if shape else [1]
+        # a number of rows that can't be split stays as it is, and fits nothing
+        rows = rows // 3 if self.third is not None and rows % 3 == 0 else rows
+        return [rows, *others][::-1] if self.transposed else [rows, *others]
+
+    def piece(self, tensor: Tensor) -> Tensor:
+        """The component's tensor out of the checkpoint's, whose memory it shares."""
+        part = tensor if self.third is None else tensor.chunk(3)[self.third]
+        return part.T if self.transposed else part
+
+
+def unet_name(name: str, blocks: Mapping[str, str], prefix: str = UNET_PREFIX) -> str:
     """Checkpoint name of a UNet tensor; `blocks` is what `native_blocks` makes of the UNet's config.
 
     Raises:
         ValueError: the UNet has parts that LDM checkpoints don't have.
     """
     layer, ending = name.rsplit(".", 1)
-    return f"{UNET_PREFIX}{native_unet_path(layer, blocks)}.{ending}"
+    return f"{prefix}{native_unet_path(layer, blocks)}.{ending}"
 
 
-def vae_name(name: str, config: Mapping[str, object]) -> str:
+def vae_name(name: str, config: Mapping[str, object], prefix: str = VAE_PREFIX) -> str:
     """Checkpoint name of an autoencoder tensor; `config` is that of `AutoencoderKL`."""
     last = len(config["block_out_channels"]) - 1
     # LDM counts the decoder's levels from the outside, diffusers in the order of computation
     name = re.sub(r"\.up_blocks\.(\d+)\.", lambda found: f".up.{last - int(found[1])}.", name)
     for pattern, replacement in _VAE_STEPS:
         name = pattern.sub(replacement, name)
-    return VAE_PREFIX + name
+    return prefix + name
 
 
-def clip_name(name: str) -> str:
-    """Checkpoint name of a tensor of SD 1's text encoder. Transformers 5 dropped `text_model.`; files have it."""
-    return f"{CLIP_PREFIX}text_model.{name.removeprefix('text_model.')}"
+def clip_name(name: str, prefix: str) -> str:
+    """Checkpoint name of a tensor of SD 1's, or SDXL's first text encoder.
+
+    Transformers 5 dropped `text_model.`; files have it.
+    """
+    return prefix + clip_file_path(name)
 
 
-def open_clip_name(name: str) -> tuple[str, int | None]:
-    """Checkpoint name of a tensor of SD 2's text encoder, and which third of that tensor it is (None: all of it)."""
+def open_clip_place(name: str, prefix: str) -> Place:
+    """Place of a tensor of SD 2's, or SDXL's second text encoder."""
     name = name.removeprefix("text_model.")
     layer = _OPEN_CLIP_LAYER.fullmatch(name)
     if not layer:
-        return OPEN_CLIP_PREFIX + _OPEN_CLIP_ENDS[name], None
-    start = f"{OPEN_CLIP_PREFIX}transformer.resblocks.{layer[1]}"
+        return Place(prefix + _OPEN_CLIP_ENDS[name], transposed=name == "text_projection.weight")
+    start = f"{prefix}transformer.resblocks.{layer[1]}"
     if layer[2] in _IN_PROJ:
-        return f"{start}.attn.in_proj_{layer[3]}", _IN_PROJ[layer[2]]
-    return f"{start}.{_OPEN_CLIP_PARTS[layer[2]]}.{layer[3]}", None
+        return Place(f"{start}.attn.in_proj_{layer[3]}", _IN_PROJ[layer[2]])
+    return Place(f"{start}.{_OPEN_CLIP_PARTS[layer[2]]}.{layer[3]}")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.model.single_file import load_single_file
+from modules.model.flux2_keys import flux2_adapter_naming
+from modules.model.single_file import load_single_file, model_type_of
 from modules.model.unet_keys import unet_adapter_naming
 from modules.util.AdapterNaming import AdapterNaming
-from modules.util.enum.ModelType import ModelType
 from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError
 
@@ -22,7 +22,7 @@ from torch import nn
 
 import diffusers
 import transformers
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 RESOURCES = Path(__file__).parents[2] / "resources"
@@ -30,6 +30,7 @@ RESOURCES = Path(__file__).parents[2] / "resources"
 # class of the denoiser -> its component, and the key map of a model that has it
 NAMINGS: dict[str, tuple[str, Callable[[nn.Module, Mapping[str, nn.Module]], AdapterNaming]]] = {
     "UNet2DConditionModel": ("unet", unet_adapter_naming),
+    "Flux2Transformer2DModel": ("transformer", flux2_adapter_naming),
 }
 _TEXT_ENCODERS = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
 
@@ -63,7 +64,18 @@ STANDARD_MODELS = (
         "stable-diffusion-xl-v1-base",
         "sdxl_base_v1-0",
     ),
-)
+    *(
+        StandardModel(
+            f"Flux.2 {name}", f"flux_2/{base_version}", {"transformer": "Flux2Transformer2DModel"},
+            architecture, f"flux_2_{base_version}",
+        )
+        for name, base_version, architecture in (
+            ("dev", "dev", "Flux.2-dev"),
+            ("Klein 9B", "klein_9b", "Flux.2-klein-9b"),
+            ("Klein 4B", "klein_4b", "Flux.2-klein-4b"),
+        )
+    ),
+)  # fmt: skip
 
 
 def standard_models() -> Iterator[ReferenceModel]:
@@ -107,7 +119,7 @@ def load_folder(folder: Path) -> ReferenceModel:
 
 
 def load_base(path: Path) -> ReferenceModel:
-    """A base model with weights, float32: a folder in diffusers' layout, or one file of Stable Diffusion 1.x or 2.x."""
+    """A base model with weights, float32: a folder in diffusers' layout, or one file of Stable Diffusion."""
     if path.is_dir():
         return load_folder(path)
     return reference_of_pipeline(single_file_pipeline(path), str(path))
@@ -120,16 +132,11 @@ def reference_of_pipeline(pipeline: DiffusionPipeline, name: str) -> ReferenceMo
     return _reference(name, parts)
 
 
-def single_file_pipeline(path: Path) -> StableDiffusionPipeline:
-    """Loads one file of Stable Diffusion 1.x or 2.x, whichever it is. Raises UserError if it is neither."""
+def single_file_pipeline(path: Path) -> DiffusionPipeline:
+    """Loads one file of Stable Diffusion 1.x, 2.x or XL, whichever it is. Raises UserError if it is none of these."""
     if not path.is_file():
         raise UserError(f"{path}: does not exist. Expected a diffusers folder, a .safetensors or a .ckpt file.")
-    try:
-        return load_single_file(path, ModelType.STABLE_DIFFUSION_15)
-    except UserError as error:
-        if "Stable Diffusion 2.x" not in str(error):
-            raise
-        return load_single_file(path, ModelType.STABLE_DIFFUSION_21_BASE)
+    return load_single_file(path, model_type_of(path))
 
 
 def component_classes(folder: Path) -> dict[str, str]:

@@ -1,15 +1,16 @@
-"""Loads Stable Diffusion 1.x and 2.x from one checkpoint file in the original (LDM) layout, without any network.
+"""Loads Stable Diffusion 1.x, 2.x and XL from one checkpoint file in the original (LDM) layout, without any network.
 
 Architectures and the tokenizer come from `resources/`. A model of another size is loaded with a folder beside the
 file: for `name.safetensors`, `name.config/` or `name/` with any of `unet/config.json`, `vae/config.json`,
-`text_encoder/config.json`, `scheduler/scheduler_config.json` and `tokenizer/`, as diffusers writes them. What the
-folder lacks is taken from the standard model.
+`text_encoder/config.json`, `scheduler/scheduler_config.json`, `tokenizer/` and so on, as diffusers writes them. What
+the folder lacks is taken from the standard model.
 """
 
+import copy
 import json
-import pickle
-import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ from modules.model.clip_tokenizer import clip_tokenizer
 from modules.model.ldm_keys import (
     CLIP_PREFIX,
     OPEN_CLIP_PREFIX,
+    TEXT_PREFIXES,
     UNET_PREFIX,
     VAE_PREFIX,
+    Place,
     clip_name,
-    open_clip_name,
+    open_clip_place,
     unet_name,
     vae_name,
 )
 from modules.model.ModelSource import empty_module
-from modules.model.unet_keys import native_blocks
+from modules.model.unet_keys import clip_file_path, native_blocks
+from modules.model.weights_file import WeightsFile, first_line
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
 
@@ -33,206 +37,303 @@ import torch
 from torch import Tensor, nn
 
 import diffusers
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
-RESOURCES = Path(__file__).parents[2] / "resources" / "stable_diffusion"
-CONFIG_FILES = {
-    "unet": "unet/config.json",
-    "vae": "vae/config.json",
-    "text_encoder": "text_encoder/config.json",
-    "scheduler": "scheduler/scheduler_config.json",
-    "tokenizer": "tokenizer/tokenizer_config.json",
-}
+RESOURCES = Path(__file__).parents[2] / "resources"
 PART_CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-PICKLES = (".ckpt", ".pt", ".pth")
+XL_CLASSES = {**PART_CLASSES, "text_encoder_2": CLIPTextModelWithProjection}
+# tokenizer -> the text encoder that reads its tokens
+TOKENIZERS = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
+SD1, SD2, SDXL = "stable_diffusion/sd1", "stable_diffusion/sd2", "stable_diffusion_xl"
 
 # 2.x above 512 pixels predicts velocity; only 2.1 needs its attention in float32
 _LARGE = {"unet": {"sample_size": 96}, "scheduler": {"prediction_type": "v_prediction"}}
+# model type -> folder in `resources/`, and what differs from it
 STANDARD: dict[ModelType, tuple[str, dict[str, dict[str, object]]]] = {
-    ModelType.STABLE_DIFFUSION_15: ("sd1", {}),
-    ModelType.STABLE_DIFFUSION_20_BASE: ("sd2", {}),
-    ModelType.STABLE_DIFFUSION_20: ("sd2", _LARGE),
-    ModelType.STABLE_DIFFUSION_21_BASE: ("sd2", {}),
-    ModelType.STABLE_DIFFUSION_21: ("sd2", {**_LARGE, "unet": {**_LARGE["unet"], "upcast_attention": True}}),
+    ModelType.STABLE_DIFFUSION_15: (SD1, {}),
+    ModelType.STABLE_DIFFUSION_20_BASE: (SD2, {}),
+    ModelType.STABLE_DIFFUSION_20: (SD2, _LARGE),
+    ModelType.STABLE_DIFFUSION_21_BASE: (SD2, {}),
+    ModelType.STABLE_DIFFUSION_21: (SD2, {**_LARGE, "unet": {**_LARGE["unet"], "upcast_attention": True}}),
+    ModelType.STABLE_DIFFUSION_XL_10_BASE: (SDXL, {}),
+}
+# folder -> what such a model is called, and a model type that fits it
+_GENERATIONS = {
+    SD1: ("a Stable Diffusion 1.x", ModelType.STABLE_DIFFUSION_15),
+    SD2: ("a Stable Diffusion 2.x", ModelType.STABLE_DIFFUSION_21_BASE),
+    SDXL: ("an SDXL", ModelType.STABLE_DIFFUSION_XL_10_BASE),
 }
 
-# part of a tensor's name -> what such a file is. Looked for in this order, in files that are no SD 1.x or 2.x.
+# part of a tensor's name -> what such a file is. Looked for in this order, in files that are no complete checkpoint.
 _FOREIGN = (
-    (("conditioner.embedders.", "diffusion_model.label_emb."), "an SDXL checkpoint"),
+    (("conditioner.embedders.0.model.",), "an SDXL refiner"),
     (("joint_blocks.", "double_blocks."), "a checkpoint of a transformer model such as SD 3 or Flux"),
     (("lora_", ".lora.", "hada_", "lokr_", "oft_", "dora_scale"), "a LoRA or another adapter, not a base model"),
     (("control_model.", "controlnet_"), "a ControlNet, not a base model"),
+    (("emb_params", "string_to_param"), "an embedding, not a base model"),
+)
+# the same for how a name starts
+_FOREIGN_STARTS = (
     (
         ("down_blocks.", "mid_block.", "text_model.", "encoder.layers."),
         "one component in diffusers' layout; give the whole diffusers folder instead",
     ),
     (("encoder.down.", "decoder.up."), "a VAE alone, not a base model"),
-    (("emb_params", "string_to_param"), "an embedding, not a base model"),
 )
 # tensors of a checkpoint that no component uses: losses of the VAE's training, buffers that are computed anew
 _UNUSED = ("loss.", "model_ema.")
 
+# a component's tensor -> its place in a file
+Layout = Mapping[str, Place]
+
 
 class SingleFileSource:
-    """The components of one file; see `ModelSource`. All are read at once, and again if one is asked for twice."""
-
-    def __init__(self, path: Path, model_type: ModelType) -> None:
-        self.name, self._path, self._type = str(path), path, model_type
-        self._left: dict[str, Any] = {}
-        self._pipeline()
-
-    def module(self, part: str, dtype: torch.dtype) -> nn.Module:
-        if part not in self._left:
-            self._pipeline()
-        return self._left.pop(part).to(dtype)
-
-    def empty(self, part: str) -> nn.Module:
-        if part in self._left:
-            return self._left[part]
-        kind, config = PART_CLASSES[part], _config(part, self._type, config_folder(self._path))
-        return empty_module(kind, CLIPTextConfig.from_dict(config) if kind is CLIPTextModel else config)
-
-    def tokenizer(self, part: str) -> CLIPTokenizer:
-        return self._tokenizer
-
-    def scheduler_config(self) -> dict[str, Any]:
-        return dict(self._scheduler.config)
-
-    def _pipeline(self) -> None:
-        pipeline = load_single_file(self._path, self._type)
-        self._left = {part: getattr(pipeline, part) for part in PART_CLASSES}
-        self._tokenizer, self._scheduler = pipeline.tokenizer, pipeline.scheduler
-
-
-def load_single_file(path: Path, model_type: ModelType) -> StableDiffusionPipeline:
-    """A pipeline in float32 on the CPU from a `.safetensors`, `.ckpt`, `.pt` or `.pth` file.
+    """The components of one file; see `ModelSource`. Each is read when it is asked for, and again if asked twice.
 
     Args:
-        path: the checkpoint.
+        path: a `.safetensors`, `.ckpt`, `.pt` or `.pth` file.
         model_type: decides architecture and prediction type, unless a folder beside the file does (see above).
+        elsewhere: components that are taken from another place, so that the file may lack them.
 
     Raises:
         UserError: the file is broken, holds another kind of model, or does not fit the architecture.
     """
-    if model_type not in STANDARD:
-        raise UserError(f"model_type: {model_type} can't be loaded from a single file as Stable Diffusion 1.x or 2.x.")
-    folder = config_folder(path)
-    weights = _read_weights(path, lambda names: _check_names(path, set(names), model_type, folder))
-    configs = {part: _config(part, model_type, folder) for part in CONFIG_FILES}
-    try:
-        unet, vae, text_encoder = _components(path, configs, weights)
-        tokenizer = _tokenizer(folder, configs["tokenizer"])
-        scheduler = getattr(diffusers, configs["scheduler"]["_class_name"]).from_config(configs["scheduler"])
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:
-        where = folder or f"resources for {model_type}"
-        raise UserError(f"{path}: can't build the model that {where} describes: {_first_line(error)}") from error
-    if len(tokenizer) > text_encoder.config.vocab_size:
-        raise UserError(
-            f"{path}: the tokenizer has {len(tokenizer)} tokens, the text encoder only "
-            f"{text_encoder.config.vocab_size}; expected a `tokenizer` folder that fits it in {path.stem}.config."
-        )
+
+    def __init__(self, path: Path, model_type: ModelType, elsewhere: Collection[str] = ()) -> None:
+        if model_type not in STANDARD:
+            raise UserError(f"{path}: can't be loaded as {model_type}; expected one of {', '.join(STANDARD)}.")
+        self.name, self._type = str(path), model_type
+        self._folder = config_folder(path)
+        self._file = WeightsFile(path)
+        self.classes = XL_CLASSES if STANDARD[model_type][0] == SDXL else PART_CLASSES
+        _check_names(path, self._file.shapes, model_type, self._folder, elsewhere)
+        with self._building():
+            self._empty = {part: self._new(part) for part in self.classes}
+            self._layouts = {
+                part: checked_layout(self._file, part, empty)
+                for part, empty in self._empty.items()
+                if part not in elsewhere
+            }
+            self._tokenizers = {name: self._tokenizer(name) for name, part in TOKENIZERS.items() if part in self._empty}
+            self._scheduler = self._scheduler_config()
+
+    def module(self, part: str, dtype: torch.dtype) -> nn.Module:
+        module = self._new(part)
+        fill(module, self._file, self._layouts[part], dtype)
+        return module.eval()
+
+    def empty(self, part: str) -> nn.Module:
+        return self._empty[part]
+
+    def tokenizer(self, part: str) -> CLIPTokenizer:
+        return self._tokenizers[part]
+
+    def scheduler_config(self) -> dict[str, Any]:
+        return dict(self._scheduler)
+
+    def _new(self, part: str) -> nn.Module:
+        """A component on the meta device: random initial weights would take longer than everything else."""
+        kind, config = self.classes[part], self._config(part)
+        return empty_module(kind, CLIPTextConfig.from_dict(config) if issubclass(kind, PreTrainedModel) else config)
+
+    def _config(self, part: str) -> dict[str, Any]:
+        standard, changes = STANDARD[self._type]
+        own = self._folder / config_file(part) if self._folder else None
+        if own is None or not own.is_file():
+            config = json.loads((RESOURCES / standard / config_file(part)).read_text(encoding="utf-8"))
+            return {**config, **changes.get(part, {})}
+        try:
+            config = json.loads(own.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise UserError(f"{own}: not readable as JSON ({first_line(error)}).") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{own}: found a JSON {type(config).__name__}, expected an object with options.")
+        return config
+
+    def _tokenizer(self, name: str) -> CLIPTokenizer:
+        if self._folder and (self._folder / name).is_dir():
+            tokenizer = CLIPTokenizer.from_pretrained(str(self._folder / name), local_files_only=True)
+        else:
+            tokenizer = clip_tokenizer(str(self._config(name)["pad_token"]))
+        size = self._empty[TOKENIZERS[name]].config.vocab_size
+        if len(tokenizer) > size:
+            raise UserError(
+                f"{self.name}: the tokenizer has {len(tokenizer)} tokens, the text encoder only {size}; "
+                f"expected a `{name}` folder that fits it in {Path(self.name).stem}.config."
+            )
+        return tokenizer
+
+    def _scheduler_config(self) -> dict[str, Any]:
+        config = self._config("scheduler")
+        if not (self._folder and (self._folder / config_file("scheduler")).is_file()):
+            config |= marked_schedule(self._file)
+        self.scheduler_class = config["_class_name"]
+        return dict(getattr(diffusers, self.scheduler_class).from_config(config).config)
+
+    @contextmanager
+    def _building(self) -> Iterator[None]:
+        """Says in one line that a described model can't be built."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:
+            where = self._folder or f"resources for {self._type}"
+            raise UserError(
+                f"{self.name}: can't build the model that {where} describes: {first_line(error)}"
+            ) from error
+
+
+def load_single_file(path: Path, model_type: ModelType) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """A pipeline in float32 on the CPU with everything that a `SingleFileSource` has."""
+    source = SingleFileSource(path, model_type)
+    parts = {part: source.module(part, torch.float32) for part in source.classes}
+    tokenizers = {name: source.tokenizer(name) for name, part in TOKENIZERS.items() if part in parts}
+    config = source.scheduler_config()
+    scheduler = getattr(diffusers, source.scheduler_class).from_config(config)
+    if source.classes is XL_CLASSES:
+        return StableDiffusionXLPipeline(**parts, **tokenizers, scheduler=scheduler, add_watermarker=False)
     return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
+        **parts, **tokenizers, scheduler=scheduler, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
-    )
+    )  # fmt: skip
+
+
+def model_type_of(path: Path) -> ModelType:
+    """A model type that fits a checkpoint of Stable Diffusion 1.x, 2.x or XL; UserError if it is none of these."""
+    generation = _generation(WeightsFile(path).shapes)
+    # a file of another kind is told what it is by the check of the first type
+    return ModelType.STABLE_DIFFUSION_15 if generation is None else _GENERATIONS[generation][1]
+
+
+def load_part(path: Path, part: str, like: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """One component out of a file: of its own, in the original layout or in diffusers', or a whole checkpoint.
+
+    Args:
+        path: the file.
+        part: the component's name.
+        like: the same component of the base model, on the meta device.
+        dtype: of the weights.
+
+    Raises:
+        UserError: the file is broken, or does not fit `like`.
+    """
+    file, module = WeightsFile(path), copy.deepcopy(like)
+    try:
+        layout = checked_layout(file, part, module)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: the base model's {part} has no names in such files: {first_line(error)}.") from error
+    fill(module, file, layout, dtype)
+    return module.eval()
+
+
+def config_file(part: str) -> str:
+    """Where a folder in diffusers' layout describes a component."""
+    if part in TOKENIZERS:
+        return f"{part}/tokenizer_config.json"
+    return f"{part}/{'scheduler_config' if part == 'scheduler' else 'config'}.json"
 
 
 def config_folder(path: Path) -> Path | None:
     """The folder beside a checkpoint that describes its architecture, if there is one with any config in it."""
+    files = [config_file(part) for part in (*XL_CLASSES, *TOKENIZERS, "scheduler")]
     for folder in (path.with_name(f"{path.stem}.config"), path.with_suffix("")):
-        if folder.is_dir() and any((folder / file).is_file() for file in CONFIG_FILES.values()):
+        if folder.is_dir() and any((folder / file).is_file() for file in files):
             return folder
     return None
 
 
-def _config(part: str, model_type: ModelType, folder: Path | None) -> dict[str, object]:
-    standard, changes = STANDARD[model_type]
-    own = folder / CONFIG_FILES[part] if folder else None
-    if own is None or not own.is_file():
-        config = json.loads((RESOURCES / standard / CONFIG_FILES[part]).read_text(encoding="utf-8"))
-        return {**config, **changes.get(part, {})}
-    try:
-        config = json.loads(own.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{own}: not readable as JSON ({_first_line(error)}).") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{own}: found a JSON {type(config).__name__}, expected an object with options.")
-    return config
+def checked_layout(file: WeightsFile, part: str, module: nn.Module) -> Layout:
+    """Where a file holds a component's tensors: of the layouts that are in use, the one that fits best.
 
-
-def _components(path: Path, configs: dict[str, dict], weights: Mapping[str, Tensor]) -> list[nn.Module]:
-    """UNet, autoencoder and text encoder. Only the text encoder's config may differ in kind: CLIP or OpenCLIP."""
-    # on the meta device, because random initial weights would take longer than everything else
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(configs["unet"])
-        vae = AutoencoderKL.from_config(configs["vae"])
-        text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"]))
-    used: set[str] = set()
-    blocks = native_blocks(unet.config)
-    _fill(path, "unet", unet, lambda name: (unet_name(name, blocks), None), weights, used)
-    _fill(path, "vae", vae, lambda name: (vae_name(name, vae.config), None), weights, used)
-    if any(name.startswith(OPEN_CLIP_PREFIX) for name in weights):
-        _fill(path, "text_encoder", text_encoder, open_clip_name, weights, used)
-    elif any(name.startswith(f"{CLIP_PREFIX}text_model.") for name in weights):
-        _fill(path, "text_encoder", text_encoder, lambda name: (clip_name(name), None), weights, used)
-    else:
-        # some merges lost this level of the name
-        short = {name: (clip_name(name).replace("text_model.", ""), None) for name in text_encoder.state_dict()}
-        _fill(path, "text_encoder", text_encoder, short.__getitem__, weights, used)
-    # The text encoder may leave some out: SD 2 does not use OpenCLIP's last layer.
-    prefixes = (UNET_PREFIX, VAE_PREFIX)
-    extra = sorted(name for name in weights if name.startswith(prefixes) and name not in used)
-    extra = [name for name in extra if not name.split(".", 1)[1].startswith(_UNUSED)]
-    if extra:
-        raise UserError(
-            f"{path}: {len(extra)} of its tensors have no place in this architecture ({_some(extra)}). "
-            + _other_architecture(path)
-        )
-    return [unet.eval(), vae.eval(), text_encoder.eval()]
-
-
-def _fill(
-    path: Path,
-    part: str,
-    module: nn.Module,
-    name_of: Callable[[str], tuple[str, int | None]],
-    weights: Mapping[str, Tensor],
-    used: set[str],
-) -> None:
-    """Puts float32 copies of the checkpoint's tensors into `module`; adds their names to `used`."""
-    state, missing = {}, []
-    for name, target in module.state_dict().items():
-        source, third = name_of(name)
-        if source not in weights:
-            missing.append(source)
-            continue
-        used.add(source)
-        tensor = weights[source]
-        if third is not None:
-            tensor = tensor.chunk(3)[third]
+    Raises:
+        UserError: tensors are missing, have other shapes, or have no place in the component.
+    """
+    path, names = file.path, file.shapes
+    targets = module.state_dict()
+    prefix, layout = max(
+        ((prefix, {name: place(name) for name in targets}) for prefix, place in _layouts(part, module, names)),
+        key=lambda found: sum(place.name in names for place in found[1].values()),
+    )
+    missing = [place.name for place in layout.values() if place.name not in names]
+    for name, place in layout.items():
+        shape = place.shape(names[place.name]) if place.name in names else targets[name].shape
         # attention projections are 1 x 1 convolutions in one layout and matrices in the other
-        if _without_ones(tensor.shape) != _without_ones(target.shape):
+        if _without_ones(shape) != _without_ones(targets[name].shape):
             # noised image, masked image and mask: 4 + 4 + 1 channels
-            inpainting = source.endswith("input_blocks.0.0.weight") and tensor.dim() == 4 and tensor.shape[1] == 9
+            inpainting = part == "unet" and name == "conv_in.weight" and shape[1] == 9
             hint = " It is an inpainting model, which is not supported yet." if inpainting else ""
             raise UserError(
-                f"{path}: {source} has shape {_shape(tensor)}, expected {_shape(target)}.{hint} "
+                f"{path}: {place.name} has shape {list(shape)}, expected {list(targets[name].shape)}.{hint} "
                 + _other_architecture(path)
             )
-        state[name] = tensor.reshape(target.shape).to(torch.float32, copy=True)
     if missing:
         raise UserError(
             f"{path}: the {part} lacks {len(missing)} of its tensors ({_some(missing)}). " + _other_architecture(path)
         )
+    used = {place.name for place in layout.values()}
+    extra = sorted(name for name in names if name.startswith(prefix) and name not in used)
+    extra = [name for name in extra if not name.removeprefix(prefix).startswith(_UNUSED)]
+    # of text encoders something may be left out: SD 2 does not use OpenCLIP's last layer
+    if extra and part in ("unet", "vae"):
+        raise UserError(
+            f"{path}: {len(extra)} of its tensors have no place in this architecture ({_some(extra)}). "
+            + _other_architecture(path)
+        )
+    return layout
+
+
+def _layouts(part: str, module: nn.Module, names: Collection[str]) -> Iterator[tuple[str, Callable[[str], Place]]]:
+    """(prefix, tensor of the component -> its place) of each layout in which files hold such a component."""
+    if part == "unet":
+        blocks = native_blocks(module.config)
+        for prefix in (UNET_PREFIX, "diffusion_model.", ""):
+            yield prefix, lambda name, start=prefix: Place(unet_name(name, blocks, start))
+        yield "", Place
+    elif part == "vae":
+        for prefix in (VAE_PREFIX, ""):
+            yield prefix, lambda name, start=prefix: Place(vae_name(name, module.config, start))
+        yield "", Place
+        yield "", lambda name: Place(_old_attention(name))
+    else:
+        for prefix in (*TEXT_PREFIXES[part], ""):
+            clip, open_clip = (prefix + CLIP_PREFIX, prefix + OPEN_CLIP_PREFIX) if prefix else ("", "")
+            yield prefix, lambda name, start=open_clip: _projection(open_clip_place(name, start), names)
+            yield prefix, lambda name, start=clip: Place(clip_name(name, start))
+            # some merges lost this level of the name
+            yield prefix, lambda name, start=clip: Place(start + clip_file_path(name).removeprefix("text_model."))
+
+
+def _projection(place: Place, names: Collection[str]) -> Place:
+    """Some trainers write OpenCLIP's projection as a layer: under another name, and not transposed."""
+    layer = f"{place.name}.weight"
+    return Place(layer) if place.transposed and layer in names else place
+
+
+def _old_attention(name: str) -> str:
+    """The name of a VAE's tensor as early versions of diffusers wrote it."""
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        name = name.replace(f".attentions.0.{new}.", f".attentions.0.{old}.")
+    return name
+
+
+def fill(module: nn.Module, file: WeightsFile, layout: Layout, dtype: torch.dtype) -> None:
+    """Gives a module on the meta device its weights: copies in `dtype` of the file's tensors, one after the other."""
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    wanted: dict[str, list[str]] = defaultdict(list)
+    for name, place in layout.items():
+        wanted[place.name].append(name)
+    state: dict[str, Tensor] = {}
+    for source, tensor in file.tensors(source for source in file.shapes if source in wanted):
+        for name in wanted[source]:
+            piece = layout[name].piece(tensor).reshape(shapes[name])
+            state[name] = piece.to(dtype, copy=True, memory_format=torch.contiguous_format)
     module.load_state_dict(state, assign=True)
+    module.requires_grad_(False)
     for name, buffer in list(module.named_buffers()):
         if buffer.is_meta:
             # computed, not stored: CLIP counts its positions
@@ -241,90 +342,64 @@ def _fill(
             setattr(module.get_submodule(owner), leaf, torch.arange(buffer.shape[-1]).expand(buffer.shape).clone())
 
 
-def _tokenizer(folder: Path | None, config: Mapping[str, object]) -> CLIPTokenizer:
-    if folder and (folder / "tokenizer").is_dir():
-        return CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
-    return clip_tokenizer(str(config["pad_token"]))
+def marked_schedule(file: WeightsFile) -> dict[str, Any]:
+    """The options of the scheduler that a file tells of itself.
+
+    Fine-tunes that predict velocity hold a tensor `v_pred`, and one `ztsnr` if their schedule ends without signal,
+    which ComfyUI reads; trainers that follow the Stability AI model metadata standard say it in the metadata.
+    """
+    config: dict[str, Any] = {}
+    if "v_pred" in file.shapes or file.metadata.get("modelspec.prediction_type") == "v":
+        config["prediction_type"] = "v_prediction"
+    if "ztsnr" in file.shapes:
+        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return config
 
 
-def _check_names(path: Path, names: set[str], model_type: ModelType, folder: Path | None) -> None:
-    """UserError unless the tensor names are those of a complete SD 1.x or 2.x checkpoint of the given type."""
-    parts = {
-        "UNet": f"{UNET_PREFIX}input_blocks.",
-        "VAE": VAE_PREFIX,
-        "text encoder": "cond_stage_model.",
+def _generation(names: Collection[str]) -> str | None:
+    """The standard folder of a checkpoint's kind, by its text encoders; None if it has none that is known."""
+    starts = {
+        SD2: ("cond_stage_model.model.",),
+        SD1: ("cond_stage_model.",),
+        # the refiner's first one is OpenCLIP's
+        SDXL: ("conditioner.embedders.1.", "conditioner.embedders.0.transformer."),
     }
-    missing = [part for part, prefix in parts.items() if not any(name.startswith(prefix) for name in names)]
-    if missing:
-        for marks, kind in _FOREIGN:
-            if any(mark in name for name in names for mark in marks):
-                raise UserError(f"{path}: this is {kind}. Expected a complete checkpoint for {model_type}.")
-        kind = "no model at all" if len(missing) == len(parts) else f"no {' and no '.join(missing)}"
+    return next((kind for kind, start in starts.items() if any(name.startswith(start) for name in names)), None)
+
+
+def _check_names(
+    path: Path, names: Collection[str], model_type: ModelType, folder: Path | None, elsewhere: Collection[str]
+) -> None:
+    """UserError unless the tensor names are those of a complete checkpoint of the given type."""
+    standard = STANDARD[model_type][0]
+    found = _generation(names)
+    # with an architecture of its own it may be either of the first two
+    fits = (found == SDXL) == (standard == SDXL) if folder else found == standard
+    if found and not fits:
+        what, fit = _GENERATIONS[found]
         raise UserError(
-            f"{path}: holds {kind}. Expected a complete checkpoint with UNet, VAE and text encoder for {model_type}."
-        )
-    second = any(name.startswith(OPEN_CLIP_PREFIX) for name in names)
-    if folder is None and second != (STANDARD[model_type][0] == "sd2"):
-        found, fit = ("2.x", "STABLE_DIFFUSION_21") if second else ("1.x", "STABLE_DIFFUSION_15")
-        raise UserError(
-            f"{path}: this is a Stable Diffusion {found} checkpoint, but model_type is {model_type}. "
+            f"{path}: this is {what} checkpoint, but model_type is {model_type}. "
             f"Set model_type to the right one, for example {fit}."
         )
-
-
-def _read_weights(path: Path, check: Callable[[Iterable[str]], None]) -> dict[str, Tensor]:
-    """The tensors of the three components; `check` sees all names first. May share memory with the file."""
-    wanted = (UNET_PREFIX, VAE_PREFIX, CLIP_PREFIX, OPEN_CLIP_PREFIX)
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-                check(names)
-                return {name: file.get_tensor(name) for name in names if name.startswith(wanted)}
-        except (SafetensorError, OSError) as error:
-            raise _broken(path, error) from error
-    if suffix not in PICKLES:
-        raise UserError(f"{path}: found a {suffix or 'file without ending'}, expected .safetensors or .ckpt.")
-    loaded = _read_pickle(path)
-    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    tensors = {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    check(tensors)
-    return {name: value for name, value in tensors.items() if name.startswith(wanted)}
-
-
-def _read_pickle(path: Path) -> object:
-    try:
-        # only the newer, zipped format can be mapped
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        # PyTorch's words for a pickle that is sound but calls or names something; a damaged one reads differently
-        if not any(words in str(error) for words in ("GLOBAL", "Can only", "reduce for unrecognized", "instantiate")):
-            raise _broken(path, error) from error
-        raise UserError(
-            f"{path}: refused, because it holds Python objects beside tensors, and loading those can run any code. "
-            "Expected a checkpoint with tensors only: get the .safetensors version of this model, or convert it."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise _broken(path, error) from error
-
-
-def _broken(path: Path, error: Exception) -> UserError:
-    """What to say of a file that its own format's reader can't read."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(40)
-    except OSError as unreadable:
-        return UserError(f"{path}: can't be read: {unreadable.strerror}.")
-    if not start:
-        what = "the file is empty"
-    elif start.startswith(b"version https://git-lfs"):
-        what = "this is a pointer to a file in Git LFS, not the file"
-    elif start.lstrip()[:1] == b"<":
-        what = "this is a web page, not a model"
-    else:
-        what = f"truncated, or not a {path.suffix} file ({_first_line(error)})"
-    return UserError(f"{path}: {what}. Download the model again.")
+    if any(name.startswith(("edm_mean", "edm_vpred.")) for name in names):
+        raise UserError(f"{path}: this model was trained with EDM's noise, which is not supported.")
+    parts = {"unet": ("UNet", (UNET_PREFIX,)), "vae": ("VAE", (VAE_PREFIX,)),
+             "text_encoder": ("text encoder", TEXT_PREFIXES["text_encoder"])}  # fmt: skip
+    if standard == SDXL:
+        parts["text_encoder_2"] = ("second text encoder", TEXT_PREFIXES["text_encoder_2"])
+    lacking = {part: kind for part, (kind, prefixes) in parts.items() if part not in elsewhere
+               and not any(name.startswith(prefixes) for name in names)}  # fmt: skip
+    if not lacking:
+        return
+    foreign = [kind for marks, kind in _FOREIGN if any(mark in name for name in names for mark in marks)]
+    foreign += [kind for starts, kind in _FOREIGN_STARTS if any(name.startswith(starts) for name in names)]
+    if foreign:
+        raise UserError(f"{path}: this is {foreign[0]}. Expected a complete checkpoint for {model_type}.")
+    kind = "no model at all" if len(lacking) == len(parts) else f"no {' and no '.join(lacking.values())}"
+    raise UserError(
+        f"{path}: holds {kind}. Expected a complete checkpoint with {_listed([kind for kind, _ in parts.values()])} "
+        f"for {model_type}; a component from elsewhere is named by {next(iter(lacking))}.model_name."
+    )
 
 
 def _other_architecture(path: Path) -> str:
@@ -335,13 +410,9 @@ def _without_ones(shape: Iterable[int]) -> list[int]:
     return [size for size in shape if size != 1]
 
 
-def _shape(tensor: Tensor) -> str:
-    return str(list(tensor.shape))
-
-
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (" …" if len(names) > 2 else "")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"

@@ -19,6 +19,8 @@ _RESNET_LEAVES = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
+# ComfyUI's names for SDXL's text encoders, in the model's order
+COMFY_CLIPS = ("clip_l", "clip_g")
 _SINGLE_LAYERS = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
@@ -39,10 +41,13 @@ def unet_adapter_naming(unet: nn.Module, text_encoders: Mapping[str, nn.Module])
             kohya files, several are `lora_te1`, `lora_te2` and so on.
     """
     parts = [unet_naming("unet", layer_paths(unet), unet.config)]
-    for index, (component, encoder) in enumerate(text_encoders.items(), start=1):
-        kohya = "lora_te" if len(text_encoders) == 1 else f"lora_te{index}"
-        clip = comfy_clip_name(encoder.config.hidden_size, single=len(text_encoders) == 1)
-        parts.append(clip_naming(component, layer_paths(encoder), kohya, clip))
+    if len(text_encoders) == 1:
+        ((component, encoder),) = text_encoders.items()
+        clip = comfy_clip_name(encoder.config.hidden_size)
+        parts.append(clip_naming(component, layer_paths(encoder), "lora_te", clip))
+    else:
+        for index, (component, encoder) in enumerate(text_encoders.items()):
+            parts.append(clip_naming(component, layer_paths(encoder), f"lora_te{index + 1}", COMFY_CLIPS[index]))
     return AdapterNaming.join(parts)
 
 
@@ -117,11 +122,9 @@ def clip_naming(component: str, paths: Iterable[str], kohya_prefix: str, comfy_c
     return AdapterNaming.build(names, aliases)
 
 
-def comfy_clip_name(hidden_size: int, single: bool) -> str:
-    """ComfyUI's name for a CLIP text encoder: the wide one is clip_h in SD 2.x (alone) and clip_g in SDXL."""
-    if hidden_size < 1024:
-        return "clip_l"
-    return "clip_h" if single else "clip_g"
+def comfy_clip_name(hidden_size: int) -> str:
+    """ComfyUI's name for a CLIP text encoder that is the model's only one: SD 1.x has the small, SD 2.x the wide."""
+    return "clip_l" if hidden_size < 1024 else "clip_h"
 
 
 def clip_file_path(path: str) -> str:

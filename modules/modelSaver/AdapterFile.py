@@ -6,7 +6,7 @@ from modules.modelSaver.adapter_kinds import AdapterKind, PartError, check_fits,
 from modules.modelSaver.adapter_layout import OFT_INPUT, recognize, split_key
 from modules.modelSaver.adapter_metadata import NEUMANN, ROTATIONS
 from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, from_base_norm
-from modules.modelSaver.fused_layers import split_layer
+from modules.modelSaver.fused_layers import take_apart
 from modules.modelSaver.normal_parts import normal_parts
 from modules.modelSaver.peft_settings import PEFT_START, peft_neumann, peft_turns_back, with_alpha
 from modules.util.AdapterNaming import AdapterNaming
@@ -114,7 +114,7 @@ class AdapterFile:
             if name in naming.fused:
                 targets = list(naming.fused[name].layers)
                 try:
-                    pieces = split_layer(parts, naming.fused[name].rows)
+                    pieces = take_apart(parts, naming.fused[name])
                 except PartError as error:
                     raise self._error(name, error) from error
             for (component, path), piece in zip(targets, pieces, strict=True):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from modules.modelSaver.adapter_kinds import AdapterKind, PartError, alpha_of, kind_of_parts, rank_of
 from modules.modelSaver.adapter_layout import ALPHA, DIFF, DIFF_BIAS, DORA, DOWN, OFT_INPUT, OFT_OUTPUT, UP
+from modules.util.AdapterNaming import FusedLayer
 
 import torch
 from torch import Tensor
@@ -18,6 +19,44 @@ Parts = Mapping[str, Tensor]
 
 # the factors of LoHa whose rows are outputs, and those whose columns are inputs
 _LOHA_OUT, _LOHA_IN = ("hada_w1_a", "hada_w2_a"), ("hada_w1_b", "hada_w2_b")
+
+
+def take_apart(parts: Parts, group: FusedLayer) -> list[dict[str, Tensor]]:
+    """Adapter of a file's layer -> one for each of the model's layers that it stands for. Raises PartError."""
+    return [swap_halves(parts, group.rows[0])] if group.swapped else split_layer(parts, group.rows)
+
+
+def put_together(pieces: Sequence[Parts | None], group: FusedLayer) -> dict[str, Tensor]:
+    """Adapters of the model's layers, None where there is none -> that of the file's layer. Raises PartError."""
+    return swap_halves(pieces[0], group.rows[0]) if group.swapped else join_layers(pieces, group.rows)
+
+
+def joins_exactly(kind: AdapterKind) -> bool:
+    """Whether adapters of this kind, each trained on its own layer, can be joined: they do not tie rows together."""
+    return kind.dora != "input" and kind.base not in ("OFT", "LoKr")
+
+
+def swap_halves(parts: Parts, rows: int) -> dict[str, Tensor]:
+    """The adapter of a layer whose two halves of outputs are exchanged; its own inverse.
+
+    Args:
+        parts: in normal form.
+        rows: outputs of the layer, an even number.
+
+    Raises:
+        PartError: the kind ties rows of both halves together.
+    """
+    kind = kind_of_parts(parts)
+    result = dict(parts)
+    for part in _row_parts(parts, kind):
+        axis = _row_axis(part, parts)
+        count = parts[part].shape[axis]
+        if count % 2:
+            raise PartError(part, f"has {count} rows, which can't be divided between the layer's two halves.")
+        result[part] = parts[part].roll(count // 2, axis)
+    if OFT_OUTPUT in parts and rows // 2 % parts[OFT_OUTPUT].shape[1]:
+        raise PartError(OFT_OUTPUT, f"turns outputs of both halves together; {rows // 2} is no multiple of its block.")
+    return result
 
 
 def split_layer(parts: Parts, rows: Sequence[int]) -> list[dict[str, Tensor]]:
@@ -35,8 +74,7 @@ def split_layer(parts: Parts, rows: Sequence[int]) -> list[dict[str, Tensor]]:
     result: list[dict[str, Tensor]] = [dict(parts) for _ in rows]
     for part in _row_parts(parts, kind):
         tensor = parts[part]
-        unit = _rows_of_unit(part, parts)
-        axis = 1 if part in _LOHA_OUT and "hada_t1" in parts else 0
+        unit, axis = _rows_of_unit(part, parts), _row_axis(part, parts)
         if tensor.shape[axis] * unit != sum(rows):
             raise PartError(part, f"stands for {tensor.shape[axis] * unit} outputs, expected {sum(rows)}.")
         if any(count % unit for count in rows):
@@ -62,6 +100,11 @@ def _row_parts(parts: Parts, kind: AdapterKind) -> list[str]:
         cut.append(OFT_OUTPUT)
     # a rotation of inputs, and one block for all outputs, is the same for each layer
     return cut
+
+
+def _row_axis(part: str, parts: Parts) -> int:
+    """The axis of a part along which outputs run."""
+    return 1 if part in _LOHA_OUT and "hada_t1" in parts else 0
 
 
 def _rows_of_unit(part: str, parts: Parts) -> int:

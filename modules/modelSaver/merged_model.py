@@ -29,7 +29,7 @@ def folder_at_once(target: Path, overwrite: bool, sources: Sequence[Path]) -> It
     """
     target = target.resolve()
     for source in sources:
-        if _overlap(target, source.resolve()):
+        if overlap(target, source.resolve()):
             raise UserError(f"{target}: is, holds or lies in {source}, which is read. Choose another folder.")
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists. Choose another name, or give --overwrite.")
@@ -64,7 +64,7 @@ def writing(target: Path) -> Iterator[None]:
         raise write_failure(target, error) from error
 
 
-def _overlap(target: Path, source: Path) -> bool:
+def overlap(target: Path, source: Path) -> bool:
     """Whether one is the other or lies in it; both resolved. Compares places, as some disks ignore case."""
     if not source.exists():
         return False

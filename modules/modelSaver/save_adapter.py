@@ -8,8 +8,8 @@ from modules.modelSaver.adapter_kinds import AdapterKind, PartError, alpha_of, k
 from modules.modelSaver.adapter_layout import DOWN, EXACT_PARTS, LAYOUTS, written_parts
 from modules.modelSaver.adapter_metadata import AdapterDescription, ComponentLayers, adapter_metadata
 from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, for_base_norm, has_two_norms
-from modules.modelSaver.format_rules import check_kind
-from modules.modelSaver.fused_layers import join_layers
+from modules.modelSaver.format_rules import check_kind, holds
+from modules.modelSaver.fused_layers import joins_exactly, put_together
 from modules.modelSaver.peft_settings import FOLDED_ALPHA
 from modules.module.AdapterModule import AdaptedLayer
 from modules.module.AdapterSet import AdapterSet
@@ -114,6 +114,30 @@ def check_output(
         check_kind(model_format, kind)
 
 
+def check_joins(
+    model_format: ModelFormat, naming: AdapterNaming, kind: AdapterKind, trained: Callable[[str], bool]
+) -> None:
+    """UserError if the format has trained layers as one, and adapters of this kind can't be joined.
+
+    To be asked before a run; `save_adapter` would find it when the training is done.
+
+    Args:
+        trained: module path -> whether the layer gets an adapter.
+    """
+    for name, group in naming.write_fused.get(model_format, {}).items():
+        chosen = [path for _, path in group.layers if trained(path)]
+        if not chosen or group.swapped or (joins_exactly(kind) and not (kind.dora and len(chosen) < len(group.layers))):
+            continue
+        others = [other for other in writable_formats(naming) if not naming.write_fused.get(other)]
+        others = [other for other in others if holds(other, kind)]
+        why = "layers that are not trained together" if joins_exactly(kind) else "several layers"
+        raise UserError(
+            f"output_model_format: {model_format} has {', '.join(path for _, path in group.layers)} as one layer, "
+            f"{name}, and {kind} of {why} can't be joined exactly. Choose one of {', '.join(others)}, or another kind "
+            "of adapter such as LoRA, DoRA on outputs or OFT on outputs."
+        )
+
+
 def writable_formats(naming: AdapterNaming) -> list[ModelFormat]:
     """The formats in which adapters of this family can be written."""
     return [model_format for model_format in LAYOUTS if model_format in naming.write]
@@ -190,7 +214,7 @@ def _joined(
     name: str, group: FusedLayer, found: Mapping[tuple[str, str], Mapping[str, Tensor]]
 ) -> Mapping[str, Tensor]:
     try:
-        return join_layers([found.get(layer) for layer in group.layers], group.rows)
+        return put_together([found.get(layer) for layer in group.layers], group)
     except PartError as error:
         layers = ", ".join(".".join(layer) for layer in group.layers)
         raise UserError(f"output_model_format: {name}, which stands for {layers}: {error.part} {error}") from error

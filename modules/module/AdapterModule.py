@@ -36,10 +36,14 @@ class AdapterModule(nn.Module, ABC):
 
     Attributes:
         part_names: names of the raw tensors (OneTrainer's internal spelling) -> attribute that holds it.
+        strength_parts: names in files of tensors whose multiple is a weaker or stronger adapter, as long as it has no
+            lengths: ΔW, or the tangent of a rotation's half angle, is proportional to each of them.
         notes: remarks for the user that came up while the adapter was made, may be empty.
+        strength: share of ΔW that is applied, for kinds in which no tensor stands for it; set it before hooking.
     """
 
     part_names: ClassVar[Mapping[str, str]] = {}
+    strength_parts: ClassVar[Collection[str]] = ()
 
     def __init__(self, layer: AdaptedLayer, component: str, layer_name: str) -> None:
         super().__init__()
@@ -48,6 +52,7 @@ class AdapterModule(nn.Module, ABC):
         self.component = component
         self.layer_name = layer_name
         self.notes: list[str] = []
+        self.strength = 1.0
         self._original_forward: Any = layer.forward
         self._had_own_forward = False
         self._plain = type(layer) in (nn.Linear, nn.Conv2d)
@@ -130,7 +135,12 @@ class AdapterModule(nn.Module, ABC):
         self._plain = type(layer) in (nn.Linear, nn.Conv2d) and not self._had_own_forward
         self._original_forward = layer.forward
         self._hooked = True
-        layer.forward = self.forward
+        layer.forward = self.forward if self.strength == 1 else self._blended_forward
+
+    def _blended_forward(self, x: Tensor) -> Tensor:
+        """With W + strength·ΔW, which a layer that is linear in its weight gives without knowing ΔW."""
+        y = self._original_forward(x)
+        return torch.lerp(y, self.forward(x).to(y.dtype), self.strength)
 
     def unhook(self) -> None:
         """Gives the layer its own forward back. It stays frozen."""
@@ -145,7 +155,8 @@ class AdapterModule(nn.Module, ABC):
     @torch.no_grad()
     def merged_delta(self) -> Tensor:
         """ΔW in the layer's weight shape, float32, on the adapter's device, without gradient."""
-        return self.delta_weight().detach()
+        delta = self.delta_weight().detach()
+        return delta if self.strength == 1 else self.strength * delta
 
     @torch.no_grad()
     def merge(self) -> None:

@@ -5,14 +5,15 @@ from modules.module.AdapterModule import AdaptedLayer, AdapterModule
 from modules.module.DiffModule import DiffModule
 from modules.module.DoRAModule import DoRAModule
 from modules.module.DoRAOFTModule import DoRAOFTModule
-from modules.module.LayerFilter import LayerFilter
 from modules.module.LoHaModule import LoHaModule
 from modules.module.LoKrModule import LoKrModule
 from modules.module.LoRAModule import LoRAModule
+from modules.module.magnitude import DORA_SCALE, PEFT_MAGNITUDE
 from modules.module.OFTModule import OFTModule
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.PeftType import PeftType
 from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 
 import torch
@@ -98,17 +99,31 @@ class AdapterSet:
         root_module: nn.Module,
         parts: Mapping[str, Mapping[str, Tensor]],
         neumann: bool = False,
+        strength: float = 1.0,
     ) -> "AdapterSet":
         """Adapters on exactly the layers of a file.
 
         Args:
             neumann: rotations are the Neumann series, which no part tells.
+            strength: how much of the adapter is applied. ΔW times it; for a rotation without lengths, its generator Q
+                times it, which stays a rotation, by nearly as many times the angle while angles are small.
 
         Raises:
             UserError: the component has no such layers, or the parts do not fit.
         """
         config = TrainConfig(oft_cayley_neumann=neumann)
-        return cls(component, root_module, config, LayerFilter.exactly(parts), start=parts)
+        own = class_of_layers(parts).strength_parts if strength != 1 else ()
+        lengths = any(name in (DORA_SCALE, PEFT_MAGNITUDE) for layer in parts.values() for name in layer)
+        if own and not lengths:
+            parts = {
+                layer: {name: strength * tensor.float() if name in own else tensor for name, tensor in tensors.items()}
+                for layer, tensors in parts.items()
+            }
+            strength = 1.0
+        adapters = cls(component, root_module, config, LayerFilter.exactly(parts), start=parts)
+        for adapter in adapters.adapters.values():
+            adapter.strength = strength
+        return adapters
 
     def _options(self, layer: AdaptedLayer, name: str, parts: Mapping[str, Tensor]) -> dict[str, Any]:
         try:
@@ -157,8 +172,10 @@ class AdapterSet:
 
     def to(self, device: torch.device | str) -> "AdapterSet":
         """Moves the adapters; the parameters stay the same objects, so an optimizer keeps them."""
+        device = torch.device(device)
         for adapter in self.adapters.values():
-            adapter.to(device)
+            if any(tensor.device != device for tensor in (*adapter.parameters(), *adapter.buffers())):
+                adapter.to(device)
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> "AdapterSet":

@@ -29,6 +29,7 @@ class DiffModule(DeltaModule):
     """
 
     part_names = {DIFF: DIFF}
+    strength_parts = (DIFF, DIFF_B)
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ class DoRAOFTModule(OFTModule):
         return super().recognizes(names) and DORA_SCALE in names
 
     def delta_weight(self) -> Tensor:
-        weight = dense_weight(self.layer)
+        weight = dense_weight(self.layer).to(self.weight.device)
         groups = 1 if self._linear else self.layer.groups
         factors = (self.magnitude / self.norm).view(self._shape())
         return rotated_weight(weight, self._matrix(), self._output, groups) * factors - weight

@@ -38,6 +38,7 @@ class LoHaModule(DeltaModule):
     """
 
     part_names = {name: name.removeprefix("hada_") for name in FACTORS} | {ALPHA: ALPHA}
+    strength_parts = ("hada_w2_a",)
 
     def __init__(
         self,

@@ -45,6 +45,8 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
         seed: of the run.
     """
 
+    strength_parts = (W1, W1_A)
+
     def __init__(
         self,
         layer: AdaptedLayer,

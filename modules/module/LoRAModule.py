@@ -45,6 +45,7 @@ class LoRAModule(AdapterModule):
     """
 
     part_names = {DOWN: "down", UP: "up", ALPHA: "alpha"}
+    strength_parts = (UP,)
 
     def __init__(
         self,

@@ -67,7 +67,8 @@ class MagnitudeMixin(AdapterModule):
     @torch.no_grad()
     def prepare(cls, adapters: Sequence[Self]) -> None:
         for adapter in adapters:
-            if adapter.has_lengths:
+            # a layer that waits elsewhere is on the device only while it is called: then the norms are computed
+            if adapter.has_lengths and adapter.layer.weight.device == adapter.magnitude.device:
                 adapter._prepared = adapter._direction_key(), adapter._norms()
 
     def on_scaled_inputs(self) -> Tensor | None:
@@ -90,7 +91,7 @@ class MagnitudeMixin(AdapterModule):
         """W' − W for a ΔW; differentiable. Without lengths that is ΔW."""
         if not self.has_lengths:
             return delta
-        base = dense_weight(self.layer)
+        base = dense_weight(self.layer).to(self.magnitude.device)
         return self._factors().view_as(self.magnitude) * (base + delta) - base
 
     @torch.no_grad()

@@ -54,6 +54,7 @@ class OFTModule(AdapterModule):
     """
 
     part_names = {RAW: "weight"}
+    strength_parts = (INPUT, OUTPUT)
     decomposes: ClassVar[bool] = False
 
     def __init__(
@@ -211,7 +212,7 @@ class OFTModule(AdapterModule):
         return y.add_((excess if self._linear else excess.view(-1, 1, 1)).to(y.dtype))
 
     def delta_weight(self) -> Tensor:
-        weight = dense_weight(self.layer)
+        weight = dense_weight(self.layer).to(self.weight.device)
         groups = 1 if self._linear else self.layer.groups
         turned = rotated_weight(weight, self._matrix(), self._output, groups)
         return turned - weight

@@ -42,8 +42,8 @@ def weight_slices(layer: nn.Module, small: bool = False) -> Iterator[tuple[slice
     """The weight as a matrix in float32, some rows at a time.
 
     A float32 weight comes in one piece and is not copied, unless `small` slices are asked for. Any other is converted
-    slice by slice, so that no float32 copy of it ever exists. What only its maker can unpack is unpacked as a whole:
-    bitsandbytes' 4 bits, which its own forward unpacks just so, and other subclasses of Tensor.
+    slice by slice, so that no float32 copy of it ever exists. What only its maker can unpack is unpacked as a whole, as
+    its own forward does: layers with a method `dense`, bitsandbytes' 4 bits, and other subclasses of Tensor.
 
     Yields:
         The rows' place along `o`, and the rows, `[k, i·h·w]`.
@@ -79,6 +79,8 @@ def _row_scales(layer: nn.Module) -> Tensor | None:
 def _unpacked(layer: nn.Module) -> Tensor:
     """A quantized weight as a whole, in the dtype that its maker chooses."""
     weight = layer.weight
+    if hasattr(layer, "dense"):
+        return layer.dense()
     if getattr(weight, "quant_state", None) is not None:
         from bitsandbytes.functional import dequantize_4bit  # present if such a weight is
 

@@ -14,10 +14,13 @@ class FusedLayer:
     Attributes:
         layers: the model's layers, in the order of the rows.
         rows: how many outputs each of them has.
+        swapped: the file has a single layer's outputs with their first and second half exchanged, such as shift and
+            scale of a modulation.
     """
 
     layers: tuple[LayerId, ...]
     rows: tuple[int, ...]
+    swapped: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class AdapterNaming:
                 raise ValueError(f"adapter layer name {name} stands for {group.layers} and for other layers")
             if len(group.layers) != len(group.rows) or min(group.rows, default=0) < 1:
                 raise ValueError(f"{name}: expected the rows of each of {group.layers}, found {group.rows}")
+            if group.swapped and (len(group.rows) != 1 or group.rows[0] % 2):
+                raise ValueError(f"{name}: only one layer of an even number of outputs has halves, found {group.rows}")
         for model_format, table in write_fused.items():
             layers = [layer for group in table.values() for layer in group.layers]
             if len(set(layers)) < len(layers) or set(layers) & names.get(model_format, {}).keys():

@@ -18,6 +18,7 @@ class ParameterInfo:
         name: the parameter's own full name, unique in a run: "<component>.<layer>.<part>".
         pair: full name of the partner (down <-> up), None where there is none.
         forward_scale: number by which the layer multiplies the tensor before anything else; that of scaled OFT.
+        matrix: of an INPUT, whether it multiplies activations, as a first layer does, and is no table of embeddings.
     """
 
     role: ParameterRole
@@ -26,6 +27,7 @@ class ParameterInfo:
     name: str
     pair: str | None = None
     forward_scale: float = 1.0
+    matrix: bool = False
 
 
 def set_parameter_info(parameter: nn.Parameter, info: ParameterInfo) -> None:

@@ -1,13 +1,21 @@
-"""A small random Stable Diffusion pipeline, and the names of its tensors in a single-file checkpoint."""
+"""Small random Stable Diffusion and SDXL pipelines, and the names of their tensors in a single-file checkpoint."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import diffusers
 import pytest
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 diffusers.utils.logging.set_verbosity_error()
 diffusers.utils.logging.disable_progress_bar()
@@ -37,6 +45,30 @@ UNET_NAMES = {
     "output_blocks.4.1": "up_blocks.1.attentions.1",
     "output_blocks.5.0": "up_blocks.1.resnets.2",
     "output_blocks.5.1": "up_blocks.1.attentions.2",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
+# The same for SDXL's layout: one layer a level, attention at the inner level, and the second embedding.
+XL_UNET_NAMES = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "input_blocks.1.0": "down_blocks.0.resnets.0",
+    "input_blocks.2.0.op": "down_blocks.0.downsamplers.0.conv",
+    "input_blocks.3.0": "down_blocks.1.resnets.0",
+    "input_blocks.3.1": "down_blocks.1.attentions.0",
+    "middle_block.0": "mid_block.resnets.0",
+    "middle_block.1": "mid_block.attentions.0",
+    "middle_block.2": "mid_block.resnets.1",
+    "output_blocks.0.0": "up_blocks.0.resnets.0",
+    "output_blocks.0.1": "up_blocks.0.attentions.0",
+    "output_blocks.1.0": "up_blocks.0.resnets.1",
+    "output_blocks.1.1": "up_blocks.0.attentions.1",
+    "output_blocks.1.2.conv": "up_blocks.0.upsamplers.0.conv",
+    "output_blocks.2.0": "up_blocks.1.resnets.0",
+    "output_blocks.3.0": "up_blocks.1.resnets.1",
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
@@ -74,12 +106,12 @@ VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "p
 
 
 def _clip_key(name: str) -> str:
-    return name if name.startswith("text_model.") else f"text_model.{name}"
+    return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"
 
 
-def ldm_unet(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
+def ldm_unet(unet: UNet2DConditionModel, names: dict[str, str] = UNET_NAMES) -> dict[str, torch.Tensor]:
     state, written = unet.state_dict(), {}
-    for original, ours in UNET_NAMES.items():
+    for original, ours in names.items():
         parts = UNET_RESNET_NAMES if ".resnets." in ours else {"": ""}
         for inner, part in parts.items():
             start = f"{ours}.{part}".rstrip(".")
@@ -107,23 +139,24 @@ def ldm_vae(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
     return written
 
 
-def ldm_clip(encoder: CLIPTextModel) -> dict[str, torch.Tensor]:
-    start = "cond_stage_model.transformer."
+def ldm_clip(encoder: CLIPTextModel, start: str = "cond_stage_model.transformer.") -> dict[str, torch.Tensor]:
     written = {start + _clip_key(name): tensor for name, tensor in encoder.state_dict().items()}
     # a buffer that old checkpoints hold, in the wrong dtype at that
     written[f"{start}text_model.embeddings.position_ids"] = torch.arange(16.0)[None]
     return written
 
 
-def ldm_open_clip(encoder: CLIPTextModel) -> dict[str, torch.Tensor]:
+def ldm_open_clip(encoder: CLIPTextModel, start: str = "cond_stage_model.model.") -> dict[str, torch.Tensor]:
     state = {_clip_key(name).removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()}
-    start = "cond_stage_model.model."
+    width = encoder.config.hidden_size
+    # OpenCLIP multiplies from the other side; SD 2 does not use it
+    projection = state["text_projection.weight"].T if "text_projection.weight" in state else torch.zeros(width, width)
     written = {
         f"{start}token_embedding.weight": state["embeddings.token_embedding.weight"],
         f"{start}positional_embedding": state["embeddings.position_embedding.weight"],
         f"{start}ln_final.weight": state["final_layer_norm.weight"],
         f"{start}ln_final.bias": state["final_layer_norm.bias"],
-        f"{start}text_projection": torch.zeros(32, 32),
+        f"{start}text_projection": projection,
         f"{start}logit_scale": torch.zeros(()),
     }
     for layer in range(encoder.config.num_hidden_layers):
@@ -139,15 +172,16 @@ def ldm_open_clip(encoder: CLIPTextModel) -> dict[str, torch.Tensor]:
             written[f"{block}.ln_2.{ending}"] = own[f"layer_norm2.{ending}"]
     # a last layer that SD 2 leaves out
     extra = f"{start}transformer.resblocks.{encoder.config.num_hidden_layers}.ln_1.weight"
-    return {**written, extra: torch.ones(32)}
+    return {**written, extra: torch.ones(width)}
 
 
-def small_tokenizer() -> CLIPTokenizer:
+def small_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     letters = [chr(code) for code in range(33, 127)]
     merges = [("c", "a"), ("ca", "t</w>"), ("r", "e"), ("re", "d</w>")]
     tokens = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: k for k, token in enumerate(tokens)}, merges=merges, model_max_length=16)
+    vocabulary = {token: k for k, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=16, pad_token=pad_token)
 
 
 def _random_pipeline() -> StableDiffusionPipeline:
@@ -191,12 +225,7 @@ def _random_pipeline() -> StableDiffusionPipeline:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    with torch.no_grad():
-        for module in (unet, vae, text_encoder):
-            for parameter in module.parameters():
-                # fresh norms and biases are ones and zeros, among which a wrong order would not show
-                if parameter.dim() == 1:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
+    _disturb(unet, vae, text_encoder)
     return StableDiffusionPipeline(
         vae=vae.eval(),
         text_encoder=text_encoder.eval(),
@@ -207,6 +236,76 @@ def _random_pipeline() -> StableDiffusionPipeline:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def _disturb(*modules: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for module in modules:
+            for parameter in module.parameters():
+                # fresh norms and biases are ones and zeros, among which a wrong order would not show
+                if parameter.dim() == 1:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def _random_xl_pipeline() -> StableDiffusionXLPipeline:
+    tokenizers = small_tokenizer(), small_tokenizer("!")
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=40,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2), attention_head_dim=(2, 4), use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 20,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4, sample_size=16,
+        up_block_types=("UpDecoderBlock2D",) * 2, scaling_factor=0.13025, force_upcast=True,
+    )  # fmt: skip
+    first, second = (
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
+            num_attention_heads=2, max_position_embeddings=16, projection_dim=20, hidden_act=activation,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        for tokenizer, width, layers, activation in zip(
+            tokenizers, (16, 24), (3, 4), ("quick_gelu", "gelu"), strict=True
+        )
+    )  # fmt: skip
+    encoders = CLIPTextModel(first), CLIPTextModelWithProjection(second)
+    scheduler = EulerDiscreteScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, timestep_spacing="leading"
+    )
+    _disturb(unet, vae, *encoders)
+    return StableDiffusionXLPipeline(
+        vae=vae.eval(), unet=unet.eval(), text_encoder=encoders[0].eval(), text_encoder_2=encoders[1].eval(),
+        tokenizer=tokenizers[0], tokenizer_2=tokenizers[1], scheduler=scheduler, add_watermarker=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def xl_pipeline() -> StableDiffusionXLPipeline:
+    """Random weights; tests must not change it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _random_xl_pipeline()
+
+
+@pytest.fixture(scope="session")
+def xl_folder(xl_pipeline, tmp_path_factory) -> Path:
+    """The small SDXL as a diffusers folder; tests must not change it."""
+    folder = tmp_path_factory.mktemp("base model xl")
+    xl_pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def xl_tensors(xl_pipeline) -> dict[str, torch.Tensor]:
+    """The small SDXL's tensors under their names in a single-file checkpoint."""
+    return {
+        **ldm_unet(xl_pipeline.unet, XL_UNET_NAMES),
+        **ldm_vae(xl_pipeline.vae),
+        **ldm_clip(xl_pipeline.text_encoder, "conditioner.embedders.0.transformer."),
+        **ldm_open_clip(xl_pipeline.text_encoder_2, "conditioner.embedders.1.model."),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -243,3 +342,197 @@ def small_open_clip_tensors(small_pipeline) -> dict[str, torch.Tensor]:
         **ldm_vae(small_pipeline.vae),
         **ldm_open_clip(small_pipeline.text_encoder),
     }
+
+
+# --- Flux.2
+
+_FLUX2_WORDS = "a red cat blue dog shape number 0 1 2 3 4 5 6 you are an ai that reasons about image descriptions"
+_FLUX2_CHATS = {
+    # as in the published tokenizers, dev's writes the start of the text itself, and Klein's asks for an answer
+    "dev": "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content[0].text }} {% endfor %}",
+    "klein": (
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% if not enable_thinking %} [silent]{% endif %}{% endif %}"
+    ),
+}
+
+
+def _flux2_tokenizer(variant: str):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    marks = ["<pad>", "<s>", "<unk>", "[system]", "[user]", "[assistant]", "[silent]"]
+    words = {word: number for number, word in enumerate(dict.fromkeys([*marks, *_FLUX2_WORDS.split()]))}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", unk_token="<unk>",
+        padding_side="left" if variant == "dev" else "right", chat_template=_FLUX2_CHATS[variant],
+    )  # fmt: skip
+
+
+def _flux2_pipeline(variant: str):
+    """Random weights; the numbers of layers of the text encoders are the least from which captions can be taken."""
+    from diffusers import (
+        AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Pipeline,
+        Flux2Transformer2DModel,
+    )
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration, Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = _flux2_tokenizer(variant)
+    width = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "head_dim": 8}
+    text = {**width, "num_key_value_heads": 1, "vocab_size": len(tokenizer), "initializer_range": 0.2}
+    if variant == "dev":
+        vision = {**width, "model_type": "pixtral", "num_hidden_layers": 1, "image_size": 16, "patch_size": 8}
+        language = {**text, "model_type": "mistral", "num_hidden_layers": 31}
+        encoder = Mistral3ForConditionalGeneration(Mistral3Config(text_config=language, vision_config=vision))
+    else:
+        # the small Klein's encoder has one matrix for reading and writing words
+        encoder = Qwen3ForCausalLM(Qwen3Config(**text, num_hidden_layers=28, tie_word_embeddings=True))
+    transformer = Flux2Transformer2DModel(
+        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=variant == "dev",
+    )  # fmt: skip
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1,
+        block_out_channels=(8, 8, 8, 16), norm_num_groups=4, latent_channels=4, sample_size=64,
+    )  # fmt: skip
+    with torch.no_grad():
+        for module in (transformer, vae, encoder):
+            for parameter in module.parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.2, 3.0)
+    kind = Flux2Pipeline if variant == "dev" else Flux2KleinPipeline
+    return kind(
+        # dynamic shifting as in the published models
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae.eval(),
+        text_encoder=encoder.eval(),
+        tokenizer=tokenizer,
+        transformer=transformer.eval(),
+    )
+
+
+@pytest.fixture(scope="session")
+def flux2_pipelines() -> dict:
+    """ "dev" and "klein" -> a small Flux.2 pipeline with random weights; tests must not change it."""
+    pipelines = {}
+    for variant in _FLUX2_CHATS:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            pipelines[variant] = _flux2_pipeline(variant)
+        pipelines[variant].set_progress_bar_config(disable=True)
+    return pipelines
+
+
+@pytest.fixture(scope="session")
+def flux2_folders(flux2_pipelines, tmp_path_factory) -> dict[str, Path]:
+    """The same as diffusers folders; tests must not change them."""
+    folders = {}
+    for variant, pipeline in flux2_pipelines.items():
+        folders[variant] = tmp_path_factory.mktemp(f"flux2 {variant}")
+        pipeline.save_pretrained(folders[variant])
+    return folders
+
+
+# Written by hand, from the layout of the original code: native layer -> the layers of diffusers that it stands for.
+FLUX2_OUTSIDE = {
+    "img_in": ["x_embedder"],
+    "txt_in": ["context_embedder"],
+    "time_in.in_layer": ["time_guidance_embed.timestep_embedder.linear_1"],
+    "time_in.out_layer": ["time_guidance_embed.timestep_embedder.linear_2"],
+    "double_stream_modulation_img.lin": ["double_stream_modulation_img.linear"],
+    "double_stream_modulation_txt.lin": ["double_stream_modulation_txt.linear"],
+    "single_stream_modulation.lin": ["single_stream_modulation.linear"],
+    "final_layer.linear": ["proj_out"],
+    "final_layer.adaLN_modulation.1": ["norm_out.linear"],
+}
+FLUX2_GUIDANCE = {
+    "guidance_in.in_layer": ["time_guidance_embed.guidance_embedder.linear_1"],
+    "guidance_in.out_layer": ["time_guidance_embed.guidance_embedder.linear_2"],
+}
+FLUX2_DOUBLE = {
+    "img_attn.qkv": ["attn.to_q", "attn.to_k", "attn.to_v"],
+    "img_attn.proj": ["attn.to_out.0"],
+    "img_mlp.0": ["ff.linear_in"],
+    "img_mlp.2": ["ff.linear_out"],
+    "txt_attn.qkv": ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"],
+    "txt_attn.proj": ["attn.to_add_out"],
+    "txt_mlp.0": ["ff_context.linear_in"],
+    "txt_mlp.2": ["ff_context.linear_out"],
+}
+FLUX2_SINGLE = {"linear1": ["attn.to_qkv_mlp_proj"], "linear2": ["attn.to_out"]}
+FLUX2_NORMS = {
+    "double_blocks": {
+        "img_attn.norm.query_norm": "attn.norm_q", "img_attn.norm.key_norm": "attn.norm_k",
+        "txt_attn.norm.query_norm": "attn.norm_added_q", "txt_attn.norm.key_norm": "attn.norm_added_k",
+    },
+    "single_blocks": {"norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"},
+}  # fmt: skip
+
+
+def _flux2_layers(config) -> dict[str, list[str]]:
+    layers = dict(FLUX2_OUTSIDE) | (FLUX2_GUIDANCE if config["guidance_embeds"] else {})
+    for native, ours, count, inner in (
+        ("double_blocks", "transformer_blocks", config["num_layers"], FLUX2_DOUBLE),
+        ("single_blocks", "single_transformer_blocks", config["num_single_layers"], FLUX2_SINGLE),
+    ):
+        for i in range(count):
+            layers |= {f"{native}.{i}.{name}": [f"{ours}.{i}.{path}" for path in paths]
+                       for name, paths in inner.items()}  # fmt: skip
+    return layers
+
+
+def _flux2_tensors(transformer) -> dict[str, torch.Tensor]:
+    state, written = transformer.state_dict(), {}
+    for native, paths in _flux2_layers(transformer.config).items():
+        weight = torch.cat([state.pop(f"{path}.weight") for path in paths])
+        if native.startswith("final_layer.adaLN"):
+            # shift before scale
+            weight = torch.cat(weight.chunk(2)[::-1])
+        written[f"{native}.weight"] = weight
+    for kind, ours in (("double_blocks", "transformer_blocks"), ("single_blocks", "single_transformer_blocks")):
+        for i in range(len(getattr(transformer, ours))):
+            for native, path in FLUX2_NORMS[kind].items():
+                written[f"{kind}.{i}.{native}.scale"] = state.pop(f"{ours}.{i}.{path}.weight")
+    assert not state, list(state)
+    return written
+
+
+@pytest.fixture(scope="session")
+def flux2_layers():
+    """flux2_layers(config) -> native layer -> the layers of diffusers that it stands for, of a transformer's config."""
+    return _flux2_layers
+
+
+@pytest.fixture(scope="session")
+def flux2_tensors():
+    """flux2_tensors(transformer) -> its tensors in the original layout."""
+    return _flux2_tensors
+
+
+class MetaFile:
+    """Stands for a `WeightsFile` of gigabytes: its tensors have no data."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor], path: Path) -> None:
+        self.path, self.metadata, self._tensors = path, {}, tensors
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    def tensors(self, names):
+        return ((name, self._tensors[name]) for name in names)
+
+
+@pytest.fixture
+def pretend_file(monkeypatch):
+    """pretend_file(tensors): each single file that is loaded holds these tensors, which may be on the meta device."""
+
+    def pretend(tensors: dict[str, torch.Tensor]) -> None:
+        monkeypatch.setattr("modules.model.single_file.WeightsFile", partial(MetaFile, tensors))
+
+    return pretend

@@ -6,7 +6,13 @@ All seeds are fixed: a test that passes once passes always.
 import math
 from collections.abc import Callable
 
-from modules.model.diffusion_noise import draw_noise, draw_timesteps, offset_coefficients, zero_terminal_snr
+from modules.model.diffusion_noise import (
+    draw_noise,
+    draw_noise_levels,
+    draw_timesteps,
+    offset_coefficients,
+    zero_terminal_snr,
+)
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.TimestepDistribution import TimestepDistribution as Distribution
 from modules.util.UserError import UserError
@@ -161,6 +167,22 @@ def test_same_seed_same_draw(name):
     draw_timesteps(settings, 64, STEPS, used)
     torch.rand(64, generator=plain, dtype=torch.float64)
     assert torch.equal(used.get_state(), plain.get_state())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_levels_are_the_timesteps_before_they_are_rounded(name):
+    """Families with continuous time take the levels; the two agree draw by draw."""
+    settings = config(**CASES[name][0], timestep_shift=2.0)
+    levels = draw_noise_levels(settings, 500, generator())
+    assert levels.dtype == torch.float64 and 0 <= levels.min() and levels.max() <= 1
+    assert torch.equal((levels * STEPS).long().clamp(max=STEPS - 1), draw_timesteps(settings, 500, STEPS, generator()))
+    assert len(levels.unique()) > 300
+
+
+def test_a_given_shift_takes_the_place_of_the_options():
+    plain, fixed = config(), config(timestep_shift=3.0)
+    assert torch.equal(draw_noise_levels(plain, 64, generator(), 3.0), draw_noise_levels(fixed, 64, generator()))
+    assert torch.equal(draw_noise_levels(fixed, 64, generator(), 1.0), draw_noise_levels(plain, 64, generator()))
 
 
 # --- noise

@@ -6,8 +6,8 @@ import socket
 from functools import cache
 from pathlib import Path
 
-from modules.model.ldm_keys import open_clip_name, unet_name, vae_name
-from modules.model.single_file import STANDARD, config_folder, load_single_file
+from modules.model.ldm_keys import open_clip_place, unet_name, vae_name
+from modules.model.single_file import SD2, STANDARD, config_folder, load_single_file
 from modules.model.unet_keys import native_blocks
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 SD15, SD21 = ModelType.STABLE_DIFFUSION_15, ModelType.STABLE_DIFFUSION_21
-RESOURCES = Path(__file__).parents[2] / "resources" / "stable_diffusion"
+RESOURCES = Path(__file__).parents[2] / "resources"
 
 
 @pytest.fixture
@@ -122,15 +122,19 @@ def test_ema_copies_and_training_losses_are_ignored(tmp_path, small_pipeline, sm
     assert_same(load_single_file(path, SD15), small_pipeline)
 
 
-def test_peer_reads_the_same_file(tmp_path, small_folder, small_tensors, small_pipeline):
+@pytest.mark.parametrize("model", ["small", "xl"])
+def test_peer_reads_the_same_file(request, model):
     # that the names written by hand in conftest are those that others know
+    folder, tensors, pipeline = (
+        request.getfixturevalue(f"{model}_{kind}") for kind in ("folder", "tensors", "pipeline")
+    )
     unet = UNet2DConditionModel.from_single_file(
-        dict(small_tensors), config=str(small_folder), subfolder="unet", local_files_only=True
+        dict(tensors), config=str(folder), subfolder="unet", local_files_only=True
     )
     for name, tensor in unet.state_dict().items():
-        assert torch.equal(tensor, small_pipeline.unet.state_dict()[name]), name
-    vae = convert_ldm_vae_checkpoint(dict(small_tensors), small_pipeline.vae.config)
-    for name, tensor in small_pipeline.vae.state_dict().items():
+        assert torch.equal(tensor, pipeline.unet.state_dict()[name]), name
+    vae = convert_ldm_vae_checkpoint(dict(tensors), pipeline.vae.config)
+    for name, tensor in pipeline.vae.state_dict().items():
         assert torch.equal(vae[name], tensor), name
 
 
@@ -162,7 +166,7 @@ def test_standard_sizes(model_type, unet, text):
     assert count(standard(CLIPTextModel, model_type)) == text
 
 
-@pytest.mark.parametrize("model_type", [SD15, SD21])
+@pytest.mark.parametrize("model_type", [SD15, SD21, ModelType.STABLE_DIFFUSION_XL_10_BASE])
 def test_standard_names_agree_with_the_peer(model_type):
     unet, vae = standard(UNet2DConditionModel, model_type), standard(AutoencoderKL, model_type)
     # numbered stand-ins instead of weights: the peer's converter carries each to its place
@@ -179,9 +183,8 @@ def test_open_clip_names_agree_with_the_peer(small_pipeline, small_open_clip_ten
     encoder = small_pipeline.text_encoder
     theirs = convert_open_clip_checkpoint(encoder, dict(small_open_clip_tensors), prefix="cond_stage_model.model.")
     for name in encoder.state_dict():
-        source, third = open_clip_name(name)
-        ours = small_open_clip_tensors[source]
-        ours = ours if third is None else ours.chunk(3)[third]
+        place = open_clip_place(name, "cond_stage_model.model.")
+        ours = place.piece(small_open_clip_tensors[place.name])
         theirs_name = name if name in theirs else f"text_model.{name}"
         assert torch.equal(ours, theirs[theirs_name]), name
 
@@ -195,17 +198,20 @@ def test_which_types_predict_velocity():
 
 
 @pytest.mark.parametrize("model_type", [SD15, ModelType.STABLE_DIFFUSION_20_BASE, SD21])
-def test_whole_loader_at_full_size(no_network, monkeypatch, tmp_path, model_type):
+def test_whole_loader_at_full_size(no_network, pretend_file, tmp_path, model_type):
     """The whole loader at full size, on the meta device: real configs, tokenizer and scheduler, no gigabytes."""
     unet, vae = standard(UNet2DConditionModel, model_type), standard(AutoencoderKL, model_type)
-    text_encoder, second = standard(CLIPTextModel, model_type), STANDARD[model_type][0] == "sd2"
+    text_encoder, second = standard(CLIPTextModel, model_type), STANDARD[model_type][0] == SD2
     blocks = native_blocks(unet.config)
     weights = {unet_name(name, blocks): t for name, t in unet.state_dict().items()}
     weights |= {vae_name(name, vae.config): t for name, t in vae.state_dict().items()}
     for name, tensor in text_encoder.state_dict().items():
-        source, third = open_clip_name(name) if second else (f"cond_stage_model.transformer.text_model.{name}", None)
-        weights[source] = torch.cat([tensor] * 3) if third is not None else tensor
-    monkeypatch.setattr("modules.model.single_file._read_weights", lambda path, check: check(weights) or weights)
+        if second:
+            place = open_clip_place(name, "cond_stage_model.model.")
+            weights[place.name] = torch.cat([tensor] * 3) if place.third is not None else tensor
+        else:
+            weights[f"cond_stage_model.transformer.text_model.{name}"] = tensor
+    pretend_file(weights)
     pipeline = load_single_file(tmp_path / "model.safetensors", model_type)
     large = model_type in LARGE
     assert pipeline.scheduler.config.prediction_type == ("v_prediction" if large else "epsilon")
@@ -318,8 +324,8 @@ def test_other_generation(tmp_path, small_tensors, small_open_clip_tensors):
 
 
 def test_family_of_another_model_type(tmp_path):
-    with pytest.raises(UserError, match="STABLE_DIFFUSION_XL_10_BASE"):
-        load_single_file(tmp_path / "model.safetensors", ModelType.STABLE_DIFFUSION_XL_10_BASE)
+    with pytest.raises(UserError, match="can't be loaded as PIXART_SIGMA.*STABLE_DIFFUSION_15"):
+        load_single_file(tmp_path / "model.safetensors", ModelType.PIXART_SIGMA)
 
 
 def test_own_architecture_without_its_description(tmp_path, small_tensors):

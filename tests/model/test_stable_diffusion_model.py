@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 
 from modules.model.BaseModel import family_of
-from modules.model.StableDiffusionModel import SCHEDULERS, StableDiffusionModel
+from modules.model.StableDiffusionModel import StableDiffusionModel
+from modules.model.UNetModel import SCHEDULERS
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
@@ -351,8 +352,8 @@ def test_zero_snr_with_noise_prediction(small_folder):
 
 def test_weight_dtype_that_is_not_supported(small_folder):
     config = TrainConfig(base_model_name=str(small_folder))
-    config.unet.weight_dtype = DataType.NFLOAT_4
-    with pytest.raises(UserError, match="unet.weight_dtype: found NFLOAT_4"):
+    config.unet.weight_dtype = DataType.TFLOAT_32
+    with pytest.raises(UserError, match="unet.weight_dtype: found TFLOAT_32"):
         StableDiffusionModel.load(config, CPU).components.load_all()
 
 

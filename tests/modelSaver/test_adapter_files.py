@@ -11,11 +11,11 @@ from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.peft_settings import FOLDED_ALPHA, PEFT_METADATA
 from modules.modelSaver.save_adapter import save_adapter, writable_formats
 from modules.module.AdapterSet import AdapterSet
-from modules.module.LayerFilter import LayerFilter
 from modules.util.atomic_file import write_safetensors
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 
 import torch

@@ -12,11 +12,11 @@ from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.portable_copy import portable_path, save_portable_copy
 from modules.modelSaver.save_adapter import save_adapter
 from modules.module.AdapterSet import AdapterSet
-from modules.module.LayerFilter import LayerFilter
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.PortableCopy import PortableCopy
+from modules.util.LayerFilter import LayerFilter
 
 import torch
 from torch import Tensor

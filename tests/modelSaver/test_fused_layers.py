@@ -8,11 +8,11 @@ from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.fused_layers import join_layers, split_layer
 from modules.modelSaver.save_adapter import save_adapter
 from modules.module.AdapterSet import AdapterSet, class_of_layers
-from modules.module.LayerFilter import LayerFilter
 from modules.util.AdapterNaming import AdapterNaming, FusedLayer
 from modules.util.atomic_file import write_safetensors
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 
 import torch

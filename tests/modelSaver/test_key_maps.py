@@ -17,7 +17,13 @@ import torch
 
 import pytest
 from diffusers import UNet2DConditionModel
+from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from diffusers.utils import (
+    convert_state_dict_to_diffusers,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}  # the rest is diffusers' default
@@ -185,3 +191,58 @@ def test_every_program_s_spelling_is_read(case):
                              f"{component}.{name}", f"text_encoders.{clip}.transformer.{name}"):  # fmt: skip
                 assert read[spelling][0] == component
                 assert f"text_model.{read[spelling][1].removeprefix('text_model.')}" in (name, f"text_model.{name}")
+
+
+def test_every_diffusers_key_names_a_layer_of_the_pipelines_modules(case):
+    """Its reader takes the key apart at the component's name and hooks the layer of that name."""
+    endings = (".lora_A.weight", ".lora_B.weight")
+    kinds = torch.nn.Linear, torch.nn.Conv2d
+    modules = {"unet": case.unet, **case.encoders}
+    layers = {
+        # transformers 5 dropped a level that files hold; the reader drops it, too
+        f"{component}.{name}" if component == "unet" or name == "text_projection" else f"{component}.{file_path(name)}"
+        for component, module in modules.items()
+        for name, layer in module.named_modules()
+        if isinstance(layer, kinds)
+    }
+    keys = {key for key in case.keys(ModelFormat.DIFFUSERS_LORA) if key.endswith(endings)}
+    assert keys == {f"{layer}{ending}" for layer in layers for ending in endings}
+
+
+def file_path(name: str) -> str:
+    return f"text_model.{name.removeprefix('text_model.')}"
+
+
+def test_diffusers_reader_of_kohya_keys_finds_every_layer_but_two(case):
+    """Where its own converters put them, against the modules' own names."""
+    keys = [key for key in case.keys(ModelFormat.KOHYA_LORA) if not key.endswith("dora_scale")]
+    converted, _ = _convert_non_diffusers_lora_to_diffusers({key: torch.ones(1, 1) for key in keys})
+    found = set()
+    for component in ("unet", *case.clips):
+        start = f"{component}."
+        own = {key.removeprefix(start): value for key, value in converted.items() if key.startswith(start)}
+        if component == "unet":
+            own = convert_unet_state_dict_to_peft(own)
+        else:
+            own = convert_state_dict_to_peft(convert_state_dict_to_diffusers(own))
+        found |= {start + key.removesuffix(".lora_A.weight") for key in own if key.endswith(".lora_A.weight")}
+    expected = {f"unet.{name}" for name in layer_paths(case.unet)}
+    for component, (_, _, names) in case.clips.items():
+        expected |= {f"{component}.{name}" for name in names}
+    # the two layers that embed SDXL's sizes and crops: a limit of this reader, of which ComfyUI's is free
+    assert expected - found == expected & {"unet.add_embedding.linear_1", "unet.add_embedding.linear_2"}
+    assert found - expected <= {"unet.add.embedding.linear"}
+
+
+@pytest.mark.parametrize(
+    "model_format", [f for f in ModelFormat if f.name.endswith("LORA") or f == ModelFormat.INTERNAL]
+)
+def test_what_is_written_is_read_as_the_same_layer(case, model_format):
+    naming = case.naming
+    names = naming.write[model_format]
+    everything = {(part, path) for part, module in {"unet": case.unet, **case.encoders}.items()
+                  for path in layer_paths(module)}  # fmt: skip
+    # the original code has one layout for the UNet, and none that its text encoders share
+    wanted = {layer for layer in everything if layer[0] == "unet" or model_format != ModelFormat.ORIGINAL_LORA}
+    assert names.keys() == wanted and len(set(names.values())) == len(wanted)
+    assert all(naming.read[name] == layer for layer, name in names.items())

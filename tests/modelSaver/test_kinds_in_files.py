@@ -10,11 +10,11 @@ from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.format_rules import holds, remarks
 from modules.modelSaver.save_adapter import save_adapter
 from modules.module.AdapterSet import ADAPTER_CLASSES, AdapterSet, adapter_class_of
-from modules.module.LayerFilter import LayerFilter
 from modules.util.atomic_file import write_safetensors
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 
 import torch

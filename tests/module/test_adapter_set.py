@@ -1,8 +1,8 @@
 from modules.module.AdapterSet import ADAPTER_CLASSES, AdapterSet, adapter_class_of
-from modules.module.LayerFilter import LayerFilter
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.PeftType import PeftType
+from modules.util.LayerFilter import LayerFilter
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
 

@@ -46,7 +46,8 @@ class TrainModelPartConfig(BaseConfig):
     weight_dtype: DataType = option(
         DataType.FLOAT_32,
         "Weight dtype",
-        "Number format in which frozen weights are kept. Smaller formats save memory; "
+        "Number format in which weights are kept. Smaller formats save memory; FINE_TUNE trains weights in FLOAT_32, "
+        "or in BFLOAT_16 with stochastic rounding; "
         "NONE takes the run's `weight_dtype`.",
         OptionGroup.PARTS,
     )

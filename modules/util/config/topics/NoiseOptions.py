@@ -77,5 +77,9 @@ class NoiseOptions(BaseConfig):
         1.0, "Timestep shift", "Values above 1 train noisier timesteps more, as larger images need.", G, gt=0
     )
     dynamic_timestep_shifting: bool = option(
-        False, "Dynamic shift", "Computes the shift from each image's size, in families that define it.", G
+        False,
+        "Dynamic shift",
+        "Computes the shift from each image's size, in families that define it, and takes it instead of "
+        "`timestep_shift`.",
+        G,
     )

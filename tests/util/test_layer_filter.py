@@ -1,5 +1,5 @@
-from modules.module.LayerFilter import LayerFilter
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 
 import pytest

@@ -3,6 +3,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from modules.util.config.QuantizationConfig import QuantizationConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
@@ -11,18 +12,20 @@ SHOWN_NAMES = 6
 
 @dataclass(frozen=True)
 class LayerFilter:
-    """Which layers are trained, as `layer_filter` says.
+    """Which layers are chosen, as `layer_filter` says.
 
     Attributes:
         patterns: a layer is selected if any of them is part of its name, or is found in it as a regular expression.
             None at all selects every layer.
         regex: reads the patterns as regular expressions.
         notes: what the user should know about how the config was read.
+        key: the option that it comes from, for messages.
     """
 
     patterns: tuple[str, ...] = ()
     regex: bool = False
     notes: tuple[str, ...] = field(default=(), compare=False)
+    key: str = field(default="layer_filter", compare=False)
 
     def __post_init__(self) -> None:
         for pattern in self.patterns if self.regex else ():
@@ -30,12 +33,14 @@ class LayerFilter:
                 re.compile(pattern)
             except re.error as error:
                 raise UserError(
-                    f"layer_filter: {pattern!r} is not a regular expression ({error}). "
-                    "Mend it, or set layer_filter_regex to false to search for plain text."
+                    f"{self.key}: {pattern!r} is not a regular expression ({error}). "
+                    f"Mend it, or set {self.key}_regex to false to search for plain text."
                 ) from error
 
     @classmethod
-    def from_config(cls, config: TrainConfig, presets: Mapping[str, Sequence[str]]) -> "LayerFilter":
+    def from_config(
+        cls, config: TrainConfig | QuantizationConfig, presets: Mapping[str, Sequence[str]], key: str = "layer_filter"
+    ) -> "LayerFilter":
         """The filter of a config.
 
         As in OneTrainer, `layer_filter` alone decides: empty means all layers, whatever `layer_filter_preset` says.
@@ -44,6 +49,7 @@ class LayerFilter:
         Args:
             config: read for `layer_filter`, `layer_filter_regex` and `layer_filter_preset`.
             presets: the family's selections, name -> patterns.
+            key: the option, for messages.
         """
         patterns = tuple(part.strip() for part in config.layer_filter.split(",") if part.strip())
         name = config.layer_filter_preset
@@ -55,7 +61,7 @@ class LayerFilter:
                 f"layer_filter_preset is {name}, but layer_filter decides: {used} trained. "
                 f'For the preset, set layer_filter to "{meant}".'
             )
-        return cls(patterns, config.layer_filter_regex, tuple(notes))
+        return cls(patterns, config.layer_filter_regex, tuple(notes), key)
 
     @classmethod
     def exactly(cls, names: Iterable[str]) -> "LayerFilter":
@@ -63,7 +69,7 @@ class LayerFilter:
         return cls((f"^(?:{'|'.join(map(re.escape, names))})$",), regex=True)
 
     def matches(self, name: str) -> bool:
-        """Whether the layer of this name is trained."""
+        """Whether the layer of this name is chosen."""
         return not self.patterns or any(self._found(pattern, name) for pattern in self.patterns)
 
     def select(self, names: Iterable[str], component: str) -> list[str]:
@@ -77,7 +83,7 @@ class LayerFilter:
             if not any(self._found(pattern, name) for name in names):
                 shown = ", ".join(self._examples(pattern, names)) or "none"
                 raise UserError(
-                    f"layer_filter: {pattern!r} is in no layer name of {component}. "
+                    f"{self.key}: {pattern!r} is in no layer name of {component}. "
                     f"Mend or remove it. Its {len(names)} layers are named like: {shown}."
                 )
         return [name for name in names if self.matches(name)]

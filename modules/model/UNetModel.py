@@ -1,0 +1,307 @@
+"""What the families with a UNet, CLIP text encoders and a KL autoencoder share."""
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from modules.model.AddedWords import AddedWords
+from modules.model.BaseModel import BaseModel, Prediction
+from modules.model.diffusion_noise import draw_noise, draw_timesteps, offset_coefficients, zero_terminal_snr
+from modules.model.ldm_checkpoint import ldm_checkpoint
+from modules.model.ModelSource import ModelSource
+from modules.model.single_file import SD1, SD2, SDXL, STANDARD, TOKENIZERS, SingleFileSource, load_part
+from modules.model.unet_keys import unet_adapter_naming
+from modules.util.AdapterNaming import AdapterNaming
+from modules.util.CheckpointTensor import CheckpointTensor
+from modules.util.config.SampleConfig import SampleConfig
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.enum.ModelType import ModelType
+from modules.util.enum.NoiseScheduler import NoiseScheduler
+from modules.util.UserError import UserError
+
+import torch
+from torch import Tensor, nn
+
+import diffusers
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+# name of the diffusers class, and options that make it the sampler of that name
+SCHEDULERS: dict[NoiseScheduler, tuple[str, dict[str, object]]] = {
+    NoiseScheduler.DDIM: ("DDIMScheduler", {}),
+    NoiseScheduler.EULER: ("EulerDiscreteScheduler", {}),
+    NoiseScheduler.EULER_A: ("EulerAncestralDiscreteScheduler", {}),
+    NoiseScheduler.DPMPP: ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    NoiseScheduler.DPMPP_SDE: ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    NoiseScheduler.UNIPC: ("UniPCMultistepScheduler", {}),
+    NoiseScheduler.EULER_KARRAS: ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    NoiseScheduler.DPMPP_KARRAS: (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+    ),
+    NoiseScheduler.DPMPP_SDE_KARRAS: (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+    ),
+    NoiseScheduler.UNIPC_KARRAS: ("UniPCMultistepScheduler", {"use_karras_sigmas": True}),
+}
+
+
+class UNetModel(BaseModel):
+    """Noise or velocity prediction on a fixed variance-preserving schedule.
+
+    Attributes:
+        tokenizer_of: text encoder -> its tokenizer.
+        scheduler_config: of the base model's scheduler, with the prediction type of this run.
+        alphas_cumprod: `[t]`, ᾱ of the training's schedule.
+        velocity: whether the UNet predicts the velocity.
+    """
+
+    trainable_parts = ("unet", "text_encoder")
+    layer_filter_presets = {
+        "full": [],
+        "attn-mlp": ["attentions"],
+        "attn-only": ["attn"],
+    }
+    file_formats = (ModelFormat.ORIGINAL_SINGLE_FILE,)
+    # what model managers call the architecture, and kohya the base version
+    file_names: ClassVar[Mapping[ModelType, tuple[str, str]]] = {}
+
+    def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
+        super().__init__(config, source, device)
+        self.tokenizer_of = {TOKENIZERS[name]: source.tokenizer(name) for name in self.tokenizers}
+        self.added_words = {part: AddedWords(self.tokenizer_of[part]) for part in self.embedding_keys}
+        self.scheduler_config = self._scheduler_config(source.scheduler_config())
+        scheduler = diffusers.DDPMScheduler.from_config(self.scheduler_config)
+        alphas = scheduler.alphas_cumprod
+        if config.rescale_noise_scheduler_to_zero_terminal_snr:
+            alphas = zero_terminal_snr(alphas)
+        self.alphas_cumprod = alphas
+        self.velocity = self.scheduler_config["prediction_type"] == "v_prediction"
+        # of the schedule as it was: on one that ends without signal all of the offset would go to the last step
+        self.offset_psi = offset_coefficients(scheduler.alphas_cumprod.clamp(min=1e-8))
+
+    @classmethod
+    def open_file(cls, path: Path, config: TrainConfig) -> SingleFileSource:
+        elsewhere = [part for part in cls.modules if getattr(config, part).model_name]
+        return SingleFileSource(path, config.model_type, elsewhere)
+
+    def read_part(self, path: Path, part: str, dtype: torch.dtype) -> nn.Module:
+        try:
+            return load_part(path, part, self.source.empty(part), dtype)
+        except UserError as error:
+            raise UserError(f"{part}.model_name: {error}") from error
+
+    def _load_part(self, name: str) -> nn.Module:
+        module = super()._load_part(name)
+        if name == "vae" and module.dtype == torch.float16 and module.config.force_upcast:
+            # its activations overflow, says its own config
+            module.float()
+        return module
+
+    @property
+    def unet(self) -> nn.Module:
+        return self.components["unet"]
+
+    @property
+    def vae(self) -> nn.Module:
+        return self.components["vae"]
+
+    def _scheduler_config(self, loaded: Mapping[str, object]) -> dict[str, object]:
+        config = dict(loaded)
+        # some checkpoints leave it out, and noise is what it then means
+        config.setdefault("prediction_type", "epsilon")
+        # at the last step of such a schedule there is nothing but noise, which says nothing about the image
+        if self.config.force_v_prediction or self.config.rescale_noise_scheduler_to_zero_terminal_snr:
+            config["prediction_type"] = "v_prediction"
+        if self.config.force_epsilon_prediction:
+            if self.config.rescale_noise_scheduler_to_zero_terminal_snr:
+                raise UserError(
+                    "force_epsilon_prediction: can't be on together with rescale_noise_scheduler_to_zero_terminal_snr, "
+                    "which needs v-prediction. Switch one of them off."
+                )
+            config["prediction_type"] = "epsilon"
+        if config["prediction_type"] not in ("epsilon", "v_prediction"):
+            raise UserError(
+                f"The base model's scheduler predicts {config['prediction_type']!r}; expected epsilon or v_prediction. "
+                "Set `force_epsilon_prediction` or `force_v_prediction` if you know better."
+            )
+        return config
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent."""
+        return 2 ** (len(self.layers_of("vae").config.block_out_channels) - 1)
+
+    @cached_property
+    def latent_scale(self) -> float:
+        """What latents are multiplied with to have about unit variance. Read once: a parked VAE stays parked."""
+        return self.layers_of("vae").config.scaling_factor
+
+    @property
+    def image_grid(self) -> int:
+        return self.vae_factor * 2 ** (len(self.layers_of("unet").config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(device=self.device, dtype=self.vae.dtype)
+        return self.vae.encode(pixels).latent_dist.mean.float()
+
+    def tokens(self, part: str, captions: list[str], length: int | None) -> Tensor:
+        """`[b, length]` ids for a text encoder, on its device; `length` as in the config, None: the encoder's own."""
+        # the encoder has no positions beyond its own; the option's default is that of families with longer captions
+        tokenizer = self.tokenizer_of[part]
+        most = min(tokenizer.model_max_length, self.layers_of(part).config.max_position_embeddings)
+        captions = [self.added_words[part].expand(caption) for caption in captions]
+        return tokenizer(
+            captions, padding="max_length", truncation=True, max_length=min(length or most, most), return_tensors="pt"
+        ).input_ids.to(self.device)
+
+    def layer_output(self, part: str, states: tuple[Tensor, ...], skip: int, unused: int = 0) -> Tensor:
+        """What comes out of a text encoder's last layer but `skip`; UserError if it has not that many.
+
+        Args:
+            part: the text encoder's name.
+            states: its hidden states, the embeddings first.
+            skip: layers that the user wants left out.
+            unused: last layers that the family never uses.
+        """
+        if skip + unused >= len(states):
+            least = f", of which the last {unused} is never used" if unused else ""
+            raise UserError(
+                f"{part}_layer_skip: found {skip}, but the text encoder has only {len(states) - 1} layers{least}."
+            )
+        return states[-1 - skip - unused]
+
+    def image_fingerprint(self) -> str:
+        return f"{self.weights_hash('vae')} {self.vae.dtype}"
+
+    def text_fingerprint(self) -> str:
+        return " | ".join(self._encoder_fingerprint(part) for part in self.tokenizer_of)
+
+    def _encoder_fingerprint(self, part: str) -> str:
+        settings = [getattr(self.config, f"{part}_{name}") for name in ("layer_skip", "sequence_length")]
+        vocabulary = json.dumps(self.tokenizer_of[part].get_vocab(), sort_keys=True)
+        words = self.added_words[part].fingerprint()
+        return f"{self.weights_hash(part)} {self.components[part].dtype} {settings} {hash_text(vocabulary)}{words}"
+
+    def predict(self, latents: Tensor, conditions: Mapping[str, Tensor], generator: torch.Generator) -> Prediction:
+        config = self.config
+        timesteps = draw_timesteps(config, len(latents), len(self.alphas_cumprod), generator)
+        noise, mixed = draw_noise(config, latents.shape, generator, self.offset_psi[timesteps])
+        alphas = self.alphas_cumprod[timesteps]
+        signal, spread = alphas.sqrt()[:, None, None, None], (1 - alphas).sqrt()[:, None, None, None]
+        device = self.device
+        clean = latents.to(device, non_blocking=True) * self.latent_scale
+        noise, mixed, signal, spread = (t.to(device, non_blocking=True) for t in (noise, mixed, signal, spread))
+        noisy = signal * clean + spread * mixed
+        target = signal * noise - spread * clean if self.velocity else noise
+        # of one weight: diffusers' own `dtype` searches all modules for hooks, at every call
+        weight_dtype = self.unet.conv_in.weight.dtype
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weight_dtype
+        hidden = conditions["hidden"].to(dtype)
+        added = self.added_conditions(conditions, dtype)
+        predicted = self.unet(
+            noisy.to(dtype), timesteps.to(device), hidden, added_cond_kwargs=added, return_dict=False
+        )[0]
+        return Prediction(predicted, target, timesteps, alphas / (1 - alphas).clamp(min=1e-12), self.velocity)
+
+    def added_conditions(self, conditions: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor] | None:
+        """What the UNet is told beside the captions' hidden states."""
+        return None
+
+    @abstractmethod
+    def make_pipeline(self, scheduler: diffusers.SchedulerMixin) -> DiffusionPipeline:
+        """A diffusers pipeline around these very components, without text encoders: prompts come encoded."""
+
+    def pipeline(self, scheduler: NoiseScheduler = NoiseScheduler.DDIM, last_timestep: bool = False):
+        """The family's pipeline with the sampler of that name."""
+        name, options = SCHEDULERS[scheduler]
+        if last_timestep or self.config.rescale_noise_scheduler_to_zero_terminal_snr:
+            options = {**options, "timestep_spacing": "trailing"}
+        if self.config.rescale_noise_scheduler_to_zero_terminal_snr:
+            options = {**options, "rescale_betas_zero_snr": True}
+        pipeline = self.make_pipeline(getattr(diffusers, name).from_config(self.scheduler_config, **options))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def prompt_arguments(self, prompts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`encode_prompts` in the names of the pipeline's arguments."""
+        return {"prompt_embeds": prompts["hidden"], "negative_prompt_embeds": prompts["negative"]}
+
+    @torch.no_grad()
+    def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
+        if sample.noise_scheduler not in SCHEDULERS:
+            raise UserError(
+                f"noise_scheduler: found {sample.noise_scheduler}, expected one of {', '.join(map(str, SCHEDULERS))}."
+            )
+        if sample.sample_inpainting:
+            raise UserError("sample_inpainting: not supported by this model family yet; set it to false.")
+        grid = self.image_grid
+        prompts = self.prompt_arguments(self.prompts(sample))
+
+        def report(pipeline, step: int, timestep, tensors: dict) -> dict:
+            on_step(step + 1, sample.diffusion_steps)
+            return tensors
+
+        pipeline = self.pipeline(sample.noise_scheduler, sample.force_last_timestep)
+        latents = pipeline(
+            **{name: tensor.to(self.unet.dtype) for name, tensor in prompts.items()},
+            height=max(grid, sample.height // grid * grid),
+            width=max(grid, sample.width // grid * grid),
+            num_inference_steps=sample.diffusion_steps,
+            guidance_scale=sample.cfg_scale,
+            generator=torch.Generator().manual_seed(seed),
+            callback_on_step_end=report,
+            output_type="latent",
+        ).images
+        # in the VAE's own precision: under a run's autocast to float16 its activations could overflow
+        with torch.autocast(self.device.type, enabled=False):
+            pixels = self.vae.decode(latents.to(self.vae.dtype) / self.latent_scale).sample
+        return pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
+
+    def set_gradient_checkpointing(self, part: str, enabled: bool) -> None:
+        module = self.components[part]
+        if not enabled:
+            return
+        enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
+        enable()
+        # diffusers and transformers checkpoint only in training mode; nothing here has dropout of its own
+        module.train()
+
+    def adapter_naming(self) -> AdapterNaming:
+        """How the layers of UNet and text encoders are called in adapter files."""
+        return unet_adapter_naming(self.layers_of("unet"), {part: self.layers_of(part) for part in self.tokenizer_of})
+
+    def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
+        standard = STANDARD[self.config.model_type][0]
+        open_clip = {SD1: (), SD2: ("text_encoder",), SDXL: ("text_encoder_2",)}[standard]
+        parts = {part: self.empty_part(part) for part in self.modules}
+        tensors = ldm_checkpoint(parts, int(standard == SDXL), open_clip)
+        # of SD 1.x and 2.x the reader knows it by the model type
+        if standard == SDXL and self.velocity:
+            tensors.append(CheckpointTensor("v_pred", ()))
+            if self.trained_scheduler_config().get("rescale_betas_zero_snr"):
+                tensors.append(CheckpointTensor("ztsnr", ()))
+        return tensors
+
+    def trained_scheduler_config(self) -> dict[str, Any]:
+        changes: dict[str, Any] = {}
+        if self.config.rescale_noise_scheduler_to_zero_terminal_snr:
+            changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        return {**self.scheduler_config, **changes}
+
+    def file_description(self) -> dict[str, str]:
+        architecture, base_version = self.file_names[self.config.model_type]
+        prediction = "v" if self.velocity else "epsilon"
+        return {"architecture": architecture, "base_version": base_version, "prediction_type": prediction}
+
+
+def hash_text(text: str) -> str:
+    """Short hash of a text for cache keys."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,75 @@
+"""Which kind of model a folder, hub name or file holds, for tools that have no config to say so."""
+
+from pathlib import Path
+
+from modules.model.BaseModel import BaseModel, model_families
+from modules.model.ModelSource import load_errors, local_path, read_index
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ModelType import ModelType
+from modules.util.UserError import UserError
+
+from safetensors import safe_open
+
+# what a folder may hold beside the components of its family
+_BESIDE = {"scheduler", "safety_checker", "feature_extractor", "image_encoder"}
+# a name's part -> the types of single files that have it; several where only the user knows which
+_FILE_MARKS: dict[str, tuple[ModelType, ...]] = {
+    "conditioner.embedders.1.model.": (ModelType.STABLE_DIFFUSION_XL_10_BASE,),
+    "cond_stage_model.transformer.": (ModelType.STABLE_DIFFUSION_15,),
+    "cond_stage_model.model.": (
+        ModelType.STABLE_DIFFUSION_21_BASE,
+        ModelType.STABLE_DIFFUSION_21,
+        ModelType.STABLE_DIFFUSION_20_BASE,
+        ModelType.STABLE_DIFFUSION_20,
+    ),
+    "double_stream_modulation_img.": (ModelType.FLUX_2,),
+}
+
+
+def find_model_type(config: TrainConfig) -> ModelType:
+    """The type of `config.base_model_name`. Of a folder whose family serves several types it is the first, as its own
+    files tell the rest.
+
+    Raises:
+        UserError: there is no such model, it is of a family that is not known here, or it could be of several types.
+    """
+    path = local_path(config)
+    if path is not None and path.is_file():
+        return _type_of_file(path)
+    index = read_index(path or config.base_model_name, config)
+    # [None, None] stands for a component that was left out
+    found = {part: entry[-1] for part, entry in index.items() if isinstance(entry, list) and entry and entry[-1]}
+    for family in dict.fromkeys(model_families().values()):
+        if _has_components(family, found):
+            return family.model_types[0]
+    parts = ", ".join(f"{part} {kind}" for part, kind in found.items() if part not in _BESIDE)
+    raise UserError(
+        f"{config.base_model_name}: a model of {parts or 'no components'}, which is none that is known here. "
+        "If you know better, give --config or --model-type."
+    )
+
+
+def _has_components(family: type[BaseModel], found: dict[str, str]) -> bool:
+    if {part for part in found if part not in _BESIDE} != {*family.modules, *family.tokenizers}:
+        return False
+    kinds = family.variants or (family.modules,)
+    return any(all(found[part] == kind.__name__ for part, kind in modules.items()) for modules in kinds)
+
+
+def _type_of_file(path: Path) -> ModelType:
+    if path.suffix.lower() != ".safetensors":
+        raise UserError(f"{path}: only .safetensors files tell what they hold. Give --config or --model-type.")
+    with load_errors(str(path)), safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+    for mark, types in _FILE_MARKS.items():
+        if any(mark in name for name in names):
+            if len(types) == 1:
+                return types[0]
+            raise UserError(
+                f"{path}: could be {', '.join(types[:-1])} or {types[-1]}, which its tensors do not tell. "
+                "Give the right one by --model-type, or a config that names it by --config."
+            )
+    raise UserError(
+        f"{path}: not a complete model of a kind that is known here. Expected a whole checkpoint; "
+        "if you know better, give --config or --model-type."
+    )

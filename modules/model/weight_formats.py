@@ -1,0 +1,138 @@
+"""The number formats in which frozen weights are kept, and how a component is put into one."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from modules.model.LayerOffload import offload, waiting_units
+from modules.model.QuantizedLinear import WEIGHT_CODECS, QuantizedLinear
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.DataType import DataType
+from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.LayerFilter import LayerFilter
+from modules.util.UserError import UserError
+
+import torch
+from torch import nn
+
+WEIGHT_DTYPES = {
+    DataType.FLOAT_32: torch.float32,
+    DataType.FLOAT_16: torch.float16,
+    DataType.BFLOAT_16: torch.bfloat16,
+}
+# A layer with fewer numbers saves nothing worth its error: 64 × 64.
+SMALLEST = 4096
+
+
+def is_quantized_format(data_type: DataType) -> bool:
+    """Whether weights in it can't be trained, only be frozen below adapters."""
+    return data_type in WEIGHT_CODECS
+
+
+def part_dtype(config: TrainConfig, part: str) -> torch.dtype:
+    """The torch dtype of a component's frozen weights.
+
+    Where linear layers are quantized, it is that of all others: the run's `train_dtype`, so that they compute in it.
+
+    Raises:
+        UserError: the format is none that frozen weights can have here.
+    """
+    data_type = config.part_weight_dtype(part)
+    if data_type in WEIGHT_CODECS:
+        return WEIGHT_DTYPES.get(config.train_dtype, torch.bfloat16)
+    if data_type not in WEIGHT_DTYPES:
+        expected = ", ".join(map(str, (*WEIGHT_DTYPES, *WEIGHT_CODECS)))
+        raise UserError(f"{part}.weight_dtype: found {data_type}, which is not supported; expected one of {expected}.")
+    return WEIGHT_DTYPES[data_type]
+
+
+def place_part(module: nn.Module, part: str, config: TrainConfig, device: torch.device) -> nn.Module:
+    """Brings a component that was just read to its device and number format.
+
+    Linear layers are quantized one after the other, each on the device and its source freed, so that neither memory
+    ever holds the component twice. Everything else keeps floating-point numbers: convolutions, embeddings, norms,
+    linear layers below 4096 numbers or with a weight that something else uses, too.
+
+    Args:
+        module: of the component, with its weights; linear layers of it may be replaced.
+        part: its name in the config.
+        config: read for the part's format and `quantization`.
+        device: where it is to work.
+
+    Raises:
+        UserError: the format is not supported, or nothing in the component can be quantized.
+    """
+    dtype, data_type = part_dtype(config, part), config.part_weight_dtype(part)
+    home, units = torch.device(config.temp_device), []
+    if check_offload(part, config) and home != device:
+        units = waiting_units(module, getattr(config, part).offload_fraction)
+    if data_type in WEIGHT_CODECS:
+        for name in quantized_layers(module, part, config):
+            owner, _, leaf = name.rpartition(".")
+            layer = QuantizedLinear(module.get_submodule(name), data_type, device)
+            setattr(module.get_submodule(owner), leaf, layer.to(home) if _inside(name, units) else layer)
+    if not units:
+        return module.to(device=device, dtype=dtype)
+    for name, inner in module.named_modules():
+        if not _inside(name, units):
+            inner._apply(lambda t: t.to(device, dtype if t.is_floating_point() else None), recurse=False)
+    offload(module, units, device, home)
+    return module
+
+
+def quantized_layers(module: nn.Module, part: str, config: TrainConfig) -> list[str]:
+    """The linear layers of a component that its format quantizes.
+
+    `quantization.layer_filter` names layers of the denoiser; text encoders are quantized whole, as they are adapted.
+
+    Raises:
+        UserError: there are none, or the filter is wrong.
+    """
+    data_type, own = config.part_weight_dtype(part), config.quantization
+    if own.svd_dtype != DataType.NONE:
+        raise UserError(f"quantization.svd_dtype: found {own.svd_dtype}, which is not supported yet; set it to NONE.")
+    codec, uses = WEIGHT_CODECS[data_type], _uses(module)
+    names = [
+        name
+        for name, layer in module.named_modules()
+        # a subclass may let its weight be read by others, as the one of nn.MultiheadAttention does
+        if type(layer) is nn.Linear
+        and layer.weight.numel() >= SMALLEST
+        and codec.fits(layer.out_features, layer.in_features)
+        and uses[id(layer.weight)] == 1
+    ]
+    if not names:
+        raise UserError(
+            f"{part}.weight_dtype: found {data_type}, but the {part} has no layer that can be quantized: only linear "
+            f"layers of {SMALLEST} numbers and more are, and no convolutions. "
+            f"Set it to one of {', '.join(map(str, WEIGHT_DTYPES))}."
+        )
+    if part.startswith("text_encoder"):
+        return names
+    return LayerFilter.from_config(own, {}, key="quantization.layer_filter").select(names, part)
+
+
+def check_offload(part: str, config: TrainConfig) -> bool:
+    """Whether layers of a component are to wait elsewhere; UserError if they can't."""
+    own = getattr(config, part)
+    if not own.offload_fraction:
+        return False
+    found = f"{part}.offload_fraction: found {own.offload_fraction:g}"
+    if part == "vae":
+        raise UserError(f"{found}, but the VAE waits as a whole while it is not needed. Set it to 0.")
+    if own.train and config.training_method == TrainingMethod.FINE_TUNE:
+        raise UserError(f"{found}, but only frozen layers can wait: set it to 0, train adapters, or freeze the {part}.")
+    if own.train and not own.gradient_checkpointing:
+        raise UserError(
+            f"{found}, but without gradient checkpointing the backward pass would keep every layer on the device. "
+            f"Set {part}.gradient_checkpointing to true, or this to 0."
+        )
+    return True
+
+
+def _inside(name: str, units: Sequence[str]) -> bool:
+    return any(name == unit or name.startswith(f"{unit}.") for unit in units)
+
+
+def _uses(module: nn.Module) -> Counter[int]:
+    """By how many modules each parameter is held."""
+    return Counter(id(parameter) for part in module.modules() for parameter in part.parameters(recurse=False))

@@ -1,0 +1,175 @@
+"""docs/models.md: every cell of its tables is a test here, and every family and format has its cells."""
+
+import itertools
+from functools import cache
+from pathlib import Path
+
+from modules.model.BaseModel import BaseModel, family_of, model_families
+from modules.modelSaver.AdapterFile import read_adapter
+from modules.module.AdapterSet import AdapterSet
+from modules.trainer.adapter_output import check_adapter_output, save_adapters
+from modules.trainer.adapters import make_adapters
+from modules.trainer.trained import make_trained, methods_of, save_trained
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.UserError import UserError
+
+import torch
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+CPU = torch.device("cpu")
+YES, NO = "✓", "–"
+FAMILIES = {
+    "SD 1.5, 2.x": "STABLE_DIFFUSION_15",
+    "SDXL": "STABLE_DIFFUSION_XL_10_BASE",
+    "Flux.2 dev": "FLUX_2",
+    "Flux.2 Klein": "FLUX_2",
+}
+OUTPUT = {"oft_side": "OUTPUT"}
+METHODS = {
+    "LoRA": {},
+    "DoRA": {"lora_decompose": True},
+    "DoRA, outputs": {"lora_decompose": True, "lora_decompose_output_axis": True},
+    "OFT": {"peft_type": "OFT_2"},
+    "OFT, outputs": {"peft_type": "OFT_2", **OUTPUT},
+    "DoRA-OFT": {"peft_type": "OFT_2", "lora_decompose": True},
+    "LoHa": {"peft_type": "LOHA"},
+    "LoKr": {"peft_type": "LOKR"},
+}
+FULL = "Full weights"
+
+
+def table_rows(heading: str) -> list[tuple[str, str, str, str]]:
+    """(family, method, format, cell) of the table below a heading."""
+    text = PAGE.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    formats = lines[0][2:]
+    return [
+        (*line[:2], name.strip("`"), cell) for line in lines[2:] for name, cell in zip(formats, line[2:], strict=True)
+    ]
+
+
+ADAPTERS, WEIGHTS = table_rows("Adapters"), table_rows("Full fine-tuning")
+
+
+def test_the_tables_are_complete():
+    assert {FAMILIES[row[0]] for row in ADAPTERS} | {"STABLE_DIFFUSION_20", "STABLE_DIFFUSION_21"} >= {
+        kind.removesuffix("_BASE") if kind.startswith("STABLE_DIFFUSION_2") else str(kind) for kind in model_families()
+    }
+    assert {row[:2] for row in ADAPTERS} == set(itertools.product(FAMILIES, METHODS))
+    assert {row[2] for row in ADAPTERS} == {name for name in ModelFormat if name.endswith("_LORA")} | {"INTERNAL"}
+    assert {row[:2] for row in WEIGHTS} == {(family, FULL) for family in FAMILIES}
+    assert {row[3] for row in ADAPTERS + WEIGHTS} == {YES, NO}
+
+
+@pytest.fixture(scope="module")
+def folders(small_folder, xl_folder, flux2_folders) -> dict[str, Path]:
+    flux2 = {f"Flux.2 {name}": flux2_folders[name.lower()] for name in ("dev", "Klein")}
+    return {"SD 1.5, 2.x": small_folder, "SDXL": xl_folder, **flux2}
+
+
+def config_of(folder: Path, family: str, **changes) -> TrainConfig:
+    quiet = {part: {"train": False} for part in ("text_encoder", "text_encoder_2")}
+    return TrainConfig.from_dict({
+        "base_model_name": str(folder), "model_type": FAMILIES[family], "lora_rank": 4, "oft_block_size": 8,
+        "lora_init_scale": 1.0, "output_dtype": "FLOAT_32", "text_encoder_sequence_length": 40, "concepts": [],
+        **quiet, **changes,
+    })  # fmt: skip
+
+
+@cache
+def load(folder: Path, family: str) -> BaseModel:
+    config = config_of(folder, family)
+    return family_of(config).load(config, CPU)
+
+
+def prediction(model: BaseModel) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1
+    conditions = {**model.encode_captions(["red cat"]), "placement": torch.tensor([[32.0, 32, 0, 0, 32, 32]])}
+    with torch.no_grad():
+        return model.predict(model.encode_images(pixels), conditions, generator).predicted
+
+
+def disturb(parameters) -> None:
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.mark.parametrize(("family", "method"), list(itertools.product(FAMILIES, METHODS)))
+def test_adapters_come_back_from_each_format_or_are_refused(folders, tmp_path, family, method):
+    model, part = load(folders[family], family), load(folders[family], family).trainable_parts[0]
+    settings = {**METHODS[method], part: {"gradient_checkpointing": False}}
+    config = config_of(folders[family], family, **settings)
+    plain = prediction(model)
+    sets = make_adapters(model, config, [part], lambda text: None)
+    disturb(sets[part].parameters())
+    sets[part].eval()
+    expected = prediction(model)
+    sets[part].unhook()
+    assert (expected - plain).abs().max() > 1e-3 and torch.equal(prediction(model), plain)
+    found = {}
+    for own in (row for row in ADAPTERS if row[:2] == (family, method)):
+        path = tmp_path / f"{own[2]}.safetensors"
+        written = config.model_copy(update={"output_model_format": ModelFormat(own[2])})
+        try:
+            check_adapter_output(written, model.adapter_naming(), lambda text: None)
+        except UserError:
+            found[own[2]] = NO
+            continue
+        save_adapters(path, sets, model, written, lambda text: None)
+        file = read_adapter(path)
+        layers = file.fit(model.adapter_naming(), model.components)[part]
+        again = AdapterSet.from_parts(part, model.components[part], layers, bool(file.neumann))
+        again.hook()
+        again.eval()
+        try:
+            # what the format itself rounds: sums of joined factors, lengths that a reader computes anew
+            torch.testing.assert_close(prediction(model), expected, atol=1e-4, rtol=1e-4)
+        finally:
+            again.unhook()
+        found[own[2]] = YES
+    assert found == {row[2]: row[3] for row in ADAPTERS if row[:2] == (family, method)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_weights_come_back_from_each_format_or_are_refused(folders, tmp_path, family):
+    found, settings = {}, {"training_method": "FINE_TUNE"}
+    part = load(folders[family], family).trainable_parts[0]
+    settings[part] = {"gradient_checkpointing": False}
+    for own in (row for row in WEIGHTS if row[0] == family):
+        target = tmp_path / ("folder" if own[2] == "DIFFUSERS" else f"{own[2]}.safetensors")
+        config = config_of(folders[family], family, output_model_format=own[2], output_model_destination=str(target),
+                           **settings)  # fmt: skip
+        model = family_of(config).load(config, CPU)
+        try:
+            for method in methods_of(config):
+                method.check(config, model.trainable_parts, lambda text: None)
+                method.check_output(model, config, lambda text: None)
+        except UserError:
+            found[own[2]] = NO
+            continue
+        sets = make_trained(model, config, lambda text: None)
+        disturb(sets[part].parameters())
+        expected = prediction(model)
+        assert (expected - prediction(load(folders[family], family))).abs().max() > 1e-3
+        save_trained(target, sets, model, config, lambda text: None)
+        # a file of a transformer needs the rest of the model beside it
+        alone = part == "transformer" and target.is_file()
+        changes = {part: {"model_name": str(target)}} if alone else {"base_model_name": str(target)}
+        if target.is_file() and not alone:
+            for kind in ("tokenizer", "tokenizer_2", "scheduler", "unet", "vae", "text_encoder", "text_encoder_2"):
+                source = folders[family] / kind
+                for file in source.iterdir() if source.is_dir() else ():
+                    if file.suffix != ".safetensors":
+                        copy = target.with_name(f"{target.stem}.config") / kind / file.name
+                        copy.parent.mkdir(parents=True, exist_ok=True)
+                        copy.write_bytes(file.read_bytes())
+        again = config_of(folders[family], family, **changes)
+        torch.testing.assert_close(prediction(family_of(again).load(again, CPU)), expected, atol=1e-6, rtol=1e-5)
+        found[own[2]] = YES
+    assert found == {row[2]: row[3] for row in WEIGHTS if row[0] == family}

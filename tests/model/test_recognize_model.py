@@ -1,0 +1,65 @@
+"""Which kind of model a folder or file holds."""
+
+import json
+from pathlib import Path
+
+from modules.model.recognize_model import find_model_type
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ModelType import ModelType
+from modules.util.UserError import UserError
+
+import torch
+
+import pytest
+from safetensors.torch import save_file
+
+
+def type_of(path: Path) -> ModelType:
+    return find_model_type(TrainConfig(base_model_name=str(path)))
+
+
+def test_a_folder_by_its_components(mini_base, tmp_path):
+    assert type_of(mini_base) == ModelType.STABLE_DIFFUSION_15
+    index = json.loads((mini_base / "model_index.json").read_text())
+    # one more component than the family has is another family
+    index["text_encoder_9"] = ["transformers", "CLIPTextModel"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="text_encoder_9 CLIPTextModel.*--model-type"):
+        type_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "STABLE_DIFFUSION_15"),
+        ("conditioner.embedders.1.model.ln_final.bias", "STABLE_DIFFUSION_XL_10_BASE"),
+        ("double_stream_modulation_img.lin.weight", "FLUX_2"),
+    ],
+)
+def test_a_file_by_its_tensors(tmp_path, name, found):
+    path = tmp_path / "model.safetensors"
+    save_file({name: torch.ones(1), "model.diffusion_model.out.0.bias": torch.ones(1)}, path)
+    assert type_of(path) == ModelType(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cond_stage_model.model.ln_final.bias", "STABLE_DIFFUSION_21.*which its tensors do not tell.*--model-type"),
+        ("lora_unet_x.alpha", "not a complete model"),
+    ],
+)
+def test_a_file_that_does_not_tell(tmp_path, name, words):
+    path = tmp_path / "model.safetensors"
+    save_file({name: torch.ones(1)}, path)
+    with pytest.raises(UserError, match=words):
+        type_of(path)
+
+
+def test_broken_and_foreign_files(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="can't be loaded"):
+        type_of(tmp_path / "model.safetensors")
+    (tmp_path / "model.ckpt").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="--config or --model-type"):
+        type_of(tmp_path / "model.ckpt")

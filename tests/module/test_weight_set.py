@@ -1,0 +1,186 @@
+"""The roles of all weights: on the real sizes of every family's components, without their numbers."""
+
+import json
+from pathlib import Path
+
+from modules.model.BaseModel import BaseModel, model_families
+from modules.model.ModelSource import empty_module
+from modules.module.WeightSet import WeightSet, role_of
+from modules.optim.BatchedOptimizer import BatchedOptimizer
+from modules.util.enum.ParameterRole import ParameterRole
+from modules.util.LayerFilter import LayerFilter
+from modules.util.UserError import UserError
+
+import torch
+from torch import nn
+
+import pytest
+from diffusers import Flux2Transformer2DModel, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, Qwen3Config, Qwen3ForCausalLM
+
+RESOURCES = Path(__file__).resolve().parents[2] / "resources"
+EMBEDDINGS = {"embeddings.token_embedding", "embeddings.position_embedding"}
+
+
+def resource(kind: type[nn.Module], path: str) -> nn.Module:
+    config = json.loads((RESOURCES / path / "config.json").read_text(encoding="utf-8"))
+    return empty_module(kind, CLIPTextConfig.from_dict(config) if "CLIP" in kind.__name__ else config)
+
+
+def small_qwen(tied: bool) -> nn.Module:
+    config = Qwen3Config(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        vocab_size=50, head_dim=8, tie_word_embeddings=tied,
+    )  # fmt: skip
+    return Qwen3ForCausalLM(config)
+
+
+# component, its first layers, its last ones
+COMPONENTS = {
+    "sd1 unet": (lambda: resource(UNet2DConditionModel, "stable_diffusion/sd1/unet"), {"conv_in"}, {"conv_out"}),
+    "sd2 unet": (lambda: resource(UNet2DConditionModel, "stable_diffusion/sd2/unet"), {"conv_in"}, {"conv_out"}),
+    "sdxl unet": (lambda: resource(UNet2DConditionModel, "stable_diffusion_xl/unet"), {"conv_in"}, {"conv_out"}),
+    "sd1 text encoder": (lambda: resource(CLIPTextModel, "stable_diffusion/sd1/text_encoder"), EMBEDDINGS, set()),
+    "sdxl text encoder 2": (
+        lambda: resource(CLIPTextModelWithProjection, "stable_diffusion_xl/text_encoder_2"),
+        {f"text_model.{name}" for name in EMBEDDINGS}, set(),
+    ),
+    "flux.2 klein": (
+        lambda: resource(Flux2Transformer2DModel, "flux_2/klein_4b/transformer"),
+        {"x_embedder", "context_embedder"},
+        {"proj_out"},
+    ),
+    "flux.2 dev": (
+        lambda: resource(Flux2Transformer2DModel, "flux_2/dev/transformer"),
+        {"x_embedder", "context_embedder"},
+        {"proj_out"},
+    ),
+    "language model": (lambda: small_qwen(tied=False), {"model.embed_tokens"}, {"lm_head"}),
+    "language model, tied": (lambda: small_qwen(tied=True), {"model.embed_tokens"}, set()),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=COMPONENTS)
+def component(request):
+    make, first, last = COMPONENTS[request.param]
+    module = make()
+    return module, WeightSet("part", module, None, BaseModel.input_layers, BaseModel.output_layers), first, last
+
+
+def test_every_weight_has_a_role_and_exactly_these_layers_are_first_and_last(component):
+    module, weights, first, last = component
+    found = weights.named_parameters()
+    assert found.keys() == {name for name, _ in module.named_parameters()}
+    layers: dict[ParameterRole, set[str]] = {role: set() for role in ParameterRole}
+    for name, parameter in found.items():
+        info = parameter.parameter_info
+        assert info.name == f"part.{name}" and info.component == "part" and name.startswith(info.layer)
+        layers[info.role].add(info.layer)
+    assert layers[ParameterRole.INPUT] == first and layers[ParameterRole.OUTPUT] == last
+    inner = {
+        name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))
+    } - first - last  # fmt: skip
+    # a tied last layer is the first one's tensor
+    assert layers[ParameterRole.HIDDEN] == inner - {"lm_head"}
+    assert {role for role, names in layers.items() if names} <= {
+        ParameterRole.INPUT, ParameterRole.HIDDEN, ParameterRole.OUTPUT, ParameterRole.VECTOR
+    }  # fmt: skip
+    for parameter in found.values():
+        assert (parameter.dim() < 2) == (parameter.parameter_info.role == ParameterRole.VECTOR)
+
+
+def test_the_families_use_these_patterns():
+    """A family that needs others says so itself, and then belongs into the table above."""
+    for family in set(model_families().values()):
+        assert family.input_layers == BaseModel.input_layers and family.output_layers == BaseModel.output_layers
+
+
+def test_tied_weights_count_once():
+    tied, apart = (WeightSet("text_encoder", small_qwen(tied)) for tied in (True, False))
+    assert len(apart.parameters()) == len(tied.parameters()) + 1
+    assert len({id(parameter) for parameter in tied.parameters()}) == len(tied.parameters())
+    state = tied.state_dict()
+    assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
+
+
+def test_a_table_that_is_added_is_no_matrix():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale_shift_table = nn.Parameter(torch.zeros(6, 8))
+            self.linear = nn.Linear(8, 1)
+
+    found = WeightSet("part", Block()).named_parameters()
+    roles = {name: parameter.parameter_info.role for name, parameter in found.items()}
+    assert roles == {"scale_shift_table": "VECTOR", "linear.weight": "HIDDEN", "linear.bias": "VECTOR"}
+    assert role_of(nn.Conv2d(3, 4, 3), nn.Parameter(torch.zeros(4, 3, 3, 3)), "x", ["x"]) == "INPUT"
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "per_row"),
+    [(nn.Embedding(50, 8), (50, 8), True), (nn.Linear(8, 50), (50, 8), False), (nn.Conv2d(2, 50, 2), (50, 8), False)],
+)
+def test_a_scaled_step_treats_embeddings_by_row_and_other_first_layers_as_matrices(layer, shape, per_row):
+    root = nn.ModuleDict({"x_embedder": layer})
+    weights = WeightSet("part", root, None, ["x_embedder"])
+    parameter = next(p for p in weights.parameters() if p.dim() > 1)
+    assert parameter.parameter_info.role == ParameterRole.INPUT
+    before = parameter.detach().clone()
+    parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    BatchedOptimizer(weights.parameters(), "ADAMW_ADV", 0.1, scaled_optm=True).step()
+    step = (parameter.detach() - before).reshape(shape) / 0.1
+    if per_row:
+        # RMS 1 of each row
+        assert torch.allclose(step.square().mean(1), torch.ones(50), rtol=1e-3)
+    else:
+        # the RMS -> RMS operator norm is 1; the estimate of the largest singular value is within 5 %
+        assert torch.linalg.matrix_norm(step, 2) * (8 / 50) ** 0.5 == pytest.approx(1, rel=0.05)
+
+
+def test_a_first_matrix_is_no_hidden_layer_to_muon():
+    root = nn.ModuleDict({"x_embedder": nn.Linear(8, 16, bias=False), "inner": nn.Linear(8, 16, bias=False)})
+    weights = WeightSet("part", root, None, ["x_embedder"])
+    for parameter in weights.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = BatchedOptimizer(weights.parameters(), "MUON_ADV", 0.1)
+    optimizer.step()
+    slots = {state["name"]: set(state["slots"]) for state in optimizer.state_dict()["state"].values()}
+    # Adam has a second moment, Muon has not
+    assert len(slots["part.x_embedder.weight"]) == 2 and len(slots["part.inner.weight"]) == 1
+
+
+def test_building_changes_nothing_and_training_can_be_stopped():
+    root = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).requires_grad_(False)
+    weights = WeightSet("part", root, LayerFilter(("0",)))
+    assert not any(p.requires_grad for p in root.parameters())
+    weights.requires_grad_()
+    assert [p.requires_grad for p in root.parameters()] == [True, True, False, False]
+    assert weights.eval().train().requires_grad_(False) is weights
+    assert not any(p.requires_grad for p in root.parameters())
+
+
+def test_state_is_taken_over_to_the_bit_or_not_at_all():
+    one, other = (WeightSet("part", nn.Linear(3, 2).bfloat16()) for _ in range(2))
+    state = {name: tensor.clone() for name, tensor in one.state_dict().items()}
+    other.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    for changes, words in (
+        (
+            {"part.weight": torch.zeros(2, 3)},
+            r"part.weight: the backup holds \[2, 3\] torch.float32, expected .*bf",
+        ),
+        ({"part.weight": torch.zeros(3, 3).bfloat16()}, r"holds \[3, 3\]"),
+        ({"part.other": torch.zeros(1)}, "part.other is in the backup, but is not trained here"),
+    ):
+        with pytest.raises(UserError, match=words):
+            other.load_state_dict({**state, "part.bias": torch.ones(2).bfloat16(), **changes})
+    with pytest.raises(UserError, match="part.bias is missing in the backup"):
+        other.load_state_dict({"part.weight": state["part.weight"]})
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_formats_that_cannot_be_trained_and_misspelt_filters_are_refused():
+    with pytest.raises(UserError, match=r"part.weight_dtype: part.weight is held in torch.float16.*FLOAT_32"):
+        WeightSet("part", nn.Linear(2, 2).half())
+    with pytest.raises(UserError, match="layer_filter: 'atention' is in no layer name of part"):
+        WeightSet("part", nn.Sequential(nn.Linear(2, 2)), LayerFilter(("atention",)))

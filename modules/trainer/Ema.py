@@ -6,9 +6,14 @@ from torch import Tensor
 
 
 @contextmanager
-def restored(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
-    """Whatever the block does to the parameters, they hold exactly their own values after it."""
-    own = [parameter.detach().clone() for parameter in parameters]
+def restored(parameters: Sequence[torch.nn.Parameter], device: torch.device | None = None) -> Iterator[None]:
+    """Whatever the block does to the parameters, they hold exactly their own values after it.
+
+    Args:
+        parameters: any number.
+        device: where those values wait; None for each parameter's own device.
+    """
+    own = [parameter.detach().to(device or parameter.device, copy=True) for parameter in parameters]
     try:
         yield
     finally:
@@ -32,7 +37,7 @@ class Ema:
     def __init__(
         self, parameters: Sequence[torch.nn.Parameter], decay: float, interval: int, device: torch.device | None
     ) -> None:
-        self.parameters, self.decay, self.interval = list(parameters), decay, interval
+        self.parameters, self.decay, self.interval, self.device = list(parameters), decay, interval, device
         self.averages = [p.detach().to(device or p.device, torch.float32, copy=True) for p in self.parameters]
         self.updates = 0
 
@@ -49,7 +54,7 @@ class Ema:
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """The parameters hold the average inside the block, and exactly their own values after it."""
-        with restored(self.parameters):
+        with restored(self.parameters, self.device):
             with torch.no_grad():
                 for parameter, average in zip(self.parameters, self.averages, strict=True):
                     parameter.copy_(average)

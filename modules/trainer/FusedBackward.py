@@ -51,6 +51,9 @@ class FusedBackward:
                 parameter.register_post_accumulate_grad_hook(self._step)
 
     def _step(self, parameter: Tensor) -> None:
+        if parameter.grad is None:
+            # the loss does not depend on it: a rotation of the last layer of SDXL's first text encoder
+            return
         with torch.no_grad():
             norm = torch.linalg.vector_norm(parameter.grad.float())
             self._norms.append(norm)

@@ -60,7 +60,7 @@ class SampleRounds:
                 self.events.emit("sample", step=step, path=str(path))
             grid = make_grid([(f"step {step}", pictures)], [sample.prompt for sample in self.samples])
             grid_path = save_picture(grid, self.folder / "grid" / name, kind)
-        except (OSError, RuntimeError, ValueError, UserError) as error:
+        except (OSError, RuntimeError, ValueError, MemoryError, UserError) as error:
             # a sample is never worth a run
             self.events.emit("warning", text=f"The samples of step {step} failed: {error}")
             return

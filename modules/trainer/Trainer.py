@@ -1,4 +1,4 @@
-"""The run: from a config to a saved adapter. Prepares, loops, backs up, resumes, samples, saves."""
+"""The run: from a config to a saved adapter or model. Prepares, loops, backs up, resumes, samples, saves."""
 
 import contextlib
 import time
@@ -12,8 +12,8 @@ from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
-from modules.trainer.adapters import make_adapters, trained_parts
-from modules.trainer.backup import Backup, newest_backup, prune_backups, write_backup
+from modules.trainer.autocast import autocast
+from modules.trainer.backup import Backup, newest_backup, prune_backups, read_backup, write_backup
 from modules.trainer.Ema import Ema, restored
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.FusedBackward import FusedBackward
@@ -27,11 +27,11 @@ from modules.trainer.optimizers import (
     read_statistics,
     watch_step,
 )
-from modules.trainer.output import check_adapter_output, save_output
 from modules.trainer.preflight import check_run, resolve_device
 from modules.trainer.randomness import step_generator, step_seed
 from modules.trainer.report import run_report
 from modules.trainer.SampleRounds import SampleRounds
+from modules.trainer.trained import make_trained, methods_of, options_of, save_trained
 from modules.trainer.TrainLog import TrainLog
 from modules.trainer.TrainProgress import Interval, TrainProgress, limit_passed
 from modules.trainer.validation import validation_loss
@@ -45,8 +45,6 @@ from modules.util.UserError import UserError
 import torch
 from torch import Tensor
 
-AUTOCAST = {DataType.FLOAT_16: torch.float16, DataType.BFLOAT_16: torch.bfloat16}
-
 
 class Trainer:
     """One run of one config.
@@ -55,12 +53,15 @@ class Trainer:
         config: validated.
         events: gets everything that is worth showing.
         commands: what the run is asked to do between two steps.
+        resume: the backup to continue; None: the newest one if `continue_last_backup` says so.
 
     Raises (all methods): UserError for everything that a user can mend.
     """
 
-    def __init__(self, config: TrainConfig, events: TrainEvents, commands: TrainCommands) -> None:
-        self.config, self.events, self.commands = config, events, commands
+    def __init__(
+        self, config: TrainConfig, events: TrainEvents, commands: TrainCommands, resume: Path | None = None
+    ) -> None:
+        self.config, self.events, self.commands, self.resume = config, events, commands, resume
         self.workspace = Path(config.workspace_dir)
         self.device = resolve_device(config)
         self.progress = TrainProgress()
@@ -104,9 +105,11 @@ class Trainer:
         checked = check_dataset(config, concepts, warn=self.warn, progress=self._stage)
         self.events.emit("status", text=f"Loading {config.base_model_name}")
         self.model: BaseModel = family.load(config, self.device)
-        check_adapter_output(config, self.model.adapter_naming(), self.warn)
-        parts = trained_parts(config, family.trainable_parts)
-        self.text_trained = any(part.startswith("text_encoder") for part in parts)
+        methods, captions = methods_of(config), [text for image in checked.images for text in image.captions]
+        for method in methods:
+            method.check_output(self.model, config, self.warn)
+            method.prepare(self.model, config, captions, self.warn)
+        self.text_trained = any(method.trains_text(config, family.trainable_parts) for method in methods)
         self.data = self._make_data(concepts, checked, validation=False)
         self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None
         if config.only_cache:
@@ -114,8 +117,9 @@ class Trainer:
         if not self.text_trained:
             self._encode_prompts(samples)
         self.model.rest()
-        self.adapters = make_adapters(self.model, config, parts, self.warn)
-        self.parameters = [p for adapters in self.adapters.values() for p in adapters.parameters()]
+        self.trained = make_trained(self.model, config, self.warn)
+        self.model.text_encoder_trained = self.text_trained
+        self.parameters = [p for own in self.trained.values() for p in own.parameters()]
         self._make_optimizer()
         self._plan_steps()
         self._restore()
@@ -139,17 +143,21 @@ class Trainer:
 
     def _read_backup(self) -> None:
         self.backup: Backup | None = None
-        if self.config.continue_last_backup:
+        if self.resume is not None:
+            try:
+                self.backup = read_backup(self.resume)
+            except ValueError as error:
+                raise UserError(f"The backup {self.resume} can't be continued: {error}. Choose another one.") from error
+        elif self.config.continue_last_backup:
             self.backup = newest_backup(self.workspace / "backup", self.warn)
             if self.backup is None:
                 self.warn(f"There is no backup in {self.workspace / 'backup'} yet; the run starts from the beginning.")
 
     def _make_optimizer(self) -> None:
         config = self.config
-        self.rates = {part: scaled_learning_rate(config, part) for part in self.adapters}
+        self.rates = self._rates(config)
         groups = [
-            {"params": adapters.parameters(), "lr": self.rates[part], "name": part}
-            for part, adapters in self.adapters.items()
+            {"params": own.parameters(), "lr": self.rates[name], "name": name} for name, own in self.trained.items()
         ]
         self.optimizer = create_optimizer(config.optimizer, groups, config.seed)
         for note in optimizer_notes(self.optimizer):
@@ -168,6 +176,10 @@ class Trainer:
             else Ema(self.parameters, config.ema_decay, config.ema_update_step_interval, where)
         )
 
+    def _rates(self, config: TrainConfig) -> dict[str, float]:
+        """Learning rate of each trained set, before the schedule's factor."""
+        return {name: scaled_learning_rate(config, options_of(config, name).learning_rate) for name in self.trained}
+
     def _plan_steps(self) -> None:
         """The run is one long list of batches; a step takes the next `gradient_accumulation_steps` of them."""
         self.epoch_ends: list[int] = []
@@ -185,9 +197,8 @@ class Trainer:
         if self.backup is None:
             return
         backup, self.backup = self.backup, None
-        for part, adapters in self.adapters.items():
-            own = {key: value for key, value in backup.tensors.items() if key.startswith(f"{part}.")}
-            adapters.load_state_dict(own)
+        for name, own in self.trained.items():
+            own.load_state_dict({key: value for key, value in backup.tensors.items() if key.startswith(f"{name}.")})
         try:
             load_optimizer_state(self.optimizer, backup.optimizer)
         except (ValueError, KeyError) as error:
@@ -205,12 +216,12 @@ class Trainer:
         self.progress = TrainProgress.from_dict(backup.progress)
         self.run_name = backup.run
         self.events.emit("status", text=f"Continuing {backup.path} after step {self.progress.step}")
-        before = TrainConfig.from_dict(backup.config)
-        for part, rate in self.rates.items():
-            old = scaled_learning_rate(before, part)
+        before = self._rates(TrainConfig.from_dict(backup.config))
+        for name, rate in self.rates.items():
+            old = before[name]
             if old != rate:
                 self.warn(
-                    f"The learning rate of {part} changed from {old:g} to {rate:g}; the new one holds from step "
+                    f"The learning rate of {name} changed from {old:g} to {rate:g}; the new one holds from step "
                     f"{self.progress.step + 1} on, at the place of the schedule that the run has reached."
                 )
         if self.progress.step > self.total_steps:
@@ -260,6 +271,12 @@ class Trainer:
         start = self.epoch_ends[epoch - 1] if epoch else 0
         return self.data.load(self._current_plan[1][index - start])
 
+    def _place_in_epoch(self, index: int) -> tuple[int, int]:
+        """How many batches of its epoch are done after batch `index` of the run, and how many the epoch has."""
+        epoch = bisect_right(self.epoch_ends, index)
+        start = self.epoch_ends[epoch - 1] if epoch else 0
+        return index + 1 - start, self.epoch_ends[epoch] - start
+
     def _step(self) -> None:
         started = time.perf_counter()
         step = self.progress.step
@@ -293,7 +310,8 @@ class Trainer:
         self.log.step(self.progress.step, loss, gradient_norm, rates, read_statistics(self.optimizer))
         self.events.emit(
             "step", step=self.progress.step, total=self.total_steps, epoch=self.progress.epoch, loss=loss,
-            gradient_norm=gradient_norm, learning_rates=rates,
+            gradient_norm=gradient_norm, learning_rates=rates, epochs=len(self.epoch_ends),
+            epoch_batches=self._place_in_epoch(indices[-1]),
         )  # fmt: skip
 
     def _backward(self, batch: Any, index: int, parts: int) -> Tensor:
@@ -319,10 +337,7 @@ class Trainer:
         return torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
-        dtype = AUTOCAST.get(self.config.train_dtype)
-        if dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype, cache_enabled=self.config.enable_autocast_cache)
+        return autocast(self.config, self.device)
 
     def _check_finite(self, loss: float, norm: float, names: list[str]) -> None:
         finite_loss, finite_norm = abs(loss) < float("inf"), abs(norm) < float("inf")
@@ -339,11 +354,11 @@ class Trainer:
         )
 
     def _anything_left(self) -> bool:
-        """Freezes the parts whose training is over; False if that leaves nothing to train."""
-        for part, adapters in self.adapters.items():
-            own = getattr(self.config, part)
-            if limit_passed(own.stop_training_after, own.stop_training_after_unit, self.progress):
-                adapters.requires_grad_(False)
+        """Freezes the sets whose training is over; False if that leaves nothing to train."""
+        for name, own in self.trained.items():
+            options = options_of(self.config, name)
+            if limit_passed(options.stop_training_after, options.stop_training_after_unit, self.progress):
+                own.requires_grad_(False)
         left = any(parameter.requires_grad for parameter in self.parameters)
         if not left:
             self.warn(f"Every part has reached its stop_training_after; the run ends after step {self.progress.step}.")
@@ -353,9 +368,9 @@ class Trainer:
 
     @contextlib.contextmanager
     def _evaluating(self, averaged: bool = True) -> Iterator[None]:
-        """Adapters without dropout and, if wanted, with their averaged weights; everything as before afterwards."""
-        for adapters in self.adapters.values():
-            adapters.eval()
+        """No dropout and, if wanted, averaged weights; everything as before afterwards."""
+        for own in self.trained.values():
+            own.eval()
         try:
             with contextlib.ExitStack() as stack:
                 if self.schedule_free and averaged:
@@ -368,8 +383,8 @@ class Trainer:
                 with torch.no_grad(), self._autocast():
                     yield
         finally:
-            for adapters in self.adapters.values():
-                adapters.train()
+            for own in self.trained.values():
+                own.train()
 
     def _sample(self) -> None:
         with self._evaluating():
@@ -388,8 +403,8 @@ class Trainer:
 
     def _backup(self) -> None:
         tensors: dict[str, Tensor] = {}
-        for adapters in self.adapters.values():
-            tensors.update(adapters.state_dict())
+        for own in self.trained.values():
+            tensors.update(own.state_dict())
         extra: dict[str, Any] = {"scaler": self.scaler.state_dict()}
         if self.ema is not None:
             extra["ema"] = self.ema.state_dict()
@@ -410,7 +425,7 @@ class Trainer:
 
     def _save(self, path: Path) -> Path:
         with self._evaluating():
-            saved = save_output(path, self.adapters, self.model, self.config, self.warn)
+            saved = save_trained(path, self.trained, self.model, self.config, self.warn)
         self.events.emit("saved", path=str(saved))
         return saved
 

@@ -1,4 +1,4 @@
-"""Which parts a run trains, and the adapters on them."""
+"""The adapters that a run trains."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,23 +7,14 @@ from modules.model.BaseModel import BaseModel
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.module.AdapterModule import AdaptedLayer
 from modules.module.AdapterSet import AdapterSet, adapter_class_of, class_of_layers
-from modules.module.LayerFilter import LayerFilter
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 
 from torch import Tensor
 
 # component -> layer -> part -> tensor
 ComponentLayers = Mapping[str, Mapping[str, Mapping[str, Tensor]]]
-
-
-def trained_parts(config: TrainConfig, trainable: Sequence[str]) -> list[str]:
-    """The parts of the family that the config trains; UserError if there are none."""
-    parts = [part for part in trainable if getattr(config, part).train]
-    if not parts:
-        names = " or ".join(f"{part}.train" for part in trainable)
-        raise UserError(f"Nothing is trained: switch on {names}.")
-    return parts
 
 
 def make_adapters(

@@ -1,7 +1,6 @@
 """Backups: a folder that is written beside, synced and renamed, with a checksum of every file in it."""
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from modules.util.atomic_file import sync_folder, write_failure, write_safetensors
 from modules.util.UserError import UserError
@@ -51,11 +50,32 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class _Sink:
+    """A file for `torch.save`, whose writer hides why a disk refused: the first error is kept, the rest is dropped."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: the file is synced when it is closed."""
+
+
 def _write_torch(path: Path, value: Mapping[str, Any]) -> None:
-    """`torch.save` through memory: its own writer hides why a disk refused."""
-    buffer = io.BytesIO()
-    torch.save(dict(value), buffer)
-    path.write_bytes(buffer.getbuffer())
+    """`torch.save`, but an OSError says what the disk said."""
+    with path.open("wb") as file:
+        sink = _Sink(file)
+        torch.save(dict(value), sink)
+    if sink.error is not None:
+        raise sink.error
 
 
 def _sync_file(path: Path) -> None:

@@ -36,13 +36,19 @@ def timestep_weight(config: TrainConfig, prediction: Prediction) -> Tensor | Non
     """`[b]` weight of each image's timestep; None for a constant one.
 
     min-SNR-γ: min(snr, γ)/snr (arXiv 2303.09556); debiased: 1/√snr (arXiv 2310.08442); P2: (1 + snr)^−γ
-    (arXiv 2204.00227). For velocity targets the divisor is snr + 1.
+    (arXiv 2204.00227). For velocity targets the divisor is snr + 1. Sigma, of flow matching: the share of noise.
+
+    Raises:
+        UserError: the family has no such weight.
     """
     if config.loss_weight_fn == LossWeight.CONSTANT:
         return None
-    if prediction.snr is None or config.loss_weight_fn == LossWeight.SIGMA:
+    needed = prediction.sigma if config.loss_weight_fn == LossWeight.SIGMA else prediction.snr
+    if needed is None:
         raise UserError(f"loss_weight_fn: {config.loss_weight_fn} has no meaning for {config.model_type}.")
-    snr, gamma = prediction.snr, config.loss_weight_strength
+    if config.loss_weight_fn == LossWeight.SIGMA:
+        return needed
+    snr, gamma = needed, config.loss_weight_strength
     divisor = snr + 1 if prediction.velocity else snr
     match config.loss_weight_fn:
         case LossWeight.MIN_SNR_GAMMA:

@@ -95,9 +95,8 @@ def schedule_factor(config: TrainConfig, total_steps: int) -> Factor:
     return factor
 
 
-def scaled_learning_rate(config: TrainConfig, part: str) -> float:
-    """The learning rate of a part (its own, or the run's), times √ of what `learning_rate_scaler` names."""
-    own = getattr(config, part).learning_rate
+def scaled_learning_rate(config: TrainConfig, own: float | None) -> float:
+    """The learning rate of a trained set (its own, or the run's), times √ of what `learning_rate_scaler` names."""
     rate = config.learning_rate if own is None else own
     scale = 1
     if config.learning_rate_scaler in (LearningRateScaler.BATCH, LearningRateScaler.BOTH):

@@ -1,148 +1,106 @@
-"""Saving the result without losing an older one."""
+"""Writing a run's results without losing older ones."""
 
 import filecmp
 import json
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modules.model.BaseModel import BaseModel
-from modules.modelSaver.adapter_kinds import AdapterKind, kind_of_parts
-from modules.modelSaver.adapter_metadata import AdapterDescription
-from modules.modelSaver.AdapterFile import read_adapter
-from modules.modelSaver.format_rules import remarks
-from modules.modelSaver.portable_copy import portable_path, save_portable_copy
-from modules.modelSaver.save_adapter import check_output, save_adapter
-from modules.module.AdapterSet import AdapterSet, adapter_class_of
-from modules.util.AdapterNaming import AdapterNaming
-from modules.util.atomic_file import write_failure
+from modules.util.atomic_file import sync_folder, write_failure
 from modules.util.config.load import pack
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConfigPart import ConfigPart
-from modules.util.enum.ModelFormat import ModelFormat
-from modules.util.enum.PeftType import PeftType
-from modules.util.enum.PortableCopy import PortableCopy
 
-import torch
-from torch import nn
-
-# what SAFETENSORS, which leaves the layout open, means for an adapter: every program reads it
-USUAL_FORMAT = ModelFormat.KOHYA_LORA
+Warn = Callable[[str], None]
 
 
-def set_aside(path: Path, warn: Callable[[str], None]) -> None:
-    """Renames an existing file to `name-1`, `name-2` …, so that nothing a user made is overwritten."""
-    if not path.exists():
-        return
-    number = 1
-    while (kept := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
-        number += 1
-    try:
-        os.replace(path, kept)
-    except OSError as error:
-        raise write_failure(kept, error) from error
-    warn(f"{path} existed; the older file is kept as {kept}.")
-
-
-def adapter_format(config: TrainConfig) -> ModelFormat:
-    """The layout of the file that the run writes."""
-    chosen = config.output_model_format
-    return USUAL_FORMAT if chosen == ModelFormat.SAFETENSORS else chosen
-
-
-def planned_kind(config: TrainConfig) -> AdapterKind:
-    """The kind of adapter that a run will write: that of the file it continues, else that of its options."""
-    if config.lora_model_name:
-        return read_adapter(config.lora_model_name).kind
-    # made for a layer of no importance, so that no second place needs to know what options mean; skip_init, so that
-    # nothing is drawn from torch's generator
-    layer = nn.utils.skip_init(nn.Linear, 8, 8)
-    nn.init.ones_(layer.weight)
-    return kind_of_parts(adapter_class_of(config).create(layer, "", "", config, config.seed).parts())
-
-
-def check_adapter_output(config: TrainConfig, naming: AdapterNaming, warn: Callable[[str], None]) -> None:
-    """To be asked before a run: can what it trains be written as the config says, and who can read it?
+def set_aside(paths: Sequence[Path], warn: Warn) -> None:
+    """Renames existing files or folders to `name-1`, `name-2` …, so that nothing a user made is overwritten.
 
     Args:
-        config: format, dtype and kind of adapter.
-        naming: the family's key map.
-        warn: gets what a user should know about the chosen kind in the chosen format.
-
-    Raises:
-        UserError: a format or dtype that can't be written, or a format that can't hold this kind.
+        paths: of what belongs together and gets one number; some may not be there.
+        warn: is told what the first of them that is there is called now.
     """
-    kind, model_format = planned_kind(config), adapter_format(config)
-    check_output(model_format, naming, config.output_dtype, kind)
-    if config.portable_copy == PortableCopy.NONE:
-        for remark in remarks(model_format, kind):
-            warn(remark)
+    there = [path for path in paths if path.exists()]
+    if not there:
+        return
+    number = 1
+    while any(_numbered(path, number).exists() for path in paths):
+        number += 1
+    for path in there:
+        try:
+            os.replace(path, _numbered(path, number))
+        except OSError as error:
+            raise write_failure(_numbered(path, number), error) from error
+    kept = _numbered(there[0], number)
+    warn(f"{there[0]} existed; the older {'folder' if kept.is_dir() else 'file'} is kept as {kept}.")
 
 
-def describe(model: BaseModel, config: TrainConfig) -> AdapterDescription:
-    """What the file tells about its training. No times or paths of this run: the same run gives the same bytes."""
-    comment = ""
-    if config.include_train_config != ConfigPart.NONE:
-        full = pack(config) if config.include_train_config == ConfigPart.ALL else config
-        settings = full.to_dict(sparse=True)
-        # whether the run was resumed is no property of its result
-        settings.pop("continue_last_backup", None)
-        comment = json.dumps(settings, sort_keys=True)
-    return AdapterDescription(
-        title=Path(config.output_model_destination).stem,
-        base_model=Path(config.base_model_name).name,
-        config_hash=pack(config).config_hash(),
-        comment=comment,
-        neumann=config.oft_cayley_neumann if config.peft_type == PeftType.OFT_2 else None,
-        **model.file_description(),
-    )
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def save_output(
-    path: Path,
-    adapters: Mapping[str, AdapterSet],
-    model: BaseModel,
-    config: TrainConfig,
-    warn: Callable[[str], None],
-) -> Path:
-    """Writes the adapter in the configured format and returns its path. An older file there is set aside.
+def replace_output(
+    path: Path, write: Callable[[Path], None], warn: Warn, companion: Callable[[Path], Path] | None = None
+) -> None:
+    """Writes a file or folder under another name first: the older one keeps its own until the new one is safely there.
 
-    A portable copy, if one is wanted, stands beside the run's output; intermediate saves have none.
+    Args:
+        path: where it shall be. Nothing happens to what is there if it is the same.
+        write: gets the other name and writes there.
+        warn: is told where an older one went.
+        companion: name -> that of something beside it, which belongs to it and which `write` may write as well.
     """
-    naming, description = model.adapter_naming(), describe(model, config)
-    model_format = adapter_format(config)
-
-    def adapter(fresh: Path) -> None:
-        save_adapter(fresh, adapters, model_format, naming, description, config.output_dtype)
-
-    def copy(fresh: Path) -> None:
-        nonlocal note
-        note = save_portable_copy(
-            fresh, adapters, config.portable_copy, config.portable_copy_rank, model_format, naming, description,
-            config.output_dtype,
-        ).replace(str(fresh), str(copied), 1)  # fmt: skip
-
-    note = ""
-    # a run in half precision saves while its autocast is on, in which sums would lose their digits
-    with torch.autocast(model.device.type, enabled=False):
-        _replace(path, adapter, warn)
-        if config.portable_copy != PortableCopy.NONE and path == Path(config.output_model_destination):
-            copied = Path(portable_path(path, config.portable_copy))
-            _replace(copied, copy, warn)
-            warn(note)
-    return path
-
-
-def _replace(path: Path, write: Callable[[Path], None], warn: Callable[[str], None]) -> None:
-    """Writes a file under another name first: the older one keeps its own until the new one is safely there."""
-    fresh = path.with_name(f"{path.stem}.new{path.suffix}")
-    write(fresh)
+    fresh = path.with_name(f".{path.stem}.new{path.suffix}")
+    pairs = [(fresh, path), *([(companion(fresh), companion(path))] if companion else [])]
     try:
-        if path.exists() and filecmp.cmp(fresh, path, shallow=False):
+        for new, _ in pairs:
+            # left by a run that was killed
+            _remove(new)
+        write(fresh)
+        if all(_same(new, old) for new, old in pairs):
             # a finished run that is run again: nothing is new
-            fresh.unlink()
             return
-        set_aside(path, warn)
-        os.replace(fresh, path)
+        set_aside([old for _, old in pairs], warn)
+        # the companion first, so that the other is never there without it
+        for new, old in reversed(pairs):
+            if new.exists():
+                os.replace(new, old)
+        sync_folder(path.parent)
     except OSError as error:
         raise write_failure(path, error) from error
+    finally:
+        for new, _ in pairs:
+            _remove(new)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both are the same file, folders of the same files, or not there."""
+    if one.is_dir() and other.is_dir():
+        files, others = ({file.relative_to(root) for file in root.rglob("*")} for root in (one, other))
+        return files == others and all(_same(one / file, other / file) for file in files if (one / file).is_file())
+    if one.is_file() and other.is_file():
+        return filecmp.cmp(one, other, shallow=False)
+    return not one.exists() and not other.exists()
+
+
+def config_comment(config: TrainConfig) -> str:
+    """The config as JSON, as far as `include_train_config` wants it in what is written; "" for not at all.
+
+    No times or paths of this run: the same run gives the same bytes.
+    """
+    if config.include_train_config == ConfigPart.NONE:
+        return ""
+    full = pack(config) if config.include_train_config == ConfigPart.ALL else config
+    settings = full.to_dict(sparse=True)
+    # whether the run was resumed is no property of its result
+    settings.pop("continue_last_backup", None)
+    return json.dumps(settings, sort_keys=True)

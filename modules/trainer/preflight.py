@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modules.trainer.FusedBackward import check_fused
-from modules.trainer.optimizers import check_lora_options
+from modules.trainer.trained import methods_of
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.AttentionMechanism import AttentionMechanism
 from modules.util.enum.DataType import DataType
-from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.UserError import UserError
 
 import torch
@@ -50,8 +49,6 @@ def check_writable(path: Path, key: str, is_folder: bool) -> None:
 
 
 def _check_supported(config: TrainConfig, trainable: Sequence[str], warn: Callable[[str], None]) -> None:
-    if config.training_method != TrainingMethod.LORA:
-        raise UserError(f"training_method: {config.training_method} is not supported yet; expected LORA.")
     if config.train_dtype not in TRAIN_DTYPES:
         allowed = ", ".join(TRAIN_DTYPES)
         raise UserError(f"train_dtype: found {config.train_dtype}, expected one of {allowed}.")
@@ -61,8 +58,6 @@ def _check_supported(config: TrainConfig, trainable: Sequence[str], warn: Callab
         "debug_mode": config.debug_mode,
         "masked_prior_preservation_weight": config.masked_prior_preservation_weight > 0,
         "attention_mechanism": config.attention_mechanism != AttentionMechanism.SDP,
-        "additional_embeddings": bool(config.additional_embeddings),
-        "dynamic_timestep_shifting": config.dynamic_timestep_shifting,
     }
     for part in trainable:
         own = getattr(config, part)
@@ -73,9 +68,16 @@ def _check_supported(config: TrainConfig, trainable: Sequence[str], warn: Callab
     for key, found in refused.items():
         if found:
             raise UserError(f"{key}: not supported yet; remove it or set it to its default.")
+    dropout = config.text_encoder.dropout_probability
     for part in trainable:
-        if getattr(config, part).activation_offloading:
+        own = getattr(config, part)
+        if own.activation_offloading:
             warn(f"{part}.activation_offloading has no effect yet.")
+        if part.startswith("text_encoder_") and own.dropout_probability != dropout:
+            warn(
+                f"{part}.dropout_probability {own.dropout_probability:g} has no effect: a caption is dropped for all "
+                f"text encoders at once, by text_encoder.dropout_probability, which is {dropout:g}."
+            )
 
 
 def check_run(config: TrainConfig, trainable: Sequence[str], warn: Callable[[str], None]) -> None:
@@ -86,14 +88,20 @@ def check_run(config: TrainConfig, trainable: Sequence[str], warn: Callable[[str
         trainable: parts of the model family that can be trained.
         warn: gets a line for each option that is set but changes nothing.
     """
+    methods = methods_of(config)
     _check_supported(config, trainable, warn)
-    check_lora_options(config, warn)
+    for method in methods:
+        method.check(config, trainable, warn)
     if config.optimizer.fused_back_pass and (note := check_fused(config)):
         warn(note)
     check_writable(Path(config.workspace_dir), "workspace_dir", is_folder=True)
     check_writable(Path(config.cache_dir), "cache_dir", is_folder=True)
     output = Path(config.output_model_destination)
-    check_writable(output, "output_model_destination", is_folder=False)
+    if any(method.writes_folder(config) for method in methods):
+        # its parent: the folder itself is made at the end
+        check_writable(output.parent, "output_model_destination", is_folder=True)
+    else:
+        check_writable(output, "output_model_destination", is_folder=False)
     if config.prevent_overwrites and output.exists():
         raise UserError(
             f"output_model_destination: {output} exists and prevent_overwrites is on. Choose another name, or move it."

@@ -1,7 +1,9 @@
 """Samples during training: one picture for each prompt, a grid of each round, a before/after picture at the end."""
 
+import gc
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel
@@ -33,17 +35,48 @@ def draw_samples(
     for index, sample in enumerate(samples):
         own_seed = step_seed(seed, "sample", step, index) if sample.random_seed else sample.seed
         before = done
-        try:
-            pictures.append(model.sample(sample, own_seed, lambda k, n, start=before: on_progress(start + k, total)))
-        except (torch.OutOfMemoryError, MemoryError):
-            size = f"{sample.width}x{sample.height}"
-            warn(f"Too little memory for the sample {sample.prompt!r} at {size}; it is left out.")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            pictures.append(None)
+        pictures.append(
+            draw_sample(model, sample, own_seed, warn, lambda k, n, start=before: on_progress(start + k, total))
+        )
         done = before + sample.diffusion_steps
         on_progress(done, total)
     return pictures
+
+
+def draw_sample(
+    model: BaseModel,
+    sample: SampleConfig,
+    seed: int,
+    warn: Callable[[str], None],
+    on_step: Callable[[int, int], None],
+) -> Image.Image | None:
+    """One picture; None if there is too little memory for it, even when the VAE decodes in tiles. `warn` is told."""
+    what = f"Too little memory for the sample {sample.prompt!r} at {sample.width}x{sample.height}"
+    for attempt, decoding in enumerate((nullcontext, model.tiled_decoding)):
+        try:
+            with decoding():
+                picture = model.sample(sample, seed, on_step)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            if attempt:
+                warn(f"{what}; its second try, which decodes it in tiles, went well.")
+            return picture
+        # only now does nothing hold the failed attempt's tensors any more
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    warn(f"{what}; it is left out.")
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was too little memory, by its type or, where libraries have none, its words."""
+    words = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 def file_name(index: int, prompt: str) -> str:

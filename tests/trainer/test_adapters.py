@@ -5,8 +5,8 @@ from pathlib import Path
 from modules.model.BaseModel import BaseModel, family_of
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.module.AdapterSet import ADAPTER_CLASSES, AdapterSet, adapter_class_of
+from modules.trainer.adapter_output import check_adapter_output, save_adapters
 from modules.trainer.adapters import make_adapters
-from modules.trainer.output import check_adapter_output, save_output
 from modules.util.atomic_file import write_safetensors
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
@@ -82,7 +82,7 @@ def start(model, mini_base, tmp_path):
                 adapters.unhook()
                 for parameter in adapters.parameters():
                     parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-        path = save_output(tmp_path / "start.safetensors", sets, model, config, Notes())
+        path = save_adapters(tmp_path / "start.safetensors", sets, model, config, Notes())
         return path, config, deltas(sets)
 
     return make
@@ -141,7 +141,7 @@ def test_parts_that_the_file_lacks_get_its_kind(model, mini_base, start, tmp_pat
     sets = again(model, config, notes)
     assert {type(a).__name__ for a in sets["text_encoder"].adapters.values()} == {"LoHaModule"}
     assert all(delta.abs().max() == 0 for delta in deltas({"te": sets["text_encoder"]}).values())
-    save_output(tmp_path / "both.safetensors", sets, model, config, notes)
+    save_adapters(tmp_path / "both.safetensors", sets, model, config, notes)
     assert str(read_adapter(tmp_path / "both.safetensors").kind) == "LoHa"
 
 
@@ -158,7 +158,7 @@ def test_differences_are_no_adapter_to_continue(model, mini_base, start):
     assert path.exists() and not list(path.parent.glob("*.diff.*"))  # only the run's output has a copy
     config.output_model_destination = str(path)
     sets = again(model, config, Notes())
-    save_output(path, sets, model, config, Notes())
+    save_adapters(path, sets, model, config, Notes())
     copy = path.with_name("start.diff.safetensors")
     with pytest.raises(UserError, match="whole weight differences.*convert_adapter"):
         again(model, config_of(mini_base, {}, lora_model_name=str(copy)), Notes())

@@ -1,5 +1,6 @@
 """Backups: what is damaged is recognised, what is not this run's is left alone."""
 
+import io
 import json
 import os
 import shutil
@@ -115,10 +116,16 @@ def test_pruning_keeps_the_newest_of_this_run_and_all_of_others(tmp_path, warnin
 def test_a_failed_write_leaves_nothing_half_and_the_old_one_alone(tmp_path, monkeypatch):
     old = write_backup(tmp_path, backup(1))
 
-    def full(self: Path, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
+    class Full(io.BytesIO):
+        def write(self, data: bytes) -> int:
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    opened = Path.open
+
+    def open_full(path: Path, mode: str = "r", *rest, **named):
+        return Full() if (path.name, mode) == ("optimizer.pt", "wb") else opened(path, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", open_full)
     with pytest.raises(UserError, match="the disk is full"):
         write_backup(tmp_path, backup(2))
     assert list(tmp_path.iterdir()) == [old] and read_backup(old).progress["step"] == 1

@@ -109,5 +109,5 @@ def test_scaler_takes_the_square_root_of_a_count(scaler, factor):
             "text_encoder": {"learning_rate": 0.25},
         }
     )  # fmt: skip
-    assert scaled_learning_rate(config, "unet") == pytest.approx(0.5 * math.sqrt(factor))
-    assert scaled_learning_rate(config, "text_encoder") == pytest.approx(0.25 * math.sqrt(factor))
+    assert scaled_learning_rate(config, config.unet.learning_rate) == pytest.approx(0.5 * math.sqrt(factor))
+    assert scaled_learning_rate(config, config.text_encoder.learning_rate) == pytest.approx(0.25 * math.sqrt(factor))

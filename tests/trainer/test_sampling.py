@@ -1,5 +1,7 @@
 """Sample pictures: names, formats, grids, and what becomes of a failure."""
 
+from contextlib import nullcontext
+
 from modules.trainer.sampling import draw_samples, file_name, make_grid, save_picture
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.enum.ImageFormat import ImageFormat
@@ -66,6 +68,9 @@ class Painter:
 
     def __init__(self) -> None:
         self.seeds: list[int] = []
+
+    def tiled_decoding(self):
+        return nullcontext()
 
     def sample(self, sample, seed, on_step):
         self.seeds.append(seed)

@@ -11,10 +11,10 @@ from typing import Any
 
 from modules.benchmark.adapters.textbook import attach_dora, attach_oft
 from modules.benchmark.measuring import spread
-from modules.benchmark.memory_probe import MemoryProbe
 from modules.module.AdapterSet import AdapterSet, adaptable_layers
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.PeftType import PeftType
+from modules.util.MemoryProbe import MemoryProbe
 
 import torch
 from torch import Tensor, nn

@@ -12,9 +12,9 @@ from modules.benchmark.quality.docstrings import Texts, text_set
 from modules.benchmark.quality.FactorTrace import FactorTrace
 from modules.benchmark.quality.Task import Result
 from modules.module.AdapterSet import AdapterSet
-from modules.module.LayerFilter import LayerFilter
 from modules.trainer.optimizers import create_optimizer
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 
 import torch

@@ -153,7 +153,7 @@ class Contest:
             self.rows = [[rows[sample] for sample in batch.samples] for batch in planned]
             source = trainer.data.source
             examples = [(source.pixels(s.image, s.image_variation), trainer.data.caption(s)) for s in rows]
-            layers = {part: list(adapters.adapters) for part, adapters in trainer.adapters.items()}
+            layers = {part: list(adapters.adapters) for part, adapters in trainer.trained.items()}
             peers = (PLAIN, PLAIN_FUSED, PLAIN_UNCACHED) if settings.more_peers else (PLAIN,)
             self.plain = {
                 name: PlainLoop(
@@ -248,7 +248,7 @@ class Contest:
     def frozen_seconds(self, repeats: int) -> float:
         """Median seconds of forward and backward through the UNet without adapters: what no adapter can undercut."""
         trainer = self.ours.trainer
-        adapters = trainer.adapters["unet"]
+        adapters = trainer.trained["unet"]
         batch = trainer.data.load(self.ours.batches(1)[0])
         latents, hidden = batch.latents.to(trainer.device), self._hidden(batch)
         steps = torch.zeros(len(latents), dtype=torch.long, device=trainer.device)
@@ -283,7 +283,7 @@ class Contest:
     def largest_difference(self) -> float:
         """Between the predictions of both UNets with our trained adapters in both: they are the same model."""
         trainer, plain = self.ours.trainer, self.plain[PLAIN]
-        layers = trainer.adapters["unet"].adapters
+        layers = trainer.trained["unet"].adapters
         plain.take_weights("unet", {name: (adapter.down, adapter.up) for name, adapter in layers.items()})
         return (self.prediction(trainer.model.unet) - self.prediction(plain.unet)).abs().max().item()
 

@@ -83,7 +83,7 @@ def test_loops_do_equal_work(miniature, concept, tmp_path, text_encoder):
         states = [loop.optimizer.state[parameter]["step"] for parameter in loop.parameters]
         assert all(step == 2 for step in states) and len(states) == len(contest.ours.trainer.parameters)
     # adapters large enough to matter, so that the comparison below says something
-    unet = contest.ours.trainer.adapters["unet"]
+    unet = contest.ours.trainer.trained["unet"]
     with torch.no_grad():
         for parameter in unet.parameters():
             parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(1))

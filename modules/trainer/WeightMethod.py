@@ -1,0 +1,119 @@
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from modules.model.BaseModel import BaseModel
+from modules.modelSaver.merged_model import overlap
+from modules.module.WeightSet import WeightSet
+from modules.optim.rules.registry import RULES
+from modules.trainer.Method import Method, Warn, check_trained, trained_parts, trains_text_encoder
+from modules.trainer.optimizers import OPTIMIZERS, EngineOptimizer
+from modules.trainer.TrainedSet import TrainedSet
+from modules.trainer.weight_output import check_model_output, save_weights
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.DataType import DataType
+from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.LayerFilter import LayerFilter
+from modules.util.UserError import UserError
+
+TRAINABLE_FORMATS = (DataType.FLOAT_32, DataType.BFLOAT_16)
+FILE_ENDING = ".safetensors"
+
+
+class WeightMethod(Method):
+    """Full fine-tuning: the weights themselves of any part, written as a whole model."""
+
+    training_method = TrainingMethod.FINE_TUNE
+
+    def check(self, config: TrainConfig, trainable: Sequence[str], warn: Warn) -> None:
+        check_trained(config, trainable)
+        for part in trained_parts(config, trainable):
+            _check_format(config, part)
+        _check_optimizer(config, trained_parts(config, trainable), warn)
+        if config.lora_model_name:
+            raise UserError(
+                f"lora_model_name: {config.lora_model_name} is an adapter, which FINE_TUNE does not train. Merge it "
+                "into the base model first with scripts/convert_adapter.py, or clear this option."
+            )
+        _check_place(config, self.writes_folder(config))
+
+    def check_output(self, model: BaseModel, config: TrainConfig, warn: Warn) -> None:
+        check_model_output(model, config, trained_parts(config, model.trainable_parts))
+
+    def writes_folder(self, config: TrainConfig) -> bool:
+        return config.output_model_format == ModelFormat.DIFFUSERS
+
+    def trains_text(self, config: TrainConfig, trainable: Sequence[str]) -> bool:
+        return trains_text_encoder(config, trainable)
+
+    def make(self, model: BaseModel, config: TrainConfig, warn: Warn) -> dict[str, TrainedSet]:
+        chosen = LayerFilter.from_config(config, model.layer_filter_presets)
+        for note in chosen.notes:
+            warn(note)
+        sets: dict[str, TrainedSet] = {}
+        for part in trained_parts(config, model.trainable_parts):
+            # the filter names layers of the denoiser; text encoders are trained whole
+            own = None if part.startswith("text_encoder") else chosen
+            sets[part] = WeightSet(part, model.components[part], own, model.input_layers, model.output_layers)
+            sets[part].requires_grad_()
+            model.set_gradient_checkpointing(part, getattr(config, part).gradient_checkpointing)
+        return sets
+
+    def save(
+        self, path: Path, sets: Mapping[str, TrainedSet], model: BaseModel, config: TrainConfig, warn: Warn
+    ) -> None:
+        parts = [name for name, own in sets.items() if isinstance(own, WeightSet)]
+        save_weights(path, parts, model, config, warn)
+
+
+def _check_format(config: TrainConfig, part: str) -> None:
+    found = config.part_weight_dtype(part)
+    if found in TRAINABLE_FORMATS:
+        return
+    if found == DataType.FLOAT_16:
+        why = "half precision has no room for the small steps of training"
+    else:
+        why = "quantized weights can only stay frozen, below an adapter (training_method LORA)"
+    raise UserError(
+        f"{part}.weight_dtype: found {found}, but FINE_TUNE trains the weights themselves, and {why}. Set it to "
+        "FLOAT_32, or to BFLOAT_16, which takes half the memory, with an optimizer that rounds stochastically."
+    )
+
+
+def _check_optimizer(config: TrainConfig, parts: Sequence[str], warn: Warn) -> None:
+    own, entry = config.optimizer, OPTIMIZERS.get(config.optimizer.optimizer)
+    ours = isinstance(entry, EngineOptimizer)
+    if ours and RULES[entry.rule].needs_pairs:
+        raise UserError(
+            f"optimizer.optimizer: {own.optimizer} steps the two factors of LoRAs, of which FINE_TUNE has none. "
+            "Choose another one, such as ADAMW_ADV."
+        )
+    rounds = ours and own.stochastic_rounding is not False
+    short = [part for part in parts if config.part_weight_dtype(part) == DataType.BFLOAT_16]
+    if short and not rounds:
+        advice = "Set optimizer.stochastic_rounding to true" if ours else "Choose an optimizer such as ADAMW_ADV"
+        warn(
+            f"{short[0]}.weight_dtype: BFLOAT_16 has 8 bits, so steps below 1/256 of a weight are lost where they are "
+            f"rounded to the nearest. {advice}, or set it to FLOAT_32."
+        )
+
+
+def _check_place(config: TrainConfig, folder: bool) -> None:
+    """UserError if the output's name does not fit its format, or its place is that of the base model."""
+    path, base = Path(config.output_model_destination), Path(config.base_model_name).expanduser()
+    is_file_name = path.suffix.lower() == FILE_ENDING
+    if folder and is_file_name:
+        raise UserError(
+            f"output_model_destination: {path} is a file's name, but DIFFUSERS writes a folder. Leave {FILE_ENDING} "
+            "out, or set output_model_format to SAFETENSORS."
+        )
+    if not folder and not is_file_name:
+        raise UserError(
+            f"output_model_destination: expected a name that ends in {FILE_ENDING}, found {path}. For a folder set "
+            "output_model_format to DIFFUSERS."
+        )
+    if overlap(path.resolve(), base.resolve()):
+        raise UserError(
+            f"output_model_destination: {path} is, holds or lies in the base model {base}, which is read until the "
+            "end. Choose another place."
+        )

@@ -1,0 +1,33 @@
+"""Compares the estimate of scripts/estimate_memory.py with what runs take on a CPU, and writes JSON. Linux only."""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, metavar="JSON", help="write every number here")
+    parser.add_argument("--measure", nargs=2, type=Path, metavar=("CONFIG", "WARM_UP"),
+                        help="only run CONFIG after WARM_UP and print the bytes that its steps took")  # fmt: skip
+    args = parser.parse_args(arguments)
+    from modules.benchmark.memory.memory_comparison import compare, resident_peak_of_training
+
+    if args.measure:
+        print(resident_peak_of_training(*args.measure))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        result = compare(Path(folder), say=lambda text: print(text, flush=True))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -276,7 +276,7 @@ class BatchedOptimizer(torch.optim.Optimizer):
         """A stack in the compute dtype; the parameter or gradient itself where there is only one."""
         dtype = tensors[0].dtype
 
-        def make() -> Tensor:
+        def make(tensors: list[Tensor]) -> Tensor:
             if len(tensors) == 1:
                 return batch.stacked(tensors).to(batch.dtype)
             # the two halves of a pair are stacked at the same time

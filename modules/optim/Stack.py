@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ class Stack:
 
     Args:
         tensors: of one shape and dtype.
-        make: copies them into a stack.
+        make: copies some of them into a stack; it may use the same memory each time.
         direct: whether they have the compute dtype and are contiguous, so that `each` may be themselves.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], make: Callable[[], Tensor], direct: bool) -> None:
+    def __init__(self, tensors: list[Tensor], make: Callable[[list[Tensor]], Tensor], direct: bool) -> None:
         self._tensors, self._make, self._direct = tensors, make, direct
         self._stack: Tensor | None = None
 
@@ -28,8 +28,20 @@ class Stack:
     def value(self) -> Tensor:
         """`[b, rows, cols]`; only a parameter's own memory if there is a single one."""
         if self._stack is None:
-            self._stack = self._make()
+            self._stack = self._make(self._tensors)
         return self._stack
+
+    def part(self, start: int, stop: int) -> Tensor:
+        """`[stop − start, rows, cols]` of `value`, to be read before another is asked for. It makes no stack of all."""
+        return self._make(self._tensors[start:stop]) if self._stack is None else self._stack[start:stop]
+
+    def assign(self, start: int, stop: int, values: Tensor) -> None:
+        """Overwrites a part, in the tensors themselves where `each` are they."""
+        if self.direct:
+            shape = self._tensors[0].shape
+            torch._foreach_copy_(self._tensors[start:stop], list(values.view(stop - start, *shape).unbind()))
+        else:
+            self.value[start:stop].copy_(values)
 
     def replace(self, stack: Tensor) -> None:
         """Puts another stack in its place."""

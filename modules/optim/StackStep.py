@@ -11,6 +11,10 @@ from modules.optim.Stack import Stack
 import torch
 from torch import Tensor
 
+# Elements of a block on a CPU. Larger ones leave the cache between operations, smaller ones cost more calls. Measured
+# as `batching.PAIRED_CHUNK`, 2^16, 2^18, 2^19, 2^22: LoRA-RITE 410, 369, 379, 402 ms; Stiefel-LoRA 333, 279, 270, 275.
+BLOCK = 1 << 18
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -126,6 +130,15 @@ class StackStep:
                 torch._foreach_add_(each, self.parameters.views_of(u), alpha=-rate)
         else:
             add_scaled_(self.p, u, -rate)
+
+    def blocks(self) -> list[tuple[int, int]]:
+        """Ranges of the stack that fit into cache, to be worked on one after the other. Results don't depend on them.
+
+        In a compiled step, and on a GPU, it is one.
+        """
+        b = self.shape[0]
+        size = max(1, BLOCK // self.elements) if self.one_pass else b
+        return [(start, min(start + size, b)) for start in range(0, b, size)]
 
     def has(self, name: str) -> bool:
         return name in self._slots

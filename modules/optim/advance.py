@@ -18,13 +18,12 @@ def advance(rule: Rule, *steps: StackStep) -> list[Tensor | None]:
         for each the step, lr·gain·u or lr·T(u), for statistics, up to the factor `s.rate`; None if there is nothing to
         show.
     """
-    directions = []
     for s in steps:
         orthogonal_gradient(s)
         if rule.step_at_once(s):
             s.rate = s.n["lr"] * s.n["gain"]
             return [rule.last_direction(s) if s.watched else None]
-        directions.append(rule.direction(s))
+    directions = rule.directions(steps)
     return [None if u is None else _move(rule, s, u) for s, u in zip(steps, directions, strict=True)]
 
 
@@ -37,7 +36,6 @@ def _move(rule: Rule, s: StackStep, u: Tensor) -> Tensor:
     if s.size is not None:
         u.mul_(s.size)
     decay_(s, u)
-    s.descend_(u, rate)
-    rule.settle_(s)
+    rule.descend_(s, u, rate)
     s.rate = rate
     return u

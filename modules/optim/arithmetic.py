@@ -59,13 +59,22 @@ def product(x: Tensor, y: Tensor) -> Tensor:
     return found if found.shape[1:] == (rows, cols) else found[:, :rows, :cols].contiguous()
 
 
+def transposed_product(x: Tensor, y: Tensor, wide: bool) -> Tensor:
+    """`product` xᵀ·y of tall stacks, or x·yᵀ of wide ones."""
+    return product(x, y.mT) if wide else product(x.mT, y)
+
+
 def sum_of_products(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     """a·b + c·d of stacks, as `product`."""
-    found = product(a, b)
+    return plus_product_(product(a, b), c, d)
+
+
+def plus_product_(x: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """x += c·d of stacks in place, as `product`."""
     (rows, inner), cols = c.shape[1:], d.shape[2]
-    if found.is_cuda or not (rows * inner % ALIGNMENT or inner * cols % ALIGNMENT or rows * cols % ALIGNMENT):
-        return found.baddbmm_(c, d)
-    return found.add_(product(c, d))
+    if x.is_cuda or not (rows * inner % ALIGNMENT or inner * cols % ALIGNMENT or rows * cols % ALIGNMENT):
+        return x.baddbmm_(c, d)
+    return x.add_(product(c, d))
 
 
 def aligned(x: Tensor) -> Tensor:

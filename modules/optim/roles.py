@@ -4,6 +4,7 @@ Axes of a stack: b parameters of one role and shape, each seen as a matrix `[row
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 PER_ROW, PER_COLUMN, WHOLE = (2,), (1,), (1, 2)
 
@@ -13,7 +14,7 @@ class Role:
     """How the features see the parameters of a role.
 
     Attributes:
-        name: the value of `ParameterRole`, by which adapters and model families name it.
+        name: the value of `ParameterRole`, by which adapters and model families name it; see `described_role`.
         unit: dimensions of a stack that make up one unit (a rank, an OFT block, or the whole tensor).
         matrix: whether it multiplies activations as a matrix, so that its singular values matter.
         starts_from_model: whether zero means the original model, so that decay to zero is decay to the start.
@@ -40,11 +41,20 @@ ROLES: dict[str, Role] = {
         Role("OFT", PER_ROW, starts_from_model=True),
         Role("DORA_SCALE"),
         Role("HIDDEN", matrix=True),
+        # embeddings, whose rows are looked up, and first convolutions
         Role("INPUT"),
+        # a first linear layer
+        Role("INPUT_MATRIX", matrix=True),
         Role("OUTPUT", matrix=True),
         Role("VECTOR"),
     )
 }
+
+
+def described_role(info: Any) -> str:
+    """The role of a parameter with such a description: an INPUT whose `matrix` is true multiplies activations."""
+    role = str(info.role)
+    return "INPUT_MATRIX" if role == "INPUT" and getattr(info, "matrix", False) else role
 
 
 def default_role(shape: tuple[int, ...]) -> str:

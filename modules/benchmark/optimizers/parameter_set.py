@@ -113,7 +113,7 @@ class ParameterSet:
         parameters = []
         for info, value, gradient in zip(self.infos, self._values, self._shared, strict=True):
             if orthonormal and info.role == "LORA_UP":
-                value = torch.linalg.qr(value.float()).Q.to(value.dtype)
+                value = torch.linalg.qr(value.float()).Q.to(value.dtype).contiguous()
             parameter = nn.Parameter(value.clone())
             parameter.parameter_info = info
             parameter.grad = gradient

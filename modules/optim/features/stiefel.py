@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 
-from modules.optim.arithmetic import ALIGNMENT, product
+from modules.optim.arithmetic import plus_product_, product
+from modules.optim.features.cholesky import cholesky
 from modules.optim.roles import matrix_shape
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 # Largest |BᵀB − 1| of a start value that counts as orthonormal. Rounding to nearest bfloat16 moves columns of length 1
 # by 2⁻⁹ at most, so a product of two by 2⁻⁸; half as much again for parameters that were rounded stochastically.
 TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 
 
-def tangent(b: Tensor, u: Tensor) -> Tensor:
+def tangent_(b: Tensor, u: Tensor) -> Tensor:
     """u − B·sym(Bᵀu), the part of u along which columns stay orthonormal to first order (arXiv 2508.17901).
 
     It is the orthogonal projection to the tangent space {t: Bᵀt + tᵀB = 0} in the Euclidean metric.
@@ -24,40 +24,25 @@ def tangent(b: Tensor, u: Tensor) -> Tensor:
         u: `[b, o, r]`.
 
     Returns:
-        a new tensor.
+        u, changed in place.
     """
     inner = product(b.mT, u)
-    return u - product(b, (inner + inner.mT).mul_(0.5))
+    return plus_product_(u, b, (inner + inner.mT).mul_(-0.5))
 
 
-def retracted(x: Tensor) -> Tensor:
-    """Q of x = QR with positive diagonal of R, by Cholesky-QR twice; a new tensor `[b, o, r]`.
+def retracted(x: Tensor, passes: int = 2) -> Tensor:
+    """Q of x = QR with positive diagonal of R, by Cholesky-QR; a new tensor `[b, o, r]`.
 
     A step of length η along a tangent gives xᵀx = 1 + η²tᵀt, whose eigenvalues are from 1 to 1 + η² if σ₁(t) = 1, so
-    the factorisation can't fail, and the second pass takes what rounding has left, κ(x)²·ε, to ε. Where it fails all
-    the same, x being no step from the manifold, its diagonal is raised by the size of rounding first; columns that
-    depend on others then come out short instead of as NaN. What is not finite stays so. Nothing waits for the device.
+    the factorisation can't fail. One pass leaves |QᵀQ − 1| of κ(x)²·ε, with κ² = 1 + η² then, two leave ε for every x
+    with κ(x) below 1/√ε. Where it fails all the same, x being no step from the manifold, its diagonal is raised by the
+    size of rounding first; columns that depend on others then come out short instead of as NaN. What is not finite
+    stays so. Nothing waits for the device.
     """
-    for _ in range(2):
-        x = product(x, _inverse_factor(product(x.mT, x)))
+    for _ in range(passes):
+        _, inverse, _ = cholesky(product(x.mT, x), raised=True)
+        x = product(x, inverse.mT)
     return x
-
-
-def _inverse_factor(gram: Tensor) -> Tensor:
-    """R⁻¹ of RᵀR `[b, r, r]`, the same to the bit whatever stack a matrix is in."""
-    r = gram.shape[1]
-    # matrices begin at multiples of 64 bytes, see `product`; beside the ones on the diagonal are zeros
-    missing = -r % 4 if r * r % ALIGNMENT else 0
-    if missing:
-        gram = F.pad(gram, (0, missing, 0, missing))
-        gram.diagonal(dim1=1, dim2=2)[:, r:] = 1
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    raised, _ = torch.linalg.cholesky_ex(gram + identity * (trace * (8 * torch.finfo(gram.dtype).eps)))
-    factor = torch.where(failed[:, None, None] > 0, raised, factor)
-    inverse = torch.linalg.solve_triangular(factor, identity.expand_as(gram), upper=False).mT
-    return inverse[:, :r, :r].contiguous()
 
 
 def orthonormality_error(up: Tensor) -> Tensor:

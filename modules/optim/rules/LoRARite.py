@@ -1,10 +1,10 @@
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modules.optim.arithmetic import product, sum_of_products
+from modules.optim.arithmetic import product, sum_of_products, transposed_product
 from modules.optim.features.moments import FIRST, moment_slot
-from modules.optim.features.unmagnified import eigen, eigenvalues, inverse_root, unit_basis
+from modules.optim.features.unmagnified import eigen, eigenvalues, inverse_roots, unit_basis
 from modules.optim.features.weight_decay import anchor_slots
 from modules.optim.roles import Role
 from modules.optim.rules.AdamWAdv import AdamWAdv
@@ -26,7 +26,8 @@ class LoRARite(Rule):
     S = ḡ·(V + ρ)^(−1/2), M ← β₁·M·Pᵀ + (1 − β₁)·S, A ← A − η·M·Wᵀ.
 
     M is kept as N = M·Wᵀ, the last step, so that M·Pᵀ·Wᵀ = N·Bₜ₋₁ᵀ·Bₜ·W·Wᵀ, and ḡ is never formed: all that it takes
-    are products of factors and gradients with each other and r × r matrices. Beside N are kept Bₜ₋₁ and V, ρ, W.
+    are products of factors and gradients with each other and r × r matrices. U is turned at the end of each step so
+    that V is diagonal; beside N are kept Bₜ₋₁, that U's W, V's diagonal, and ρ.
     Differs from the paper's equations: running means instead of sums, with decays
     β·(1 − βᵗ⁻¹)/(1 − βᵗ) that need no bias correction (`use_bias_correction` false: β itself), and √(V + ρ) + ε. Of
     directions that B has not, as at a start from zero, A's step is zero.
@@ -71,9 +72,7 @@ class LoRARite(Rule):
 
         def create(p: Tensor, keys: Tensor) -> dict[str, Tensor]:
             b = p.shape[0]
-            sizes = {
-                "factor": partner, "inverse": (rank, rank), "moment": (rank, rank), "values": (rank,), "escaped": (1,)
-            }  # fmt: skip
+            sizes = {"factor": partner, "inverse": (rank, rank), "values": (rank,), "escaped": (1,)}
             return {key: p.new_zeros(b, *size) for key, size in sizes.items()}
 
         first = moment_slot(FIRST, options, role, rows, cols)
@@ -89,44 +88,67 @@ class LoRARite(Rule):
         return numbers
 
     def direction(self, s: StackStep) -> Tensor:
-        o, space, beta1 = s.options, s.store(SPACE), s.n["beta1"]
-        # a down factor and its gradient are seen transposed; its mate, an up factor, is tall as it is
-        wide = s.role.name == DOWN
-        now, moved = s.mates.value, space["factor"]
-        moved.sub_(now)
-        if not wide:
-            now, moved = now.mT, moved.mT
-        gram = product(now.mT, now)
-        w, r = unit_basis(gram)
-        # BₜᵀD with Bₜ₋₁ = Bₜ + D: of the small D little is lost to rounding, of Bₜ₋₁ κ(B)²·ε would be
-        away = product(now.mT, moved)
-        squares = product(s.g, s.g.mT) if wide else product(s.g.mT, s.g)
-        squares = product(product(w.mT, squares), w)
-        share = clipped_share(squares, o["clip_unmagnified_grad"])
-        p = product(r + product(w.mT, away), space["inverse"])
-        root = self._preconditioner(s, p, squares * share.square())
-        inverse = product(w, w.mT)
-        kept = (product(r.mT, w.mT) + product(away.mT, inverse)) * beta1
-        new = product(product(w, root), w.mT) * (share * (1 - beta1))
-        m = s.read(FIRST)
-        u = sum_of_products(kept.mT, m, new.mT, s.g) if wide else sum_of_products(m, kept, s.g, new)
-        s.write(FIRST, u)
-        space["factor"].copy_(s.mates.value)
-        space["inverse"].copy_(w)
-        return self._sized(s, u, r) if o["scaled_optm"] else u
+        return self.directions([s])[0]
 
-    def _preconditioner(self, s: StackStep, p: Tensor, gram: Tensor) -> Tensor:
-        """(V + ρ)^(−1/2) `[b, r, r]` after V and ρ have been carried to the new basis by P and the step's ḡᵀḡ added."""
-        space, beta2 = s.store(SPACE), s.n["beta2"]
-        carried = product(product(p, space["moment"]), p.mT)
-        lost = (space["values"] - eigenvalues(carried)).abs_().amax(1, keepdim=True)
-        moment = carried * beta2 + gram * (1 - beta2)
-        moment = (moment + moment.mT).mul_(0.5)
-        values, vectors = eigen(moment)
-        space["moment"].copy_(moment)
-        space["values"].copy_(values)
-        space["escaped"].add_(lost).mul_(beta2)
-        return inverse_root(values, vectors, space["escaped"], s.options["eps"])
+    def directions(self, steps: Sequence[StackStep]) -> list[Tensor]:
+        """The steps N, the momentum itself where nothing scales them; small matrices of both factors at once."""
+        sizes = [s.shape[0] for s in steps]
+        gram, away, squares = (torch.cat(parts) for parts in zip(*map(self._products, steps), strict=True))
+        inverse, values, escaped = (
+            torch.cat([s.store(SPACE)[key] for s in steps]) for key in ("inverse", "values", "escaped")
+        )
+        w, r = unit_basis(gram)
+        squares = product(product(w.mT, squares), w)
+        limit, fresh = steps[0].options["clip_unmagnified_grad"], _column(steps, "beta1", complement=True)
+        if limit:
+            share = clipped_share(squares, limit)
+            squares, fresh = squares * share.square(), fresh * share
+        # UₜᵀXₜ₋₁
+        seen = r + product(w.mT, away)
+        p = product(seen, inverse)
+        beta2 = _column(steps, "beta2")
+        carried = product(p * values.unsqueeze(1), p.mT)
+        lost = (values - eigenvalues(carried)).abs_().amax(1, keepdim=True)
+        values, vectors = eigen(carried * beta2 + squares * _column(steps, "beta2", complement=True))
+        escaped = (escaped + lost) * beta2.squeeze(2)
+        inverse = product(w, vectors)
+        roots = inverse_roots(values, escaped, steps[0].options["eps"])
+        new = product(inverse * roots.unsqueeze(1), inverse.mT) * fresh
+        kept = product(w, seen) * _column(steps, "beta1")
+        found = []
+        small = (x.split(sizes) for x in (kept, new, r, inverse, values, escaped))
+        for s, kept, new, r, *remembered in zip(steps, *small, strict=True):
+            for key, value in zip(("inverse", "values", "escaped"), remembered, strict=True):
+                s.store(SPACE)[key].copy_(value)
+            u = self._momentum(s, kept, new)
+            found.append(self._sized(s, u, r) if s.options["scaled_optm"] else u)
+        return found
+
+    def _products(self, s: StackStep) -> tuple[Tensor, Tensor, Tensor]:
+        """BₜᵀBₜ, Bₜᵀ·(Bₜ₋₁ − Bₜ) and ∇Aᵀ·∇A `[b, r, r]`; Bₜ₋₁ becomes Bₜ.
+
+        Of the small difference little is lost to rounding, of Bₜ₋₁ itself κ(B)²·ε would be.
+        """
+        found = []
+        for start, stop in s.blocks():
+            now, moved = s.mates.part(start, stop), s.store(SPACE)["factor"][start:stop]
+            difference = moved.sub_(now)
+            gram, away = (transposed_product(now, x, s.role.name != DOWN) for x in (now, difference))
+            moved.copy_(now)
+            g = s.gradients.part(start, stop)
+            found.append((gram, away, transposed_product(g, g, s.role.name == DOWN)))
+        return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+    def _momentum(self, s: StackStep, kept: Tensor, new: Tensor) -> Tensor:
+        """N ← N·keptᵀ + ∇A·new, with new symmetric; returns N."""
+        m = s.read(FIRST)
+        for start, stop in s.blocks():
+            before, g, k, n = m[start:stop], s.gradients.part(start, stop), kept[start:stop], new[start:stop]
+            # a down factor and its gradient are seen transposed
+            factors = (k, before, n, g) if s.role.name == DOWN else (before, k.mT, g, n)
+            before.copy_(sum_of_products(*factors))
+        s.write(FIRST, m)
+        return m
 
     def _sized(self, s: StackStep, u: Tensor, r: Tensor) -> Tensor:
         """The step N with σ₁(N·Bᵀ) = √(out/in), from R `[b, r, r]` of B = U·R."""
@@ -138,7 +160,7 @@ class LoRARite(Rule):
         # the Gram matrix of M = N·Rᵀ
         largest = eigenvalues(product(product(r, gram), r.mT))[:, -1:, None].clamp(min=0).sqrt()
         floor = 1000 * math.sqrt(torch.finfo(u.dtype).tiny)
-        return u.mul_(math.sqrt(outputs / inputs) / largest.clamp(min=floor))
+        return u * (math.sqrt(outputs / inputs) / largest.clamp(min=floor))
 
     def scaled(self, s: StackStep, u: Tensor) -> Tensor:
         """u as it is: `direction` has given it its size."""
@@ -155,3 +177,14 @@ def clipped_share(gram: Tensor, limit: float) -> Tensor:
     if not limit:
         return torch.ones_like(norm)
     return (limit / norm.clamp(min=torch.finfo(gram.dtype).tiny)).clamp(max=1)
+
+
+def _column(steps: Sequence[StackStep], name: str, complement: bool = False) -> Tensor:
+    """A number of each step, or one minus it, for each of its matrices: `[b, 1, 1]` of all stacks together."""
+    columns = []
+    for s in steps:
+        number = 1 - s.n[name] if complement else s.n[name]
+        columns.append(
+            torch.as_tensor(number, dtype=s.dtype, device=s.store(SPACE)["values"].device).expand(s.shape[0], 1, 1)
+        )
+    return torch.cat(columns)

@@ -94,7 +94,7 @@ class MuonAdv(Rule):
         options: Mapping[str, Any],
         partner: tuple[int, int] | None = None,
     ) -> tuple[Rule, Mapping[str, Any]]:
-        others = () if not options["MuonWithAuxAdam"] else ("LORA_DOWN", "OUTPUT")
+        others = () if not options["MuonWithAuxAdam"] else ("LORA_DOWN", "INPUT_MATRIX", "OUTPUT")
         matrix = role.matrix and role.name not in others and min(rows, cols) > 1
         if matrix and is_hidden_layer(name, options["muon_hidden_layers"], options["muon_adam_regex"]):
             return self, options

@@ -74,10 +74,14 @@ class Rule(ABC):
 
     @abstractmethod
     def direction(self, s: StackStep) -> Tensor | None:
-        """u `[b, rows, cols]`; the step is −lr·gain·u. A fresh tensor, which may be overwritten.
+        """u `[b, rows, cols]`; the step is −lr·gain·u. A fresh tensor, or state where `advance` only reads it.
 
         None: this step only gathers state, and the parameters, their decay included, stay as they are.
         """
+
+    def directions(self, steps: Sequence[StackStep]) -> list[Tensor | None]:
+        """`direction` of a stack, or of the two stacks of a pair."""
+        return [self.direction(s) for s in steps]
 
     def step_at_once(self, s: StackStep) -> bool:
         """Steps state and parameters, decay included, in one kernel; False, and nothing done, where there is none."""
@@ -91,8 +95,9 @@ class Rule(ABC):
         """T(u) of `scaled_optm`, in place."""
         return scaled(s, u)
 
-    def settle_(self, s: StackStep) -> None:  # noqa: B027
-        """Moves the parameters, which have just been stepped, back to where they must be."""
+    def descend_(self, s: StackStep, u: Tensor, rate: Any) -> None:
+        """p ← p − rate·u, the last thing of a step."""
+        s.descend_(u, rate)
 
     def check_start(  # noqa: B027
         self, names: Sequence[str], parameters: Sequence[Tensor], options: Mapping[str, Any], role: Role

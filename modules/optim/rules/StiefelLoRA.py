@@ -2,13 +2,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modules.optim.arithmetic import transposed_product
 from modules.optim.features.cautious import cautious_direction
 from modules.optim.features.moments import FIRST, first_moment
-from modules.optim.features.stiefel import TOLERANCES, orthonormality_error, retracted, tangent, worst
+from modules.optim.features.stiefel import TOLERANCES, orthonormality_error, retracted, tangent_, worst
 from modules.optim.roles import Role
 from modules.optim.rules.AdamWAdv import AdamWAdv
 from modules.optim.rules.Rule import Rule
-from modules.optim.scaling import largest_singular_value
+from modules.optim.scaling import largest_singular_value, root_of_largest
 from modules.optim.StackStep import StackStep
 
 import torch
@@ -90,20 +91,34 @@ class StiefelLoRA(AdamWAdv):
 
     def direction(self, s: StackStep) -> Tensor:
         if s.options["stiefel_base"] == "SIGN":
-            u = cautious_direction(s, torch.sign(first_moment(s, s.g, s.options["beta1"])))
-        else:
-            u = super().direction(s)
-        return tangent(s.p, u) if s.role.name == UP else u
+            return cautious_direction(s, torch.sign(first_moment(s, s.g, s.options["beta1"])))
+        return super().direction(s)
 
     def scaled(self, s: StackStep, u: Tensor) -> Tensor:
-        """σ₁(T(u)) = 1 for B, √(o/i) for A."""
-        size = 1.0 if s.role.name == UP else math.sqrt(s.options["outputs"] / u.shape[2])
+        """t with σ₁(t) = 1 for B, u with √(o/i) for A, in place."""
+        up, grams = s.role.name == UP, []
         state = s.store("spectral") if s.has("spectral") else None
-        floor = FLOOR * math.sqrt(torch.finfo(u.dtype).tiny)
-        return u.mul_(size / largest_singular_value(u, state).clamp_(min=floor))
+        for start, stop in s.blocks():
+            part = u[start:stop]
+            if up:
+                tangent_(s.parameters.part(start, stop), part)
+            if state is None:
+                grams.append(transposed_product(part, part, not up))
+        largest = largest_singular_value(u, state) if state else root_of_largest(torch.cat(grams))
+        size = 1.0 if up else math.sqrt(s.options["outputs"] / u.shape[2])
+        return u.mul_(size / largest.clamp_(min=FLOOR * math.sqrt(torch.finfo(u.dtype).tiny)))
 
-    def settle_(self, s: StackStep) -> None:
-        rate = s.n["lr"]
+    def descend_(self, s: StackStep, u: Tensor, rate: Any) -> None:
+        if s.role.name != UP:
+            super().descend_(s, u, rate)
+            return
+        known = not isinstance(rate, Tensor)
         # without a step there is nothing to bring back, and rounding would move it
-        if s.role.name == UP and (isinstance(rate, Tensor) or rate):
-            s.p.copy_(retracted(s.p))
+        if known and not rate:
+            return
+        # κ(x)² is at most 1 + η², so with η up to 1 one pass leaves 2ε
+        passes = 1 if known and rate <= 1 else 2
+        for start, stop in s.blocks():
+            b = s.parameters.part(start, stop)
+            x = b.addcmul(u[start:stop], rate.to(u.dtype), value=-1) if not known else b.sub(u[start:stop], alpha=rate)
+            s.parameters.assign(start, stop, retracted(x, passes))

@@ -1,3 +1,5 @@
+import json
+import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -7,6 +9,8 @@ from modules.trainer.RunProcess import RunProcess
 from modules.util.config.write_json import write_json
 from modules.viewModel.RunModel import RunModel
 from modules.viewModel.RunQueue import RunQueue
+
+SECRETS = "secrets.json"
 
 
 class RunController:
@@ -18,12 +22,14 @@ class RunController:
     Attributes:
         model: of the run that is shown.
         queue: what is to run next.
+        secrets: access tokens, as JSON, for the runs of the queue.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.model = RunModel()
-        self.queue = RunQueue(folder / "queue")
+        self.secrets: Mapping[str, Any] = {}
+        self.queue = RunQueue(folder / "queue", self._start_queued)
         self._find_again()
 
     @property
@@ -47,12 +53,7 @@ class RunController:
         folder = self._fresh()
         folder.mkdir(parents=True)
         write_json(folder / "config.json", dict(config))
-        hidden = None
-        if secrets and any(secrets.values()):
-            hidden = folder / "secrets.json"
-            hidden.touch(mode=0o600)
-            write_json(hidden, dict(secrets))
-            hidden.chmod(0o600)
+        hidden = _write_secrets(folder, secrets or {})
         self.model.follow(RunProcess.start(folder / "config.json", folder, hidden, resume=resume))
 
     def ask(self, wish: str) -> None:
@@ -68,12 +69,27 @@ class RunController:
     def tick(self) -> bool:
         """Looks at the run and the queue; True if anything changed. To be called a few times each second."""
         changed = self.model.tick()
+        if changed and not self.running and self.model.run is not None:
+            # a run reads them when it begins
+            (self.model.run.folder / SECRETS).unlink(missing_ok=True)
         if not self.running or self.queue.current is not None:
             started = self.queue.tick()
             if started is not None:
                 self.model.follow(started)
                 changed = True
         return changed
+
+    def start_queue(self) -> None:
+        """Starts what waits, one after the other, as soon as nothing else runs."""
+        self.queue.paused = False
+
+    def pause_queue(self) -> None:
+        """Starts nothing more; what runs goes on."""
+        self.queue.paused = True
+
+    def _start_queued(self, config: Path, folder: Path) -> RunProcess:
+        folder.mkdir(parents=True, exist_ok=True)
+        return RunProcess.start(config, folder, _write_secrets(folder, self.secrets))
 
     def _find_again(self) -> None:
         """A run that outlived the window that started it."""
@@ -90,6 +106,16 @@ class RunController:
         while (path := self.folder / f"{stamp}{f'-{number}' if number else ''}").exists():
             number += 1
         return path
+
+
+def _write_secrets(folder: Path, secrets: Mapping[str, Any]) -> Path | None:
+    """A file that only this user can read, from its first byte on; None if there is nothing to keep secret."""
+    if not any(secrets.values()):
+        return None
+    path = folder / SECRETS
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        json.dump(dict(secrets), file)
+    return path
 
 
 def backups_of(workspace: Path) -> list[tuple[str, Path]]:

@@ -155,12 +155,25 @@ class RunModel:
     def _take_step(self, values: dict[str, Any]) -> None:
         step, loss = values["step"], values["loss"]
         self._take_progress({**values, "stage": "training", "done": step})
-        self.status, self.epoch = f"Training, epoch {values['epoch'] + 1}", values["epoch"]
+        self.epoch = values["epoch"]
+        if "epoch_batches" in values:
+            self._take_epoch(values)
+        else:
+            self.status = f"Training, epoch {self.epoch + 1}"
         before = self.smoothed[-1][1] if self.smoothed else loss
         self.losses.append((step, loss))
         self.smoothed.append((step, SMOOTHING * before + (1 - SMOOTHING) * loss))
         for part, rate in values["learning_rates"].items():
             self.rates.setdefault(part, []).append((step, rate))
+
+    def _take_epoch(self, values: dict[str, Any]) -> None:
+        """The place in the epoch of the last batch: one that is complete counts as present until the next begins."""
+        done, total = values["epoch_batches"]
+        epoch = values["epoch"] + (done < total)
+        self.status = f"Training, epoch {epoch} of {values['epochs']}"
+        bar = self.bars.setdefault("epoch", Bar(""))
+        bar.title = f"Epoch {epoch} of {values['epochs']}"
+        bar.report(done, total, values.get("time", time.time()))
 
     def _take_validation(self, values: dict[str, Any]) -> None:
         self.validation.append((values["step"], values["loss"]))
@@ -168,7 +181,9 @@ class RunModel:
 
     def _take_sample(self, values: dict[str, Any]) -> None:
         path = Path(values["path"])
-        self.samples.append(SamplePicture(values["step"], path, path.parent.name))
+        # the picture of before and after stands in the workspace itself
+        numbered = path.parent.name.split(" ", 1)[0].isdigit()
+        self.samples.append(SamplePicture(values["step"], path, path.parent.name if numbered else path.stem))
 
     def _take_backup(self, values: dict[str, Any]) -> None:
         self._note(f"backup: {values['path']}")
@@ -188,6 +203,21 @@ class RunModel:
         self.status = {"finished": "Finished.", "stopped": "Stopped."}.get(self.outcome, "The run failed.")
         if self.reason:
             self._note(self.reason)
+
+    @property
+    def line(self) -> str:
+        """State and progress in one line, for where the run itself can't be seen."""
+        bar = self.bars.get(self.last_stage) if self.state == "running" else None
+        reason = self.reason.splitlines()[0] if self.reason else ""
+        return " · ".join(text for text in (self.status, bar.text if bar else reason) if text)
+
+    @property
+    def current_bars(self) -> list[Bar]:
+        """The bars that say something now: stages that go on, and once it trains, epoch and steps."""
+        return [
+            bar for stage, bar in self.bars.items()
+            if stage in ("training", "epoch", self.last_stage) or bar.done < bar.total
+        ]  # fmt: skip
 
     def prompts(self) -> list[str]:
         """The prompts of which there are pictures, in their order."""

@@ -1,0 +1,333 @@
+import tkinter as tk
+from collections.abc import Callable
+from pathlib import Path
+from tkinter import ttk
+from typing import Any
+
+from modules.ui.AskWindow import AskWindow
+from modules.ui.ChoicePopup import ChoicePopup
+from modules.ui.FormView import FormView
+from modules.ui.OptimizerWindow import OptimizerWindow
+from modules.ui.ProblemBar import ProblemBar
+from modules.ui.RunFollower import RunFollower
+from modules.ui.ScrollFrame import follow
+from modules.ui.TabBar import TabBar
+from modules.ui.tabs import TABS, Tab
+from modules.ui.Theme import Theme
+from modules.ui.Tooltip import Tooltip
+from modules.ui.TopBar import TopBar
+from modules.ui.WindowTools import WindowTools
+from modules.util.config.errors import ConfigError
+from modules.viewModel.form_tabs import OPTIMIZER, sections_of, tab_of
+from modules.viewModel.FormField import FormSection
+from modules.viewModel.OptimizerCatalog import OptimizerCatalog
+from modules.viewModel.PresetLibrary import PresetTakenError
+from modules.viewModel.Session import Session
+from modules.viewModel.TrainForm import OPTIMIZER as OPTIMIZER_PATH
+from modules.viewModel.TrainHints import TrainHints
+from modules.viewModel.UiSettings import ALL
+from modules.viewModel.Worker import Worker
+
+import customtkinter as ctk
+
+SIZE, SMALLEST, LARGEST = (1280, 800), (900, 560), (20_000, 20_000)
+POLL_MS, SETTLE_MS, LATER_MS = 50, 150, 1500
+
+
+class App(ctk.CTk):
+    """The window. It puts parts together; what they do is told by the models behind them.
+
+    Args:
+        root: folder of the presets and of what the window remembers.
+
+    Attributes:
+        session: config, presets and settings; `form`, `presets` and `settings` are its own.
+        tools: theme, tooltip and popup list, which all views share; `theme` is its own.
+        hints: what can be chosen in the form.
+        worker: for what takes long.
+        runs: the run that goes on, and the queue.
+        views: tab -> the form and the view made by hand, of those shown so far.
+        optimizer_window: while it is open.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.session = Session(root)
+        self.form, self.presets, self.settings = self.session.form, self.session.presets, self.session.settings
+        self.theme = Theme(self)
+        self.theme.apply(self.settings.theme, self.settings.scale)
+        self.tools = WindowTools(self.theme, Tooltip(self, self.theme), ChoicePopup(self, self.theme))
+        self.hints = TrainHints(self.form)
+        self.worker = Worker()
+        self.runs = RunFollower(self, root)
+        self.optimizer_window: OptimizerWindow | None = None
+        self._when_loaded: list[Callable[[], None]] = []
+        self._loading = False
+        self.geometry(self._fitting_geometry())
+        self.minsize(*SMALLEST)
+        self.maxsize(*LARGEST)
+        news: list[str] = []
+        self.session.restore(news.append)
+        self._build()
+        self.form.listen(lambda paths: self._changed("" in paths))
+        follow(self)
+        for keys, action in (
+            ("<Control-f>", lambda: self.top.search.entry.focus_set()), ("<Control-s>", self.save),
+            ("<Control-Shift-S>", self.save_as), ("<Control-Prior>", lambda: self._turn(-1)),
+            ("<Control-Next>", lambda: self._turn(1)),
+        ):  # fmt: skip
+            self.bind(keys, lambda _, action=action: action())
+        self.protocol("WM_DELETE_WINDOW", self.close)
+        self._checking = ""
+        self._changed(True)
+        if news:
+            self.say(news[-1])
+        if self.runs.controller.running:
+            self.show_tab("run")
+        self._poll()
+        # counted from when the window has been drawn
+        self.after_idle(lambda: self.after(LATER_MS, self.load_catalog))
+
+    def _build(self) -> None:
+        """Everything but the tabs, which are made when they are shown."""
+        px = self.theme.px
+        self._body = ttk.Frame(self, style="Window.TFrame", padding=(px(12), px(10), px(4), px(8)))
+        self._body.pack(fill="both", expand=True)
+        self.top = TopBar(self._body, self)
+        self.top.pack(fill="x", padx=(0, px(8)))
+        self.tabs = TabBar(self._body, self.theme, [tab.name for tab in TABS], self.show_tab)
+        self.tabs.pack(fill="x", pady=px(8), padx=(0, px(8)))
+        self.problems = ProblemBar(self._body, self.tools, self.go_to, self.start_run)
+        self.problems.pack(side="bottom", fill="x", pady=(px(6), 0), padx=(0, px(8)))
+        self._pages: dict[str, ttk.Frame] = {}
+        self.views: dict[str, tuple[FormView | None, Any]] = {}
+        known = [tab.name for tab in TABS]
+        self.show_tab(self.settings.tab if self.settings.tab in known else known[0])
+
+    def show_tab(self, name: str) -> None:
+        """Brings a tab to the front; the first time, makes it."""
+        for page in self._pages.values():
+            page.pack_forget()
+        if name not in self._pages:
+            self._pages[name] = ttk.Frame(self._body, style="Window.TFrame")
+            self._pages[name].pack(fill="both", expand=True)
+            self.views[name] = self._make(next(tab for tab in TABS if tab.name == name), self._pages[name])
+        self._pages[name].pack(fill="both", expand=True)
+        self.tabs.mark(name)
+        self.settings.tab = name
+        form, view = self.views[name]
+        if form is not None:
+            form.show_everything(self.settings.view == ALL)
+        _call(view, "shown")
+
+    def _make(self, tab: Tab, page: ttk.Frame) -> tuple[FormView | None, Any]:
+        """The view made by hand, and below it the form; each is made if there is one."""
+        sections = sections_of(tab.name, self.form.sections)
+        view = tab.load_view()(page, self) if tab.view else None
+        if view is not None:
+            view.pack(fill="both", expand=True)
+        if tab.name == "training":
+            one = self.form.fields[OPTIMIZER_PATH]
+            sections.insert(0, FormSection(OPTIMIZER, "Optimizer", "", one.declared.group, False, [one]))
+        if not sections:
+            return None, view
+        actions = {OPTIMIZER: ("Options of the optimizer …", self.open_optimizer)}
+        form = FormView(page, self.tools, self.form, sections, self.hints, self.settings.view == ALL, actions)
+        form.pack(fill="both", expand=True)
+        return form, view
+
+    def show_view(self, view: str) -> None:
+        """Shows basic or all options."""
+        self.settings.view = view
+        self.top.views.mark(view)
+        form, _ = self.views[self.tabs.current]
+        if form is not None:
+            form.show_everything(view == ALL)
+
+    def show_theme(self, theme: str, scale: int) -> None:
+        """Takes other colours, or another size of everything, for which the window is built anew."""
+        rescaled = scale != self.settings.scale
+        self.settings.theme, self.settings.scale = theme, scale
+        self.theme.apply(theme, scale)
+        if rescaled:
+            # customtkinter pins the window to its size while it scales
+            tk.Wm.wm_minsize(self, *SMALLEST)
+            tk.Wm.wm_maxsize(self, *LARGEST)
+            if self.optimizer_window is not None:
+                self.optimizer_window.destroy()
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        """Sizes are taken when widgets are made; views made by hand keep what they know in their models."""
+        self._body.destroy()
+        self._build()
+        self._changed(True)
+
+    def go_to(self, path: str) -> None:
+        """Shows an option, wherever it stands; a longer path counts as the option that it leads into."""
+        while path and path not in self.form.fields:
+            path = path.rpartition(".")[0]
+        if not path:
+            return
+        section = next(section for section in self.form.sections if self.form.fields[path] in section.fields)
+        tab = tab_of(section.group)
+        if tab == OPTIMIZER:
+            self.open_optimizer(path)
+            return
+        self.show_tab(tab)
+        form, _ = self.views[tab]
+        assert form is not None
+        self.update_idletasks()
+        if form.show_field(path):
+            return
+        if not form.everything and self.form.applies(path):
+            self.show_view(ALL)
+        if not form.show_field(path):
+            self.say(f"{path} matters only with {self.form.needs(path)}.")
+
+    def open_optimizer(self, path: str = "") -> None:
+        """Opens the optimizer window, if asked to at an option, as soon as it is known what the optimizers take."""
+        if self.form.catalog is None:
+            self.say("Loading what the optimizers take …")
+            self._when_loaded.append(lambda: self.open_optimizer(path))
+            self.load_catalog()
+            return
+        if self.optimizer_window is None or not self.optimizer_window.winfo_exists():
+            self.optimizer_window = OptimizerWindow(self)
+        window = self.optimizer_window
+        window.lift()
+        window.focus_force()
+        window.update_idletasks()
+        if path and not window.show_field(path):
+            self.say(f"{path} matters only with {self.form.needs(path)}.")
+
+    def load_catalog(self) -> None:
+        """Finds out, beside everything else, what the optimizers take; for that, torch is imported."""
+        if self._loading or self.form.catalog is not None:
+            return
+        self._loading = True
+        self.worker.run(OptimizerCatalog.load, self._loaded, lambda error: self._not_loaded(error))
+
+    def _loaded(self, catalog: OptimizerCatalog) -> None:
+        self._loading, self.form.catalog = False, catalog
+        self.say("")
+        self._changed(False)
+        waiting, self._when_loaded = self._when_loaded, []
+        for action in waiting:
+            action()
+
+    def _not_loaded(self, error: Exception) -> None:
+        self._loading = False
+        self._when_loaded.clear()
+        self.say(f"What the optimizers take cannot be read: {error}")
+
+    def open_preset(self, name: str) -> None:
+        """Opens a preset; changes that would be lost are asked about."""
+        preset = self.presets.find(name)
+        if preset is None:
+            return
+        if self.session.is_modified:
+            question = f"{self.session.title.rstrip(' •')} has been changed. Open {name} and lose the changes?"
+            if AskWindow(self, self.tools, "Open a preset", question, ("Open", "Cancel")).ask() != "Open":
+                return
+        news: list[str] = []
+        if self.session.open(preset, news.append):
+            news = news or [f"{preset.name} is open."]
+            for _, view in self.views.values():
+                _call(view, "refresh")
+        self.say(news[-1])
+
+    def save(self) -> None:
+        """Writes the preset; one that came with the program gets another name."""
+        if not self.presets.can_save:
+            self.save_as()
+            return
+        try:
+            self.say(f"{self.presets.save(self.form.config).name} is saved.")
+        except ConfigError as error:
+            self.say(str(error))
+        self._changed(False)
+
+    def save_as(self) -> None:
+        """Asks for a name and writes an own preset; asks again before one is replaced."""
+        current = self.presets.current
+        window = AskWindow(
+            self, self.tools, "Save as", "Name of the preset, with / between folders:", ("Save", "Replace", "Cancel"),
+            current.name if current is not None else "", self._try_to_save,
+        )  # fmt: skip
+        window.buttons["Replace"].pack_forget()
+        self._asking = window
+        window.ask()
+        self._changed(False)
+
+    def _try_to_save(self, answer: str, text: str) -> str:
+        if answer == "Cancel":
+            return ""
+        try:
+            self.say(f"{self.presets.save_as(text, self.form.config, replace=answer == 'Replace').name} is saved.")
+        except PresetTakenError as error:
+            self._asking.buttons["Replace"].pack(side="left", padx=(self.theme.px(8), 0))
+            return f"{error}; replace it, or give another name"
+        except ConfigError as error:
+            return str(error)
+        self.settings.preset = self.presets.current.name if self.presets.current else ""
+        return ""
+
+    def start_run(self) -> None:
+        """Shows the run and starts it."""
+        self.show_tab("run")
+        _call(self.views["run"][1], "start")
+
+    def say(self, text: str) -> None:
+        """Shows a line at the foot of the window."""
+        self.problems.say(text)
+
+    def close(self) -> None:
+        """Keeps everything for the next time and closes, unless a view objects."""
+        for _, view in list(self.views.values()):
+            if _call(view, "closing") is False:
+                return
+        if not self.runs.may_close():
+            return
+        self.settings.geometry = self.geometry()
+        self.session.close()
+        self.destroy()
+
+    def _changed(self, everything: bool) -> None:
+        """Checks what is wrong, when the last of a row of changes is done."""
+        self.top.refresh()
+        self.title(f"{self.session.title} – scaled-trainer")
+        if self._checking:
+            self.after_cancel(self._checking)
+        self._checking = self.after(SETTLE_MS, self._check)
+
+    def _check(self) -> None:
+        self._checking = ""
+        self.problems.show(self.form.check())
+
+    def _poll(self) -> None:
+        self.worker.poll()
+        self.after(POLL_MS, self._poll)
+
+    def _turn(self, by: int) -> None:
+        names = [tab.name for tab in TABS]
+        self.show_tab(names[(names.index(self.tabs.current) + by) % len(names)])
+
+    def _fitting_geometry(self) -> str:
+        """Where it was left, if that is on the screen; otherwise the usual size, or as much of it as fits."""
+        wide, high = self.winfo_screenwidth(), self.winfo_screenheight()
+        size, _, place = self.settings.geometry.partition("+")
+        try:
+            (w, h), (x, y) = map(int, size.split("x")), map(int, place.split("+"))
+        except ValueError:
+            w, h = min(SIZE[0], wide), min(SIZE[1], high)
+            x, y = (wide - w) // 2, (high - h) // 3
+        if not (0 <= x < wide - 100 and 0 <= y < high - 100 and w >= SMALLEST[0] and h >= SMALLEST[1]):
+            w, h, x, y = min(SIZE[0], wide), min(SIZE[1], high), 0, 0
+        return f"{w}x{h}+{x}+{y}"
+
+
+def _call(view: Any, name: str) -> Any:
+    """Asks a view made by hand, if it has an answer."""
+    method: Callable[[], Any] | None = getattr(view, name, None) if view is not None else None
+    return method() if callable(method) else None

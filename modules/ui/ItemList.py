@@ -1,0 +1,215 @@
+import tkinter as tk
+from abc import abstractmethod
+from collections.abc import Callable
+from tkinter import ttk
+from typing import TYPE_CHECKING, Any
+
+from modules.ui.AskWindow import AskWindow
+from modules.ui.ItemWindow import ItemWindow
+from modules.ui.ScrollFrame import ScrollFrame
+from modules.util.config.BaseConfig import BaseConfig
+from modules.util.config.errors import ConfigError
+from modules.viewModel.ConfigList import ConfigList
+
+if TYPE_CHECKING:
+    from modules.ui.App import App
+
+CHANGE_FILE, TAKE, CANCEL = "Change the file", "Copy into this config", "Cancel"
+
+
+class ItemList(ttk.Frame):
+    """A list of configs as cards: add, edit, switch on and off, duplicate, move, remove.
+
+    Args:
+        parent: that it is put into.
+        app: the window.
+
+    Attributes:
+        list: the items and where they stand.
+        cards: widgets by name for each item: frame, title, about, switch, edit, duplicate, up, down, remove.
+        window: of the item that is edited, while it is open.
+        add_button: adds an item.
+    """
+
+    key, item_class, plural, add_text = "", BaseConfig, "", ""
+    switch_key, card_width = "enabled", 400
+
+    def __init__(self, parent: tk.Misc, app: "App") -> None:
+        super().__init__(parent, style="Window.TFrame")
+        self.app, px = app, app.theme.px
+        self.list: ConfigList = ConfigList(app.form, self.key, self.item_class)
+        self.cards: list[dict[str, Any]] = []
+        self.window: ItemWindow | None = None
+        self._asked_for, self._busy, self._columns = "", False, 1
+        self.head = ttk.Frame(self, style="Window.TFrame")
+        self.head.pack(fill="x", pady=(0, px(6)), padx=(0, px(8)))
+        self.add_button = ttk.Button(self.head, text=self.add_text, style="Window.Accent.TButton", command=self.add)
+        self.add_button.pack(side="left")
+        self.note = ttk.Label(self.head, style="Muted.Window.TLabel", anchor="w")
+        self.note.pack(side="left", padx=px(10), fill="x", expand=True)
+        self._scroll = ScrollFrame(self, app.theme)
+        self._scroll.pack(fill="both", expand=True)
+        self._inside = self._scroll.inside
+        self.bind("<Configure>", lambda _: self._arrange())
+        self._end = app.form.listen(self._form_changed)
+        self.bind("<Destroy>", self._destroyed)
+        self.refresh()
+
+    @abstractmethod
+    def describe(self, item: Any) -> tuple[str, str]:
+        """Title and second line of an item's card."""
+
+    @abstractmethod
+    def new_item(self) -> Any:
+        """What is added; None if a person thought better of it."""
+
+    def refresh(self) -> None:
+        """Shows the list as it is now."""
+        if self.window is not None and self.window.winfo_exists():
+            self.window.destroy()
+        self.list.load()
+        self.show()
+
+    def show(self) -> None:
+        """Makes the cards anew."""
+        for card in self.cards:
+            card["frame"].destroy()
+        self.cards = [self._card(place, item) for place, item in enumerate(self.list.items)]
+        self._columns = 0
+        self._arrange()
+        self._show_note()
+
+    def add(self) -> None:
+        """Adds an item and opens it."""
+        item = self.new_item()
+        if item is not None and self.change(lambda: self.list.add(item)):
+            self.edit(len(self.list.items) - 1)
+
+    def edit(self, place: int) -> None:
+        """Opens an item's window."""
+        if not self._may_change():
+            return
+        if self.window is not None and self.window.winfo_exists():
+            self.window.destroy()
+        item = self.list.items[place]
+        self.window = self.make_window(place, item)
+
+    def make_window(self, place: int, item: Any) -> ItemWindow:
+        """The window that edits an item."""
+        return ItemWindow(self.app, self.describe(item)[0], item, lambda new: self._edited(place, new))
+
+    def change(self, action: Callable[[], Any], show: bool = True) -> bool:
+        """Changes the list, after asking where, if that is not clear. False: it was not changed."""
+        if not self._may_change():
+            return False
+        self._busy = True
+        try:
+            action()
+        except ConfigError as error:
+            self.app.say(str(error))
+            return False
+        finally:
+            self._busy = False
+        if show:
+            self.show()
+        return True
+
+    def _edited(self, place: int, item: Any) -> None:
+        self.change(lambda: self.list.replace(place, item), show=False)
+        self._update(place)
+
+    def _update(self, place: int) -> None:
+        """Shows an item that has been edited."""
+        if place < len(self.cards):
+            title, about = self.describe(self.list.items[place])
+            card = self.cards[place]
+            card["title"].configure(text=title)
+            card["about"].configure(text=about)
+            card["variable"].set(getattr(self.list.items[place], self.switch_key))
+
+    def _may_change(self) -> bool:
+        """A file may serve other configs, too: asked once for each file."""
+        file = str(self.list.file or "")
+        if not file or file == self._asked_for or not self.list.items:
+            return True
+        question = (
+            f"The {self.plural} of this config stand in {file}, which other configs may use, too. Change the file, or "
+            "copy its list into this config?"
+        )
+        title = f"Where are the {self.plural} to be changed?"
+        answer = AskWindow(self.app, self.app.tools, title, question, (TAKE, CHANGE_FILE, CANCEL)).ask()
+        if answer == TAKE:
+            self._busy = True
+            self.list.take_into_config()
+            self._busy = False
+            self._show_note()
+        elif answer == CHANGE_FILE:
+            self._asked_for = file
+        return answer in (TAKE, CHANGE_FILE)
+
+    def _show_note(self) -> None:
+        where = f"in {self.list.file}" if self.list.file else "in this config"
+        count = len(self.list.items)
+        what = self.plural.removesuffix("s") if count == 1 else self.plural
+        self.note.configure(text=self.list.error or f"{count} {what}, {where}")
+
+    def _card(self, place: int, item: Any) -> dict[str, Any]:
+        px, title_about = self.app.theme.px, self.describe(item)
+        frame = ttk.Frame(self._inside, style="Card.TFrame", padding=px(8))
+        variable = tk.BooleanVar(frame, getattr(item, self.switch_key))
+        card: dict[str, Any] = {"frame": frame, "variable": variable}
+        card["left"] = ttk.Frame(frame)
+        card["left"].grid(row=0, column=0, rowspan=3, sticky="nw")
+        card["title"] = ttk.Label(frame, text=title_about[0], style="Bold.TLabel", anchor="w", width=10)
+        card["title"].grid(row=0, column=1, sticky="we")
+        card["switch"] = ttk.Checkbutton(
+            frame, style="Switch.TCheckbutton", variable=variable, command=lambda: self._switch(place, variable.get())
+        )
+        card["switch"].grid(row=0, column=2, sticky="e")
+        card["about"] = ttk.Label(frame, text=title_about[1], style="Muted.TLabel", anchor="w", width=10)
+        card["about"].grid(row=1, column=1, columnspan=2, sticky="we", pady=(px(1), px(3)))
+        row = ttk.Frame(frame)
+        row.grid(row=2, column=1, columnspan=2, sticky="we")
+        for name, text, action in (
+            ("edit", "Edit", lambda: self.edit(place)),
+            ("duplicate", "Duplicate", lambda: self.change(lambda: self.list.duplicate(place))),
+            ("up", "↑", lambda: self.change(lambda: self.list.move(place, -1))),
+            ("down", "↓", lambda: self.change(lambda: self.list.move(place, 1))),
+            ("remove", "Remove", lambda: self.change(lambda: self.list.remove(place))),
+        ):
+            width = {"width": 2} if len(text) == 1 else {}
+            card[name] = ttk.Button(row, text=text, command=action, **width)
+            card[name].pack(side="left", padx=(0, px(4)))
+        card["up"].state(["disabled" if place == 0 else "!disabled"])
+        card["down"].state(["disabled" if place == len(self.list.items) - 1 else "!disabled"])
+        frame.grid_columnconfigure(1, weight=1)
+        frame.bind("<Double-Button-1>", lambda _: self.edit(place))
+        return card
+
+    def _switch(self, place: int, on: bool) -> None:
+        item = self.list.items[place].model_copy(deep=True)
+        setattr(item, self.switch_key, on)
+        if not self.change(lambda: self.list.replace(place, item), show=False):
+            self.cards[place]["variable"].set(not on)
+
+    def _arrange(self) -> None:
+        px = self.app.theme.px
+        room = self.winfo_width() if self.winfo_width() > 1 else self.app.winfo_width()
+        columns = max(1, room // px(self.card_width))
+        if columns == self._columns:
+            return
+        for place in range(max(columns, self._columns)):
+            used = place < columns
+            self._inside.grid_columnconfigure(place, weight=int(used), uniform="card" if used else "")
+        self._columns = columns
+        for place, card in enumerate(self.cards):
+            card["frame"].grid(row=place // columns, column=place % columns, sticky="nswe", padx=(0, px(8)),
+                               pady=(0, px(8)))  # fmt: skip
+
+    def _form_changed(self, paths: frozenset[str]) -> None:
+        if not self._busy and not paths.isdisjoint({"", self.key, self.list.file_key or self.key}):
+            self.refresh()
+
+    def _destroyed(self, event: tk.Event) -> None:
+        if event.widget is self:
+            self._end()

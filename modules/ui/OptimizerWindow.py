@@ -1,0 +1,118 @@
+import tkinter as tk
+from tkinter import ttk
+from typing import TYPE_CHECKING
+
+from modules.ui.FormView import FormView
+from modules.ui.SelectControl import SelectControl
+from modules.ui.TabBar import TabBar
+from modules.viewModel.OptimizerForm import OptimizerForm
+from modules.viewModel.recommended import RECOMMENDATIONS, Recommendation
+from modules.viewModel.TrainForm import OPTIMIZER
+from modules.viewModel.UiSettings import ALL, BASIC
+
+import customtkinter as ctk
+
+if TYPE_CHECKING:
+    from modules.ui.App import App
+
+WIDTH, HEIGHT = 1180, 700
+
+
+class OptimizerWindow(ctk.CTkToplevel):
+    """The options of the chosen optimizer: exactly those that it has, with its defaults.
+
+    Args:
+        app: whose config is edited; its catalog is loaded.
+
+    Attributes:
+        view: the form.
+        optimizer: the control that chooses the optimizer.
+        recommended: title -> button.
+    """
+
+    def __init__(self, app: "App") -> None:
+        super().__init__(app)
+        assert app.form.catalog is not None
+        self._app, self._form = app, OptimizerForm(app.form, app.form.catalog)
+        self.title("Optimizer")
+        px = app.theme.px
+        body = ttk.Frame(self, style="Window.TFrame", padding=(px(12), px(10), px(4), px(8)))
+        body.pack(fill="both", expand=True)
+        head = ttk.Frame(body, style="Window.TFrame")
+        head.pack(fill="x", padx=(0, px(8)))
+        self.optimizer = SelectControl(
+            head, app.form.fields[OPTIMIZER], self._form, app.tools, lambda text: app.form.set_text(OPTIMIZER, text)
+        )
+        self.optimizer.button.configure(width=28, style="Window.Select.TButton")
+        self.optimizer.frame.pack(side="left")
+        app.tools.tooltip.attach(self.optimizer.button, lambda: self._form.help(OPTIMIZER))
+        reset = ttk.Button(head, text="Reset all", style="Window.TButton", command=self._form.reset)
+        reset.pack(side="left", padx=px(8))
+        app.tools.tooltip.attach(reset, lambda: "Gives every option the optimizer's own default.")
+        self.views = TabBar(head, app.theme, (BASIC, ALL), self._show_view)
+        self.views.mark(app.settings.view)
+        self.views.pack(side="right")
+        row = ttk.Frame(body, style="Window.TFrame")
+        row.pack(fill="x", pady=(px(8), px(8)), padx=(0, px(8)))
+        ttk.Label(row, text="Recommended:", style="Muted.Window.TLabel").pack(side="left", padx=(0, px(8)))
+        self.recommended: dict[str, ttk.Button] = {}
+        for one in RECOMMENDATIONS:
+            button = ttk.Button(row, text=one.title, style="Window.TButton", command=lambda one=one: self._apply(one))
+            button.pack(side="left", padx=(0, px(6)))
+            app.tools.tooltip.attach(button, lambda one=one: self._explain(one))
+            self.recommended[one.title] = button
+        self._news = ttk.Label(body, style="Muted.Window.TLabel", justify="left")
+        self.view = FormView(body, app.tools, app.form, self._form.sections(), self._form, app.settings.view == ALL)
+        self.view.pack(fill="both", expand=True)
+        self._shown = self._signature()
+        self._end = app.form.listen(lambda _: self._refresh())
+        self.bind("<Escape>", lambda _: self.destroy())
+        self.bind("<Destroy>", self._destroyed, add="+")
+        self.minsize(720, 420)
+        self._place()
+        self._refresh()
+
+    def show_field(self, path: str) -> bool:
+        """Shows an option; False if the optimizer has none of this name."""
+        one = self._app.form.fields.get(path)
+        if one is not None and one.is_advanced and not self.view.everything:
+            self._show_view(ALL)
+        return path == OPTIMIZER or self.view.show_field(path)
+
+    def _refresh(self) -> None:
+        self.optimizer.show(self._app.form.text(OPTIMIZER), False)
+        if self._signature() != self._shown:
+            self._shown = self._signature()
+            self.view.show_sections(self._form.sections())
+        for one in RECOMMENDATIONS:
+            why = self._form.why_not_recommended(one)
+            self.recommended[one.title].state(["disabled" if why else "!disabled"])
+
+    def _signature(self) -> tuple[str, ...]:
+        """What is shown. Another optimizer has other defaults, even for the same options."""
+        paths = (one.path for section in self._form.sections() for one in section.fields)
+        return str(self._form.chosen), *paths
+
+    def _apply(self, one: Recommendation) -> None:
+        done = ", ".join(self._form.apply(one))
+        self._news.configure(text=f"Set: {done}", wraplength=self.winfo_width() - 40)
+        self._news.pack(fill="x", pady=(0, 6), before=self.view)
+
+    def _explain(self, one: Recommendation) -> str:
+        why = self._form.why_not_recommended(one)
+        return f"{one.help}\nNot now: {why}." if why else one.help
+
+    def _show_view(self, view: str) -> None:
+        self.views.mark(view)
+        self.view.show_everything(view == ALL)
+
+    def _place(self) -> None:
+        """Over the window, as large as there is room for."""
+        over = self._app
+        px = self._app.theme.px
+        wide, high = min(px(WIDTH), over.winfo_width() - 40), min(px(HEIGHT), over.winfo_height() - 60)
+        self.wm_geometry(f"{max(wide, 720)}x{max(high, 420)}+{over.winfo_rootx() + 20}+{over.winfo_rooty() + 40}")
+
+    def _destroyed(self, event: tk.Event) -> None:
+        if event.widget is self:
+            self._end()

@@ -1,0 +1,127 @@
+import tkinter as tk
+from tkinter import ttk
+from typing import TYPE_CHECKING
+
+from modules.ui.AskWindow import AskWindow
+from modules.ui.ScrollFrame import ScrollFrame
+from modules.util.config.errors import ConfigError
+from modules.viewModel.RunQueue import RUNNING, WAITING, QueuedRun
+
+if TYPE_CHECKING:
+    from modules.ui.App import App
+
+
+class QueueView(ttk.Frame):
+    """The configs that are trained one after the other, with what became of each.
+
+    Args:
+        parent: that it is put into.
+        app: the window, whose present config can be added.
+
+    Attributes:
+        lines: for each item a row of widgets by name: title, state, up, down, remove.
+    """
+
+    def __init__(self, parent: tk.Misc, app: "App") -> None:
+        super().__init__(parent)
+        self._app, px = app, app.theme.px
+        self._controller = app.runs.controller
+        head = ttk.Frame(self)
+        head.pack(fill="x", pady=(0, px(4)))
+        self.add_button = ttk.Button(head, text="Add this config", command=self.add)
+        self.add_button.pack(side="left")
+        self.start_button = ttk.Button(head, text="Start queue", command=self.toggle)
+        self.start_button.pack(side="left", padx=px(6))
+        self.clear_button = ttk.Button(head, text="Remove what is done", command=self.clear)
+        self.clear_button.pack(side="left")
+        self._note = ttk.Label(head, style="Muted.TLabel")
+        self._note.pack(side="left", padx=px(10))
+        self._list = ScrollFrame(self, app.theme)
+        self._list.pack(fill="both", expand=True)
+        self._list.inside.configure(style="TFrame")
+        self.lines: list[dict[str, tk.Widget]] = []
+        self._shown: list[tuple[str, ...]] | None = None
+        self.refresh()
+
+    def add(self) -> None:
+        """Puts a copy of the present config at the end, if it could be trained."""
+        problems = self._app.form.check()
+        if problems:
+            self._app.problems.show(problems)
+            self._app.say("This config cannot be trained yet; mend it first.")
+            return
+        text = self._app.session.title.rstrip(" •")
+        window = AskWindow(self._app, self._app.tools, "Add to the queue", "Name:", ("Add", "Cancel"), text)
+        if window.ask() == "Add":
+            self.add_as(window.text.strip() or text)
+
+    def add_as(self, name: str) -> None:
+        """The same under a name."""
+        try:
+            self._controller.queue.add(name, self._app.form.config.to_dict())
+        except ConfigError as error:
+            self._app.say(str(error))
+        self.refresh()
+
+    def toggle(self) -> None:
+        """Starts the queue or pauses it."""
+        if self._controller.queue.paused:
+            self._controller.start_queue()
+        else:
+            self._controller.pause_queue()
+        self.refresh()
+
+    def clear(self) -> None:
+        """Takes out what has run."""
+        for item in [item for item in self._controller.queue.items if item.state not in (WAITING, RUNNING)]:
+            self._controller.queue.remove(item)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Shows the queue as it is."""
+        queue, px = self._controller.queue, self._app.theme.px
+        waiting = sum(item.state == WAITING for item in queue.items)
+        self.start_button.configure(text="Start queue" if queue.paused else "Pause queue")
+        self.start_button.state(["!disabled" if waiting or not queue.paused else "disabled"])
+        done = any(item.state not in (WAITING, RUNNING) for item in queue.items)
+        self.clear_button.state(["!disabled" if done else "disabled"])
+        if queue.paused:
+            note = "The queue is paused." if queue.current is not None else ""
+        elif self._controller.running and queue.current is None:
+            note = "Begins when the present run has ended."
+        else:
+            note = f"{waiting} waiting"
+        self._note.configure(text=note if queue.items else "Nothing is queued. Configs that are added run in turn.")
+        shown = [(item.name, item.state, item.reason, item.config) for item in queue.items]
+        if shown == self._shown:
+            return
+        self._shown = shown
+        for child in self._list.inside.winfo_children():
+            child.destroy()
+        self.lines = [self._line(place, item) for place, item in enumerate(queue.items)]
+        self._list.inside.grid_columnconfigure(1, weight=1)
+        self._list.inside.grid_columnconfigure(0, minsize=px(28))
+
+    def _line(self, place: int, item: QueuedRun) -> dict[str, tk.Widget]:
+        inside, px, queue = self._list.inside, self._app.theme.px, self._controller.queue
+        style = "Error.TLabel" if item.state == "failed" else "Muted.TLabel"
+        line: dict[str, tk.Widget] = {
+            "number": ttk.Label(inside, text=f"{place + 1}", style="Muted.TLabel"),
+            "title": ttk.Label(inside, text=item.name),
+            "state": ttk.Label(inside, text=item.state, style=style),
+        }
+        if item.reason:
+            self._app.tools.tooltip.attach(line["state"], lambda: item.reason)
+        for name, text, action in (
+            ("up", "↑", lambda: queue.move(item, -1)), ("down", "↓", lambda: queue.move(item, 1)),
+            ("remove", "✕", lambda: queue.remove(item)),
+        ):  # fmt: skip
+            button = ttk.Button(inside, text=text, width=2, style="Clear.TButton",
+                                command=lambda action=action: (action(), self.refresh()))  # fmt: skip
+            line[name] = button
+        line["up"].state(["disabled" if place == 0 else "!disabled"])
+        line["down"].state(["disabled" if place == len(queue.items) - 1 else "!disabled"])
+        line["remove"].state(["disabled" if item.state == RUNNING else "!disabled"])
+        for column, widget in enumerate(line.values()):
+            widget.grid(row=place, column=column, sticky="we" if column == 1 else "w", padx=px(4), pady=px(1))
+        return line

@@ -1,0 +1,56 @@
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modules.ui.AskWindow import AskWindow
+from modules.viewModel.RunController import RunController
+
+if TYPE_CHECKING:
+    from modules.ui.App import App
+
+TICK_MS = 250
+FOLDER = "ui_runs"
+STOP, GO_ON, CANCEL = "Stop and save", "Let it go on", "Cancel"
+
+
+class RunFollower:
+    """Looks after runs as long as the window is open, whichever tab is shown.
+
+    Args:
+        app: the window.
+        root: below it stands what runs leave behind for the window.
+
+    Attributes:
+        controller: starts runs and the queue.
+    """
+
+    def __init__(self, app: "App", root: Path) -> None:
+        self._app = app
+        self.controller = RunController(root / FOLDER)
+        app.after(TICK_MS, self._tick)
+
+    def may_close(self) -> bool:
+        """Asks, while a run goes on, what is to become of it. False: the window stays."""
+        self.controller.tick()
+        if not self.controller.running:
+            return True
+        question = (
+            "A run goes on. Stop it after this step, with backup and model saved, or let it go on without the window? "
+            "It is shown again when the window is opened."
+        )
+        answer = AskWindow(self._app, self._app.tools, "A run goes on", question, (STOP, GO_ON, CANCEL)).ask()
+        if answer == STOP:
+            self.controller.pause_queue()
+            self.controller.ask("stop")
+        return answer in (STOP, GO_ON)
+
+    def _tick(self) -> None:
+        app = self._app
+        app.after(TICK_MS, self._tick)
+        self.controller.secrets = app.form.config.secrets.to_dict(secrets=True, sparse=True)
+        if not self.controller.tick():
+            return
+        _, view = app.views.get("run", (None, None))
+        if view is not None and view.winfo_exists():
+            view.news()
+        if app.tabs.current != "run":
+            app.say(self.controller.model.line)

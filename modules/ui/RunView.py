@@ -1,0 +1,243 @@
+import time
+import tkinter as tk
+from pathlib import Path
+from tkinter import ttk
+from typing import TYPE_CHECKING
+
+from modules.ui.AskWindow import AskWindow
+from modules.ui.PlotCanvas import PlotCanvas, Series
+from modules.ui.QueueView import QueueView
+from modules.ui.SampleViewer import SampleViewer
+from modules.ui.TabBar import TabBar
+from modules.ui.TextPane import TextPane
+from modules.util.config.errors import ConfigError
+from modules.viewModel.FieldHints import Choice
+from modules.viewModel.RunController import backups_of
+
+import customtkinter as ctk
+
+if TYPE_CHECKING:
+    from modules.ui.App import App
+
+# a plot that is drawn more often than this costs more than it tells
+REDRAW_SECONDS = 1.0
+WISHES = (
+    ("stop", "Stop", "Finishes the step, writes a backup and the model, and ends the run."),
+    ("sample", "Sample now", "Draws all samples after the step in flight."),
+    ("backup", "Backup now", "Writes a backup, from which the run can be resumed, after the step in flight."),
+    ("save", "Save now", "Writes the adapter or model as it is after the step in flight."),
+)
+RATE_COLORS = ("purple", "green", "orange", "blue")
+MESSAGES, OUTPUT, QUEUE = "messages", "output", "queue"
+
+
+class RunView(ttk.Frame):
+    """A run: what can be asked of it, how far it is, its curves, its pictures, what it says, and what runs next.
+
+    Args:
+        parent: that it is put into.
+        app: the window; its `runs` look after the run.
+
+    Attributes:
+        buttons: wish -> button, with "resume".
+        bars: (label, bar) of what is under way.
+        losses, rates: the plots.
+        samples: the pictures.
+        log: what is said.
+        queue: the queue.
+        status, reason: the two lines on top.
+    """
+
+    def __init__(self, parent: tk.Misc, app: "App") -> None:
+        super().__init__(parent, style="Window.TFrame")
+        self._app, self._controller = app, app.runs.controller
+        px = app.theme.px
+        self._drawn_at, self._drawing = 0.0, ""
+        self._build_head()
+        self._build_foot()
+        body = ttk.Frame(self, style="Window.TFrame")
+        body.pack(fill="both", expand=True, padx=(0, px(8)))
+        body.grid_columnconfigure(0, weight=3, uniform="body")
+        body.grid_columnconfigure(1, weight=2, uniform="body")
+        body.grid_rowconfigure(0, weight=1)
+        plots = ttk.Frame(body, style="Card.TFrame", padding=px(6))
+        plots.grid(row=0, column=0, sticky="nswe", padx=(0, px(8)))
+        plots.grid_columnconfigure(0, weight=1)
+        plots.grid_rowconfigure(0, weight=5, uniform="plots")
+        plots.grid_rowconfigure(1, weight=3, uniform="plots")
+        self.losses = PlotCanvas(plots, app.theme, "Loss")
+        self.losses.grid(row=0, column=0, sticky="nswe")
+        self.rates = PlotCanvas(plots, app.theme, "Learning rate", from_zero=True)
+        self.rates.grid(row=1, column=0, sticky="nswe")
+        self.samples = SampleViewer(body, app.tools)
+        self.samples.grid(row=0, column=1, sticky="nswe")
+        self.bind("<Destroy>", self._destroyed)
+        self.news()
+
+    def _build_head(self) -> None:
+        px = self._app.theme.px
+        row = ttk.Frame(self, style="Window.TFrame")
+        row.pack(fill="x", pady=(0, px(6)), padx=(0, px(8)))
+        self.buttons: dict[str, ttk.Button] = {}
+        for wish, text, help in WISHES:
+            button = ttk.Button(row, text=text, style="Window.TButton", command=lambda wish=wish: self.ask(wish))
+            button.pack(side="left", padx=(0, px(6)))
+            self._app.tools.tooltip.attach(button, lambda help=help: help)
+            self.buttons[wish] = button
+        resume = ttk.Button(row, text="Resume from a backup …", style="Window.TButton", command=self.list_backups)
+        resume.pack(side="left")
+        self._app.tools.tooltip.attach(
+            resume, lambda: f"Continues a backup of {self._app.form.config.workspace_dir} with the config shown here."
+        )
+        self.buttons["resume"] = resume
+        card = ttk.Frame(self, style="Card.TFrame", padding=(px(12), px(6)))
+        card.pack(fill="x", pady=(0, px(8)), padx=(0, px(8)))
+        self.status = ttk.Label(card, style="Bold.TLabel")
+        self.status.pack(fill="x")
+        self.reason = ttk.Label(card, style="Error.TLabel", justify="left")
+        self._bars = ttk.Frame(card)
+        self.bars: list[tuple[ttk.Label, ctk.CTkProgressBar]] = []
+
+    def _build_foot(self) -> None:
+        px = self._app.theme.px
+        foot = ttk.Frame(self, style="Card.TFrame", padding=px(6), height=px(138))
+        foot.pack(side="bottom", fill="x", padx=(0, px(8)))
+        foot.pack_propagate(False)
+        self.tabs = TabBar(self, self._app.theme, (MESSAGES, OUTPUT, QUEUE), self.show_foot)
+        self.tabs.pack(side="bottom", anchor="w", pady=px(4))
+        self.log = TextPane(foot, self._app.theme)
+        self.queue = QueueView(foot, self._app)
+        self.show_foot(MESSAGES)
+
+    def show_foot(self, name: str) -> None:
+        """Shows messages, what the process prints, or the queue."""
+        self.tabs.mark(name)
+        self.log.pack_forget()
+        self.queue.pack_forget()
+        (self.queue if name == QUEUE else self.log).pack(fill="both", expand=True)
+        self._show_log()
+
+    def shown(self) -> None:
+        """Catches up when the tab comes to the front."""
+        self.news()
+
+    def start(self, resume: str = "") -> None:
+        """Starts a run on exactly the config of the form, if nothing is wrong with it.
+
+        Args:
+            resume: folder of the backup to continue; empty: as the config says.
+        """
+        app = self._app
+        problems = app.form.check()
+        app.problems.show(problems)
+        if problems:
+            app.say(f"Not started: {problems[0]}")
+            return
+        if self._controller.running:
+            question = "A run goes on already. Put this config into the queue, to run when that one has ended?"
+            if AskWindow(app, app.tools, "A run goes on", question, ("Queue it", "Cancel")).ask() == "Queue it":
+                self.queue.add_as(app.session.title.rstrip(" •"))
+                self._controller.start_queue()
+                self.show_foot(QUEUE)
+                self.queue.refresh()
+            return
+        secrets = app.form.config.secrets.to_dict(secrets=True, sparse=True)
+        try:
+            self._controller.start(app.form.config.to_dict(), secrets, resume)
+        except (RuntimeError, OSError, ConfigError) as error:
+            app.say(f"Not started: {error}")
+        else:
+            app.say("")
+        self.news()
+
+    def ask(self, wish: str) -> None:
+        """Asks something of the run."""
+        self._controller.ask(wish)
+        self._app.say("Asked. It is done after the step in flight.")
+
+    def list_backups(self) -> None:
+        """Lists the backups of the workspace, to resume from one."""
+        backups = backups_of(Path(self._app.form.config.workspace_dir))
+        choices = [Choice(str(path), title) for title, path in backups]
+        if not choices:
+            where = self._app.form.config.workspace_dir
+            choices = [Choice("", f"There are no backups in {where} yet.", "A run writes one when it is stopped.")]
+        self._app.tools.popup.open(self.buttons["resume"], choices, choices[0].text, self.start)
+
+    def news(self) -> None:
+        """Shows what is new of the run and the queue."""
+        model, running = self._controller.model, self._controller.running
+        for wish, button in self.buttons.items():
+            button.state(["!disabled" if running != (wish == "resume") else "disabled"])
+        self.status.configure(text=model.status)
+        failed = model.state == "ended" and model.outcome == "failed"
+        if model.reason:
+            self.reason.configure(text=model.reason, style="Error.TLabel" if failed else "Muted.TLabel",
+                                  wraplength=max(400, self.winfo_width() - 60))  # fmt: skip
+            self.reason.pack(fill="x", after=self.status)
+        else:
+            self.reason.pack_forget()
+        self._show_bars()
+        self.samples.show(model)
+        self.queue.refresh()
+        self._draw_soon()
+
+    def _show_bars(self) -> None:
+        model, px = self._controller.model, self._app.theme.px
+        shown = model.current_bars if model.state != "idle" else []
+        while len(self.bars) < len(shown):
+            place = len(self.bars)
+            label = ttk.Label(self._bars, style="Muted.TLabel")
+            label.grid(row=0, column=place, sticky="w", padx=(0, px(16)))
+            bar = ctk.CTkProgressBar(self._bars, height=8, width=60)
+            bar.grid(row=1, column=place, sticky="we", padx=(0, px(16)), pady=(px(2), px(2)))
+            self._bars.grid_columnconfigure(place, weight=1, uniform="bar")
+            self.bars.append((label, bar))
+        while len(self.bars) > len(shown):
+            for widget in self.bars.pop():
+                widget.destroy()
+            self._bars.grid_columnconfigure(len(self.bars), weight=0, uniform="")
+        for (label, bar), one in zip(self.bars, shown, strict=True):
+            label.configure(text=one.text if self._controller.running else one.text.partition(" · ")[0])
+            if abs(bar.get() - one.share) > 1e-3:
+                bar.set(one.share)
+        if shown:
+            self._bars.pack(fill="x", pady=(px(4), 0))
+        else:
+            self._bars.pack_forget()
+
+    def _draw_soon(self) -> None:
+        """Draws the curves and the log now, or as soon as the last time is long enough ago."""
+        if self._drawing or not self.winfo_exists():
+            return
+        wait = max(0.0, self._drawn_at + REDRAW_SECONDS - time.monotonic())
+        self._drawing = self._app.after(round(wait * 1000), self._draw)
+
+    def _draw(self) -> None:
+        self._drawing, self._drawn_at = "", time.monotonic()
+        if not self.winfo_ismapped():
+            return
+        model = self._controller.model
+        self.losses.show([
+            Series("each step", "faint", model.losses), Series("smoothed", "blue", model.smoothed),
+            Series("validation", "orange", model.validation, dots=True),
+        ])  # fmt: skip
+        self.rates.show(
+            [
+                Series(part, RATE_COLORS[place % len(RATE_COLORS)], points)
+                for place, (part, points) in enumerate(model.rates.items())
+            ]
+        )
+        self._show_log()
+
+    def _show_log(self) -> None:
+        model = self._controller.model
+        if self.tabs.current == MESSAGES:
+            self.log.show(model.log)
+        elif self.tabs.current == OUTPUT:
+            self.log.show(model.run.log() if model.run is not None else [])
+
+    def _destroyed(self, event: tk.Event) -> None:
+        if event.widget is self and self._drawing:
+            self._app.after_cancel(self._drawing)
+            self._drawing = ""

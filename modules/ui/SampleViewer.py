@@ -1,0 +1,120 @@
+import tkinter as tk
+from tkinter import ttk
+
+from modules.ui.Theme import COLORS
+from modules.ui.WindowTools import WindowTools
+from modules.viewModel.FieldHints import Choice
+from modules.viewModel.RunModel import RunModel, SamplePicture
+
+import customtkinter as ctk
+from PIL import Image, ImageTk
+
+
+class SampleViewer(ttk.Frame):
+    """The pictures of a run: one prompt at a time, with a slider over the steps. At its end it follows the newest.
+
+    Args:
+        parent: that it is put into.
+        tools: the window's own.
+
+    Attributes:
+        picture: what is shown, None before the first one.
+        slider: over the pictures of the prompt.
+        prompt: name of the chosen prompt, "" before the first picture.
+    """
+
+    def __init__(self, parent: tk.Misc, tools: WindowTools) -> None:
+        super().__init__(parent, style="Card.TFrame", padding=tools.theme.px(10))
+        self._tools, px = tools, tools.theme.px
+        self._model: RunModel | None = None
+        self.picture: SamplePicture | None = None
+        self.prompt, self._follows, self._place = "", True, 0
+        self._photo: ImageTk.PhotoImage | None = None
+        head = ttk.Frame(self)
+        head.pack(fill="x")
+        ttk.Label(head, text="Samples", style="Bold.TLabel").pack(side="left")
+        self.chooser = ttk.Button(head, style="Select.TButton", width=8, command=self._list)
+        self.chooser.pack(side="left", fill="x", expand=True, padx=(px(10), 0))
+        tools.tooltip.attach(self.chooser, lambda: self.prompt)
+        foot = ttk.Frame(self)
+        foot.pack(side="bottom", fill="x", pady=(px(6), 0))
+        self._before = ttk.Button(foot, text="‹", width=2, command=lambda: self.go(self._place - 1))
+        self._before.pack(side="left")
+        self._after = ttk.Button(foot, text="›", width=2, command=lambda: self.go(self._place + 1))
+        self._after.pack(side="right")
+        self.slider = ctk.CTkSlider(
+            foot, from_=0, to=1, height=16, width=80, command=lambda value: self.go(round(value)),
+            bg_color=COLORS["card"], fg_color=COLORS["line"], progress_color=COLORS["accent"],
+            button_color=COLORS["accent"], button_hover_color=COLORS["accent_hover"],
+        )  # fmt: skip
+        self.slider.pack(side="left", fill="x", expand=True, padx=px(6))
+        self._text = ttk.Label(self, style="Muted.TLabel", anchor="center")
+        self._text.pack(side="bottom", fill="x", pady=(px(4), 0))
+        self._image = tk.Label(self, borderwidth=0)
+        self._image.pack(fill="both", expand=True, pady=(px(8), 0))
+        self._image.bind("<Configure>", lambda _: self._draw())
+        tools.theme.listen(self._recolor)
+        self._recolor()
+        self.show(RunModel())
+
+    def show(self, model: RunModel) -> None:
+        """Shows what a run has drawn so far."""
+        self._model = model
+        prompts = model.prompts()
+        if self.prompt not in prompts:
+            self.prompt, self._follows = prompts[0] if prompts else "", True
+        self.chooser.configure(text=self.prompt or "none yet")
+        self.chooser.state(["!disabled" if prompts else "disabled"])
+        self.go(len(model.pictures(self.prompt)) - 1 if self._follows else self._place)
+
+    def choose(self, prompt: str) -> None:
+        """Shows the newest picture of another prompt."""
+        self.prompt, self._follows = prompt, True
+        if self._model is not None:
+            self.show(self._model)
+
+    def go(self, place: int) -> None:
+        """Shows a picture by its place among those of the prompt."""
+        pictures = self._model.pictures(self.prompt) if self._model is not None else []
+        last = len(pictures) - 1
+        self._place = max(0, min(last, place))
+        self._follows = self._place >= last
+        picture = pictures[self._place] if pictures else None
+        several = last > 0
+        self.slider.configure(state="normal" if several else "disabled", to=max(1, last), number_of_steps=max(1, last))
+        self.slider.set(self._place if several else 1)
+        self._before.state(["!disabled" if self._place > 0 else "disabled"])
+        self._after.state(["!disabled" if self._place < last else "disabled"])
+        if picture != self.picture or picture is None:
+            self.picture = picture
+            self._text.configure(text=f"after step {picture.step}" if picture else "")
+            self._draw()
+
+    def _list(self) -> None:
+        prompts = self._model.prompts() if self._model is not None else []
+        self._tools.popup.open(self.chooser, [Choice(name, name) for name in prompts], self.prompt, self.choose)
+
+    def _draw(self) -> None:
+        """The picture, as large as there is room for."""
+        room = (self._image.winfo_width() - 4, self._image.winfo_height() - 4)
+        if self.picture is None or min(room) < 16:
+            self._photo = None
+            self._image.configure(image="", text="" if self.picture else "Samples appear here as they are drawn.")
+            return
+        try:
+            with Image.open(self.picture.path) as image:
+                scale = min(room[0] / image.width, room[1] / image.height)
+                size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+                # the pixels of a miniature are to be seen as they are
+                way = Image.Resampling.NEAREST if scale >= 3 else Image.Resampling.LANCZOS
+                self._photo = ImageTk.PhotoImage(image.convert("RGB").resize(size, way), master=self)
+        except OSError as error:
+            self._photo = None
+            self._image.configure(image="", text=f"{self.picture.path.name} cannot be shown: {error}")
+            return
+        self._image.configure(image=self._photo, text="")
+
+    def _recolor(self) -> None:
+        if self._image.winfo_exists():
+            color = self._tools.theme.color
+            self._image.configure(background=color("card"), foreground=color("faint"))

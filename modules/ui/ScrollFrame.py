@@ -1,0 +1,106 @@
+import tkinter as tk
+from tkinter import ttk
+
+from modules.ui.Theme import Theme
+
+
+class ScrollFrame(ttk.Frame):
+    """A frame with a vertical scrollbar, which shows when it is needed. Put widgets into `inside`.
+
+    The wheel scrolls what is under the pointer, and what gets the focus scrolls into view; `follow` sets that up once
+    for a window.
+    """
+
+    def __init__(self, parent: tk.Misc, theme: Theme) -> None:
+        super().__init__(parent, style="Window.TFrame")
+        self._theme = theme
+        self._canvas = tk.Canvas(self, highlightthickness=0, borderwidth=0, background=theme.color("window"))
+        self._bar = ttk.Scrollbar(self, style="Window.Vertical.TScrollbar", command=self._canvas.yview)
+        self.inside = ttk.Frame(self._canvas, style="Window.TFrame")
+        self._item = self._canvas.create_window(0, 0, window=self.inside, anchor="nw")
+        self._canvas.grid(row=0, column=0, sticky="nswe")
+        self._bar.grid(row=0, column=1, sticky="ns", padx=(2, 0))
+        self.grid_columnconfigure(0, weight=1)
+        self.grid_rowconfigure(0, weight=1)
+        self._canvas.configure(yscrollcommand=self._scrolled)
+        self._canvas.bind("<Configure>", self._fit)
+        self.inside.bind("<Configure>", self._fit)
+        theme.listen(self.recolor)
+
+    def recolor(self) -> None:
+        """Takes the theme's colours."""
+        if self._canvas.winfo_exists():
+            self._canvas.configure(background=self._theme.color("window"))
+
+    def scroll(self, steps: int) -> None:
+        """Scrolls by steps of the wheel; does nothing where all can be seen."""
+        if self.inside.winfo_reqheight() > self._canvas.winfo_height():
+            self._canvas.yview_scroll(steps * self._theme.px(40), "units")
+
+    def see(self, widget: tk.Misc, middle: bool = False) -> None:
+        """Scrolls so far that a widget inside can be seen.
+
+        Args:
+            middle: whether it comes to the middle, even if it can be seen already.
+        """
+        top = widget.winfo_rooty() - self.inside.winfo_rooty()
+        bottom, total, page = top + widget.winfo_height(), self.inside.winfo_height(), self._canvas.winfo_height()
+        first = self._canvas.canvasy(0)
+        margin = (page - widget.winfo_height()) / 2 if middle else self._theme.px(12)
+        if middle or top < first:
+            self._canvas.yview_moveto(max(0, top - margin) / max(1, total))
+        elif bottom > first + page:
+            self._canvas.yview_moveto((bottom + margin - page) / max(1, total))
+
+    def set_height(self, height: int) -> None:
+        """Asks for a height in pixels."""
+        self._canvas.configure(height=height)
+
+    def to_top(self) -> None:
+        """Scrolls to the beginning."""
+        self._canvas.yview_moveto(0)
+
+    def _fit(self, _: tk.Event) -> None:
+        self._canvas.itemconfigure(self._item, width=self._canvas.winfo_width())
+        high = max(self.inside.winfo_reqheight(), 1)
+        self._canvas.configure(scrollregion=(0, 0, self._canvas.winfo_width(), high), yscrollincrement=1)
+        if high <= self._canvas.winfo_height():
+            self._canvas.yview_moveto(0)
+
+    def _scrolled(self, first: str, last: str) -> None:
+        self._bar.set(first, last)
+        # taking the bar away would change the width, and with it what fits: it only fades
+        if float(first) <= 0 and float(last) >= 1:
+            self._bar.state(["disabled"])
+        else:
+            self._bar.state(["!disabled"])
+
+
+def follow(window: tk.Misc) -> None:
+    """Lets wheel and focus scroll the frames of a window and of the windows it opens."""
+    for event, steps in (("<Button-4>", -1), ("<Button-5>", 1)):
+        window.bind_all(event, lambda event, steps=steps: _wheel(window, event, steps), add="+")
+    window.bind_all("<MouseWheel>", lambda event: _wheel(window, event, -1 if event.delta > 0 else 1), add="+")
+    window.bind_all("<FocusIn>", _focused, add="+")
+
+
+def _around(widget: object) -> ScrollFrame | None:
+    while isinstance(widget, tk.Misc):
+        if isinstance(widget, ScrollFrame):
+            return widget
+        widget = getattr(widget, "master", None)
+    return None
+
+
+def _wheel(window: tk.Misc, event: tk.Event, steps: int) -> None:
+    # what has a scrollbar of its own keeps its wheel
+    if isinstance(event.widget, (tk.Listbox, tk.Text)):
+        return
+    if (frame := _around(window.winfo_containing(event.x_root, event.y_root))) is not None:
+        frame.scroll(steps)
+
+
+def _focused(event: tk.Event) -> None:
+    frame = _around(event.widget)
+    if frame is not None and isinstance(event.widget, tk.Misc) and event.widget is not frame:
+        frame.see(event.widget)

@@ -1,0 +1,33 @@
+import tkinter as tk
+from tkinter import ttk
+
+from modules.ui.Control import Control
+
+
+class SelectControl(Control):
+    """One of a list."""
+
+    def build(self, parent: tk.Misc) -> None:
+        """Makes the button that opens the list."""
+        self._text, self._label = "", ""
+        self.frame = self.focus = self.button = ttk.Button(
+            parent, style="Select.TButton", command=self.open, width=1, takefocus=True
+        )
+        for key in ("<Down>", "<Return>"):
+            self.button.bind(key, lambda _: self.open())
+
+    def open(self) -> None:
+        """Shows what can be chosen."""
+        choices = self.hints.choices(self.one.path)
+        self.tools.popup.open(self.button, choices, self._text, self.changed)
+
+    def show(self, text: str, invalid: bool) -> None:
+        """Shows the chosen one, or what an empty field stands for."""
+        self._text, label = text, text or self.hints.placeholder(self.one.path)
+        if label != self._label:
+            self._label = label
+            self.button.configure(text=label)
+
+    def shown(self) -> str:
+        """The chosen one."""
+        return self._text

@@ -1,0 +1,46 @@
+import tkinter as tk
+from collections.abc import Callable, Sequence
+from tkinter import ttk
+
+from modules.ui.Theme import Theme
+
+
+class TabBar(ttk.Frame):
+    """A row of names, of which one is chosen. Arrow keys move between them.
+
+    Args:
+        parent: that it is put into.
+        theme: for sizes.
+        names: from left to right.
+        chosen: gets the name that a person chose.
+    """
+
+    def __init__(self, parent: tk.Misc, theme: Theme, names: Sequence[str], chosen: Callable[[str], None]) -> None:
+        super().__init__(parent, style="Window.TFrame")
+        self._names, self._chosen = list(names), chosen
+        self._variable = tk.StringVar(self, "")
+        self.buttons: dict[str, ttk.Radiobutton] = {}
+        for name in names:
+            button = ttk.Radiobutton(
+                self, text=name, value=name, variable=self._variable, style="Tab.TRadiobutton",
+                command=lambda name=name: chosen(name),
+            )  # fmt: skip
+            button.pack(side="left", padx=(0, theme.px(2)))
+            for key, step in (("<Left>", -1), ("<Right>", 1)):
+                button.bind(key, lambda _, name=name, step=step: self._move(name, step))
+            self.buttons[name] = button
+
+    @property
+    def current(self) -> str:
+        """The chosen one."""
+        return self._variable.get()
+
+    def mark(self, name: str) -> None:
+        """Shows which one is chosen, without telling anybody."""
+        self._variable.set(name)
+
+    def _move(self, name: str, step: int) -> str:
+        after = self._names[(self._names.index(name) + step) % len(self._names)]
+        self.buttons[after].focus_set()
+        self.buttons[after].invoke()
+        return "break"

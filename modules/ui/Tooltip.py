@@ -1,0 +1,77 @@
+import tkinter as tk
+from collections.abc import Callable
+
+from modules.ui.Theme import Theme
+
+DELAY_MS, WIDTH = 500, 420
+
+
+class Tooltip:
+    """Help beside the pointer: one small window for all widgets, filled when it is needed. F1 shows it at once.
+
+    Args:
+        root: the window.
+        theme: for colours and fonts.
+    """
+
+    def __init__(self, root: tk.Misc, theme: Theme) -> None:
+        self._root, self._theme = root, theme
+        self._window: tk.Toplevel | None = None
+        self._label: tk.Label | None = None
+        self._waiting = ""
+
+    def attach(self, widget: tk.Misc, text: Callable[[], str]) -> None:
+        """Shows `text()` for a widget, after a moment under the pointer, or with F1 when it has the focus."""
+        widget.bind("<Enter>", lambda _: self._wait(widget, text), add="+")
+        for event in ("<Leave>", "<ButtonPress>", "<Destroy>", "<FocusOut>"):
+            widget.bind(event, lambda _: self.hide(), add="+")
+        widget.bind("<F1>", lambda _: self.show(widget, text()), add="+")
+
+    def show(self, widget: tk.Misc, text: str) -> None:
+        """Shows a text below a widget, or above it where there is no room."""
+        self.hide()
+        if not text:
+            return
+        if self._window is None or not self._window.winfo_exists():
+            self._window = tk.Toplevel(self._root)
+            self._window.overrideredirect(True)
+            self._window.attributes("-topmost", True)
+            self._label = tk.Label(self._window, justify="left", font=self._theme.font("small"), padx=8, pady=6)
+            self._label.pack()
+        assert self._label is not None
+        self._label.configure(
+            text=text, background=self._theme.color("tooltip"), foreground=self._theme.color("on_tooltip"),
+            wraplength=self._theme.px(WIDTH),
+        )  # fmt: skip
+        self._window.update_idletasks()
+        wide, high = self._window.winfo_reqwidth(), self._window.winfo_reqheight()
+        left = min(widget.winfo_rootx(), self._root.winfo_screenwidth() - wide - 4)
+        top = widget.winfo_rooty() + widget.winfo_height() + 4
+        if top + high > self._root.winfo_screenheight():
+            top = widget.winfo_rooty() - high - 4
+        self._window.geometry(f"+{max(0, left)}+{max(0, top)}")
+        self._window.deiconify()
+        self._window.lift()
+
+    @property
+    def text(self) -> str:
+        """What is shown now, empty if nothing is."""
+        visible = self._window is not None and self._window.winfo_exists() and self._window.state() == "normal"
+        return str(self._label.cget("text")) if visible and self._label is not None else ""
+
+    def hide(self) -> None:
+        """Takes it away."""
+        if self._waiting:
+            self._root.after_cancel(self._waiting)
+            self._waiting = ""
+        if self._window is not None and self._window.winfo_exists():
+            self._window.withdraw()
+
+    def _wait(self, widget: tk.Misc, text: Callable[[], str]) -> None:
+        self.hide()
+        self._waiting = self._root.after(DELAY_MS, lambda: self._arrive(widget, text))
+
+    def _arrive(self, widget: tk.Misc, text: Callable[[], str]) -> None:
+        self._waiting = ""
+        if widget.winfo_exists():
+            self.show(widget, text())

@@ -1,0 +1,39 @@
+"""The tabs of the window: a form of its groups of options, a view made by hand, or both."""
+
+import importlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tab:
+    """One tab.
+
+    Attributes:
+        name: key, and what stands on it; its groups of options are in `form_tabs.TAB_GROUPS`.
+        view: "module:Class" of a view that stands above the form, if there is one. Made as `Class(parent, app)` when
+            the tab is first shown. It may have `shown()`, `refresh()` (another preset is open), `closing() -> bool`
+            (False keeps the window open), and, for the run, `start()`.
+    """
+
+    name: str
+    view: str = ""
+
+    def load_view(self) -> type:
+        """The view's class."""
+        module, _, name = self.view.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+TABS = (
+    Tab("general"),
+    Tab("model"),
+    Tab("data"),
+    Tab("concepts", "modules.ui.ConceptList:ConceptList"),
+    Tab("training"),
+    Tab("sampling", "modules.ui.SampleList:SampleList"),
+    Tab("backup"),
+    Tab("adapter"),
+    Tab("embeddings", "modules.ui.EmbeddingList:EmbeddingList"),
+    Tab("tools", "modules.ui.ToolsView:ToolsView"),
+    Tab("run", "modules.ui.RunView:RunView"),
+)

@@ -1,0 +1,249 @@
+"""What a window shows of a concept: its folder, its images as they are trained, its captions, the dataset check.
+
+Everything here reads files, some of it loads torch: call it on a worker's thread.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.dataLoader.find_images import find_images
+from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ConceptType import ConceptType
+from modules.util.enum.PromptSource import PromptSource
+from modules.util.UserError import UserError
+
+from PIL import Image, ImageOps
+
+# what sides of training images are multiples of, in pixels, by the beginning of the family's name
+GRIDS = {"STABLE_DIFFUSION_XL": 32, "STABLE_DIFFUSION_3": 16, "STABLE_DIFFUSION": 64}
+USUAL_GRID = 16
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """What is in a concept's folder.
+
+    Attributes:
+        count: of images.
+        first: path of the first one, "" if there is none.
+        trouble: why it cannot be used, empty if it can.
+    """
+
+    count: int = 0
+    first: str = ""
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One image of a concept as it is trained in one variation.
+
+    Attributes:
+        original, varied: pictures; the second is exactly what the encoder gets.
+        facts: size, bucket and what was changed, for people.
+        captions: of the image, of which one is drawn at each use.
+        varied_caption: what this variation makes of them.
+        trouble: of the caption, empty if there is none.
+    """
+
+    original: Image.Image
+    varied: Image.Image
+    facts: str
+    captions: tuple[str, ...]
+    varied_caption: str
+    trouble: str
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What the dataset check found, for people: a heading, then lines in an order worth reading."""
+
+    heading: str
+    lines: tuple[str, ...]
+
+
+def title_of(concept: ConceptConfig) -> str:
+    """How a concept is called: its name, or that of its folder."""
+    return concept.name or Path(concept.path).name or "new concept"
+
+
+def concept_of_folder(folder: Path) -> ConceptConfig:
+    """A concept for a folder of images; paths below the working directory are written as seen from there."""
+    here, folder = Path.cwd(), folder.absolute()
+    path = folder.relative_to(here).as_posix() if folder.is_relative_to(here) else str(folder)
+    images, _ = find_images(folder, False)
+    below = not images and bool(find_images(folder, True)[0])
+    return ConceptConfig(name=folder.name, path=path, include_subdirectories=below)
+
+
+def look_into(concept: ConceptConfig) -> FolderFacts:
+    """Counts the images of a concept's folder."""
+    if not concept.path.strip():
+        return FolderFacts(trouble="no folder is chosen")
+    if not Path(concept.path).is_dir():
+        return FolderFacts(trouble=f"there is no folder {concept.path}")
+    images, errors = find_images(concept.path, concept.include_subdirectories)
+    if not images:
+        hint = "" if concept.include_subdirectories else "; subfolders are not included"
+        trouble = f"{errors[0]}" if errors else f"no images{hint}"
+        return FolderFacts(trouble=trouble)
+    return FolderFacts(len(images), images[0][1])
+
+
+def thumbnail(path: str, edge: int) -> Image.Image | None:
+    """The middle of an image as a square; None if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (2 * edge, 2 * edge))
+            return ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (edge, edge))
+    # Pillow's readers raise almost anything on damaged files; the dataset check says what is wrong
+    except Exception:
+        return None
+
+
+def images_of(concept: ConceptConfig) -> list[tuple[str, str]]:
+    """(name, path) of a concept's images, sorted by name; none if there is no such folder."""
+    return find_images(concept.path, concept.include_subdirectories)[0] if concept.path.strip() else []
+
+
+def grid_of(config: TrainConfig) -> int:
+    """What sides of training images are multiples of, in pixels: as the base model's folder says, or as is usual."""
+    try:
+        depths = [
+            len(
+                json.loads((Path(config.base_model_name) / part / "config.json").read_text("utf-8"))[
+                    "block_out_channels"
+                ]
+            )
+            for part in ("unet", "vae")
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        family = str(config.model_type)
+        return next((grid for name, grid in GRIDS.items() if family.startswith(name)), USUAL_GRID)
+    return 2 ** (sum(depths) - len(depths))
+
+
+def preview(config: TrainConfig, concept: ConceptConfig, image: tuple[str, str], variation: int) -> Preview:
+    """An image in one of its variations, by the code that training uses.
+
+    Args:
+        config: of the run.
+        concept: that the image belongs to.
+        image: (name, path), of `images_of`.
+        variation: from 0.
+
+    Raises:
+        UserError: the image cannot be used, with the reason.
+    """
+    from modules.dataLoader.buckets import choose_bucket
+    from modules.dataLoader.captions import vary_caption
+    from modules.dataLoader.decode_image import ImageError, decode_image
+    from modules.dataLoader.ImageSource import resolutions_of
+    from modules.dataLoader.ImageVariation import ImageVariation
+    from modules.dataLoader.render import find_geometry, render_pixels
+
+    name, path = image
+    try:
+        original = decode_image(Path(path).read_bytes())
+    except (ImageError, OSError) as error:
+        raise UserError(f"{path}: {error}") from None
+    drawn = ImageVariation.draw(concept, name, variation, resolutions_of(config, concept))
+    size = choose_bucket(
+        original.width, original.height, drawn.resolution, grid_of(config), config.aspect_ratio_bucketing
+    )
+    geometry = find_geometry(original.width, original.height, size, drawn)
+    pixels = render_pixels(original, geometry, drawn)
+    varied = Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+    captions, trouble = _captions(concept, path)
+    varied_caption = vary_caption(concept, name, captions, variation) if captions else ""
+    facts = [f"{original.width} × {original.height}, trained in {size[0]} × {size[1]}", *_changes(drawn)]
+    return Preview(original, varied, " · ".join(facts), captions, varied_caption, trouble)
+
+
+def _changes(drawn) -> list[str]:
+    found = ["mirrored"] if drawn.flip else []
+    found += [f"turned by {drawn.angle:.3g}°"] if drawn.angle else []
+    for name in ("brightness", "contrast", "saturation"):
+        if (value := getattr(drawn, name)) != 1:
+            found.append(f"{name} × {value:.2f}")
+    return [*found, f"hue {drawn.hue * 360:+.0f}°"] if drawn.hue else found
+
+
+def _captions(concept: ConceptConfig, path: str) -> tuple[tuple[str, ...], str]:
+    """The captions of an image, and what is wrong with them."""
+    from modules.dataLoader.captions import CaptionError, find_captions, read_prompt_file
+
+    try:
+        captions, warning = find_captions(concept, path, read_prompt_file(concept, "this concept"))
+    except (CaptionError, UserError) as error:
+        return (), str(error)
+    return captions, warning or ""
+
+
+def caption_file(concept: ConceptConfig, path: str) -> Path | None:
+    """The file of an image's own caption; None where captions come from elsewhere."""
+    return Path(path).with_suffix(".txt") if concept.text.prompt_source == PromptSource.SAMPLE else None
+
+
+def read_caption(path: Path) -> str:
+    """What stands in a caption file, "" if there is none.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").rstrip("\n")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}") from None
+
+
+def write_caption(path: Path, text: str, known: str) -> None:
+    """Writes a caption file.
+
+    Args:
+        path: of the file.
+        text: a caption a line.
+        known: what stood in it when it was read.
+
+    Raises:
+        UserError: it can't be written, or has been changed by somebody else meanwhile.
+    """
+    if read_caption(path) != known:
+        raise UserError(f"{path} was changed by another program. Show the image anew, and edit what stands there now.")
+    try:
+        path.write_text(f"{text.rstrip()}\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror or error}") from None
+
+
+def check_concept(config: TrainConfig, concept: ConceptConfig) -> CheckResult:
+    """The dataset check of one concept, as if it were the only one: counts, sizes, buckets, rejected files.
+
+    Raises:
+        UserError: nothing can be trained, with the reason.
+    """
+    from modules.dataLoader.buckets import choose_bucket
+    from modules.dataLoader.check_dataset import check_dataset
+    from modules.dataLoader.ImageSource import resolutions_of
+
+    alone = concept.model_copy(update={"enabled": True, "type": ConceptType.STANDARD})
+    config = config.model_copy(update={"validation": False})
+    report = check_dataset(config, [alone], warn=lambda _: None, progress=lambda *_: None)
+    sizes = Counter((image.width, image.height) for image in report.images)
+    buckets = Counter(
+        choose_bucket(*size, resolution, grid_of(config), config.aspect_ratio_bucketing)
+        for size, count in sizes.items() for resolution in resolutions_of(config, alone) for _ in range(count)
+    )  # fmt: skip
+    without = sum(image.captions == ("",) for image in report.images)
+    words = f"{len(report.images)} images, {len(report.rejected)} rejected files, {without} without a caption"
+    lines = ["Rejected:", *(f"  {rejected}" for rejected in report.rejected), ""] if report.rejected else []
+    lines += ["Buckets:", *(f"  {w} × {h}: {count} images" for (w, h), count in buckets.most_common()), ""]
+    lines += ["Sizes:", *(f"  {w} × {h}: {count} images" for (w, h), count in sizes.most_common(20))]
+    lines += [f"  and {len(sizes) - 20} more"] if len(sizes) > 20 else []
+    lines += ["", "Worth knowing:", *(f"  {warning}" for warning in report.warnings)] if report.warnings else []
+    return CheckResult(words, tuple(lines))

@@ -1,0 +1,103 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from modules.util.config.BaseConfig import BaseConfig
+from modules.util.config.errors import ConfigError
+from modules.util.config.load import load_concepts, load_samples
+from modules.util.config.write_json import write_json
+from modules.viewModel.TrainForm import TrainForm
+
+Item = TypeVar("Item", bound=BaseConfig)
+READERS: dict[str, tuple[str, Callable]] = {
+    "concepts": ("concept_file_name", load_concepts),
+    "samples": ("sample_definition_file_name", load_samples),
+}
+"""List in a config -> the option that names a file that holds it instead, and what reads such a file."""
+
+
+class ConfigList(Generic[Item]):
+    """A list of configs within a run's config: its concepts, samples or embeddings, wherever it stands.
+
+    Args:
+        form: of the run.
+        key: of the list.
+        item_class: of its items.
+
+    Attributes:
+        items: as they are now; change them through the methods.
+        error: why the file cannot be read, empty if it can.
+    """
+
+    def __init__(self, form: TrainForm, key: str, item_class: type[Item]) -> None:
+        self.form, self.key, self.item_class = form, key, item_class
+        self.file_key, self._read = READERS.get(key, ("", None))
+        self.items: list[Item] = []
+        self.error = ""
+        self.load()
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the list stands in; None if the config holds it itself."""
+        if self.file_key and getattr(self.form.config, self.key) is None:
+            return Path(getattr(self.form.config, self.file_key))
+        return None
+
+    def load(self) -> None:
+        """Reads the list anew. A file that is not there yet is an empty list."""
+        self.error, self.items = "", []
+        if self.file is None:
+            self.items = [item.model_copy(deep=True) for item in getattr(self.form.config, self.key)]
+        elif self.file.is_file():
+            try:
+                self.items = self._read(self.file, warn=lambda _: None)
+            except ConfigError as error:
+                self.error = str(error)
+
+    def take_into_config(self) -> None:
+        """From now on the config holds the list itself; the file stays as it is."""
+        self._set(self.items)
+
+    def add(self, item: Item, place: int | None = None) -> int:
+        """Puts an item at the end, or at a place. Returns its place.
+
+        Raises (as all that change the list): ConfigError, if the file cannot be written.
+        """
+        place = len(self.items) if place is None else place
+        self._store([*self.items[:place], item, *self.items[place:]])
+        return place
+
+    def duplicate(self, place: int) -> int:
+        """Puts a copy behind an item. Returns the copy's place."""
+        copy = self.items[place].model_copy(deep=True)
+        if getattr(copy, "name", ""):
+            copy.name = f"{copy.name} copy"
+        return self.add(copy, place + 1)
+
+    def replace(self, place: int, item: Item) -> None:
+        """Puts another item in the place of one."""
+        self._store([*self.items[:place], item, *self.items[place + 1 :]])
+
+    def remove(self, place: int) -> None:
+        """Takes an item out. Files on the disk stay."""
+        self._store([*self.items[:place], *self.items[place + 1 :]])
+
+    def move(self, place: int, by: int) -> None:
+        """Moves an item by so many places, up for negative numbers."""
+        items = list(self.items)
+        items.insert(max(0, min(len(items) - 1, place + by)), items.pop(place))
+        self._store(items)
+
+    def _store(self, items: list[Item]) -> None:
+        if self.error:
+            raise ConfigError(f"{self.error}\nMend the file, or name another one; it is not overwritten.")
+        if self.file is None:
+            self._set(items)
+        else:
+            write_json(self.file, [item.to_dict(sparse=True) for item in items])
+            self.items = list(items)
+            self.form.changed(self.file_key)
+
+    def _set(self, items: list[Item]) -> None:
+        self.items = list(items)
+        self.form.set_value(self.key, [item.to_dict(sparse=True) for item in items])

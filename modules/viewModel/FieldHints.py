@@ -1,0 +1,70 @@
+from dataclasses import dataclass
+from typing import Any
+
+from modules.util.config.field_type import expected_text
+from modules.viewModel.field_text import FALSE, TRUE, empty_meaning, in_form_words, text_of
+from modules.viewModel.FormModel import FormModel
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the values that a field offers.
+
+    Attributes:
+        text: for `FormModel.set_text`.
+        label: what the list shows.
+        why_not: why it cannot be chosen now, empty if it can.
+    """
+
+    text: str
+    label: str
+    why_not: str = ""
+
+
+class FieldHints:
+    """What a form shows beside the values: what can be chosen, what an empty field stands for, and help.
+
+    Args:
+        form: whose fields these are.
+    """
+
+    def __init__(self, form: FormModel) -> None:
+        self.form = form
+
+    def default(self, path: str) -> Any:
+        """What an option is where nobody says otherwise."""
+        return self.form.default(path)
+
+    def default_text(self, path: str) -> str:
+        """The same in words."""
+        return text_of(self.default(path)) or self.placeholder(path) or "empty"
+
+    def choices(self, path: str) -> list[Choice]:
+        """What an option can be chosen from; none where anything can be typed."""
+        one = self.form.fields[path]
+        values = [TRUE, FALSE] if one.kind.kind is bool else list(one.kind.values) or list(one.declared.choices)
+        found = [Choice(text, text, self.why_not(path, text)) for text in values]
+        empty = [Choice("", self.placeholder(path), "")] if one.kind.nullable and values else []
+        return empty + found
+
+    def why_not(self, path: str, text: str) -> str:
+        """Why an option cannot be chosen together with all others; empty if it can."""
+        return ""
+
+    def placeholder(self, path: str) -> str:
+        """What an empty field stands for."""
+        one = self.form.fields[path]
+        return empty_meaning(one.declared.help) or ("not set" if one.kind.nullable else "")
+
+    def shown_text(self, path: str) -> str:
+        """What counts now: the text, or the default that an empty field stands for, where that is known."""
+        return self.form.text(path)
+
+    def help(self, path: str) -> str:
+        """What an option does, what it may be and when it matters, for people who see a form and no JSON."""
+        one = self.form.fields[path]
+        facts = [] if one.kind.kind in (bool, str) else [f"Expected: {expected_text(one.owner, one.name)}."]
+        facts += [f"Default: {text_of(self.default(path))}."] if text_of(self.default(path)) else []
+        conditions = self.form.conditions(path)
+        facts += [f"Matters only with {' and '.join(conditions)}."] if conditions else []
+        return "\n".join([in_form_words(one.declared.help), *facts])

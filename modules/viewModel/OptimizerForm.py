@@ -1,0 +1,144 @@
+from typing import Any
+
+from modules.util.config.BaseConfig import BaseConfig
+from modules.util.config.errors import Problem
+from modules.util.config.field_type import field_type
+from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
+from modules.util.enum.Optimizer import Optimizer
+from modules.util.enum.OptionGroup import OptionGroup
+from modules.viewModel.field_text import parse_text, text_of
+from modules.viewModel.FormField import FormField, FormSection
+from modules.viewModel.OptimizerCatalog import AUX, OFF, OptimizerCatalog
+from modules.viewModel.recommended import SCALED_OPTIMIZER, Recommendation
+from modules.viewModel.TrainForm import OPTIMIZER, TrainForm
+from modules.viewModel.TrainHints import TrainHints
+
+PREFIX = "optimizer."
+MEMORY = "memory"
+
+
+class OptimizerForm(TrainHints):
+    """The options that the chosen optimizer has, with its own defaults, and what can't be combined.
+
+    Args:
+        form: of the run.
+        catalog: what the optimizers take.
+    """
+
+    def __init__(self, form: TrainForm, catalog: OptimizerCatalog) -> None:
+        super().__init__(form)
+        self.form: TrainForm = form
+        self.catalog = catalog
+
+    @property
+    def chosen(self) -> Optimizer:
+        """The optimizer of the config."""
+        return self.form.config.optimizer.optimizer
+
+    def choose(self, optimizer: Optimizer) -> None:
+        """Takes another optimizer. The options of the old one are remembered, those of the new one come back."""
+        self.form.choose_optimizer(optimizer)
+
+    def sections(self) -> list[FormSection]:
+        """Exactly the options of the chosen optimizer by heading, and any other that is set, as it must be reset.
+
+        Of an optimizer that is not supported nothing is known, and all options are shown.
+        """
+        own = self.catalog.defaults.get(self.chosen)
+        found = []
+        for section in self.form.sections:
+            if section.key == OptionGroup.OPTIMIZER.value:
+                # what is remembered of other optimizers is no option of this one, and comes last
+                found.append(FormSection(MEMORY, "Remembered", section.help, section.group, True, section.fields))
+            if section.key != "optimizer":
+                continue
+            for one in section.fields:
+                if one.name == "optimizer" and one.parent == "optimizer":
+                    continue
+                if one.parent == f"{PREFIX}{AUX}":
+                    shown = (own is not None and AUX in own and one.name in self.catalog.aux_defaults) or self._is_set(
+                        one
+                    )
+                else:
+                    shown = own is None or one.name in own or self._is_set(one)
+                if shown:
+                    self._heading(found, one).fields.append(one)
+        return sorted(found, key=lambda section: section.key == MEMORY)
+
+    def default(self, path: str) -> Any:
+        """What the optimizer takes where the option is null; None if it has no such option."""
+        one = self.form.fields[path]
+        if one.parent == f"{PREFIX}{AUX}":
+            return self._aux_default(one.name)
+        return self.catalog.defaults.get(self.chosen, {}).get(one.name)
+
+    def shown_text(self, path: str) -> str:
+        """What counts now: the option's own value, or the optimizer's default."""
+        return self.form.text(path) or text_of(self.default(path))
+
+    def placeholder(self, path: str) -> str:
+        """What an empty field stands for: the optimizer's default."""
+        default = text_of(self.default(path))
+        return f"default: {default}" if default else super().placeholder(path)
+
+    def why_not(self, path: str, text: str) -> str:
+        """Why an option can't have a value together with all others; empty if it can.
+
+        What is wrong already, whatever this option is, does not count against it.
+        """
+        if path == OPTIMIZER:
+            return super().why_not(path, text)
+        value = parse_text(self.form.fields[path].kind, text)
+        if value == self.form.value(path):
+            return ""
+        before = {problem.text for problem in self.catalog.problems(self.form.config)}
+        copy = _with_value(self.form.config, path.split("."), value)
+        new = [problem for problem in self.catalog.problems(copy) if problem.text not in before]
+        return str(Problem(new[0].path.removeprefix(PREFIX), new[0].text)) if new else ""
+
+    def reset(self) -> None:
+        """Gives every option the optimizer's default."""
+        self.form.config.optimizer = TrainOptimizerConfig(optimizer=self.chosen)
+        self.form.changed("")
+
+    def why_not_recommended(self, recommendation: Recommendation) -> str:
+        """Why a recommendation is of no use; empty if it is. Where the optimizer lacks it, another one comes."""
+        return recommendation.asks(self.form.config)
+
+    def apply(self, recommendation: Recommendation) -> list[str]:
+        """Takes a recommendation. Returns what it changed, for people: "learning_rate 0.001"."""
+        has = self.catalog.defaults.get(self.chosen, {})
+        if any(option not in has for option in recommendation.needs):
+            self.choose(SCALED_OPTIMIZER)
+        values = recommendation.values(self.form.config)
+        self.form.set_values(values)
+        return [f"optimizer.optimizer {self.chosen}", *(f"{path} {self.form.text(path)}" for path in values)]
+
+    def _is_set(self, one: FormField) -> bool:
+        return self.form.value(one.path) not in OFF or bool(self.form.error(one.path))
+
+    def _aux_default(self, name: str) -> Any:
+        """Shared options come from Muon's own, as in the trainer."""
+        rule = self.catalog.defaults.get(self.chosen, {})
+        aux = self.catalog.aux_options(self.form.config) if AUX in rule else self.catalog.aux_defaults
+        return aux.get(name)
+
+    def _heading(self, found: list[FormSection], one: FormField) -> FormSection:
+        aux = one.parent == f"{PREFIX}{AUX}"
+        declared = one.declared
+        key = AUX if aux else declared.group.value
+        title, help = ("Auxiliary Adam", "Trains what Muon does not.") if aux else (declared.group.value, "")
+        for section in found:
+            if section.key == key:
+                return section
+        found.append(FormSection(key, title, help, declared.group))
+        return found[-1]
+
+
+def _with_value(config: BaseConfig, keys: list[str], value: Any) -> Any:
+    """A copy with one value that is known to be valid; everything beside its path is shared."""
+    if len(keys) > 1:
+        inner = getattr(config, keys[0])
+        inner = field_type(type(config), keys[0]).kind() if inner is None else inner
+        value = _with_value(inner, keys[1:], value)
+    return config.model_copy(update={keys[0]: value})

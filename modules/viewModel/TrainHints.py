@@ -1,0 +1,27 @@
+from modules.util.enum.ModelType import ModelType
+from modules.util.enum.Optimizer import Optimizer
+from modules.viewModel.families import SUPPORTED
+from modules.viewModel.FieldHints import Choice, FieldHints
+from modules.viewModel.TrainForm import OPTIMIZER, TrainForm
+
+UNSUPPORTED = "cannot be trained with yet"
+
+
+class TrainHints(FieldHints):
+    """The same for the config of a run: families and optimizers without code can't be chosen, and come last."""
+
+    form: TrainForm
+
+    def choices(self, path: str) -> list[Choice]:
+        """What an option can be chosen from."""
+        found = super().choices(path)
+        return sorted(found, key=lambda choice: bool(choice.why_not)) if path in ("model_type", OPTIMIZER) else found
+
+    def why_not(self, path: str, text: str) -> str:
+        """Why an option can't be chosen. Of optimizers that is known as soon as the catalog is loaded."""
+        catalog = self.form.catalog
+        if path == "model_type":
+            return "" if ModelType(text) in SUPPORTED else UNSUPPORTED
+        if path == OPTIMIZER and catalog is not None:
+            return "" if Optimizer(text) in catalog.defaults else UNSUPPORTED
+        return ""

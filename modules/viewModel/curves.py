@@ -1,0 +1,57 @@
+"""From long series of numbers to what a plot of a few hundred pixels can show."""
+
+import math
+from collections.abc import Sequence
+
+Point = tuple[float, float]
+
+
+def decimate(points: Sequence[Point], most: int) -> list[Point]:
+    """At most about `most` points that draw the same line: of each stretch the smallest and the largest value.
+
+    Args:
+        points: (x, y), by growing x.
+        most: at least 4. The first and the last point stay.
+    """
+    if len(points) <= most:
+        return list(points)
+    found, stretches = [points[0]], max(1, (most - 2) // 2)
+    inner = len(points) - 2
+    for place in range(stretches):
+        part = points[1 + inner * place // stretches : 1 + inner * (place + 1) // stretches]
+        if part:
+            ends = {min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])}
+            found += sorted(ends)
+    return [*found, points[-1]]
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers between two bounds, at most `most` and one more, in steps of 1, 2 or 5 times a power of ten."""
+    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
+        return [low] if math.isfinite(low) else []
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [place * step for place in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def tick_text(value: float) -> str:
+    """A round number, short: 0.05, 1000, 2e-4."""
+    if value and not 1e-3 <= abs(value) < 1e5:
+        digits, _, exponent = f"{value:.2e}".partition("e")
+        return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return f"{value:.6g}"
+
+
+def bounds(series: Sequence[Sequence[Point]]) -> tuple[float, float]:
+    """Smallest and largest finite y, a little apart even where all are equal; (0, 1) for nothing.
+
+    A few spikes do not flatten the rest: with 50 values and more, the highest hundredth is cut off.
+    """
+    values = sorted(y for points in series for _, y in points if math.isfinite(y))
+    if not values:
+        return 0.0, 1.0
+    low, high = values[0], values[-1 - len(values) // 100 if len(values) >= 50 else -1]
+    room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
+    return low - room, high + room

@@ -1,0 +1,126 @@
+"""A virtual display, and one real window on it for all tests of a module."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCREEN = "1920x1080x24"
+
+
+@pytest.fixture(scope="session")
+def display() -> Iterator[str]:
+    """Starts Xvfb on a free display number, so that no test depends on a screen, or on what is open on it."""
+    program = shutil.which("Xvfb")
+    assert program, "the window is tested on a virtual display: install Xvfb (Debian, Ubuntu: apt install xvfb)"
+    read, write = os.pipe()
+    server = subprocess.Popen(
+        [program, "-displayfd", str(write), "-screen", "0", SCREEN, "-nolisten", "tcp"], pass_fds=[write],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(write)
+    try:
+        with os.fdopen(read) as numbers:
+            name = f":{numbers.readline().strip()}"
+        assert name != ":", "Xvfb ended at once"
+        before = os.environ.get("DISPLAY")
+        os.environ["DISPLAY"] = name
+        yield name
+        if before is None:
+            del os.environ["DISPLAY"]
+        else:
+            os.environ["DISPLAY"] = before
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="session")
+def ui_root(tmp_path_factory) -> Path:
+    """A folder with the presets of the program, and room for what a window remembers."""
+    root = tmp_path_factory.mktemp("window")
+    (root / "training_presets").symlink_to(ROOT / "training_presets")
+    return root
+
+
+@pytest.fixture(scope="session")
+def loaded_app(display, ui_root):
+    """The window, with what the optimizers take."""
+    # imported here, as tkinter looks for a display
+    from modules.ui.App import App
+
+    before = Path.cwd()
+    os.chdir(ROOT)
+    app = App(ui_root)
+    app.load_catalog()
+    wait_until(app, lambda: app.form.catalog is not None)
+    yield app
+    app.destroy()
+    os.chdir(before)
+
+
+@pytest.fixture
+def app(loaded_app, monkeypatch):
+    """The window as it is when it is opened for the first time."""
+    monkeypatch.chdir(ROOT)
+    loaded_app.tools.popup.close()
+    loaded_app.top.search.clear()
+    if loaded_app.optimizer_window is not None:
+        loaded_app.optimizer_window.destroy()
+    loaded_app.session.open(loaded_app.presets.find("Tiny/tiny LoRA"), pytest.fail)
+    loaded_app.show_view("basic")
+    loaded_app.show_tab("general")
+    loaded_app.problems.show(loaded_app.form.check())
+    loaded_app.update()
+    return loaded_app
+
+
+def wait_until(app, done: Callable[[], bool], seconds: float = 60) -> None:
+    """Lets the window work until something is so."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it did not happen in time"
+        app.update()
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def until():
+    """until(app, done): lets the window work until something is so."""
+    return wait_until
+
+
+@pytest.fixture
+def user():
+    """A person at the window."""
+    return User()
+
+
+class User:
+    """What a person does with a control."""
+
+    def set(self, row, text: str) -> None:
+        """Types, switches or chooses `text` in a row of a form."""
+        self.use(row.control, text)
+
+    def use(self, control, text: str) -> None:
+        """The same with a control."""
+        from modules.ui.EntryControl import EntryControl
+        from modules.ui.SwitchControl import SwitchControl
+
+        if isinstance(control, EntryControl):
+            control.entry.delete(0, "end")
+            control.entry.insert(0, text)
+        elif isinstance(control, SwitchControl):
+            assert "disabled" not in control.switch.state()
+            if control.shown() != text:
+                control.switch.invoke()
+        else:
+            control.button.invoke()
+            control.tools.popup.choose(text)
+            assert not control.tools.popup.is_open

@@ -1,0 +1,113 @@
+"""The lists made by hand: concepts with their window, samples, embeddings."""
+
+import json
+import shutil
+
+from modules.util.config.load import train_config_from_dict
+from modules.viewModel.ConceptModel import images_of
+
+import pytest
+
+
+@pytest.fixture
+def folder(mini_run, tmp_path):
+    """A copy of the miniature's images, which a test may change."""
+    return shutil.copytree(mini_run.concept, tmp_path / "pictures")
+
+
+@pytest.fixture
+def concepts(app, mini_run, folder):
+    app.form.replace(train_config_from_dict(mini_run.options(concepts=[{"path": str(folder), "name": "first"}])))
+    app.show_tab("concepts")
+    view = app.views["concepts"][1]
+    yield view
+    if view.window is not None:
+        view.window.destroy()
+
+
+def test_a_folder_is_added_edited_and_removed(app, concepts, until, user, folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    assert concepts.add_folder(other) and [one.name for one in app.form.config.concepts] == ["first", "other"]
+    count = len(images_of(app.form.config.concepts[1]))
+    until(app, lambda: f"{count} images" in concepts.cards[1]["about"].cget("text"))
+    concepts.edit(1)
+    user.set(concepts.window.view.rows["balancing"], "2.5")
+    user.set(concepts.window.view.rows["image.enable_random_flip"], "true")
+    changed = app.form.config.concepts[1]
+    assert changed.balancing == 2.5 and changed.image.enable_random_flip
+    user.set(concepts.window.view.rows["balancing"], "-1")
+    assert app.form.config.concepts[1].balancing == 2.5, "what is not allowed does not count"
+    concepts.cards[0]["switch"].invoke()
+    assert not app.form.config.concepts[0].enabled
+    concepts.cards[0]["duplicate"].invoke()
+    assert [one.name for one in app.form.config.concepts] == ["first", "first copy", "other"]
+    concepts.cards[0]["remove"].invoke()
+    assert [one.name for one in app.form.config.concepts] == ["first copy", "other"]
+    again = train_config_from_dict(json.loads(json.dumps(app.form.config.to_dict())))
+    assert again.concepts == app.form.config.concepts
+
+
+def test_the_window_shows_variations_captions_and_the_check(app, concepts, until, folder):
+    concepts.edit(0)
+    window = concepts.window
+    until(app, lambda: window.preview is not None)
+    assert window.preview.varied.size == (32, 32) and "brightness" not in window.preview.facts
+    before = window.preview.varied.tobytes()
+    window.form.set_value("image.random_brightness_max_strength", -0.5)
+    window.form.set_value("image.enable_fixed_brightness", True)
+    until(app, lambda: "brightness × 0.50" in window.preview.facts)
+    assert window.preview.varied.tobytes() != before
+    first = window.preview
+    window.following.invoke()
+    until(app, lambda: window.preview is not first)
+    assert window.place == 1
+    path = window._caption_path()
+    window.caption.delete("1.0", "end")
+    window.caption.insert("1.0", "a new caption")
+    app.update()
+    assert not path.exists() or "a new caption" not in path.read_text(), "nothing is written without being asked"
+    window.save.invoke()
+    assert path.read_text(encoding="utf-8") == "a new caption\n"
+    (folder / "broken.png").write_bytes(b"no image")
+    window.show_page("dataset check")
+    until(app, lambda: "rejected" in window.check_heading.cget("text"))
+    assert "broken.png" in window.check_text.text and "Buckets:" in window.check_text.text
+
+
+def test_a_list_in_a_file_is_changed_there_or_copied(app, concepts, folder, tmp_path):
+    from modules.ui.AskWindow import AskWindow
+
+    path = tmp_path / "concepts.json"
+    path.write_text(json.dumps([{"path": str(folder), "name": "filed"}]))
+    app.form.config.concepts = None
+    app.form.config.concept_file_name = str(path)
+    app.form.changed("")
+
+    def answer(text: str) -> None:
+        app.after(300, lambda: next(c for c in app.winfo_children() if isinstance(c, AskWindow)).give(text))
+        concepts.cards[0]["duplicate"].invoke()
+
+    answer("Cancel")
+    assert len(json.loads(path.read_text())) == 1
+    answer("Change the file")
+    assert len(json.loads(path.read_text())) == 2 and app.form.config.concepts is None
+    concepts._asked_for = ""
+    answer("Copy into this config")
+    assert len(json.loads(path.read_text())) == 2 and len(app.form.config.concepts) == 3
+
+
+def test_samples_and_embeddings(app, concepts, user):
+    app.show_tab("sampling")
+    samples = app.views["sampling"][1]
+    samples.add_button.invoke()
+    user.set(samples.window.view.rows["prompt"], "a cat")
+    user.set(samples.window.view.rows["width"], "64")
+    assert [(one.prompt, one.width) for one in app.form.config.samples] == [("a cat", 64)]
+    samples.window.destroy()
+    assert samples.cards[0]["title"].cget("text") == "a cat"
+    app.show_tab("embeddings")
+    embeddings = app.views["embeddings"][1]
+    embeddings.add_button.invoke()
+    embeddings.window.destroy()
+    embeddings.cards[0]["switch"].invoke()
+    assert [(one.placeholder, one.train) for one in app.form.config.additional_embeddings] == [("<embedding1>", False)]

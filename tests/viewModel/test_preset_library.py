@@ -1,0 +1,114 @@
+"""Presets: those of the program are only read, the user's own are never replaced unasked."""
+
+import json
+from pathlib import Path
+
+from modules.util.config.errors import ConfigError
+from modules.util.config.TrainConfig import TrainConfig
+from modules.viewModel.PresetLibrary import PresetLibrary, PresetTakenError
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILT_IN = ROOT / "training_presets"
+
+
+@pytest.fixture
+def library(tmp_path) -> PresetLibrary:
+    return PresetLibrary(BUILT_IN, tmp_path / "own")
+
+
+def refuse(text: str) -> None:
+    pytest.fail(text)
+
+
+def test_names_are_folders_and_file_without_the_number_sign(library):
+    names = [preset.name for preset in library.presets()]
+    assert "Tiny/tiny LoRA" in names and len(set(names)) == len(names) == len(list(BUILT_IN.rglob("*.json")))
+    assert all(preset.built_in for preset in library.presets())
+
+
+def test_every_preset_opens_and_saves_unchanged(library, tmp_path):
+    for preset in library.presets():
+        config = library.open(preset, refuse)
+        assert not library.is_modified(config) and library.current == preset
+        written = library.save_as(f"copy of {preset.name}", config)
+        again = library.open(written, refuse)
+        assert again == config
+        saved = json.loads(written.path.read_text(encoding="utf-8"))
+        assert saved == config.to_dict(sparse=True)
+        # all that the file says and that is not a default anyway is in the copy
+        for key, value in json.loads(preset.path.read_text(encoding="utf-8")).items():
+            if not isinstance(value, (dict, list)) and value != TrainConfig().to_dict().get(key):
+                assert saved[key] == value, (preset.name, key)
+
+
+def test_a_change_is_noticed_until_it_is_undone_or_saved(library):
+    config = library.open(library.find("Tiny/tiny LoRA"), refuse)
+    config.lora_rank = 7
+    assert library.is_modified(config)
+    config.lora_rank = 32
+    assert not library.is_modified(config)
+    config.lora_rank = 7
+    library.save_as("mine", config)
+    assert not library.is_modified(config)
+    config.lora_rank = 8
+    library.save(config)
+    assert not library.is_modified(config) and library.open(library.find("mine"), refuse).lora_rank == 8
+
+
+def test_what_came_with_the_program_is_never_written_to(library):
+    preset = library.find("Tiny/tiny LoRA")
+    before = preset.path.read_bytes()
+    config = library.open(preset, refuse)
+    config.lora_rank = 7
+    assert not library.can_save
+    with pytest.raises(ConfigError, match="came with the program"):
+        library.save(config)
+    with pytest.raises(ConfigError, match="came with the program"):
+        library.delete(preset)
+    # the same name is another file
+    own = library.save_as(preset.name, config)
+    assert not own.built_in and library.find(preset.name) == own
+    assert preset.path.read_bytes() == before
+
+
+def test_an_own_preset_is_replaced_only_on_request(library):
+    library.save_as("a/b", TrainConfig())
+    with pytest.raises(PresetTakenError, match="a/b"):
+        library.save_as("a/b", TrainConfig(epochs=3))
+    library.save_as("a/b", TrainConfig(epochs=3), replace=True)
+    assert library.open(library.find("a/b"), refuse).epochs == 3
+    library.delete(library.find("a/b"))
+    assert library.find("a/b") is None and library.current is None
+
+
+@pytest.mark.parametrize("name", ["", " ", "a//b", "../a", "a/../b", ".hidden", "a:b", "what?", "a\\b"])
+def test_a_name_that_no_file_can_have_is_refused(library, tmp_path, name):
+    with pytest.raises(ConfigError, match="file name"):
+        library.save_as(name, TrainConfig())
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_broken_preset_changes_nothing(library, tmp_path):
+    library.save_as("good", TrainConfig())
+    (tmp_path / "own" / "bad.json").write_text('{"epochs": 0}', encoding="utf-8")
+    with pytest.raises(ConfigError, match="epochs: found 0, expected a whole number of at least 1"):
+        library.open(library.find("bad"), refuse)
+    assert library.current.name == "good"
+
+
+def test_tokens_are_not_written(library):
+    config = TrainConfig()
+    config.secrets.huggingface_token = "hf_secret"
+    assert "hf_secret" not in library.save_as("mine", config).path.read_text(encoding="utf-8")
+
+
+def test_keys_of_newer_programs_are_kept(library, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "new.json").write_text('{"epochs": 5, "of_tomorrow": 1}', encoding="utf-8")
+    heard = []
+    config = library.open(library.find("new"), heard.append)
+    assert "of_tomorrow" in heard[0]
+    config.epochs = 6
+    assert json.loads(library.save(config).path.read_text(encoding="utf-8")) == {"epochs": 6, "of_tomorrow": 1}

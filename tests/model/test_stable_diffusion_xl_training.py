@@ -5,7 +5,9 @@ from typing import Any
 
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel
+from modules.model.QuantizedLinear import QuantizedLinear
 from modules.model.StableDiffusionXLModel import StableDiffusionXLModel
+from modules.modelSaver.AdapterFile import read_adapter
 from modules.util.enum.ModelFormat import ModelFormat
 
 import torch
@@ -26,6 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "DoRA": {"lora_decompose": True, "learning_rate": 0.02},
     "OFT": {"peft_type": "OFT_2", "oft_block_size": 4, "oft_scaled": True, "learning_rate": 0.02},
 }
+FULL = {"training_method": "FINE_TUNE", "output_model_format": "SAFETENSORS", "learning_rate": 0.01}
 CAPTIONS = ["a red shape number 3", ""]
 PLACEMENT = torch.tensor([[64.0, 48, 3, 1, 32, 32]] * 2)
 
@@ -46,19 +49,19 @@ def mean_loss(model: BaseModel, data: TrainingData) -> float:
     return float(torch.stack(losses).mean())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "full"])
 def test_loss_falls_over_thirty_steps(make_run, method):
-    trainer = make_run().trainer(**XL, **METHODS[method], epochs=8)
+    trainer = make_run().trainer(**XL, **METHODS.get(method, FULL), epochs=8)
     report = trainer.run()
     assert report["steps"] == 32
     untrained = StableDiffusionXLModel.load(trainer.config, torch.device("cpu"))
     assert mean_loss(trainer.model, trainer.data) < 0.9 * mean_loss(untrained, trainer.data)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "full"])
 def test_resumed_run_has_the_same_bytes(make_run, method):
     options = {
-        **XL, **METHODS[method], "epochs": 1, "text_encoder": {**PART, "dropout_probability": 0.3},
+        **XL, **METHODS.get(method, FULL), "epochs": 1, "text_encoder": {**PART, "dropout_probability": 0.3},
         "optimizer": {**XL["optimizer"], "fused_back_pass": True},
     }  # fmt: skip
     straight, resumed = make_run("straight"), make_run("resumed")
@@ -67,6 +70,19 @@ def test_resumed_run_has_the_same_bytes(make_run, method):
     resumed.output.unlink()
     resumed.train(**options, continue_last_backup=True)
     assert resumed.digest() == straight.digest()
+
+
+@pytest.mark.parametrize(("weights", "method"), [("INT_8", "LoRA"), ("FLOAT_8", "DoRA"), ("NFLOAT_4", "OFT")])
+def test_quantized_base(make_run, weights, method):
+    """It trains and saves, and what is saved is an adapter of the whole UNet."""
+    run = make_run()
+    quiet = {part: {**PART, "train": False} for part in ("text_encoder", "text_encoder_2")}
+    options = XL | {"unet": PART | {"weight_dtype": weights}} | quiet | METHODS[method]
+    trainer = run.trainer(**options, train_dtype="BFLOAT_16", epochs=1)
+    trainer.run()
+    quantized = [layer for layer in trainer.model.unet.modules() if isinstance(layer, QuantizedLinear)]
+    assert quantized and all(layer.data_type == weights for layer in quantized)
+    assert len(read_adapter(run.output).layers) == len(trainer.trained["unet"].adapters)
 
 
 def test_half_precision_run_with_samples(make_run):

@@ -15,14 +15,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="JSON", help="write every number here")
     parser.add_argument("--measure", nargs=2, type=Path, metavar=("CONFIG", "WARM_UP"),
                         help="only run CONFIG after WARM_UP and print the bytes that its steps took")  # fmt: skip
+    parser.add_argument("--formats", action="store_true",
+                        help="compare the formats of frozen weights instead: bytes, time and error")  # fmt: skip
     args = parser.parse_args(arguments)
+    from modules.benchmark.memory.format_comparison import compare_formats
     from modules.benchmark.memory.memory_comparison import compare, resident_peak_of_training
 
     if args.measure:
         print(resident_peak_of_training(*args.measure))
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        result = compare(Path(folder), say=lambda text: print(text, flush=True))
+    if args.formats:
+        result = compare_formats()
+        print(json.dumps({name: result[name] for name in ("layer", "denoiser bytes")}, indent=1))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            result = compare(Path(folder), say=lambda text: print(text, flush=True))
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -132,7 +132,9 @@ class QuantizedLinear(nn.Linear):
         self.weight = nn.Parameter(codes, requires_grad=False)
         self.register_buffer("scale", scale)
         bias = source.bias
-        self.bias = None if bias is None else nn.Parameter(bias.detach().to(device or bias.device), requires_grad=False)
+        self.bias = None
+        if bias is not None:
+            self.bias = nn.Parameter(bias.detach().to(device or bias.device, copy=True), requires_grad=False)
         self.train(source.training)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:

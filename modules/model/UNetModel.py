@@ -269,7 +269,8 @@ class UNetModel(BaseModel):
         module = self.components[part]
         if not enabled:
             return
-        enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
+        # diffusers' name, and that of transformers
+        enable = getattr(module, "enable_gradient_checkpointing", None) or module.activation_checkpointing_enable
         enable()
         # diffusers and transformers checkpoint only in training mode; nothing here has dropout of its own
         module.train()

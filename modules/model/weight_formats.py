@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from modules.model.ActivationOffload import ActivationOffload
 from modules.model.LayerOffload import offload, waiting_units
 from modules.model.QuantizedLinear import WEIGHT_CODECS, QuantizedLinear
 from modules.util.config.TrainConfig import TrainConfig
@@ -50,7 +51,8 @@ def place_part(module: nn.Module, part: str, config: TrainConfig, device: torch.
 
     Linear layers are quantized one after the other, each on the device and its source freed, so that neither memory
     ever holds the component twice. Everything else keeps floating-point numbers: convolutions, embeddings, norms,
-    linear layers below 4096 numbers or with a weight that something else uses, too.
+    linear layers below 4096 numbers or with a weight that something else uses, too. Where `temp_device` is another
+    one, the share of layers that `offload_fraction` names waits there, and so do activations if they are to.
 
     Args:
         module: of the component, with its weights; linear layers of it may be replaced.
@@ -70,6 +72,13 @@ def place_part(module: nn.Module, part: str, config: TrainConfig, device: torch.
             owner, _, leaf = name.rpartition(".")
             layer = QuantizedLinear(module.get_submodule(name), data_type, device)
             setattr(module.get_submodule(owner), leaf, layer.to(home) if _inside(name, units) else layer)
+        if device.type == "cpu" or units:
+            # what was read is often a view of the file, which stays in memory as long as any of its views does
+            for inner in module.modules():
+                if not isinstance(inner, QuantizedLinear):
+                    inner._apply(torch.clone, recurse=False)
+    if home != device and getattr(config, part).activation_offloading:
+        ActivationOffload(module, home, device)
     if not units:
         return module.to(device=device, dtype=dtype)
     for name, inner in module.named_modules():

@@ -12,8 +12,8 @@ class TrainEvents:
     """Calls every listener with (kind, values). Values are JSON types.
 
     Kinds: `status` (text), `progress` (stage, done, total), `step` (step, total, epoch, loss, learning_rates,
-    gradient_norm, epochs, epoch_batches: done and all of the epoch), `validation` (step, loss), `sample` (step, path), `backup` (step, path), `saved` (path),
-    `warning` (text), `finished` (report).
+    gradient_norm, epochs, epoch_batches: done and all of the epoch), `validation` (step, loss), `sample` (step, path),
+    `backup` (step, path), `saved` (path), `warning` (text), `finished` (report).
     """
 
     listeners: list[Listener] = field(default_factory=list)

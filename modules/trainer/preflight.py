@@ -61,7 +61,6 @@ def _check_supported(config: TrainConfig, trainable: Sequence[str], warn: Callab
     }
     for part in trainable:
         own = getattr(config, part)
-        refused[f"{part}.offload_fraction"] = own.offload_fraction > 0
         refused[f"{part}.attention_mask"] = own.attention_mask
     for part in (*trainable, "vae"):
         refused[f"{part}.include"] = not getattr(config, part).include
@@ -71,8 +70,6 @@ def _check_supported(config: TrainConfig, trainable: Sequence[str], warn: Callab
     dropout = config.text_encoder.dropout_probability
     for part in trainable:
         own = getattr(config, part)
-        if own.activation_offloading:
-            warn(f"{part}.activation_offloading has no effect yet.")
         if part.startswith("text_encoder_") and own.dropout_probability != dropout:
             warn(
                 f"{part}.dropout_probability {own.dropout_probability:g} has no effect: a caption is dropped for all "

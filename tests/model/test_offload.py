@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import pytest
 from diffusers import Flux2Transformer2DModel, UNet2DConditionModel
+from safetensors.torch import load_file
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 METHODS = {
@@ -223,3 +224,15 @@ def test_activations_that_wait_change_nothing(make, checkpointing, monkeypatch):
         # a copy may lie otherwise in memory than what it is of, and then kernels add up in another order
         limit = 0 if checkpointing else 1e-5 * float(other.abs().max())
         assert (own - other).abs().max() <= limit
+
+
+def test_a_whole_run_with_offloading_trains_the_same(make_run):
+    """On one device nothing waits elsewhere, but every check of a run has to let it through."""
+    options = {"epochs": 1, "unet": {"gradient_checkpointing": True}}
+    part = {"gradient_checkpointing": True, "offload_fraction": 0.5, "activation_offloading": True}
+    plain, waiting = make_run("plain"), make_run("waiting")
+    plain.train(**options)
+    waiting.train(**options | {"unet": part})
+    first, second = load_file(plain.output), load_file(waiting.output)
+    assert first.keys() == second.keys() and not waiting.warnings()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     app = App(ROOT)
     app.show_view(args.view)
     if folder is not None:
-        app.runs.model.follow(RunProcess.find(folder))
+        app.runs.controller.model.follow(RunProcess(folder))
     for width, height in args.sizes:
         app.geometry(f"{width}x{height}+0+0")
         for tab in TABS:

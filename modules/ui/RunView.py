@@ -72,6 +72,8 @@ class RunView(ttk.Frame):
         self.samples = SampleViewer(body, app.tools)
         self.samples.grid(row=0, column=1, sticky="nswe")
         self.bind("<Destroy>", self._destroyed)
+        # nothing is drawn while another tab is in front
+        self.bind("<Map>", lambda _: self._draw_soon())
         self.news()
 
     def _build_head(self) -> None:

@@ -126,7 +126,7 @@ BAD_CONFIGS = {
     "an optimizer without code": ({"optimizer": {"optimizer": "CAME"}}, "CAME is not supported yet"),
     "an option of another optimizer": ({"optimizer": {"optimizer": "ADAMW", "momentum": 0.5}}, "optimizer.momentum"),
     "a family without code": ({"model_type": "FLUX_DEV_1"}, "model_type"),
-    "a method without code": ({"training_method": "FINE_TUNE"}, "training_method"),
+    "a method without code": ({"training_method": "FINE_TUNE_VAE"}, "training_method"),
     "a format that cannot hold the adapter": (
         {"peft_type": "LOHA", "output_model_format": "DIFFUSERS_LORA"}, "output_model_format",
     ),

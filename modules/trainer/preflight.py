@@ -53,12 +53,14 @@ def _check_supported(config: TrainConfig, trainable: Sequence[str], warn: Callab
         allowed = ", ".join(TRAIN_DTYPES)
         raise UserError(f"train_dtype: found {config.train_dtype}, expected one of {allowed}.")
     refused = {
-        "compile": config.compile,
         "force_circular_padding": config.force_circular_padding,
         "debug_mode": config.debug_mode,
         "masked_prior_preservation_weight": config.masked_prior_preservation_weight > 0,
-        "attention_mechanism": config.attention_mechanism != AttentionMechanism.SDP,
     }
+    # the result is the same without them, and presets of others switch them on
+    idle = {"compile": config.compile, "attention_mechanism": config.attention_mechanism != AttentionMechanism.SDP}
+    for key in (key for key, found in idle.items() if found):
+        warn(f"{key}: has no effect yet; the run trains the same without it, perhaps more slowly.")
     for part in trainable:
         own = getattr(config, part)
         refused[f"{part}.attention_mask"] = own.attention_mask

@@ -1,0 +1,47 @@
+"""Sparse presets as OneTrainer's users have them: what we do not use is told, and no reason to stop."""
+
+import json
+
+from modules.model.BaseModel import family_of
+from modules.trainer.preflight import check_run
+from modules.util.config.load import load_train_config
+
+import pytest
+
+# keys and values as they stand in such presets; `prior` and `not_a_key` are of no use to these families
+PRESETS = {
+    "SDXL LoRA": {
+        "model_type": "STABLE_DIFFUSION_XL_10_BASE", "base_model_name": "stabilityai/stable-diffusion-xl-base-1.0",
+        "training_method": "LORA", "resolution": "1024", "unet": {"weight_dtype": "FLOAT_8"},
+        "train_dtype": "BFLOAT_16", "text_encoder_2": {"train": False}, "prior": {"weight_dtype": "NFLOAT_4"},
+    },
+    "SDXL full": {
+        "model_type": "STABLE_DIFFUSION_XL_10_BASE", "training_method": "FINE_TUNE", "batch_size": 4,
+        "optimizer": {"optimizer": "ADAFACTOR", "fused_back_pass": False, "scale_parameter": False},
+        "output_model_format": "SAFETENSORS", "compile": True, "attention_mechanism": "FLASH",
+    },
+    "Flux.2 LoRA": {
+        "model_type": "FLUX_2", "base_model_name": "black-forest-labs/FLUX.2-dev", "training_method": "LORA",
+        "transformer": {"weight_dtype": "NFLOAT_4", "offload_fraction": 0.7}, "compile": True,
+        "text_encoder": {"train": False, "weight_dtype": "NFLOAT_4"}, "timestep_distribution": "LOGIT_NORMAL",
+        "dynamic_timestep_shifting": True, "quantization": {"layer_filter_preset": "blocks"}, "layer_filter": "attn",
+    },
+    "Flux.2 full": {
+        "model_type": "FLUX_2", "training_method": "FINE_TUNE", "transformer": {"weight_dtype": "BFLOAT_16"},
+        "output_model_format": "DIFFUSERS", "optimizer": {"optimizer": "ADAMW_ADV", "stochastic_rounding": True},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_sparse_presets_are_accepted_and_unused_keys_are_told(tmp_path, name):
+    path, told = tmp_path / "preset.json", []
+    path.write_text(json.dumps({**PRESETS[name], "not_a_key": 1}))
+    output = tmp_path / ("model" if PRESETS[name].get("output_model_format") == "DIFFUSERS" else "x.safetensors")
+    places = [f"workspace_dir={tmp_path}/run", f"cache_dir={tmp_path}/cache", f"output_model_destination={output}"]
+    config = load_train_config(path, places, warn=told.append)
+    assert any("not_a_key" in text for text in told)
+    told.clear()
+    check_run(config, family_of(config).trainable_parts, told.append)
+    for key in ("compile", "attention_mechanism"):
+        assert any(text.startswith(f"{key}: has no effect yet") for text in told) == (key in PRESETS[name])

@@ -36,8 +36,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(cores, MOST_WORKERS) if cores > 1 else 0
 
 
-def save_pipeline(folder: Path) -> None:
-    """Random weights at the smallest size that still has every kind of layer: a step takes milliseconds."""
+def save_pipeline(folder: Path, channels: tuple[int, int] = (16, 32), width: int = 16) -> Path:
+    """Random weights at the smallest size that still has every kind of layer: a step takes milliseconds.
+
+    Args:
+        folder: gets the pipeline in `model`, whose path is returned.
+        channels: of the UNet's levels.
+        width: of the text encoder.
+    """
     # imported here, because that takes seconds and most tests of the suite do not need them
     from modules.tinyBase.components import make_tokenizer
 
@@ -49,7 +55,7 @@ def save_pipeline(folder: Path) -> None:
     torch.manual_seed(0)
     tokenizer = make_tokenizer(folder / "made tokenizer")
     unet = UNet2DConditionModel(
-        sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=16,
+        sample_size=16, block_out_channels=channels, layers_per_block=1, norm_num_groups=8, cross_attention_dim=width,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         attention_head_dim=2,
     )  # fmt: skip
@@ -59,7 +65,8 @@ def save_pipeline(folder: Path) -> None:
     )  # fmt: skip
     encoder = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, projection_dim=16,
+            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=1,
+            projection_dim=width,
             num_attention_heads=2, max_position_embeddings=24, bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         )
@@ -72,6 +79,7 @@ def save_pipeline(folder: Path) -> None:
         vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder / "model")  # fmt: skip
+    return folder / "model"
 
 
 def draw_images(folder: Path, names: str = "image") -> None:
@@ -171,8 +179,13 @@ class MiniRun:
 def mini_base(tmp_path_factory) -> Path:
     """The miniature as a diffusers folder; tests must not change it."""
     folder = tmp_path_factory.mktemp("miniature")
-    save_pipeline(folder)
-    return folder / "model"
+    return save_pipeline(folder)
+
+
+@pytest.fixture(scope="session")
+def wide_base(tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized."""
+    return save_pipeline(tmp_path_factory.mktemp("wide"), (64, 64), 64)
 
 
 @pytest.fixture(scope="session")

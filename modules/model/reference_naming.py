@@ -13,6 +13,7 @@ from typing import Any
 from modules.model.flux2_keys import flux2_adapter_naming
 from modules.model.single_file import load_single_file, model_type_of
 from modules.model.unet_keys import unet_adapter_naming
+from modules.model.weights_file import first_line
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError
@@ -109,7 +110,8 @@ def load_component(folder: Path, name: str) -> nn.Module:
     try:
         module = loader.from_pretrained(str(folder), subfolder=name, local_files_only=True, **dtype)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise UserError(f"{folder / name}: can't be loaded: {_first_line(error)}. Download the model again.") from error
+        reason = first_line(error).rstrip(".")
+        raise UserError(f"{folder / name}: can't be loaded: {reason}. Download the model again.") from error
     return module.requires_grad_(False).eval()
 
 
@@ -187,18 +189,15 @@ def _empty(folder: Path, name: str, kind: str) -> nn.Module:
                 return _TEXT_ENCODERS[kind](CLIPTextConfig.from_dict(config)).requires_grad_(False)
             return getattr(diffusers, kind).from_config(config).requires_grad_(False)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{folder / name}: its config.json makes no {kind}: {_first_line(error)}.") from error
+        reason = first_line(error).rstrip(".")
+        raise UserError(f"{folder / name}: its config.json makes no {kind}: {reason}.") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read: {_first_line(error)}. Download the model again.") from error
+        raise UserError(f"{path}: can't be read: {first_line(error).rstrip('.')}. Download the model again.") from error
     if not isinstance(data, dict):
         raise UserError(f"{path}: found a JSON {type(data).__name__}, expected an object.")
     return data
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")

@@ -146,40 +146,6 @@ def test_loading_never_holds_the_component_twice():
     assert probe.peak < module_bytes(component) + 5 * 4 * largest
 
 
-@pytest.fixture(scope="module")
-def wide_base(tmp_path_factory):
-    """The miniature of the other tests, but with layers that are large enough to be quantized."""
-    from modules.tinyBase.components import make_tokenizer
-
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    folder = tmp_path_factory.mktemp("wide")
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer(folder / "made tokenizer")
-    unet = UNet2DConditionModel(
-        sample_size=16, block_out_channels=(64, 64), layers_per_block=1, norm_num_groups=8, cross_attention_dim=64,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=2,
-    )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4, sample_size=32,
-        up_block_types=("UpDecoderBlock2D",) * 2, mid_block_add_attention=False,
-    )  # fmt: skip
-    encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=1, projection_dim=64,
-            num_attention_heads=2, max_position_embeddings=24, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        )
-    )  # fmt: skip
-    StableDiffusionPipeline(
-        vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder / "model")  # fmt: skip
-    return folder / "model"
-
-
 def load(base, **changes):
     config = TrainConfig.from_dict({"base_model_name": str(base), "train_dtype": "FLOAT_32", **changes})
     return family_of(config).load(config, CPU)

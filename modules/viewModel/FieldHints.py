@@ -63,7 +63,8 @@ class FieldHints:
     def help(self, path: str) -> str:
         """What an option does, what it may be and when it matters, for people who see a form and no JSON."""
         one = self.form.fields[path]
-        facts = [] if one.kind.kind in (bool, str) else [f"Expected: {expected_text(one.owner, one.name)}."]
+        expected = in_form_words(expected_text(one.owner, one.name))
+        facts = [] if one.kind.kind in (bool, str) else [f"Expected: {expected}."]
         facts += [f"Default: {text_of(self.default(path))}."] if text_of(self.default(path)) else []
         conditions = self.form.conditions(path)
         facts += [f"Matters only with {' and '.join(conditions)}."] if conditions else []

@@ -134,10 +134,17 @@ class FormModel:
         for depth, key in enumerate(keys):
             if owner is None or key not in type(owner).model_fields:
                 break
-            for sibling, allowed in option_of(type(owner), key).visible_when.items():
+            declared, inner = option_of(type(owner), key), keys[depth + 1] if key != keys[-1] else ""
+            for sibling, allowed in (
+                *declared.visible_when.items(),
+                *declared.inner_visible_when.get(inner, {}).items(),
+            ):
                 if getattr(owner, sibling) not in allowed:
                     words = " or ".join(text_of(value) for value in allowed)
                     missing.append(f"{join_path(*keys[:depth], sibling)} {words}")
+            # one that was set all the same must be seen, to be set back
+            if inner in declared.unused and not self.is_modified(path):
+                missing.append(f"another part than {key}")
             owner = getattr(owner, key)
         return missing
 

@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+from modules.util.config.field_type import option_of
 from modules.util.config.load import train_config_from_dict
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.Optimizer import Optimizer
@@ -72,9 +73,15 @@ def value_of(form: TrainForm, path: str, text: str) -> Any:
 
 def make_it_matter(form: TrainForm, path: str) -> None:
     """Gives other options values with which this one matters."""
-    part = form.part_of(path)
+    part, name = form.part_of(path), path.rpartition(".")[2]
     if part and not form.applies(path):
         form.set_value("model_type", FAMILY_OF_PART.get(part, "STABLE_DIFFUSION_15"))
+        declared = option_of(TrainConfig, part)
+        for sibling, values in declared.inner_visible_when.get(name, {}).items():
+            form.set_value(sibling, values[0])
+        if name in declared.unused:
+            # a file has set it all the same: only then it is shown, to be set back
+            form.set_text(path, new_text(form, path, form.text(path)))
     for sibling, values in form.fields[path].declared.visible_when.items():
         form.set_value(sibling, values[0])
         make_it_matter(form, sibling)
@@ -180,6 +187,27 @@ def test_what_does_not_matter_is_hidden_until_it_does(app, user):
     assert rows["lora_rank"].visible and not ("oft_block_size" in rows and rows["oft_block_size"].visible)
     user.set(rows["peft_type"], "OFT_2")
     assert rows["oft_block_size"].visible and not rows["lora_rank"].visible
+
+
+def test_a_part_shows_what_it_has_a_use_for(app, user):
+    app.show_view("all")
+    app.show_tab("model")
+    app.update()
+    rows = app.views["model"][0].rows
+
+    def shown(part: str) -> set[str]:
+        return {path.rpartition(".")[2] for path, row in rows.items() if row.visible and path.startswith(f"{part}.")}
+
+    assert shown("vae") == {"model_name", "include", "weight_dtype"}
+    assert {"train", "learning_rate"} <= shown("unet") and "guidance_scale" not in shown("unet")
+    assert "dropout_probability" in shown("text_encoder") - shown("unet")
+    app.form.set_value("training_method", "FINE_TUNE_VAE")
+    assert {"train", "learning_rate", "gradient_checkpointing"} <= shown("vae")
+    app.form.set_text("unet.guidance_scale", "3")
+    assert "guidance_scale" in shown("unet"), "what is set can be seen"
+    rows["unet.guidance_scale"].reset()
+    assert "guidance_scale" not in shown("unet")
+    assert app.form.needs("unet.guidance_scale") == "another part than unet"
 
 
 def test_undo_gives_the_default_back(app, user):

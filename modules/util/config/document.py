@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +142,19 @@ def _row(config_class: type[BaseConfig], name: str) -> str:
     else:
         default_text, values = json.dumps(default, ensure_ascii=False), expected_text(config_class, name)
     values += f"; unit: {declared.unit}" if declared.unit else ""
-    conditions = " and ".join(
-        f"`{key}` {' or '.join(_plain(value) for value in allowed)}" for key, allowed in declared.visible_when.items()
-    )
-    words = declared.help + (f" Only with {conditions}." if conditions else "")
+    words = declared.help + (f" Only with {_conditions(declared.visible_when)}." if declared.visible_when else "")
+    inner: dict[str, list[str]] = {}
+    for key, conditions in declared.inner_visible_when.items():
+        inner.setdefault(_conditions(conditions), []).append(f"`{key}`")
+    words += "".join(f" Only with {conditions}: {', '.join(keys)}." for conditions, keys in inner.items())
+    words += f" Without effect: {', '.join(f'`{key}`' for key in declared.unused)}." if declared.unused else ""
     return f"| `{name}` | {_cell(default_text)} | {_cell(values)} | **{_cell(declared.title)}.** {_cell(words)} |"
+
+
+def _conditions(visible_when: Mapping[str, tuple]) -> str:
+    return " and ".join(
+        f"`{key}` {' or '.join(_plain(value) for value in allowed)}" for key, allowed in visible_when.items()
+    )
 
 
 def _plain(value: Any) -> str:

@@ -27,6 +27,8 @@ class Option:
         infinite: whether inf is a meaningful value (written as "inf" in JSON).
         secret: never printed, and written only on request.
         sparse: for a nested config, the values in which its default differs from its class's defaults.
+        unused: for a nested config, those of its keys that mean nothing in this place.
+        inner_visible_when: for a nested config, key of it -> `visible_when` with siblings of the nested config.
     """
 
     title: str
@@ -45,6 +47,8 @@ class Option:
     infinite: bool = False
     secret: bool = False
     sparse: Mapping[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    inner_visible_when: Mapping[str, Mapping[str, tuple]] = field(default_factory=dict)
 
 
 def option(default: Any, title: str, help: str, group: OptionGroup, **facts: Any) -> Any:

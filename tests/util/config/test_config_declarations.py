@@ -48,10 +48,13 @@ def test_option_is_fully_declared(config_class, name):
     assert isinstance(declared.group, OptionGroup)
     assert expected_text(config_class, name)
     assert option_comment(config_class, name).startswith(declared.title)
-    for sibling, values in declared.visible_when.items():
-        assert sibling in config_class.model_fields
-        kind = field_type(config_class, sibling)
-        assert values and all(isinstance(value, kind.kind) for value in values)
+    for conditions in (declared.visible_when, *declared.inner_visible_when.values()):
+        for sibling, values in conditions.items():
+            assert sibling in config_class.model_fields
+            kind = field_type(config_class, sibling)
+            assert values and all(isinstance(value, kind.kind) for value in values)
+    inner = {*declared.unused, *declared.inner_visible_when}
+    assert inner <= set(field_type(config_class, name).kind.model_fields if inner else ())
     if declared.unit.endswith("_unit"):
         assert declared.unit in config_class.model_fields
     assert set(declared.sparse) <= set(field_type(config_class, name).kind.model_fields if declared.sparse else ())

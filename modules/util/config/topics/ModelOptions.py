@@ -7,10 +7,25 @@ from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.ModelType import ModelType
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.enum.TimeUnit import TimeUnit
+from modules.util.enum.TrainingMethod import TrainingMethod
 
 G = OptionGroup.MODEL
 PARTS = OptionGroup.PARTS
 TEXT_ENCODER = {"stop_training_after": 30, "stop_training_after_unit": TimeUnit.EPOCH}
+# what a part of each kind has no use for
+OF_TEXT_ENCODERS = ("dropout_probability", "train_embedding")
+UNET_FACTS = {"unused": (*OF_TEXT_ENCODERS, "attention_mask", "guidance_scale")}
+TRANSFORMER_FACTS = {"unused": OF_TEXT_ENCODERS}
+TEXT_ENCODER_FACTS = {"unused": ("guidance_scale",)}
+# parts that turn images into numbers and back are trained by one method only
+_TRAINING = (
+    "train", "stop_training_after", "stop_training_after_unit", "learning_rate", "gradient_checkpointing",
+    "offload_fraction", "activation_offloading",
+)  # fmt: skip
+IMAGE_FACTS = {
+    **UNET_FACTS,
+    "inner_visible_when": {key: {"training_method": (TrainingMethod.FINE_TUNE_VAE,)} for key in _TRAINING},
+}
 
 
 class ModelOptions(BaseConfig):
@@ -58,14 +73,14 @@ class ModelOptions(BaseConfig):
     )
 
     unet: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "U-Net", "The denoiser of SD 1.5, 2.x and SDXL.", PARTS, stop_training_after=0
+        TrainModelPartConfig, "U-Net", "The denoiser of SD 1.5, 2.x and SDXL.", PARTS, UNET_FACTS, stop_training_after=0
     )
     prior: TrainModelPartConfig = nested(
         TrainModelPartConfig,
         "Prior",
         "The denoiser of Würstchen and Stable Cascade.",
         PARTS,
-        {"advanced": True},
+        {"advanced": True, **UNET_FACTS},
         stop_training_after=0,
     )
     transformer: TrainModelPartConfig = nested(
@@ -73,6 +88,7 @@ class ModelOptions(BaseConfig):
         "Transformer",
         "The denoiser of SD 3, Flux, Chroma, Qwen, Z-Image and other transformers.",
         PARTS,
+        TRANSFORMER_FACTS,
         stop_training_after=0,
     )
     unconditional_transformer: TrainModelPartConfig = nested(
@@ -80,12 +96,12 @@ class ModelOptions(BaseConfig):
         "Unconditional transformer",
         "A second denoiser for guidance, in families that have one.",
         PARTS,
-        {"advanced": True},
+        {"advanced": True, **TRANSFORMER_FACTS},
         train=False,
         gradient_checkpointing=False,
     )
     text_encoder: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "Text encoder", "The first text encoder.", PARTS, **TEXT_ENCODER
+        TrainModelPartConfig, "Text encoder", "The first text encoder.", PARTS, TEXT_ENCODER_FACTS, **TEXT_ENCODER
     )
     text_encoder_layer_skip: int = option(
         0,
@@ -106,7 +122,7 @@ class ModelOptions(BaseConfig):
         advanced=True,
     )
     text_encoder_2: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "Text encoder 2", "The second text encoder.", PARTS, **TEXT_ENCODER
+        TrainModelPartConfig, "Text encoder 2", "The second text encoder.", PARTS, TEXT_ENCODER_FACTS, **TEXT_ENCODER
     )
     text_encoder_2_layer_skip: int = option(
         0, "Layer skip 2", "Last layers of text encoder 2 that are left out.", PARTS, ge=0, unit="layers", advanced=True
@@ -121,35 +137,61 @@ class ModelOptions(BaseConfig):
         advanced=True,
     )
     text_encoder_3: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "Text encoder 3", "The third text encoder.", PARTS, {"advanced": True}, **TEXT_ENCODER
+        TrainModelPartConfig,
+        "Text encoder 3",
+        "The third text encoder.",
+        PARTS,
+        {"advanced": True, **TEXT_ENCODER_FACTS},
+        **TEXT_ENCODER,
     )
     text_encoder_3_layer_skip: int = option(
         0, "Layer skip 3", "Last layers of text encoder 3 that are left out.", PARTS, ge=0, unit="layers", advanced=True
     )
     text_encoder_4: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "Text encoder 4", "The fourth text encoder.", PARTS, {"advanced": True}, **TEXT_ENCODER
+        TrainModelPartConfig,
+        "Text encoder 4",
+        "The fourth text encoder.",
+        PARTS,
+        {"advanced": True, **TEXT_ENCODER_FACTS},
+        **TEXT_ENCODER,
     )
     text_encoder_4_layer_skip: int = option(
         0, "Layer skip 4", "Last layers of text encoder 4 that are left out.", PARTS, ge=0, unit="layers", advanced=True
     )
     vae: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "VAE", "Turns images into latents and back. Trained only by FINE_TUNE_VAE.", PARTS
+        TrainModelPartConfig,
+        "VAE",
+        "Turns images into latents and back. Trained only by FINE_TUNE_VAE.",
+        PARTS,
+        IMAGE_FACTS,
     )
     effnet_encoder: TrainModelPartConfig = nested(
         TrainModelPartConfig,
         "EffNet encoder",
         "Image encoder of Würstchen and Stable Cascade.",
         PARTS,
-        {"advanced": True},
+        {"advanced": True, **IMAGE_FACTS},
     )
     decoder: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "Decoder", "Second stage of Würstchen and Stable Cascade.", PARTS, {"advanced": True}
+        TrainModelPartConfig,
+        "Decoder",
+        "Second stage of Würstchen and Stable Cascade.",
+        PARTS,
+        {"advanced": True, **UNET_FACTS},
     )
     decoder_text_encoder: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "Decoder text encoder", "Text encoder of that second stage.", PARTS, {"advanced": True}
+        TrainModelPartConfig,
+        "Decoder text encoder",
+        "Text encoder of that second stage.",
+        PARTS,
+        {"advanced": True, **TEXT_ENCODER_FACTS},
     )
     decoder_vqgan: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "Decoder VQGAN", "Image decoder of that second stage.", PARTS, {"advanced": True}
+        TrainModelPartConfig,
+        "Decoder VQGAN",
+        "Image decoder of that second stage.",
+        PARTS,
+        {"advanced": True, **IMAGE_FACTS},
     )
     quantization: QuantizationConfig = nested(
         QuantizationConfig, "Quantization", "Which frozen layers are quantized.", OptionGroup.MEMORY, {"advanced": True}

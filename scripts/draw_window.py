@@ -1,20 +1,29 @@
-"""Draws every tab of the window into PNG files, for the documentation. Needs a screen, or Xvfb.
+"""Draws the window's tabs, the optimizer's and a concept's window into PNG files, for the documentation.
 
-With --run FOLDER the run tab shows that run (a folder below ui_runs/, or one of scripts/train.py --control).
+Needs a screen, or Xvfb. With --run FOLDER the run tab shows that run: a folder below ui_runs/, or one of
+scripts/train.py --control.
 """
 
 import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-# seconds in which pictures and lists that other threads make have come
-PATIENCE = 1.5
-COLORS = 96
+from modules.trainer.RunProcess import RunProcess
+from modules.ui.App import App
+from modules.ui.tabs import TABS
+
+from PIL import Image, ImageGrab
+
+# seconds in which pictures and lists that other threads make have come, and those that a library may take to load
+SETTLE, PATIENCE = 1.5, 120
+COLORS = 256
+OPTIMIZER_PRESET = "Tiny/tiny LoRA ADAMW_ADV"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -23,6 +32,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the pictures go")
     parser.add_argument("--sizes", nargs="+", default=["1280x800"], metavar="WxH", help="of the window, in pixels")
     parser.add_argument("--view", choices=["basic", "all"], default="basic", help="how many options are shown")
+    parser.add_argument("--theme", choices=["light", "dark"], default="light", help="of the window")
+    parser.add_argument("--scale", type=int, default=100, metavar="PERCENT", help="of the window")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="run that the run tab shows")
     args = parser.parse_args(arguments)
     try:
@@ -32,35 +43,75 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return args
 
 
+class Painter:
+    """Takes pictures of a window and of those that it opens.
+
+    Args:
+        app: the window.
+        output: folder of the pictures.
+    """
+
+    def __init__(self, app, output: Path) -> None:
+        self.app, self.output = app, output
+
+    def wait(self, done: Callable[[], bool], seconds: float) -> None:
+        """Lets the window work until something is so, at most for so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not done():
+            self.app.update()
+            time.sleep(0.02)
+
+    def draw(self, window, name: str) -> None:
+        """Writes a picture of a window as it is when all is there."""
+        self.wait(lambda: False, SETTLE)
+        x, y = window.winfo_rootx(), window.winfo_rooty()
+        picture = ImageGrab.grab((x, y, x + window.winfo_width(), y + window.winfo_height()), xdisplay="")
+        path = self.output / f"{name}.png"
+        # few colours, which a window has anyway, make a small file
+        picture.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+        print(path)
+
+    def draw_tabs(self, width: int, height: int) -> None:
+        """Every tab, with the window in one size."""
+        self.app.geometry(f"{width}x{height}+0+0")
+        for tab in TABS:
+            self.app.show_tab(tab.name)
+            self.draw(self.app, f"{tab.name}_{width}")
+
+    def draw_windows(self) -> None:
+        """The windows of an optimizer with many options, and of the first concept."""
+        app = self.app
+        app.open_preset(OPTIMIZER_PRESET)
+        app.open_optimizer()
+        self.wait(lambda: app.optimizer_window is not None, PATIENCE)
+        assert app.optimizer_window is not None, "the optimizers' options did not load"
+        self.draw(app.optimizer_window, "optimizer_window")
+        app.optimizer_window.destroy()
+        app.show_tab("concepts")
+        concepts = app.views["concepts"][1]
+        # a list in a file would be asked about
+        concepts.list.take_into_config()
+        concepts.edit(0)
+        self.wait(lambda: concepts.window.preview is not None, PATIENCE)
+        self.draw(concepts.window, "concept_window")
+        concepts.window.destroy()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     args = parse(arguments)
     output, folder = args.output.resolve(), args.run.resolve() if args.run else None
     os.chdir(ROOT)
-    from modules.trainer.RunProcess import RunProcess
-    from modules.ui.App import App
-    from modules.ui.tabs import TABS
-
-    from PIL import Image, ImageGrab
-
     output.mkdir(parents=True, exist_ok=True)
     app = App(ROOT)
     app.show_view(args.view)
+    app.show_theme(args.theme, args.scale)
     if folder is not None:
         app.runs.controller.model.follow(RunProcess(folder))
+    painter = Painter(app, output)
     for width, height in args.sizes:
-        app.geometry(f"{width}x{height}+0+0")
-        for tab in TABS:
-            app.show_tab(tab.name)
-            end = time.monotonic() + PATIENCE
-            while time.monotonic() < end:
-                app.update()
-                time.sleep(0.02)
-            x, y = app.winfo_rootx(), app.winfo_rooty()
-            picture = ImageGrab.grab((x, y, x + app.winfo_width(), y + app.winfo_height()), xdisplay="")
-            # few colours, which a window has anyway, make a small file
-            picture.quantize(COLORS, dither=Image.Dither.NONE).save(output / f"{tab.name}_{width}.png", optimize=True)
-            print(output / f"{tab.name}_{width}.png")
+        painter.draw_tabs(width, height)
+    painter.draw_windows()
     app.destroy()
     return 0
 

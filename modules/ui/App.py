@@ -6,6 +6,7 @@ from typing import Any
 
 from modules.ui.AskWindow import AskWindow
 from modules.ui.ChoicePopup import ChoicePopup
+from modules.ui.DropTargets import DropTargets
 from modules.ui.FormView import FormView
 from modules.ui.OptimizerWindow import OptimizerWindow
 from modules.ui.ProblemBar import ProblemBar
@@ -29,12 +30,13 @@ from modules.viewModel.UiSettings import ALL
 from modules.viewModel.Worker import Worker
 
 import customtkinter as ctk
+from tkinterdnd2 import TkinterDnD
 
 SIZE, SMALLEST, LARGEST = (1280, 800), (900, 560), (20_000, 20_000)
 POLL_MS, SETTLE_MS, LATER_MS = 50, 150, 1500
 
 
-class App(ctk.CTk):
+class App(ctk.CTk, TkinterDnD.DnDWrapper):
     """The window. It puts parts together; what they do is told by the models behind them.
 
     Args:
@@ -42,7 +44,7 @@ class App(ctk.CTk):
 
     Attributes:
         session: config, presets and settings; `form`, `presets` and `settings` are its own.
-        tools: theme, tooltip and popup list, which all views share; `theme` is its own.
+        tools: theme, tooltip, popup list and drop targets, which all views share; `theme` is its own.
         hints: what can be chosen in the form.
         worker: for what takes long.
         runs: the run that goes on, and the queue.
@@ -56,7 +58,9 @@ class App(ctk.CTk):
         self.form, self.presets, self.settings = self.session.form, self.session.presets, self.session.settings
         self.theme = Theme(self)
         self.theme.apply(self.settings.theme, self.settings.scale)
-        self.tools = WindowTools(self.theme, Tooltip(self, self.theme), ChoicePopup(self, self.theme))
+        self.tools = WindowTools(
+            self.theme, Tooltip(self, self.theme), ChoicePopup(self, self.theme), DropTargets(self)
+        )
         self.hints = TrainHints(self.form)
         self.worker = Worker()
         self.runs = RunFollower(self, root)
@@ -125,12 +129,13 @@ class App(ctk.CTk):
         sections = sections_of(tab.name, self.form.sections)
         view = tab.load_view()(page, self) if tab.view else None
         if view is not None:
-            view.pack(fill="both", expand=True)
+            view.pack(fill="both", expand=not sections)
         if tab.name == "training":
             one = self.form.fields[OPTIMIZER_PATH]
             sections.insert(0, FormSection(OPTIMIZER, "Optimizer", "", one.declared.group, False, [one]))
         if not sections:
             return None, view
+        _call(view, "leave_room")
         actions = {OPTIMIZER: ("Options of the optimizer …", self.open_optimizer)}
         form = FormView(page, self.tools, self.form, sections, self.hints, self.settings.view == ALL, actions)
         form.pack(fill="both", expand=True)

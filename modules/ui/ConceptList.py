@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from modules.ui.ConceptWindow import ConceptWindow
 from modules.ui.ItemList import ItemList
 from modules.util.config.ConceptConfig import ConceptConfig
-from modules.viewModel.ConceptModel import FolderFacts, concept_of_folder, look_into, thumbnail, title_of
+from modules.viewModel.ConceptModel import FolderFacts, concept_of_folder, look_into, sort_dropped, thumbnail, title_of
 
 from PIL import Image, ImageTk
 
@@ -27,6 +27,8 @@ class ConceptList(ItemList):
         self._photos: list[ImageTk.PhotoImage] = []
         self._looking = False
         super().__init__(parent, app)
+        app.theme.listen(self, self._recolor)
+        app.tools.drops.accept(self, self.add_dropped)
 
     def describe(self, item: ConceptConfig) -> tuple[str, str]:
         """Name; type and count of images, or what is wrong with the folder."""
@@ -44,6 +46,13 @@ class ConceptList(ItemList):
     def add_folder(self, folder: Path) -> bool:
         """Adds a folder without asking for it."""
         return self.change(lambda: self.list.add(concept_of_folder(folder)))
+
+    def add_dropped(self, paths: list[Path]) -> None:
+        """Adds a concept for each folder among what was dropped here."""
+        folders, news = sort_dropped(paths)
+        if folders and not self.change(lambda: [self.list.add(concept_of_folder(folder)) for folder in folders]):
+            return
+        self.app.say(news)
 
     def make_window(self, place: int, item: ConceptConfig) -> ConceptWindow:
         """The window of a concept."""
@@ -64,10 +73,7 @@ class ConceptList(ItemList):
         px = self.app.theme.px
         card["picture"] = tk.Label(card["left"], borderwidth=0, width=px(THUMBNAIL), height=px(THUMBNAIL))
         card["picture"].pack(padx=(0, px(10)))
-        card["photo"] = ImageTk.PhotoImage(
-            Image.new("RGB", (px(THUMBNAIL),) * 2, self.app.theme.color("line")), master=self
-        )
-        card["picture"].configure(image=card["photo"], background=self.app.theme.color("card"))
+        self._paint(card)
         self._show_picture(card, item)
         return card
 
@@ -82,6 +88,17 @@ class ConceptList(ItemList):
             if known[1] is not None:
                 card["photo"] = ImageTk.PhotoImage(known[1], master=self)
                 card["picture"].configure(image=card["photo"])
+
+    def _recolor(self) -> None:
+        for card, item in zip(self.cards, self.list.items, strict=True):
+            self._paint(card)
+            self._show_picture(card, item)
+
+    def _paint(self, card: dict) -> None:
+        """An empty thumbnail in the theme's colours."""
+        edge, color = self.app.theme.px(THUMBNAIL), self.app.theme.color
+        card["photo"] = ImageTk.PhotoImage(Image.new("RGB", (edge, edge), color("line")), master=self)
+        card["picture"].configure(image=card["photo"], background=color("card"))
 
     def _look(self) -> None:
         """Counts and draws on a worker's thread: a folder may be large, or far away."""

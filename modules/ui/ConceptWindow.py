@@ -50,6 +50,8 @@ class ConceptWindow(ItemWindow):
         self.tabs = TabBar(right, app.theme, (PREVIEW, CHECK), self.show_page)
         self.tabs.pack(anchor="w", pady=(0, px(6)))
         self._pages = {PREVIEW: self._make_preview(right), CHECK: self._make_check(right)}
+        self._recolor()
+        app.theme.listen(self, self._recolor)
         self.form.listen(lambda _: self._show_soon())
         self.show_page(PREVIEW)
         self._show_soon()
@@ -74,16 +76,13 @@ class ConceptWindow(ItemWindow):
         foot.pack(side="bottom", fill="x")
         self._facts = ttk.Label(card, style="Muted.TLabel", anchor="w", justify="left", wraplength=px(RIGHT - 40))
         self._facts.pack(side="bottom", fill="x", pady=(px(4), px(6)))
-        self._picture = tk.Label(card, borderwidth=0, background=self._app.theme.color("card"),
-                                 foreground=self._app.theme.color("muted"))  # fmt: skip
+        self._picture = tk.Label(card, borderwidth=0)
         self._picture.pack(fill="both", expand=True, pady=(px(8), 0))
         self._picture.bind("<Configure>", lambda _: self._draw())
         ttk.Label(foot, text="Caption", style="Bold.TLabel").pack(anchor="w")
         self.caption = tk.Text(
             foot, height=3, wrap="word", borderwidth=0, highlightthickness=1, padx=6, pady=4, undo=True,
-            font=self._app.theme.font("normal"), background=self._app.theme.color("field"),
-            foreground=self._app.theme.color("text"), insertbackground=self._app.theme.color("text"),
-            highlightbackground=self._app.theme.color("field_line"), highlightcolor=self._app.theme.color("accent"),
+            font=self._app.theme.font("normal"),
         )  # fmt: skip
         self.caption.pack(fill="x", pady=px(3))
         self.caption.bind("<<Modified>>", lambda _: self._typed())
@@ -109,6 +108,15 @@ class ConceptWindow(ItemWindow):
         self.check_text = TextPane(card, self._app.theme)
         self.check_text.pack(fill="both", expand=True)
         return card
+
+    def _recolor(self) -> None:
+        color = self._app.theme.color
+        self._picture.configure(background=color("card"), foreground=color("muted"))
+        self.caption.configure(
+            background=color("field"), foreground=color("text"), insertbackground=color("text"),
+            highlightbackground=color("field_line"), highlightcolor=color("accent"),
+        )  # fmt: skip
+        self._draw()
 
     def show_page(self, name: str) -> None:
         """Shows the preview or the dataset check."""

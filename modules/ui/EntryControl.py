@@ -27,6 +27,8 @@ class EntryControl(Control):
             self._button("▾", self._suggest)
         elif declared.path:
             self._button("…", self._browse)
+        if declared.path:
+            self.tools.drops.accept(self.frame, lambda paths: self._take(_relative(str(paths[0]))))
         self._hint = ttk.Label(self.entry, style="Hint.TLabel", cursor="xterm")
         self._hint.bind("<Button-1>", lambda _: self.entry.focus_set())
         self.entry.bind("<FocusIn>", lambda _: self._place_hint(), add="+")

@@ -143,6 +143,7 @@ class FormView(ScrollFrame):
             if section.help:
                 text = ttk.Label(card, text=section.help, style="Muted.TLabel", wraplength=px(CARD_WIDTH - 40))
                 text.grid(row=1, column=0, columnspan=3, sticky="w", padx=px(12), pady=(0, px(4)))
+                card.bind("<Configure>", lambda event: text.configure(wraplength=max(1, event.width - px(28))))
             card.grid_columnconfigure(0, minsize=px(LABEL_WIDTH + 20))
             card.grid_columnconfigure(1, weight=1)
             card.grid_columnconfigure(2, minsize=px(40))
@@ -172,7 +173,9 @@ class FormView(ScrollFrame):
         heights = [0] * count
         for section in shown:
             place = heights.index(min(heights))
-            heights[place] += HEADING_ROWS + sum(self._belongs(section, one) for one in section.fields)
+            heights[place] += HEADING_ROWS + sum(
+                one.path in self.rows and self.rows[one.path].visible for one in section.fields
+            )
             card = self._cards[section.key]
             card.pack(in_=self._columns[place], fill="x", pady=(0, px(8)))
             card.lift()

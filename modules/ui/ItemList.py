@@ -14,6 +14,8 @@ from modules.viewModel.ConfigList import ConfigList
 if TYPE_CHECKING:
     from modules.ui.App import App
 
+# of a tab's height for a list that stands above a form
+MOST_SHARE = 0.55
 CHANGE_FILE, TAKE, CANCEL = "Change the file", "Copy into this config", "Cancel"
 
 
@@ -54,6 +56,12 @@ class ItemList(ttk.Frame):
         self._end = app.form.listen(self._form_changed)
         self.bind("<Destroy>", self._destroyed)
         self.refresh()
+
+    def leave_room(self) -> None:
+        """Takes no more height than its cards need, and never more than a share of what holds it."""
+        self._inside.bind("<Configure>", lambda _: self._fit(), add="+")
+        self.master.bind("<Configure>", lambda _: self._fit(), add="+")
+        self._fit()
 
     @abstractmethod
     def describe(self, item: Any) -> tuple[str, str]:
@@ -205,6 +213,10 @@ class ItemList(ttk.Frame):
         for place, card in enumerate(self.cards):
             card["frame"].grid(row=place // columns, column=place % columns, sticky="nswe", padx=(0, px(8)),
                                pady=(0, px(8)))  # fmt: skip
+
+    def _fit(self) -> None:
+        most = round(self.master.winfo_height() * MOST_SHARE)
+        self._scroll.set_height(min(self._inside.winfo_reqheight() if self.cards else 1, max(most, 1)))
 
     def _form_changed(self, paths: frozenset[str]) -> None:
         if not self._busy and not paths.isdisjoint({"", self.key, self.list.file_key or self.key}):

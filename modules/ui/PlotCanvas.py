@@ -44,7 +44,7 @@ class PlotCanvas(tk.Canvas):
         self._series: list[Series] = []
         self._font = tk_font.nametofont(theme.font("small"), self)
         self.bind("<Configure>", lambda _: self.draw())
-        theme.listen(self.draw)
+        theme.listen(self, self.draw)
 
     def show(self, series: Sequence[Series]) -> None:
         """Draws other lines."""
@@ -86,7 +86,7 @@ class PlotCanvas(tk.Canvas):
             return max(top, min(bottom, bottom - (value - low) / (top_value - low) * (bottom - top)))
 
         small = self._theme.font("small")
-        rows = max(2, (bottom - top) // self._theme.px(36))
+        rows = max(2, (bottom - top) // self._theme.px(28))
         for value in ticks(low, top_value, rows):
             self.create_line(left, y(value), right, y(value), fill=color("line"))
             text = tick_text(value)

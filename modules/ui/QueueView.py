@@ -1,9 +1,11 @@
 import tkinter as tk
+from collections.abc import Callable
 from tkinter import ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
-from modules.ui.ScrollFrame import ScrollFrame
+from modules.ui.CardScrollFrame import CardScrollFrame
+from modules.ui.ShortLabel import ShortLabel
 from modules.util.config.errors import ConfigError
 from modules.viewModel.RunQueue import RUNNING, WAITING, QueuedRun
 
@@ -19,7 +21,7 @@ class QueueView(ttk.Frame):
         app: the window, whose present config can be added.
 
     Attributes:
-        lines: for each item a row of widgets by name: title, state, up, down, remove.
+        lines: for each item a row of widgets by name: number, title, state, reason, up, down, remove.
     """
 
     def __init__(self, parent: tk.Misc, app: "App") -> None:
@@ -36,9 +38,12 @@ class QueueView(ttk.Frame):
         self.clear_button.pack(side="left")
         self._note = ttk.Label(head, style="Muted.TLabel")
         self._note.pack(side="left", padx=px(10))
-        self._list = ScrollFrame(self, app.theme)
+        app.tools.tooltip.attach(self._note, lambda: self._controller.queue.trouble)
+        self._list = CardScrollFrame(self, app.theme)
         self._list.pack(fill="both", expand=True)
-        self._list.inside.configure(style="TFrame")
+        # long names and reasons share the room that there is; whole they stand in the tooltip
+        for column, (share, wide) in enumerate(((0, 28), (3, 80), (0, 70), (4, 0), (0, 0), (0, 0), (0, 0))):
+            self._list.inside.grid_columnconfigure(column, weight=share, minsize=px(wide))
         self.lines: list[dict[str, tk.Widget]] = []
         self._shown: list[tuple[str, ...]] | None = None
         self.refresh()
@@ -79,7 +84,7 @@ class QueueView(ttk.Frame):
 
     def refresh(self) -> None:
         """Shows the queue as it is."""
-        queue, px = self._controller.queue, self._app.theme.px
+        queue = self._controller.queue
         waiting = sum(item.state == WAITING for item in queue.items)
         self.start_button.configure(text="Start queue" if queue.paused else "Pause queue")
         self.start_button.state(["!disabled" if waiting or not queue.paused else "disabled"])
@@ -91,7 +96,11 @@ class QueueView(ttk.Frame):
             note = "Begins when the present run has ended."
         else:
             note = f"{waiting} waiting"
-        self._note.configure(text=note if queue.items else "Nothing is queued. Configs that are added run in turn.")
+        if not queue.items:
+            note = "Nothing is queued. Configs that are added run in turn."
+        if queue.trouble:
+            note = f"This list cannot be kept: {queue.trouble}"
+        self._note.configure(text=note, style="Error.TLabel" if queue.trouble else "Muted.TLabel")
         shown = [(item.name, item.state, item.reason, item.config) for item in queue.items]
         if shown == self._shown:
             return
@@ -99,29 +108,43 @@ class QueueView(ttk.Frame):
         for child in self._list.inside.winfo_children():
             child.destroy()
         self.lines = [self._line(place, item) for place, item in enumerate(queue.items)]
-        self._list.inside.grid_columnconfigure(1, weight=1)
-        self._list.inside.grid_columnconfigure(0, minsize=px(28))
 
     def _line(self, place: int, item: QueuedRun) -> dict[str, tk.Widget]:
         inside, px, queue = self._list.inside, self._app.theme.px, self._controller.queue
         style = "Error.TLabel" if item.state == "failed" else "Muted.TLabel"
         line: dict[str, tk.Widget] = {
             "number": ttk.Label(inside, text=f"{place + 1}", style="Muted.TLabel"),
-            "title": ttk.Label(inside, text=item.name),
+            "title": ShortLabel(inside, item.name),
             "state": ttk.Label(inside, text=item.state, style=style),
+            "reason": ShortLabel(inside, " ".join(item.reason.split()), style),
         }
-        if item.reason:
-            self._app.tools.tooltip.attach(line["state"], lambda: item.reason)
-        for name, text, action in (
-            ("up", "↑", lambda: queue.move(item, -1)), ("down", "↓", lambda: queue.move(item, 1)),
-            ("remove", "✕", lambda: queue.remove(item)),
-        ):  # fmt: skip
-            button = ttk.Button(inside, text=text, width=2, style="Clear.TButton",
-                                command=lambda action=action: (action(), self.refresh()))  # fmt: skip
+        for name, text in (("title", item.name), ("state", item.reason), ("reason", item.reason)):
+            self._app.tools.tooltip.attach(line[name], lambda text=text: text)
+        for name, text, help, action in (
+            ("up", "↑", "Runs it earlier", lambda: queue.move(item, -1)),
+            ("down", "↓", "Runs it later", lambda: queue.move(item, 1)),
+            ("remove", "✕", "Takes it out of the queue", lambda: queue.remove(item)),
+        ):
+            button = ttk.Button(
+                inside, text=text, width=2, style="Clear.TButton",
+                command=lambda name=name, action=action: self._change(item, name, action),
+            )  # fmt: skip
+            self._app.tools.tooltip.attach(button, lambda help=help: help)
             line[name] = button
         line["up"].state(["disabled" if place == 0 else "!disabled"])
         line["down"].state(["disabled" if place == len(queue.items) - 1 else "!disabled"])
         line["remove"].state(["disabled" if item.state == RUNNING else "!disabled"])
-        for column, widget in enumerate(line.values()):
-            widget.grid(row=place, column=column, sticky="we" if column == 1 else "w", padx=px(4), pady=px(1))
+        for column, (name, widget) in enumerate(line.items()):
+            sticky = "we" if name in ("title", "reason") else "w"
+            widget.grid(row=place, column=column, sticky=sticky, padx=px(4), pady=px(1))
         return line
+
+    def _change(self, item: QueuedRun, name: str, action: Callable[[], None]) -> None:
+        """Does what a button of a line asks for. Its line is made anew: the keyboard stays at the same button."""
+        before = self.lines[self._controller.queue.items.index(item)][name]
+        focused = self.focus_get() is before
+        action()
+        self.refresh()
+        items = self._controller.queue.items
+        if focused and items:
+            self.lines[items.index(item) if item in items else -1][name].focus_set()

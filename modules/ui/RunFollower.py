@@ -40,7 +40,11 @@ class RunFollower:
         answer = AskWindow(self._app, self._app.tools, "A run goes on", question, (STOP, GO_ON, CANCEL)).ask()
         if answer == STOP:
             self.controller.pause_queue()
-            self.controller.ask("stop")
+            try:
+                self.controller.ask("stop")
+            except OSError as error:
+                self._app.say(f"The run cannot be asked to stop: {error}")
+                return False
         return answer in (STOP, GO_ON)
 
     def _tick(self) -> None:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from modules.ui.AskWindow import AskWindow
 from modules.ui.PlotCanvas import PlotCanvas, Series
 from modules.ui.QueueView import QueueView
+from modules.ui.ReasonText import ReasonText
 from modules.ui.SampleViewer import SampleViewer
 from modules.ui.TabBar import TabBar
 from modules.ui.TextPane import TextPane
+from modules.ui.Theme import COLORS
 from modules.util.config.errors import ConfigError
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.RunController import backups_of
@@ -27,6 +29,9 @@ WISHES = (
     ("backup", "Backup now", "Writes a backup, from which the run can be resumed, after the step in flight."),
     ("save", "Save now", "Writes the adapter or model as it is after the step in flight."),
 )
+# of text that is shown at once: of what is said, and of why a run failed
+LOG_LINES, REASON_LINES = 8, 5
+BAR_GAP = 16
 RATE_COLORS = ("purple", "green", "orange", "blue")
 MESSAGES, OUTPUT, QUEUE = "messages", "output", "queue"
 
@@ -45,7 +50,7 @@ class RunView(ttk.Frame):
         samples: the pictures.
         log: what is said.
         queue: the queue.
-        status, reason: the two lines on top.
+        status, reason: a line on top, and below it why the run failed, as long as there is a reason.
     """
 
     def __init__(self, parent: tk.Misc, app: "App") -> None:
@@ -96,18 +101,20 @@ class RunView(ttk.Frame):
         card.pack(fill="x", pady=(0, px(8)), padx=(0, px(8)))
         self.status = ttk.Label(card, style="Bold.TLabel")
         self.status.pack(fill="x")
-        self.reason = ttk.Label(card, style="Error.TLabel", justify="left")
+        self.reason = ReasonText(card, self._app.theme, REASON_LINES)
         self._bars = ttk.Frame(card)
         self.bars: list[tuple[ttk.Label, ctk.CTkProgressBar]] = []
 
     def _build_foot(self) -> None:
         px = self._app.theme.px
-        foot = ttk.Frame(self, style="Card.TFrame", padding=px(6), height=px(138))
+        foot = ttk.Frame(self, style="Card.TFrame", padding=px(6))
         foot.pack(side="bottom", fill="x", padx=(0, px(8)))
         foot.pack_propagate(False)
         self.tabs = TabBar(self, self._app.theme, (MESSAGES, OUTPUT, QUEUE), self.show_foot)
         self.tabs.pack(side="bottom", anchor="w", pady=px(4))
-        self.log = TextPane(foot, self._app.theme)
+        self.log = TextPane(foot, self._app.theme, height=LOG_LINES, follows=True)
+        # whole lines: no last one is cut
+        foot.configure(height=self.log.box.winfo_reqheight() + 2 * px(6))
         self.queue = QueueView(foot, self._app)
         self.show_foot(MESSAGES)
 
@@ -154,8 +161,12 @@ class RunView(ttk.Frame):
 
     def ask(self, wish: str) -> None:
         """Asks something of the run."""
-        self._controller.ask(wish)
-        self._app.say("Asked. It is done after the step in flight.")
+        try:
+            self._controller.ask(wish)
+        except OSError as error:
+            self._app.say(f"The run cannot be asked: {error}")
+        else:
+            self._app.say("Asked. It is done after the step in flight.")
 
     def list_backups(self) -> None:
         """Lists the backups of the workspace, to resume from one."""
@@ -174,8 +185,7 @@ class RunView(ttk.Frame):
         self.status.configure(text=model.status)
         failed = model.state == "ended" and model.outcome == "failed"
         if model.reason:
-            self.reason.configure(text=model.reason, style="Error.TLabel" if failed else "Muted.TLabel",
-                                  wraplength=max(400, self.winfo_width() - 60))  # fmt: skip
+            self.reason.show(model.reason, "error" if failed else "muted")
             self.reason.pack(fill="x", after=self.status)
         else:
             self.reason.pack_forget()
@@ -188,17 +198,21 @@ class RunView(ttk.Frame):
         model, px = self._controller.model, self._app.theme.px
         shown = model.current_bars if model.state != "idle" else []
         while len(self.bars) < len(shown):
-            place = len(self.bars)
+            # gaps are columns of their own: the last bar ends where the card's content does
+            place = 2 * len(self.bars)
             label = ttk.Label(self._bars, style="Muted.TLabel")
-            label.grid(row=0, column=place, sticky="w", padx=(0, px(16)))
-            bar = ctk.CTkProgressBar(self._bars, height=8, width=60)
-            bar.grid(row=1, column=place, sticky="we", padx=(0, px(16)), pady=(px(2), px(2)))
+            label.grid(row=0, column=place, sticky="we")
+            bar = ctk.CTkProgressBar(self._bars, height=8, width=60, bg_color=COLORS["card"])
+            bar.grid(row=1, column=place, sticky="we", pady=px(2))
             self._bars.grid_columnconfigure(place, weight=1, uniform="bar")
+            self._bars.grid_columnconfigure(max(0, place - 1), minsize=px(BAR_GAP) if place else 0)
             self.bars.append((label, bar))
         while len(self.bars) > len(shown):
             for widget in self.bars.pop():
                 widget.destroy()
-            self._bars.grid_columnconfigure(len(self.bars), weight=0, uniform="")
+            place = 2 * len(self.bars)
+            self._bars.grid_columnconfigure(place, weight=0, uniform="")
+            self._bars.grid_columnconfigure(max(0, place - 1), minsize=0)
         for (label, bar), one in zip(self.bars, shown, strict=True):
             label.configure(text=one.text if self._controller.running else one.text.partition(" · ")[0])
             if abs(bar.get() - one.share) > 1e-3:

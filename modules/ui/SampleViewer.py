@@ -53,7 +53,7 @@ class SampleViewer(ttk.Frame):
         self._image = tk.Label(self, borderwidth=0)
         self._image.pack(fill="both", expand=True, pady=(px(8), 0))
         self._image.bind("<Configure>", lambda _: self._draw())
-        tools.theme.listen(self._recolor)
+        tools.theme.listen(self, self._recolor)
         self._recolor()
         self.show(RunModel())
 
@@ -81,7 +81,11 @@ class SampleViewer(ttk.Frame):
         self._follows = self._place >= last
         picture = pictures[self._place] if pictures else None
         several = last > 0
-        self.slider.configure(state="normal" if several else "disabled", to=max(1, last), number_of_steps=max(1, last))
+        ink = COLORS["accent" if several else "line"]
+        self.slider.configure(
+            state="normal" if several else "disabled", to=max(1, last), number_of_steps=max(1, last),
+            progress_color=ink, button_color=ink,
+        )  # fmt: skip
         self.slider.set(self._place if several else 1)
         self._before.state(["!disabled" if self._place > 0 else "disabled"])
         self._after.state(["!disabled" if self._place < last else "disabled"])
@@ -101,6 +105,7 @@ class SampleViewer(ttk.Frame):
             self._photo = None
             self._image.configure(image="", text="" if self.picture else "Samples appear here as they are drawn.")
             return
+        self._image.configure(wraplength=room[0])
         try:
             with Image.open(self.picture.path) as image:
                 scale = min(room[0] / image.width, room[1] / image.height)
@@ -108,7 +113,8 @@ class SampleViewer(ttk.Frame):
                 # the pixels of a miniature are to be seen as they are
                 way = Image.Resampling.NEAREST if scale >= 3 else Image.Resampling.LANCZOS
                 self._photo = ImageTk.PhotoImage(image.convert("RGB").resize(size, way), master=self)
-        except OSError as error:
+        # Pillow's readers raise almost anything on damaged files
+        except Exception as error:
             self._photo = None
             self._image.configure(image="", text=f"{self.picture.path.name} cannot be shown: {error}")
             return

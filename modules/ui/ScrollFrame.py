@@ -25,12 +25,11 @@ class ScrollFrame(ttk.Frame):
         self._canvas.configure(yscrollcommand=self._scrolled)
         self._canvas.bind("<Configure>", self._fit)
         self.inside.bind("<Configure>", self._fit)
-        theme.listen(self.recolor)
+        theme.listen(self, self.recolor)
 
     def recolor(self) -> None:
         """Takes the theme's colours."""
-        if self._canvas.winfo_exists():
-            self._canvas.configure(background=self._theme.color("window"))
+        self._canvas.configure(background=self._theme.color("window"))
 
     def scroll(self, steps: int) -> None:
         """Scrolls by steps of the wheel; does nothing where all can be seen."""

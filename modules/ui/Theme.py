@@ -59,7 +59,7 @@ class Theme:
     def __init__(self, root: ctk.CTk) -> None:
         self._root, self._style = root, ttk.Style(root)
         self._images: dict[str, list[ImageTk.PhotoImage]] = {}
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[tuple[tk.Misc, Callable[[], None]]] = []
         self.dark, self.scale, self._percent = False, 1.0, 100
         _adopt_colors()
         family = ctk.ThemeManager.theme["CTkFont"]["family"]
@@ -81,9 +81,10 @@ class Theme:
         """Pixels on the screen for a size at 100 %."""
         return max(1, round(size * self.scale))
 
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Calls `listener` after colours or scale have changed; for what ttk does not draw."""
-        self._listeners.append(listener)
+    def listen(self, widget: tk.Misc, listener: Callable[[], None]) -> None:
+        """Calls `listener` after colours or scale have changed, until a widget is gone; for what ttk does not draw."""
+        self._listeners = [(one, call) for one, call in self._listeners if one.winfo_exists()]
+        self._listeners.append((widget, listener))
 
     def apply(self, theme: str, percent: int) -> None:
         """Takes a theme ("system", "light" or "dark") and a scale in percent."""
@@ -108,8 +109,9 @@ class Theme:
             self._draw(name)
         self._style.theme_use(name)
         self._root.configure(fg_color=self.color("window"))
-        for listener in list(self._listeners):
-            listener()
+        for widget, listener in list(self._listeners):
+            if widget.winfo_exists():
+                listener()
 
     def _draw(self, name: str) -> None:
         """Makes the pictures and styles of a ttk theme."""

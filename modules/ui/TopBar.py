@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from modules.ui.App import App
 
 OPTIONS = ("model_type", "training_method")
-# how the room is shared: preset, save, save as, model family, method, search, basic or all, looks
-SHARES = (22, 0, 0, 22, 13, 26, 0, 0)
+# how the room is shared: preset, save, save as, model family, method; search, basic or all, looks
+LEFT_SHARES, RIGHT_SHARES = (22, 0, 0, 22, 13), (1, 0, 0)
+# where there is less room than this, the search has a line of its own, so that names can be read
+ONE_LINE_WIDTH = 1100
 NARROW = 9
 
 
@@ -30,30 +32,32 @@ class TopBar(ttk.Frame):
     def __init__(self, parent: tk.Misc, app: "App") -> None:
         super().__init__(parent, style="Window.TFrame")
         self._app = app
-        px, tools = app.theme.px, app.tools
-        self.preset = ttk.Button(self, style="Window.Select.TButton", width=NARROW, command=self._list_presets)
+        tools = app.tools
+        left, right = (ttk.Frame(self, style="Window.TFrame") for _ in range(2))
+        self.preset = ttk.Button(left, style="Window.Select.TButton", width=NARROW, command=self._list_presets)
         self.preset.bind("<Down>", lambda _: self._list_presets())
         tools.tooltip.attach(self.preset, lambda: f"Preset: {app.session.title}")
-        self.save = ttk.Button(self, text="Save", style="Window.TButton", command=app.save)
+        self.save = ttk.Button(left, text="Save", style="Window.TButton", command=app.save)
         tools.tooltip.attach(self.save, lambda: "Writes the preset (Ctrl+S). Those that came with the program stay.")
-        self.save_as = ttk.Button(self, text="Save as …", style="Window.TButton", command=app.save_as)
+        self.save_as = ttk.Button(left, text="Save as …", style="Window.TButton", command=app.save_as)
         self.options: dict[str, SelectControl] = {}
         for path in OPTIONS:
             one = app.form.fields[path]
             control = self.options[path] = SelectControl(
-                self, one, app.hints, tools, lambda text, path=path: app.form.set_text(path, text)
+                left, one, app.hints, tools, lambda text, path=path: app.form.set_text(path, text)
             )
             control.button.configure(width=NARROW, style="Window.Select.TButton")
             tools.tooltip.attach(control.button, lambda path=path: f"{path}\n{app.hints.help(path)}")
-        self._looks = ttk.Button(self, text="⚙", style="Window.TButton", width=3, command=self._list_looks)
+        self._looks = ttk.Button(right, text="⚙", style="Window.TButton", width=3, command=self._list_looks)
         tools.tooltip.attach(self._looks, lambda: "Light or dark, and the size of everything")
-        self.views = TabBar(self, app.theme, (BASIC, ALL), app.show_view)
-        self.search = SearchField(self, tools, app.form, app.go_to)
+        self.views = TabBar(right, app.theme, (BASIC, ALL), app.show_view)
+        self.search = SearchField(right, tools, app.form, app.go_to)
         controls = (control.frame for control in self.options.values())
-        row = (self.preset, self.save, self.save_as, *controls, self.search, self.views, self._looks)
-        for place, (widget, share) in enumerate(zip(row, SHARES, strict=True)):
-            widget.grid(row=0, column=place, sticky="we", padx=(0, px(6) if place < len(row) - 1 else 0))
-            self.grid_columnconfigure(place, weight=share)
+        self._lay(left, (self.preset, self.save, self.save_as, *controls), LEFT_SHARES)
+        self._lay(right, (self.search, self.views, self._looks), RIGHT_SHARES)
+        self._halves, self._lines = (left, right), 0
+        self._arrange(ONE_LINE_WIDTH)
+        self.bind("<Configure>", lambda event: self._arrange(event.width / app.theme.scale))
         self.refresh()
 
     def refresh(self) -> None:
@@ -63,6 +67,23 @@ class TopBar(ttk.Frame):
         for path, control in self.options.items():
             control.show(self._app.form.text(path), False)
         self.views.mark(self._app.settings.view)
+
+    def _lay(self, line: ttk.Frame, widgets: tuple[tk.Widget, ...], shares: tuple[int, ...]) -> None:
+        for place, (widget, share) in enumerate(zip(widgets, shares, strict=True)):
+            widget.grid(row=0, column=place, sticky="we", padx=(self._app.theme.px(6) if place else 0, 0))
+            line.grid_columnconfigure(place, weight=share)
+
+    def _arrange(self, room: float) -> None:
+        lines, (left, right), gap = 1 if room >= ONE_LINE_WIDTH else 2, self._halves, self._app.theme.px(6)
+        if lines == self._lines:
+            return
+        self._lines = lines
+        left.grid(row=0, column=0, sticky="we")
+        right.grid(
+            row=lines - 1, column=2 - lines, sticky="we", padx=(gap * (2 - lines), 0), pady=(gap * (lines - 1), 0)
+        )
+        self.grid_columnconfigure(0, weight=57)
+        self.grid_columnconfigure(1, weight=26 if lines == 1 else 0)
 
     def _list_presets(self) -> None:
         presets = self._app.presets.presets()

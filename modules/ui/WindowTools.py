@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 from modules.ui.ChoicePopup import ChoicePopup
+from modules.ui.DropTargets import DropTargets
 from modules.ui.Theme import Theme
 from modules.ui.Tooltip import Tooltip
 
@@ -12,3 +13,4 @@ class WindowTools:
     theme: Theme
     tooltip: Tooltip
     popup: ChoicePopup
+    drops: DropTargets

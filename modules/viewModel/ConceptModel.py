@@ -5,6 +5,7 @@ Everything here reads files, some of it loads torch: call it on a worker's threa
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,17 @@ def look_into(concept: ConceptConfig) -> FolderFacts:
         trouble = f"{errors[0]}" if errors else f"no images{hint}"
         return FolderFacts(trouble=trouble)
     return FolderFacts(len(images), images[0][1])
+
+
+def sort_dropped(paths: Sequence[Path]) -> tuple[list[Path], str]:
+    """What was dropped onto the list of concepts: the folders, and what to say of all of it."""
+    folders = [path for path in paths if path.is_dir()]
+    files = [path.name for path in paths if not path.is_dir()]
+    news = f"Added: {', '.join(path.name for path in folders)}." if folders else ""
+    if files:
+        few = ", ".join(files[:3]) + (" …" if len(files) > 3 else "")
+        news = f"{news} Not added: {few}. Drop the folder that holds the images.".strip()
+    return folders, news
 
 
 def thumbnail(path: str, edge: int) -> Image.Image | None:

@@ -69,8 +69,8 @@ class RunController:
     def tick(self) -> bool:
         """Looks at the run and the queue; True if anything changed. To be called a few times each second."""
         changed = self.model.tick()
-        if changed and not self.running and self.model.run is not None:
-            # a run reads them when it begins
+        if changed and self.model.run is not None:
+            # a run has read them when it says its first word
             (self.model.run.folder / SECRETS).unlink(missing_ok=True)
         if not self.running or self.queue.current is not None:
             started = self.queue.tick()
@@ -93,13 +93,14 @@ class RunController:
 
     def _find_again(self) -> None:
         """A run that outlived the window that started it."""
-        if self.queue.current is not None:
-            self.model.follow(self.queue.current)
-            return
         folders = [path for path in self.folder.glob("run *") if path.is_dir()] if self.folder.is_dir() else []
-        run = RunProcess.find(max(folders)) if folders else None
+        run = self.queue.current or (RunProcess.find(max(folders, key=_age)) if folders else None)
         if run is not None and run.running:
             self.model.follow(run)
+        # left by runs that ended while nobody looked
+        for path in [*self.folder.glob(f"run */{SECRETS}"), *self.folder.glob(f"queue/run */{SECRETS}")]:
+            if self.model.run is None or path.parent != self.model.run.folder:
+                path.unlink(missing_ok=True)
 
     def _fresh(self) -> Path:
         stamp, number = f"run {datetime.now():%Y-%m-%d_%H-%M-%S}", 0
@@ -124,8 +125,13 @@ def backups_of(workspace: Path) -> list[tuple[str, Path]]:
     """
     folder = workspace / "backup"
     found = [path for path in folder.glob("*-backup-*") if path.is_dir()] if folder.is_dir() else []
-    return [(_backup_title(path.name), path) for path in sorted(found, key=lambda path: path.name, reverse=True)
-            if not path.name.startswith(".")]  # fmt: skip
+    whole = [path for path in found if not path.name.startswith(".")]
+    return [(_backup_title(path.name), path) for path in sorted(whole, key=_age, reverse=True)]
+
+
+def _age(path: Path) -> list[tuple[int, str]]:
+    """Order of names that begin with a time: of those of the same second, numbers count as numbers, 12 after 6."""
+    return [(int(part) if part.isdigit() else -1, part) for part in path.name.split("-")]
 
 
 def _backup_title(name: str) -> str:

@@ -76,7 +76,13 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class SamplePicture:
-    """A picture that a run has drawn. `prompt` is the name of its folder, which begins with the prompt's number."""
+    """A picture that a run has drawn.
+
+    Attributes:
+        step: after which it was drawn.
+        path: of the file.
+        prompt: the name of its folder, which begins with the prompt's number, and what else tells its kind.
+    """
 
     step: int
     path: Path
@@ -183,7 +189,10 @@ class RunModel:
         path = Path(values["path"])
         # the picture of before and after stands in the workspace itself
         numbered = path.parent.name.split(" ", 1)[0].isdigit()
-        self.samples.append(SamplePicture(values["step"], path, path.parent.name if numbered else path.stem))
+        # "step-000012-no-ema": drawn beside those of the averaged weights
+        other = path.stem.split("-", 2)[2:]
+        name = " · ".join([path.parent.name, *other]) if numbered else path.stem
+        self.samples.append(SamplePicture(values["step"], path, name))
 
     def _take_backup(self, values: dict[str, Any]) -> None:
         self._note(f"backup: {values['path']}")

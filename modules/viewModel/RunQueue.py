@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from modules.trainer.RunProcess import RunProcess
+from modules.util.config.errors import ConfigError
 from modules.util.config.write_json import write_json
 
 WAITING, RUNNING = "waiting", "running"
@@ -35,16 +36,23 @@ class RunQueue:
     Args:
         folder: of the queue: its list, its configs, and what runs tell.
         start: config and folder -> running process; `RunProcess.start` if None.
+
+    Attributes:
+        current: the process that runs, None if none does.
+        paused: whether nothing more is to be started.
+        items: in their order, those that have run, too.
+        trouble: why the list cannot be kept in its file; empty if it can.
     """
 
     def __init__(self, folder: Path, start: Callable[[Path, Path], RunProcess] | None = None) -> None:
         self.folder, self._start = folder, start or RunProcess.start
         self.current: RunProcess | None = None
         self.paused = True
+        self.trouble = ""
         self.items = self._read()
 
     def add(self, name: str, config: dict) -> QueuedRun:
-        """Puts a config at the end; it is written to a file of its own."""
+        """Puts a config at the end; it is written to a file of its own. ConfigError if it cannot be."""
         path = self._fresh("config", ".json")
         write_json(path, config)
         item = QueuedRun(name, str(path))
@@ -82,7 +90,7 @@ class RunQueue:
         folder = self._fresh("run", "")
         try:
             self.current = self._start(Path(item.config), folder)
-        except OSError as error:
+        except (OSError, ConfigError) as error:
             item.state, item.reason = "failed", str(error)
         else:
             item.state, item.folder = RUNNING, str(folder)
@@ -115,5 +123,10 @@ class RunQueue:
         return items
 
     def _write(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "queue.json", [asdict(item) for item in self.items])
+        try:
+            write_json(self.folder / "queue.json", [asdict(item) for item in self.items])
+        except ConfigError as error:
+            # what runs is worth more than the list of it
+            self.trouble = str(error)
+        else:
+            self.trouble = ""

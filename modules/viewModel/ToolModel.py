@@ -1,12 +1,11 @@
 """What the tab of tools does: the alpha calculator here, everything else by the scripts in processes of their own."""
 
 import json
-import socket
-import subprocess
-import sys
 import tempfile
-import time
+import textwrap
+import webbrowser
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,51 @@ from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.UserError import UserError
 from modules.viewModel.FormField import FormSection
 from modules.viewModel.FormModel import FormModel
+from modules.viewModel.TensorBoard import TensorBoard
+from modules.viewModel.ToolProcess import ToolCancelled, ToolProcess
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 G = OptionGroup.ADAPTER
-KEEP = "as it is"
+NOTE_WIDTH = 80
+# what the command line calls by its options has fields here; the longer ones first
+FORM_WORDS = {
+    "give --overwrite": "switch on Overwrite",
+    "give --neumann": "switch on Neumann series",
+    "by --neumann": "as chosen",
+    "scripts/convert_adapter.py IN OUT --format KOHYA_LORA": "the converter, Format KOHYA_LORA",
+    "by --base": "in Base model",
+    "--base": "Base model",
+    "--format": "Format",
+    "--rank": "Rank",
+    "--alpha": "Alpha",
+    "--dtype": "Number format",
+    "--to": "Kind",
+}
+
+
+class AdapterFormat(StrEnum):
+    """The formats that the converter writes."""
+
+    KOHYA_LORA = "KOHYA_LORA"
+    COMFY_LORA = "COMFY_LORA"
+    DIFFUSERS_LORA = "DIFFUSERS_LORA"
+    ORIGINAL_LORA = "ORIGINAL_LORA"
+    LEGACY_LORA = "LEGACY_LORA"
+    INTERNAL = "INTERNAL"
+
+
+class AdapterShape(StrEnum):
+    """The kinds that the converter makes of others."""
+
+    LORA = "lora"
+    DIFF = "diff"
+
+
+class WrittenType(StrEnum):
+    """The number formats that the converter writes."""
+
+    FLOAT_32 = "FLOAT_32"
+    FLOAT_16 = "FLOAT_16"
+    BFLOAT_16 = "BFLOAT_16"
 
 
 class AlphaInput(BaseConfig):
@@ -51,18 +91,18 @@ class ConvertInput(BaseConfig):
 
     adapter: str = option("", "Adapter", "The adapter file that is read.", G, path="file")
     output: str = option("", "Written file", "The file to write.", G, path="file")
-    format: str = option(
-        KEEP, "Format", "Names of the weights in the file.", G,
-        choices=(KEEP, "KOHYA_LORA", "COMFY_LORA", "DIFFUSERS_LORA", "ORIGINAL_LORA", "LEGACY_LORA", "INTERNAL"),
-    )  # fmt: skip
-    kind: str = option(KEEP, "Kind", "lora: of the rank below; diff: the whole change of each layer.", G,
-                       choices=(KEEP, "lora", "diff"))  # fmt: skip
+    format: AdapterFormat | None = option(None, "Format", "Names of the weights in the file. null: as it is.", G)
+    kind: AdapterShape | None = option(
+        None, "Kind", "lora: of the rank below; diff: the whole change of each layer. null: as it is.", G
+    )
     rank: int | None = option(None, "Rank", "Of the written LoRA. null: as it is.", G, ge=1)
     alpha: float | None = option(None, "Alpha", "For the same change of the model. null: as it is.", G, gt=0)
-    dtype: str = option(KEEP, "Number format", "Of the written weights.", G,
-                        choices=(KEEP, "FLOAT_32", "FLOAT_16", "BFLOAT_16"))  # fmt: skip
+    dtype: WrittenType | None = option(None, "Number format", "Of the written weights. null: as it is.", G)
     base: str = option(
         "", "Base model", "Folder or file. Needed for rotations and DoRA, and for diff.", G, path="model"
+    )
+    neumann: bool = option(
+        False, "Neumann series", "Rotations are computed as OneTrainer trains them, where the file does not say.", G
     )
     overwrite: bool = option(False, "Overwrite", "Replaces the written file if it exists.", G)
 
@@ -102,6 +142,11 @@ def alpha_input(config: TrainConfig) -> AlphaInput:
     )  # fmt: skip
 
 
+def alpha_start(config: TrainConfig) -> tuple[TrainingMethod, AlphaInput]:
+    """What of a config changes what the calculator starts from."""
+    return config.training_method, alpha_input(config)
+
+
 def rebase(config: TrainConfig, wish: AlphaInput) -> ToolResult:
     """Another alpha, and everything that has to change with it so that training stays what it was. Loads torch.
 
@@ -132,7 +177,18 @@ def rebase(config: TrainConfig, wish: AlphaInput) -> ToolResult:
     lines += [f"note: {remark}" for remark in remarks]
     applies = config.training_method == TrainingMethod.LORA and config.optimizer.optimizer == wish.optimizer
     values = {path: after for path, (_, after) in changes.items()} if applies else {}
-    return ToolResult("\n".join(lines), values={"lora_rank": wish.lora_rank, **values} if values else {})
+    return ToolResult(_folded("\n".join(lines)), values={"lora_rank": wish.lora_rank, **values} if values else {})
+
+
+def values_for(config: TrainConfig, wish: AlphaInput, found: ToolResult) -> dict[str, Any]:
+    """The values that `rebase` has found, for the config as it is now.
+
+    Raises:
+        UserError: they would be others now.
+    """
+    if rebase(config, wish).values != found.values:
+        raise UserError("The config has changed since. Calculate again.")
+    return found.values
 
 
 def _changes(old: BaseConfig, new: BaseConfig, prefix: str = ""):
@@ -148,58 +204,76 @@ def _number(value: Any) -> str:
     return "default" if value is None else f"{value:.6g}" if isinstance(value, (int, float)) else str(value)
 
 
-def inspect(wish: InspectInput) -> ToolResult:
+def inspect(wish: InspectInput, process: ToolProcess) -> ToolResult:
     """Kind, rank, alpha, norm and effective rank of each layer of an adapter file."""
     _need(wish.adapter, "an adapter file")
-    return ToolResult(run_script("convert_adapter.py", wish.adapter, "--info", *_given("--base", wish.base)))
+    return _run(process, "convert_adapter.py", wish.adapter, "--info", *_given("--base", wish.base))
 
 
-def convert(wish: ConvertInput) -> ToolResult:
+def convert(wish: ConvertInput, process: ToolProcess) -> ToolResult:
     """Writes an adapter in another form; nothing is replaced unless `overwrite` says so."""
     _need(wish.adapter, "an adapter file")
     _need(wish.output, "the file to write")
     arguments = [wish.adapter, wish.output]
-    for flag, value in (("--format", wish.format), ("--to", wish.kind), ("--dtype", wish.dtype)):
-        arguments += _given(flag, "" if value == KEEP else value)
-    arguments += _given("--rank", wish.rank) + _given("--alpha", wish.alpha) + _given("--base", wish.base)
-    return ToolResult(run_script("convert_adapter.py", *arguments, *(["--overwrite"] if wish.overwrite else [])))
+    for flag, value in (
+        ("--format", wish.format), ("--to", wish.kind), ("--rank", wish.rank), ("--alpha", wish.alpha),
+        ("--dtype", wish.dtype), ("--base", wish.base),
+    ):  # fmt: skip
+        arguments += _given(flag, value)
+    arguments += [flag for flag, on in (("--neumann", wish.neumann), ("--overwrite", wish.overwrite)) if on]
+    return _run(process, "convert_adapter.py", *arguments, target=Path(wish.output))
 
 
-def effective_rank(wish: RankInput, picture: Path) -> ToolResult:
+def effective_rank(wish: RankInput, picture: Path, process: ToolProcess) -> ToolResult:
     """A plot and a table of how many directions each layer of an adapter really uses.
 
     Args:
         wish: what is read.
         picture: PNG file that is written.
+        process: unused, for the script.
     """
     _need(wish.adapter, "an adapter file")
     files = [wish.adapter, *([wish.other] if wish.other.strip() else [])]
-    return ToolResult(run_script("effective_rank.py", *files, "--plot", str(picture)), picture)
+    found = _run(process, "effective_rank.py", *files, "--plot", str(picture))
+    lines = [line for line in found.text.splitlines() if line != f"written: {picture}"]
+    return ToolResult("\n".join(lines), picture)
 
 
-def estimate_memory(config: TrainConfig) -> ToolResult:
+def estimate_memory(config: TrainConfig, process: ToolProcess) -> ToolResult:
     """Where the memory of a run of this config will go. The base model must be there, or its description be known."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(config.to_dict()), encoding="utf-8")
-        return ToolResult(run_script("estimate_memory.py", str(path)))
+        return _run(process, "estimate_memory.py", str(path))
 
 
-def run_script(name: str, *arguments: str) -> str:
-    """Runs a script of the project to its end and returns what it prints.
+def open_board(board: TensorBoard, workspace: Path, process: ToolProcess) -> ToolResult:
+    """Starts TensorBoard on a workspace, unless it runs there, and opens it in the browser."""
+    address = board.open(workspace, process)
+    told = "" if webbrowser.open(address) else "\nNo browser could be opened: open this address in one."
+    return ToolResult(f"TensorBoard shows {workspace} at\n{address}\nuntil the window is closed.{told}")
 
-    Raises:
-        UserError: with what it says is wrong.
-    """
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / name), *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-        encoding="utf-8", errors="replace",
-    )  # fmt: skip
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        errors = [line.partition("error: ")[2] for line in said if line.startswith("error: ")]
-        raise UserError(errors[-1] if errors else said[-1] if said else f"{name} ended with status {done.returncode}.")
-    return done.stdout.rstrip()
+
+def _run(process: ToolProcess, script: str, *arguments: str, target: Path | None = None) -> ToolResult:
+    try:
+        return ToolResult(_folded(_in_form_words(process.run_script(script, *arguments, target=target))))
+    except ToolCancelled:
+        raise
+    except UserError as error:
+        raise UserError(_in_form_words(str(error))) from error
+
+
+def _in_form_words(text: str) -> str:
+    for words, in_form in FORM_WORDS.items():
+        text = text.replace(words, in_form)
+    return text
+
+
+def _folded(text: str) -> str:
+    """Notes in lines that fit beside a form; tables stay as they are."""
+    notes = ("note: ", "warning: ")
+    lines = [textwrap.fill(line, NOTE_WIDTH) if line.startswith(notes) else line for line in text.splitlines()]
+    return "\n".join(lines)
 
 
 def _need(text: str, what: str) -> None:
@@ -208,52 +282,5 @@ def _need(text: str, what: str) -> None:
 
 
 def _given(flag: str, value: Any) -> list[str]:
-    return (
-        []
-        if value is None or not str(value).strip()
-        else [flag, f"{value:g}" if isinstance(value, float) else str(value)]
-    )
-
-
-class TensorBoard:
-    """TensorBoard on a workspace's logs, in a process of its own that ends with the window."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen | None = None
-        self._folder: Path | None = None
-        self.address = ""
-
-    def open(self, workspace: Path, seconds: float = 60) -> str:
-        """Starts it, unless it runs on this folder already; returns its address once it answers. Takes seconds.
-
-        Raises:
-            UserError: it does not start.
-        """
-        folder = workspace / "tensorboard"
-        if self._process is not None and self._process.poll() is None and folder == self._folder:
-            return self.address
-        self.close()
-        folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", str(port)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        self._folder, self.address = folder, f"http://127.0.0.1:{port}"
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and self._process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return self.address
-            time.sleep(0.1)
-        self.close()
-        raise UserError("TensorBoard does not start. Is it installed? pip install tensorboard.")
-
-    def close(self) -> None:
-        """Ends it."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
-        self._process = None
+    text = "" if value is None else str(value)
+    return [flag, text] if text.strip() else []

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 from modules.util.config.load import train_config_from_dict
 from modules.viewModel.ConceptModel import images_of
@@ -45,6 +48,39 @@ def test_a_folder_is_added_edited_and_removed(app, concepts, until, user, folder
     assert [one.name for one in app.form.config.concepts] == ["first copy", "other"]
     again = train_config_from_dict(json.loads(json.dumps(app.form.config.to_dict())))
     assert again.concepts == app.form.config.concepts
+
+
+@pytest.fixture
+def drop(app, until):
+    """drop(widget, *paths): lets go of files over a widget, as a file manager does; "accepted" or "refused"."""
+
+    def act(widget, *paths: Path) -> str:
+        app.geometry("1280x800+0+0")
+        until(app, lambda: (app.winfo_rootx(), app.winfo_width()) == (0, 1280) and widget.winfo_ismapped())
+        app.lift()
+        app.update()
+        place = widget.winfo_rootx() + widget.winfo_width() // 2, widget.winfo_rooty() + widget.winfo_height() // 2
+        command = [sys.executable, str(Path(__file__).with_name("drop_source.py")), *map(str, place)]
+        source = subprocess.Popen([*command, *(path.as_uri() for path in paths)], stdout=subprocess.PIPE, text=True)
+        until(app, lambda: source.poll() is not None)
+        app.update()
+        return source.communicate()[0].strip()
+
+    return act
+
+
+def test_folders_are_dropped_from_a_file_manager(app, concepts, folder, drop, tmp_path):
+    assert app.tools.drops.works
+    other = shutil.copytree(folder, tmp_path / "an {odd} name é")
+    assert drop(concepts, other, next(folder.glob("*.png"))) == "accepted"
+    assert [one.name for one in app.form.config.concepts] == ["first", "an {odd} name é"]
+    assert app.form.config.concepts[1].path == str(other)
+    assert ".png. Drop the folder" in app.problems.news and "Added: an {odd} name é." in app.problems.news
+    app.show_tab("model")
+    app.update()
+    assert drop(app.views["model"][0].rows["base_model_name"].control.entry, other) == "accepted"
+    assert app.form.config.base_model_name == str(other)
+    assert drop(app.tabs, other) == "refused"
 
 
 def test_the_window_shows_variations_captions_and_the_check(app, concepts, until, folder):

@@ -1,12 +1,44 @@
-"""What the tools find: the alpha calculator, and what the scripts say of wrong files."""
+"""What the tools find: the alpha calculator, what they pass to the scripts, and what the scripts say."""
+
+import importlib.util
 
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.UserError import UserError
-from modules.viewModel.ToolModel import AlphaInput, InspectInput, alpha_input, inspect, rebase
+from modules.viewModel.ToolModel import (
+    AdapterFormat,
+    AdapterShape,
+    AlphaInput,
+    ConvertInput,
+    InspectInput,
+    WrittenType,
+    alpha_input,
+    convert,
+    inspect,
+    rebase,
+    values_for,
+)
+from modules.viewModel.ToolProcess import ROOT, ToolProcess
 
 import pytest
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[tuple[str, ...]]:
+    """The command lines of scripts, in place of running them."""
+    found: list[tuple[str, ...]] = []
+    monkeypatch.setattr(ToolProcess, "run_script", lambda _, *line, target=None: found.append(line) or "done")
+    return found
+
+
+@pytest.fixture(scope="module")
+def script():
+    """scripts/convert_adapter.py as a module."""
+    specification = importlib.util.spec_from_file_location("convert_script", ROOT / "scripts" / "convert_adapter.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 def test_a_quarter_of_alpha_needs_twice_the_rate_of_adam_and_four_times_that_of_sgd():
@@ -23,6 +55,57 @@ def test_the_same_alpha_changes_nothing():
     assert alpha_input(config).new_alpha == 8 and not rebase(config, alpha_input(config)).values
 
 
+def test_values_for_another_config_are_not_handed_out():
+    config = TrainConfig(training_method=TrainingMethod.LORA)
+    wish = alpha_input(config).model_copy(update={"new_alpha": 4 * config.lora_alpha})
+    found = rebase(config, wish)
+    config.epochs += 1
+    assert values_for(config, wish, found) == found.values
+    config.lora_init_scale = 3.0
+    with pytest.raises(UserError, match="has changed"):
+        values_for(config, wish, found)
+
+
 def test_no_file_is_asked_for():
-    with pytest.raises(UserError, match="Choose an adapter file"):
-        inspect(InspectInput())
+    for tool, wish in ((inspect, InspectInput()), (convert, ConvertInput()), (convert, ConvertInput(adapter="a"))):
+        with pytest.raises(UserError, match="Choose (an adapter file|the file to write) first"):
+            tool(wish, ToolProcess())
+
+
+def test_the_converter_offers_what_its_script_does(script):
+    assert list(AdapterFormat) == script.FORMATS and list(WrittenType) == script.DTYPES
+    for shape in AdapterShape:
+        assert script.parse(["in", "out", "--to", shape]).to == shape
+
+
+def test_every_field_of_the_converter_reaches_the_script(calls, script):
+    convert(ConvertInput(adapter="in", output="out"), ToolProcess())
+    wish = ConvertInput(
+        adapter="in", output="out", format="COMFY_LORA", kind="lora", rank=8, alpha=1.23456789, dtype="FLOAT_16",
+        base="folder", neumann=True, overwrite=True,
+    )  # fmt: skip
+    assert not [name for name in ConvertInput.model_fields if getattr(wish, name) == getattr(ConvertInput(), name)]
+    convert(wish, ToolProcess())
+    plain, full = (vars(script.parse(list(line[1:]))) for line in calls)
+    assert plain == vars(script.parse(["in", "out"]))
+    same = {name for name in full if full[name] == plain[name]}
+    assert same == {"paths", "info", "merge", "extract"}, "those are other tools"
+    assert full["alpha"] == 1.23456789 and str(full["format"]) == "COMFY_LORA" and full["to"] == "lora"
+
+
+def test_notes_are_folded_and_tables_are_not(monkeypatch):
+    row, note = "layer " * 30, "note: " + "many words " * 30
+    monkeypatch.setattr(ToolProcess, "run_script", lambda *_, **__: f"{row}\n{note}")
+    first, *rest = inspect(InspectInput(adapter="a"), ToolProcess()).text.splitlines()
+    assert first == row and " ".join(rest).split() == note.split() and max(map(len, rest)) <= 80
+
+
+def test_what_the_script_calls_by_its_options_is_said_in_words_of_the_form(monkeypatch):
+    def fail(*_: object, **__: object) -> str:
+        raise UserError("a: nothing to do. Give --format, --rank, --alpha, --to or --dtype, or give --overwrite.")
+
+    monkeypatch.setattr(ToolProcess, "run_script", fail)
+    with pytest.raises(UserError) as caught:
+        convert(ConvertInput(adapter="a", output="b"), ToolProcess())
+    words = "a: nothing to do. Give Format, Rank, Alpha, Kind or Number format, or switch on Overwrite."
+    assert str(caught.value) == words

@@ -1,0 +1,34 @@
+"""Lines of text for places that are too small for all of it."""
+
+from collections.abc import Callable, Sequence
+
+
+def lines_gone(old: Sequence[str], new: Sequence[str]) -> int:
+    """How many lines at the start of `old` are left out of `new`, which begins with the rest; all, if nothing is left.
+
+    Of several answers the smallest: a log of which only the last lines are kept loses as few as possible.
+    """
+    for gone in range(len(old)):
+        if new and old[gone] == new[0] and list(old[gone:]) == list(new[: len(old) - gone]):
+            return gone
+    return len(old)
+
+
+def shortened(text: str, room: int, measure: Callable[[str], int]) -> str:
+    """The text, or as much of its beginning as fits, with … behind it.
+
+    Args:
+        text: one line.
+        room: for it.
+        measure: text -> its width, in the unit of `room`.
+    """
+    if measure(text) <= room:
+        return text
+    fits, too_many = 0, len(text)
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if measure(f"{text[:middle].rstrip()}…") <= room:
+            fits = middle
+        else:
+            too_many = middle
+    return f"{text[:fits].rstrip()}…"

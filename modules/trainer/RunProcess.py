@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from modules.trainer.RunControl import COMMANDS, EVENTS, WISHES
+from modules.util.config.errors import ConfigError
 from modules.util.config.write_json import write_json
 
 import psutil
@@ -48,7 +49,7 @@ class RunProcess:
 
         Raises:
             FileExistsError: the folder holds another run.
-            OSError: it can't be written, or the process can't be started.
+            OSError, ConfigError: it can't be written, or the process can't be started. Then nothing runs.
         """
         if (folder / PROCESS).exists():
             raise FileExistsError(f"{folder} holds another run; choose a new folder.")
@@ -72,7 +73,13 @@ class RunProcess:
                 **own_group,
             )  # fmt: skip
         born = psutil.Process(run._process.pid).create_time()
-        write_json(folder / PROCESS, {"pid": run._process.pid, "born": born, "config": str(config)})
+        try:
+            write_json(folder / PROCESS, {"pid": run._process.pid, "born": born, "config": str(config)})
+        except ConfigError:
+            # nobody would find it again
+            run._process.kill()
+            run._process.wait()
+            raise
         return run
 
     @classmethod

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from tkinter import font as tk_font
 
 from modules.ui.Theme import Theme
-from modules.viewModel.curves import Point, bounds, decimate, tick_text, ticks
+from modules.viewModel.curves import Point, bounds, decimate, tick_text, tick_texts, ticks
 
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 24, 22
 SERIES_COLORS = {
@@ -87,9 +87,9 @@ class PlotCanvas(tk.Canvas):
 
         small = self._theme.font("small")
         rows = max(2, (bottom - top) // self._theme.px(28))
-        for value in ticks(low, top_value, rows):
+        marks = ticks(low, top_value, rows)
+        for value, text in zip(marks, tick_texts(marks), strict=True):
             self.create_line(left, y(value), right, y(value), fill=color("line"))
-            text = tick_text(value)
             self.create_text(left - 6, y(value), text=text, anchor="e", fill=color("muted"), font=small)
         columns = max(2, (right - left) // self._theme.px(90))
         for value in ticks(first, last, columns):

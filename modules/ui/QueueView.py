@@ -4,7 +4,7 @@ from tkinter import ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
-from modules.ui.CardScrollFrame import CardScrollFrame
+from modules.ui.ScrollFrame import ScrollFrame
 from modules.ui.ShortLabel import ShortLabel
 from modules.util.config.errors import ConfigError
 from modules.viewModel.RunQueue import RUNNING, WAITING, QueuedRun
@@ -39,7 +39,7 @@ class QueueView(ttk.Frame):
         self._note = ttk.Label(head, style="Muted.TLabel")
         self._note.pack(side="left", padx=px(10))
         app.tools.tooltip.attach(self._note, lambda: self._controller.queue.trouble)
-        self._list = CardScrollFrame(self, app.theme)
+        self._list = ScrollFrame(self, app.theme, "card")
         self._list.pack(fill="both", expand=True)
         # long names and reasons share the room that there is; whole they stand in the tooltip
         for column, (share, wide) in enumerate(((0, 28), (3, 80), (0, 70), (4, 0), (0, 0), (0, 0), (0, 0))):

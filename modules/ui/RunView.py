@@ -58,6 +58,7 @@ class RunView(ttk.Frame):
         self._app, self._controller = app, app.runs.controller
         px = app.theme.px
         self._drawn_at, self._drawing = 0.0, ""
+        self._asked_at: int | None = None
         self._build_head()
         self._build_foot()
         body = ttk.Frame(self, style="Window.TFrame")
@@ -167,6 +168,7 @@ class RunView(ttk.Frame):
             self._app.say(f"The run cannot be asked: {error}")
         else:
             self._app.say("Asked. It is done after the step in flight.")
+            self._asked_at = self._controller.model.results
 
     def list_backups(self) -> None:
         """Lists the backups of the workspace, to resume from one."""
@@ -183,6 +185,9 @@ class RunView(ttk.Frame):
         for wish, button in self.buttons.items():
             button.state(["!disabled" if running != (wish == "resume") else "disabled"])
         self.status.configure(text=model.status)
+        if self._asked_at is not None and (not running or model.results > self._asked_at):
+            self._app.say("")
+            self._asked_at = None
         failed = model.state == "ended" and model.outcome == "failed"
         if model.reason:
             self.reason.show(model.reason, "error" if failed else "muted")

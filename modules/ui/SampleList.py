@@ -1,5 +1,6 @@
 from modules.ui.ItemList import ItemList
 from modules.util.config.SampleConfig import SampleConfig
+from modules.viewModel.families import sample_defaults_of
 
 
 class SampleList(ItemList):
@@ -14,7 +15,7 @@ class SampleList(ItemList):
         return item.prompt or "no prompt", about
 
     def new_item(self) -> SampleConfig:
-        """One like the last, so that sizes are what they were."""
+        """One like the last, so that sizes are what they were; the first is as the model family draws it."""
         if not self.list.items:
-            return SampleConfig()
+            return SampleConfig.from_dict(sample_defaults_of(self.app.form.config.model_type))
         return self.list.items[-1].model_copy(deep=True, update={"prompt": ""})

@@ -9,14 +9,20 @@ class ScrollFrame(ttk.Frame):
 
     The wheel scrolls what is under the pointer, and what gets the focus scrolls into view; `follow` sets that up once
     for a window.
+
+    Args:
+        parent: that it is put into.
+        theme: for colours.
+        place: "window" or "card", in whose colours it is drawn.
     """
 
-    def __init__(self, parent: tk.Misc, theme: Theme) -> None:
-        super().__init__(parent, style="Window.TFrame")
-        self._theme = theme
-        self._canvas = tk.Canvas(self, highlightthickness=0, borderwidth=0, background=theme.color("window"))
-        self._bar = ttk.Scrollbar(self, style="Window.Vertical.TScrollbar", command=self._canvas.yview)
-        self.inside = ttk.Frame(self._canvas, style="Window.TFrame")
+    def __init__(self, parent: tk.Misc, theme: Theme, place: str = "window") -> None:
+        prefix = "Window." if place == "window" else ""
+        super().__init__(parent, style=f"{prefix}TFrame")
+        self._theme, self._place = theme, place
+        self._canvas = tk.Canvas(self, highlightthickness=0, borderwidth=0, background=theme.color(place))
+        self._bar = ttk.Scrollbar(self, style=f"{prefix}Vertical.TScrollbar", command=self._canvas.yview)
+        self.inside = ttk.Frame(self._canvas, style=f"{prefix}TFrame")
         self._item = self._canvas.create_window(0, 0, window=self.inside, anchor="nw")
         self._canvas.grid(row=0, column=0, sticky="nswe")
         self._bar.grid(row=0, column=1, sticky="ns", padx=(2, 0))
@@ -29,7 +35,7 @@ class ScrollFrame(ttk.Frame):
 
     def recolor(self) -> None:
         """Takes the theme's colours."""
-        self._canvas.configure(background=self._theme.color("window"))
+        self._canvas.configure(background=self._theme.color(self._place))
 
     def scroll(self, steps: int) -> None:
         """Scrolls by steps of the wheel; does nothing where all can be seen."""

@@ -225,12 +225,12 @@ def write_caption(path: Path, text: str, known: str) -> None:
     Raises:
         UserError: it can't be written, or has been changed by somebody else meanwhile.
     """
+    # it loads torch, which the preview has loaded already
+    from modules.util.atomic_file import write_bytes
+
     if read_caption(path) != known:
         raise UserError(f"{path} was changed by another program. Show the image anew, and edit what stands there now.")
-    try:
-        path.write_text(f"{text.rstrip()}\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror or error}") from None
+    write_bytes(path, f"{text.rstrip()}\n".encode())
 
 
 def check_concept(config: TrainConfig, concept: ConceptConfig) -> CheckResult:
@@ -254,7 +254,8 @@ def check_concept(config: TrainConfig, concept: ConceptConfig) -> CheckResult:
     without = sum(image.captions == ("",) for image in report.images)
     words = f"{len(report.images)} images, {len(report.rejected)} rejected files, {without} without a caption"
     lines = ["Rejected:", *(f"  {rejected}" for rejected in report.rejected), ""] if report.rejected else []
-    lines += ["Buckets:", *(f"  {w} × {h}: {count} images" for (w, h), count in buckets.most_common()), ""]
+    several = ", for each of the resolutions" if len(resolutions_of(config, alone)) > 1 else ""
+    lines += [f"Buckets{several}:", *(f"  {w} × {h}: {count} images" for (w, h), count in buckets.most_common()), ""]
     lines += ["Sizes:", *(f"  {w} × {h}: {count} images" for (w, h), count in sizes.most_common(20))]
     lines += [f"  and {len(sizes) - 20} more"] if len(sizes) > 20 else []
     lines += ["", "Worth knowing:", *(f"  {warning}" for warning in report.warnings)] if report.warnings else []

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -6,14 +5,12 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError
 from modules.util.config.load import load_concepts, load_samples
 from modules.util.config.write_json import write_json
+from modules.viewModel.families import sample_defaults_of
 from modules.viewModel.TrainForm import TrainForm
 
 Item = TypeVar("Item", bound=BaseConfig)
-READERS: dict[str, tuple[str, Callable]] = {
-    "concepts": ("concept_file_name", load_concepts),
-    "samples": ("sample_definition_file_name", load_samples),
-}
-"""List in a config -> the option that names a file that holds it instead, and what reads such a file."""
+FILE_KEYS = {"concepts": "concept_file_name", "samples": "sample_definition_file_name"}
+"""List in a config -> the option that names a file that holds it instead."""
 
 
 class ConfigList(Generic[Item]):
@@ -31,31 +28,31 @@ class ConfigList(Generic[Item]):
 
     def __init__(self, form: TrainForm, key: str, item_class: type[Item]) -> None:
         self.form, self.key, self.item_class = form, key, item_class
-        self.file_key, self._read = READERS.get(key, ("", None))
+        self.file_key = FILE_KEYS.get(key, "")
         self.items: list[Item] = []
         self.error = ""
         self.load()
 
     @property
     def file(self) -> Path | None:
-        """The file that the list stands in; None if the config holds it itself."""
-        if self.file_key and getattr(self.form.config, self.key) is None:
-            return Path(getattr(self.form.config, self.file_key))
-        return None
+        """The file that the list stands in; None if the config holds it itself, or names none."""
+        name = getattr(self.form.config, self.file_key) if self.file_key else ""
+        return Path(name) if name and getattr(self.form.config, self.key) is None else None
 
     def load(self) -> None:
         """Reads the list anew. A file that is not there yet is an empty list."""
         self.error, self.items = "", []
         if self.file is None:
-            self.items = [item.model_copy(deep=True) for item in getattr(self.form.config, self.key)]
+            self.items = [item.model_copy(deep=True) for item in getattr(self.form.config, self.key) or []]
         elif self.file.is_file():
             try:
-                self.items = self._read(self.file, warn=lambda _: None)
+                self.items = self._read(self.file)
             except ConfigError as error:
                 self.error = str(error)
 
     def take_into_config(self) -> None:
-        """From now on the config holds the list itself; the file stays as it is."""
+        """From now on the config holds the list itself; the file stays as it is. ConfigError if it cannot be read."""
+        self._check_read()
         self._set(self.items)
 
     def add(self, item: Item, place: int | None = None) -> int:
@@ -89,14 +86,24 @@ class ConfigList(Generic[Item]):
         self._store(items)
 
     def _store(self, items: list[Item]) -> None:
-        if self.error:
-            raise ConfigError(f"{self.error}\nMend the file, or name another one; it is not overwritten.")
+        self._check_read()
         if self.file is None:
             self._set(items)
         else:
-            write_json(self.file, [item.to_dict(sparse=True) for item in items])
+            # what a sample in a file does not mention is the family's business, and another one's may be another
+            sparse = self.key != "samples"
+            write_json(self.file, [item.to_dict(sparse=sparse) for item in items])
             self.items = list(items)
             self.form.changed(self.file_key)
+
+    def _read(self, file: Path) -> list:
+        if self.key == "samples":
+            return load_samples(file, sample_defaults_of(self.form.config.model_type), warn=lambda _: None)
+        return load_concepts(file, warn=lambda _: None)
+
+    def _check_read(self) -> None:
+        if self.error:
+            raise ConfigError(f"{self.error}\nMend the file, or name another one; it is not overwritten.")
 
     def _set(self, items: list[Item]) -> None:
         self.items = list(items)

@@ -103,6 +103,7 @@ class RunModel:
         rates: part -> (step, learning rate).
         samples: in the order in which they came.
         log: lines for people, the newest last.
+        results: count of samples, backups and saved models.
     """
 
     def __init__(self) -> None:
@@ -111,6 +112,7 @@ class RunModel:
 
     def _clear(self) -> None:
         self.state, self.status, self.outcome, self.reason = "idle", "Nothing runs.", "", ""
+        self.results = 0
         self.bars: dict[str, Bar] = {}
         self.losses: list[tuple[int, float]] = []
         self.smoothed: list[tuple[int, float]] = []
@@ -157,6 +159,8 @@ class RunModel:
         bar = self.bars.setdefault(stage, Bar(STAGES.get(stage, stage.capitalize())))
         bar.report(values["done"], values["total"], values.get("time", time.time()))
         self.last_stage = stage
+        if stage != "training":
+            self.status = bar.title
 
     def _take_step(self, values: dict[str, Any]) -> None:
         step, loss = values["step"], values["loss"]
@@ -193,12 +197,15 @@ class RunModel:
         other = path.stem.split("-", 2)[2:]
         name = " · ".join([path.parent.name, *other]) if numbered else path.stem
         self.samples.append(SamplePicture(values["step"], path, name))
+        self.results += 1
 
     def _take_backup(self, values: dict[str, Any]) -> None:
         self._note(f"backup: {values['path']}")
+        self.results += 1
 
     def _take_saved(self, values: dict[str, Any]) -> None:
         self._note(f"saved: {values['path']}")
+        self.results += 1
 
     def _take_finished(self, values: dict[str, Any]) -> None:
         self.report = values["report"]

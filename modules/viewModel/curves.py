@@ -38,20 +38,33 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 def tick_text(value: float) -> str:
     """A round number, short: 0.05, 1000, 2e-4."""
-    if value and not 1e-3 <= abs(value) < 1e5:
-        digits, _, exponent = f"{value:.2e}".partition("e")
-        return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
-    return f"{value:.6g}"
+    return _exponential(value) if value and not 1e-3 <= abs(value) < 1e5 else f"{value:.6g}"
+
+
+def tick_texts(values: Sequence[float]) -> list[str]:
+    """The same for all of an axis, in one way of writing."""
+    found = [tick_text(value) for value in values]
+    return [_exponential(value) for value in values] if any("e" in text for text in found) else found
+
+
+def _exponential(value: float) -> str:
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}" if value else "0"
 
 
 def bounds(series: Sequence[Sequence[Point]]) -> tuple[float, float]:
     """Smallest and largest finite y, a little apart even where all are equal; (0, 1) for nothing.
 
-    A few spikes do not flatten the rest: with 50 values and more, the highest hundredth is cut off.
+    A few spikes do not flatten the rest: of a series with 50 values and more, the highest hundredth is cut off.
     """
-    values = sorted(y for points in series for _, y in points if math.isfinite(y))
-    if not values:
+    lows, highs = [], []
+    for points in series:
+        values = sorted(y for _, y in points if math.isfinite(y))
+        if values:
+            lows.append(values[0])
+            highs.append(values[-1 - len(values) // 100 if len(values) >= 50 else -1])
+    if not lows:
         return 0.0, 1.0
-    low, high = values[0], values[-1 - len(values) // 100 if len(values) >= 50 else -1]
+    low, high = min(lows), max(highs)
     room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
     return low - room, high + room

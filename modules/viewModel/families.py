@@ -1,4 +1,6 @@
-"""Which parts each model family has, and which families can be trained, without loading the model room and torch."""
+"""What a form must know of each model family, without loading the model room and torch."""
+
+from typing import Any
 
 from modules.util.enum.ModelType import ModelType
 
@@ -27,6 +29,16 @@ _PARTS: dict[tuple[str, ...], tuple[str, ...]] = {
         *("decoder", "decoder_text_encoder", "decoder_vqgan"),
     ),
 }  # fmt: skip
+
+_SAMPLES: dict[tuple[str, ...], dict[str, Any]] = {
+    ("STABLE_DIFFUSION_XL",): {"width": 1024, "height": 1024},
+    ("FLUX_2",): {"width": 1024, "height": 1024, "cfg_scale": 4.0},
+}
+
+
+def sample_defaults_of(model_type: ModelType) -> dict[str, Any]:
+    """What a sample in a file is drawn with, in keys that it does not mention; a test compares with the model room."""
+    return next((dict(values) for start, values in _SAMPLES.items() if model_type.value.startswith(start)), {})
 
 
 def parts_of(model_type: ModelType) -> tuple[str, ...] | None:

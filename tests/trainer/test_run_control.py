@@ -6,8 +6,10 @@ from pathlib import Path
 from modules.trainer.events import TrainCommands
 from modules.trainer.RunControl import COMMANDS, RunControl
 from modules.trainer.RunProcess import RunProcess
+from modules.util.config.errors import ConfigError
 from modules.viewModel.RunController import backups_of
 
+import psutil
 import pytest
 
 PATIENCE = 120.0
@@ -104,6 +106,19 @@ def test_a_run_that_is_killed_has_failed_and_others_find_it(started, tmp_path):
     assert RunProcess.find(tmp_path / "nowhere") is None
     with pytest.raises(FileExistsError, match="another run"):
         RunProcess.start(tmp_path / "config.json", run.folder)
+
+
+def test_a_run_that_cannot_be_noted_is_not_left_alone(tmp_path, monkeypatch, mini_run):
+    started = []
+
+    def refuse(path, data) -> None:
+        started.append(data["pid"])
+        raise ConfigError("cannot be written: No space left on device", str(path))
+
+    monkeypatch.setattr("modules.trainer.RunProcess.write_json", refuse)
+    with pytest.raises(ConfigError, match="No space left"):
+        RunProcess.start(mini_run.write(), tmp_path / "run")
+    assert started and not psutil.pid_exists(started[0])
 
 
 def test_a_wrong_config_is_told_in_words(started):

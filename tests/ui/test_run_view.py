@@ -167,6 +167,7 @@ def test_what_is_wished_for_is_done_while_the_run_goes_on(app, view, until, mini
     view.buttons["stop"].invoke()
     until(app, ended(controller), LONG)
     assert model.outcome == "stopped" and load_file(mini_run.output)
+    assert "Asked" not in app.problems.news, "it is said only until it is done"
     view.buttons["resume"].invoke()
     titles = app.tools.popup.listbox.get(0, "end")
     app.tools.popup.close()

@@ -262,8 +262,11 @@ def test_captions_that_cannot_be_read_or_written_say_why(folder):
     (folder / "image 0.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"image 0\.txt can't be read"):
         read_caption(folder / "image 0.txt")
-    with pytest.raises(UserError, match="can't be written"):
-        write_caption(folder / "no such folder" / "one.txt", "text", "")
+    (folder / "image 1.txt").write_text("as it was\n", encoding="utf-8")
+    (folder / ".image 1.txt.partial").mkdir()
+    with pytest.raises(UserError, match=r"image 1\.txt"):
+        write_caption(folder / "image 1.txt", "text", "as it was")
+    assert read_caption(folder / "image 1.txt") == "as it was"
 
 
 @pytest.mark.parametrize("source", ["concept", "filename"])

@@ -183,3 +183,33 @@ def test_samples_have_a_file_and_embeddings_have_none(tmp_path):
     embeddings.add(TrainEmbeddingConfig(placeholder="<one>"))
     assert [one.placeholder for one in embeddings.form.config.additional_embeddings] == ["<one>"]
     assert told == [frozenset(["additional_embeddings"])]
+
+
+def test_samples_in_a_file_have_the_sizes_that_the_family_draws(tmp_path):
+    path = tmp_path / "samples.json"
+    path.write_text('[{"prompt": "a cat"}, {"prompt": "a dog", "width": 512}]', encoding="utf-8")
+    options = {"model_type": "STABLE_DIFFUSION_XL_10_BASE", "sample_definition_file_name": str(path)}
+    found, _ = listed("samples", SampleConfig, **options)
+    assert [(one.width, one.height) for one in found.items] == [(1024, 1024), (512, 1024)]
+    small = found.items[0].model_copy(update={"height": 512})
+    found.replace(0, small)
+    again, _ = listed("samples", SampleConfig, **options)
+    assert [(one.width, one.height) for one in again.items] == [(1024, 512), (512, 1024)], "512 stays 512"
+    again.take_into_config()
+    assert [(one.width, one.height) for one in again.form.config.samples] == [(1024, 512), (512, 1024)]
+
+
+def test_a_broken_file_is_not_taken_for_an_empty_list(tmp_path):
+    path = tmp_path / "concepts.json"
+    path.write_text("[{", encoding="utf-8")
+    found, _ = listed("concepts", ConceptConfig, concept_file_name=str(path))
+    with pytest.raises(ConfigError, match="Mend the file"):
+        found.take_into_config()
+    assert found.form.config.concepts is None
+
+
+def test_without_a_file_name_the_config_holds_what_is_added():
+    found, _ = listed("concepts", ConceptConfig, concept_file_name="")
+    assert found.items == [] and found.file is None
+    found.add(ConceptConfig(name="a"))
+    assert [one.name for one in found.form.config.concepts] == ["a"]

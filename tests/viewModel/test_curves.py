@@ -2,7 +2,7 @@
 
 import math
 
-from modules.viewModel.curves import bounds, decimate, tick_text, ticks
+from modules.viewModel.curves import bounds, decimate, tick_text, tick_texts, ticks
 
 import pytest
 
@@ -35,8 +35,15 @@ def test_tick_texts(value, text):
     assert tick_text(value) == text
 
 
+def test_an_axis_is_written_in_one_way():
+    assert tick_texts([0, 5e-4, 1e-3, 1.5e-3]) == ["0", "5e-4", "1e-3", "1.5e-3"]
+    assert tick_texts([0, 0.05, 0.1]) == ["0", "0.05", "0.1"]
+
+
 def test_a_spike_does_not_flatten_the_rest():
     calm = [(x, 0.1 + 0.001 * (x % 7)) for x in range(200)]
     low, high = bounds([[*calm, (200, 50.0)]])
     assert 0 < low < 0.1 and high < 0.2
     assert bounds([]) == (0, 1) and bounds([[(0, 2.0)]]) == (1.8, 2.2)
+    # what is measured seldom is shown all of it
+    assert bounds([calm, [(0, 0.35), (400, 0.05)]])[1] > 0.35

@@ -51,15 +51,15 @@ def test_everything_that_a_run_tells_is_shown():
     model = RunModel()
     assert not model.tick() and model.state == "idle"
     model.follow(run)
-    assert model.tick() and model.status == "Checking the images" and model.bars["latents"].share == 0.75
-    assert model.bars["latents"].title == "Encoding images"
+    assert model.tick() and model.status == "Encoding images" == model.bars["latents"].title
+    assert model.bars["latents"].share == 0.75 and model.log == ["Checking the images"]
     assert model.tick() and model.status == "Training, epoch 1"
     assert model.losses == [(1, 1.0), (2, 0.0)] and model.smoothed == [(1, 1.0), (2, 0.95)]
     assert model.validation == [(2, 0.25)] and model.rates == {"unet": [(1, 0.1), (2, 0.2)]}
     assert model.bars["training"].seconds_left == 16 and "16 s left" in model.bars["training"].text
     assert "warning: hm" in model.log
     model.tick()
-    assert model.prompts() == ["2 - cat", "10 - dog"]
+    assert model.prompts() == ["2 - cat", "10 - dog"] and model.results == 4
     assert [picture.path.name for picture in model.pictures("2 - cat")] == ["step-0.png", "new.png"]
     run.running = False
     assert model.tick() and model.state == "ended" and model.outcome == "finished" and not model.tick()

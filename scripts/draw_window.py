@@ -23,6 +23,8 @@ from PIL import Image, ImageGrab
 # seconds in which pictures and lists that other threads make have come, and those that a library may take to load
 SETTLE, PATIENCE = 1.5, 120
 COLORS = 256
+# elsewhere Pillow asks the system instead of X11
+SCREEN = "" if sys.platform == "linux" else None
 OPTIMIZER_PRESET = "Tiny/tiny LoRA ADAMW_ADV"
 
 
@@ -63,9 +65,11 @@ class Painter:
 
     def draw(self, window, name: str) -> None:
         """Writes a picture of a window as it is when all is there."""
+        # no help over what is drawn
+        window.event_generate("<Motion>", warp=True, x=2, y=2)
         self.wait(lambda: False, SETTLE)
         x, y = window.winfo_rootx(), window.winfo_rooty()
-        picture = ImageGrab.grab((x, y, x + window.winfo_width(), y + window.winfo_height()), xdisplay="")
+        picture = ImageGrab.grab((x, y, x + window.winfo_width(), y + window.winfo_height()), xdisplay=SCREEN)
         path = self.output / f"{name}.png"
         # few colours, which a window has anyway, make a small file
         picture.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -61,6 +61,7 @@ def check_dataset(
     *,
     warn: Callable[[str], None] = logger.warning,
     progress: Progress | None = None,
+    bar: bool = True,
 ) -> DatasetReport:
     """Decodes every image of the enabled concepts and reads every caption and mask.
 
@@ -71,6 +72,7 @@ def check_dataset(
         concepts: all concepts, disabled ones included.
         warn: gets each rejected file and each warning, one line each.
         progress: is told how many files are done (stage "check").
+        bar: whether a progress bar is shown.
 
     Raises:
         UserError: if a concept's folder or prompt file is missing, an option cannot be used, or no image is left.
@@ -87,7 +89,7 @@ def check_dataset(
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module="PIL")  # such as broken EXIF data in a sound image
         results = pool.map(lambda task: _check_file(config, task, checked), tasks)
-        found = list(track(results, len(tasks), "check", progress))
+        found = list(track(results, len(tasks), "check", progress, bar))
     checked.save()
     report.images += [result.image for result in found if result.image]
     report.rejected += [result.rejected for result in found if result.rejected]

@@ -4,9 +4,8 @@ from pathlib import Path
 from modules.model.BaseModel import BaseModel
 from modules.modelSaver.merged_model import overlap
 from modules.module.WeightSet import WeightSet
-from modules.optim.rules.registry import RULES
 from modules.trainer.Method import Method, Warn, check_trained, trained_parts, trains_text_encoder
-from modules.trainer.optimizers import OPTIMIZERS, EngineOptimizer
+from modules.trainer.optimizers import OPTIMIZERS, EngineOptimizer, check_has_pairs
 from modules.trainer.TrainedSet import TrainedSet
 from modules.trainer.weight_output import check_model_output, save_weights
 from modules.util.config.TrainConfig import TrainConfig
@@ -83,11 +82,7 @@ def _check_format(config: TrainConfig, part: str) -> None:
 def _check_optimizer(config: TrainConfig, parts: Sequence[str], warn: Warn) -> None:
     own, entry = config.optimizer, OPTIMIZERS.get(config.optimizer.optimizer)
     ours = isinstance(entry, EngineOptimizer)
-    if ours and RULES[entry.rule].needs_pairs:
-        raise UserError(
-            f"optimizer.optimizer: {own.optimizer} steps the two factors of LoRAs, of which FINE_TUNE has none. "
-            "Choose another one, such as ADAMW_ADV."
-        )
+    check_has_pairs(config)
     rounds = ours and own.stochastic_rounding is not False
     short = [part for part in parts if config.part_weight_dtype(part) == DataType.BFLOAT_16]
     if short and not rounds:

@@ -261,6 +261,18 @@ def create_optimizer(
     return optimizer
 
 
+def check_has_pairs(config: TrainConfig) -> None:
+    """Raises UserError if the optimizer steps pairs of factors and full fine-tuning, which has none, is wished for."""
+    entry, kind = OPTIMIZERS.get(config.optimizer.optimizer), config.optimizer.optimizer
+    if config.training_method != TrainingMethod.FINE_TUNE or not isinstance(entry, EngineOptimizer):
+        return
+    if RULES[entry.rule].needs_pairs:
+        raise UserError(
+            f"optimizer.optimizer: {kind} steps the two factors of LoRAs, of which FINE_TUNE has none. "
+            "Choose another one, such as ADAMW_ADV."
+        )
+
+
 def check_lora_options(config: TrainConfig, warn: Callable[[str], None]) -> None:
     """What an optimizer of LoRA pairs asks of the adapter's options.
 

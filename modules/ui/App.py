@@ -22,11 +22,12 @@ from modules.util.config.errors import ConfigError
 from modules.viewModel.form_tabs import OPTIMIZER, sections_of, tab_of
 from modules.viewModel.FormField import FormSection
 from modules.viewModel.OptimizerCatalog import OptimizerCatalog
-from modules.viewModel.PresetLibrary import PresetTakenError
+from modules.viewModel.PresetLibrary import Preset, PresetChangedError, PresetTakenError
+from modules.viewModel.search_options import place_in_items
 from modules.viewModel.Session import Session
 from modules.viewModel.TrainForm import OPTIMIZER as OPTIMIZER_PATH
 from modules.viewModel.TrainHints import TrainHints
-from modules.viewModel.UiSettings import ALL
+from modules.viewModel.UiSettings import ALL, fitting_geometry
 from modules.viewModel.Worker import Worker
 
 import customtkinter as ctk
@@ -49,6 +50,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         worker: for what takes long.
         runs: the run that goes on, and the queue.
         views: tab -> the form and the view made by hand, of those shown so far.
+        kept: what such views want to find again when the window is built anew, by names of their own.
         optimizer_window: while it is open.
     """
 
@@ -65,6 +67,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.worker = Worker()
         self.runs = RunFollower(self, root)
         self.optimizer_window: OptimizerWindow | None = None
+        self.kept: dict[str, Any] = {}
         self._when_loaded: list[Callable[[], None]] = []
         self._loading = False
         self.geometry(self._fitting_geometry())
@@ -75,22 +78,39 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self._build()
         self.form.listen(lambda paths: self._changed("" in paths))
         follow(self)
-        for keys, action in (
-            ("<Control-f>", lambda: self.top.search.entry.focus_set()), ("<Control-s>", self.save),
-            ("<Control-Shift-S>", self.save_as), ("<Control-Prior>", lambda: self._turn(-1)),
-            ("<Control-Next>", lambda: self._turn(1)),
-        ):  # fmt: skip
-            self.bind(keys, lambda _, action=action: action())
+        self._bind_keys()
         self.protocol("WM_DELETE_WINDOW", self.close)
         self._checking = ""
+        self._not_kept: list[str] = []
         self._changed(True)
+        queue = self.runs.controller.queue
+        if queue.trouble:
+            news.append(queue.trouble)
         if news:
-            self.say(news[-1])
-        if self.runs.controller.running:
+            self.say(" ".join(news))
+        if self.runs.controller.running or not queue.paused:
             self.show_tab("run")
         self._poll()
         # counted from when the window has been drawn
         self.after_idle(lambda: self.after(LATER_MS, self.load_catalog))
+
+    def _bind_keys(self) -> None:
+        """In all windows of this one, but not while one of them asks something. With caps lock, letters are large."""
+        held = "Command" if self.tk.call("tk", "windowingsystem") == "aqua" else "Control"
+        for keys, action in (
+            (("f", "F"), self.find), (("s", "S"), self.save), (("Shift-S", "Shift-s"), self.save_as),
+            (("Prior",), lambda: self._turn(-1)), (("Next",), lambda: self._turn(1)),
+        ):  # fmt: skip
+            for key in keys:
+                self.bind_all(f"<{held}-{key}>", lambda _, action=action: self._held() or action())
+        # under X11 Tk itself goes to the beginning of the line
+        for kind, everything in (("TEntry", "selection range 0 end"), ("Text", "tag add sel 1.0 end")):
+            self.tk.eval(f"bind {kind} <{held}-a> {{ %W {everything}; break }}")
+
+    def find(self) -> None:
+        """Puts the cursor into the search field."""
+        self.lift()
+        self.top.search.entry.focus_force()
 
     def _build(self) -> None:
         """Everything but the tabs, which are made when they are shown."""
@@ -152,6 +172,8 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
     def show_theme(self, theme: str, scale: int) -> None:
         """Takes other colours, or another size of everything, for which the window is built anew."""
         rescaled = scale != self.settings.scale
+        if rescaled and any(_call(view, "may_rebuild") is False for _, view in self.views.values()):
+            return
         self.settings.theme, self.settings.scale = theme, scale
         self.theme.apply(theme, scale)
         if rescaled:
@@ -163,13 +185,17 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
             self._rebuild()
 
     def _rebuild(self) -> None:
-        """Sizes are taken when widgets are made; views made by hand keep what they know in their models."""
+        """Sizes are taken when widgets are made. What views made by hand know is in their models or in `kept`."""
         self._body.destroy()
         self._build()
         self._changed(True)
 
     def go_to(self, path: str) -> None:
         """Shows an option, wherever it stands; a longer path counts as the option that it leads into."""
+        if (place := place_in_items(path)) is not None:
+            self.show_tab(place.tab)
+            self.say(f"{place.title} is an option of each of the {place.plural}: Edit › {place.section}.")
+            return
         while path and path not in self.form.fields:
             path = path.rpartition(".")[0]
         if not path:
@@ -232,7 +258,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         if preset is None:
             return
         if self.session.is_modified:
-            question = f"{self.session.title.rstrip(' •')} has been changed. Open {name} and lose the changes?"
+            question = f"{self.session.name} has been changed. Open {name} and lose the changes?"
             if AskWindow(self, self.tools, "Open a preset", question, ("Open", "Cancel")).ask() != "Open":
                 return
         news: list[str] = []
@@ -248,17 +274,36 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
             self.save_as()
             return
         try:
-            self.say(f"{self.presets.save(self.form.config).name} is saved.")
+            self._tell_saved(self.presets.save(self.form.config))
+        except PresetChangedError as error:
+            self._ask_about(error)
         except ConfigError as error:
             self.say(str(error))
         self._changed(False)
 
+    def _ask_about(self, error: PresetChangedError) -> None:
+        """What is to become of a preset that another program has changed."""
+        buttons = ("Save as …", "Replace", "Cancel")
+        answer = AskWindow(self, self.tools, "Save", f"{error}. Replace what it is now?", buttons).ask()
+        if answer == "Save as …":
+            self.save_as()
+        elif answer == "Replace":
+            try:
+                self._tell_saved(self.presets.save(self.form.config, replace=True))
+            except ConfigError as trouble:
+                self.say(str(trouble))
+
+    def _tell_saved(self, preset: Preset) -> None:
+        """With what stands in fields and was not saved, as it is wrong."""
+        self.settings.preset = preset.key
+        refused = self.session.refused()
+        self.say(f"{preset.name} is saved{', but ' if refused else ''}{'; '.join(refused)}.")
+
     def save_as(self) -> None:
         """Asks for a name and writes an own preset; asks again before one is replaced."""
-        current = self.presets.current
         window = AskWindow(
             self, self.tools, "Save as", "Name of the preset, with / between folders:", ("Save", "Replace", "Cancel"),
-            current.name if current is not None else "", self._try_to_save,
+            self.presets.suggestion, self._try_to_save,
         )  # fmt: skip
         window.buttons["Replace"].pack_forget()
         self._asking = window
@@ -269,14 +314,29 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         if answer == "Cancel":
             return ""
         try:
-            self.say(f"{self.presets.save_as(text, self.form.config, replace=answer == 'Replace').name} is saved.")
+            self._tell_saved(self.presets.save_as(text, self.form.config, replace=answer == "Replace"))
         except PresetTakenError as error:
             self._asking.buttons["Replace"].pack(side="left", padx=(self.theme.px(8), 0))
             return f"{error}; replace it, or give another name"
         except ConfigError as error:
             return str(error)
-        self.settings.preset = self.presets.current.name if self.presets.current else ""
         return ""
+
+    def delete_preset(self) -> None:
+        """Removes the open preset, which must be the user's own, if that is really wanted."""
+        preset = self.presets.current
+        assert preset is not None
+        question = f"Delete the preset {preset.name}? Its file is removed; the options stay as they are shown."
+        if AskWindow(self, self.tools, "Delete a preset", question, ("Delete", "Cancel")).ask() != "Delete":
+            return
+        try:
+            self.presets.delete(preset)
+        except ConfigError as error:
+            self.say(str(error))
+        else:
+            self.settings.preset = ""
+            self.say(f"{preset.name} is deleted.")
+        self._changed(False)
 
     def start_run(self) -> None:
         """Shows the run and starts it."""
@@ -288,15 +348,37 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.problems.say(text)
 
     def close(self) -> None:
-        """Keeps everything for the next time and closes, unless a view objects."""
+        """Keeps everything for the next time and closes, unless a question is open, a view objects, or one stays."""
+        self.tools.popup.close()
+        if held := self._held():
+            self.tk.call("raise", held)
+            return
+        self.settings.geometry = self.geometry()
+        if troubles := self.session.close():
+            question = "\n\n".join(["Not everything can be kept:", *troubles, "Close all the same?"])
+            if AskWindow(self, self.tools, "Close", question, ("Stay", "Close")).ask() != "Close":
+                return
         for _, view in list(self.views.values()):
             if _call(view, "closing") is False:
                 return
-        if not self.runs.may_close():
+        if self.runs.may_close():
+            self.destroy()
+
+    def leave(self) -> None:
+        """Keeps everything and closes without a question, as the system wants it. A run goes on."""
+        self.tools.popup.close()
+        if held := self._held():
+            # who waits for an answer gets none
+            self.tk.call("destroy", held)
+            self.after(POLL_MS, self.leave)
             return
         self.settings.geometry = self.geometry()
         self.session.close()
         self.destroy()
+
+    def _held(self) -> str:
+        """The window that has to be answered first, by its name, as dialogs of Tk's own have no other; "" for none."""
+        return str(self.tk.call("grab", "current", self))
 
     def _changed(self, everything: bool) -> None:
         """Checks what is wrong, when the last of a row of changes is done."""
@@ -309,27 +391,26 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
     def _check(self) -> None:
         self._checking = ""
         self.problems.show(self.form.check())
+        before, self._not_kept = self._not_kept, self.session.keep()
+        if self._not_kept and self._not_kept != before:
+            self.say(f"Not everything can be kept: {' '.join(self._not_kept)}")
 
     def _poll(self) -> None:
-        self.worker.poll()
+        # first, so that one result that cannot be shown does not keep back all others
         self.after(POLL_MS, self._poll)
+        self.worker.poll()
 
     def _turn(self, by: int) -> None:
         names = [tab.name for tab in TABS]
         self.show_tab(names[(names.index(self.tabs.current) + by) % len(names)])
 
     def _fitting_geometry(self) -> str:
-        """Where it was left, if that is on the screen; otherwise the usual size, or as much of it as fits."""
+        """Where it was left, if that is on a screen; otherwise the usual size, or as much of it as fits."""
         wide, high = self.winfo_screenwidth(), self.winfo_screenheight()
-        size, _, place = self.settings.geometry.partition("+")
-        try:
-            (w, h), (x, y) = map(int, size.split("x")), map(int, place.split("+"))
-        except ValueError:
-            w, h = min(SIZE[0], wide), min(SIZE[1], high)
-            x, y = (wide - w) // 2, (high - h) // 3
-        if not (0 <= x < wide - 100 and 0 <= y < high - 100 and w >= SMALLEST[0] and h >= SMALLEST[1]):
-            w, h, x, y = min(SIZE[0], wide), min(SIZE[1], high), 0, 0
-        return f"{w}x{h}+{x}+{y}"
+        w, h = min(SIZE[0], wide), min(SIZE[1], high)
+        usual = f"{w}x{h}+{(wide - w) // 2}+{(high - h) // 3}"
+        screens = (self.winfo_vrootx(), self.winfo_vrooty(), self.winfo_vrootwidth(), self.winfo_vrootheight())
+        return fitting_geometry(self.settings.geometry, screens, usual, SMALLEST)
 
 
 def _call(view: Any, name: str) -> Any:

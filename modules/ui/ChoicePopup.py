@@ -78,7 +78,7 @@ class ChoicePopup:
         self._mark(texts.index(current) if current in texts else 0)
         self._place(below)
         for keys, action in (
-            (("<Return>", "<KP_Enter>", "<space>", "<ButtonRelease-1>"), self.take),
+            (("<Return>", "<KP_Enter>", "<ButtonRelease-1>"), self.take),
             (("<Escape>", "<Tab>"), self.close),
         ):
             for key in keys:
@@ -86,6 +86,8 @@ class ChoicePopup:
         box.bind("<Motion>", lambda event: self._mark(box.nearest(event.y), False))
         box.bind("<<ListboxSelect>>", lambda _: self._mark(self._place_now()))
         for key, move in (("<Up>", -1), ("<Down>", 1), ("<Prior>", -MOST_ROWS), ("<Next>", MOST_ROWS)):
+            box.bind(key, lambda _, move=move: self._move(move))
+        for key, move in (("<Home>", -len(choices)), ("<End>", len(choices))):
             box.bind(key, lambda _, move=move: self._move(move))
         box.bind("<Key>", self._jump)
         window.bind("<ButtonPress>", self._click_outside)
@@ -165,10 +167,15 @@ class ChoicePopup:
     def _jump(self, event: tk.Event) -> str | None:
         if not event.char or not event.char.isprintable():
             return None
-        self._typed = (self._typed if event.time - self._typed_at < 1000 else "") + event.char.lower()
+        typing = event.time - self._typed_at < 1000
+        # a space belongs to what is being typed; alone it takes what is marked
+        if event.char == " " and not (typing and self._typed):
+            self.take()
+            return "break"
+        self._typed = (self._typed if typing else "") + event.char.lower()
         self._typed_at = event.time
         for place, choice in enumerate(self._choices):
-            if choice.label.lower().startswith(self._typed):
+            if choice.label.lower().lstrip(" ✓").startswith(self._typed):
                 self._mark(place)
                 break
         return "break"

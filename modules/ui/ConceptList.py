@@ -1,4 +1,5 @@
 import tkinter as tk
+from collections.abc import Callable
 from pathlib import Path
 from tkinter import filedialog
 from typing import TYPE_CHECKING
@@ -6,7 +7,8 @@ from typing import TYPE_CHECKING
 from modules.ui.ConceptWindow import ConceptWindow
 from modules.ui.ItemList import ItemList
 from modules.util.config.ConceptConfig import ConceptConfig
-from modules.viewModel.ConceptModel import FolderFacts, concept_of_folder, look_into, sort_dropped, thumbnail, title_of
+from modules.viewModel.ConceptFacts import ConceptFacts
+from modules.viewModel.ConceptModel import concept_of_folder, sort_dropped
 
 from PIL import Image, ImageTk
 
@@ -23,36 +25,41 @@ class ConceptList(ItemList):
     card_width = 500
 
     def __init__(self, parent: tk.Misc, app: "App") -> None:
-        self._facts: dict[tuple[str, bool], tuple[FolderFacts, Image.Image | None]] = {}
-        self._photos: list[ImageTk.PhotoImage] = []
-        self._looking = False
+        self._facts = ConceptFacts(app.worker)
         super().__init__(parent, app)
         app.theme.listen(self, self._recolor)
         app.tools.drops.accept(self, self.add_dropped)
 
     def describe(self, item: ConceptConfig) -> tuple[str, str]:
         """Name; type and count of images, or what is wrong with the folder."""
-        known = self._facts.get(_key(item))
-        if known is None:
-            return title_of(item), f"{item.type} · counting images …"
-        facts = known[0]
-        return title_of(item), facts.trouble or f"{item.type} · {facts.count} images"
+        return self._facts.describe(item)
 
-    def new_item(self) -> ConceptConfig | None:
-        """For a folder that a person chooses."""
+    def add(self) -> None:
+        """Adds the folder that a person chooses, and opens it."""
         folder = filedialog.askdirectory(parent=self, title="A folder of images", initialdir=Path.cwd())
-        return concept_of_folder(Path(folder)) if folder else None
+        if folder:
+            self.add_folders([Path(folder)], lambda: self.edit(len(self.list.items) - 1))
 
-    def add_folder(self, folder: Path) -> bool:
-        """Adds a folder without asking for it."""
-        return self.change(lambda: self.list.add(concept_of_folder(folder)))
+    def add_folders(self, folders: list[Path], then: Callable[[], None] = lambda: None) -> None:
+        """Adds folders without asking for them, as soon as it is known where their images are."""
+        form = self.app.form
+        config = form.config
+
+        def found(concepts: list[ConceptConfig]) -> None:
+            # they were meant for the preset that was open then
+            if self.winfo_exists() and form.config is config:
+                if self.change(lambda: [self.list.add(concept) for concept in concepts]):
+                    then()
+
+        self.app.worker.run(lambda: [concept_of_folder(folder) for folder in folders], found, self._not_looked)
 
     def add_dropped(self, paths: list[Path]) -> None:
         """Adds a concept for each folder among what was dropped here."""
         folders, news = sort_dropped(paths)
-        if folders and not self.change(lambda: [self.list.add(concept_of_folder(folder)) for folder in folders]):
-            return
-        self.app.say(news)
+        if folders:
+            self.add_folders(folders, lambda: self.app.say(news))
+        else:
+            self.app.say(news)
 
     def make_window(self, place: int, item: ConceptConfig) -> ConceptWindow:
         """The window of a concept."""
@@ -65,7 +72,7 @@ class ConceptList(ItemList):
 
     def refresh(self) -> None:
         """Shows the list as it is now; folders are looked into again."""
-        self._facts.clear()
+        self._facts.forget()
         super().refresh()
 
     def _card(self, place: int, item: ConceptConfig) -> dict:
@@ -82,7 +89,7 @@ class ConceptList(ItemList):
         self._look()
 
     def _show_picture(self, card: dict, item: ConceptConfig) -> None:
-        known = self._facts.get(_key(item))
+        known = self._facts.of(item)
         if known is not None:
             card["about"].configure(style="Error.TLabel" if known[0].trouble else "Muted.TLabel")
             if known[1] is not None:
@@ -101,35 +108,16 @@ class ConceptList(ItemList):
         card["picture"].configure(image=card["photo"], background=color("card"))
 
     def _look(self) -> None:
-        """Counts and draws on a worker's thread: a folder may be large, or far away."""
-        missing = {_key(item): item for item in self.list.items if _key(item) not in self._facts}
-        if not missing or self._looking:
-            return
-        self._looking, edge = True, self.app.theme.px(THUMBNAIL)
+        edge = self.app.theme.px(THUMBNAIL)
+        self._facts.look(self.list.items, edge, self._looked, self._not_looked)
 
-        def work() -> dict:
-            found = {}
-            for key, item in missing.items():
-                facts = look_into(item)
-                found[key] = facts, thumbnail(facts.first, edge) if facts.first else None
-            return found
-
-        self.app.worker.run(work, self._looked, lambda error: self._not_looked(error))
-
-    def _looked(self, found: dict) -> None:
-        self._looking = False
+    def _looked(self) -> None:
         if not self.winfo_exists():
             return
-        self._facts |= found
         for card, item in zip(self.cards, self.list.items, strict=True):
             card["about"].configure(text=self.describe(item)[1])
             self._show_picture(card, item)
         self._look()
 
     def _not_looked(self, error: Exception) -> None:
-        self._looking = False
         self.app.say(f"The folders cannot be read: {error}")
-
-
-def _key(item: ConceptConfig) -> tuple[str, bool]:
-    return item.path, item.include_subdirectories

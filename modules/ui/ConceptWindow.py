@@ -3,13 +3,15 @@ from collections.abc import Callable
 from tkinter import ttk
 from typing import TYPE_CHECKING
 
+from modules.ui.AskWindow import AskWindow
 from modules.ui.ItemWindow import ItemWindow
 from modules.ui.TabBar import TabBar
 from modules.ui.TextPane import TextPane
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.UserError import UserError
-from modules.viewModel import ConceptModel
-from modules.viewModel.ConceptModel import CheckResult, Preview
+from modules.viewModel.ConceptCheck import ConceptCheck
+from modules.viewModel.ConceptModel import CheckResult, Preview, title_of
+from modules.viewModel.ConceptPreview import ConceptPreview, Drawn
 
 from PIL import Image, ImageTk
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 SIZE, RIGHT = (1180, 700), 560
 PREVIEW, CHECK = "preview", "dataset check"
 SETTLE_MS = 250
+SAVE, LOSE, CANCEL = "Save", "Lose it", "Cancel"
 
 
 class ConceptWindow(ItemWindow):
@@ -30,31 +33,36 @@ class ConceptWindow(ItemWindow):
         changed: gets the edited copy after each change.
 
     Attributes:
-        place, variation: of what is shown.
-        preview: what is shown, None before the first.
+        images: which image is shown, and its caption.
+        checked: the dataset check.
         caption: the editable caption.
         save: writes it.
         check_text: what the dataset check found.
     """
 
     def __init__(self, app: "App", concept: ConceptConfig, changed: Callable[[ConceptConfig], None]) -> None:
-        super().__init__(app, ConceptModel.title_of(concept), concept, changed, SIZE)
-        self._app, px = app, app.theme.px
-        self.place, self.variation, self.preview = 0, 0, None
-        self._images: list[tuple[str, str]] = []
-        self._photos: list[ImageTk.PhotoImage] = []
-        self._known, self._waiting, self._round = "", "", 0
+        super().__init__(app, title_of(concept), concept, changed, SIZE)
+        px = app.theme.px
+        self.images, self.checked = ConceptPreview(), ConceptCheck()
+        self._photo: ImageTk.PhotoImage | None = None
+        self._waiting = ""
         right = ttk.Frame(self.body, style="Window.TFrame", width=px(RIGHT))
-        right.pack(side="right", fill="both", before=self.view, padx=(px(4), px(8)))
+        right.pack(side="right", fill="both", before=self.left, padx=(px(4), px(8)))
         right.pack_propagate(False)
         self.tabs = TabBar(right, app.theme, (PREVIEW, CHECK), self.show_page)
         self.tabs.pack(anchor="w", pady=(0, px(6)))
         self._pages = {PREVIEW: self._make_preview(right), CHECK: self._make_check(right)}
         self._recolor()
         app.theme.listen(self, self._recolor)
-        self.form.listen(lambda _: self._show_soon())
+        self.form.listen(lambda _: self._options_changed())
+        self.on_close(app.form.listen(lambda _: self._compare()))
         self.show_page(PREVIEW)
         self._show_soon()
+
+    @property
+    def preview(self) -> Preview | None:
+        """What is shown; None before the first, and where there is none."""
+        return self.images.shown.picture
 
     def _make_preview(self, parent: ttk.Frame) -> ttk.Frame:
         px = self._app.theme.px
@@ -63,8 +71,8 @@ class ConceptWindow(ItemWindow):
         row.pack(fill="x")
         made = []
         for text, action in (
-            ("‹ Image", lambda: self.go(self.place - 1)), ("Image ›", lambda: self.go(self.place + 1)),
-            ("Another variation", lambda: self.go(self.place, self.variation + 1)),
+            ("‹ Image", lambda: self.go(-1)), ("Image ›", lambda: self.go(1)),
+            ("Another variation", lambda: self.go(0, self.images.shown.variation + 1)),
         ):  # fmt: skip
             button = ttk.Button(row, text=text, command=action)
             button.pack(side="left", padx=(0, px(6)))
@@ -76,7 +84,7 @@ class ConceptWindow(ItemWindow):
         foot.pack(side="bottom", fill="x")
         self._facts = ttk.Label(card, style="Muted.TLabel", anchor="w", justify="left", wraplength=px(RIGHT - 40))
         self._facts.pack(side="bottom", fill="x", pady=(px(4), px(6)))
-        self._picture = tk.Label(card, borderwidth=0)
+        self._picture = tk.Label(card, borderwidth=0, text="Drawing …", wraplength=px(RIGHT - 60))
         self._picture.pack(fill="both", expand=True, pady=(px(8), 0))
         self._picture.bind("<Configure>", lambda _: self._draw())
         ttk.Label(foot, text="Caption", style="Bold.TLabel").pack(anchor="w")
@@ -102,7 +110,7 @@ class ConceptWindow(ItemWindow):
         row.pack(fill="x", pady=(0, px(6)))
         self.check_button = ttk.Button(row, text="Check", command=self.check)
         self.check_button.pack(side="left")
-        self.check_heading = ttk.Label(row, text="Reads every image and caption.", style="Muted.TLabel", justify="left",
+        self.check_heading = ttk.Label(row, text=self.checked.heading, style="Muted.TLabel", justify="left",
                                        wraplength=px(RIGHT - 140))  # fmt: skip
         self.check_heading.pack(side="left", padx=px(8))
         self.check_text = TextPane(card, self._app.theme)
@@ -124,34 +132,55 @@ class ConceptWindow(ItemWindow):
             page.pack_forget()
         self._pages[name].pack(fill="both", expand=True)
         self.tabs.mark(name)
-        if name == CHECK and not self.check_text.text:
+        if name == CHECK and not self.checked.is_begun:
             self.check()
 
-    def go(self, place: int, variation: int = 0) -> None:
-        """Shows another image, or another variation of one."""
-        self.place, self.variation = place, variation
+    def go(self, by: int, variation: int = 0) -> None:
+        """Shows another image, so many on, or another variation of the one that is shown."""
+        if by and not self._may_leave_caption():
+            return
+        self.images.wish(by, variation)
         self._show()
 
     def check(self) -> None:
         """Runs the dataset check on this concept."""
-        self.check_button.state(["disabled"])
-        self.check_heading.configure(text="Checking …", style="Muted.TLabel")
-        config, concept = self._copies()
-        self._app.worker.run(lambda: ConceptModel.check_concept(config, concept), self._checked, self._not_checked)
+        self._app.worker.run(self.checked.begin(*self._copies()), self._take_check, self._take_check)
+        self._show_check()
 
-    def save_caption(self) -> None:
-        """Writes the caption beside the image."""
-        path = self._caption_path()
-        if path is None:
-            return
-        text = self.caption.get("1.0", "end").rstrip()
+    def save_caption(self) -> bool:
+        """Writes the caption beside the image. False: it could not be written, which is said."""
         try:
-            ConceptModel.write_caption(path, text, self._known)
+            self.images.save()
         except UserError as error:
             self._varied.configure(text=str(error), style="Error.TLabel")
-            return
-        self._known = text
+            return False
+        self._show_caption()
         self._show()
+        return True
+
+    def may_close(self) -> bool:
+        """Asks about a caption, too, that is not saved."""
+        return self._may_leave_caption() and super().may_close()
+
+    def let_go(self) -> None:
+        """Closes; a caption is not the list's, and may still be saved."""
+        if self.images.is_edited:
+            # whoever changed the list is not done with that
+            self.after_idle(lambda: self._may_leave_caption((SAVE, LOSE)) and self.destroy())
+        else:
+            self.destroy()
+
+    def _may_leave_caption(self, answers: tuple[str, ...] = (SAVE, LOSE, CANCEL)) -> bool:
+        if not self.images.is_edited:
+            return True
+        question = f"The caption of {self.images.shown.name} is not saved."
+        answer = AskWindow(self, self._app.tools, "The caption", question, answers).ask()
+        if answer == SAVE:
+            return self.save_caption()
+        if answer == LOSE:
+            self.images.lose_edit()
+            self._show_caption()
+        return answer == LOSE
 
     def _copies(self) -> tuple:
         return self._app.form.config.model_copy(deep=True), self.form.config.model_copy(deep=True)
@@ -163,81 +192,53 @@ class ConceptWindow(ItemWindow):
 
     def _show(self) -> None:
         """Draws on a worker's thread; only the newest wish counts."""
+        if self._waiting:
+            self.after_cancel(self._waiting)
         self._waiting = ""
-        self._round += 1
-        number, place, variation = self._round, self.place, self.variation
-        config, concept = self._copies()
-        if self.preview is None:
-            self._picture.configure(image="", text="Drawing …")
+        number, work = self.images.draw(*self._copies())
+        self._app.worker.run(work, self._shown, lambda error: self._shown(self.images.failed(number, error)))
 
-        def work() -> tuple:
-            images = ConceptModel.images_of(concept)
-            if not images:
-                return images, 0, None
-            where = place % len(images)
-            return images, where, ConceptModel.preview(config, concept, images[where], variation)
-
-        self._app.worker.run(
-            work, lambda found: self._shown(number, *found), lambda error: self._failed(number, place, error)
-        )
-
-    def _shown(self, number: int, images: list[tuple[str, str]], place: int, preview: Preview | None) -> None:
-        if number != self._round or not self.winfo_exists():
+    def _shown(self, drawn: Drawn) -> None:
+        if not self.winfo_exists() or not self.images.take(drawn):
             return
-        self._images, self.place, self.preview = images, place, preview
-        several = len(images) > 1
         for button in (self.preceding, self.following):
-            button.state(["!disabled" if several else "disabled"])
-        self.another.state(["!disabled" if preview else "disabled"])
-        if preview is None:
-            self._title.configure(text="")
-            self._picture.configure(image="", text="There are no images in this folder.")
-            self._facts.configure(text="")
-            return
-        self._title.configure(text=f"{place + 1} of {len(images)} · {images[place][0]}")
-        self._facts.configure(text=f"Variation {self.variation + 1}: {preview.facts}")
+            button.state(["!disabled" if drawn.count > 1 else "disabled"])
+        self.another.state(["!disabled" if drawn.picture else "disabled"])
+        self._title.configure(text=self.images.title)
+        self._facts.configure(text=self.images.facts)
         self._draw()
-        self._show_caption(preview)
+        self._show_caption()
 
-    def _show_caption(self, preview: Preview) -> None:
-        path, text = self._caption_path(), "\n".join(preview.captions)
-        if path is not None:
-            try:
-                text = ConceptModel.read_caption(path)
-            except UserError as error:
-                preview = Preview(preview.original, preview.varied, preview.facts, (), "", str(error))
-        self._known = text
+    def _show_caption(self) -> None:
+        shown, text = self.images.shown, self.images.text
         self.caption.configure(state="normal")
-        self.caption.delete("1.0", "end")
-        self.caption.insert("1.0", text)
-        self.caption.edit_modified(False)
-        if path is None or (preview.trouble and not preview.captions):
+        # a box that is typed in is left as it is
+        if self._typed_caption() != text:
+            self.caption.delete("1.0", "end")
+            self.caption.insert("1.0", text)
+            self.caption.edit_reset()
+            self.caption.edit_modified(False)
+        if shown.file is None:
             self.caption.configure(state="disabled")
-        self.save.state(["disabled"])
-        shown = f"In this variation: {preview.varied_caption}" if preview.varied_caption != text else ""
+        self.save.state(["!disabled" if self.images.is_edited else "disabled"])
         self._varied.configure(
-            text=preview.trouble or shown, style="Error.TLabel" if preview.trouble else "Muted.TLabel"
+            text=shown.caption_trouble or self.images.caption_note,
+            style="Error.TLabel" if shown.caption_trouble else "Muted.TLabel",
         )
 
-    def _failed(self, number: int, place: int, error: Exception) -> None:
-        if number == self._round and self.winfo_exists():
-            self.place, self.preview, self._photos = place, None, []
-            self._picture.configure(image="", text=str(error), wraplength=self._app.theme.px(RIGHT - 60))
-            self._facts.configure(text="")
-
-    def _caption_path(self):
-        if not self._images:
-            return None
-        return ConceptModel.caption_file(self.form.config, self._images[self.place][1])
+    def _typed_caption(self) -> str:
+        return self.caption.get("1.0", "end-1c")
 
     def _typed(self) -> None:
-        changed = self.caption.get("1.0", "end").rstrip() != self._known
-        self.save.state(["!disabled" if changed and self._caption_path() is not None else "disabled"])
+        self.images.text = self._typed_caption()
+        self.save.state(["!disabled" if self.images.is_edited else "disabled"])
         self.caption.edit_modified(False)
 
     def _draw(self) -> None:
         """Original and variation beside each other, as large as there is room for."""
         if self.preview is None:
+            self._photo = None
+            self._picture.configure(image="", text=self.images.message)
             return
         room = ((self._picture.winfo_width() - 16) // 2, self._picture.winfo_height() - 8)
         if min(room) < 16:
@@ -249,17 +250,28 @@ class ConceptWindow(ItemWindow):
             way = Image.Resampling.NEAREST if scale >= 3 else Image.Resampling.BICUBIC
             left = place * (room[0] + 12) + (room[0] - size[0]) // 2
             both.paste(image.resize(size, way), (left, (room[1] - size[1]) // 2))
-        self._photos = [ImageTk.PhotoImage(both, master=self)]
-        self._picture.configure(image=self._photos[0], text="")
+        self._photo = ImageTk.PhotoImage(both, master=self)
+        self._picture.configure(image=self._photo, text="")
 
-    def _checked(self, result: CheckResult) -> None:
-        if self.winfo_exists():
-            self.check_button.state(["!disabled"])
-            self.check_heading.configure(text=result.heading, style="TLabel")
-            self.check_text.show(result.lines)
+    def _options_changed(self) -> None:
+        self._show_soon()
+        self._compare()
 
-    def _not_checked(self, error: Exception) -> None:
+    def _compare(self) -> None:
+        """What was checked with other options is said to be so."""
+        if self.checked.is_begun:
+            self.checked.compare(self._app.form.config, self.form.config)
+            self._show_check()
+
+    def _take_check(self, found: CheckResult | Exception) -> None:
+        self.checked.take(found)
         if self.winfo_exists():
-            self.check_button.state(["!disabled"])
-            self.check_heading.configure(text=str(error), style="Error.TLabel")
-            self.check_text.show([" "])
+            self._show_check()
+
+    def _show_check(self) -> None:
+        checked = self.checked
+        self.check_button.state(["disabled" if checked.is_busy else "!disabled"])
+        muted = checked.is_busy or checked.is_stale
+        style = "Error.TLabel" if checked.trouble and not muted else "Muted.TLabel" if muted else "TLabel"
+        self.check_heading.configure(text=checked.heading, style=style)
+        self.check_text.show(checked.lines)

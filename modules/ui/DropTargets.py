@@ -2,6 +2,8 @@ import tkinter as tk
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from modules.ui.find_widget import widget_at
+
 from tkinterdnd2 import COPY, DND_FILES, REFUSE_DROP, TkinterDnD
 
 Action = Callable[[list[Path]], None]
@@ -19,7 +21,7 @@ class DropTargets:
 
     def __init__(self, window: tk.Tk) -> None:
         self._window = window
-        self._actions: dict[str, Action] = {}
+        self._actions: dict[tk.Misc, Action] = {}
         try:
             TkinterDnD.require(window)
             window.drop_target_register(DND_FILES)
@@ -32,7 +34,8 @@ class DropTargets:
 
     def accept(self, widget: tk.Misc, action: Action) -> None:
         """Calls `action` with the paths that are dropped onto a widget or anything inside it."""
-        self._actions[str(widget)] = action
+        self._actions = {one: action for one, action in self._actions.items() if one.winfo_exists()}
+        self._actions[widget] = action
 
     def drop(self, widget: tk.Misc | None, paths: Sequence[Path]) -> bool:
         """Does what a drop onto a widget does. False: nothing takes files there."""
@@ -44,13 +47,13 @@ class DropTargets:
 
     def _action(self, widget: tk.Misc | None) -> Action | None:
         while widget is not None:
-            if str(widget) in self._actions:
-                return self._actions[str(widget)]
+            if widget in self._actions:
+                return self._actions[widget]
             widget = widget.master
         return None
 
     def _under(self, event: TkinterDnD.DnDEvent) -> tk.Misc | None:
-        return self._window.winfo_containing(event.x_root, event.y_root)
+        return widget_at(self._window, event.x_root, event.y_root)
 
     def _moved(self, event: TkinterDnD.DnDEvent) -> str:
         return REFUSE_DROP if self._action(self._under(event)) is None else COPY

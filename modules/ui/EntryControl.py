@@ -4,6 +4,7 @@ from tkinter import filedialog, ttk
 
 from modules.ui.Control import Control
 from modules.viewModel.FieldHints import Choice
+from modules.viewModel.paths import nearest_folder, portable
 
 SUGGEST_WIDTH = 2
 
@@ -28,7 +29,7 @@ class EntryControl(Control):
         elif declared.path:
             self._button("…", self._browse)
         if declared.path:
-            self.tools.drops.accept(self.frame, lambda paths: self._take(_relative(str(paths[0]))))
+            self.tools.drops.accept(self.frame, lambda paths: self._take(portable(paths[0])))
         self._hint = ttk.Label(self.entry, style="Hint.TLabel", cursor="xterm")
         self._hint.bind("<Button-1>", lambda _: self.entry.focus_set())
         self.entry.bind("<FocusIn>", lambda _: self._place_hint(), add="+")
@@ -78,9 +79,13 @@ class EntryControl(Control):
             self._ask(self.one.declared.path)
 
     def _ask(self, what: str) -> None:
-        title, start = self.one.declared.title, _existing_folder(self.shown())
+        title, start = self.one.declared.title, nearest_folder(self.shown())
         if what == "folder":
             path = filedialog.askdirectory(parent=self.entry, title=title, initialdir=start)
+        elif what == "file":
+            path = filedialog.askopenfilename(
+                parent=self.entry, title=title, initialdir=start, initialfile=Path(self.shown()).name
+            )
         else:
             # a file that is to be written need not be there, and one that is there is not written by choosing it
             path = filedialog.asksaveasfilename(
@@ -88,19 +93,7 @@ class EntryControl(Control):
                 initialfile=Path(self.shown()).name,
             )  # fmt: skip
         if path:
-            self._take(_relative(path))
+            self._take(portable(path))
 
     def _take(self, text: str) -> None:
         self._variable.set(text)
-
-
-def _existing_folder(text: str) -> Path:
-    """The folder of a path, or the nearest one above it that exists."""
-    path = Path(text or ".").absolute()
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
-
-
-def _relative(path: str) -> str:
-    """A path inside the working directory as seen from there: such presets can be taken to another machine."""
-    here = Path.cwd()
-    return Path(path).relative_to(here).as_posix() if Path(path).is_relative_to(here) else path

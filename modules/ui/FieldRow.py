@@ -2,6 +2,7 @@ from tkinter import ttk
 
 from modules.ui.Control import Control
 from modules.ui.EntryControl import EntryControl
+from modules.ui.find_widget import focused
 from modules.ui.SelectControl import SelectControl
 from modules.ui.SwitchControl import SwitchControl
 from modules.ui.WindowTools import WindowTools
@@ -86,7 +87,9 @@ class FieldRow:
             self.unit.show(self._form.text(self.unit.one.path), False)
         if not self.visible:
             return
-        modified = self._form.is_modified(self.one.path)
+        # one click must not drop a whole list
+        whole = self.one.kind.kind in (list, dict) and not self.one.declared.secret
+        modified = self._form.is_modified(self.one.path) and not whole
         if modified == bool(self._undo.winfo_manager()):
             pass
         elif modified:
@@ -102,7 +105,9 @@ class FieldRow:
         """Gives the option its default."""
         for path in self.paths:
             self._form.reset(path)
-        self.control.focus.focus_set()
+        # an option that matters no more takes its row along
+        if self.label.winfo_exists():
+            self.control.focus.focus_set()
 
     def flash(self) -> None:
         """Draws the eye to it."""
@@ -125,11 +130,7 @@ class FieldRow:
         self._form.set_text(path, text)
 
     def _has_focus(self) -> bool:
-        try:
-            return self.control.focus.focus_get() is self.control.focus
-        except KeyError:
-            # the focus is in a window that Tk made itself
-            return False
+        return focused(self.label) is self.control.focus
 
     def _wait(self) -> None:
         if self._waiting:

@@ -44,6 +44,7 @@ class FormView(ScrollFrame):
         self.rows: dict[str, FieldRow] = {}
         self._cards: dict[str, ttk.Frame] = {}
         self._columns: list[ttk.Frame] = []
+        self._nothing = ttk.Label(self.inside, style="Muted.Window.TLabel")
         self._stale: set[str] | None = None
         self._packed: tuple[object, ...] = ()
         self._end = form.listen(self._changed)
@@ -170,6 +171,11 @@ class FormView(ScrollFrame):
             )
             if place < count:
                 column.grid(row=0, column=place, sticky="nwe", padx=(0, px(8)))
+        if shown:
+            self._nothing.grid_forget()
+        else:
+            self._nothing.configure(text=self._why_nothing())
+            self._nothing.grid(row=1, column=0, columnspan=count, sticky="w", padx=px(12), pady=px(12))
         heights = [0] * count
         for section in shown:
             place = heights.index(min(heights))
@@ -179,6 +185,12 @@ class FormView(ScrollFrame):
             card = self._cards[section.key]
             card.pack(in_=self._columns[place], fill="x", pady=(0, px(8)))
             card.lift()
+
+    def _why_nothing(self) -> str:
+        """What would have to be otherwise for something to be shown here."""
+        needs = [self._form.needs(one.path) for section in self._sections for one in section.fields]
+        needs = [words for words in dict.fromkeys(needs) if words]
+        return f"These options matter only with {min(needs, key=len)}." if needs else "There are no options here."
 
     def _is_shown(self, section: FormSection) -> bool:
         return any(one.path in self.rows and self.rows[one.path].visible for one in section.fields)

@@ -8,7 +8,7 @@ from modules.ui.AskWindow import AskWindow
 from modules.ui.ItemWindow import ItemWindow
 from modules.ui.ScrollFrame import ScrollFrame
 from modules.util.config.BaseConfig import BaseConfig
-from modules.util.config.errors import ConfigError
+from modules.util.config.errors import ConfigError, Problem
 from modules.viewModel.ConfigList import ConfigList
 
 if TYPE_CHECKING:
@@ -67,19 +67,25 @@ class ItemList(ttk.Frame):
     def describe(self, item: Any) -> tuple[str, str]:
         """Title and second line of an item's card."""
 
-    @abstractmethod
     def new_item(self) -> Any:
-        """What is added; None if a person thought better of it."""
+        """What the button adds."""
+        return self.item_class()
 
     def refresh(self) -> None:
         """Shows the list as it is now."""
-        if self.window is not None and self.window.winfo_exists():
-            self.window.destroy()
         self.list.load()
         self.show()
 
+    def closing(self) -> bool:
+        """Closes the window of the item that is edited, after asking where something would be lost. False: it stays."""
+        return self.window is None or self.window.close()
+
+    # another size is another window, too
+    may_rebuild = closing
+
     def show(self) -> None:
-        """Makes the cards anew."""
+        """Makes the cards anew. No window stays open: the place that it edits may be another item's now."""
+        self._let_go()
         for card in self.cards:
             card["frame"].destroy()
         self.cards = [self._card(place, item) for place, item in enumerate(self.list.items)]
@@ -89,42 +95,75 @@ class ItemList(ttk.Frame):
 
     def add(self) -> None:
         """Adds an item and opens it."""
-        item = self.new_item()
-        if item is not None and self.change(lambda: self.list.add(item)):
+        if self.change(lambda: self.list.add(self.new_item())):
             self.edit(len(self.list.items) - 1)
 
     def edit(self, place: int) -> None:
         """Opens an item's window."""
-        if not self._may_change():
+        if not self._may_change() or not self.closing():
             return
-        if self.window is not None and self.window.winfo_exists():
-            self.window.destroy()
         item = self.list.items[place]
-        self.window = self.make_window(place, item)
+        self.window = window = self.make_window(place, item)
+        window.on_close(lambda: self._closed(window))
 
     def make_window(self, place: int, item: Any) -> ItemWindow:
         """The window that edits an item."""
         return ItemWindow(self.app, self.describe(item)[0], item, lambda new: self._edited(place, new))
 
     def change(self, action: Callable[[], Any], show: bool = True) -> bool:
-        """Changes the list, after asking where, if that is not clear. False: it was not changed."""
-        if not self._may_change():
+        """Changes the list, after asking where, if that is not clear, and closing the window of an item.
+
+        Returns:
+            False: it was not changed.
+        """
+        if not self._may_change() or not self.closing() or not self._do(action):
             return False
+        if show:
+            self.show()
+        return True
+
+    def _do(self, action: Callable[[], Any]) -> bool:
+        """Changes the list; what keeps it from that is said, and a list that somebody else has changed is read anew."""
         self._busy = True
         try:
             action()
         except ConfigError as error:
             self.app.say(str(error))
-            return False
+        else:
+            return True
         finally:
             self._busy = False
-        if show:
-            self.show()
-        return True
+        if self.list.differs():
+            self.refresh()
+        return False
 
     def _edited(self, place: int, item: Any) -> None:
-        self.change(lambda: self.list.replace(place, item), show=False)
-        self._update(place)
+        """Takes what the window has. What it refuses is known to the run's form, so that no run starts with it."""
+        if self.window is None:
+            return
+        problems = [Problem(f"{self.key}.{place}.{one.path}", one.text) for one in self.window.form.problems()]
+        told = self.app.form.inner_problems.get(self.key, [])
+        if problems:
+            self.app.form.inner_problems[self.key] = problems
+        else:
+            self.app.form.inner_problems.pop(self.key, None)
+        if item != self.list.items[place] and self._do(lambda: self.list.replace(place, item)):
+            self._update(place)
+        if problems != told:
+            self.app.form.changed(self.key)
+
+    def _let_go(self) -> None:
+        """Closes the window of an item that is no longer there, or no longer in its place."""
+        window, self.window = self.window, None
+        self.app.form.inner_problems.pop(self.key, None)
+        if window is not None:
+            window.let_go()
+
+    def _closed(self, window: ItemWindow) -> None:
+        if window is self.window:
+            self.window = None
+            if self.app.form.inner_problems.pop(self.key, None):
+                self.app.form.changed(self.key)
 
     def _update(self, place: int) -> None:
         """Shows an item that has been edited."""
@@ -198,7 +237,7 @@ class ItemList(ttk.Frame):
         item = self.list.items[place].model_copy(deep=True)
         setattr(item, self.switch_key, on)
         if not self.change(lambda: self.list.replace(place, item), show=False):
-            self.cards[place]["variable"].set(not on)
+            self.cards[place]["variable"].set(getattr(self.list.items[place], self.switch_key))
 
     def _arrange(self) -> None:
         px = self.app.theme.px
@@ -219,9 +258,14 @@ class ItemList(ttk.Frame):
         self._scroll.set_height(min(self._inside.winfo_reqheight() if self.cards else 1, max(most, 1)))
 
     def _form_changed(self, paths: frozenset[str]) -> None:
-        if not self._busy and not paths.isdisjoint({"", self.key, self.list.file_key or self.key}):
+        # a sample in a file has its size from the model family
+        if self._busy or paths.isdisjoint({"", self.key, self.list.file_key or self.key, "model_type"}):
+            return
+        # it is told of problems, too, and of what is typed in another tab
+        if self.list.differs():
             self.refresh()
 
     def _destroyed(self, event: tk.Event) -> None:
         if event.widget is self:
             self._end()
+            self._let_go()

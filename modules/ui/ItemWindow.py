@@ -3,10 +3,12 @@ from collections.abc import Callable
 from tkinter import ttk
 from typing import TYPE_CHECKING
 
+from modules.ui.AskWindow import AskWindow
 from modules.ui.FormView import FormView
+from modules.ui.TabBar import TabBar
 from modules.util.config.BaseConfig import BaseConfig
 from modules.viewModel.FormModel import FormModel
-from modules.viewModel.UiSettings import ALL
+from modules.viewModel.UiSettings import ALL, BASIC
 
 import customtkinter as ctk
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from modules.ui.App import App
 
 WIDTH, HEIGHT = 660, 620
+GO_BACK, CLOSE = "Go back", "Close"
 
 
 class ItemWindow(ctk.CTkToplevel):
@@ -28,8 +31,10 @@ class ItemWindow(ctk.CTkToplevel):
 
     Attributes:
         form: holds the values.
+        views: chooses basic or all options.
         view: the form as it is seen.
-        body: frame that holds the view; more can be put beside it.
+        body: frame that holds `left`; more can be put beside it.
+        left: frame that holds the form.
     """
 
     def __init__(
@@ -38,16 +43,22 @@ class ItemWindow(ctk.CTkToplevel):
     ) -> None:  # fmt: skip
         super().__init__(app)
         self.withdraw()
-        px = app.theme.px
+        self._app, px = app, app.theme.px
         self.title(title)
         self.form = FormModel(item.model_copy(deep=True))
         self.body = ttk.Frame(self, style="Window.TFrame", padding=(px(12), px(10), px(4), px(8)))
         self.body.pack(fill="both", expand=True)
+        self.left = ttk.Frame(self.body, style="Window.TFrame")
+        self.left.pack(side="left", fill="both", expand=True)
+        self.views = TabBar(self.left, app.theme, (BASIC, ALL), self._show_view)
+        self.views.mark(app.settings.view)
+        self.views.pack(anchor="w", pady=(0, px(6)))
         everything = app.settings.view == ALL
-        self.view = FormView(self.body, app.tools, self.form, self.form.sections, everything=everything)
-        self.view.pack(side="left", fill="both", expand=True)
+        self.view = FormView(self.left, app.tools, self.form, self.form.sections, everything=everything)
+        self.view.pack(fill="both", expand=True)
         self.form.listen(lambda _: changed(self.form.config.model_copy(deep=True)))
-        self.bind("<Escape>", lambda _: self.destroy())
+        self.bind("<Escape>", lambda _: self.close())
+        self.protocol("WM_DELETE_WINDOW", self.close)
         self.minsize(420, 320)
         wide, high = min(px(size[0]), app.winfo_width() - 40), min(px(size[1]), app.winfo_height() - 60)
         left = app.winfo_rootx() + (app.winfo_width() - wide) // 2
@@ -55,10 +66,25 @@ class ItemWindow(ctk.CTkToplevel):
         self.deiconify()
         self.after(50, self._take_focus)
 
-    def _take_focus(self) -> None:
-        if self.winfo_exists():
-            self.lift()
-            self.focus_force()
+    def close(self) -> bool:
+        """Closes, after asking where something would be lost. False: it stays open."""
+        if not self.may_close():
+            return False
+        self.destroy()
+        return True
+
+    def may_close(self) -> bool:
+        """Asks, if a value was refused: the old one counts."""
+        problems = self.form.problems()
+        if not problems:
+            return True
+        wrong = "\n".join(str(problem) for problem in problems)
+        question = f"{wrong}\nThis does not count. Close all the same? The old value stays."
+        return AskWindow(self, self._app.tools, "A wrong value", question, (GO_BACK, CLOSE)).ask() == CLOSE
+
+    def let_go(self) -> None:
+        """Closes as the item is no longer there; what is its alone is lost."""
+        self.destroy()
 
     def on_close(self, action: Callable[[], None]) -> None:
         """Calls `action` when the window is gone."""
@@ -68,3 +94,12 @@ class ItemWindow(ctk.CTkToplevel):
                 action()
 
         self.bind("<Destroy>", closed, add="+")
+
+    def _take_focus(self) -> None:
+        if self.winfo_exists():
+            self.lift()
+            self.focus_force()
+
+    def _show_view(self, view: str) -> None:
+        self.views.mark(view)
+        self.view.show_everything(view == ALL)

@@ -81,9 +81,11 @@ class OptimizerWindow(ctk.CTkToplevel):
 
     def _refresh(self) -> None:
         self.optimizer.show(self._app.form.text(OPTIMIZER), False)
+        self._news.pack_forget()
         if self._signature() != self._shown:
             self._shown = self._signature()
             self.view.show_sections(self._form.sections())
+            self.view.to_top()
         for one in RECOMMENDATIONS:
             why = self._form.why_not_recommended(one)
             self.recommended[one.title].state(["disabled" if why else "!disabled"])

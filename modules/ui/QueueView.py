@@ -55,7 +55,7 @@ class QueueView(ttk.Frame):
             self._app.problems.show(problems)
             self._app.say("This config cannot be trained yet; mend it first.")
             return
-        text = self._app.session.title.rstrip(" •")
+        text = self._app.session.name
         window = AskWindow(self._app, self._app.tools, "Add to the queue", "Name:", ("Add", "Cancel"), text)
         if window.ask() == "Add":
             self.add_as(window.text.strip() or text)
@@ -99,7 +99,7 @@ class QueueView(ttk.Frame):
         if not queue.items:
             note = "Nothing is queued. Configs that are added run in turn."
         if queue.trouble:
-            note = f"This list cannot be kept: {queue.trouble}"
+            note = queue.trouble
         self._note.configure(text=note, style="Error.TLabel" if queue.trouble else "Muted.TLabel")
         shown = [(item.name, item.state, item.reason, item.config) for item in queue.items]
         if shown == self._shown:

@@ -3,12 +3,13 @@ from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
 from modules.viewModel.RunController import RunController
+from modules.viewModel.RunQueue import WAITING
+from modules.viewModel.Session import RUNS
 
 if TYPE_CHECKING:
     from modules.ui.App import App
 
 TICK_MS = 250
-FOLDER = "ui_runs"
 STOP, GO_ON, CANCEL = "Stop and save", "Let it go on", "Cancel"
 
 
@@ -25,7 +26,7 @@ class RunFollower:
 
     def __init__(self, app: "App", root: Path) -> None:
         self._app = app
-        self.controller = RunController(root / FOLDER)
+        self.controller = RunController(root / RUNS)
         app.after(TICK_MS, self._tick)
 
     def may_close(self) -> bool:
@@ -37,6 +38,11 @@ class RunFollower:
             "A run goes on. Stop it after this step, with backup and model saved, or let it go on without the window? "
             "It is shown again when the window is opened."
         )
+        queue = self.controller.queue
+        waiting = 0 if queue.paused else sum(item.state == WAITING for item in queue.items)
+        if waiting:
+            more = "One more config waits; it begins" if waiting == 1 else f"{waiting} more configs wait; they begin"
+            question += f"\n\n{more} when the window is open again, or, if you stop, when you start the queue."
         answer = AskWindow(self._app, self._app.tools, "A run goes on", question, (STOP, GO_ON, CANCEL)).ask()
         if answer == STOP:
             self.controller.pause_queue()
@@ -50,7 +56,7 @@ class RunFollower:
     def _tick(self) -> None:
         app = self._app
         app.after(TICK_MS, self._tick)
-        self.controller.secrets = app.form.config.secrets.to_dict(secrets=True, sparse=True)
+        self.controller.secrets = app.session.secrets
         if not self.controller.tick():
             return
         _, view = app.views.get("run", (None, None))

@@ -15,6 +15,7 @@ from modules.ui.Theme import COLORS
 from modules.util.config.errors import ConfigError
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.RunController import backups_of
+from modules.viewModel.RunQueue import WAITING
 
 import customtkinter as ctk
 
@@ -30,7 +31,9 @@ WISHES = (
     ("save", "Save now", "Writes the adapter or model as it is after the step in flight."),
 )
 # of text that is shown at once: of what is said, and of why a run failed
-LOG_LINES, REASON_LINES = 8, 5
+LOG_LINES, FEW_LINES, REASON_LINES = 8, 3, 5
+# of the tab, below which the log is short
+LOW_HEIGHT = 560
 BAR_GAP = 16
 RATE_COLORS = ("purple", "green", "orange", "blue")
 MESSAGES, OUTPUT, QUEUE = "messages", "output", "queue"
@@ -108,16 +111,25 @@ class RunView(ttk.Frame):
 
     def _build_foot(self) -> None:
         px = self._app.theme.px
-        foot = ttk.Frame(self, style="Card.TFrame", padding=px(6))
+        foot = self._foot = ttk.Frame(self, style="Card.TFrame", padding=px(6))
         foot.pack(side="bottom", fill="x", padx=(0, px(8)))
         foot.pack_propagate(False)
         self.tabs = TabBar(self, self._app.theme, (MESSAGES, OUTPUT, QUEUE), self.show_foot)
         self.tabs.pack(side="bottom", anchor="w", pady=px(4))
         self.log = TextPane(foot, self._app.theme, height=LOG_LINES, follows=True)
-        # whole lines: no last one is cut
-        foot.configure(height=self.log.box.winfo_reqheight() + 2 * px(6))
+        self._log_lines = 0
+        self._fit_foot(self._app.winfo_height())
+        self.bind("<Configure>", lambda event: self._fit_foot(event.height))
         self.queue = QueueView(foot, self._app)
         self.show_foot(MESSAGES)
+
+    def _fit_foot(self, room: int) -> None:
+        """Whole lines, so that no last one is cut; few where the plots would have no room."""
+        lines = LOG_LINES if room >= self._app.theme.px(LOW_HEIGHT) else FEW_LINES
+        if lines != self._log_lines:
+            self._log_lines = lines
+            self.log.box.configure(height=lines)
+            self._foot.configure(height=self.log.box.winfo_reqheight() + 2 * self._app.theme.px(6))
 
     def show_foot(self, name: str) -> None:
         """Shows messages, what the process prints, or the queue."""
@@ -129,6 +141,8 @@ class RunView(ttk.Frame):
 
     def shown(self) -> None:
         """Catches up when the tab comes to the front."""
+        # what stands there tells how far the run is, which can be seen here
+        self._app.say("")
         self.news()
 
     def start(self, resume: str = "") -> None:
@@ -146,14 +160,13 @@ class RunView(ttk.Frame):
         if self._controller.running:
             question = "A run goes on already. Put this config into the queue, to run when that one has ended?"
             if AskWindow(app, app.tools, "A run goes on", question, ("Queue it", "Cancel")).ask() == "Queue it":
-                self.queue.add_as(app.session.title.rstrip(" •"))
+                self.queue.add_as(app.session.name)
                 self._controller.start_queue()
                 self.show_foot(QUEUE)
                 self.queue.refresh()
             return
-        secrets = app.form.config.secrets.to_dict(secrets=True, sparse=True)
         try:
-            self._controller.start(app.form.config.to_dict(), secrets, resume)
+            self._controller.start(app.form.config.to_dict(), app.session.secrets, resume)
         except (RuntimeError, OSError, ConfigError) as error:
             app.say(f"Not started: {error}")
         else:
@@ -167,7 +180,12 @@ class RunView(ttk.Frame):
         except OSError as error:
             self._app.say(f"The run cannot be asked: {error}")
         else:
-            self._app.say("Asked. It is done after the step in flight.")
+            news = "Asked. It is done after the step in flight."
+            if wish == "stop" and any(item.state == WAITING for item in self._controller.queue.items):
+                # who stops a run does not wait for the next one
+                self._controller.pause_queue()
+                news = "Asked. It is done after the step in flight, and the queue is paused."
+            self._app.say(news)
             self._asked_at = self._controller.model.results
 
     def list_backups(self) -> None:

@@ -1,6 +1,6 @@
 from modules.ui.ItemList import ItemList
 from modules.util.config.SampleConfig import SampleConfig
-from modules.viewModel.families import sample_defaults_of
+from modules.viewModel.list_items import describe_sample, next_sample
 
 
 class SampleList(ItemList):
@@ -10,12 +10,8 @@ class SampleList(ItemList):
 
     def describe(self, item: SampleConfig) -> tuple[str, str]:
         """Prompt; size, seed, guidance."""
-        seed = "random seed" if item.random_seed else f"seed {item.seed}"
-        about = f"{item.width} × {item.height} · {seed} · {item.diffusion_steps} steps · guidance {item.cfg_scale:g}"
-        return item.prompt or "no prompt", about
+        return describe_sample(item)
 
     def new_item(self) -> SampleConfig:
-        """One like the last, so that sizes are what they were; the first is as the model family draws it."""
-        if not self.list.items:
-            return SampleConfig.from_dict(sample_defaults_of(self.app.form.config.model_type))
-        return self.list.items[-1].model_copy(deep=True, update={"prompt": ""})
+        """One like the last."""
+        return next_sample(self.list.items, self.app.form.config.model_type)

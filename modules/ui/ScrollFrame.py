@@ -1,6 +1,7 @@
 import tkinter as tk
 from tkinter import ttk
 
+from modules.ui.find_widget import focused, widget_at
 from modules.ui.Theme import Theme
 
 
@@ -101,11 +102,15 @@ def _wheel(window: tk.Misc, event: tk.Event, steps: int) -> None:
     # what has a scrollbar of its own keeps its wheel
     if isinstance(event.widget, (tk.Listbox, tk.Text)):
         return
-    if (frame := _around(window.winfo_containing(event.x_root, event.y_root))) is not None:
+    if (frame := _around(widget_at(window, event.x_root, event.y_root))) is not None:
         frame.scroll(steps)
 
 
 def _focused(event: tk.Event) -> None:
-    frame = _around(event.widget)
-    if frame is not None and isinstance(event.widget, tk.Misc) and event.widget is not frame:
-        frame.see(event.widget)
+    # frames between the window and what gets the focus hear of it, too
+    widget = event.widget
+    if not isinstance(widget, tk.Misc) or focused(widget) is not widget:
+        return
+    frame = _around(widget)
+    if frame is not None and widget is not frame:
+        frame.see(widget)

@@ -2,6 +2,7 @@ import tkinter as tk
 from collections.abc import Callable
 from tkinter import ttk
 
+from modules.ui.find_widget import focused
 from modules.ui.WindowTools import WindowTools
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.search_options import Found, search_options
@@ -92,7 +93,9 @@ class SearchField(ttk.Frame):
             self._line(one.title, note, place == self._marked, place)
         self._window.update_idletasks()
         wide = max(theme.px(WIDTH), self.entry.winfo_width())
-        left = min(self.entry.winfo_rootx(), self.winfo_screenwidth() - wide)
+        window = self.winfo_toplevel()
+        edge = min(window.winfo_rootx() + window.winfo_width(), self.winfo_screenwidth())
+        left = min(self.entry.winfo_rootx(), edge - wide)
         top = self.entry.winfo_rooty() + self.entry.winfo_height() + 2
         self._window.geometry(f"{wide}x{self._window.winfo_reqheight()}+{max(0, left)}+{top}")
         self._window.deiconify()
@@ -126,7 +129,7 @@ class SearchField(ttk.Frame):
             self._show()
 
     def _leave(self) -> None:
-        if self.winfo_exists() and self.focus_get() is not self.entry:
+        if self.winfo_exists() and focused(self) is not self.entry:
             self._close()
 
     def _close(self) -> None:

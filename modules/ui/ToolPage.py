@@ -226,10 +226,14 @@ class ToolPage(ttk.Frame):
         if wanted == self._drawn or min(room) < 16:
             return
         self._drawn = wanted
-        with Image.open(path) as image:
-            scale = min(room[0] / image.width, room[1] / image.height, LARGEST_SCALE)
-            size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-            plot = in_colors(image, color("card"), color("text")).resize(size, Image.Resampling.LANCZOS)
+        try:
+            with Image.open(path) as image:
+                scale = min(room[0] / image.width, room[1] / image.height, LARGEST_SCALE)
+                size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+                plot = in_colors(image, color("card"), color("text")).resize(size, Image.Resampling.LANCZOS)
+        except OSError as error:
+            self.note.configure(text=f"The plot cannot be shown: {error}", style="Error.TLabel")
+            return
         self._photo = ImageTk.PhotoImage(plot, master=self)
         self.picture.configure(image=self._photo)
 

@@ -67,7 +67,8 @@ class ToolsView(ttk.Frame):
 
     def __init__(self, parent: tk.Misc, app: "App") -> None:
         super().__init__(parent, style="Window.TFrame")
-        self._app, self.pages, self.board = app, {}, TensorBoard()
+        self._app, self.pages = app, {}
+        self.board: TensorBoard = app.kept.get("TensorBoard") or self._make_board()
         self._folder = tempfile.TemporaryDirectory()
         self._ticking = ""
         self._start = ToolModel.alpha_start(app.form.config)
@@ -79,6 +80,13 @@ class ToolsView(ttk.Frame):
         self.take = ttk.Button(alpha.row, text="Take into the config", command=self.apply)
         self._end = app.form.listen(lambda _: self._config_changed())
         self.bind("<Destroy>", self._destroyed)
+
+    def _make_board(self) -> TensorBoard:
+        """It ends with the window."""
+        app = self._app
+        board = app.kept["TensorBoard"] = TensorBoard()
+        app.bind("<Destroy>", lambda event: board.close() if event.widget is app else None, add="+")
+        return board
 
     def show_tool(self, name: str) -> None:
         """Brings a tool to the front."""
@@ -105,6 +113,13 @@ class ToolsView(ttk.Frame):
         )
         if not self._ticking:
             self._ticking = self.after(TICK_MS, self._tick)
+
+    def may_rebuild(self) -> bool:
+        """Not while a tool works, which would end with its page."""
+        working = [name for name, page in self.pages.items() if page.process is not None]
+        if working:
+            self._app.say(f"The size stays as it is, as the {working[0]} is at work. Cancel it, or wait for its end.")
+        return not working
 
     def cancel(self, name: str) -> None:
         """Ends a tool that works; its page tells when that has happened."""
@@ -148,7 +163,10 @@ class ToolsView(ttk.Frame):
             ALPHA: ToolModel.alpha_input(self._app.form.config), INSPECT: ToolModel.InspectInput(),
             CONVERT: ToolModel.ConvertInput(), RANK: ToolModel.RankInput(),
         }  # fmt: skip
-        form = FormModel(inputs[tool.name]) if tool.name in inputs else None
+        forms = self._app.kept.setdefault("forms of tools", {})
+        if tool.name in inputs and tool.name not in forms:
+            forms[tool.name] = FormModel(inputs[tool.name])
+        form = forms.get(tool.name)
         return ToolPage(self, self._app, tool, form, lambda: self.run(tool.name), lambda: self.cancel(tool.name))
 
     def _show(self, name: str, process: ToolProcess, result: ToolResult) -> None:
@@ -194,5 +212,4 @@ class ToolsView(ttk.Frame):
         for page in self.pages.values():
             if page.process is not None:
                 page.process.cancel()
-        self.board.close()
         self._folder.cleanup()

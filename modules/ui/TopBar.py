@@ -17,6 +17,8 @@ LEFT_SHARES, RIGHT_SHARES = (22, 0, 0, 22, 13), (1, 0, 0)
 # where there is less room than this, the search has a line of its own, so that names can be read
 ONE_LINE_WIDTH = 1100
 NARROW = 9
+# no preset can be called so
+DELETE = ":delete"
 
 
 class TopBar(ttk.Frame):
@@ -86,14 +88,20 @@ class TopBar(ttk.Frame):
         self.grid_columnconfigure(1, weight=26 if lines == 1 else 0)
 
     def _list_presets(self) -> None:
-        presets = self._app.presets.presets()
-        choices = [
-            Choice(preset.name, preset.name if preset.built_in else f"{preset.name} (own)") for preset in presets
-        ]
+        library = self._app.presets
+        choices = [Choice(preset.key, preset.key) for preset in library.presets()]
         if not choices:
             choices = [Choice("", "There are no presets.", "Save one with Save as …")]
-        current = self._app.presets.current
-        self._app.tools.popup.open(self.preset, choices, current.name if current else "", self._app.open_preset)
+        current = library.current
+        if current is not None and library.can_save:
+            choices.append(Choice(DELETE, f"Delete the preset {current.name} …"))
+        self._app.tools.popup.open(self.preset, choices, current.key if current else "", self._take_preset)
+
+    def _take_preset(self, key: str) -> None:
+        if key == DELETE:
+            self._app.delete_preset()
+        else:
+            self._app.open_preset(key)
 
     def _list_looks(self) -> None:
         settings = self._app.settings

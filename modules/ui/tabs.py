@@ -12,7 +12,8 @@ class Tab:
         name: key, and what stands on it; its groups of options are in `form_tabs.TAB_GROUPS`.
         view: "module:Class" of a view that stands above the form, if there is one. Made as `Class(parent, app)` when
             the tab is first shown. It may have `shown()`, `refresh()` (another preset is open), `closing() -> bool`
-            (False keeps the window open), `leave_room()` (a form stands below it), and, for the run, `start()`.
+            (False keeps the window open), `may_rebuild() -> bool` (False keeps it as it
+            is), `leave_room()` (a form stands below it), and, for the run, `start()`.
     """
 
     name: str

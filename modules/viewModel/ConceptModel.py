@@ -15,6 +15,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.PromptSource import PromptSource
 from modules.util.UserError import UserError
+from modules.viewModel.paths import is_folder, portable
 
 from PIL import Image, ImageOps
 
@@ -73,18 +74,16 @@ def title_of(concept: ConceptConfig) -> str:
 
 def concept_of_folder(folder: Path) -> ConceptConfig:
     """A concept for a folder of images; paths below the working directory are written as seen from there."""
-    here, folder = Path.cwd(), folder.absolute()
-    path = folder.relative_to(here).as_posix() if folder.is_relative_to(here) else str(folder)
     images, _ = find_images(folder, False)
     below = not images and bool(find_images(folder, True)[0])
-    return ConceptConfig(name=folder.name, path=path, include_subdirectories=below)
+    return ConceptConfig(name=folder.absolute().name, path=portable(folder), include_subdirectories=below)
 
 
 def look_into(concept: ConceptConfig) -> FolderFacts:
     """Counts the images of a concept's folder."""
     if not concept.path.strip():
         return FolderFacts(trouble="no folder is chosen")
-    if not Path(concept.path).is_dir():
+    if not is_folder(concept.path):
         return FolderFacts(trouble=f"there is no folder {concept.path}")
     images, errors = find_images(concept.path, concept.include_subdirectories)
     if not images:
@@ -245,7 +244,7 @@ def check_concept(config: TrainConfig, concept: ConceptConfig) -> CheckResult:
 
     alone = concept.model_copy(update={"enabled": True, "type": ConceptType.STANDARD})
     config = config.model_copy(update={"validation": False})
-    report = check_dataset(config, [alone], warn=lambda _: None, progress=lambda *_: None)
+    report = check_dataset(config, [alone], warn=lambda _: None, bar=False)
     sizes = Counter((image.width, image.height) for image in report.images)
     buckets = Counter(
         choose_bucket(*size, resolution, grid_of(config), config.aspect_ratio_bucketing)

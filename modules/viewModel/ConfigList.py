@@ -31,6 +31,8 @@ class ConfigList(Generic[Item]):
         self.file_key = FILE_KEYS.get(key, "")
         self.items: list[Item] = []
         self.error = ""
+        self._file: Path | None = None
+        self._content: bytes | None = None
         self.load()
 
     @property
@@ -41,14 +43,11 @@ class ConfigList(Generic[Item]):
 
     def load(self) -> None:
         """Reads the list anew. A file that is not there yet is an empty list."""
-        self.error, self.items = "", []
-        if self.file is None:
-            self.items = [item.model_copy(deep=True) for item in getattr(self.form.config, self.key) or []]
-        elif self.file.is_file():
-            try:
-                self.items = self._read(self.file)
-            except ConfigError as error:
-                self.error = str(error)
+        self._file, self._content, self.items, self.error = self._look()
+
+    def differs(self) -> bool:
+        """Whether `load` would read something else than the list is now."""
+        return self._look() != (self._file, self._content, self.items, self.error)
 
     def take_into_config(self) -> None:
         """From now on the config holds the list itself; the file stays as it is. ConfigError if it cannot be read."""
@@ -90,11 +89,23 @@ class ConfigList(Generic[Item]):
         if self.file is None:
             self._set(items)
         else:
+            if _content_of(self.file) != (self._content if self.file == self._file else None):
+                raise ConfigError(f"{self.file} was changed by another program; it is not overwritten")
             # what a sample in a file does not mention is the family's business, and another one's may be another
             sparse = self.key != "samples"
             write_json(self.file, [item.to_dict(sparse=sparse) for item in items])
-            self.items = list(items)
+            self._file, self._content, self.items = self.file, _content_of(self.file), list(items)
             self.form.changed(self.file_key)
+
+    def _look(self) -> tuple[Path | None, bytes | None, list[Item], str]:
+        """The file and what is in it, the items, and why the file cannot be read."""
+        if self.file is None:
+            return None, None, [item.model_copy(deep=True) for item in getattr(self.form.config, self.key) or []], ""
+        content = _content_of(self.file)
+        try:
+            return self.file, content, self._read(self.file) if self.file.is_file() else [], ""
+        except ConfigError as error:
+            return self.file, content, [], str(error)
 
     def _read(self, file: Path) -> list:
         if self.key == "samples":
@@ -106,5 +117,13 @@ class ConfigList(Generic[Item]):
             raise ConfigError(f"{self.error}\nMend the file, or name another one; it is not overwritten.")
 
     def _set(self, items: list[Item]) -> None:
-        self.items = list(items)
+        self._file, self._content, self.items = None, None, list(items)
         self.form.set_value(self.key, [item.to_dict(sparse=True) for item in items])
+
+
+def _content_of(file: Path) -> bytes | None:
+    """None if there is no such file, or it cannot be read."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return None

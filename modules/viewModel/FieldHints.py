@@ -64,7 +64,8 @@ class FieldHints:
         """What an option does, what it may be and when it matters, for people who see a form and no JSON."""
         one = self.form.fields[path]
         expected = in_form_words(expected_text(one.owner, one.name))
-        facts = [] if one.kind.kind in (bool, str) else [f"Expected: {expected}."]
+        # a list shows what can be chosen itself
+        facts = [] if one.kind.kind in (bool, str) or one.kind.is_enum else [f"Expected: {expected}."]
         facts += [f"Default: {text_of(self.default(path))}."] if text_of(self.default(path)) else []
         conditions = self.form.conditions(path)
         facts += [f"Matters only with {' and '.join(conditions)}."] if conditions else []

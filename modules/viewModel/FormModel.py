@@ -4,7 +4,7 @@ from typing import Any
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError, Problem, join_path
 from modules.util.config.field_type import default_of, field_type, option_of
-from modules.viewModel.field_text import parse_text, text_of
+from modules.viewModel.field_text import in_form_words, parse_text, text_of
 from modules.viewModel.FormField import FormField, form_fields, form_sections
 
 Listener = Callable[[frozenset[str]], None]
@@ -30,6 +30,8 @@ class FormModel:
         self.sections = form_sections(type(config), list(self.fields.values()))
         self._defaults = type(config)()
         self._drafts: dict[str, tuple[str, str]] = {}
+        # path -> what was typed, and the usual text of the value that it stands for
+        self._typed: dict[str, tuple[str, str]] = {}
         self._found: dict[str, str] = {}
         self._listeners: list[Listener] = []
 
@@ -47,6 +49,7 @@ class FormModel:
         """Edits another config from now on."""
         self.config = config
         self._drafts.clear()
+        self._typed.clear()
         self._found.clear()
         self.changed("")
 
@@ -68,8 +71,15 @@ class FormModel:
         return path in self._drafts or self.value(path) != self.default(path)
 
     def text(self, path: str) -> str:
-        """What stands in the field: the value as text, or what was typed last if that was refused."""
-        return self._drafts[path][0] if path in self._drafts else text_of(self.value(path))
+        """What stands in the field: what was typed there, as long as it is refused or means the value of now; otherwise
+        the value as text.
+        """
+        if path in self._drafts:
+            return self._drafts[path][0]
+        usual = text_of(self.value(path))
+        # "1." means 1 and is on its way to 1.5: nobody's typing is put in other words
+        typed, stands_for = self._typed.get(path, ("", None))
+        return typed if stands_for == usual else usual
 
     def error(self, path: str) -> str:
         """Why the text in the field was refused, with what is expected; empty if it was not."""
@@ -89,16 +99,18 @@ class FormModel:
         """Sets a value; JSON forms as the config reads them. Returns the error, empty if it was taken.
 
         Args:
-            text: that stays in the field if the value is refused; None: made from the value.
+            text: that was typed, and stays in the field; None: made from the value.
         """
         try:
             owner = self._make_owner(self.fields[path].parent)
             setattr(owner, self.fields[path].name, value)
         except ConfigError as error:
-            reason = "\n".join(problem.text for problem in error.problems)
+            reason = in_form_words("\n".join(problem.text for problem in error.problems))
             return self._refuse(path, text_of(value) if text is None else text, reason)
         self._forget(path)
         self._drop_empty(self.fields[path].parent)
+        if text is not None:
+            self._typed[path] = text, text_of(self.value(path))
         self.changed(path)
         return ""
 
@@ -120,9 +132,14 @@ class FormModel:
         self.set_value(path, self.default(path))
 
     def discard(self, prefix: str) -> None:
-        """Forgets refused texts of all options whose path begins so."""
-        for path in [path for path in self._drafts if path.startswith(prefix)]:
-            del self._drafts[path]
+        """Forgets what was typed for all options whose path begins so, refused or not."""
+        for path in [path for path in self._drafts | self._typed if path.startswith(prefix)]:
+            self._forget(path)
+
+    @property
+    def has_refused_texts(self) -> bool:
+        """Whether something stands in a field that the config does not hold, as it was refused."""
+        return bool(self._drafts)
 
     def applies(self, path: str) -> bool:
         """Whether an option matters, given the values of others."""
@@ -180,6 +197,7 @@ class FormModel:
     def _forget(self, path: str) -> None:
         """What was wrong with an option's old value says nothing of its new one."""
         self._drafts.pop(path, None)
+        self._typed.pop(path, None)
         self._found.pop(path, None)
 
     def _refuse(self, path: str, text: str, reason: str) -> str:

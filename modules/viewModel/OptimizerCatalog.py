@@ -37,6 +37,16 @@ class OptimizerCatalog:
         """The optimizers that have an option."""
         return [str(name) for name, defaults in self.defaults.items() if option in defaults]
 
+    def misfit(self, config: TrainConfig, optimizer: Optimizer) -> str:
+        """Why an optimizer is none for the run's training method; empty if it is one."""
+        try:
+            self._trainer.check_has_pairs(
+                config.model_copy(update={"optimizer": TrainOptimizerConfig(optimizer=optimizer)})
+            )
+        except UserError as error:
+            return _problem(str(error), "").text.partition(". ")[0]
+        return ""
+
     def aux_options(self, config: TrainConfig) -> dict[str, Any]:
         """What the Adam beside a Muon works with where its own options are null: some come from Muon's."""
         rule = self._trainer.RULES[str(config.optimizer.optimizer)]
@@ -81,6 +91,7 @@ class OptimizerCatalog:
         try:
             if config.optimizer.fused_back_pass:
                 self._fused.check_fused(config)
+            self._trainer.check_has_pairs(config)
             self._trainer.check_lora_options(config, lambda _: None)
         except UserError as error:
             return _problem(str(error), "")

@@ -94,11 +94,19 @@ class OptimizerForm(TrainHints):
         before = {problem.text for problem in self.catalog.problems(self.form.config)}
         copy = _with_value(self.form.config, path.split("."), value)
         new = [problem for problem in self.catalog.problems(copy) if problem.text not in before]
-        return str(Problem(new[0].path.removeprefix(PREFIX), new[0].text)) if new else ""
+        if not new:
+            return ""
+        own, other = path.removeprefix(PREFIX), new[0].path.removeprefix(PREFIX)
+        if other != own and new[0].text.startswith(f"{own} is "):
+            # told of the trial, in which this one is set: what is set now is the other
+            now = text_of(self.form.value(new[0].path))
+            return f"{other} is {now} already; only one of the two can be used"
+        return str(Problem(other, new[0].text))
 
     def reset(self) -> None:
         """Gives every option the optimizer's default."""
         self.form.config.optimizer = TrainOptimizerConfig(optimizer=self.chosen)
+        self.form.discard(PREFIX)
         self.form.changed("")
 
     def why_not_recommended(self, recommendation: Recommendation) -> str:

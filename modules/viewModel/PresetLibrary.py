@@ -11,6 +11,9 @@ from modules.util.config.write_json import write_json
 
 # what no file system of ours can hold in a name
 _FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f]')
+_OF_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+# bytes of a part of a name; with ending and the marks of a temporary file it has to stay below 255
+_LONGEST = 220
 LAST_SESSION = ".last_session.json"
 
 
@@ -19,7 +22,7 @@ class Preset:
     """A config that a person can pick.
 
     Attributes:
-        name: for lists: folders and file without ending, and without the # that OneTrainer's own begin with.
+        name: for people: folders and file without ending, and without the # that those of the program begin with.
         path: of the file.
         built_in: whether it came with the program, and is never written to.
     """
@@ -28,9 +31,18 @@ class Preset:
     path: Path
     built_in: bool
 
+    @property
+    def key(self) -> str:
+        """What tells it from all others, for lists."""
+        return self.name if self.built_in else f"{self.name} (own)"
+
 
 class PresetTakenError(ConfigError):
     """There is an own preset of this name already."""
+
+
+class PresetChangedError(ConfigError):
+    """Its file is not what it was when it was opened."""
 
 
 class PresetLibrary:
@@ -48,14 +60,18 @@ class PresetLibrary:
         self._built_in, self._own = built_in, own
         self.current: Preset | None = None
         self._opened = TrainConfig()
+        self._on_disk = b""
 
     def presets(self) -> list[Preset]:
         """All of them, the own ones first, each kind by name."""
         return [*_in_folder(self._own, False), *_in_folder(self._built_in, True)]
 
-    def find(self, name: str) -> Preset | None:
-        """The preset of a name, the user's own before one that came with the program."""
-        return next((preset for preset in self.presets() if preset.name == name), None)
+    def find(self, key: str) -> Preset | None:
+        """The preset of a key; where there is none, the user's own of that name."""
+        presets = self.presets()
+        return next((preset for preset in presets if preset.key == key), None) or next(
+            (preset for preset in presets if preset.name == key), None
+        )
 
     def open(self, preset: Preset, warn: Callable[[str], None]) -> TrainConfig:
         """Reads a preset, which is the current one from now on.
@@ -66,8 +82,10 @@ class PresetLibrary:
         Raises:
             ConfigError: naming every wrong key, or why the file can't be read. The current preset stays.
         """
+        # first: what changes while it is read counts as changed
+        on_disk = _content(preset.path)
         config = load_train_config(preset.path, warn=warn)
-        self.current, self._opened = preset, config.model_copy(deep=True)
+        self.current, self._opened, self._on_disk = preset, config.model_copy(deep=True), on_disk
         return config
 
     def is_modified(self, config: TrainConfig) -> bool:
@@ -80,14 +98,27 @@ class PresetLibrary:
         """Whether the current preset may be written to."""
         return self.current is not None and not self.current.built_in
 
-    def save(self, config: TrainConfig) -> Preset:
+    @property
+    def suggestion(self) -> str:
+        """A name to save under: that of the current preset, or, if it came with the program, one beside it."""
+        if self.current is None:
+            return ""
+        return f"{self.current.name} mine" if self.current.built_in else self.current.name
+
+    def save(self, config: TrainConfig, replace: bool = False) -> Preset:
         """Writes the current preset, which must be the user's own, without tokens.
 
+        Args:
+            replace: whether a file that others changed meanwhile is replaced.
+
         Raises:
+            PresetChangedError: others did, and it is not to be replaced.
             ConfigError: it is not, or the file can't be written.
         """
         if self.current is None or self.current.built_in:
             raise ConfigError("this preset came with the program and stays as it is; save it under another name")
+        if not replace and _content(self.current.path) not in (self._on_disk, b""):
+            raise PresetChangedError(f"{self.current.name} has been changed by another program since it was opened")
         return self._write(self.current.name, self.current.path, config)
 
     def save_as(self, name: str, config: TrainConfig, replace: bool = False) -> Preset:
@@ -101,11 +132,9 @@ class PresetLibrary:
             PresetTakenError: there is one, and it is not to be replaced.
             ConfigError: a name that no file can have, or the file can't be written.
         """
-        parts = [part.strip() for part in name.strip().removesuffix(".json").split("/")]
-        if not all(parts) or any(part.startswith(".") or _FORBIDDEN.search(part) for part in parts):
-            raise ConfigError(
-                f'{name!r} cannot be a file name: it is empty, begins with a dot or has one of < > : " | ? * \\'
-            )
+        parts = name.strip().removesuffix(".json").split("/")
+        if reason := next(filter(None, map(_why_no_name, parts)), ""):
+            raise ConfigError(f"{name!r} cannot be a file name: {reason}")
         path = self._own.joinpath(*parts[:-1], f"{parts[-1]}.json")
         if path.exists() and not replace:
             raise PresetTakenError(f"there is a preset {'/'.join(parts)!r} already")
@@ -132,6 +161,7 @@ class PresetLibrary:
         Raises:
             ConfigError: it can't be written.
         """
+        self._check_folder()
         write_json(self._own / LAST_SESSION, config.to_dict(sparse=True))
 
     def last_session(self) -> TrainConfig | None:
@@ -142,9 +172,42 @@ class PresetLibrary:
             return None
 
     def _write(self, name: str, path: Path, config: TrainConfig) -> Preset:
+        self._check_folder()
         config.save(path, sparse=True)
         self.current, self._opened = Preset(name, path, False), config.model_copy(deep=True)
+        self._on_disk = _content(path)
         return self.current
+
+    def _check_folder(self) -> None:
+        if self._own.exists() and not self._own.is_dir():
+            raise ConfigError("is a file, expected a folder, for presets and what was open last", str(self._own))
+
+
+def _content(path: Path) -> bytes:
+    """Of a file; nothing if it can't be read, which is told by those who need it."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _why_no_name(part: str) -> str:
+    """Why a file or folder cannot have a name, on this machine or on one that presets may be taken to."""
+    if not part.strip():
+        return "it is empty, or a part of it is"
+    if part.startswith("."):
+        return f"{part!r} begins with a dot"
+    if part.endswith("."):
+        return f"{part!r} ends with a dot"
+    if part != part.strip():
+        return f"{part!r} begins or ends with a blank"
+    if found := _FORBIDDEN.search(part):
+        return f"{part!r} has {found[0]!r} in it"
+    if _OF_WINDOWS.fullmatch(part):
+        return f"{part!r} is a name that Windows keeps for itself"
+    if len(part.encode(errors="replace")) > _LONGEST:
+        return f"it is longer than {_LONGEST} bytes"
+    return ""
 
 
 def _in_folder(folder: Path, built_in: bool) -> list[Preset]:
@@ -152,5 +215,5 @@ def _in_folder(folder: Path, built_in: bool) -> list[Preset]:
     for path in sorted(folder.rglob("*.json")) if folder.is_dir() else ():
         parts = path.relative_to(folder).with_suffix("").parts
         if not any(part.startswith(".") for part in parts):
-            found.append(Preset("/".join(part.lstrip("#") for part in parts), path, built_in))
+            found.append(Preset("/".join(part.lstrip("#") if built_in else part for part in parts), path, built_in))
     return sorted(found, key=lambda preset: preset.name.lower())

@@ -1,5 +1,3 @@
-import json
-import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -7,8 +5,10 @@ from typing import Any
 
 from modules.trainer.RunProcess import RunProcess
 from modules.util.config.write_json import write_json
+from modules.viewModel.paths import is_folder
 from modules.viewModel.RunModel import RunModel
 from modules.viewModel.RunQueue import RunQueue
+from modules.viewModel.secret_file import write_secrets
 
 SECRETS = "secrets.json"
 
@@ -53,8 +53,7 @@ class RunController:
         folder = self._fresh()
         folder.mkdir(parents=True)
         write_json(folder / "config.json", dict(config))
-        hidden = _write_secrets(folder, secrets or {})
-        self.model.follow(RunProcess.start(folder / "config.json", folder, hidden, resume=resume))
+        self.model.follow(_launch(folder / "config.json", folder, secrets or {}, resume))
 
     def ask(self, wish: str) -> None:
         """`stop`, `sample`, `backup` or `save`; nothing happens if nothing runs."""
@@ -89,7 +88,7 @@ class RunController:
 
     def _start_queued(self, config: Path, folder: Path) -> RunProcess:
         folder.mkdir(parents=True, exist_ok=True)
-        return RunProcess.start(config, folder, _write_secrets(folder, self.secrets))
+        return _launch(config, folder, self.secrets)
 
     def _find_again(self) -> None:
         """A run that outlived the window that started it."""
@@ -109,14 +108,16 @@ class RunController:
         return path
 
 
-def _write_secrets(folder: Path, secrets: Mapping[str, Any]) -> Path | None:
-    """A file that only this user can read, from its first byte on; None if there is nothing to keep secret."""
-    if not any(secrets.values()):
-        return None
-    path = folder / SECRETS
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        json.dump(dict(secrets), file)
-    return path
+def _launch(config: Path, folder: Path, secrets: Mapping[str, Any], resume: str = "") -> RunProcess:
+    """Starts a run, with tokens in a file beside it if there are any; without a run, the file stays for nobody."""
+    path = folder / SECRETS if any(secrets.values()) else None
+    try:
+        if path is not None:
+            write_secrets(path, secrets)
+        return RunProcess.start(config, folder, path, resume=resume)
+    except BaseException:
+        (folder / SECRETS).unlink(missing_ok=True)
+        raise
 
 
 def backups_of(workspace: Path) -> list[tuple[str, Path]]:
@@ -124,7 +125,7 @@ def backups_of(workspace: Path) -> list[tuple[str, Path]]:
     found when one is used.
     """
     folder = workspace / "backup"
-    found = [path for path in folder.glob("*-backup-*") if path.is_dir()] if folder.is_dir() else []
+    found = [path for path in folder.glob("*-backup-*") if path.is_dir()] if is_folder(folder) else []
     whole = [path for path in found if not path.name.startswith(".")]
     return [(_backup_title(path.name), path) for path in sorted(whole, key=_age, reverse=True)]
 

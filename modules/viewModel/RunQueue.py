@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from modules.trainer.RunProcess import RunProcess
 from modules.util.config.errors import ConfigError
 from modules.util.config.write_json import write_json
 
+LIST = "queue.json"
 WAITING, RUNNING = "waiting", "running"
 
 
@@ -39,17 +40,29 @@ class RunQueue:
 
     Attributes:
         current: the process that runs, None if none does.
-        paused: whether nothing more is to be started.
         items: in their order, those that have run, too.
-        trouble: why the list cannot be kept in its file; empty if it can.
+        trouble: why the list could not be read or cannot be kept, for people; empty if all is well.
     """
 
     def __init__(self, folder: Path, start: Callable[[Path, Path], RunProcess] | None = None) -> None:
         self.folder, self._start = folder, start or RunProcess.start
         self.current: RunProcess | None = None
-        self.paused = True
+        self._paused = True
+        # of a file that could not be read, and must not be written over where it stands
+        self._lost, self._in_the_way = "", False
         self.trouble = ""
         self.items = self._read()
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing more is to be started; kept in the file, too."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        if paused != self._paused:
+            self._paused = paused
+            self._write()
 
     def add(self, name: str, config: dict) -> QueuedRun:
         """Puts a config at the end; it is written to a file of its own. ConfigError if it cannot be."""
@@ -104,9 +117,24 @@ class RunQueue:
         return path
 
     def _read(self) -> list[QueuedRun]:
+        path = self.folder / LIST
         try:
-            items = [QueuedRun(**entry) for entry in json.loads((self.folder / "queue.json").read_text("utf-8"))]
-        except (OSError, ValueError, TypeError):
+            data = json.loads(path.read_text("utf-8"))
+            # until lately it was the list alone
+            data = data if isinstance(data, dict) else {"items": data}
+            items = [_item(entry) for entry in data["items"]]
+            self._paused = data.get("paused") is not False
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            aside = path.with_name(f"{LIST}.broken-{datetime.now():%Y-%m-%d_%H-%M-%S}")
+            try:
+                path.rename(aside)
+                what = f"its file is now {aside}."
+            except OSError:
+                self._in_the_way = True
+                what = f"nothing is kept until {path} is mended or removed."
+            self._lost = self.trouble = f"The queue could not be read ({error}); {what}"
             return []
         for item in items:
             if item.state != RUNNING:
@@ -123,10 +151,20 @@ class RunQueue:
         return items
 
     def _write(self) -> None:
+        if self._in_the_way:
+            return
         try:
-            write_json(self.folder / "queue.json", [asdict(item) for item in self.items])
+            write_json(self.folder / LIST, {"paused": self._paused, "items": [asdict(item) for item in self.items]})
         except ConfigError as error:
             # what runs is worth more than the list of it
-            self.trouble = str(error)
+            self.trouble = f"This list cannot be kept: {error}"
         else:
-            self.trouble = ""
+            self.trouble = self._lost
+
+
+def _item(entry: dict[str, str]) -> QueuedRun:
+    """An item as it was written. TypeError for anything else; keys of newer programs have no effect."""
+    known = {field.name: entry[field.name] for field in fields(QueuedRun) if field.name in entry}
+    if not all(isinstance(value, str) for value in known.values()):
+        raise TypeError(f"expected texts, found {known}")
+    return QueuedRun(**known)

@@ -1,17 +1,21 @@
-import json
-import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from modules.util.config.errors import ConfigError
 from modules.util.config.read_json import read_json
 from modules.util.config.SecretsConfig import SecretsConfig
+from modules.viewModel.field_text import text_of
 from modules.viewModel.PresetLibrary import Preset, PresetLibrary
+from modules.viewModel.secret_file import write_secrets
 from modules.viewModel.TrainForm import TrainForm
 from modules.viewModel.UiSettings import UiSettings
 
 BUILT_IN, OWN, SETTINGS, SECRETS = "training_presets", "user_presets", "ui_settings.json", "secrets.json"
+RUNS = "ui_runs"
 FIRST_PRESET = "Tiny/tiny LoRA"
+LONGEST = 40
 
 
 class Session:
@@ -32,6 +36,9 @@ class Session:
         self.form = TrainForm()
         self.presets = PresetLibrary(root / BUILT_IN, root / OWN)
         self.settings = UiSettings.load(self._settings_path)
+        # by what is kept, as it is in its file
+        self._kept: dict[str, dict[str, Any]] = {"tokens": {}}
+        self._broken_secrets = ""
 
     def restore(self, warn: Callable[[str], None]) -> None:
         """Opens what was open last, with what had been changed; the first time, a preset that can be tried at once."""
@@ -41,6 +48,7 @@ class Session:
         if self.settings.preset and (last := self.presets.last_session()) is not None:
             self.form.replace(last)
         self._read_secrets(warn)
+        self._kept = self._now()
 
     def open(self, preset: Preset, warn: Callable[[str], None]) -> bool:
         """Opens a preset. False, and `warn` is told why, if it can't be read; then nothing changes."""
@@ -49,34 +57,67 @@ class Session:
         except ConfigError as error:
             warn(str(error))
             return False
-        self.settings.preset = preset.name
+        if config.secrets != SecretsConfig():
+            warn(f"{preset.name} has access tokens in it. They are not used; yours stay.")
+        self.settings.preset = preset.key
         self.form.replace(config)
         return True
 
     @property
+    def name(self) -> str:
+        """Of the open preset."""
+        return self.presets.current.name if self.presets.current else "no preset"
+
+    @property
     def title(self) -> str:
-        """The open preset, with a mark if it has been changed."""
-        name = self.presets.current.name if self.presets.current else "no preset"
-        return f"{name} •" if self.is_modified else name
+        """The same, with a mark if it has been changed."""
+        return f"{self.name} •" if self.is_modified else self.name
 
     @property
     def is_modified(self) -> bool:
-        """Whether the config differs from the preset."""
-        return self.presets.is_modified(self.form.config)
+        """Whether the config differs from the preset, or something was typed that it refused."""
+        return self.form.has_refused_texts or self.presets.is_modified(self.form.config)
 
-    def close(self) -> list[str]:
-        """Keeps everything for the next time. Returns what could not be kept, for people."""
-        troubles = []
-        for keep in (
-            lambda: self.settings.save(self._settings_path),
-            lambda: self.presets.keep_session(self.form.config),
-            self._write_secrets,
+    @property
+    def secrets(self) -> dict[str, Any]:
+        """The user's access tokens, as JSON."""
+        return self.form.config.secrets.to_dict(secrets=True, sparse=True)
+
+    def refused(self) -> list[str]:
+        """For each field whose text is not in the config: what the config keeps there, and why."""
+        found = []
+        for path, one in self.form.fields.items():
+            if error := self.form.error(path):
+                value = "what it was" if one.declared.secret else text_of(self.form.value(path)) or "nothing"
+                value = value if len(value) <= LONGEST else f"{value[:LONGEST]}…"
+                found.append(f"{path} keeps {value}: {' '.join(error.split())}")
+        return found
+
+    def keep(self) -> list[str]:
+        """Keeps for the next time what has changed since the last time. Returns what could not be kept, for people."""
+        troubles, now = [], self._now()
+        for what, write in (
+            ("settings", lambda: self.settings.save(self._settings_path)),
+            ("config", lambda: self.presets.keep_session(self.form.config)),
+            ("tokens", self._write_secrets),
         ):
+            if self._kept.get(what) == now[what]:
+                continue
             try:
-                keep()
+                write()
+                self._kept[what] = now[what]
             except (ConfigError, OSError) as error:
                 troubles.append(str(error))
         return troubles
+
+    def close(self) -> list[str]:
+        """The same for all of it; what was typed and refused is kept nowhere."""
+        self._kept = {"tokens": self._kept["tokens"]}
+        return [*self.keep(), *self.refused()]
+
+    def _now(self) -> dict[str, dict[str, Any]]:
+        config = self.form.config.to_dict(sparse=True)
+        return {"settings": asdict(self.settings), "config": config, "tokens": self.secrets}
 
     def _read_secrets(self, warn: Callable[[str], None]) -> None:
         if not self.secrets_path.exists():
@@ -84,15 +125,12 @@ class Session:
         try:
             self.form.config.secrets = SecretsConfig.from_dict(read_json(self.secrets_path), SECRETS)
         except ConfigError as error:
+            self._broken_secrets = str(error)
             warn(str(error))
         else:
             self.form.changed("")
 
     def _write_secrets(self) -> None:
-        secrets = self.form.config.secrets.to_dict(secrets=True, sparse=True)
-        if secrets or self.secrets_path.exists():
-            # nobody else on this machine may read it, from its first byte on
-            os.close(os.open(self.secrets_path, os.O_CREAT | os.O_WRONLY, 0o600))
-            self.secrets_path.chmod(0o600)
-            with self.secrets_path.open("w", encoding="utf-8") as file:
-                json.dump(secrets, file, indent=4)
+        if self._broken_secrets and self.secrets_path.exists():
+            raise ConfigError(f"access tokens, as their file must be mended or removed first: {self._broken_secrets}")
+        write_secrets(self.secrets_path, self.secrets)

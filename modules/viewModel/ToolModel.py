@@ -90,7 +90,7 @@ class ConvertInput(BaseConfig):
     """What the converter reads and writes."""
 
     adapter: str = option("", "Adapter", "The adapter file that is read.", G, path="file")
-    output: str = option("", "Written file", "The file to write.", G, path="file")
+    output: str = option("", "Written file", "The file to write.", G, path="output")
     format: AdapterFormat | None = option(None, "Format", "Names of the weights in the file. null: as it is.", G)
     kind: AdapterShape | None = option(
         None, "Kind", "lora: of the rank below; diff: the whole change of each layer. null: as it is.", G

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 from modules.util.config.BaseConfig import BaseConfig
@@ -14,6 +13,7 @@ from modules.util.enum.Optimizer import Optimizer
 from modules.viewModel.families import SUPPORTED, parts_of
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.OptimizerCatalog import AUX, OptimizerCatalog, given_options
+from modules.viewModel.paths import is_folder
 
 OPTIMIZER = "optimizer.optimizer"
 PARTS = frozenset(
@@ -27,6 +27,7 @@ class TrainForm(FormModel):
 
     Attributes:
         catalog: what the optimizers take; None until it is loaded, which takes seconds.
+        inner_problems: list -> what is wrong in the window of its item that is edited.
     """
 
     config: TrainConfig
@@ -34,14 +35,14 @@ class TrainForm(FormModel):
     def __init__(self, config: TrainConfig | None = None) -> None:
         super().__init__(config or TrainConfig())
         self.catalog: OptimizerCatalog | None = None
+        self.inner_problems: dict[str, list[Problem]] = {}
         parts = [section for section in self.sections if section.key in PARTS]
         self._parts = {one.path: section.key for section in parts for one in section.fields}
 
     def replace(self, config: BaseConfig) -> None:
-        """Edits another config from now on. Tokens stay, as no preset has any."""
+        """Edits another config from now on. Tokens stay: they are the user's, not a preset's."""
         assert isinstance(config, TrainConfig)
-        if config.secrets == type(config.secrets)():
-            config.secrets = self.config.secrets
+        config.secrets = self.config.secrets
         super().replace(config)
 
     def choose_optimizer(self, optimizer: Optimizer) -> None:
@@ -80,10 +81,13 @@ class TrainForm(FormModel):
             return missing
         own = self.catalog.defaults.get(self.config.optimizer.optimizer, {})
         if path.startswith(f"optimizer.{AUX}."):
-            return "" if AUX in own and name in self.catalog.aux_defaults else "a Muon whose Adam has it"
+            if AUX not in own:
+                return "a Muon optimizer"
+            return "" if name in self.catalog.aux_defaults else "an Adam beside Muon that has it; this one has not"
         if name in own:
             return ""
-        return f"the optimizer {' or '.join(self.catalog.takers(name)) or 'that has it, of which there is none yet'}"
+        takers = " or ".join(self.catalog.takers(name))
+        return f"the optimizer {takers}" if takers else "an optimizer that has it; none here does"
 
     def part_of(self, path: str) -> str:
         """The model part that an option belongs to, empty if to none."""
@@ -92,6 +96,8 @@ class TrainForm(FormModel):
     def problems(self) -> list[Problem]:
         """Every reason why a run would not start, as far as it can be known without loading a model."""
         found = [*super().problems(), *check_train_config(self.config), *self._missing(), *self._concepts()]
+        for inner in self.inner_problems.values():
+            found += inner
         if self.catalog is not None:
             found += self.catalog.problems(self.config)
         return list(dict.fromkeys(found))
@@ -125,5 +131,5 @@ class TrainForm(FormModel):
         return [
             Problem("concepts", f"{concept.name or 'a concept'}: there is no folder {concept.path!r}")
             for concept in used
-            if not concept.path.strip() or not Path(concept.path).is_dir()
+            if not concept.path.strip() or not is_folder(concept.path)
         ]

@@ -23,5 +23,6 @@ class TrainHints(FieldHints):
         if path == "model_type":
             return "" if ModelType(text) in SUPPORTED else UNSUPPORTED
         if path == OPTIMIZER and catalog is not None:
-            return "" if Optimizer(text) in catalog.defaults else UNSUPPORTED
+            known = Optimizer(text) in catalog.defaults
+            return catalog.misfit(self.form.config, Optimizer(text)) if known else UNSUPPORTED
         return ""

@@ -1,3 +1,4 @@
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,29 @@ from modules.util.config.write_json import write_json
 THEMES = ("system", "light", "dark")
 SCALES = (80, 90, 100, 110, 125, 150, 175, 200)
 BASIC, ALL = "basic", "all"
+
+# as Tk writes it; on a screen left of the first one, x is "+-1500"
+_GEOMETRY = re.compile(r"(\d+)x(\d+)\+(-?\d+)\+(-?\d+)")
+# so much of a window must be on a screen for a person to get hold of it
+_IN_SIGHT = 100
+
+
+def fitting_geometry(kept: str, screens: tuple[int, int, int, int], usual: str, smallest: tuple[int, int]) -> str:
+    """Where a window was left, if that can still be seen; otherwise `usual`, which is its size and where it stands.
+
+    Args:
+        kept: as Tk writes it; may be anything.
+        screens: left, top, width and height of all screens together, in pixels.
+        usual: "WxH+X+Y".
+        smallest: width and height that a window must have.
+    """
+    found = _GEOMETRY.fullmatch(kept)
+    if found is None:
+        return usual
+    wide, high, x, y = map(int, found.groups())
+    left, top, width, height = screens
+    in_sight = left <= x < left + width - _IN_SIGHT and top <= y < top + height - _IN_SIGHT
+    return kept if in_sight and wide >= smallest[0] and high >= smallest[1] else usual
 
 
 @dataclass

@@ -63,9 +63,9 @@ def parse_text(kind: FieldType, text: str) -> Any:
         return _number(bare.replace("\N{MINUS SIGN}", "-"), text)
     if kind.kind in (list, dict):
         try:
-            return parse_json(text, "JSON")
+            return parse_json(text, "")
         except ConfigError as error:
-            raise ConfigError(str(error)) from None
+            raise ConfigError(error.problems[0].text) from None
     return text
 
 

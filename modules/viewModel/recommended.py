@@ -38,6 +38,10 @@ def _always(config: TrainConfig) -> str:
     return ""
 
 
+def _is_adapter(config: TrainConfig) -> str:
+    return "" if config.training_method == TrainingMethod.LORA else "its rate is for adapters (training_method LORA)"
+
+
 def _scaled(config: TrainConfig) -> dict[str, Any]:
     both = (
         config.training_method == TrainingMethod.LORA and config.peft_type == PeftType.OFT_2 and config.lora_decompose
@@ -83,7 +87,7 @@ RECOMMENDATIONS = (
         "Scaled steps with a learning rate of 1e-3 and alpha equal to the rank, which can be kept for every rank, "
         "block size and width. DoRA with OFT gets half the rate.",
         ("scaled_optm",),
-        _always,
+        _is_adapter,
         _scaled,
     ),
     Recommendation(

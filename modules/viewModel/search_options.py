@@ -4,6 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
+from modules.util.config.BaseConfig import BaseConfig
+from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.config.SampleConfig import SampleConfig
+from modules.util.config.TrainEmbeddingConfig import TrainEmbeddingConfig
 from modules.viewModel.form_tabs import tab_of
 from modules.viewModel.FormModel import FormModel
 
@@ -16,19 +20,60 @@ class Found:
         path: of the option.
         title: as the form shows it.
         place: tab and section, for people.
-        tab: in which it stands; "optimizer" for the optimizer window.
         missing: what would have to be otherwise for it to matter, empty if it matters.
     """
 
     path: str
     title: str
     place: str
-    tab: str
     missing: str
 
 
+@dataclass(frozen=True)
+class ItemOption:
+    """An option of each item of a list.
+
+    Attributes:
+        tab: where the list stands.
+        plural: what its items are called.
+        section: in the window of an item.
+        title: of the option.
+    """
+
+    tab: str
+    plural: str
+    section: str
+    title: str
+
+
+LISTS: tuple[tuple[str, str, str, type[BaseConfig]], ...] = (
+    ("concepts", "concepts", "concepts", ConceptConfig),
+    ("samples", "sampling", "samples", SampleConfig),
+    ("additional_embeddings", "embeddings", "embeddings", TrainEmbeddingConfig),
+)
+"""Key, tab and name of each list of configs, and the class of its items."""
+EACH = ".*."
+"""Stands in a path between the key of a list and an option of each of its items."""
+
+
+@cache
+def _item_form(key: str) -> FormModel:
+    return FormModel(next(config_class for name, _, _, config_class in LISTS if name == key)())
+
+
+def place_in_items(path: str) -> ItemOption | None:
+    """Where an option of each item of a list stands; None for the path of another option."""
+    key, each, inner = path.partition(EACH)
+    if not each:
+        return None
+    form, (tab, plural) = _item_form(key), next((tab, plural) for name, tab, plural, _ in LISTS if name == key)
+    section = next(section for section in form.sections if form.fields[inner] in section.fields)
+    return ItemOption(tab, plural, section.title, form.fields[inner].declared.title)
+
+
 def search_options(form: FormModel, query: str, limit: int = 30) -> list[Found]:
-    """Options that hold every word of `query` in key, title, section or help, the nearest first.
+    """Options that hold every word of `query` in key, title, section or help, the nearest first; those of concepts,
+    samples and embeddings, too, with `EACH` in their path.
 
     Whoever knows the name of an option finds it on top: an equal name or title comes before one that begins so, that
     before one that holds it, and words of the help come last. Options that matter now come before others.
@@ -37,17 +82,20 @@ def search_options(form: FormModel, query: str, limit: int = 30) -> list[Found]:
     if not words:
         return []
     ranked = []
-    for section in form.sections:
+    places = [(section, "", tab_of(section.group), "") for section in form.sections]
+    for key, tab, plural, _ in LISTS:
+        places += [(section, f"{key}{EACH}", tab, f"each of the {plural}") for section in _item_form(key).sections]
+    for section, prefix, tab, each in places:
         for place, one in enumerate(section.fields):
             declared = one.declared
             names = (_plain(one.name), _plain(declared.title), _plain(one.path))
             rank = _rank(words, names, _plain(section.title), _plain(declared.help))
             if rank is not None:
-                missing = form.needs(one.path)
-                tab = tab_of(section.group)
-                places = [tab, section.title, *one.parent.split(".")[1:]]
-                found = Found(one.path, declared.title, " › ".join(places), tab, missing)
-                ranked.append(((rank, bool(missing), place), found))
+                missing = "" if prefix else form.needs(one.path)
+                where = [tab, *([each] if each else []), section.title, *([] if each else one.parent.split(".")[1:])]
+                found = Found(f"{prefix}{one.path}", declared.title, " › ".join(where), missing)
+                # options of the run come before equal ones of its lists
+                ranked.append(((rank, bool(missing), bool(prefix), place), found))
     ranked.sort(key=lambda pair: pair[0])
     return [found for _, found in ranked[:limit]]
 

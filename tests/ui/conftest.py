@@ -77,7 +77,11 @@ def app(loaded_app, monkeypatch):
     loaded_app.show_tab("general")
     loaded_app.problems.show(loaded_app.form.check())
     loaded_app.update()
-    return loaded_app
+    errors: list[BaseException] = []
+    monkeypatch.setattr(loaded_app, "report_callback_exception", lambda kind, error, trace: errors.append(error))
+    yield loaded_app
+    # Tk only prints what goes wrong in its callbacks
+    assert not errors, errors
 
 
 def wait_until(app, done: Callable[[], bool], seconds: float = 60) -> None:
@@ -115,7 +119,11 @@ class User:
 
         if isinstance(control, EntryControl):
             control.entry.delete(0, "end")
-            control.entry.insert(0, text)
+            # key by key: what stands in the field must not change under the hands
+            for count, key in enumerate(text, 1):
+                control.entry.insert("insert", key)
+                control.entry.update()
+                assert control.entry.get() == text[:count]
         elif isinstance(control, SwitchControl):
             assert "disabled" not in control.switch.state()
             if control.shown() != text:

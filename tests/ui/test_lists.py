@@ -30,7 +30,8 @@ def concepts(app, mini_run, folder):
 
 def test_a_folder_is_added_edited_and_removed(app, concepts, until, user, folder, tmp_path):
     other = shutil.copytree(folder, tmp_path / "other")
-    assert concepts.add_folder(other) and [one.name for one in app.form.config.concepts] == ["first", "other"]
+    concepts.add_folders([other])
+    until(app, lambda: [one.name for one in app.form.config.concepts] == ["first", "other"])
     count = len(images_of(app.form.config.concepts[1]))
     until(app, lambda: f"{count} images" in concepts.cards[1]["about"].cget("text"))
     concepts.edit(1)
@@ -40,6 +41,7 @@ def test_a_folder_is_added_edited_and_removed(app, concepts, until, user, folder
     assert changed.balancing == 2.5 and changed.image.enable_random_flip
     user.set(concepts.window.view.rows["balancing"], "-1")
     assert app.form.config.concepts[1].balancing == 2.5, "what is not allowed does not count"
+    user.set(concepts.window.view.rows["balancing"], "2.5")
     concepts.cards[0]["switch"].invoke()
     assert not app.form.config.concepts[0].enabled
     concepts.cards[0]["duplicate"].invoke()
@@ -69,11 +71,11 @@ def drop(app, until):
     return act
 
 
-def test_folders_are_dropped_from_a_file_manager(app, concepts, folder, drop, tmp_path):
+def test_folders_are_dropped_from_a_file_manager(app, concepts, folder, drop, tmp_path, until):
     assert app.tools.drops.works
     other = shutil.copytree(folder, tmp_path / "an {odd} name é")
     assert drop(concepts, other, next(folder.glob("*.png"))) == "accepted"
-    assert [one.name for one in app.form.config.concepts] == ["first", "an {odd} name é"]
+    until(app, lambda: [one.name for one in app.form.config.concepts] == ["first", "an {odd} name é"])
     assert app.form.config.concepts[1].path == str(other)
     assert ".png. Drop the folder" in app.problems.news and "Added: an {odd} name é." in app.problems.news
     app.show_tab("model")
@@ -96,8 +98,8 @@ def test_the_window_shows_variations_captions_and_the_check(app, concepts, until
     first = window.preview
     window.following.invoke()
     until(app, lambda: window.preview is not first)
-    assert window.place == 1
-    path = window._caption_path()
+    assert window.images.shown.place == 1
+    path = window.images.shown.file
     window.caption.delete("1.0", "end")
     window.caption.insert("1.0", "a new caption")
     app.update()

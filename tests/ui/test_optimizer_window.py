@@ -62,7 +62,7 @@ def test_what_cannot_be_combined_is_locked_and_says_why(app, window, user):
 def test_wrong_numbers_are_told_at_the_field(app, window, user, until):
     beta = window.view.rows["optimizer.beta1"]
     user.set(beta, "1.5")
-    beta._show_error()
+    until(app, lambda: beta.error)
     assert "less than 1" in beta.error
     until(app, lambda: "disabled" in app.problems.start.state())
     beta.reset()

@@ -197,6 +197,31 @@ def test_a_queue_of_good_configs_runs_to_its_end(app, view, until, mini_run):
     assert not controller.queue.items and not queue.lines
 
 
+def test_stopping_a_run_of_the_queue_starts_no_other(app, view, until):
+    controller, queue = app.runs.controller, view.queue
+    app.form.set_text("epochs", "4000")
+    for name in ("one", "two"):
+        queue.add_as(name)
+    queue.start_button.invoke()
+    items = controller.queue.items
+    until(app, lambda: items[0].state == "running" and controller.model.losses, LONG)
+    view.buttons["stop"].invoke()
+    assert "the queue is paused" in app.problems.news
+    until(app, lambda: items[0].state == "stopped", LONG)
+    assert items[1].state == "waiting" and controller.queue.paused and not controller.running
+
+
+def test_a_low_window_has_room_for_the_plots(app, view, until):
+    app.geometry("900x560+0+0")
+    until(app, lambda: app.winfo_height() == 560)
+    app.update()
+    assert int(view.log.box.cget("height")) == 3 and view.losses.winfo_height() > 100
+    app.geometry("1280x800+0+0")
+    until(app, lambda: app.winfo_height() == 800)
+    app.update()
+    assert int(view.log.box.cget("height")) == 8
+
+
 def test_closing_can_be_thought_better_of(app, view):
     view.start()
     folder = app.runs.controller.model.run.folder

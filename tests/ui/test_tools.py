@@ -53,6 +53,7 @@ def make_view(app, mini_run, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def make():
+        app.kept.pop("forms of tools", None)
         app._rebuild()
         app.form.replace(train_config_from_dict(mini_run.options()))
         app.show_tab("tools")
@@ -208,7 +209,7 @@ def test_the_estimate_is_for_the_config_of_now(app, view, work):
     assert parts[0] == "weights of unet" and {"adapters", "optimizer state", "moving average"} <= set(parts)
 
 
-def test_tensorboard_answers_until_the_view_is_gone(app, view, work, make_view, mini_run, monkeypatch):
+def test_tensorboard_answers_until_the_window_is_gone(app, view, work, make_view, mini_run, monkeypatch):
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
     page = page_of(view, "TensorBoard")
@@ -220,10 +221,27 @@ def test_tensorboard_answers_until_the_view_is_gone(app, view, work, make_view, 
     process = psutil.Process(view.board.pid)
     work(page)
     assert opened == [address] * 2 and view.board.pid == process.pid, "it is not started twice"
-    make_view()
+    assert make_view().board is view.board and process.is_running(), "another size of the window does not end it"
+    app.event_generate("<Destroy>")
     assert not process.is_running()
     with pytest.raises(OSError):
         urllib.request.urlopen(address, timeout=5)
+
+
+def test_another_size_keeps_what_was_entered_and_waits_for_tools(app, view, adapter, fill, until):
+    page = page_of(view, "adapter inspector")
+    fill(page, adapter=adapter)
+    page.button.invoke()
+    until(app, started(page))
+    app.show_theme("light", 125)
+    assert app.settings.scale == 100 and "adapter inspector is at work" in app.problems.news
+    page.button.invoke()
+    until(app, lambda: page.process is None)
+    app.show_theme("light", 125)
+    app.show_tab("tools")
+    again = page_of(app.views["tools"][1], "adapter inspector")
+    assert again is not page and again.form.config.adapter == str(adapter)
+    app.show_theme("light", 100)
 
 
 def test_a_tool_is_cancelled_and_works_again(app, view, adapter, fill, until):

@@ -125,7 +125,7 @@ def test_wrong_input_is_told_at_the_field_and_stops_the_start(app, user, until):
     app.update()
     rate, low = row(app, "training", "learning_rate"), row(app, "training", "min_noising_strength")
     user.set(rate, "-1")
-    rate._show_error()
+    until(app, lambda: rate.error)
     assert rate.error == "found -1, expected a number of at least 0"
     assert "invalid" in rate.control.entry.state()
     until(app, lambda: "disabled" in app.problems.start.state())
@@ -206,6 +206,88 @@ def test_search_goes_into_the_optimizer_window(app):
     search(app, "kourkoutas warm-up").take()
     app.update()
     assert app.optimizer_window.view.rows["optimizer.k_warmup_steps"].visible
+
+
+def test_search_tells_where_options_of_concepts_stand(app):
+    field = search(app, "random flip")
+    field.take()
+    assert app.tabs.current == "concepts"
+    assert app.problems.news == "Random flip is an option of each of the concepts: Edit › Images."
+
+
+def test_keys_work_in_every_window_but_not_while_something_is_asked(app, until, monkeypatch):
+    app.form.set_text("epochs", "3")
+    app.open_optimizer()
+    window = app.optimizer_window
+    asked = []
+    # those of the program cannot be written to, so Ctrl+S asks for a name
+    monkeypatch.setattr(app, "save_as", lambda: asked.append("name"))
+    window.event_generate("<Control-s>")
+    assert asked == ["name"]
+    window.event_generate("<Control-f>")
+    until(app, lambda: app.focus_get() is app.top.search.entry)
+    app.event_generate("<Control-Next>")
+    assert app.tabs.current == "model"
+    app.event_generate("<Control-Prior>")
+    app.event_generate("<Control-Prior>")
+    assert app.tabs.current == "run"
+    window.grab_set()
+    app.event_generate("<Control-Next>")
+    window.grab_release()
+    assert app.tabs.current == "run" and asked == ["name"]
+
+
+def test_the_wheel_and_the_focus_scroll(app):
+    app.show_view("all")
+    app.show_tab("training")
+    app.update()
+    view = app.views["training"][0]
+
+    def top() -> float:
+        return view._canvas.canvasy(0)
+
+    rate = row(app, "training", "learning_rate")
+    place = {"rootx": rate.label.winfo_rootx() + 2, "rooty": rate.label.winfo_rooty() + 2}
+    for _ in range(3):
+        rate.label.event_generate("<Button-5>", **place)
+    app.update()
+    assert top() > 0
+    rate.label.event_generate("<Button-4>", **place)
+    app.update()
+    last = max(view.rows.values(), key=lambda one: one.label.winfo_rooty())
+    last.control.focus.focus_force()
+    app.update()
+    low = view._canvas.winfo_rooty() + view._canvas.winfo_height()
+    assert last.control.focus.winfo_rooty() + last.control.focus.winfo_height() <= low
+    rate.control.focus.focus_force()
+    app.update()
+    assert rate.control.focus.winfo_rooty() >= view._canvas.winfo_rooty()
+
+
+def test_help_comes_under_the_pointer_and_with_f1(app, until):
+    app.show_tab("training")
+    app.update()
+    rate = row(app, "training", "learning_rate")
+    rate.label.event_generate("<Enter>")
+    assert app.tools.tooltip.text == "", "not at once"
+    until(app, lambda: "Size of a step" in app.tools.tooltip.text)
+    rate.label.event_generate("<Leave>")
+    assert app.tools.tooltip.text == ""
+    rate.control.entry.focus_force()
+    app.update()
+    rate.control.entry.event_generate("<F1>")
+    assert app.tools.tooltip.text.startswith("learning_rate\n")
+    app.tools.tooltip.hide()
+
+
+def test_one_result_that_cannot_be_shown_does_not_keep_back_others(app, until, monkeypatch):
+    seen, errors = [], []
+    monkeypatch.setattr(app, "report_callback_exception", lambda kind, error, trace: errors.append(kind))
+    app.worker.run(lambda: 1, lambda _: 1 / 0, seen.append)
+    until(app, lambda: errors)
+    app.worker.run(lambda: 2, seen.append, seen.append)
+    until(app, lambda: seen)
+    assert seen == [2] and errors == [ZeroDivisionError]
 
 
 def test_search_says_what_an_option_waits_for(app):
@@ -322,16 +404,6 @@ def test_the_keyboard_is_enough(app, until):
     until(app, lambda: app.focus_get() is app.tools.popup.listbox)
     app.tools.popup.listbox.event_generate("<Escape>")
     assert not app.tools.popup.is_open and app.form.config.ema == "CPU"
-
-
-def test_help_is_shown_for_the_field(app):
-    app.show_tab("training")
-    app.update()
-    rate = row(app, "training", "learning_rate")
-    app.tools.tooltip.show(rate.label, rate._help())
-    assert "learning_rate" in app.tools.tooltip.text and "Size of a step" in app.tools.tooltip.text
-    app.tools.tooltip.hide()
-    assert app.tools.tooltip.text == ""
 
 
 def test_switching_tabs_is_quick(app):

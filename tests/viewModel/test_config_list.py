@@ -213,3 +213,57 @@ def test_without_a_file_name_the_config_holds_what_is_added():
     assert found.items == [] and found.file is None
     found.add(ConceptConfig(name="a"))
     assert [one.name for one in found.form.config.concepts] == ["a"]
+
+
+@pytest.mark.parametrize("change", ["another", "gone", "new"])
+def test_a_file_that_another_program_changed_is_not_overwritten(tmp_path, change):
+    path = tmp_path / "concepts.json"
+    found, told = in_file(path, "a", "b")
+    if change == "another":
+        path.write_text(json.dumps(concepts_of("theirs")), encoding="utf-8")
+    else:
+        path.unlink()
+    if change == "new":
+        found.load()
+        path.write_text(json.dumps(concepts_of("theirs")), encoding="utf-8")
+    before = path.read_bytes() if path.exists() else None
+    with pytest.raises(ConfigError, match="changed by another program"):
+        found.add(ConceptConfig(name="mine"))
+    assert (path.read_bytes() if path.exists() else None) == before and told == [] and found.differs()
+    found.load()
+    found.add(ConceptConfig(name="mine"))
+    found.add(ConceptConfig(name="more"))
+    expected = ["mine", "more"] if change == "gone" else ["theirs", "mine", "more"]
+    assert names(found) == [one.name for one in load_concepts(path)] == expected
+
+
+def test_a_file_that_was_never_read_is_not_overwritten(tmp_path):
+    """Its name is typed, and nobody has told the list yet."""
+    found, _ = in_file(tmp_path / "concepts.json", "a")
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(concepts_of("theirs")), encoding="utf-8")
+    found.form.config.concept_file_name = str(other)
+    with pytest.raises(ConfigError, match="not overwritten"):
+        found.add(ConceptConfig(name="mine"))
+    assert [one.name for one in load_concepts(other)] == ["theirs"]
+
+
+def test_a_list_differs_when_it_would_be_read_otherwise(make, tmp_path):
+    found, _, _ = make("a", "b")
+    assert not found.differs()
+    for change in (
+        lambda: found.move(0, 1), lambda: found.add(ConceptConfig(balancing=2.5)), lambda: found.duplicate(0),
+        lambda: found.form.check(), lambda: found.form.changed(""),
+    ):  # fmt: skip
+        change()
+        assert not found.differs(), "its own changes are known to it"
+    if found.file:
+        found.file.write_text("[{", encoding="utf-8")
+    else:
+        found.form.config.concepts = found.form.config.concepts[1:]
+    assert found.differs()
+    found.load()
+    assert not found.differs()
+    found.form.config.concepts = None
+    found.form.config.concept_file_name = str(tmp_path / "none.json")
+    assert found.differs(), "it stands elsewhere"

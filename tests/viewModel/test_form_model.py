@@ -203,13 +203,13 @@ def test_what_a_run_needs_is_asked_for(tmp_path, monkeypatch):
     assert "nothing to train on" in next(problem.text for problem in form.problems() if problem.path == "concepts")
 
 
-def test_tokens_stay_when_a_preset_without_any_is_opened():
+def test_tokens_stay_whatever_is_opened():
     form = TrainForm()
     form.set_text("secrets.huggingface_token", "hf")
     form.replace(TrainConfig())
     assert form.config.secrets.huggingface_token == "hf"
     form.replace(TrainConfig.from_dict({"secrets": {"huggingface_token": "other"}}))
-    assert form.config.secrets.huggingface_token == "other"
+    assert form.config.secrets.huggingface_token == "hf", "a file's are nobody's"
 
 
 def test_help_speaks_of_forms_not_of_json():
@@ -235,3 +235,27 @@ def test_choices_name_what_cannot_be_chosen():
     assert [choice.text for choice in hints.choices("train_device")] == ["auto", "cuda", "mps", "cpu"]
     assert hints.choices("optimizer.state_precision")[0].text == ""
     assert hints.choices("batch_size") == []
+
+
+@pytest.mark.parametrize("text", ["0.05", "1.50", "1.0", "3e-06", "1e-10", "2.0e-4", "-0", "100.25"])
+def test_what_is_typed_key_by_key_stays_as_it_is(text):
+    form = TrainForm()
+    for count in range(1, len(text) + 1):
+        form.set_text("learning_rate", text[:count])
+        assert form.text("learning_rate") == text[:count]
+    assert form.config.learning_rate == abs(float(text)) and not form.has_refused_texts
+    # another value from elsewhere is shown as usual
+    form.set_value("learning_rate", 0.5)
+    assert form.text("learning_rate") == "0.5"
+    form.set_text("learning_rate", "0.50")
+    form.reset("learning_rate")
+    assert form.text("learning_rate") == "3e-6"
+
+
+def test_errors_speak_of_empty_fields():
+    form = TrainForm()
+    assert form.set_text("unet.learning_rate", "abc").endswith("or empty") and form.has_refused_texts
+    error = form.set_text("samples", '[{"prompt" "a"}]')
+    assert error.startswith("is not valid JSON: line 1, column 12") and "JSON: is" not in error
+    form.replace(TrainConfig())
+    assert not form.has_refused_texts and form.text("unet.learning_rate") == ""

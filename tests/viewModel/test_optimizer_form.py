@@ -112,8 +112,10 @@ def test_options_of_the_adam_beside_a_muon(optimizer):
     assert optimizer.form.config.optimizer.muon_adam_config.beta2 == 0.5
     optimizer.form.set_text("optimizer.muon_adam_config.use_AdEMAMix", "true")
     assert optimizer.why_not("optimizer.muon_adam_config.Simplified_AdEMAMix", "true")
+    optimizer.form.set_text("optimizer.beta1", "abc")
     optimizer.reset()
     assert optimizer.form.config.optimizer.muon_adam_config is None and optimizer.chosen == Optimizer.MUON_ADV
+    assert optimizer.form.text("optimizer.beta1") == "" and not optimizer.form.has_refused_texts
 
 
 def test_defaults_are_shown_where_an_option_is_empty(optimizer):
@@ -166,3 +168,35 @@ def test_a_recommendation_never_makes_a_config_wrong(optimizer, recommendation, 
     before = {problem.path for problem in optimizer.catalog.problems(optimizer.form.config)}
     optimizer.apply(recommendation)
     assert {problem.path for problem in optimizer.catalog.problems(optimizer.form.config)} <= before
+
+
+def test_what_excludes_another_option_is_told_from_where_one_stands(optimizer):
+    optimizer.choose(Optimizer.ADAMW_ADV)
+    optimizer.form.set_value("optimizer.use_grams", True)
+    assert (
+        optimizer.why_not("optimizer.use_cautious", "true")
+        == "use_grams is true already; only one of the two can be used"
+    )
+    optimizer.form.set_value("optimizer.use_grams", False)
+    assert optimizer.why_not("optimizer.use_cautious", "true") == ""
+
+
+@pytest.mark.parametrize("kind", [Optimizer.STIEFEL_LORA, Optimizer.LORA_RITE])
+def test_optimizers_of_pairs_cannot_be_picked_for_full_fine_tuning(optimizer, kind):
+    form = optimizer.form
+    form.set_value("training_method", "LORA")
+    assert optimizer.why_not("optimizer.optimizer", str(kind)) == ""
+    form.set_value("training_method", "FINE_TUNE")
+    assert "of which FINE_TUNE has none" in optimizer.why_not("optimizer.optimizer", str(kind))
+    assert optimizer.why_not("optimizer.optimizer", "ADAMW_ADV") == ""
+    optimizer.choose(kind)
+    assert any(problem.path == "optimizer.optimizer" and "pairs" not in problem.path for problem in form.problems())
+    form.set_value("training_method", "LORA")
+
+
+def test_the_scaled_rate_is_for_adapters(optimizer):
+    scaled = next(one for one in RECOMMENDATIONS if one.title.startswith("Scaled"))
+    optimizer.form.set_value("training_method", "FINE_TUNE")
+    assert "adapters" in optimizer.why_not_recommended(scaled)
+    optimizer.form.set_value("training_method", "LORA")
+    assert optimizer.why_not_recommended(scaled) == ""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from modules.util.config.errors import ConfigError
 from modules.util.config.TrainConfig import TrainConfig
-from modules.viewModel.PresetLibrary import PresetLibrary, PresetTakenError
+from modules.viewModel.PresetLibrary import PresetChangedError, PresetLibrary, PresetTakenError
 
 import pytest
 
@@ -69,8 +69,42 @@ def test_what_came_with_the_program_is_never_written_to(library):
         library.delete(preset)
     # the same name is another file
     own = library.save_as(preset.name, config)
-    assert not own.built_in and library.find(preset.name) == own
+    assert not own.built_in and library.find(own.key) == own and library.find(preset.key) == preset
     assert preset.path.read_bytes() == before
+    assert library.open(library.find(own.key), refuse).lora_rank == 7
+    assert library.open(library.find(preset.key), refuse).lora_rank == 32
+    keys = [preset.key for preset in library.presets()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_is_suggested_hides_nothing(library):
+    assert library.suggestion == ""
+    config = library.open(library.find("Tiny/tiny LoRA"), refuse)
+    assert library.suggestion == "Tiny/tiny LoRA mine"
+    library.save_as(library.suggestion, config)
+    assert library.suggestion == "Tiny/tiny LoRA mine" and library.can_save
+
+
+def test_an_own_name_stays_as_it_was_given(library):
+    saved = library.save_as("#x", TrainConfig(epochs=3))
+    assert saved.name == "#x" and library.find("#x") == saved == library.presets()[0]
+
+
+def test_what_another_program_changed_is_replaced_only_on_request(library):
+    path = library.save_as("mine", TrainConfig(epochs=3)).path
+    library.save(TrainConfig(epochs=4))
+    path.write_text('{"epochs": 99}', encoding="utf-8")
+    with pytest.raises(PresetChangedError, match="mine has been changed by another program"):
+        library.save(TrainConfig(epochs=5))
+    assert path.read_text(encoding="utf-8") == '{"epochs": 99}'
+    library.save(TrainConfig(epochs=5), replace=True)
+    assert library.open(library.find("mine"), refuse).epochs == 5
+    path.write_text('{"epochs": 98}', encoding="utf-8")
+    library.open(library.find("mine"), refuse)
+    library.save(TrainConfig(epochs=6))
+    path.unlink()
+    library.save(TrainConfig(epochs=7))
+    assert json.loads(path.read_text(encoding="utf-8")) == {"epochs": 7}
 
 
 def test_an_own_preset_is_replaced_only_on_request(library):
@@ -83,10 +117,21 @@ def test_an_own_preset_is_replaced_only_on_request(library):
     assert library.find("a/b") is None and library.current is None
 
 
-@pytest.mark.parametrize("name", ["", " ", "a//b", "../a", "a/../b", ".hidden", "a:b", "what?", "a\\b"])
-def test_a_name_that_no_file_can_have_is_refused(library, tmp_path, name):
-    with pytest.raises(ConfigError, match="file name"):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "empty"), (" ", "empty"), ("a//b", "a part of it is"), ("../a", "'..' begins with a dot"),
+        ("a/../b", "begins with a dot"), (".hidden", "'.hidden' begins with a dot"), ("a:b", "has ':' in it"),
+        ("what?", "has '?' in it"), ("a\\b", "in it"), ("a./b", "'a.' ends with a dot"), ("a.", "ends with a dot"),
+        ("a /b", "ends with a blank"), ("x .json", "ends with a blank"), ("CON", "'CON' is a name that Windows keeps"),
+        ("nul", "Windows"), ("a/Aux.b", "'Aux.b' is a name that Windows keeps"), ("com1", "Windows"),
+        ("ä" * 150, "longer than"),
+    ],
+)  # fmt: skip
+def test_a_name_that_no_file_can_have_is_refused_with_the_reason(library, tmp_path, name, reason):
+    with pytest.raises(ConfigError, match="cannot be a file name: ") as refused:
         library.save_as(name, TrainConfig())
+    assert reason in str(refused.value)
     assert not list(tmp_path.rglob("*.json"))
 
 

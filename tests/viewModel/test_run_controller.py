@@ -202,12 +202,45 @@ def test_the_queue_waits_for_the_run_and_goes_on_to_its_end(open_window):
     assert not list(controller.queue.folder.glob("run */secrets.json"))
 
 
+def test_tokens_of_a_run_that_cannot_be_started_are_gone(open_window, monkeypatch):
+    controller, seen = open_window(), []
+
+    def fail(config: Path, folder: Path, secrets: Path | None, **others) -> RunProcess:
+        seen.append(secrets.read_text(encoding="utf-8"))
+        raise OSError("no process")
+
+    monkeypatch.setattr(RunProcess, "start", fail)
+    with pytest.raises(OSError, match="no process"):
+        controller.start({}, {"huggingface_token": "hf_secret"})
+    controller.queue.add("one", {})
+    controller.secrets = {"huggingface_token": "hf_secret"}
+    controller.start_queue()
+    controller.tick()
+    assert controller.queue.items[0].reason == "no process" and len(seen) == 2 and "hf_secret" in seen[1]
+    assert not list(controller.folder.rglob("*secrets*"))
+
+
+def test_a_queue_goes_on_when_the_window_is_open_again(open_window):
+    controller = open_window()
+    for name in ("one", "two"):
+        controller.queue.add(name, {})
+    controller.start_queue()
+    follow(controller, lambda: controller.running and controller.model.losses)
+    again = open_window()
+    assert again.running and not again.queue.paused
+    again.ask("stop")
+    follow(again, lambda: again.queue.items[1].state == "running")
+    again.pause_queue()
+    assert open_window().queue.paused, "a pause is kept, too"
+
+
 def test_a_run_of_the_queue_is_found_again_and_the_rest_waits(open_window):
     controller = open_window()
     for name in ("one", "two"):
         controller.queue.add(name, {})
     controller.start_queue()
     follow(controller, lambda: controller.running and controller.model.losses)
+    controller.pause_queue()
     again = open_window()
     assert again.running and again.queue.paused
     assert [item.state for item in again.queue.items] == ["running", "waiting"]
@@ -221,10 +254,10 @@ def test_what_cannot_be_started_does_not_stop_the_queue(open_window, monkeypatch
     items = [controller.queue.add(name, {"steps": 1}) for name in ("one", "two")]
     start = RunProcess.start
 
-    def start_second(config: Path, folder: Path, secrets: Path | None) -> RunProcess:
+    def start_second(config: Path, folder: Path, secrets: Path | None, resume: str) -> RunProcess:
         if config == Path(items[0].config):
             raise ConfigError("cannot be written: no space left", "process.json")
-        return start(config, folder, secrets)
+        return start(config, folder, secrets, resume=resume)
 
     monkeypatch.setattr(RunProcess, "start", start_second)
     controller.start_queue()
@@ -243,6 +276,51 @@ def test_a_list_that_cannot_be_kept_is_told_and_runs_all_the_same(open_window):
     (controller.queue.folder / "queue.json").rmdir()
     controller.queue.move(items[0], 1)
     assert controller.queue.trouble == "" and (controller.queue.folder / "queue.json").is_file()
+
+
+def test_a_list_that_cannot_be_read_is_put_aside(open_window):
+    queue = open_window().queue
+    for name in ("one", "two"):
+        queue.add(name, {})
+    path = queue.folder / "queue.json"
+    whole = path.read_text(encoding="utf-8")
+    broken = ["", "null", '{"items": 5}', '["one"]', '{"items": [{"name": "one"}]}', whole.replace('"one"', "1"), "["]
+    for text in broken:
+        path.write_text(text, encoding="utf-8")
+        queue = open_window().queue
+        assert queue.items == [] and queue.paused and not path.exists(), text
+        (aside,) = queue.folder.glob("queue.json.broken-*")
+        assert "could not be read" in queue.trouble and str(aside) in queue.trouble
+        assert aside.read_text(encoding="utf-8") == text
+        queue.add("new", {})
+        assert str(aside) in queue.trouble, "it is still to be told"
+        aside.unlink()
+    assert open_window().queue.trouble == ""
+
+
+def test_a_list_that_cannot_be_put_aside_is_not_written_over(open_window, monkeypatch):
+    queue = open_window().queue
+    queue.add("one", {})
+    path = queue.folder / "queue.json"
+    path.write_text("[", encoding="utf-8")
+    monkeypatch.setattr(Path, "rename", lambda self, target: open(self.parent))
+    queue = open_window().queue
+    queue.add("new", {})
+    assert path.read_text(encoding="utf-8") == "[" and "nothing is kept" in queue.trouble
+    assert [item.name for item in queue.items] == ["new"]
+
+
+def test_lists_of_older_and_newer_programs_are_read(open_window):
+    queue = open_window().queue
+    items = [queue.add(name, {}) for name in ("one", "two")]
+    path = queue.folder / "queue.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert data["paused"] is True
+    newer = [{**entry, "priority": 3} for entry in data["items"]]
+    for text in (data["items"], newer, {"items": newer, "of_tomorrow": 1}):
+        path.write_text(json.dumps(text), encoding="utf-8")
+        again = open_window().queue
+        assert again.items == items and again.paused and again.trouble == ""
 
 
 def test_backups_are_listed_with_the_newest_first(tmp_path):

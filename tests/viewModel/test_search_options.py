@@ -2,7 +2,7 @@
 
 from modules.util.enum.Optimizer import Optimizer
 from modules.viewModel.OptimizerCatalog import OptimizerCatalog
-from modules.viewModel.search_options import search_options
+from modules.viewModel.search_options import place_in_items, search_options
 from modules.viewModel.TrainForm import TrainForm
 
 import pytest
@@ -27,6 +27,23 @@ def form() -> TrainForm:
 )
 def test_a_name_is_found_first(form, query, path):
     assert search_options(form, query)[0].path == path
+
+
+@pytest.mark.parametrize(
+    ("query", "path", "tab", "section"),
+    [
+        ("random flip", "concepts.*.image.enable_random_flip", "concepts", "Images"),
+        ("balancing", "concepts.*.balancing", "concepts", "Concept"),
+        ("diffusion_steps", "samples.*.diffusion_steps", "sampling", "Sample"),
+        ("initial embedding text", "additional_embeddings.*.initial_embedding_text", "embeddings", "Embeddings"),
+    ],
+)
+def test_options_of_concepts_samples_and_embeddings_are_found(form, query, path, tab, section):
+    found = search_options(form, query)[0]
+    assert found.path == path and found.place == f"{tab} › each of the {place_in_items(path).plural} › {section}"
+    place = place_in_items(path)
+    assert (place.tab, place.section) == (tab, section) and place.title
+    assert place_in_items("concepts") is None and place_in_items("unet.train") is None
 
 
 def test_help_is_searched(form):

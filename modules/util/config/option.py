@@ -22,7 +22,8 @@ class Option:
         visible_when: sibling key -> values; the option matters only if every named sibling has one of its values.
         affects_result: False if the trained weights do not depend on it; such options stay out of `config_hash`.
         choices: suggestions for a text field; other texts are allowed too.
-        path: "file", "folder" or "model" (either of them, or a name on a hub) if the text is a path.
+        path: "file", "output" (a file that is written), "folder" or "model" (file, folder or name on a hub) if the text
+            is a path.
         ge, gt, le, lt: bounds of a number.
         infinite: whether inf is a meaningful value (written as "inf" in JSON).
         secret: never printed, and written only on request.

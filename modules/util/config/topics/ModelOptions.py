@@ -46,7 +46,7 @@ class ModelOptions(BaseConfig):
         "Output",
         "File, or folder for DIFFUSERS, that the finished model is written to.",
         G,
-        path="file",
+        path="output",
         affects_result=False,
     )
     output_model_format: ModelFormat = option(

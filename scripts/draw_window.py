@@ -6,7 +6,9 @@ scripts/train.py --control.
 
 import argparse
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from modules.trainer.RunProcess import RunProcess
 from modules.ui.App import App
 from modules.ui.tabs import TABS
+from modules.viewModel.Session import BUILT_IN
 
 from PIL import Image, ImageGrab
 
@@ -101,22 +104,30 @@ class Painter:
         concepts.window.destroy()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns its exit status."""
-    args = parse(arguments)
-    output, folder = args.output.resolve(), args.run.resolve() if args.run else None
+def draw(args: argparse.Namespace, root: Path) -> None:
+    """Draws all that is asked for, with a window that keeps what it knows in a folder."""
+    output, run = args.output.resolve(), args.run.resolve() if args.run else None
     os.chdir(ROOT)
     output.mkdir(parents=True, exist_ok=True)
-    app = App(ROOT)
+    shutil.copytree(ROOT / BUILT_IN, root / BUILT_IN)
+    app = App(root)
     app.show_view(args.view)
     app.show_theme(args.theme, args.scale)
-    if folder is not None:
-        app.runs.controller.model.follow(RunProcess(folder))
+    if run is not None:
+        app.runs.controller.model.follow(RunProcess(run))
     painter = Painter(app, output)
     for width, height in args.sizes:
         painter.draw_tabs(width, height)
     painter.draw_windows()
     app.destroy()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    args = parse(arguments)
+    # not where whoever works here has presets and settings
+    with tempfile.TemporaryDirectory() as root:
+        draw(args, Path(root))
     return 0
 
 

@@ -259,7 +259,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
             return
         if self.session.is_modified:
             question = f"{self.session.name} has been changed. Open {name} and lose the changes?"
-            if AskWindow(self, self.tools, "Open a preset", question, ("Open", "Cancel")).ask() != "Open":
+            if AskWindow(self, self.tools, "Open a preset", question, ("Cancel", "Open")).ask() != "Open":
                 return
         news: list[str] = []
         if self.session.open(preset, news.append):
@@ -327,7 +327,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         preset = self.presets.current
         assert preset is not None
         question = f"Delete the preset {preset.name}? Its file is removed; the options stay as they are shown."
-        if AskWindow(self, self.tools, "Delete a preset", question, ("Delete", "Cancel")).ask() != "Delete":
+        if AskWindow(self, self.tools, "Delete a preset", question, ("Cancel", "Delete")).ask() != "Delete":
             return
         try:
             self.presets.delete(preset)

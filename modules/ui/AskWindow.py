@@ -2,6 +2,7 @@ import tkinter as tk
 from collections.abc import Callable, Sequence
 from tkinter import ttk
 
+from modules.ui.find_widget import focused
 from modules.ui.WindowTools import WindowTools
 
 import customtkinter as ctk
@@ -17,7 +18,7 @@ class AskWindow(ctk.CTkToplevel):
         tools: the window's own.
         title: of the window.
         text: the question.
-        buttons: answers; the first is what Return gives. Escape and closing give "".
+        buttons: answers; the first, by which nothing may be lost, is what Return gives. Escape and closing give "".
         entry: what stands in a field for a text; None: there is no field.
         check: says what is wrong with the answer and the text; while it does, the window stays.
 
@@ -56,6 +57,7 @@ class AskWindow(ctk.CTkToplevel):
         self.bind("<Escape>", lambda _: self.destroy())
         self.transient(parent.winfo_toplevel())
         self._center(parent.winfo_toplevel())
+        self.entry.select_range(0, "end")
         (self.entry if entry is not None else self.buttons[buttons[0]]).focus_force()
 
     def ask(self) -> str:
@@ -75,7 +77,7 @@ class AskWindow(ctk.CTkToplevel):
         self.destroy()
 
     def _focused(self, buttons: Sequence[str]) -> str:
-        return next((name for name, button in self.buttons.items() if button is self.focus_get()), buttons[0])
+        return next((name for name, button in self.buttons.items() if button is focused(self)), buttons[0])
 
     def _center(self, over: tk.Misc) -> None:
         self.update_idletasks()

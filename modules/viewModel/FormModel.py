@@ -145,6 +145,13 @@ class FormModel:
         """Whether an option matters, given the values of others."""
         return not self.conditions(path)
 
+    def is_unused(self, path: str) -> bool:
+        """Whether an option means nothing where it stands, whatever others are, as the guidance scale of a U-Net."""
+        outer, _, name = path.rpartition(".")
+        place, _, key = outer.rpartition(".")
+        owner = _read(self._defaults, place) if outer else None
+        return owner is not None and name in option_of(type(owner), key).unused
+
     def conditions(self, path: str) -> list[str]:
         """What would have to be otherwise for an option to matter, in words: "training_method LORA"."""
         missing, owner, keys = [], self.config, path.split(".")
@@ -159,10 +166,10 @@ class FormModel:
                 if getattr(owner, sibling) not in allowed:
                     words = " or ".join(text_of(value) for value in allowed)
                     missing.append(f"{join_path(*keys[:depth], sibling)} {words}")
-            # one that was set all the same must be seen, to be set back
-            if inner in declared.unused and not self.is_modified(path):
-                missing.append(f"another part than {key}")
             owner = getattr(owner, key)
+        # one that was set all the same must be seen, to be set back
+        if self.is_unused(path) and not self.is_modified(path):
+            missing.append(f"another part than {path.split('.')[-2]}")
         return missing
 
     def check(self) -> list[Problem]:

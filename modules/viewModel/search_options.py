@@ -90,7 +90,9 @@ def search_options(form: FormModel, query: str, limit: int = 30) -> list[Found]:
             declared = one.declared
             names = (_plain(one.name), _plain(declared.title), _plain(one.path))
             rank = _rank(words, names, _plain(section.title), _plain(declared.help))
-            if rank is not None:
+            # what means nothing where it stands is for those who ask for just that
+            idle = not prefix and form.is_unused(one.path) and not form.is_modified(one.path)
+            if rank is not None and not (idle and " ".join(words) != names[-1]):
                 missing = "" if prefix else form.needs(one.path)
                 where = [tab, *([each] if each else []), section.title, *([] if each else one.parent.split(".")[1:])]
                 found = Found(f"{prefix}{one.path}", declared.title, " › ".join(where), missing)

@@ -46,6 +46,12 @@ def test_options_of_concepts_samples_and_embeddings_are_found(form, query, path,
     assert place_in_items("concepts") is None and place_in_items("unet.train") is None
 
 
+def test_what_means_nothing_where_it_stands_is_not_found(form):
+    found = [one.path for one in search_options(form, "guidance scale")]
+    assert "transformer.guidance_scale" in found and "unet.guidance_scale" not in found
+    assert "vae.dropout_probability" not in [one.path for one in search_options(form, "dropout")]
+
+
 def test_help_is_searched(form):
     # these words stand in no name
     assert [found.path for found in search_options(form, "seamless textures")] == ["force_circular_padding"]

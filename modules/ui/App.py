@@ -50,7 +50,8 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         worker: for what takes long.
         runs: the run that goes on, and the queue.
         views: tab -> the form and the view made by hand, of those shown so far.
-        kept: what such views want to find again when the window is built anew, by names of their own.
+        kept: what such views want to find again when the window is built anew, by names of their own; closed with the
+            window if it has `close()`.
         optimizer_window: while it is open.
     """
 
@@ -363,6 +364,12 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
                 return
         if self.runs.may_close():
             self.destroy()
+
+    def destroy(self) -> None:
+        """Ends the window, and what views have kept that has an end."""
+        for one in self.kept.values():
+            _call(one, "close")
+        super().destroy()
 
     def leave(self) -> None:
         """Keeps everything and closes without a question, as the system wants it. A run goes on."""

@@ -69,15 +69,16 @@ class RunView(ttk.Frame):
         body.grid_columnconfigure(0, weight=3, uniform="body")
         body.grid_columnconfigure(1, weight=2, uniform="body")
         body.grid_rowconfigure(0, weight=1)
-        plots = ttk.Frame(body, style="Card.TFrame", padding=px(6))
+        plots = self._plots = ttk.Frame(body, style="Card.TFrame", padding=px(6))
         plots.grid(row=0, column=0, sticky="nswe", padx=(0, px(8)))
         plots.grid_columnconfigure(0, weight=1)
         plots.grid_rowconfigure(0, weight=5, uniform="plots")
-        plots.grid_rowconfigure(1, weight=3, uniform="plots")
         self.losses = PlotCanvas(plots, app.theme, "Loss")
         self.losses.grid(row=0, column=0, sticky="nswe")
         self.rates = PlotCanvas(plots, app.theme, "Learning rate", from_zero=True)
-        self.rates.grid(row=1, column=0, sticky="nswe")
+        self._log_lines = 0
+        self._fit(app.winfo_height())
+        self.bind("<Configure>", lambda event: self._fit(event.height))
         self.samples = SampleViewer(body, app.tools)
         self.samples.grid(row=0, column=1, sticky="nswe")
         self.bind("<Destroy>", self._destroyed)
@@ -117,19 +118,23 @@ class RunView(ttk.Frame):
         self.tabs = TabBar(self, self._app.theme, (MESSAGES, OUTPUT, QUEUE), self.show_foot)
         self.tabs.pack(side="bottom", anchor="w", pady=px(4))
         self.log = TextPane(foot, self._app.theme, height=LOG_LINES, follows=True)
-        self._log_lines = 0
-        self._fit_foot(self._app.winfo_height())
-        self.bind("<Configure>", lambda event: self._fit_foot(event.height))
         self.queue = QueueView(foot, self._app)
         self.show_foot(MESSAGES)
 
-    def _fit_foot(self, room: int) -> None:
-        """Whole lines, so that no last one is cut; few where the plots would have no room."""
+    def _fit(self, room: int) -> None:
+        """Whole lines, so that no last one is cut. In a low window there are few, and the loss has the plots' room."""
         lines = LOG_LINES if room >= self._app.theme.px(LOW_HEIGHT) else FEW_LINES
-        if lines != self._log_lines:
-            self._log_lines = lines
-            self.log.box.configure(height=lines)
-            self._foot.configure(height=self.log.box.winfo_reqheight() + 2 * self._app.theme.px(6))
+        if lines == self._log_lines:
+            return
+        self._log_lines = lines
+        self.log.box.configure(height=lines)
+        self._foot.configure(height=self.log.box.winfo_reqheight() + 2 * self._app.theme.px(6))
+        if lines == LOG_LINES:
+            self.rates.grid(row=1, column=0, sticky="nswe")
+            self._plots.grid_rowconfigure(1, weight=3, uniform="plots")
+        else:
+            self.rates.grid_remove()
+            self._plots.grid_rowconfigure(1, weight=0, uniform="")
 
     def show_foot(self, name: str) -> None:
         """Shows messages, what the process prints, or the queue."""

@@ -68,7 +68,7 @@ class ToolsView(ttk.Frame):
     def __init__(self, parent: tk.Misc, app: "App") -> None:
         super().__init__(parent, style="Window.TFrame")
         self._app, self.pages = app, {}
-        self.board: TensorBoard = app.kept.get("TensorBoard") or self._make_board()
+        self.board: TensorBoard = app.kept.setdefault("TensorBoard", TensorBoard())
         self._folder = tempfile.TemporaryDirectory()
         self._ticking = ""
         self._start = ToolModel.alpha_start(app.form.config)
@@ -80,13 +80,6 @@ class ToolsView(ttk.Frame):
         self.take = ttk.Button(alpha.row, text="Take into the config", command=self.apply)
         self._end = app.form.listen(lambda _: self._config_changed())
         self.bind("<Destroy>", self._destroyed)
-
-    def _make_board(self) -> TensorBoard:
-        """It ends with the window."""
-        app = self._app
-        board = app.kept["TensorBoard"] = TensorBoard()
-        app.bind("<Destroy>", lambda event: board.close() if event.widget is app else None, add="+")
-        return board
 
     def show_tool(self, name: str) -> None:
         """Brings a tool to the front."""

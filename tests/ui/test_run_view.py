@@ -215,11 +215,12 @@ def test_a_low_window_has_room_for_the_plots(app, view, until):
     app.geometry("900x560+0+0")
     until(app, lambda: app.winfo_height() == 560)
     app.update()
-    assert int(view.log.box.cget("height")) == 3 and view.losses.winfo_height() > 100
+    assert int(view.log.box.cget("height")) == 3 and view.losses.winfo_height() > 140
+    assert not view.rates.winfo_ismapped()
     app.geometry("1280x800+0+0")
     until(app, lambda: app.winfo_height() == 800)
     app.update()
-    assert int(view.log.box.cget("height")) == 8
+    assert int(view.log.box.cget("height")) == 8 and view.rates.winfo_height() > 60
 
 
 def test_closing_can_be_thought_better_of(app, view):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import urllib.request
 import webbrowser
 from pathlib import Path
@@ -209,7 +211,19 @@ def test_the_estimate_is_for_the_config_of_now(app, view, work):
     assert parts[0] == "weights of unet" and {"adapters", "optimizer state", "moving average"} <= set(parts)
 
 
-def test_tensorboard_answers_until_the_window_is_gone(app, view, work, make_view, mini_run, monkeypatch):
+def test_tensorboard_ends_with_the_window(display, ui_root):
+    """A window in a process of its own, as one process has but one."""
+    script = (
+        "import sys; from pathlib import Path; from modules.ui.App import App\n"
+        "app = App(Path(sys.argv[1])); app.show_tab('tools'); app.update()\n"
+        "app.views['tools'][1].board.close = lambda: print('closed')\n"
+        "app._rebuild(); app.show_tab('tools'); print('another size'); app.destroy()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script, str(ui_root)], capture_output=True, text=True, check=False)
+    assert run.stdout.split("\n")[:2] == ["another size", "closed"], run.stderr
+
+
+def test_tensorboard_answers_until_it_is_ended(app, view, work, make_view, mini_run, monkeypatch):
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
     page = page_of(view, "TensorBoard")
@@ -222,7 +236,7 @@ def test_tensorboard_answers_until_the_window_is_gone(app, view, work, make_view
     work(page)
     assert opened == [address] * 2 and view.board.pid == process.pid, "it is not started twice"
     assert make_view().board is view.board and process.is_running(), "another size of the window does not end it"
-    app.event_generate("<Destroy>")
+    view.board.close()
     assert not process.is_running()
     with pytest.raises(OSError):
         urllib.request.urlopen(address, timeout=5)

@@ -18,6 +18,16 @@ LOG, PROCESS = "log.txt", "process.json"
 Event = tuple[str, dict[str, Any]]
 
 
+def find_process(pid: int, born: float) -> psutil.Process | None:
+    """The process of a number that began at that time, in seconds since 1970; None if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        # a process number is given again to others
+        return process if abs(process.create_time() - born) < 1 else None
+    except psutil.Error:
+        return None
+
+
 class RunProcess:
     """A training in a process of its own, as another program sees it: `scripts/train.py` on a config file.
 
@@ -90,13 +100,7 @@ class RunProcess:
             run = cls(folder)
         except (OSError, ValueError):
             return None
-        try:
-            process = psutil.Process(known["pid"])
-            # a process number is given again to others
-            if abs(process.create_time() - known["born"]) < 1:
-                run._process = process
-        except psutil.Error:
-            pass
+        run._process = find_process(known["pid"], known["born"])
         return run
 
     @property

@@ -12,6 +12,7 @@ from modules.util.UserError import UserError
 from modules.viewModel.ConceptCheck import ConceptCheck
 from modules.viewModel.ConceptModel import CheckResult, Preview, title_of
 from modules.viewModel.ConceptPreview import ConceptPreview, Drawn
+from modules.viewModel.fit_picture import fit_picture
 
 from PIL import Image, ImageTk
 
@@ -245,8 +246,7 @@ class ConceptWindow(ItemWindow):
             return
         both = Image.new("RGB", (2 * room[0] + 12, room[1]), self._app.theme.color("card"))
         for place, image in enumerate((self.preview.original, self.preview.varied)):
-            scale = min(room[0] / image.width, room[1] / image.height)
-            size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+            size, scale = fit_picture(image.size, room)
             way = Image.Resampling.NEAREST if scale >= 3 else Image.Resampling.BICUBIC
             left = place * (room[0] + 12) + (room[0] - size[0]) // 2
             both.paste(image.resize(size, way), (left, (room[1] - size[1]) // 2))

@@ -34,11 +34,11 @@ class DropTargets:
 
     def accept(self, widget: tk.Misc, action: Action) -> None:
         """Calls `action` with the paths that are dropped onto a widget or anything inside it."""
-        self._actions = {one: action for one, action in self._actions.items() if one.winfo_exists()}
         self._actions[widget] = action
 
     def drop(self, widget: tk.Misc | None, paths: Sequence[Path]) -> bool:
         """Does what a drop onto a widget does. False: nothing takes files there."""
+        self._actions = {one: action for one, action in self._actions.items() if one.winfo_exists()}
         action = self._action(widget)
         if action is None or not paths:
             return False

@@ -4,6 +4,7 @@ from tkinter import ttk
 from modules.ui.Theme import COLORS
 from modules.ui.WindowTools import WindowTools
 from modules.viewModel.FieldHints import Choice
+from modules.viewModel.fit_picture import fit_picture
 from modules.viewModel.RunModel import RunModel, SamplePicture
 
 import customtkinter as ctk
@@ -108,8 +109,7 @@ class SampleViewer(ttk.Frame):
         self._image.configure(wraplength=room[0])
         try:
             with Image.open(self.picture.path) as image:
-                scale = min(room[0] / image.width, room[1] / image.height)
-                size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+                size, scale = fit_picture(image.size, room)
                 # the pixels of a miniature are to be seen as they are
                 way = Image.Resampling.NEAREST if scale >= 3 else Image.Resampling.LANCZOS
                 self._photo = ImageTk.PhotoImage(image.convert("RGB").resize(size, way), master=self)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from modules.ui.FormView import FormView
 from modules.ui.TextPane import TextPane
 from modules.util.UserError import UserError
+from modules.viewModel.fit_picture import fit_picture
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.plot_colors import in_colors
 from modules.viewModel.ToolModel import ToolResult, tool_section
@@ -228,8 +229,7 @@ class ToolPage(ttk.Frame):
         self._drawn = wanted
         try:
             with Image.open(path) as image:
-                scale = min(room[0] / image.width, room[1] / image.height, LARGEST_SCALE)
-                size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+                size, _ = fit_picture(image.size, room, LARGEST_SCALE)
                 plot = in_colors(image, color("card"), color("text")).resize(size, Image.Resampling.LANCZOS)
         except OSError as error:
             self.note.configure(text=f"The plot cannot be shown: {error}", style="Error.TLabel")

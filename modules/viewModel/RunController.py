@@ -1,14 +1,12 @@
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from modules.trainer.RunProcess import RunProcess
 from modules.util.config.write_json import write_json
-from modules.viewModel.paths import is_folder
+from modules.viewModel.paths import fresh_path, is_folder
 from modules.viewModel.RunModel import RunModel
 from modules.viewModel.RunQueue import RunQueue
-from modules.viewModel.secret_file import write_secrets
 
 SECRETS = "secrets.json"
 
@@ -50,7 +48,7 @@ class RunController:
         """
         if self.running:
             raise RuntimeError("A run goes on already. Stop it first, or put this one into the queue.")
-        folder = self._fresh()
+        folder = fresh_path(self.folder, "run")
         folder.mkdir(parents=True)
         write_json(folder / "config.json", dict(config))
         self.model.follow(_launch(folder / "config.json", folder, secrets or {}, resume))
@@ -101,19 +99,13 @@ class RunController:
             if self.model.run is None or path.parent != self.model.run.folder:
                 path.unlink(missing_ok=True)
 
-    def _fresh(self) -> Path:
-        stamp, number = f"run {datetime.now():%Y-%m-%d_%H-%M-%S}", 0
-        while (path := self.folder / f"{stamp}{f'-{number}' if number else ''}").exists():
-            number += 1
-        return path
-
 
 def _launch(config: Path, folder: Path, secrets: Mapping[str, Any], resume: str = "") -> RunProcess:
     """Starts a run, with tokens in a file beside it if there are any; without a run, the file stays for nobody."""
     path = folder / SECRETS if any(secrets.values()) else None
     try:
         if path is not None:
-            write_secrets(path, secrets)
+            write_json(path, dict(secrets), private=True)
         return RunProcess.start(config, folder, path, resume=resume)
     except BaseException:
         (folder / SECRETS).unlink(missing_ok=True)

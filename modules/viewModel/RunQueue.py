@@ -7,6 +7,7 @@ from pathlib import Path
 from modules.trainer.RunProcess import RunProcess
 from modules.util.config.errors import ConfigError
 from modules.util.config.write_json import write_json
+from modules.viewModel.paths import fresh_path
 
 LIST = "queue.json"
 WAITING, RUNNING = "waiting", "running"
@@ -66,7 +67,7 @@ class RunQueue:
 
     def add(self, name: str, config: dict) -> QueuedRun:
         """Puts a config at the end; it is written to a file of its own. ConfigError if it cannot be."""
-        path = self._fresh("config", ".json")
+        path = fresh_path(self.folder, "config", ".json")
         write_json(path, config)
         item = QueuedRun(name, str(path))
         self.items.append(item)
@@ -100,7 +101,7 @@ class RunQueue:
         if item is None:
             self.paused = True
             return None
-        folder = self._fresh("run", "")
+        folder = fresh_path(self.folder, "run")
         try:
             self.current = self._start(Path(item.config), folder)
         except (OSError, ConfigError) as error:
@@ -109,12 +110,6 @@ class RunQueue:
             item.state, item.folder = RUNNING, str(folder)
         self._write()
         return self.current
-
-    def _fresh(self, kind: str, ending: str) -> Path:
-        stamp, number = f"{datetime.now():%Y-%m-%d_%H-%M-%S}", 0
-        while (path := self.folder / f"{kind} {stamp}{f'-{number}' if number else ''}{ending}").exists():
-            number += 1
-        return path
 
     def _read(self) -> list[QueuedRun]:
         path = self.folder / LIST

@@ -6,9 +6,9 @@ from typing import Any
 from modules.util.config.errors import ConfigError
 from modules.util.config.read_json import read_json
 from modules.util.config.SecretsConfig import SecretsConfig
+from modules.util.config.write_json import write_json
 from modules.viewModel.field_text import text_of
 from modules.viewModel.PresetLibrary import Preset, PresetLibrary
-from modules.viewModel.secret_file import write_secrets
 from modules.viewModel.TrainForm import TrainForm
 from modules.viewModel.UiSettings import UiSettings
 
@@ -133,4 +133,4 @@ class Session:
     def _write_secrets(self) -> None:
         if self._broken_secrets and self.secrets_path.exists():
             raise ConfigError(f"access tokens, as their file must be mended or removed first: {self._broken_secrets}")
-        write_secrets(self.secrets_path, self.secrets)
+        write_json(self.secrets_path, self.secrets, private=True)

@@ -1,5 +1,6 @@
 """Paths that people give, whatever they are."""
 
+from datetime import datetime
 from pathlib import Path
 
 
@@ -22,3 +23,11 @@ def portable(path: str | Path) -> str:
     """A path inside the working directory as seen from there: such presets can be taken to another machine."""
     here, path = Path.cwd(), Path(path).absolute()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+
+
+def fresh_path(folder: Path, kind: str, ending: str = "") -> Path:
+    """A path in a folder that nothing has yet: what it is for, the time, and a number where that is not enough."""
+    stamp, number = f"{kind} {datetime.now():%Y-%m-%d_%H-%M-%S}", 0
+    while (path := folder / f"{stamp}{f'-{number}' if number else ''}{ending}").exists():
+        number += 1
+    return path

@@ -2,6 +2,8 @@ import json
 import os
 from pathlib import Path
 
+from modules.trainer.RunProcess import find_process
+
 import psutil
 
 LOCK = "window.json"
@@ -37,9 +39,8 @@ def take_window(folder: Path) -> int:
 def _owner(path: Path) -> int:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        process = psutil.Process(known["pid"])
-        # a process number is given again to others
-        same = abs(process.create_time() - known["born"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        process = find_process(known["pid"], known["born"])
+        works = process is not None and process.status() != psutil.STATUS_ZOMBIE
     except (OSError, ValueError, TypeError, KeyError, psutil.Error):
         return 0
-    return process.pid if same and process.pid != os.getpid() else 0
+    return process.pid if works and process.pid != os.getpid() else 0

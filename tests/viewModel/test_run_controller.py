@@ -220,12 +220,17 @@ def test_tokens_of_a_run_that_cannot_be_started_are_gone(open_window, monkeypatc
     assert not list(controller.folder.rglob("*secrets*"))
 
 
-def test_a_queue_goes_on_when_the_window_is_open_again(open_window):
-    controller = open_window()
+def start_two(controller: RunController) -> None:
+    """Two configs in the queue, of which the first trains."""
     for name in ("one", "two"):
         controller.queue.add(name, {})
     controller.start_queue()
     follow(controller, lambda: controller.running and controller.model.losses)
+
+
+def test_a_queue_goes_on_when_the_window_is_open_again(open_window):
+    controller = open_window()
+    start_two(controller)
     again = open_window()
     assert again.running and not again.queue.paused
     again.ask("stop")
@@ -236,10 +241,7 @@ def test_a_queue_goes_on_when_the_window_is_open_again(open_window):
 
 def test_a_run_of_the_queue_is_found_again_and_the_rest_waits(open_window):
     controller = open_window()
-    for name in ("one", "two"):
-        controller.queue.add(name, {})
-    controller.start_queue()
-    follow(controller, lambda: controller.running and controller.model.losses)
+    start_two(controller)
     controller.pause_queue()
     again = open_window()
     assert again.running and again.queue.paused

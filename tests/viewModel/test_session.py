@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from modules.util.config.errors import ConfigError
-from modules.viewModel.secret_file import write_secrets
+from modules.util.config.write_json import write_json
 from modules.viewModel.Session import FIRST_PRESET, Session
 from modules.viewModel.UiSettings import UiSettings, fitting_geometry
 from modules.viewModel.window_lock import LOCK, take_window
@@ -112,9 +112,9 @@ def test_tokens_are_replaced_in_one_step(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(ConfigError, match="No space left"):
         patch.setattr(os, "replace", fail)
-        write_secrets(path, {"huggingface_token": "hf_new"})
+        write_json(path, {"huggingface_token": "hf_new"}, private=True)
     assert "hf_old" in path.read_text(encoding="utf-8") and list(tmp_path.iterdir()) == [path]
-    write_secrets(path, {"huggingface_token": "hf_new"})
+    write_json(path, {"huggingface_token": "hf_new"}, private=True)
     assert "hf_new" in path.read_text(encoding="utf-8") and list(tmp_path.iterdir()) == [path]
 
 

@@ -19,18 +19,28 @@ def canonical_json(data: Any) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def write_json(path: str | Path, data: Any) -> None:
+def write_json(path: str | Path, data: Any, private: bool = False) -> None:
     """Replaces a file in one step; if that fails, the old file is still there.
+
+    Args:
+        path: of the file.
+        data: that it is to hold.
+        private: whether only this user can read it, from its first byte on.
 
     Raises:
         ConfigError: if the file cannot be written, with the reason.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # of what is private there is but one, so that none of a program that was killed stays
+    mark = "" if private else f".{os.getpid()}"
+    temporary = target.with_name(f".{target.name}{mark}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if private:
+            temporary.unlink(missing_ok=True)
+        opener = _open_private if private else None
         try:
-            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            with open(temporary, "w", encoding="utf-8", newline="\n", opener=opener) as file:
                 file.write(json_text(data))
                 file.flush()
                 os.fsync(file.fileno())
@@ -42,6 +52,10 @@ def write_json(path: str | Path, data: Any) -> None:
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror or error}", str(path)) from None
     _sync_folder(target.parent)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL, 0o600)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from modules.ui.ScrollFrame import follow
 from modules.ui.TabBar import TabBar
 from modules.ui.tabs import TABS, Tab
 from modules.ui.Theme import Theme
+from modules.ui.Timer import Timer
 from modules.ui.Tooltip import Tooltip
 from modules.ui.TopBar import TopBar
 from modules.ui.WindowTools import WindowTools
@@ -81,7 +82,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         follow(self)
         self._bind_keys()
         self.protocol("WM_DELETE_WINDOW", self.close)
-        self._checking = ""
+        self._checking = Timer(self, self._check)
         self._not_kept: list[str] = []
         self._changed(True)
         queue = self.runs.controller.queue
@@ -391,12 +392,9 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         """Checks what is wrong, when the last of a row of changes is done."""
         self.top.refresh()
         self.title(f"{self.session.title} – scaled-trainer")
-        if self._checking:
-            self.after_cancel(self._checking)
-        self._checking = self.after(SETTLE_MS, self._check)
+        self._checking.start(SETTLE_MS)
 
     def _check(self) -> None:
-        self._checking = ""
         self.problems.show(self.form.check())
         before, self._not_kept = self._not_kept, self.session.keep()
         if self._not_kept and self._not_kept != before:

@@ -7,6 +7,7 @@ from modules.ui.AskWindow import AskWindow
 from modules.ui.ItemWindow import ItemWindow
 from modules.ui.TabBar import TabBar
 from modules.ui.TextPane import TextPane
+from modules.ui.Timer import Timer
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.UserError import UserError
 from modules.viewModel.ConceptCheck import ConceptCheck
@@ -46,7 +47,7 @@ class ConceptWindow(ItemWindow):
         px = app.theme.px
         self.images, self.checked = ConceptPreview(), ConceptCheck()
         self._photo: ImageTk.PhotoImage | None = None
-        self._waiting = ""
+        self._drawing, self._leaving = Timer(self, self._show), Timer(self, self._leave)
         right = ttk.Frame(self.body, style="Window.TFrame", width=px(RIGHT))
         right.pack(side="right", fill="both", before=self.left, padx=(px(4), px(8)))
         right.pack_propagate(False)
@@ -167,8 +168,12 @@ class ConceptWindow(ItemWindow):
         """Closes; a caption is not the list's, and may still be saved."""
         if self.images.is_edited:
             # whoever changed the list is not done with that
-            self.after_idle(lambda: self._may_leave_caption((SAVE, LOSE)) and self.destroy())
+            self._leaving.start(0)
         else:
+            self.destroy()
+
+    def _leave(self) -> None:
+        if self._may_leave_caption((SAVE, LOSE)):
             self.destroy()
 
     def _may_leave_caption(self, answers: tuple[str, ...] = (SAVE, LOSE, CANCEL)) -> bool:
@@ -187,15 +192,11 @@ class ConceptWindow(ItemWindow):
         return self._app.form.config.model_copy(deep=True), self.form.config.model_copy(deep=True)
 
     def _show_soon(self) -> None:
-        if self._waiting:
-            self.after_cancel(self._waiting)
-        self._waiting = self.after(SETTLE_MS, self._show)
+        self._drawing.start(SETTLE_MS)
 
     def _show(self) -> None:
         """Draws on a worker's thread; only the newest wish counts."""
-        if self._waiting:
-            self.after_cancel(self._waiting)
-        self._waiting = ""
+        self._drawing.stop()
         number, work = self.images.draw(*self._copies())
         self._app.worker.run(work, self._shown, lambda error: self._shown(self.images.failed(number, error)))
 

@@ -5,6 +5,7 @@ from modules.ui.EntryControl import EntryControl
 from modules.ui.find_widget import focused
 from modules.ui.SelectControl import SelectControl
 from modules.ui.SwitchControl import SwitchControl
+from modules.ui.Timer import Timer
 from modules.ui.WindowTools import WindowTools
 from modules.viewModel.FieldHints import FieldHints
 from modules.viewModel.FormField import FormField
@@ -46,7 +47,7 @@ class FieldRow:
             ttk.Label(self._body, text=one.declared.unit, style="Muted.TLabel").pack(side="left", padx=(px(6), 0))
         self._undo = ttk.Button(parent, text="↺", style="Clear.TButton", width=2, command=self.reset)
         self._error: ttk.Label | None = None
-        self._waiting = ""
+        self._patience, self._flash = Timer(self.label, self._show_error), Timer(self.label, self._calm)
         self.visible = False
         tools.tooltip.attach(self.label, self._help)
         tools.tooltip.attach(self.control.focus, self._help)
@@ -97,7 +98,7 @@ class FieldRow:
         else:
             self._undo.grid_remove()
         if error and not self.error and self._has_focus():
-            self._wait()
+            self._patience.start(PATIENCE_MS)
         else:
             self._show_error()
 
@@ -112,7 +113,7 @@ class FieldRow:
     def flash(self) -> None:
         """Draws the eye to it."""
         self.label.configure(style="Flash.TLabel")
-        self.label.after(FLASH_MS, lambda: self.label.winfo_exists() and self.label.configure(style="TLabel"))
+        self._flash.start(FLASH_MS)
 
     def lift(self) -> None:
         """Puts it behind the others in the order of the Tab key."""
@@ -132,15 +133,11 @@ class FieldRow:
     def _has_focus(self) -> bool:
         return focused(self.label) is self.control.focus
 
-    def _wait(self) -> None:
-        if self._waiting:
-            self.label.after_cancel(self._waiting)
-        self._waiting = self.label.after(PATIENCE_MS, self._show_error)
+    def _calm(self) -> None:
+        self.label.configure(style="TLabel")
 
     def _show_error(self) -> None:
-        if self._waiting:
-            self.label.after_cancel(self._waiting)
-            self._waiting = ""
+        self._patience.stop()
         error = self._form.complaint(self.one.path)
         if not error or not self.visible:
             if self._error is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from modules.ui.AskWindow import AskWindow
 from modules.ui.FormView import FormView
 from modules.ui.TabBar import TabBar
+from modules.ui.Timer import Timer
 from modules.util.config.BaseConfig import BaseConfig
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.UiSettings import ALL, BASIC
@@ -15,7 +16,7 @@ import customtkinter as ctk
 if TYPE_CHECKING:
     from modules.ui.App import App
 
-WIDTH, HEIGHT = 660, 620
+WIDTH, HEIGHT, FOCUS_MS = 660, 620, 50
 GO_BACK, CLOSE = "Go back", "Close"
 
 
@@ -64,7 +65,7 @@ class ItemWindow(ctk.CTkToplevel):
         left = app.winfo_rootx() + (app.winfo_width() - wide) // 2
         self.wm_geometry(f"{max(wide, 420)}x{max(high, 320)}+{max(0, left)}+{app.winfo_rooty() + 40}")
         self.deiconify()
-        self.after(50, self._take_focus)
+        Timer(self, self._take_focus).start(FOCUS_MS)
 
     def close(self) -> bool:
         """Closes, after asking where something would be lost. False: it stays open."""
@@ -96,9 +97,8 @@ class ItemWindow(ctk.CTkToplevel):
         self.bind("<Destroy>", closed, add="+")
 
     def _take_focus(self) -> None:
-        if self.winfo_exists():
-            self.lift()
-            self.focus_force()
+        self.lift()
+        self.focus_force()
 
     def _show_view(self, view: str) -> None:
         self.views.mark(view)

@@ -12,6 +12,7 @@ from modules.ui.SampleViewer import SampleViewer
 from modules.ui.TabBar import TabBar
 from modules.ui.TextPane import TextPane
 from modules.ui.Theme import COLORS
+from modules.ui.Timer import Timer
 from modules.util.config.errors import ConfigError
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.RunController import backups_of
@@ -60,7 +61,7 @@ class RunView(ttk.Frame):
         super().__init__(parent, style="Window.TFrame")
         self._app, self._controller = app, app.runs.controller
         px = app.theme.px
-        self._drawn_at, self._drawing = 0.0, ""
+        self._drawn_at, self._drawing = 0.0, Timer(self, self._draw)
         self._asked_at: int | None = None
         self._build_head()
         self._build_foot()
@@ -81,7 +82,6 @@ class RunView(ttk.Frame):
         self.bind("<Configure>", lambda event: self._fit(event.height))
         self.samples = SampleViewer(body, app.tools)
         self.samples.grid(row=0, column=1, sticky="nswe")
-        self.bind("<Destroy>", self._destroyed)
         # nothing is drawn while another tab is in front
         self.bind("<Map>", lambda _: self._draw_soon())
         self.news()
@@ -252,13 +252,13 @@ class RunView(ttk.Frame):
 
     def _draw_soon(self) -> None:
         """Draws the curves and the log now, or as soon as the last time is long enough ago."""
-        if self._drawing or not self.winfo_exists():
+        if self._drawing.waits or not self.winfo_exists():
             return
         wait = max(0.0, self._drawn_at + REDRAW_SECONDS - time.monotonic())
-        self._drawing = self._app.after(round(wait * 1000), self._draw)
+        self._drawing.start(round(wait * 1000))
 
     def _draw(self) -> None:
-        self._drawing, self._drawn_at = "", time.monotonic()
+        self._drawn_at = time.monotonic()
         if not self.winfo_ismapped():
             return
         model = self._controller.model
@@ -280,8 +280,3 @@ class RunView(ttk.Frame):
             self.log.show(model.log)
         elif self.tabs.current == OUTPUT:
             self.log.show(model.run.log() if model.run is not None else [])
-
-    def _destroyed(self, event: tk.Event) -> None:
-        if event.widget is self and self._drawing:
-            self._app.after_cancel(self._drawing)
-            self._drawing = ""

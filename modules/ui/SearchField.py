@@ -3,11 +3,12 @@ from collections.abc import Callable
 from tkinter import ttk
 
 from modules.ui.find_widget import focused
+from modules.ui.Timer import Timer
 from modules.ui.WindowTools import WindowTools
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.search_options import Found, search_options
 
-WIDTH, SHOWN = 460, 9
+WIDTH, SHOWN, LEAVE_MS = 460, 9, 150
 PROMPT = "Find an option (Ctrl+F)"
 
 
@@ -42,7 +43,8 @@ class SearchField(ttk.Frame):
             ("<Up>", lambda: self._mark(self._marked - 1)),
         ):  # fmt: skip
             self.entry.bind(key, lambda _, action=action: action())
-        self.entry.bind("<FocusOut>", lambda _: self.after(150, self._leave), add="+")
+        leaving = Timer(self, self._leave)
+        self.entry.bind("<FocusOut>", lambda _: leaving.start(LEAVE_MS), add="+")
         self.entry.bind("<FocusIn>", lambda _: self._search(), add="+")
         self._place_hint()
 
@@ -129,7 +131,7 @@ class SearchField(ttk.Frame):
             self._show()
 
     def _leave(self) -> None:
-        if self.winfo_exists() and focused(self) is not self.entry:
+        if focused(self) is not self.entry:
             self._close()
 
     def _close(self) -> None:

@@ -6,6 +6,7 @@ from tkinter import ttk
 from typing import TYPE_CHECKING, Any
 
 from modules.ui.TabBar import TabBar
+from modules.ui.Timer import Timer
 from modules.ui.ToolPage import Tool, ToolPage
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError
@@ -70,7 +71,7 @@ class ToolsView(ttk.Frame):
         self._app, self.pages = app, {}
         self.board: TensorBoard = app.kept.setdefault("TensorBoard", TensorBoard())
         self._folder = tempfile.TemporaryDirectory()
-        self._ticking = ""
+        self._ticking = Timer(self, self._tick)
         self._start = ToolModel.alpha_start(app.form.config)
         self._wish: Any = None
         self.tabs = TabBar(self, app.theme, [tool.name for tool in TOOLS], self.show_tool)
@@ -104,8 +105,8 @@ class ToolsView(ttk.Frame):
         self._app.worker.run(
             work, lambda result: self._show(name, process, result), lambda error: self._fail(name, process, error)
         )
-        if not self._ticking:
-            self._ticking = self.after(TICK_MS, self._tick)
+        if not self._ticking.waits:
+            self._ticking.start(TICK_MS)
 
     def may_rebuild(self) -> bool:
         """Not while a tool works, which would end with its page."""
@@ -194,14 +195,13 @@ class ToolsView(ttk.Frame):
         working = [page for page in self.pages.values() if page.process is not None]
         for page in working:
             page.tick()
-        self._ticking = self.after(TICK_MS, self._tick) if working else ""
+        if working:
+            self._ticking.start(TICK_MS)
 
     def _destroyed(self, event: tk.Event) -> None:
         if event.widget is not self:
             return
         self._end()
-        if self._ticking:
-            self.after_cancel(self._ticking)
         for page in self.pages.values():
             if page.process is not None:
                 page.process.cancel()

@@ -2,6 +2,7 @@ import tkinter as tk
 from collections.abc import Callable
 
 from modules.ui.Theme import Theme
+from modules.ui.Timer import Timer
 
 DELAY_MS, WIDTH = 500, 420
 
@@ -18,7 +19,7 @@ class Tooltip:
         self._root, self._theme = root, theme
         self._window: tk.Toplevel | None = None
         self._label: tk.Label | None = None
-        self._waiting = ""
+        self._timer: Timer | None = None
 
     def attach(self, widget: tk.Misc, text: Callable[[], str]) -> None:
         """Shows `text()` for a widget, after a moment under the pointer, or with F1 when it has the focus."""
@@ -61,17 +62,12 @@ class Tooltip:
 
     def hide(self) -> None:
         """Takes it away."""
-        if self._waiting:
-            self._root.after_cancel(self._waiting)
-            self._waiting = ""
+        if self._timer is not None:
+            self._timer.stop()
         if self._window is not None and self._window.winfo_exists():
             self._window.withdraw()
 
     def _wait(self, widget: tk.Misc, text: Callable[[], str]) -> None:
         self.hide()
-        self._waiting = self._root.after(DELAY_MS, lambda: self._arrive(widget, text))
-
-    def _arrive(self, widget: tk.Misc, text: Callable[[], str]) -> None:
-        self._waiting = ""
-        if widget.winfo_exists():
-            self.show(widget, text())
+        self._timer = Timer(widget, lambda: self.show(widget, text()))
+        self._timer.start(DELAY_MS)

@@ -82,6 +82,14 @@ def app(loaded_app, monkeypatch):
     yield loaded_app
     # Tk only prints what goes wrong in its callbacks
     assert not errors, errors
+    assert not forsaken(loaded_app), "these calls outlive their widgets, and Tk may give their names to other commands"
+
+
+def forsaken(app) -> list[str]:
+    """The calls that wait for their time although the command behind them is gone."""
+    call = app.tk.call
+    scripts = [app.tk.splitlist(call("after", "info", one))[0] for one in app.tk.splitlist(call("after", "info"))]
+    return [script for script in scripts if not call("info", "commands", app.tk.splitlist(script)[0])]
 
 
 def wait_until(app, done: Callable[[], bool], seconds: float = 60) -> None:

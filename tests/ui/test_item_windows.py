@@ -83,7 +83,7 @@ def shows(window, place: int):
 
 def settle(app, until) -> None:
     """Lets the check of the whole config happen that follows a change."""
-    until(app, lambda: not app._checking)
+    until(app, lambda: not app._checking.waits)
     app.update()
 
 

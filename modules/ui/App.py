@@ -123,7 +123,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.top.pack(fill="x", padx=(0, px(8)))
         self.tabs = TabBar(self._body, self.theme, [tab.name for tab in TABS], self.show_tab)
         self.tabs.pack(fill="x", pady=px(8), padx=(0, px(8)))
-        self.problems = ProblemBar(self._body, self.tools, self.go_to, self.start_run)
+        self.problems = ProblemBar(self._body, self.tools, self.form.line, self.go_to, self.start_run)
         self.problems.pack(side="bottom", fill="x", pady=(px(6), 0), padx=(0, px(8)))
         self._pages: dict[str, ttk.Frame] = {}
         self.views: dict[str, tuple[FormView | None, Any]] = {}
@@ -216,7 +216,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         if not form.everything and self.form.applies(path):
             self.show_view(ALL)
         if not form.show_field(path):
-            self.say(f"{path} matters only with {self.form.needs(path)}.")
+            self.say(f"“{self.form.title(path)}” matters only with {self.form.needs(path)}.")
 
     def open_optimizer(self, path: str = "") -> None:
         """Opens the optimizer window, if asked to at an option, as soon as it is known what the optimizers take."""
@@ -232,7 +232,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         window.focus_force()
         window.update_idletasks()
         if path and not window.show_field(path):
-            self.say(f"{path} matters only with {self.form.needs(path)}.")
+            self.say(f"“{self.form.title(path)}” matters only with {self.form.needs(path)}.")
 
     def load_catalog(self) -> None:
         """Finds out, beside everything else, what the optimizers take; for that, torch is imported."""

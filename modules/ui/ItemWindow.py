@@ -79,7 +79,7 @@ class ItemWindow(ctk.CTkToplevel):
         problems = self.form.problems()
         if not problems:
             return True
-        wrong = "\n".join(str(problem) for problem in problems)
+        wrong = "\n".join(self.form.line(problem) for problem in problems)
         question = f"{wrong}\nThis does not count. Close all the same? The old value stays."
         return AskWindow(self, self._app.tools, "A wrong value", question, (GO_BACK, CLOSE)).ask() == CLOSE
 

@@ -15,6 +15,7 @@ class ProblemBar(ttk.Frame):
     Args:
         parent: that it is put into.
         tools: the window's own.
+        line: problem -> what is shown of it.
         go_to: gets the path of a problem that was clicked.
         start: what the button does.
 
@@ -24,10 +25,11 @@ class ProblemBar(ttk.Frame):
     """
 
     def __init__(
-        self, parent: tk.Misc, tools: WindowTools, go_to: Callable[[str], None], start: Callable[[], None]
-    ) -> None:
+        self, parent: tk.Misc, tools: WindowTools, line: Callable[[Problem], str], go_to: Callable[[str], None],
+        start: Callable[[], None],
+    ) -> None:  # fmt: skip
         super().__init__(parent, style="Window.TFrame")
-        self._tools, self._go_to = tools, go_to
+        self._tools, self._line, self._go_to = tools, line, go_to
         self._problems: list[Problem] = []
         px = tools.theme.px
         self._list = ScrollFrame(self, tools.theme)
@@ -88,7 +90,7 @@ class ProblemBar(ttk.Frame):
         self.lines = []
         for problem in self._problems:
             line = ttk.Button(
-                self._list.inside, text=str(problem), style="Window.Line.TButton",
+                self._list.inside, text=self._line(problem), style="Window.Line.TButton",
                 command=lambda path=problem.path: self._go_to(path),
             )  # fmt: skip
             line.pack(fill="x")

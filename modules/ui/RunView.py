@@ -160,7 +160,7 @@ class RunView(ttk.Frame):
         problems = app.form.check()
         app.problems.show(problems)
         if problems:
-            app.say(f"Not started: {problems[0]}")
+            app.say(f"Not started: {app.form.line(problems[0])}")
             return
         if self._controller.running:
             question = "A run goes on already. Put this config into the queue, to run when that one has ended?"

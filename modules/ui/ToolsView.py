@@ -95,7 +95,7 @@ class ToolsView(ttk.Frame):
         """Does what a tool is for, on a worker's thread."""
         page = self.pages[name]
         if page.form is not None and (problems := page.form.check()):
-            page.fail(UserError(str(problems[0])))
+            page.fail(UserError(page.form.line(problems[0])))
             return
         process, wish = ToolProcess(), page.form.config.model_copy(deep=True) if page.form is not None else None
         work = self._work(name, wish, process)

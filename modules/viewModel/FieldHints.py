@@ -54,7 +54,7 @@ class FieldHints:
     def placeholder(self, path: str) -> str:
         """What an empty field stands for."""
         one = self.form.fields[path]
-        return empty_meaning(one.declared.help) or ("not set" if one.kind.nullable else "")
+        return self.form.words(empty_meaning(one.declared.help)) or ("not set" if one.kind.nullable else "")
 
     def shown_text(self, path: str) -> str:
         """What counts now: the text, or the default that an empty field stands for, where that is known."""
@@ -69,4 +69,4 @@ class FieldHints:
         facts += [f"Default: {text_of(self.default(path))}."] if text_of(self.default(path)) else []
         conditions = self.form.conditions(path)
         facts += [f"Matters only with {' and '.join(conditions)}."] if conditions else []
-        return "\n".join([in_form_words(one.declared.help), *facts])
+        return "\n".join([self.form.words(one.declared.help), *facts])

@@ -4,11 +4,11 @@ from typing import Any
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError, Problem, join_path
 from modules.util.config.field_type import default_of, field_type, option_of
-from modules.viewModel.field_text import in_form_words, parse_text, text_of
+from modules.viewModel.field_text import in_words, parse_text, text_of
 from modules.viewModel.FormField import FormField, form_fields, form_sections
+from modules.viewModel.option_titles import in_titles, problem_line, title_of_path
 
 Listener = Callable[[frozenset[str]], None]
-EVERYTHING = frozenset([""])
 
 
 class FormModel:
@@ -105,7 +105,7 @@ class FormModel:
             owner = self._make_owner(self.fields[path].parent)
             setattr(owner, self.fields[path].name, value)
         except ConfigError as error:
-            reason = in_form_words("\n".join(problem.text for problem in error.problems))
+            reason = self.words("\n".join(problem.text for problem in error.problems))
             return self._refuse(path, text_of(value) if text is None else text, reason)
         self._forget(path)
         self._drop_empty(self.fields[path].parent)
@@ -153,7 +153,7 @@ class FormModel:
         return owner is not None and name in option_of(type(owner), key).unused
 
     def conditions(self, path: str) -> list[str]:
-        """What would have to be otherwise for an option to matter, in words: "training_method LORA"."""
+        """What would have to be otherwise for an option to matter, in words: “Training method” LORA."""
         missing, owner, keys = [], self.config, path.split(".")
         for depth, key in enumerate(keys):
             if owner is None or key not in type(owner).model_fields:
@@ -164,12 +164,12 @@ class FormModel:
                 *declared.inner_visible_when.get(inner, {}).items(),
             ):
                 if getattr(owner, sibling) not in allowed:
-                    words = " or ".join(text_of(value) for value in allowed)
-                    missing.append(f"{join_path(*keys[:depth], sibling)} {words}")
+                    words = " or ".join(in_words(value) for value in allowed)
+                    missing.append(f"“{self.title(join_path(*keys[:depth], sibling))}” {words}")
             owner = getattr(owner, key)
         # one that was set all the same must be seen, to be set back
         if self.is_unused(path) and not self.is_modified(path):
-            missing.append(f"another part than {path.split('.')[-2]}")
+            missing.append(f"another part than {self.title(path.rpartition('.')[0])}")
         return missing
 
     def check(self) -> list[Problem]:
@@ -189,7 +189,19 @@ class FormModel:
 
     def complaint(self, path: str) -> str:
         """What is wrong with an option: why its text was refused, or what `check` found last; empty if nothing."""
-        return self.error(path) or self._found.get(path, "")
+        return self.error(path) or self.words(self._found.get(path, ""))
+
+    def title(self, path: str) -> str:
+        """What an option is called, with the config that it stands in: "U-Net › Learning rate"."""
+        return title_of_path(type(self.config), path)
+
+    def words(self, text: str) -> str:
+        """A text of the config or the trainer, for people who see this form and no JSON."""
+        return in_titles(type(self.config), text)
+
+    def line(self, problem: Problem) -> str:
+        """The same of a problem, with the option's title."""
+        return problem_line(type(self.config), problem)
 
     def needs(self, path: str) -> str:
         """The same in one line, empty if it matters."""

@@ -1,12 +1,11 @@
 from typing import Any
 
 from modules.util.config.BaseConfig import BaseConfig
-from modules.util.config.errors import Problem
 from modules.util.config.field_type import field_type
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.OptionGroup import OptionGroup
-from modules.viewModel.field_text import parse_text, text_of
+from modules.viewModel.field_text import in_words, parse_text, text_of
 from modules.viewModel.FormField import FormField, FormSection
 from modules.viewModel.OptimizerCatalog import AUX, OFF, OptimizerCatalog
 from modules.viewModel.recommended import SCALED_OPTIMIZER, Recommendation
@@ -99,9 +98,9 @@ class OptimizerForm(TrainHints):
         own, other = path.removeprefix(PREFIX), new[0].path.removeprefix(PREFIX)
         if other != own and new[0].text.startswith(f"{own} is "):
             # told of the trial, in which this one is set: what is set now is the other
-            now = text_of(self.form.value(new[0].path))
-            return f"{other} is {now} already; only one of the two can be used"
-        return str(Problem(other, new[0].text))
+            now = in_words(self.form.value(new[0].path))
+            return f"“{self._title(new[0].path)}” is {now} already; only one of the two can be used"
+        return f"{self._title(new[0].path)}: {self.form.words(new[0].text)}"
 
     def reset(self) -> None:
         """Gives every option the optimizer's default."""
@@ -114,13 +113,17 @@ class OptimizerForm(TrainHints):
         return recommendation.asks(self.form.config)
 
     def apply(self, recommendation: Recommendation) -> list[str]:
-        """Takes a recommendation. Returns what it changed, for people: "learning_rate 0.001"."""
+        """Takes a recommendation. Returns what it changed, for people: “Learning rate” 0.001."""
         has = self.catalog.defaults.get(self.chosen, {})
         if any(option not in has for option in recommendation.needs):
             self.choose(SCALED_OPTIMIZER)
         values = recommendation.values(self.form.config)
         self.form.set_values(values)
-        return [f"optimizer.optimizer {self.chosen}", *(f"{path} {self.form.text(path)}" for path in values)]
+        return [f"“{self._title(path)}” {self.form.text(path)}" for path in (OPTIMIZER, *values)]
+
+    def _title(self, path: str) -> str:
+        """Without the name of the window."""
+        return self.form.fields[path].declared.title if path in self.form.fields else self.form.title(path)
 
     def _is_set(self, one: FormField) -> bool:
         return self.form.value(one.path) not in OFF or bool(self.form.error(one.path))

@@ -90,7 +90,7 @@ class Session:
             if error := self.form.error(path):
                 value = "what it was" if one.declared.secret else text_of(self.form.value(path)) or "nothing"
                 value = value if len(value) <= LONGEST else f"{value[:LONGEST]}…"
-                found.append(f"{path} keeps {value}: {' '.join(error.split())}")
+                found.append(f"“{self.form.title(path)}” keeps {value}: {' '.join(error.split())}")
         return found
 
     def keep(self) -> list[str]:

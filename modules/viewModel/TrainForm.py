@@ -71,7 +71,7 @@ class TrainForm(FormModel):
         missing, parts = super().conditions(path), parts_of(self.config.model_type)
         part = self.part_of(path)
         if part and parts is not None and part not in parts:
-            missing.append(f"a model_type that has a {part}")
+            missing.append(f"a model family that has the part {self.title(part)}")
         return missing
 
     def needs(self, path: str) -> str:

@@ -24,5 +24,5 @@ class TrainHints(FieldHints):
             return "" if ModelType(text) in SUPPORTED else UNSUPPORTED
         if path == OPTIMIZER and catalog is not None:
             known = Optimizer(text) in catalog.defaults
-            return catalog.misfit(self.form.config, Optimizer(text)) if known else UNSUPPORTED
+            return self.form.words(catalog.misfit(self.form.config, Optimizer(text))) if known else UNSUPPORTED
         return ""

@@ -29,6 +29,11 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
+def in_words(value: Any) -> str:
+    """A value for people who see switches."""
+    return ("on" if value else "off") if isinstance(value, bool) else text_of(value)
+
+
 def number_text(value: float) -> str:
     """The shortest text of a float that reads back as the same number: 200, 0.999, 3e-6."""
     if math.isinf(value):

@@ -39,7 +39,7 @@ def _always(config: TrainConfig) -> str:
 
 
 def _is_adapter(config: TrainConfig) -> str:
-    return "" if config.training_method == TrainingMethod.LORA else "its rate is for adapters (training_method LORA)"
+    return "" if config.training_method == TrainingMethod.LORA else "its rate is for adapters (“Training method” LORA)"
 
 
 def _scaled(config: TrainConfig) -> dict[str, Any]:

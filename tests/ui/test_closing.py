@@ -150,7 +150,7 @@ def test_what_cannot_be_kept_is_told_before_the_window_closes(display, root):
     asked = lines[0]
     assert asked.startswith("Not everything can be kept:") and asked.endswith("Close all the same?")
     assert "user_presets: is a file, expected a folder" in asked
-    assert "learning_rate keeps 0.002: found -1, expected a number of at least 0" in asked
+    assert "“Learning rate” keeps 0.002: found -1, expected a number of at least 0" in asked
 
 
 def test_closing_waits_for_an_open_question(app):
@@ -269,7 +269,7 @@ def test_half_typed_text_is_asked_about_and_told_at_saving(app, own):
     app.open_preset("Tiny/tiny OFT")
     assert "mine has been changed" in asked[0] and app.form.text("learning_rate") == "1e-"
     app.save()
-    assert "mine is saved, but learning_rate keeps" in app.problems.news and "found" in app.problems.news
+    assert "mine is saved, but “Learning rate” keeps" in app.problems.news and "found" in app.problems.news
 
 
 def test_what_another_program_changed_is_asked_about(app, own):

@@ -207,7 +207,7 @@ def test_a_part_shows_what_it_has_a_use_for(app, user):
     assert "guidance_scale" in shown("unet"), "what is set can be seen"
     rows["unet.guidance_scale"].reset()
     assert "guidance_scale" not in shown("unet")
-    assert app.form.needs("unet.guidance_scale") == "another part than unet"
+    assert app.form.needs("unet.guidance_scale") == "another part than U-Net"
 
 
 def test_undo_gives_the_default_back(app, user):

@@ -160,12 +160,12 @@ def test_conditions_are_told_in_words():
     form = TrainForm()
     form.config.training_method = "LORA"
     form.config.peft_type = "LORA"
-    assert form.conditions("oft_block_size") == ["peft_type OFT_2"]
+    assert form.conditions("oft_block_size") == ["“Adapter” OFT_2"]
     assert form.conditions("lora_rank") == []
-    assert form.conditions("embedding.placeholder") == ["training_method EMBEDDING"]
+    assert form.conditions("embedding.placeholder") == ["“Training method” EMBEDDING"]
     form.config.model_type = ModelType.STABLE_DIFFUSION_15
     assert form.applies("unet.train") and not form.applies("transformer.train")
-    assert "transformer" in form.needs("transformer.train")
+    assert form.needs("transformer.train") == "a model family that has the part Transformer"
     # of some families nobody knows the parts, and then all can be seen
     form.config.model_type = ModelType.KREA_2
     assert form.applies("unet.train") and form.applies("transformer.train")
@@ -215,7 +215,7 @@ def test_tokens_stay_whatever_is_opened():
 def test_help_speaks_of_forms_not_of_json():
     form = TrainForm()
     hints = TrainHints(form)
-    assert hints.placeholder("unet.learning_rate") == "the run's learning_rate"
+    assert hints.placeholder("unet.learning_rate") == "the run's “Learning rate”"
     assert hints.placeholder("lora_model_name") == "a fresh adapter"
     assert "null" not in hints.help("unet.learning_rate").split("Expected")[0]
     assert "at least 0" in hints.help("unet.learning_rate")

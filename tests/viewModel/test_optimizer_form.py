@@ -79,7 +79,7 @@ def test_options_are_remembered_for_each_optimizer(optimizer):
 def test_what_cannot_be_combined_cannot_be_chosen_and_says_why(optimizer):
     assert optimizer.why_not("optimizer.Simplified_AdEMAMix", "true") == ""
     optimizer.form.set_value("optimizer.use_AdEMAMix", True)
-    assert "takes the place of use_AdEMAMix" in optimizer.why_not("optimizer.Simplified_AdEMAMix", "true")
+    assert "takes the place of “AdEMAMix”" in optimizer.why_not("optimizer.Simplified_AdEMAMix", "true")
     assert optimizer.why_not("optimizer.nesterov", "true") == ""
     assert optimizer.form.config.optimizer.Simplified_AdEMAMix is None
 
@@ -132,7 +132,7 @@ def test_scaled_sets_rate_and_alpha(optimizer):
     config = optimizer.form.config
     assert (config.optimizer.optimizer, config.optimizer.scaled_optm) == (Optimizer.ADAMW_ADV, True)
     assert (config.learning_rate, config.lora_alpha) == (1e-3, 24)
-    assert "learning_rate 0.001" in changed
+    assert "“Learning rate” 0.001" in changed
     optimizer.form.set_values({"peft_type": "OFT_2", "lora_decompose": True})
     optimizer.apply(SCALED)
     assert config.learning_rate == 5e-4 and config.oft_scaled
@@ -174,8 +174,7 @@ def test_what_excludes_another_option_is_told_from_where_one_stands(optimizer):
     optimizer.choose(Optimizer.ADAMW_ADV)
     optimizer.form.set_value("optimizer.use_grams", True)
     assert (
-        optimizer.why_not("optimizer.use_cautious", "true")
-        == "use_grams is true already; only one of the two can be used"
+        optimizer.why_not("optimizer.use_cautious", "true") == "“Grams” is on already; only one of the two can be used"
     )
     optimizer.form.set_value("optimizer.use_grams", False)
     assert optimizer.why_not("optimizer.use_cautious", "true") == ""

@@ -74,7 +74,7 @@ def test_what_does_not_matter_now_comes_later_and_says_so(form):
     matters = [not one.missing for one in found if one.path.endswith("train_embedding")]
     assert matters == sorted(matters, reverse=True) and not all(matters)
     missing = next(one.missing for one in search_options(form, "oft_block_size"))
-    assert "peft_type OFT_2" in missing
+    assert "“Adapter” OFT_2" in missing
 
 
 def test_optimizers_that_have_an_option_are_named():

@@ -134,7 +134,7 @@ def test_what_was_typed_and_refused_counts_as_a_change(root):
     rate = session.form.text("learning_rate")
     session.form.set_text("learning_rate", "-1")
     assert session.is_modified and session.title == f"{FIRST_PRESET} •" and session.name == FIRST_PRESET
-    refused = f"learning_rate keeps {rate}: found -1, expected a number of at least 0"
+    refused = f"“Learning rate” keeps {rate}: found -1, expected a number of at least 0"
     assert session.refused() == [refused] and session.close() == [refused]
     session.form.set_text("learning_rate", rate)
     assert not session.is_modified and session.close() == []
@@ -145,7 +145,7 @@ def test_a_refused_token_is_not_shown(root):
     session.form.set_value("secrets.cloud", {"password": "hunter2"})
     session.form.set_text("secrets.cloud", "{")
     (refused,) = session.refused()
-    assert "hunter2" not in refused and "secrets.cloud keeps what it was" in refused
+    assert "hunter2" not in refused and "“Secrets › Cloud access” keeps what it was" in refused
 
 
 def test_what_changed_is_kept_without_closing(root):

@@ -88,7 +88,7 @@ class Painter:
     def draw_windows(self) -> None:
         """The windows of an optimizer with many options, and of the first concept."""
         app = self.app
-        app.open_preset(OPTIMIZER_PRESET)
+        app.preset_actions.open(OPTIMIZER_PRESET)
         app.open_optimizer()
         self.wait(lambda: app.optimizer_window is not None, PATIENCE)
         assert app.optimizer_window is not None, "the optimizers' options did not load"

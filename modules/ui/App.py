@@ -9,6 +9,7 @@ from modules.ui.ChoicePopup import ChoicePopup
 from modules.ui.DropTargets import DropTargets
 from modules.ui.FormView import FormView
 from modules.ui.OptimizerWindow import OptimizerWindow
+from modules.ui.PresetActions import PresetActions
 from modules.ui.ProblemBar import ProblemBar
 from modules.ui.RunFollower import RunFollower
 from modules.ui.ScrollFrame import follow
@@ -19,11 +20,9 @@ from modules.ui.Timer import Timer
 from modules.ui.Tooltip import Tooltip
 from modules.ui.TopBar import TopBar
 from modules.ui.WindowTools import WindowTools
-from modules.util.config.errors import ConfigError
 from modules.viewModel.form_tabs import OPTIMIZER, sections_of, tab_of
 from modules.viewModel.FormField import FormSection
 from modules.viewModel.OptimizerCatalog import OptimizerCatalog
-from modules.viewModel.PresetLibrary import Preset, PresetChangedError, PresetTakenError
 from modules.viewModel.search_options import place_in_items
 from modules.viewModel.Session import Session
 from modules.viewModel.TrainForm import OPTIMIZER as OPTIMIZER_PATH
@@ -50,6 +49,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         hints: what can be chosen in the form.
         worker: for what takes long.
         runs: the run that goes on, and the queue.
+        preset_actions: opens, saves and deletes presets.
         views: tab -> the form and the view made by hand, of those shown so far.
         kept: what such views want to find again when the window is built anew, by names of their own; closed with the
             window if it has `close()`.
@@ -68,6 +68,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.hints = TrainHints(self.form)
         self.worker = Worker()
         self.runs = RunFollower(self, root)
+        self.preset_actions = PresetActions(self)
         self.optimizer_window: OptimizerWindow | None = None
         self.kept: dict[str, Any] = {}
         self._when_loaded: list[Callable[[], None]] = []
@@ -78,13 +79,13 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         news: list[str] = []
         self.session.restore(news.append)
         self._build()
-        self.form.listen(lambda paths: self._changed("" in paths))
+        self.form.listen(lambda _: self.refresh())
         follow(self)
         self._bind_keys()
         self.protocol("WM_DELETE_WINDOW", self.close)
         self._checking = Timer(self, self._check)
         self._not_kept: list[str] = []
-        self._changed(True)
+        self.refresh()
         queue = self.runs.controller.queue
         if queue.trouble:
             news.append(queue.trouble)
@@ -100,8 +101,9 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         """In all windows of this one, but not while one of them asks something. With caps lock, letters are large."""
         held = "Command" if self.tk.call("tk", "windowingsystem") == "aqua" else "Control"
         for keys, action in (
-            (("f", "F"), self.find), (("s", "S"), self.save), (("Shift-S", "Shift-s"), self.save_as),
-            (("Prior",), lambda: self._turn(-1)), (("Next",), lambda: self._turn(1)),
+            (("f", "F"), self.find), (("s", "S"), self.preset_actions.save),
+            (("Shift-S", "Shift-s"), self.preset_actions.save_as), (("Prior",), lambda: self._turn(-1)),
+            (("Next",), lambda: self._turn(1)),
         ):  # fmt: skip
             for key in keys:
                 self.bind_all(f"<{held}-{key}>", lambda _, action=action: self._held() or action())
@@ -190,7 +192,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         """Sizes are taken when widgets are made. What views made by hand know is in their models or in `kept`."""
         self._body.destroy()
         self._build()
-        self._changed(True)
+        self.refresh()
 
     def go_to(self, path: str) -> None:
         """Shows an option, wherever it stands; a longer path counts as the option that it leads into."""
@@ -244,7 +246,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
     def _loaded(self, catalog: OptimizerCatalog) -> None:
         self._loading, self.form.catalog = False, catalog
         self.say("")
-        self._changed(False)
+        self.refresh()
         waiting, self._when_loaded = self._when_loaded, []
         for action in waiting:
             action()
@@ -254,91 +256,11 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self._when_loaded.clear()
         self.say(f"What the optimizers take cannot be read: {error}")
 
-    def open_preset(self, name: str) -> None:
-        """Opens a preset; changes that would be lost are asked about."""
-        preset = self.presets.find(name)
-        if preset is None:
-            return
-        if self.session.is_modified:
-            question = f"{self.session.name} has been changed. Open {name} and lose the changes?"
-            if AskWindow(self, self.tools, "Open a preset", question, ("Cancel", "Open")).ask() != "Open":
-                return
-        news: list[str] = []
-        if self.session.open(preset, news.append):
-            news = news or [f"{preset.name} is open."]
-            for _, view in self.views.values():
-                _call(view, "refresh")
-        self.say(news[-1])
-
-    def save(self) -> None:
-        """Writes the preset; one that came with the program gets another name."""
-        if not self.presets.can_save:
-            self.save_as()
-            return
-        try:
-            self._tell_saved(self.presets.save(self.form.config))
-        except PresetChangedError as error:
-            self._ask_about(error)
-        except ConfigError as error:
-            self.say(str(error))
-        self._changed(False)
-
-    def _ask_about(self, error: PresetChangedError) -> None:
-        """What is to become of a preset that another program has changed."""
-        buttons = ("Save as …", "Replace", "Cancel")
-        answer = AskWindow(self, self.tools, "Save", f"{error}. Replace what it is now?", buttons).ask()
-        if answer == "Save as …":
-            self.save_as()
-        elif answer == "Replace":
-            try:
-                self._tell_saved(self.presets.save(self.form.config, replace=True))
-            except ConfigError as trouble:
-                self.say(str(trouble))
-
-    def _tell_saved(self, preset: Preset) -> None:
-        """With what stands in fields and was not saved, as it is wrong."""
-        self.settings.preset = preset.key
-        refused = self.session.refused()
-        self.say(f"{preset.name} is saved{', but ' if refused else ''}{'; '.join(refused)}.")
-
-    def save_as(self) -> None:
-        """Asks for a name and writes an own preset; asks again before one is replaced."""
-        window = AskWindow(
-            self, self.tools, "Save as", "Name of the preset, with / between folders:", ("Save", "Replace", "Cancel"),
-            self.presets.suggestion, self._try_to_save,
-        )  # fmt: skip
-        window.buttons["Replace"].pack_forget()
-        self._asking = window
-        window.ask()
-        self._changed(False)
-
-    def _try_to_save(self, answer: str, text: str) -> str:
-        if answer == "Cancel":
-            return ""
-        try:
-            self._tell_saved(self.presets.save_as(text, self.form.config, replace=answer == "Replace"))
-        except PresetTakenError as error:
-            self._asking.buttons["Replace"].pack(side="left", padx=(self.theme.px(8), 0))
-            return f"{error}; replace it, or give another name"
-        except ConfigError as error:
-            return str(error)
-        return ""
-
-    def delete_preset(self) -> None:
-        """Removes the open preset, which must be the user's own, if that is really wanted."""
-        preset = self.presets.current
-        assert preset is not None
-        question = f"Delete the preset {preset.name}? Its file is removed; the options stay as they are shown."
-        if AskWindow(self, self.tools, "Delete a preset", question, ("Cancel", "Delete")).ask() != "Delete":
-            return
-        try:
-            self.presets.delete(preset)
-        except ConfigError as error:
-            self.say(str(error))
-        else:
-            self.settings.preset = ""
-            self.say(f"{preset.name} is deleted.")
-        self._changed(False)
+    def refresh(self) -> None:
+        """Shows what preset is open and changed, and, when the last of a row of changes is done, what is wrong."""
+        self.top.refresh()
+        self.title(f"{self.session.title} – scaled-trainer")
+        self._checking.start(SETTLE_MS)
 
     def start_run(self) -> None:
         """Shows the run and starts it."""
@@ -387,12 +309,6 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
     def _held(self) -> str:
         """The window that has to be answered first, by its name, as dialogs of Tk's own have no other; "" for none."""
         return str(self.tk.call("grab", "current", self))
-
-    def _changed(self, everything: bool) -> None:
-        """Checks what is wrong, when the last of a row of changes is done."""
-        self.top.refresh()
-        self.title(f"{self.session.title} – scaled-trainer")
-        self._checking.start(SETTLE_MS)
 
     def _check(self) -> None:
         self.problems.show(self.form.check())

@@ -3,6 +3,7 @@ from collections.abc import Callable, Sequence
 from tkinter import ttk
 
 from modules.ui.find_widget import focused
+from modules.ui.place_over import place_over
 from modules.ui.WindowTools import WindowTools
 
 import customtkinter as ctk
@@ -56,7 +57,7 @@ class AskWindow(ctk.CTkToplevel):
         self.bind("<Return>", lambda _: self.give(self._focused(buttons)))
         self.bind("<Escape>", lambda _: self.destroy())
         self.transient(parent.winfo_toplevel())
-        self._center(parent.winfo_toplevel())
+        place_over(self, parent.winfo_toplevel())
         self.entry.select_range(0, "end")
         (self.entry if entry is not None else self.buttons[buttons[0]]).focus_force()
 
@@ -78,11 +79,3 @@ class AskWindow(ctk.CTkToplevel):
 
     def _focused(self, buttons: Sequence[str]) -> str:
         return next((name for name, button in self.buttons.items() if button is focused(self)), buttons[0])
-
-    def _center(self, over: tk.Misc) -> None:
-        self.update_idletasks()
-        left = over.winfo_rootx() + (over.winfo_width() - self.winfo_reqwidth()) // 2
-        top = over.winfo_rooty() + (over.winfo_height() - self.winfo_reqheight()) // 3
-        # customtkinter's own geometry() scales, which is wrong for places on the screen
-        self.wm_geometry(f"+{max(0, left)}+{max(0, top)}")
-        self.deiconify()

@@ -4,6 +4,7 @@ from tkinter import ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
+from modules.ui.enable import enable
 from modules.ui.ItemWindow import ItemWindow
 from modules.ui.TabBar import TabBar
 from modules.ui.TextPane import TextPane
@@ -122,10 +123,7 @@ class ConceptWindow(ItemWindow):
     def _recolor(self) -> None:
         color = self._app.theme.color
         self._picture.configure(background=color("card"), foreground=color("muted"))
-        self.caption.configure(
-            background=color("field"), foreground=color("text"), insertbackground=color("text"),
-            highlightbackground=color("field_line"), highlightcolor=color("accent"),
-        )  # fmt: skip
+        self._app.theme.paint(self.caption, "field")
         self._draw()
 
     def show_page(self, name: str) -> None:
@@ -204,8 +202,8 @@ class ConceptWindow(ItemWindow):
         if not self.winfo_exists() or not self.images.take(drawn):
             return
         for button in (self.preceding, self.following):
-            button.state(["!disabled" if drawn.count > 1 else "disabled"])
-        self.another.state(["!disabled" if drawn.picture else "disabled"])
+            enable(button, drawn.count > 1)
+        enable(self.another, bool(drawn.picture))
         self._title.configure(text=self.images.title)
         self._facts.configure(text=self.images.facts)
         self._draw()
@@ -222,7 +220,7 @@ class ConceptWindow(ItemWindow):
             self.caption.edit_modified(False)
         if shown.file is None:
             self.caption.configure(state="disabled")
-        self.save.state(["!disabled" if self.images.is_edited else "disabled"])
+        enable(self.save, self.images.is_edited)
         self._varied.configure(
             text=shown.caption_trouble or self.images.caption_note,
             style="Error.TLabel" if shown.caption_trouble else "Muted.TLabel",
@@ -233,7 +231,7 @@ class ConceptWindow(ItemWindow):
 
     def _typed(self) -> None:
         self.images.text = self._typed_caption()
-        self.save.state(["!disabled" if self.images.is_edited else "disabled"])
+        enable(self.save, self.images.is_edited)
         self.caption.edit_modified(False)
 
     def _draw(self) -> None:
@@ -271,7 +269,7 @@ class ConceptWindow(ItemWindow):
 
     def _show_check(self) -> None:
         checked = self.checked
-        self.check_button.state(["disabled" if checked.is_busy else "!disabled"])
+        enable(self.check_button, not checked.is_busy)
         muted = checked.is_busy or checked.is_stale
         style = "Error.TLabel" if checked.trouble and not muted else "Muted.TLabel" if muted else "TLabel"
         self.check_heading.configure(text=checked.heading, style=style)

@@ -5,6 +5,7 @@ from tkinter import ttk
 from typing import TYPE_CHECKING, Any
 
 from modules.ui.AskWindow import AskWindow
+from modules.ui.enable import enable
 from modules.ui.ItemWindow import ItemWindow
 from modules.ui.ScrollFrame import ScrollFrame
 from modules.util.config.BaseConfig import BaseConfig
@@ -227,8 +228,8 @@ class ItemList(ttk.Frame):
             width = {"width": 2} if len(text) == 1 else {}
             card[name] = ttk.Button(row, text=text, command=action, **width)
             card[name].pack(side="left", padx=(0, px(4)))
-        card["up"].state(["disabled" if place == 0 else "!disabled"])
-        card["down"].state(["disabled" if place == len(self.list.items) - 1 else "!disabled"])
+        enable(card["up"], place > 0)
+        enable(card["down"], place < len(self.list.items) - 1)
         frame.grid_columnconfigure(1, weight=1)
         frame.bind("<Double-Button-1>", lambda _: self.edit(place))
         return card

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
 from modules.ui.FormView import FormView
+from modules.ui.place_over import place_over
 from modules.ui.TabBar import TabBar
 from modules.ui.Timer import Timer
 from modules.util.config.BaseConfig import BaseConfig
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from modules.ui.App import App
 
 WIDTH, HEIGHT, FOCUS_MS = 660, 620, 50
+SMALLEST = (420, 320)
 GO_BACK, CLOSE = "Go back", "Close"
 
 
@@ -60,11 +62,7 @@ class ItemWindow(ctk.CTkToplevel):
         self.form.listen(lambda _: changed(self.form.config.model_copy(deep=True)))
         self.bind("<Escape>", lambda _: self.close())
         self.protocol("WM_DELETE_WINDOW", self.close)
-        self.minsize(420, 320)
-        wide, high = min(px(size[0]), app.winfo_width() - 40), min(px(size[1]), app.winfo_height() - 60)
-        left = app.winfo_rootx() + (app.winfo_width() - wide) // 2
-        self.wm_geometry(f"{max(wide, 420)}x{max(high, 320)}+{max(0, left)}+{app.winfo_rooty() + 40}")
-        self.deiconify()
+        place_over(self, app, (px(size[0]), px(size[1])), SMALLEST)
         Timer(self, self._take_focus).start(FOCUS_MS)
 
     def close(self) -> bool:

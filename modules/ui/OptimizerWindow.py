@@ -2,7 +2,9 @@ import tkinter as tk
 from tkinter import ttk
 from typing import TYPE_CHECKING
 
+from modules.ui.enable import enable
 from modules.ui.FormView import FormView
+from modules.ui.place_over import place_over
 from modules.ui.SelectControl import SelectControl
 from modules.ui.TabBar import TabBar
 from modules.viewModel.OptimizerForm import OptimizerForm
@@ -15,7 +17,7 @@ import customtkinter as ctk
 if TYPE_CHECKING:
     from modules.ui.App import App
 
-WIDTH, HEIGHT = 1180, 700
+WIDTH, HEIGHT, SMALLEST = 1180, 700, (720, 420)
 
 
 class OptimizerWindow(ctk.CTkToplevel):
@@ -68,8 +70,7 @@ class OptimizerWindow(ctk.CTkToplevel):
         self._end = app.form.listen(lambda _: self._refresh())
         self.bind("<Escape>", lambda _: self.destroy())
         self.bind("<Destroy>", self._destroyed, add="+")
-        self.minsize(720, 420)
-        self._place()
+        place_over(self, app, (px(WIDTH), px(HEIGHT)), SMALLEST)
         self._refresh()
 
     def show_field(self, path: str) -> bool:
@@ -88,7 +89,7 @@ class OptimizerWindow(ctk.CTkToplevel):
             self.view.to_top()
         for one in RECOMMENDATIONS:
             why = self._form.why_not_recommended(one)
-            self.recommended[one.title].state(["disabled" if why else "!disabled"])
+            enable(self.recommended[one.title], not why)
 
     def _signature(self) -> tuple[str, ...]:
         """What is shown. Another optimizer has other defaults, even for the same options."""
@@ -107,13 +108,6 @@ class OptimizerWindow(ctk.CTkToplevel):
     def _show_view(self, view: str) -> None:
         self.views.mark(view)
         self.view.show_everything(view == ALL)
-
-    def _place(self) -> None:
-        """Over the window, as large as there is room for."""
-        over = self._app
-        px = self._app.theme.px
-        wide, high = min(px(WIDTH), over.winfo_width() - 40), min(px(HEIGHT), over.winfo_height() - 60)
-        self.wm_geometry(f"{max(wide, 720)}x{max(high, 420)}+{over.winfo_rootx() + 20}+{over.winfo_rooty() + 40}")
 
     def _destroyed(self, event: tk.Event) -> None:
         if event.widget is self:

@@ -2,9 +2,11 @@ import tkinter as tk
 from collections.abc import Callable, Sequence
 from tkinter import ttk
 
+from modules.ui.enable import enable
 from modules.ui.ScrollFrame import ScrollFrame
 from modules.ui.WindowTools import WindowTools
 from modules.util.config.errors import Problem
+from modules.viewModel.text_lines import things_to_mend
 
 HEIGHT = 150
 
@@ -59,15 +61,12 @@ class ProblemBar(ttk.Frame):
 
     def show(self, problems: Sequence[Problem]) -> None:
         """Shows what is wrong; nothing can be started until nothing is."""
-        self.start.state(["disabled" if problems else "!disabled"])
+        enable(self.start, not problems)
         if list(problems) == self._problems and self.toggle.winfo_manager():
             return
         self._problems = list(problems)
         if problems:
-            count = len(problems)
-            self.toggle.configure(
-                text=f"{'▾' if self.is_open else '▸'} {count} {'thing' if count == 1 else 'things'} to mend"
-            )
+            self._mark()
             self.toggle.pack(side="left", before=self._news)
         else:
             self.toggle.pack_forget()
@@ -81,8 +80,10 @@ class ProblemBar(ttk.Frame):
         else:
             self._list.pack(side="top", fill="x", pady=(0, self._tools.theme.px(6)))
             self._fill()
-        text = str(self.toggle.cget("text"))
-        self.toggle.configure(text=f"{'▾' if self.is_open else '▸'}{text[1:]}")
+        self._mark()
+
+    def _mark(self) -> None:
+        self.toggle.configure(text=f"{'▾' if self.is_open else '▸'} {things_to_mend(len(self._problems))}")
 
     def _fill(self) -> None:
         for line in self.lines:

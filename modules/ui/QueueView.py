@@ -4,10 +4,11 @@ from tkinter import ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
+from modules.ui.enable import enable
 from modules.ui.ScrollFrame import ScrollFrame
 from modules.ui.ShortLabel import ShortLabel
 from modules.util.config.errors import ConfigError
-from modules.viewModel.RunQueue import RUNNING, WAITING, QueuedRun
+from modules.viewModel.RunQueue import RUNNING, QueuedRun
 
 if TYPE_CHECKING:
     from modules.ui.App import App
@@ -78,29 +79,17 @@ class QueueView(ttk.Frame):
 
     def clear(self) -> None:
         """Takes out what has run."""
-        for item in [item for item in self._controller.queue.items if item.state not in (WAITING, RUNNING)]:
-            self._controller.queue.remove(item)
+        self._controller.queue.clear()
         self.refresh()
 
     def refresh(self) -> None:
         """Shows the queue as it is."""
         queue = self._controller.queue
-        waiting = sum(item.state == WAITING for item in queue.items)
         self.start_button.configure(text="Start queue" if queue.paused else "Pause queue")
-        self.start_button.state(["!disabled" if waiting or not queue.paused else "disabled"])
-        done = any(item.state not in (WAITING, RUNNING) for item in queue.items)
-        self.clear_button.state(["!disabled" if done else "disabled"])
-        if queue.paused:
-            note = "The queue is paused." if queue.current is not None else ""
-        elif self._controller.running and queue.current is None:
-            note = "Begins when the present run has ended."
-        else:
-            note = f"{waiting} waiting"
-        if not queue.items:
-            note = "Nothing is queued. Configs that are added run in turn."
-        if queue.trouble:
-            note = queue.trouble
-        self._note.configure(text=note, style="Error.TLabel" if queue.trouble else "Muted.TLabel")
+        enable(self.start_button, queue.can_toggle)
+        enable(self.clear_button, bool(queue.done))
+        style = "Error.TLabel" if queue.trouble else "Muted.TLabel"
+        self._note.configure(text=self._controller.queue_note, style=style)
         shown = [(item.name, item.state, item.reason, item.config) for item in queue.items]
         if shown == self._shown:
             return
@@ -131,9 +120,9 @@ class QueueView(ttk.Frame):
             )  # fmt: skip
             self._app.tools.tooltip.attach(button, lambda help=help: help)
             line[name] = button
-        line["up"].state(["disabled" if place == 0 else "!disabled"])
-        line["down"].state(["disabled" if place == len(queue.items) - 1 else "!disabled"])
-        line["remove"].state(["disabled" if item.state == RUNNING else "!disabled"])
+        enable(line["up"], queue.can_move(item, -1))
+        enable(line["down"], queue.can_move(item, 1))
+        enable(line["remove"], item.state != RUNNING)
         for column, (name, widget) in enumerate(line.items()):
             sticky = "we" if name in ("title", "reason") else "w"
             widget.grid(row=place, column=column, sticky=sticky, padx=px(4), pady=px(1))

@@ -55,8 +55,4 @@ class ReasonText(ttk.Frame):
             self._bar.pack_forget()
 
     def _recolor(self) -> None:
-        color = self._theme.color
-        self.box.configure(
-            background=color("card"), foreground=color(self._color), selectbackground=color("accent"),
-            selectforeground=color("on_accent"), inactiveselectbackground=color("accent"),
-        )  # fmt: skip
+        self._theme.paint(self.box, "card", self._color)

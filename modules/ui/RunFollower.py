@@ -3,7 +3,6 @@ from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
 from modules.viewModel.RunController import RunController
-from modules.viewModel.RunQueue import WAITING
 from modules.viewModel.Session import RUNS
 
 if TYPE_CHECKING:
@@ -34,15 +33,7 @@ class RunFollower:
         self.controller.tick()
         if not self.controller.running:
             return True
-        question = (
-            "A run goes on. Stop it after this step, with backup and model saved, or let it go on without the window? "
-            "It is shown again when the window is opened."
-        )
-        queue = self.controller.queue
-        waiting = 0 if queue.paused else sum(item.state == WAITING for item in queue.items)
-        if waiting:
-            more = "One more config waits; it begins" if waiting == 1 else f"{waiting} more configs wait; they begin"
-            question += f"\n\n{more} when the window is open again, or, if you stop, when you start the queue."
+        question = self.controller.closing_question
         answer = AskWindow(self._app, self._app.tools, "A run goes on", question, (STOP, GO_ON, CANCEL)).ask()
         if answer == STOP:
             self.controller.pause_queue()

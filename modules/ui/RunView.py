@@ -5,6 +5,7 @@ from tkinter import ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
+from modules.ui.enable import enable
 from modules.ui.PlotCanvas import PlotCanvas, Series
 from modules.ui.QueueView import QueueView
 from modules.ui.ReasonText import ReasonText
@@ -16,7 +17,6 @@ from modules.ui.Timer import Timer
 from modules.util.config.errors import ConfigError
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.RunController import backups_of
-from modules.viewModel.RunQueue import WAITING
 
 import customtkinter as ctk
 
@@ -62,7 +62,7 @@ class RunView(ttk.Frame):
         self._app, self._controller = app, app.runs.controller
         px = app.theme.px
         self._drawn_at, self._drawing = 0.0, Timer(self, self._draw)
-        self._asked_at: int | None = None
+        self._has_asked = False
         self._build_head()
         self._build_foot()
         body = ttk.Frame(self, style="Window.TFrame")
@@ -181,17 +181,10 @@ class RunView(ttk.Frame):
     def ask(self, wish: str) -> None:
         """Asks something of the run."""
         try:
-            self._controller.ask(wish)
+            self._app.say(self._controller.request(wish))
+            self._has_asked = True
         except OSError as error:
             self._app.say(f"The run cannot be asked: {error}")
-        else:
-            news = "Asked. It is done after the step in flight."
-            if wish == "stop" and any(item.state == WAITING for item in self._controller.queue.items):
-                # who stops a run does not wait for the next one
-                self._controller.pause_queue()
-                news = "Asked. It is done after the step in flight, and the queue is paused."
-            self._app.say(news)
-            self._asked_at = self._controller.model.results
 
     def list_backups(self) -> None:
         """Lists the backups of the workspace, to resume from one."""
@@ -206,14 +199,13 @@ class RunView(ttk.Frame):
         """Shows what is new of the run and the queue."""
         model, running = self._controller.model, self._controller.running
         for wish, button in self.buttons.items():
-            button.state(["!disabled" if running != (wish == "resume") else "disabled"])
+            enable(button, running != (wish == "resume"))
         self.status.configure(text=model.status)
-        if self._asked_at is not None and (not running or model.results > self._asked_at):
+        if self._has_asked and not self._controller.owes_answer:
             self._app.say("")
-            self._asked_at = None
-        failed = model.state == "ended" and model.outcome == "failed"
+            self._has_asked = False
         if model.reason:
-            self.reason.show(model.reason, "error" if failed else "muted")
+            self.reason.show(model.reason, "error" if model.failed else "muted")
             self.reason.pack(fill="x", after=self.status)
         else:
             self.reason.pack_forget()
@@ -224,7 +216,7 @@ class RunView(ttk.Frame):
 
     def _show_bars(self) -> None:
         model, px = self._controller.model, self._app.theme.px
-        shown = model.current_bars if model.state != "idle" else []
+        shown = model.current_bars
         while len(self.bars) < len(shown):
             # gaps are columns of their own: the last bar ends where the card's content does
             place = 2 * len(self.bars)
@@ -242,7 +234,7 @@ class RunView(ttk.Frame):
             self._bars.grid_columnconfigure(place, weight=0, uniform="")
             self._bars.grid_columnconfigure(max(0, place - 1), minsize=0)
         for (label, bar), one in zip(self.bars, shown, strict=True):
-            label.configure(text=one.text if self._controller.running else one.text.partition(" · ")[0])
+            label.configure(text=one.text if self._controller.running else one.count)
             if abs(bar.get() - one.share) > 1e-3:
                 bar.set(one.share)
         if shown:

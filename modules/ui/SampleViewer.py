@@ -1,11 +1,13 @@
 import tkinter as tk
 from tkinter import ttk
 
+from modules.ui.enable import enable
 from modules.ui.Theme import COLORS
 from modules.ui.WindowTools import WindowTools
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.fit_picture import fit_picture
 from modules.viewModel.RunModel import RunModel, SamplePicture
+from modules.viewModel.SampleBrowser import SampleBrowser
 
 import customtkinter as ctk
 from PIL import Image, ImageTk
@@ -19,29 +21,28 @@ class SampleViewer(ttk.Frame):
         tools: the window's own.
 
     Attributes:
+        browser: knows which picture is looked at.
         picture: what is shown, None before the first one.
         slider: over the pictures of the prompt.
-        prompt: name of the chosen prompt, "" before the first picture.
     """
 
     def __init__(self, parent: tk.Misc, tools: WindowTools) -> None:
         super().__init__(parent, style="Card.TFrame", padding=tools.theme.px(10))
         self._tools, px = tools, tools.theme.px
-        self._model: RunModel | None = None
+        self.browser = SampleBrowser()
         self.picture: SamplePicture | None = None
-        self.prompt, self._follows, self._place = "", True, 0
         self._photo: ImageTk.PhotoImage | None = None
         head = ttk.Frame(self)
         head.pack(fill="x")
         ttk.Label(head, text="Samples", style="Bold.TLabel").pack(side="left")
         self.chooser = ttk.Button(head, style="Select.TButton", width=8, command=self._list)
         self.chooser.pack(side="left", fill="x", expand=True, padx=(px(10), 0))
-        tools.tooltip.attach(self.chooser, lambda: self.prompt)
+        tools.tooltip.attach(self.chooser, lambda: self.browser.prompt)
         foot = ttk.Frame(self)
         foot.pack(side="bottom", fill="x", pady=(px(6), 0))
-        self._before = ttk.Button(foot, text="‹", width=2, command=lambda: self.go(self._place - 1))
+        self._before = ttk.Button(foot, text="‹", width=2, command=lambda: self.go(self.browser.place - 1))
         self._before.pack(side="left")
-        self._after = ttk.Button(foot, text="›", width=2, command=lambda: self.go(self._place + 1))
+        self._after = ttk.Button(foot, text="›", width=2, command=lambda: self.go(self.browser.place + 1))
         self._after.pack(side="right")
         self.slider = ctk.CTkSlider(
             foot, from_=0, to=1, height=16, width=80, command=lambda value: self.go(round(value)),
@@ -60,44 +61,40 @@ class SampleViewer(ttk.Frame):
 
     def show(self, model: RunModel) -> None:
         """Shows what a run has drawn so far."""
-        self._model = model
-        prompts = model.prompts()
-        if self.prompt not in prompts:
-            self.prompt, self._follows = prompts[0] if prompts else "", True
-        self.chooser.configure(text=self.prompt or "none yet")
-        self.chooser.state(["!disabled" if prompts else "disabled"])
-        self.go(len(model.pictures(self.prompt)) - 1 if self._follows else self._place)
+        self.browser.show(model)
+        self._refresh()
 
     def choose(self, prompt: str) -> None:
         """Shows the newest picture of another prompt."""
-        self.prompt, self._follows = prompt, True
-        if self._model is not None:
-            self.show(self._model)
+        self.browser.choose(prompt)
+        self._refresh()
 
     def go(self, place: int) -> None:
         """Shows a picture by its place among those of the prompt."""
-        pictures = self._model.pictures(self.prompt) if self._model is not None else []
-        last = len(pictures) - 1
-        self._place = max(0, min(last, place))
-        self._follows = self._place >= last
-        picture = pictures[self._place] if pictures else None
-        several = last > 0
+        self.browser.go(place)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        browser = self.browser
+        self.chooser.configure(text=browser.prompt or "none yet")
+        enable(self.chooser, bool(browser.prompts))
+        several = browser.last > 0
         ink = COLORS["accent" if several else "line"]
         self.slider.configure(
-            state="normal" if several else "disabled", to=max(1, last), number_of_steps=max(1, last),
+            state="normal" if several else "disabled", to=max(1, browser.last), number_of_steps=max(1, browser.last),
             progress_color=ink, button_color=ink,
         )  # fmt: skip
-        self.slider.set(self._place if several else 1)
-        self._before.state(["!disabled" if self._place > 0 else "disabled"])
-        self._after.state(["!disabled" if self._place < last else "disabled"])
-        if picture != self.picture or picture is None:
-            self.picture = picture
-            self._text.configure(text=f"after step {picture.step}" if picture else "")
+        self.slider.set(browser.place if several else 1)
+        enable(self._before, browser.can_go_back)
+        enable(self._after, browser.can_go_on)
+        if browser.picture != self.picture or browser.picture is None:
+            self.picture = browser.picture
+            self._text.configure(text=f"after step {self.picture.step}" if self.picture else "")
             self._draw()
 
     def _list(self) -> None:
-        prompts = self._model.prompts() if self._model is not None else []
-        self._tools.popup.open(self.chooser, [Choice(name, name) for name in prompts], self.prompt, self.choose)
+        choices = [Choice(name, name) for name in self.browser.prompts]
+        self._tools.popup.open(self.chooser, choices, self.browser.prompt, self.choose)
 
     def _draw(self) -> None:
         """The picture, as large as there is room for."""

@@ -2,6 +2,7 @@ import tkinter as tk
 from tkinter import ttk
 
 from modules.ui.Control import Control
+from modules.ui.enable import enable
 from modules.viewModel.field_text import FALSE, TRUE
 
 
@@ -28,7 +29,7 @@ class SwitchControl(Control):
         if reason == self._why:
             return
         self._why = reason
-        self.switch.state(["disabled" if reason else "!disabled"])
+        enable(self.switch, not reason)
         if reason:
             self._reason.configure(text=reason, wraplength=self.tools.theme.px(260))
             self._reason.pack(side="left", padx=(self.tools.theme.px(8), 0))

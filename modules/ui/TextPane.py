@@ -83,8 +83,4 @@ class TextPane(ttk.Frame):
 
     def _recolor(self) -> None:
         if self.box.winfo_exists():
-            color = self._theme.color
-            self.box.configure(
-                background=color("field"), foreground=color("text"), selectbackground=color("accent"),
-                selectforeground=color("on_accent"), inactiveselectbackground=color("accent"),
-            )  # fmt: skip
+            self._theme.paint(self.box, "field")

@@ -81,6 +81,21 @@ class Theme:
         """Pixels on the screen for a size at 100 %."""
         return max(1, round(size * self.scale))
 
+    def paint(self, box: tk.Text, place: str, ink: str = "text") -> None:
+        """Gives a field of many lines the colours of now.
+
+        Args:
+            box: the field.
+            place, ink: names of the colours behind the text and of it.
+        """
+        color = self.color
+        box.configure(
+            background=color(place), foreground=color(ink), insertbackground=color("text"),
+            selectbackground=color("accent"), selectforeground=color("on_accent"),
+            inactiveselectbackground=color("accent"), highlightbackground=color("field_line"),
+            highlightcolor=color("accent"),
+        )  # fmt: skip
+
     def listen(self, widget: tk.Misc, listener: Callable[[], None]) -> None:
         """Calls `listener` after colours or scale have changed, until a widget is gone; for what ttk does not draw."""
         self._listeners = [(one, call) for one, call in self._listeners if one.winfo_exists()]

@@ -5,6 +5,7 @@ from tkinter import font as tk_font
 from tkinter import ttk
 from typing import TYPE_CHECKING
 
+from modules.ui.enable import enable
 from modules.ui.FormView import FormView
 from modules.ui.TextPane import TextPane
 from modules.util.UserError import UserError
@@ -122,7 +123,7 @@ class ToolPage(ttk.Frame):
         self.process = process
         # what cannot be ended cannot be begun twice either
         self.button.configure(text="Cancel" if self._tool.has_process else self._tool.do, style="TButton")
-        self.button.state(["!disabled" if self._tool.has_process else "disabled"])
+        enable(self.button, self._tool.has_process)
         self.tick()
 
     def cancelling(self) -> None:

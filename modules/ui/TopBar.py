@@ -2,6 +2,7 @@ import tkinter as tk
 from tkinter import ttk
 from typing import TYPE_CHECKING
 
+from modules.ui.enable import enable
 from modules.ui.SearchField import SearchField
 from modules.ui.SelectControl import SelectControl
 from modules.ui.TabBar import TabBar
@@ -39,9 +40,9 @@ class TopBar(ttk.Frame):
         self.preset = ttk.Button(left, style="Window.Select.TButton", width=NARROW, command=self._list_presets)
         self.preset.bind("<Down>", lambda _: self._list_presets())
         tools.tooltip.attach(self.preset, lambda: f"Preset: {app.session.title}")
-        self.save = ttk.Button(left, text="Save", style="Window.TButton", command=app.save)
+        self.save = ttk.Button(left, text="Save", style="Window.TButton", command=app.preset_actions.save)
         tools.tooltip.attach(self.save, lambda: "Writes the preset (Ctrl+S). Those that came with the program stay.")
-        self.save_as = ttk.Button(left, text="Save as …", style="Window.TButton", command=app.save_as)
+        self.save_as = ttk.Button(left, text="Save as …", style="Window.TButton", command=app.preset_actions.save_as)
         self.options: dict[str, SelectControl] = {}
         for path in OPTIONS:
             one = app.form.fields[path]
@@ -65,7 +66,7 @@ class TopBar(ttk.Frame):
     def refresh(self) -> None:
         """Shows the preset, the model family and the method as they are."""
         self.preset.configure(text=self._app.session.title)
-        self.save.state(["!disabled" if self._app.session.is_modified else "disabled"])
+        enable(self.save, self._app.session.is_modified)
         for path, control in self.options.items():
             control.show(self._app.form.text(path), False)
         self.views.mark(self._app.settings.view)
@@ -99,9 +100,9 @@ class TopBar(ttk.Frame):
 
     def _take_preset(self, key: str) -> None:
         if key == DELETE:
-            self._app.delete_preset()
+            self._app.preset_actions.delete()
         else:
-            self._app.open_preset(key)
+            self._app.preset_actions.open(key)
 
     def _list_looks(self) -> None:
         settings = self._app.settings

@@ -27,6 +27,8 @@ class RunController:
         self.folder = folder
         self.model = RunModel()
         self.secrets: Mapping[str, Any] = {}
+        # results that the run had when something was asked of it
+        self._asked_at: int | None = None
         self.queue = RunQueue(folder / "queue", self._start_queued)
         self._find_again()
 
@@ -57,6 +59,49 @@ class RunController:
         """`stop`, `sample`, `backup` or `save`; nothing happens if nothing runs."""
         if self.running:
             self.model.run.ask(wish)
+
+    def request(self, wish: str) -> str:
+        """The same for a person, who stops a run and does not wait for the next one. Returns what is to be said."""
+        self.ask(wish)
+        if not self.running:
+            return ""
+        self._asked_at = self.model.results
+        if wish == "stop" and self.queue.waiting and not self.queue.paused:
+            self.pause_queue()
+            return "Asked. It is done after the step in flight, and the queue is paused."
+        return "Asked. It is done after the step in flight."
+
+    @property
+    def owes_answer(self) -> bool:
+        """Whether something was requested of the run that it has not done yet."""
+        return self._asked_at is not None and self.running and self.model.results <= self._asked_at
+
+    @property
+    def queue_note(self) -> str:
+        """How the queue stands, in one line."""
+        queue = self.queue
+        if queue.trouble:
+            return queue.trouble
+        if not queue.items:
+            return "Nothing is queued. Configs that are added run in turn."
+        if queue.paused:
+            return "The queue is paused." if queue.current is not None else ""
+        if self.running and queue.current is None:
+            return "Begins when the present run has ended."
+        return f"{queue.waiting} waiting"
+
+    @property
+    def closing_question(self) -> str:
+        """What is to be asked of a person who closes the window while a run goes on."""
+        question = (
+            "A run goes on. Stop it after this step, with backup and model saved, or let it go on without the window? "
+            "It is shown again when the window is opened."
+        )
+        waiting = 0 if self.queue.paused else self.queue.waiting
+        if waiting:
+            more = "One more config waits; it begins" if waiting == 1 else f"{waiting} more configs wait; they begin"
+            question += f"\n\n{more} when the window is open again, or, if you stop, when you start the queue."
+        return question
 
     def kill(self) -> None:
         """Ends the run at once."""

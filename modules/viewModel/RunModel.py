@@ -58,10 +58,15 @@ class Bar:
         return (end - start) / (done - before) * (self.total - done)
 
     @property
+    def count(self) -> str:
+        """How far it is, of something that goes on no more."""
+        return f"{self.title}: {self.done} of {self.total}"
+
+    @property
     def text(self) -> str:
         left = self.seconds_left
         rest = f" · {duration(left)} left" if left is not None and self.done < self.total else ""
-        return f"{self.title}: {self.done} of {self.total}{rest}"
+        return f"{self.count}{rest}"
 
 
 def duration(seconds: float) -> str:
@@ -219,6 +224,10 @@ class RunModel:
         self.status = {"finished": "Finished.", "stopped": "Stopped."}.get(self.outcome, "The run failed.")
         if self.reason:
             self._note(self.reason)
+
+    @property
+    def failed(self) -> bool:
+        return self.state == "ended" and self.outcome == "failed"
 
     @property
     def line(self) -> str:

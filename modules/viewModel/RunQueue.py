@@ -74,6 +74,30 @@ class RunQueue:
         self._write()
         return item
 
+    @property
+    def waiting(self) -> int:
+        """How many items are still to be trained."""
+        return sum(item.state == WAITING for item in self.items)
+
+    @property
+    def done(self) -> list[QueuedRun]:
+        """Those that have run."""
+        return [item for item in self.items if item.state not in (WAITING, RUNNING)]
+
+    @property
+    def can_toggle(self) -> bool:
+        """Whether the queue can be started, or paused: it can't be started for nothing."""
+        return self.waiting > 0 or not self.paused
+
+    def clear(self) -> None:
+        """Takes out what has run."""
+        self.items = [item for item in self.items if item.state in (WAITING, RUNNING)]
+        self._write()
+
+    def can_move(self, item: QueuedRun, places: int) -> bool:
+        """Whether there is such a place for an item."""
+        return 0 <= self.items.index(item) + places < len(self.items)
+
     def remove(self, item: QueuedRun) -> None:
         """Takes out what does not run. ValueError for what does."""
         if item.state == RUNNING:

@@ -32,3 +32,8 @@ def shortened(text: str, room: int, measure: Callable[[str], int]) -> str:
         else:
             too_many = middle
     return f"{text[:fits].rstrip()}…"
+
+
+def things_to_mend(count: int) -> str:
+    """How much is wrong: "1 thing to mend", "3 things to mend"."""
+    return f"{count} {'thing' if count == 1 else 'things'} to mend"

@@ -159,11 +159,11 @@ def test_closing_waits_for_an_open_question(app):
 
     def close() -> None:
         app.close()
-        seen.append((bool(app.winfo_exists()), bool(app._asking.winfo_exists())))
-        app._asking.give("Cancel")
+        seen.append((bool(app.winfo_exists()), bool(app.preset_actions.asking.winfo_exists())))
+        app.preset_actions.asking.give("Cancel")
 
     app.after(50, close)
-    app.save_as()
+    app.preset_actions.save_as()
     assert seen == [(True, True)]
 
 
@@ -176,7 +176,7 @@ app = App(Path(sys.argv[1]))
 app.update()
 app.form.set_text("epochs", "7")
 app.after(100, app.leave)
-app.save_as()
+app.preset_actions.save_as()
 print("nobody answered", flush=True)
 app.mainloop()
 """
@@ -257,7 +257,7 @@ def answer(app, text: str) -> list[str]:
 def own(app):
     """An own preset that is open, and gone when the test is over."""
     app.presets.save_as("mine", app.form.config, replace=True)
-    app.open_preset("mine (own)")
+    app.preset_actions.open("mine (own)")
     yield app.presets.current
     if app.presets.find("mine (own)") is not None:
         app.presets.delete(app.presets.find("mine (own)"))
@@ -266,9 +266,9 @@ def own(app):
 def test_half_typed_text_is_asked_about_and_told_at_saving(app, own):
     app.form.set_text("learning_rate", "1e-")
     asked = answer(app, "Cancel")
-    app.open_preset("Tiny/tiny OFT")
+    app.preset_actions.open("Tiny/tiny OFT")
     assert "mine has been changed" in asked[0] and app.form.text("learning_rate") == "1e-"
-    app.save()
+    app.preset_actions.save()
     assert "mine is saved, but “Learning rate” keeps" in app.problems.news and "found" in app.problems.news
 
 
@@ -276,10 +276,10 @@ def test_what_another_program_changed_is_asked_about(app, own):
     own.path.write_text('{"epochs": 99}', encoding="utf-8")
     app.form.set_text("epochs", "8")
     asked = answer(app, "Cancel")
-    app.save()
+    app.preset_actions.save()
     assert "changed by another program" in asked[0] and own.path.read_text(encoding="utf-8") == '{"epochs": 99}'
     answer(app, "Replace")
-    app.save()
+    app.preset_actions.save()
     assert json.loads(own.path.read_text(encoding="utf-8"))["epochs"] == 8 and not app.session.is_modified
 
 
@@ -295,12 +295,12 @@ def test_a_built_in_preset_is_found_beside_an_own_one_of_its_name(app):
     suggested = []
 
     def look() -> None:
-        suggested.append(app._asking.entry.get())
-        app._asking.give("Cancel")
+        suggested.append(app.preset_actions.asking.entry.get())
+        app.preset_actions.asking.give("Cancel")
 
-    app.open_preset("Tiny/tiny LoRA")
+    app.preset_actions.open("Tiny/tiny LoRA")
     app.after(50, look)
-    app.save_as()
+    app.preset_actions.save_as()
     assert suggested == ["Tiny/tiny LoRA mine"]
 
 

@@ -296,7 +296,7 @@ def test_a_run_goes_on_without_its_window_and_is_found_again(app, view, until, m
 def test_the_preset_trains_the_tiny_lora_to_the_end(app, until, user, tmp_path, monkeypatch):
     """As it comes with the program, but for one epoch, and with files in another place."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    app.open_preset("Tiny/tiny LoRA")
+    app.preset_actions.open("Tiny/tiny LoRA")
     app.show_view("all")
     output = tmp_path / "lora.safetensors"
     changes = {

@@ -30,7 +30,7 @@ def test_it_opens_without_torch(display, ui_root):
 def test_every_preset_opens_and_saves_unchanged(app, ui_root):
     for preset in app.presets.presets():
         assert isinstance(preset, Preset)
-        app.open_preset(preset.name)
+        app.preset_actions.open(preset.name)
         for tab in ("model", "training"):
             app.show_tab(tab)
         app.update_idletasks()
@@ -38,7 +38,7 @@ def test_every_preset_opens_and_saves_unchanged(app, ui_root):
         shown = app.form.config.to_dict(sparse=True)
         path = app.presets.save_as("saved by a test", app.form.config, replace=True).path
         assert json.loads(path.read_text(encoding="utf-8")) == shown
-        app.open_preset("saved by a test")
+        app.preset_actions.open("saved by a test")
         assert app.form.config.to_dict(sparse=True) == shown
         app.presets.delete(app.presets.current)
     assert str(app.top.save.cget("text")) == "Save"
@@ -51,7 +51,7 @@ def test_a_change_is_marked_and_saved_under_a_name(app, user, until):
     assert "disabled" not in app.top.save.state()
 
     def answer() -> None:
-        window = app._asking
+        window = app.preset_actions.asking
         window.entry.delete(0, "end")
         window.entry.insert(0, "a:b")
         window.give("Save")
@@ -70,9 +70,9 @@ def test_a_change_is_marked_and_saved_under_a_name(app, user, until):
     assert json.loads(app.presets.current.path.read_text(encoding="utf-8"))["epochs"] == 4
 
     def replace() -> None:
-        app._asking.give("Save")
-        assert "already" in app._asking.error.cget("text")
-        app._asking.give("Replace")
+        app.preset_actions.asking.give("Save")
+        assert "already" in app.preset_actions.asking.error.cget("text")
+        app.preset_actions.asking.give("Replace")
 
     app.after(50, replace)
     app.top.save_as.invoke()
@@ -89,10 +89,10 @@ def test_changes_are_not_lost_unasked(app, user):
         window.give(next(answers))
 
     app.after(50, answer)
-    app.open_preset("Tiny/tiny OFT")
+    app.preset_actions.open("Tiny/tiny OFT")
     assert app.form.config.epochs == 3
     app.after(50, answer)
-    app.open_preset("Tiny/tiny OFT")
+    app.preset_actions.open("Tiny/tiny OFT")
     assert app.session.title == "Tiny/tiny OFT" and app.form.config.epochs == 120
 
 

@@ -228,6 +228,47 @@ def start_two(controller: RunController) -> None:
     follow(controller, lambda: controller.running and controller.model.losses)
 
 
+def test_who_stops_a_run_does_not_wait_for_the_next(open_window):
+    controller = open_window()
+    assert controller.request("stop") == "" and not controller.owes_answer, "nothing runs"
+    assert "begins" not in controller.closing_question
+    start_two(controller)
+    assert "One more config waits; it begins" in controller.closing_question
+    controller.queue.add("three", {})
+    assert "2 more configs wait; they begin" in controller.closing_question
+    assert controller.request("save").startswith("Asked") and controller.owes_answer and not controller.queue.paused
+    controller.model.results += 1
+    assert not controller.owes_answer
+    assert "the queue is paused" in controller.request("stop") and controller.queue.paused
+    assert "wait" not in controller.closing_question.split("without the window")[1]
+    follow(controller, lambda: not controller.running)
+    assert [item.state for item in controller.queue.items] == ["stopped", "waiting", "waiting"]
+    assert not controller.owes_answer
+
+
+def test_how_the_queue_stands(open_window):
+    controller = open_window()
+    queue = controller.queue
+    assert controller.queue_note.startswith("Nothing is queued") and not queue.can_toggle and not queue.done
+    first, second = (queue.add(name, {"steps": 1}) for name in ("one", "two"))
+    assert controller.queue_note == "" and queue.can_toggle and queue.waiting == 2
+    assert [queue.can_move(first, -1), queue.can_move(first, 1), queue.can_move(second, 1)] == [False, True, False]
+    controller.start({})
+    controller.start_queue()
+    assert controller.queue_note == "Begins when the present run has ended."
+    controller.ask("stop")
+    follow(controller, lambda: queue.current is not None)
+    assert controller.queue_note == f"{queue.waiting} waiting" and queue.can_toggle
+    controller.pause_queue()
+    assert controller.queue_note == "The queue is paused."
+    follow(controller, lambda: not controller.running)
+    assert queue.done == [first] and queue.waiting == 1
+    queue.clear()
+    assert queue.items == [second] and open_window().queue.items == [second]
+    queue.trouble = "cannot be kept"
+    assert controller.queue_note == "cannot be kept"
+
+
 def test_a_queue_goes_on_when_the_window_is_open_again(open_window):
     controller = open_window()
     start_two(controller)

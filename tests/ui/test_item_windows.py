@@ -170,7 +170,7 @@ def test_a_wrong_value_keeps_a_run_from_starting(app, concepts, until, user, ans
     settle(app, until)
     assert [problem.path for problem in app.form.problems()] == ["concepts.2.balancing"]
     assert "disabled" in app.problems.start.state()
-    assert "balancing" in answer("Go back", window.close) and window.winfo_exists()
+    assert "Balancing" in answer("Go back", window.close) and window.winfo_exists()
     answer("Go back", lambda: concepts.cards[0]["down"].invoke())
     assert window.winfo_exists() and names(app) == ["A", "B", "C"]
     user.set(window.view.rows["balancing"], "2")

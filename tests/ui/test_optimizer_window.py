@@ -52,7 +52,7 @@ def test_what_cannot_be_combined_is_locked_and_says_why(app, window, user):
     user.set(rows["optimizer.use_AdEMAMix"], "true")
     locked = rows["optimizer.Simplified_AdEMAMix"].control
     assert "disabled" in locked.switch.state()
-    assert "takes the place of use_AdEMAMix" in str(locked._reason.cget("text")) and locked._reason.winfo_manager()
+    assert "takes the place of “AdEMAMix”" in str(locked._reason.cget("text")) and locked._reason.winfo_manager()
     locked.switch.invoke()
     assert app.form.config.optimizer.Simplified_AdEMAMix is None
     user.set(rows["optimizer.use_AdEMAMix"], "false")
@@ -70,7 +70,7 @@ def test_wrong_numbers_are_told_at_the_field(app, window, user, until):
     window.views.buttons["all"].invoke()
     user.set(window.view.rows["optimizer.kourkoutas_beta"], "true")
     user.set(window.view.rows["optimizer.beta2"], "0.5")
-    until(app, lambda: "less than beta2" in window.view.rows["optimizer.beta2_min"].error)
+    until(app, lambda: "less than “Beta 2”" in window.view.rows["optimizer.beta2_min"].error)
 
 
 def test_a_recommendation_is_one_click(app, window, until):

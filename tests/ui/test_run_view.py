@@ -108,7 +108,7 @@ def test_a_crash_is_told_and_the_window_stays(app, view, until):
 def test_invalid_input_starts_nothing(app, view, until):
     app.form.set_text("learning_rate", "-1")
     view.start()
-    assert not app.runs.controller.running and "learning_rate" in app.problems.news
+    assert not app.runs.controller.running and "Not started: Learning rate: found -1" in app.problems.news
     assert "disabled" in app.problems.start.state()
 
 

@@ -156,7 +156,7 @@ def test_the_converter_replaces_a_file_only_when_told_to(view, base, adapter, fi
     written.write_bytes(b"precious")
     fill(page, adapter=adapter, output=written, format="COMFY_LORA", base=base.name, rank=0)
     page.button.invoke()
-    assert page.process is None and "rank" in page.note.cget("text"), "nothing is begun with a wrong form"
+    assert page.process is None and "Rank" in page.note.cget("text"), "nothing is begun with a wrong form"
     fill(page, rank="")
     work(page)
     assert page.note.cget("text") == f"{written} exists. Choose another name, or switch on Overwrite."

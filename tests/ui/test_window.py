@@ -132,11 +132,11 @@ def test_wrong_input_is_told_at_the_field_and_stops_the_start(app, user, until):
     # between two options
     user.set(low, "1")
     until(app, lambda: "2 things" in app.problems.toggle.cget("text"))
-    assert "expected less than max_noising_strength" in low.error
+    assert "expected less than “Highest noise”" in low.error
     app.problems.toggle.invoke()
     assert [str(line.cget("text")) for line in app.problems.lines] == [
-        "learning_rate: found -1, expected a number of at least 0",
-        f"min_noising_strength: {low.error}",
+        "Learning rate: found -1, expected a number of at least 0",
+        f"Lowest noise: {low.error}",
     ]
     # the list leads to the field
     app.show_tab("general")
@@ -221,7 +221,7 @@ def test_keys_work_in_every_window_but_not_while_something_is_asked(app, until, 
     window = app.optimizer_window
     asked = []
     # those of the program cannot be written to, so Ctrl+S asks for a name
-    monkeypatch.setattr(app, "save_as", lambda: asked.append("name"))
+    monkeypatch.setattr(app.preset_actions, "save_as", lambda: asked.append("name"))
     window.event_generate("<Control-s>")
     assert asked == ["name"]
     window.event_generate("<Control-f>")
@@ -292,9 +292,9 @@ def test_one_result_that_cannot_be_shown_does_not_keep_back_others(app, until, m
 
 def test_search_says_what_an_option_waits_for(app):
     field = search(app, "oft_block_size")
-    assert "peft_type OFT_2" in " ".join(str(line.cget("text")) for line in field._lines)
+    assert "“Adapter” OFT_2" in " ".join(str(line.cget("text")) for line in field._lines)
     field.take()
-    assert "peft_type OFT_2" in app.problems.news
+    assert "“Adapter” OFT_2" in app.problems.news
     search(app, "no such thing at all")
     assert "Nothing" in field._lines[0].cget("text")
 

@@ -178,7 +178,10 @@ class ItemList(ttk.Frame):
     def _may_change(self) -> bool:
         """A file may serve other configs, too: asked once for each file."""
         file = str(self.list.file or "")
-        if not file or file == self._asked_for or not self.list.items:
+        if not self.list.items:
+            # whoever begins a list has seen where it will stand
+            self._asked_for = file
+        if not file or file == self._asked_for:
             return True
         question = (
             f"The {self.plural} of this config stand in {file}, which other configs may use, too. Change the file, or "

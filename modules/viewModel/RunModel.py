@@ -1,4 +1,5 @@
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Any
 from modules.trainer.RunProcess import RunProcess
 
 SMOOTHING = 0.95
-# the pace of the last this many reports says how long the rest will take
-PACE_WINDOW = 50
+# the pace of the last this many reports says how long the rest will take; with pauses for samples and backups in it
+PACE_WINDOW = 500
 LOG_LINES = 2000
 
 # stage of a `progress` event -> what a bar is called; the rest is shown as it is
@@ -29,20 +30,23 @@ class Bar:
     Attributes:
         title: what.
         done, total: of its steps.
-        marks: (time in seconds, done) of the latest reports.
+        marks: (time in seconds, done) of the latest reports, from the end of the first step on.
     """
 
     title: str
     done: int = 0
     total: int = 0
-    marks: list[tuple[float, int]] = field(default_factory=list)
+    marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_WINDOW))
 
     def report(self, done: int, total: int, at: float) -> None:
         if done < self.done:
             # it begins anew, as each round of samples does
             self.marks.clear()
+        if self.marks and self.marks[0][1] == 0 < done:
+            # what comes before the end of the first step, as samples and warming up do, does not come again
+            self.marks.clear()
         self.done, self.total = done, total
-        self.marks = [*self.marks, (at, done)][-PACE_WINDOW:]
+        self.marks.append((at, done))
 
     @property
     def share(self) -> float:

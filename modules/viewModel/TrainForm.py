@@ -4,6 +4,7 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.check import check_train_config
 from modules.util.config.errors import ConfigError, Problem
 from modules.util.config.field_type import field_type
+from modules.util.config.is_missing import is_missing
 from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainModelPartConfig import TrainModelPartConfig
@@ -120,6 +121,10 @@ class TrainForm(FormModel):
         return found
 
     def _concepts(self) -> list[Problem]:
+        file = self.config.concept_file_name
+        if self.config.concepts is None and file.strip() and is_missing(file):
+            hint = "add a folder of images in the tab concepts, or name another file"
+            return [Problem("concept_file_name", f"there is no such file yet as {file}; {hint}")]
         try:
             concepts = resolve_concepts(self.config, warn=lambda _: None)
         except ConfigError as error:

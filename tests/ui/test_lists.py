@@ -112,6 +112,26 @@ def test_the_window_shows_variations_captions_and_the_check(app, concepts, until
     assert "broken.png" in window.check_text.text and "Buckets:" in window.check_text.text
 
 
+def test_the_first_folder_makes_the_list_that_a_preset_leaves_to_its_user(app, folder, until, monkeypatch, tmp_path):
+    (tmp_path / "training_concepts").mkdir()
+    samples = Path("training_samples/samples.json").absolute()
+    monkeypatch.chdir(tmp_path)
+    app.preset_actions.open("SDXL/sdxl 1.0 LoRA")
+    app.form.set_value("sample_definition_file_name", str(samples))
+    (problem,) = app.form.check()
+    assert "add a folder of images in the tab concepts" in problem.text
+    app.show_tab("concepts")
+    view = app.views["concepts"][1]
+    view.add_folders([folder])
+    until(app, lambda: len(view.cards) == 1)
+    # whoever began the list is not asked where it stands
+    view.edit(0)
+    assert view.window is not None
+    view.window.close()
+    (listed,) = json.loads(Path("training_concepts/concepts.json").read_text(encoding="utf-8"))
+    assert listed["path"] == "pictures" and not app.form.check()
+
+
 def test_a_list_in_a_file_is_changed_there_or_copied(app, concepts, folder, tmp_path):
     from modules.ui.AskWindow import AskWindow
 

@@ -76,6 +76,18 @@ def test_a_failed_run_shows_its_reason():
     assert not model.log and model.state == "running"
 
 
+def test_what_happens_once_before_the_first_step_says_nothing_of_the_rest():
+    bar = Bar("Steps")
+    for done, at in ((0, 0.0), (1, 10.0)):
+        bar.report(done, 100, at)
+    assert bar.seconds_left is None and bar.text == bar.count == "Steps: 1 of 100"
+    bar.report(2, 100, 10.5)
+    assert bar.seconds_left == 49
+    # pauses come again, and count
+    bar.report(3, 100, 12.0)
+    assert bar.seconds_left == 97 and bar.text == "Steps: 3 of 100 · 1 min 37 s left"
+
+
 def test_a_bar_that_begins_anew_forgets_its_pace():
     bar = Bar("Sampling")
     bar.report(1, 10, 0.0)

@@ -10,6 +10,7 @@ from modules.util.config.BaseConfig import VERSION_KEY
 from modules.util.config.check import check_concept, check_train_config
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import ConfigError, Problem, join_path
+from modules.util.config.is_missing import is_missing
 from modules.util.config.override import apply_overrides
 from modules.util.config.read_json import read_json
 from modules.util.config.SampleConfig import SampleConfig
@@ -130,6 +131,12 @@ def _listed_file(config: TrainConfig, key: str, inline: str) -> str:
     path = getattr(config, key)
     if not path:
         raise ConfigError(Problem(key, f"found an empty text, expected a file, as {inline} is null"))
+    if is_missing(path):
+        raise ConfigError(
+            f"there is no such file. It is to list the {inline}: make it, name another one by {key}, or write the "
+            f"{inline} into the config",
+            path,
+        )
     return path
 
 

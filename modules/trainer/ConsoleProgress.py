@@ -29,6 +29,7 @@ class ConsoleProgress:
                 "warning": "warning: {text}",
                 "validation": "validation loss after step {step}: {loss:.5f}",
                 "sample": "",
+                "resumed": "",
                 "backup": "backup: {path}",
                 "saved": "saved: {path}",
             }[kind].format(**values)

@@ -216,6 +216,7 @@ class Trainer:
         self.progress = TrainProgress.from_dict(backup.progress)
         self.run_name = backup.run
         self.events.emit("status", text=f"Continuing {backup.path} after step {self.progress.step}")
+        self.events.emit("resumed", step=self.progress.step, path=str(backup.path))
         before = self._rates(TrainConfig.from_dict(backup.config))
         for name, rate in self.rates.items():
             old = before[name]

@@ -13,7 +13,7 @@ class TrainEvents:
 
     Kinds: `status` (text), `progress` (stage, done, total), `step` (step, total, epoch, loss, learning_rates,
     gradient_norm, epochs, epoch_batches: done and all of the epoch), `validation` (step, loss), `sample` (step, path),
-    `backup` (step, path), `saved` (path), `warning` (text), `finished` (report).
+    `backup` (step, path), `resumed` (step, path of the backup), `saved` (path), `warning` (text), `finished` (report).
     """
 
     listeners: list[Listener] = field(default_factory=list)

@@ -319,6 +319,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
     def _poll(self) -> None:
         # first, so that one result that cannot be shown does not keep back all others
         self.after(POLL_MS, self._poll)
+        self.theme.follow_system(self.settings.theme)
         self.worker.poll()
 
     def _turn(self, by: int) -> None:

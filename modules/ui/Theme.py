@@ -40,6 +40,8 @@ FONTS = {
 }
 # shapes are drawn this much larger and scaled down, which smooths their edges
 OVERSAMPLE = 4
+# between two looks at whether the system is light or dark
+SYSTEM_LOOK_MS = 2000
 
 
 class Theme:
@@ -62,6 +64,8 @@ class Theme:
         self._listeners: list[tuple[tk.Misc, Callable[[], None]]] = []
         self.dark, self.scale, self._percent = False, 1.0, 100
         _adopt_colors()
+        # on Linux each look starts a program; customtkinter looks 33 times a second
+        ctk.AppearanceModeTracker.update_loop_interval = SYSTEM_LOOK_MS
         family = ctk.ThemeManager.theme["CTkFont"]["family"]
         existing = tk_font.names(root)
         # a font that Python forgets is gone from Tk, too
@@ -127,6 +131,11 @@ class Theme:
         for widget, listener in list(self._listeners):
             if widget.winfo_exists():
                 listener()
+
+    def follow_system(self, theme: str) -> None:
+        """Takes the colours that the system has changed to since; customtkinter's own widgets have them already."""
+        if (ctk.get_appearance_mode() == "Dark") != self.dark:
+            self.apply(theme, self._percent)
 
     def _draw(self, name: str) -> None:
         """Makes the pictures and styles of a ttk theme."""

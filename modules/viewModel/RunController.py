@@ -4,6 +4,7 @@ from typing import Any
 
 from modules.trainer.RunProcess import RunProcess
 from modules.util.config.write_json import write_json
+from modules.viewModel.events_until import events_until
 from modules.viewModel.paths import fresh_path, is_folder
 from modules.viewModel.RunModel import RunModel
 from modules.viewModel.RunQueue import RunQueue
@@ -25,7 +26,7 @@ class RunController:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.model = RunModel()
+        self.model = RunModel(lambda backup: events_until(backup, [folder, folder / "queue"]))
         self.secrets: Mapping[str, Any] = {}
         # results that the run had when something was asked of it
         self._asked_at: int | None = None

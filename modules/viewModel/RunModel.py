@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.trainer.RunProcess import RunProcess
+from modules.trainer.RunProcess import Event, RunProcess
 
 SMOOTHING = 0.95
 # the pace of the last this many reports says how long the rest will take; with pauses for samples and backups in it
@@ -101,6 +101,9 @@ class SamplePicture:
 class RunModel:
     """What a window shows of a run: state, bars, curves, pictures, log. Needs no display.
 
+    Args:
+        history: backup -> what was told up to it, for the curves and pictures of a run that goes on from there.
+
     Attributes:
         run: the process, None before the first start.
         state: "idle", "running" or "ended".
@@ -115,8 +118,9 @@ class RunModel:
         results: count of samples, backups and saved models.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, history: Callable[[Path], list[Event]] = lambda backup: []) -> None:
         self.run: RunProcess | None = None
+        self._history = history
         self._clear()
 
     def _clear(self) -> None:
@@ -172,13 +176,17 @@ class RunModel:
             self.status = bar.title
 
     def _take_step(self, values: dict[str, Any]) -> None:
-        step, loss = values["step"], values["loss"]
+        step = values["step"]
         self._take_progress({**values, "stage": "training", "done": step})
         self.epoch = values["epoch"]
         if "epoch_batches" in values:
             self._take_epoch(values)
         else:
             self.status = f"Training, epoch {self.epoch + 1}"
+        self._add_step(values)
+
+    def _add_step(self, values: dict[str, Any]) -> None:
+        step, loss = values["step"], values["loss"]
         before = self.smoothed[-1][1] if self.smoothed else loss
         self.losses.append((step, loss))
         self.smoothed.append((step, SMOOTHING * before + (1 - SMOOTHING) * loss))
@@ -194,11 +202,28 @@ class RunModel:
         bar.title = f"Epoch {epoch} of {values['epochs']}"
         bar.report(done, total, values.get("time", time.time()))
 
-    def _take_validation(self, values: dict[str, Any]) -> None:
+    def _take_resumed(self, values: dict[str, Any]) -> None:
+        """Curves and pictures go on from those that led to the backup, where they are still known."""
+        for kind, past in self._history(Path(values["path"])):
+            if kind == "step":
+                self._add_step(past)
+            elif kind == "validation":
+                self._add_validation(past)
+            elif kind == "sample":
+                self._add_sample(past)
+
+    def _add_validation(self, values: dict[str, Any]) -> None:
         self.validation.append((values["step"], values["loss"]))
+
+    def _take_validation(self, values: dict[str, Any]) -> None:
+        self._add_validation(values)
         self._note(f"validation loss after step {values['step']}: {values['loss']:.5f}")
 
     def _take_sample(self, values: dict[str, Any]) -> None:
+        self._add_sample(values)
+        self.results += 1
+
+    def _add_sample(self, values: dict[str, Any]) -> None:
         path = Path(values["path"])
         # the picture of before and after stands in the workspace itself
         numbered = path.parent.name.split(" ", 1)[0].isdigit()
@@ -206,7 +231,6 @@ class RunModel:
         other = path.stem.split("-", 2)[2:]
         name = " · ".join([path.parent.name, *other]) if numbered else path.stem
         self.samples.append(SamplePicture(values["step"], path, name))
-        self.results += 1
 
     def _take_backup(self, values: dict[str, Any]) -> None:
         self._note(f"backup: {values['path']}")

@@ -81,11 +81,15 @@ def test_a_run_trains_shows_samples_stops_and_is_resumed(app, view, until, mini_
 
     backups = backups_of(mini_run.workspace)
     assert backups and "step 6" in backups[-1][0]
+    before, losses = controller.model.run, controller.model.losses
     app.form.set_text("epochs", "400")
     view.buttons["resume"].invoke()
     app.tools.popup.choose(str(backups[-1][1]))
-    until(app, lambda: controller.model.losses, LONG)
-    assert controller.model.losses[0][0] == 7, "it goes on after the backup"
+    until(app, lambda: len(controller.model.losses) > 6, LONG)
+    assert controller.model.run.folder != before.folder, "another process"
+    assert [step for step, _ in controller.model.losses[:7]] == [1, 2, 3, 4, 5, 6, 7], "it goes on after the backup"
+    assert controller.model.losses[:6] == losses[:6]
+    assert controller.model.pictures(controller.model.prompts()[0])[0].step == 0, "pictures, too"
     view.buttons["stop"].invoke()
     until(app, ended(controller), LONG)
     assert controller.model.outcome == "stopped" and view.status.cget("text") == "Stopped."

@@ -1,6 +1,7 @@
 """The window: presets, search, what is wrong, light and dark, size, keys."""
 
 import json
+import time
 
 from modules.ui.tabs import TABS
 from modules.ui.Theme import COLORS
@@ -308,6 +309,22 @@ def test_light_and_dark(app):
         style = app.theme._style
         assert style.lookup("TLabel", "foreground") == COLORS["text"][dark]
         assert app.views[app.tabs.current][0]._canvas.cget("background") == COLORS["window"][dark]
+
+
+def test_the_system_s_colours_are_followed_while_the_window_is_open(app, until, monkeypatch):
+    colors, looks = "Light", []
+    monkeypatch.setattr("darkdetect.theme", lambda: looks.append(time.monotonic()) or colors)
+    app.show_theme("system", 100)
+    try:
+        for colors in ("Dark", "Light"):
+            dark = colors == "Dark"
+            until(app, lambda dark=dark: app.theme.dark == dark)
+            assert app.views[app.tabs.current][0]._canvas.cget("background") == COLORS["window"][dark]
+        # each look starts a program under Linux, and that takes time from the run
+        until(app, lambda: len(looks) >= 3)
+        assert looks[-1] - looks[-2] > 1
+    finally:
+        app.show_theme("light", 100)
 
 
 def test_texts_can_be_read_on_what_they_stand_on():

@@ -1,9 +1,11 @@
 """What a window shows of a run and of a queue, from the events of runs that are played from a list."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+from modules.viewModel.events_until import events_until
 from modules.viewModel.RunModel import Bar, RunModel, duration
 from modules.viewModel.RunQueue import RunQueue
 
@@ -63,6 +65,38 @@ def test_everything_that_a_run_tells_is_shown():
     assert [picture.path.name for picture in model.pictures("2 - cat")] == ["step-0.png", "new.png"]
     run.running = False
     assert model.tick() and model.state == "ended" and model.outcome == "finished" and not model.tick()
+
+
+def test_a_resumed_run_goes_on_from_what_led_to_its_backup(tmp_path):
+    def tell(name: str, *events: tuple[str, dict]) -> None:
+        (tmp_path / name).mkdir(parents=True)
+        lines = [json.dumps({"kind": kind, **values}) for kind, values in events]
+        (tmp_path / name / "events.jsonl").write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+    first, second = tmp_path / "backup" / "b-2", tmp_path / "backup" / "b-4"
+    tell(
+        "run 1", step(1, 4.0, 0), ("sample", {"step": 1, "path": "/a/0 - cat/1.png"}), step(2, 3.0, 0),
+        ("backup", {"step": 2, "path": str(first)}), step(3, 9.0, 0),
+    )  # fmt: skip
+    tell("run 3", step(1, 7.0, 0), ("backup", {"step": 1, "path": str(tmp_path / "elsewhere" / "b-4")}))
+    tell(
+        "queue/run 2", ("resumed", {"step": 2, "path": str(first)}), step(3, 2.0, 0),
+        ("validation", {"step": 3, "loss": 2.5}), ("status", {"text": "x"}), step(4, 1.0, 0),
+        ("backup", {"step": 4, "path": str(second)}), step(5, 9.0, 0),
+    )  # fmt: skip
+    model = RunModel(lambda backup: events_until(backup, [tmp_path, tmp_path / "queue"]))
+    run = PlayedRun([[("resumed", {"step": 4, "path": str(second)}), step(5, 0.5, 10.0)]])
+    model.follow(run)
+    model.tick()
+    assert model.losses == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0), (5, 0.5)] and len(model.smoothed) == 5
+    assert model.validation == [(3, 2.5)] and [one.step for one in model.samples] == [1]
+    assert model.rates["unet"][0] == (1, 0.1) and model.results == 0 and model.log == []
+    assert model.bars["training"].done == 5 and model.bars["training"].seconds_left is None
+    assert events_until(tmp_path / "backup" / "b-9", [tmp_path]) == [], "nobody knows of it"
+    assert events_until(first, [tmp_path / "no such folder"]) == []
+    # a file that says that a run led to itself
+    tell("run 4", ("resumed", {"step": 2, "path": "/x"}), step(3, 2.0, 0), ("backup", {"step": 3, "path": "/x"}))
+    assert [kind for kind, _ in events_until(Path("/x"), [tmp_path])] == ["step"]
 
 
 def test_a_failed_run_shows_its_reason():

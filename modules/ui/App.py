@@ -23,7 +23,7 @@ from modules.ui.WindowTools import WindowTools
 from modules.viewModel.form_tabs import OPTIMIZER, sections_of, tab_of
 from modules.viewModel.FormField import FormSection
 from modules.viewModel.OptimizerCatalog import OptimizerCatalog
-from modules.viewModel.search_options import place_in_items
+from modules.viewModel.search_options import place_in_items, tab_of_list
 from modules.viewModel.Session import Session
 from modules.viewModel.TrainForm import OPTIMIZER as OPTIMIZER_PATH
 from modules.viewModel.TrainHints import TrainHints
@@ -125,7 +125,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.top.pack(fill="x", padx=(0, px(8)))
         self.tabs = TabBar(self._body, self.theme, [tab.name for tab in TABS], self.show_tab)
         self.tabs.pack(fill="x", pady=px(8), padx=(0, px(8)))
-        self.problems = ProblemBar(self._body, self.tools, self.form.line, self.go_to, self.start_run)
+        self.problems = ProblemBar(self._body, self.tools, self.form.line, self.go_to_problem, self.start_run)
         self.problems.pack(side="bottom", fill="x", pady=(px(6), 0), padx=(0, px(8)))
         self._pages: dict[str, ttk.Frame] = {}
         self.views: dict[str, tuple[FormView | None, Any]] = {}
@@ -193,6 +193,13 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self._body.destroy()
         self._build()
         self.refresh()
+
+    def go_to_problem(self, path: str) -> None:
+        """Shows where something is wrong: of a list of concepts or the like, the tab that edits it."""
+        if tab := tab_of_list(path):
+            self.show_tab(tab)
+        else:
+            self.go_to(path)
 
     def go_to(self, path: str) -> None:
         """Shows an option, wherever it stands; a longer path counts as the option that it leads into."""

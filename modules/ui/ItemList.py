@@ -117,8 +117,12 @@ class ItemList(ttk.Frame):
         Returns:
             False: it was not changed.
         """
+        is_new = self._is_new()
         if not self._may_change() or not self.closing() or not self._do(action):
             return False
+        if is_new:
+            # whoever begins a list has seen where it stands
+            self._asked_for = str(self.list.file or "")
         if show:
             self.show()
         return True
@@ -178,10 +182,7 @@ class ItemList(ttk.Frame):
     def _may_change(self) -> bool:
         """A file may serve other configs, too: asked once for each file."""
         file = str(self.list.file or "")
-        if not self.list.items:
-            # whoever begins a list has seen where it will stand
-            self._asked_for = file
-        if not file or file == self._asked_for:
+        if not file or file == self._asked_for or not self.list.items:
             return True
         question = (
             f"The {self.plural} of this config stand in {file}, which other configs may use, too. Change the file, or "
@@ -197,6 +198,9 @@ class ItemList(ttk.Frame):
         elif answer == CHANGE_FILE:
             self._asked_for = file
         return answer in (TAKE, CHANGE_FILE)
+
+    def _is_new(self) -> bool:
+        return not self.list.items and not self.list.error
 
     def _show_note(self) -> None:
         where = f"in {self.list.file}" if self.list.file else "in this config"

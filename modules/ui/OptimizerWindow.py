@@ -34,6 +34,7 @@ class OptimizerWindow(ctk.CTkToplevel):
 
     def __init__(self, app: "App") -> None:
         super().__init__(app)
+        self.withdraw()
         assert app.form.catalog is not None
         self._app, self._form = app, OptimizerForm(app.form, app.form.catalog)
         self.title("Optimizer")

@@ -16,6 +16,8 @@ def place_over(
             the window.
         smallest: width and height; the window can't be made smaller later, either.
     """
+    # laid out first, so that it is not seen elsewhere before
+    window.withdraw()
     window.update_idletasks()
     room = (over.winfo_width(), over.winfo_height())
     wide, high = window.winfo_reqwidth(), window.winfo_reqheight()

@@ -6,6 +6,7 @@ from modules.util.config.errors import ConfigError
 from modules.util.config.load import load_concepts, load_samples
 from modules.util.config.write_json import write_json
 from modules.viewModel.families import sample_defaults_of
+from modules.viewModel.option_titles import list_lines
 from modules.viewModel.TrainForm import TrainForm
 
 Item = TypeVar("Item", bound=BaseConfig)
@@ -105,7 +106,7 @@ class ConfigList(Generic[Item]):
         try:
             return self.file, content, self._read(self.file) if self.file.is_file() else [], ""
         except ConfigError as error:
-            return self.file, content, [], str(error)
+            return self.file, content, [], "\n".join(list_lines(type(self.form.config), self.key, error))
 
     def _read(self, file: Path) -> list:
         if self.key == "samples":

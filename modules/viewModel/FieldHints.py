@@ -2,7 +2,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modules.util.config.field_type import expected_text
-from modules.viewModel.field_text import FALSE, TRUE, empty_meaning, in_form_words, text_of
+from modules.viewModel.field_text import FALSE, TRUE, empty_meaning, in_form_words, in_words
 from modules.viewModel.FormModel import FormModel
 
 
@@ -37,7 +37,7 @@ class FieldHints:
 
     def default_text(self, path: str) -> str:
         """The same in words."""
-        return text_of(self.default(path)) or self.placeholder(path) or "empty"
+        return in_words(self.default(path)) or self.placeholder(path) or "empty"
 
     def choices(self, path: str) -> list[Choice]:
         """What an option can be chosen from; none where anything can be typed."""
@@ -66,7 +66,8 @@ class FieldHints:
         expected = in_form_words(expected_text(one.owner, one.name))
         # a list shows what can be chosen itself
         facts = [] if one.kind.kind in (bool, str) or one.kind.is_enum else [f"Expected: {expected}."]
-        facts += [f"Default: {text_of(self.default(path))}."] if text_of(self.default(path)) else []
+        default = in_words(self.default(path))
+        facts += [f"Default: {default}."] if default else []
         conditions = self.form.conditions(path)
         facts += [f"Matters only with {' and '.join(conditions)}."] if conditions else []
         return "\n".join([self.form.words(one.declared.help), *facts])

@@ -8,6 +8,7 @@ from modules.util.enum.OptionGroup import OptionGroup
 from modules.viewModel.field_text import in_words, parse_text, text_of
 from modules.viewModel.FormField import FormField, FormSection
 from modules.viewModel.OptimizerCatalog import AUX, OFF, OptimizerCatalog
+from modules.viewModel.option_titles import BETWEEN
 from modules.viewModel.recommended import SCALED_OPTIMIZER, Recommendation
 from modules.viewModel.TrainForm import OPTIMIZER, TrainForm
 from modules.viewModel.TrainHints import TrainHints
@@ -119,11 +120,11 @@ class OptimizerForm(TrainHints):
             self.choose(SCALED_OPTIMIZER)
         values = recommendation.values(self.form.config)
         self.form.set_values(values)
-        return [f"“{self._title(path)}” {self.form.text(path)}" for path in (OPTIMIZER, *values)]
+        return [f"“{self._title(path)}” {in_words(self.form.value(path))}" for path in (OPTIMIZER, *values)]
 
     def _title(self, path: str) -> str:
         """Without the name of the window."""
-        return self.form.fields[path].declared.title if path in self.form.fields else self.form.title(path)
+        return self.form.title(path).removeprefix(f"{self.form.title('optimizer')}{BETWEEN}")
 
     def _is_set(self, one: FormField) -> bool:
         return self.form.value(one.path) not in OFF or bool(self.form.error(one.path))

@@ -54,7 +54,7 @@ class RunController:
         folder = fresh_path(self.folder, "run")
         folder.mkdir(parents=True)
         write_json(folder / "config.json", dict(config))
-        self.model.follow(_launch(folder / "config.json", folder, secrets or {}, resume))
+        self._follow(_launch(folder / "config.json", folder, secrets or {}, resume))
 
     def ask(self, wish: str) -> None:
         """`stop`, `sample`, `backup` or `save`; nothing happens if nothing runs."""
@@ -118,7 +118,7 @@ class RunController:
         if not self.running or self.queue.current is not None:
             started = self.queue.tick()
             if started is not None:
-                self.model.follow(started)
+                self._follow(started)
                 changed = True
         return changed
 
@@ -130,6 +130,11 @@ class RunController:
         """Starts nothing more; what runs goes on."""
         self.queue.paused = True
 
+    def _follow(self, run: RunProcess) -> None:
+        # what was asked of another run is no longer of interest
+        self._asked_at = None
+        self.model.follow(run)
+
     def _start_queued(self, config: Path, folder: Path) -> RunProcess:
         folder.mkdir(parents=True, exist_ok=True)
         return _launch(config, folder, self.secrets)
@@ -139,7 +144,7 @@ class RunController:
         folders = [path for path in self.folder.glob("run *") if path.is_dir()] if self.folder.is_dir() else []
         run = self.queue.current or (RunProcess.find(max(folders, key=_age)) if folders else None)
         if run is not None and run.running:
-            self.model.follow(run)
+            self._follow(run)
         # left by runs that ended while nobody looked
         for path in [*self.folder.glob(f"run */{SECRETS}"), *self.folder.glob(f"queue/run */{SECRETS}")]:
             if self.model.run is None or path.parent != self.model.run.folder:

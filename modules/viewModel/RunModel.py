@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.trainer.RunProcess import Event, RunProcess
+from modules.viewModel.Worker import Worker
 
 SMOOTHING = 0.95
 # the pace of the last this many reports says how long the rest will take; with pauses for samples and backups in it
@@ -30,19 +31,21 @@ class Bar:
     Attributes:
         title: what.
         done, total: of its steps.
+        begin: steps that were done before it began.
         marks: (time in seconds, done) of the latest reports, from the end of the first step on.
     """
 
     title: str
     done: int = 0
     total: int = 0
+    begin: int = 0
     marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_WINDOW))
 
     def report(self, done: int, total: int, at: float) -> None:
         if done < self.done:
             # it begins anew, as each round of samples does
             self.marks.clear()
-        if self.marks and self.marks[0][1] == 0 < done:
+        if self.marks and self.marks[0][1] == self.begin < done:
             # what comes before the end of the first step, as samples and warming up do, does not come again
             self.marks.clear()
         self.done, self.total = done, total
@@ -102,7 +105,8 @@ class RunModel:
     """What a window shows of a run: state, bars, curves, pictures, log. Needs no display.
 
     Args:
-        history: backup -> what was told up to it, for the curves and pictures of a run that goes on from there.
+        history: backup -> what was told up to it, for the curves and pictures of a run that goes on from there; called
+            on a thread of its own.
 
     Attributes:
         run: the process, None before the first start.
@@ -120,7 +124,7 @@ class RunModel:
 
     def __init__(self, history: Callable[[Path], list[Event]] = lambda backup: []) -> None:
         self.run: RunProcess | None = None
-        self._history = history
+        self._history, self._worker, self._recalled = history, Worker(), False
         self._clear()
 
     def _clear(self) -> None:
@@ -144,6 +148,12 @@ class RunModel:
 
     def tick(self) -> bool:
         """Takes in what is new; True if anything changed. To be called a few times each second."""
+        # it may bring what led to the backup that is continued
+        self._worker.poll()
+        recalled, self._recalled = self._recalled, False
+        return self._tick() or recalled
+
+    def _tick(self) -> bool:
         if self.run is None or self.state != "running":
             return False
         # asked first: what a run tells before its end must not be missed
@@ -169,7 +179,9 @@ class RunModel:
 
     def _take_progress(self, values: dict[str, Any]) -> None:
         stage = values["stage"]
-        bar = self.bars.setdefault(stage, Bar(STAGES.get(stage, stage.capitalize())))
+        # the first report comes before the first step, which is not step 1 where a backup is continued
+        begin = 0 if "loss" in values else values["done"]
+        bar = self.bars.setdefault(stage, Bar(STAGES.get(stage, stage.capitalize()), begin=begin))
         bar.report(values["done"], values["total"], values.get("time", time.time()))
         self.last_stage = stage
         if stage != "training":
@@ -185,11 +197,14 @@ class RunModel:
             self.status = f"Training, epoch {self.epoch + 1}"
         self._add_step(values)
 
-    def _add_step(self, values: dict[str, Any]) -> None:
-        step, loss = values["step"], values["loss"]
+    def _add_loss(self, step: int, loss: float) -> None:
         before = self.smoothed[-1][1] if self.smoothed else loss
         self.losses.append((step, loss))
         self.smoothed.append((step, SMOOTHING * before + (1 - SMOOTHING) * loss))
+
+    def _add_step(self, values: dict[str, Any]) -> None:
+        step = values["step"]
+        self._add_loss(step, values["loss"])
         for part, rate in values["learning_rates"].items():
             self.rates.setdefault(part, []).append((step, rate))
 
@@ -204,13 +219,35 @@ class RunModel:
 
     def _take_resumed(self, values: dict[str, Any]) -> None:
         """Curves and pictures go on from those that led to the backup, where they are still known."""
-        for kind, past in self._history(Path(values["path"])):
+        run, path = self.run, Path(values["path"])
+
+        def adopt(past: list[Event]) -> None:
+            if self.run is run:
+                self._put_before(past)
+
+        def failed(error: Exception) -> None:
+            self._note(f"what led to {path} cannot be shown: {error}")
+
+        self._worker.run(lambda: self._history(path), adopt, failed)
+
+    def _put_before(self, past: list[Event]) -> None:
+        now = self.losses, self.validation, self.rates, self.samples
+        self.losses, self.smoothed, self.validation, self.rates, self.samples = [], [], [], {}, []
+        for kind, values in past:
             if kind == "step":
-                self._add_step(past)
+                self._add_step(values)
             elif kind == "validation":
-                self._add_validation(past)
+                self._add_validation(values)
             elif kind == "sample":
-                self._add_sample(past)
+                self._add_sample(values)
+        losses, validation, rates, samples = now
+        for step, loss in losses:
+            self._add_loss(step, loss)
+        for part, points in rates.items():
+            self.rates.setdefault(part, []).extend(points)
+        self.validation += validation
+        self.samples += samples
+        self._recalled = True
 
     def _add_validation(self, values: dict[str, Any]) -> None:
         self.validation.append((values["step"], values["loss"]))

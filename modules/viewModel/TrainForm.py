@@ -2,10 +2,11 @@ from typing import Any
 
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.check import check_train_config
+from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import ConfigError, Problem
 from modules.util.config.field_type import field_type
 from modules.util.config.is_missing import is_missing
-from modules.util.config.load import resolve_concepts
+from modules.util.config.load import resolve_concepts, resolve_samples
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainModelPartConfig import TrainModelPartConfig
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
@@ -14,6 +15,7 @@ from modules.util.enum.Optimizer import Optimizer
 from modules.viewModel.families import SUPPORTED, parts_of
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.OptimizerCatalog import AUX, OptimizerCatalog, given_options
+from modules.viewModel.option_titles import list_lines
 from modules.viewModel.paths import is_folder
 
 OPTIMIZER = "optimizer.optimizer"
@@ -72,7 +74,7 @@ class TrainForm(FormModel):
         missing, parts = super().conditions(path), parts_of(self.config.model_type)
         part = self.part_of(path)
         if part and parts is not None and part not in parts:
-            missing.append(f"a model family that has the part {self.title(part)}")
+            missing.append(f"a “{self.title('model_type')}” that has the part {self.title(part)}")
         return missing
 
     def needs(self, path: str) -> str:
@@ -96,7 +98,7 @@ class TrainForm(FormModel):
 
     def problems(self) -> list[Problem]:
         """Every reason why a run would not start, as far as it can be known without loading a model."""
-        found = [*super().problems(), *check_train_config(self.config), *self._missing(), *self._concepts()]
+        found = [*super().problems(), *check_train_config(self.config), *self._missing(), *self._lists()]
         for inner in self.inner_problems.values():
             found += inner
         if self.catalog is not None:
@@ -120,21 +122,33 @@ class TrainForm(FormModel):
             found.append(Problem("model_type", f"{config.model_type} cannot be trained yet; choose another model type"))
         return found
 
-    def _concepts(self) -> list[Problem]:
-        file = self.config.concept_file_name
-        if self.config.concepts is None and file.strip() and is_missing(file):
-            hint = "add a folder of images in the tab concepts, or name another file"
-            return [Problem("concept_file_name", f"there is no such file yet as {file}; {hint}")]
-        try:
-            concepts = resolve_concepts(self.config, warn=lambda _: None)
-        except ConfigError as error:
-            where = "" if not error.source else f"{error.source}: "
-            return [Problem("concept_file_name", f"{where}{problem}") for problem in error.problems]
+    def _lists(self) -> list[Problem]:
+        """What is wrong with concepts and samples, in the config or in files of their own."""
+        config, found = self.config, []
+        for key, file_key, resolve, hint in (
+            ("concepts", "concept_file_name", resolve_concepts, "add a folder of images in the tab concepts"),
+            ("samples", "sample_definition_file_name", resolve_samples, "add a sample in the tab sampling"),
+        ):
+            file = getattr(config, file_key)
+            if getattr(config, key) is None and file.strip() and is_missing(file):
+                text = f"there is no such file yet: {file!r}; {hint}, or name another file"
+                found.append(Problem(file_key, text))
+                continue
+            try:
+                items = resolve(config, warn=lambda _: None)
+            except ConfigError as error:
+                found += [Problem(file_key, line) for line in list_lines(type(config), key, error)]
+            else:
+                found += self._concepts(items) if key == "concepts" else []
+        return found
+
+    def _concepts(self, concepts: list[ConceptConfig]) -> list[Problem]:
         used = [concept for concept in concepts if concept.enabled]
         if not any(concept.type != ConceptType.VALIDATION for concept in used):
             return [Problem("concepts", "there is nothing to train on; add a folder of images in the tab concepts")]
+        lost = [concept for concept in used if not concept.path.strip() or not is_folder(concept.path)]
+        names = [repr(concept.name) if concept.name else "a concept" for concept in lost]
         return [
-            Problem("concepts", f"{concept.name or 'a concept'}: there is no folder {concept.path!r}")
-            for concept in used
-            if not concept.path.strip() or not is_folder(concept.path)
+            Problem("concepts", f"{name}: there is no folder {concept.path!r}")
+            for name, concept in zip(names, lost, strict=True)
         ]

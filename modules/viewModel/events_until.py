@@ -1,8 +1,11 @@
-from collections.abc import Iterator, Sequence
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from modules.trainer.RunControl import EVENTS
-from modules.trainer.RunProcess import Event, RunProcess
+from modules.trainer.RunProcess import Event
 
 # what a run that goes on from a backup still is about
 KINDS = ("step", "validation", "sample")
@@ -12,6 +15,8 @@ MOST_RUNS = 100
 
 def events_until(backup: Path, folders: Sequence[Path]) -> list[Event]:
     """What was told of steps, validation and samples until a backup was written, over all runs that led to it.
+
+    Reads many files; not for a window's own thread.
 
     Args:
         backup: its folder.
@@ -23,27 +28,47 @@ def events_until(backup: Path, folders: Sequence[Path]) -> list[Event]:
     runs = sorted((path for folder in folders for path in folder.glob("run *")), key=lambda path: path.name)
     runs = runs[::-1][:MOST_RUNS]
     found: list[Event] = []
-    wanted: Path | None = backup.absolute()
+    wanted: str | None = str(backup)
     while wanted is not None:
-        run, events = next(_writers(wanted, runs), (None, []))
+        run, events = _writer(wanted, runs)
         found[:0] = [event for event in events if event[0] in KINDS]
-        wanted = next((Path(values["path"]).absolute() for kind, values in events if kind == "resumed"), None)
+        wanted = next((path for kind, values in events if kind == "resumed" and (path := _path(values))), None)
         # none leads to itself, whatever its file says
         runs = [path for path in runs if path != run]
     return found
 
 
-def _writers(backup: Path, runs: Sequence[Path]) -> Iterator[tuple[Path, list[Event]]]:
-    """The runs that wrote a backup, each with what it told until then."""
+def _writer(backup: str, runs: Sequence[Path]) -> tuple[Path | None, list[Event]]:
+    """The run that wrote a backup, and what it told until then."""
+    name = os.path.basename(os.path.normpath(backup)).encode()
     for run in runs:
         try:
-            # most have not, which is seen faster so
-            if backup.name.encode() not in (run / EVENTS).read_bytes():
-                continue
+            lines = (run / EVENTS).read_bytes().splitlines()
         except OSError:
             continue
-        told = RunProcess(run).events()
-        for place, (kind, values) in enumerate(told):
-            if kind == "backup" and Path(values["path"]).absolute() == backup:
-                yield run, told[:place]
-                break
+        for place, line in enumerate(lines):
+            # most lines have other things to tell, which is seen faster so
+            if name not in line or (told := _event(line)) is None or told[0] != "backup":
+                continue
+            if _place(_path(told[1])) == _place(backup):
+                return run, [event for one in lines[:place] if (event := _event(one)) is not None]
+    return None, []
+
+
+def _event(line: bytes) -> Event | None:
+    """None for what is no event: half a line of a run that was killed."""
+    try:
+        values = json.loads(line)
+        return values.pop("kind"), values
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def _path(values: dict[str, Any]) -> str:
+    path = values.get("path")
+    return path if isinstance(path, str) else ""
+
+
+def _place(path: str) -> str:
+    """The same text for the same place, whether it is there or not."""
+    return os.path.normcase(os.path.abspath(path)) if path else ""

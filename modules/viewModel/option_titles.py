@@ -5,15 +5,19 @@ from collections.abc import Iterator
 from functools import cache
 
 from modules.util.config.BaseConfig import BaseConfig
-from modules.util.config.errors import Problem
+from modules.util.config.errors import ConfigError, Problem
 from modules.util.config.field_type import field_type, option_of
 from modules.viewModel.field_text import in_form_words
 from modules.viewModel.FormField import form_fields
 
 BETWEEN = " › "
-# a word with a dot, an underscore or a number in it, that is neither quoted nor a part of a path or of a longer word
-_KEY = re.compile(r"(?<![\w.\\/'\"“`-])[A-Za-z]+(?:[._]\w+|\d\w*)+(?![\w\\/'\"”`-]|\.\w)")
-_MARKED = re.compile(r"`([\w.]+)`")
+# what stands in quotes, as it may be a person's own word; a marked word; a word with a dot, an underscore or a number
+# in it that is no part of a path or of a longer word
+_WORD = re.compile(
+    r"""(?P<quoted>(?<!\w)'[^'\n]*'(?!\w)|"[^"\n]*"|“[^”\n]*”)"""
+    r"|`(?P<marked>[\w.]+)`"
+    r"|(?<![\w.\\/-])(?P<key>[A-Za-z]+(?:[._]\w+|\d\w*)+)(?![\w\\/-]|\.\w)"
+)
 
 
 def title_of_path(config_class: type[BaseConfig], path: str) -> str:
@@ -28,17 +32,35 @@ def in_titles(config_class: type[BaseConfig], text: str) -> str:
     """A text for people who see a form and no JSON: keys become titles in quotes, null an empty field."""
     titles = _known(config_class)
 
-    def quoted(match: re.Match[str]) -> str:
-        key = match[match.lastindex or 0]
-        return f"“{titles[key]}”" if key in titles else match[0]
+    def named(match: re.Match[str]) -> str:
+        key = match["marked"] or match["key"]
+        return match[0] if key not in titles else f"“{titles[key]}”"
 
-    return in_form_words(_KEY.sub(quoted, _MARKED.sub(quoted, text)))
+    return in_form_words(_WORD.sub(named, text))
 
 
 def problem_line(config_class: type[BaseConfig], problem: Problem) -> str:
     """What is wrong, and with which option."""
     text = in_titles(config_class, problem.text)
     return f"{title_of_path(config_class, problem.path)}: {text}" if problem.path else text
+
+
+def list_lines(config_class: type[BaseConfig], key: str, error: ConfigError) -> list[str]:
+    """What is wrong with a list of configs that stands in a file of its own, or with the file, a line for each problem.
+
+    Args:
+        config_class: the config that the list belongs to.
+        key: of the list there.
+        error: what reading it raised.
+    """
+    item = field_type(config_class, key).item
+    assert item is not None
+    where = f"{error.source!r}: " if error.source else ""
+    lines = []
+    for problem in error.problems:
+        inside = f"{title_of_path(config_class, f'{key}.{problem.path}')}: " if problem.path[:1].isdigit() else ""
+        lines.append(f"{where}{inside}{in_titles(item, problem.text)}")
+    return lines
 
 
 def _titles(config_class: type[BaseConfig], keys: list[str]) -> Iterator[str]:

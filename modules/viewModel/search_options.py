@@ -71,6 +71,12 @@ def place_in_items(path: str) -> ItemOption | None:
     return ItemOption(tab, plural, section.title, form.fields[inner].declared.title)
 
 
+def tab_of_list(path: str) -> str:
+    """The tab in which a list of configs is edited, of the path of the list or of anything in it; "" of others."""
+    key = path.partition(".")[0]
+    return next((tab for name, tab, _, _ in LISTS if name == key), "")
+
+
 def search_options(form: FormModel, query: str, limit: int = 30) -> list[Found]:
     """Options that hold every word of `query` in key, title, section or help, the nearest first; those of concepts,
     samples and embeddings, too, with `EACH` in their path.

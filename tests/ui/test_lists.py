@@ -120,7 +120,10 @@ def test_the_first_folder_makes_the_list_that_a_preset_leaves_to_its_user(app, f
     app.form.set_value("sample_definition_file_name", str(samples))
     (problem,) = app.form.check()
     assert "add a folder of images in the tab concepts" in problem.text
-    app.show_tab("concepts")
+    app.go_to_problem(problem.path)
+    assert app.tabs.current == "data"
+    app.go_to_problem("concepts.0.path")
+    assert app.tabs.current == "concepts"
     view = app.views["concepts"][1]
     view.add_folders([folder])
     until(app, lambda: len(view.cards) == 1)
@@ -145,6 +148,16 @@ def test_a_list_in_a_file_is_changed_there_or_copied(app, concepts, folder, tmp_
         app.after(300, lambda: next(c for c in app.winfo_children() if isinstance(c, AskWindow)).give(text))
         concepts.cards[0]["duplicate"].invoke()
 
+    answer("Cancel")
+    assert len(json.loads(path.read_text())) == 1
+    # a list that could not be read is none that was begun here
+    whole = path.read_text()
+    path.write_text("{ broken")
+    concepts.refresh()
+    concepts.add_folders([folder])
+    assert path.read_text() == "{ broken"
+    path.write_text(whole)
+    concepts.refresh()
     answer("Cancel")
     assert len(json.loads(path.read_text())) == 1
     answer("Change the file")

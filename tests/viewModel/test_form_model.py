@@ -165,7 +165,7 @@ def test_conditions_are_told_in_words():
     assert form.conditions("embedding.placeholder") == ["“Training method” EMBEDDING"]
     form.config.model_type = ModelType.STABLE_DIFFUSION_15
     assert form.applies("unet.train") and not form.applies("transformer.train")
-    assert form.needs("transformer.train") == "a model family that has the part Transformer"
+    assert form.needs("transformer.train") == "a “Model type” that has the part Transformer"
     # of some families nobody knows the parts, and then all can be seen
     form.config.model_type = ModelType.KREA_2
     assert form.applies("unet.train") and form.applies("transformer.train")

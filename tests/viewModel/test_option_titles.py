@@ -1,12 +1,13 @@
 """Texts of the config and the trainer, in the words of the form."""
 
 import re
+from collections import Counter
 
 from modules.util.config.ConceptConfig import ConceptConfig
-from modules.util.config.errors import Problem
+from modules.util.config.errors import ConfigError, Problem
 from modules.util.config.TrainConfig import TrainConfig
 from modules.viewModel.FormField import form_fields
-from modules.viewModel.option_titles import in_titles, problem_line, title_of_path
+from modules.viewModel.option_titles import in_titles, list_lines, problem_line, title_of_path
 
 import pytest
 
@@ -45,6 +46,12 @@ def test_titles_along_a_path(path, title):
         ("there is no folder 'learning_rate'", "there is no folder 'learning_rate'"),
         ("a/learning_rate/b, learning_rate.json, my-lora_rank", "a/learning_rate/b, learning_rate.json, my-lora_rank"),
         ("C:\\lora_rank\\x, no_such_key, FLOAT_32, v1.5", "C:\\lora_rank\\x, no_such_key, FLOAT_32, v1.5"),
+        (
+            "no folder '/my lora_rank pictures', name 'lora_rank'",
+            "no folder '/my lora_rank pictures', name 'lora_rank'",
+        ),
+        ('found "a lora_rank b", as lora_rank is', 'found "a lora_rank b", as “Rank” is'),
+        ("the run's lora_rank isn't 'x'", "the run's “Rank” isn't 'x'"),
         ("`no_such_key` or `LORA`", "no_such_key or LORA"),
     ],
 )
@@ -59,6 +66,21 @@ def test_a_problem_is_told_with_the_title():
     problem = Problem("image.enable_crop_jitter", "is null")
     assert problem_line(ConceptConfig, problem) == "Images › Crop jitter: is empty"
     assert problem_line(TrainConfig, Problem("", "is no config")) == "is no config"
+
+
+def test_a_list_in_a_file_is_told_of_by_its_places():
+    error = ConfigError([Problem("0.image.enable_crop_jitter", "found 3"), Problem("", "is null")], "my concepts.json")
+    assert list_lines(TrainConfig, "concepts", error) == [
+        "'my concepts.json': Concepts › 1 › Images › Crop jitter: found 3", "'my concepts.json': is empty",
+    ]  # fmt: skip
+    error = ConfigError(Problem("concept_file_name", "found an empty text, expected a file, as concepts is null"))
+    assert list_lines(TrainConfig, "concepts", error) == ["found an empty text, expected a file, as concepts is empty"]
+
+
+def test_no_two_options_have_the_same_title():
+    paths = [one.path for one in form_fields(TrainConfig)]
+    titles = Counter(title_of_path(TrainConfig, path) for path in paths)
+    assert [title for title, count in titles.items() if count > 1] == []
 
 
 def test_no_help_in_the_form_names_a_key():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from modules.viewModel.events_until import events_until
@@ -85,18 +86,50 @@ def test_a_resumed_run_goes_on_from_what_led_to_its_backup(tmp_path):
         ("backup", {"step": 4, "path": str(second)}), step(5, 9.0, 0),
     )  # fmt: skip
     model = RunModel(lambda backup: events_until(backup, [tmp_path, tmp_path / "queue"]))
-    run = PlayedRun([[("resumed", {"step": 4, "path": str(second)}), step(5, 0.5, 10.0)]])
+    start = ("progress", {"stage": "training", "done": 4, "total": 10, "time": 0.0})
+    resumed = ("resumed", {"step": 4, "path": str(second.parent / ".." / "backup" / "b-4")})
+    run = PlayedRun([[resumed, start, step(5, 0.5, 300.0), step(6, 0.5, 301.0)]])
     model.follow(run)
     model.tick()
-    assert model.losses == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0), (5, 0.5)] and len(model.smoothed) == 5
+    assert model.losses == [(5, 0.5), (6, 0.5)], "the files are read beside it"
+    end = time.monotonic() + 60
+    while model.losses[0][0] == 5:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+        changed = model.tick()
+    assert changed
+    assert model.losses == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0), (5, 0.5), (6, 0.5)]
+    assert [number for number, _ in model.smoothed] == [1, 2, 3, 4, 5, 6] and model.smoothed[1][1] == pytest.approx(
+        3.95
+    )
     assert model.validation == [(3, 2.5)] and [one.step for one in model.samples] == [1]
     assert model.rates["unet"][0] == (1, 0.1) and model.results == 0 and model.log == []
-    assert model.bars["training"].done == 5 and model.bars["training"].seconds_left is None
+    assert model.rates["unet"][-1][0] == 6
+    assert model.bars["training"].seconds_left == 4, "what came before its first step does not count"
     assert events_until(tmp_path / "backup" / "b-9", [tmp_path]) == [], "nobody knows of it"
     assert events_until(first, [tmp_path / "no such folder"]) == []
     # a file that says that a run led to itself
     tell("run 4", ("resumed", {"step": 2, "path": "/x"}), step(3, 2.0, 0), ("backup", {"step": 3, "path": "/x"}))
     assert [kind for kind, _ in events_until(Path("/x"), [tmp_path])] == ["step"]
+    # files of others never do harm
+    (tmp_path / "run 5").mkdir()
+    odd = '{"kind": "backup", "path": null, "b-2": 1}\n[1, "b-2"]\n{"b-2": 2}\n{"kind": "backup", "path": "b-2'
+    (tmp_path / "run 5" / "events.jsonl").write_text(odd, encoding="utf-8")
+    assert len(events_until(first, [tmp_path])) == 3
+
+
+def test_what_led_to_a_backup_and_cannot_be_read_is_said():
+    def fail(backup: Path):
+        raise OSError("the disk is gone")
+
+    model = RunModel(fail)
+    run = PlayedRun([[("resumed", {"step": 4, "path": "/b"}), step(5, 0.5, 10.0)]])
+    model.follow(run)
+    end = time.monotonic() + 60
+    while not any("the disk is gone" in line for line in model.log):
+        assert time.monotonic() < end
+        model.tick()
+    assert model.losses == [(5, 0.5)]
 
 
 def test_a_failed_run_shows_its_reason():

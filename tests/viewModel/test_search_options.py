@@ -2,7 +2,7 @@
 
 from modules.util.enum.Optimizer import Optimizer
 from modules.viewModel.OptimizerCatalog import OptimizerCatalog
-from modules.viewModel.search_options import place_in_items, search_options
+from modules.viewModel.search_options import place_in_items, search_options, tab_of_list
 from modules.viewModel.TrainForm import TrainForm
 
 import pytest
@@ -83,3 +83,10 @@ def test_optimizers_that_have_an_option_are_named():
     form.choose_optimizer(Optimizer.LION_ADV)
     assert "the optimizer ADAMW_ADV" in next(one.missing for one in search_options(form, "fisher_wd"))
     assert next(one.missing for one in search_options(form, "freeze_on_flip")) == ""
+
+
+def test_lists_have_tabs_of_their_own():
+    assert [tab_of_list(path) for path in ("concepts", "concepts.0.path", "samples.3.prompt")] == [
+        "concepts", "concepts", "sampling",
+    ]  # fmt: skip
+    assert tab_of_list("additional_embeddings") == "embeddings" and tab_of_list("concept_file_name") == ""

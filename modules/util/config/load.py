@@ -129,12 +129,12 @@ def pack(config: TrainConfig) -> TrainConfig:
 
 def _listed_file(config: TrainConfig, key: str, inline: str) -> str:
     path = getattr(config, key)
-    if not path:
+    if not path.strip():
         raise ConfigError(Problem(key, f"found an empty text, expected a file, as {inline} is null"))
     if is_missing(path):
         raise ConfigError(
-            f"there is no such file. It is to list the {inline}: make it, name another one by {key}, or write the "
-            f"{inline} into the config",
+            f"there is no such file. Make it (a JSON list of the {inline}), set {key} to another one, or put the list "
+            f"into the config under {inline}",
             path,
         )
     return path

@@ -301,7 +301,7 @@ def test_errors_in_concept_and_sample_files_name_file_and_key(write):
 
 def test_missing_concept_file(tmp_path):
     config = train_config_from_dict({"concept_file_name": str(tmp_path / "no.json"), "sample_definition_file_name": ""})
-    with pytest.raises(ConfigError, match=r"no.json: there is no such file. .* name another one by concept_file_name"):
+    with pytest.raises(ConfigError, match=r"no.json: there is no such file. .* set concept_file_name to another one"):
         resolve_concepts(config)
     with pytest.raises(ConfigError, match="sample_definition_file_name: found an empty text"):
         resolve_samples(config)

@@ -55,7 +55,7 @@ class BackupOptions(BaseConfig):
     )
     save_skip_first: int = option(
         0,
-        "Skip first",
+        "First save after",
         "No models are saved before this much of the run is over.",
         G,
         ge=0,

@@ -167,7 +167,7 @@ class OptimizerLibraryOptions(BaseConfig):
         None, "Learning rate decay", "Adagrad: lowers the learning rate with every step.", G, ge=0, advanced=True
     )
     initial_accumulator_value: int | None = option(
-        None, "Initial accumulator", "Adagrad: start of its sum of squares.", G, ge=0, advanced=True
+        None, "Initial sum of squares", "Adagrad: start of its sum of squares.", G, ge=0, advanced=True
     )
     initial_accumulator: float | None = option(
         None, "Initial accumulator", "Yogi: start of its running means.", G, ge=0, advanced=True

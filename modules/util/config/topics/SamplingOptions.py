@@ -40,7 +40,7 @@ class SamplingOptions(BaseConfig):
     )
     sample_skip_first: int = option(
         0,
-        "Skip first",
+        "First sample after",
         "No samples before this much of the run is over.",
         G,
         ge=0,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.ui.AskWindow import AskWindow
 from modules.ui.enable import enable
+from modules.ui.find_widget import focused
 from modules.ui.ItemWindow import ItemWindow
 from modules.ui.ScrollFrame import ScrollFrame
 from modules.util.config.BaseConfig import BaseConfig
@@ -100,8 +101,8 @@ class ItemList(ttk.Frame):
             self.edit(len(self.list.items) - 1)
 
     def edit(self, place: int) -> None:
-        """Opens an item's window."""
-        if not self._may_change() or not self.closing():
+        """Opens an item's window. Where the list is to be changed is asked when something is: one may look, too."""
+        if not self.closing():
             return
         item = self.list.items[place]
         self.window = window = self.make_window(place, item)
@@ -144,16 +145,22 @@ class ItemList(ttk.Frame):
 
     def _edited(self, place: int, item: Any) -> None:
         """Takes what the window has. What it refuses is known to the run's form, so that no run starts with it."""
-        if self.window is None:
+        window = self.window
+        if window is None:
             return
-        problems = [Problem(f"{self.key}.{place}.{one.path}", one.text) for one in self.window.form.problems()]
+        problems = [Problem(f"{self.key}.{place}.{one.path}", one.text) for one in window.form.problems()]
         told = self.app.form.inner_problems.get(self.key, [])
         if problems:
             self.app.form.inner_problems[self.key] = problems
         else:
             self.app.form.inner_problems.pop(self.key, None)
-        if item != self.list.items[place] and self._do(lambda: self.list.replace(place, item)):
-            self._update(place)
+        if item != self.list.items[place]:
+            may_change = self._may_change(window)
+            # while that was asked, the list may have changed
+            if window is self.window and not may_change:
+                window.form.replace(self.list.items[place].model_copy(deep=True))
+            elif window is self.window and self._do(lambda: self.list.replace(place, item)):
+                self._update(place)
         if problems != told:
             self.app.form.changed(self.key)
 
@@ -179,8 +186,12 @@ class ItemList(ttk.Frame):
             card["about"].configure(text=about)
             card["variable"].set(getattr(self.list.items[place], self.switch_key))
 
-    def _may_change(self) -> bool:
-        """A file may serve other configs, too: asked once for each file."""
+    def _may_change(self, window: ItemWindow | None = None) -> bool:
+        """A file may serve other configs, too: asked once for each file.
+
+        Args:
+            window: of an item, if that is where it was changed.
+        """
         file = str(self.list.file or "")
         if not file or file == self._asked_for or not self.list.items:
             return True
@@ -189,7 +200,10 @@ class ItemList(ttk.Frame):
             "copy its list into this config?"
         )
         title = f"Where are the {self.plural} to be changed?"
-        answer = AskWindow(self.app, self.app.tools, title, question, (TAKE, CHANGE_FILE, CANCEL)).ask()
+        before = focused(self)
+        answer = AskWindow(window or self.app, self.app.tools, title, question, (TAKE, CHANGE_FILE, CANCEL)).ask()
+        if window is not None and before is not None and before.winfo_exists():
+            before.focus_force()
         if answer == TAKE:
             self._busy = True
             self.list.take_into_config()

@@ -135,7 +135,7 @@ def test_the_first_folder_makes_the_list_that_a_preset_leaves_to_its_user(app, f
     assert listed["path"] == "pictures" and not app.form.check()
 
 
-def test_a_list_in_a_file_is_changed_there_or_copied(app, concepts, folder, tmp_path):
+def test_a_list_in_a_file_is_changed_there_or_copied(app, concepts, folder, tmp_path, until):
     from modules.ui.AskWindow import AskWindow
 
     path = tmp_path / "concepts.json"
@@ -155,7 +155,8 @@ def test_a_list_in_a_file_is_changed_there_or_copied(app, concepts, folder, tmp_
     path.write_text("{ broken")
     concepts.refresh()
     concepts.add_folders([folder])
-    assert path.read_text() == "{ broken"
+    until(app, lambda: not app.worker.busy)
+    assert path.read_text() == "{ broken" and "Mend the file" in app.problems.news
     path.write_text(whole)
     concepts.refresh()
     answer("Cancel")
@@ -165,6 +166,40 @@ def test_a_list_in_a_file_is_changed_there_or_copied(app, concepts, folder, tmp_
     concepts._asked_for = ""
     answer("Copy into this config")
     assert len(json.loads(path.read_text())) == 2 and len(app.form.config.concepts) == 3
+
+
+def test_a_concept_in_a_file_can_be_looked_at_before_anything_is_asked(app, concepts, folder, until, user, tmp_path):
+    from modules.ui.AskWindow import AskWindow
+
+    path = tmp_path / "concepts.json"
+    path.write_text(json.dumps([{"path": str(folder), "name": "filed"}]))
+    app.form.config.concepts = None
+    app.form.config.concept_file_name = str(path)
+    app.form.changed("")
+    concepts.edit(0)
+    window = concepts.window
+    row, asked = window.view.rows["balancing"], []
+
+    def answer(text: str) -> None:
+        def give() -> None:
+            (question,) = [child for child in window.winfo_children() if isinstance(child, AskWindow)]
+            asked.append(text)
+            question.give(text)
+
+        app.after(300, give)
+
+    until(app, lambda: app.focus_get() is window)
+    row.control.focus.focus_force()
+    answer("Cancel")
+    row.control.entry.delete(0, "end")
+    row.control.entry.insert(0, "3")
+    app.update()
+    assert asked == ["Cancel"] and row.control.shown() == "1" and "balancing" not in path.read_text()
+    answer("Change the file")
+    user.set(row, "25")
+    assert asked == ["Cancel", "Change the file"], "asked at the first key only"
+    assert json.loads(path.read_text())[0]["balancing"] == 25 and concepts.window is window
+    until(app, lambda: app.focus_get() is row.control.focus)
 
 
 def test_samples_and_embeddings(app, concepts, user):

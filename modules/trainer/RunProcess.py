@@ -28,6 +28,15 @@ def find_process(pid: int, born: float) -> psutil.Process | None:
         return None
 
 
+def read_event(line: bytes) -> Event | None:
+    """A line of what a run tells; None for what is no event, as half a line of a run that was killed."""
+    try:
+        values = json.loads(line)
+        return values.pop("kind"), values
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
 class RunProcess:
     """A training in a process of its own, as another program sees it: `scripts/train.py` on a config file.
 
@@ -125,17 +134,10 @@ class RunProcess:
             return []
         whole = new[: new.rfind(b"\n") + 1]
         self._place += len(whole)
-        found: list[Event] = []
-        for line in whole.splitlines():
-            try:
-                values = json.loads(line)
-            except ValueError:
-                # half a line of a run that was killed, continued by another
-                continue
-            kind = values.pop("kind")
+        found = [event for line in whole.splitlines() if (event := read_event(line)) is not None]
+        for kind, values in found:
             if kind == "ended":
                 self.ending = values
-            found.append((kind, values))
         return found
 
     def ask(self, wish: str) -> None:

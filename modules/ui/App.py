@@ -225,7 +225,10 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         if not form.everything and self.form.applies(path):
             self.show_view(ALL)
         if not form.show_field(path):
-            self.say(f"“{self.form.title(path)}” matters only with {self.form.needs(path)}.")
+            self._say_what_it_needs(path)
+
+    def _say_what_it_needs(self, path: str) -> None:
+        self.say(f"“{self.form.title(path)}” matters only with {self.form.needs(path)}.")
 
     def open_optimizer(self, path: str = "") -> None:
         """Opens the optimizer window, if asked to at an option, as soon as it is known what the optimizers take."""
@@ -241,7 +244,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         window.focus_force()
         window.update_idletasks()
         if path and not window.show_field(path):
-            self.say(f"“{self.form.title(path)}” matters only with {self.form.needs(path)}.")
+            self._say_what_it_needs(path)
 
     def load_catalog(self) -> None:
         """Finds out, beside everything else, what the optimizers take; for that, torch is imported."""

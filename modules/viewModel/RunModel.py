@@ -178,18 +178,18 @@ class RunModel:
         self._note(f"warning: {values['text']}")
 
     def _take_progress(self, values: dict[str, Any]) -> None:
-        stage = values["stage"]
         # the first report comes before the first step, which is not step 1 where a backup is continued
-        begin = 0 if "loss" in values else values["done"]
+        self._report(values["stage"], values["done"], values, begin=values["done"])
+
+    def _report(self, stage: str, done: int, values: dict[str, Any], begin: int = 0) -> None:
         bar = self.bars.setdefault(stage, Bar(STAGES.get(stage, stage.capitalize()), begin=begin))
-        bar.report(values["done"], values["total"], values.get("time", time.time()))
+        bar.report(done, values["total"], values.get("time", time.time()))
         self.last_stage = stage
         if stage != "training":
             self.status = bar.title
 
     def _take_step(self, values: dict[str, Any]) -> None:
-        step = values["step"]
-        self._take_progress({**values, "stage": "training", "done": step})
+        self._report("training", values["step"], values)
         self.epoch = values["epoch"]
         if "epoch_batches" in values:
             self._take_epoch(values)

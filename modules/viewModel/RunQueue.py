@@ -31,6 +31,11 @@ class QueuedRun:
     state: str = WAITING
     reason: str = ""
 
+    @property
+    def has_run(self) -> bool:
+        """Whether it ended, however it did."""
+        return self.state not in (WAITING, RUNNING)
+
 
 class RunQueue:
     """Configs that are trained one after the other. Kept in a file, so that nothing is forgotten.
@@ -82,7 +87,7 @@ class RunQueue:
     @property
     def done(self) -> list[QueuedRun]:
         """Those that have run."""
-        return [item for item in self.items if item.state not in (WAITING, RUNNING)]
+        return [item for item in self.items if item.has_run]
 
     @property
     def can_toggle(self) -> bool:
@@ -91,7 +96,7 @@ class RunQueue:
 
     def clear(self) -> None:
         """Takes out what has run."""
-        self.items = [item for item in self.items if item.state in (WAITING, RUNNING)]
+        self.items = [item for item in self.items if not item.has_run]
         self._write()
 
     def can_move(self, item: QueuedRun, places: int) -> bool:

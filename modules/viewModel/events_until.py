@@ -1,11 +1,10 @@
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from modules.trainer.RunControl import EVENTS
-from modules.trainer.RunProcess import Event
+from modules.trainer.RunProcess import Event, read_event
 
 # what a run that goes on from a backup still is about
 KINDS = ("step", "validation", "sample")
@@ -48,20 +47,11 @@ def _writer(backup: str, runs: Sequence[Path]) -> tuple[Path | None, list[Event]
             continue
         for place, line in enumerate(lines):
             # most lines have other things to tell, which is seen faster so
-            if name not in line or (told := _event(line)) is None or told[0] != "backup":
+            if name not in line or (told := read_event(line)) is None or told[0] != "backup":
                 continue
             if _place(_path(told[1])) == _place(backup):
-                return run, [event for one in lines[:place] if (event := _event(one)) is not None]
+                return run, [event for one in lines[:place] if (event := read_event(one)) is not None]
     return None, []
-
-
-def _event(line: bytes) -> Event | None:
-    """None for what is no event: half a line of a run that was killed."""
-    try:
-        values = json.loads(line)
-        return values.pop("kind"), values
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return None
 
 
 def _path(values: dict[str, Any]) -> str:

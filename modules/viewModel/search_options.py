@@ -10,6 +10,7 @@ from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainEmbeddingConfig import TrainEmbeddingConfig
 from modules.viewModel.form_tabs import tab_of
 from modules.viewModel.FormModel import FormModel
+from modules.viewModel.option_titles import BETWEEN
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def search_options(form: FormModel, query: str, limit: int = 30) -> list[Found]:
             if rank is not None and not (idle and " ".join(words) != names[-1]):
                 missing = "" if prefix else form.needs(one.path)
                 where = [tab, *([each] if each else []), section.title, *([] if each else one.parent.split(".")[1:])]
-                found = Found(f"{prefix}{one.path}", declared.title, " › ".join(where), missing)
+                found = Found(f"{prefix}{one.path}", declared.title, BETWEEN.join(where), missing)
                 # options of the run come before equal ones of its lists
                 ranked.append(((rank, bool(missing), bool(prefix), place), found))
     ranked.sort(key=lambda pair: pair[0])

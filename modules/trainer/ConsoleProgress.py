@@ -17,7 +17,7 @@ class ConsoleProgress:
     def __call__(self, kind: str, values: dict[str, Any]) -> None:
         if kind == "progress":
             if values["stage"] not in self.QUIET:
-                self._show(values["stage"], values["done"], values["total"])
+                self._show(values["stage"], values["done"], values["total"], values.get("unit", "it"))
         elif kind == "step":
             self._step(values)
         elif kind == "finished":
@@ -36,11 +36,12 @@ class ConsoleProgress:
             if text:
                 self.note(text)
 
-    def _show(self, stage: str, done: int, total: int) -> None:
+    def _show(self, stage: str, done: int, total: int, unit: str = "it") -> None:
         if stage != self.stage:
             self.close()
             self.stage = stage
-            self.bar = tqdm(total=total, initial=done, desc=stage, mininterval=0.5, dynamic_ncols=True)
+            size = {"unit": "B", "unit_scale": True} if unit == "bytes" else {"unit": unit}
+            self.bar = tqdm(total=total, initial=done, desc=stage, mininterval=0.5, dynamic_ncols=True, **size)
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
             if done >= total:

@@ -11,9 +11,10 @@ Listener = Callable[[str, dict[str, Any]], None]
 class TrainEvents:
     """Calls every listener with (kind, values). Values are JSON types.
 
-    Kinds: `status` (text), `progress` (stage, done, total), `step` (step, total, epoch, loss, learning_rates,
-    gradient_norm, epochs, epoch_batches: done and all of the epoch), `validation` (step, loss), `sample` (step, path),
-    `backup` (step, path), `resumed` (step, path of the backup), `saved` (path), `warning` (text), `finished` (report).
+    Kinds: `status` (text), `progress` (stage, done, total, and unit "bytes" where those are counted), `step` (step,
+    total, epoch, loss, learning_rates, gradient_norm, epochs, epoch_batches: done and all of the epoch), `validation`
+    (step, loss), `sample` (step, path), `backup` (step, path), `resumed` (step, path of the backup), `saved` (path),
+    `warning` (text), `finished` (report).
     """
 
     listeners: list[Listener] = field(default_factory=list)

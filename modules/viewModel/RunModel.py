@@ -32,6 +32,7 @@ class Bar:
         title: what.
         done, total: of its steps.
         begin: steps that were done before it began.
+        unit: "bytes" where it counts those.
         marks: (time in seconds, done) of the latest reports, from the end of the first step on.
     """
 
@@ -39,6 +40,7 @@ class Bar:
     done: int = 0
     total: int = 0
     begin: int = 0
+    unit: str = ""
     marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=PACE_WINDOW))
 
     def report(self, done: int, total: int, at: float) -> None:
@@ -67,13 +69,22 @@ class Bar:
     @property
     def count(self) -> str:
         """How far it is, of something that goes on no more."""
-        return f"{self.title}: {self.done} of {self.total}"
+        done, total = (file_size(n) if self.unit == "bytes" else str(n) for n in (self.done, self.total))
+        return f"{self.title}: {done} of {total}"
 
     @property
     def text(self) -> str:
         left = self.seconds_left
         rest = f" · {duration(left)} left" if left is not None and self.done < self.total else ""
         return f"{self.count}{rest}"
+
+
+def file_size(count: int) -> str:
+    """Bytes for people: `640 KB`, `7 MB`, `6.94 GB`."""
+    for unit, size, digits in (("GB", 1e9, 2), ("MB", 1e6, 0)):
+        if count >= size:
+            return f"{count / size:.{digits}f} {unit}"
+    return f"{count / 1e3:.0f} KB"
 
 
 def duration(seconds: float) -> str:
@@ -182,7 +193,9 @@ class RunModel:
         self._report(values["stage"], values["done"], values, begin=values["done"])
 
     def _report(self, stage: str, done: int, values: dict[str, Any], begin: int = 0) -> None:
-        bar = self.bars.setdefault(stage, Bar(STAGES.get(stage, stage.capitalize()), begin=begin))
+        # names in it stay as they are
+        title = STAGES.get(stage, stage[:1].upper() + stage[1:])
+        bar = self.bars.setdefault(stage, Bar(title, begin=begin, unit=values.get("unit", "")))
         bar.report(done, values["total"], values.get("time", time.time()))
         self.last_stage = stage
         if stage != "training":

@@ -68,6 +68,21 @@ def test_everything_that_a_run_tells_is_shown():
     assert model.tick() and model.state == "ended" and model.outcome == "finished" and not model.tick()
 
 
+def test_downloads_are_counted_in_bytes_and_their_names_are_left_alone():
+    stage = "downloading transformer of black-forest-labs/FLUX.2-dev"
+    run = PlayedRun(
+        [
+            [("progress", {"stage": stage, "done": done, "total": 64_400_000_000, "unit": "bytes", "time": 1.0})]
+            for done in (0, 640_000, 32_200_000, 64_400_000_000)
+        ]
+    )
+    model = RunModel()
+    model.follow(run)
+    shown = [(model.tick(), model.bars[stage].count.split(": ")[1])[1] for _ in range(4)]
+    assert shown == [f"{done} of 64.40 GB" for done in ("0 KB", "640 KB", "32 MB", "64.40 GB")]
+    assert model.status == f"D{stage[1:]}" == model.bars[stage].title
+
+
 def test_a_resumed_run_goes_on_from_what_led_to_its_backup(tmp_path):
     def tell(name: str, *events: tuple[str, dict]) -> None:
         (tmp_path / name).mkdir(parents=True)

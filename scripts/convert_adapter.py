@@ -46,14 +46,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="IN and OUT; see above")
     parser.add_argument("--info", action="store_true", help="kind, rank, alpha, norm, effective rank of each layer")
     parser.add_argument("--format", choices=[str(name) for name in FORMATS], help="of OUT")
-    parser.add_argument("--base", type=Path, metavar="PATH", help="base model, a diffusers folder or a single file")
+    parser.add_argument("--base", metavar="MODEL", help="base model: a diffusers folder, a single file or a hub name")
     parser.add_argument("--rank", type=int, metavar="N", help="of OUT; what it loses is printed")
     parser.add_argument("--alpha", type=float, metavar="A", help="of OUT, for the same change of the model")
     parser.add_argument("--to", choices=["lora", "diff"], help="another kind: LoRA of --rank, or the whole change")
     parser.add_argument("--merge", action="store_true", help="writes --base with the adapter in it")
-    parser.add_argument(
-        "--extract", nargs=2, type=Path, metavar=("BASE", "TUNED"), help="two models; --rank is 16 if not given"
-    )
+    parser.add_argument("--extract", nargs=2, metavar=("BASE", "TUNED"), help="two models; --rank is 16 if not given")
     parser.add_argument("--dtype", choices=[str(name) for name in DTYPES], help="of OUT; as IN if not given")
     parser.add_argument(
         "--neumann", action="store_true", help="rotations are the Neumann series, as OneTrainer trains them"
@@ -98,7 +96,15 @@ def run(args: argparse.Namespace) -> None:
 
         rebase_preset(*args.paths, alpha=args.alpha, overwrite=args.overwrite, say=say)
         return
+    from modules.model.hub import Hub
     from modules.trainer import adapter_tool
+    from modules.trainer.ConsoleProgress import ConsoleProgress
+    from modules.util.config.TrainConfig import TrainConfig
+
+    console = ConsoleProgress()
+
+    def show(stage: str, done: int, total: int) -> None:
+        console("progress", {"stage": stage, "done": done, "total": total, "unit": "bytes"})
 
     wishes = adapter_tool.Wishes(
         format=args.format and ModelFormat(args.format),
@@ -109,9 +115,10 @@ def run(args: argparse.Namespace) -> None:
         dtype=args.dtype and DataType(args.dtype),
         overwrite=args.overwrite,
         neumann=args.neumann,
+        hub=Hub(TrainConfig(), show, say),
     )
     if args.info:
-        adapter_tool.show(args.paths[0], args.base, say)
+        adapter_tool.show(args.paths[0], wishes, say)
     elif args.extract:
         adapter_tool.extract(*args.extract, args.paths[0], wishes, say)
     elif args.merge:

@@ -105,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
     def show(done: int, total: int) -> None:
         console("progress", {"stage": "sampling", "done": done, "total": total})
 
+    def show_download(stage: str, done: int, total: int) -> None:
+        console("progress", {"stage": stage, "done": done, "total": total, "unit": "bytes"})
+
     wishes = Wishes(
         base=args.base,
         adapters=args.adapter,
@@ -119,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         neumann=args.neumann,
     )
     try:
-        left_out = draw_images(wishes, console.note, show)
+        left_out = draw_images(wishes, console.note, show, show_download)
     finally:
         console.close()
     return 3 if left_out else 0

@@ -16,6 +16,7 @@ from modules.trainer.RunControl import RunControl
 from modules.util.config.errors import ConfigError
 from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.found_problems import raise_problems
 from modules.util.UserError import UserError
 
 
@@ -24,7 +25,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config-path", required=True, help="JSON file: a preset or a full config")
     parser.add_argument("--override", action="append", nargs="+", default=[], metavar="KEY=VALUE",
                         help="sets an option, as learning_rate=1e-4 or optimizer.beta1=0.8")  # fmt: skip
-    parser.add_argument("--validate", action="store_true", help="checks config, concepts and samples, and stops")
+    parser.add_argument("--validate", action="store_true",
+                        help="checks all that a run checks before it loads weights, and stops")  # fmt: skip
     parser.add_argument("--control", type=Path, metavar="FOLDER",
                         help="new folder through which another program watches the run (events.jsonl) and asks it to "
                         "stop, sample, backup or save (lines of commands.txt)")  # fmt: skip
@@ -34,12 +36,16 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def validate(config) -> None:
-    """Says what a run would train on, without loading a model."""
+def validate(config: TrainConfig) -> None:
+    """Everything that a run checks before it loads weights, and what it would train on."""
     from modules.dataLoader.check_dataset import check_dataset
+    from modules.trainer.checks import open_model, run_problems
+    from modules.trainer.preflight import resolve_device
 
+    raise_problems(run_problems(config, warn))
     concepts, samples = resolve_concepts(config, warn=warn), resolve_samples(config, warn=warn)
     report = check_dataset(config, concepts, warn=warn)
+    open_model(config, resolve_device(config), warn)
     print(f"The config is valid: {len(report.images)} images in {len(concepts)} concepts, {len(samples)} samples, "
           f"{len(report.rejected)} rejected files.")  # fmt: skip
 

@@ -3,6 +3,7 @@
 Large files are redirected to a second server, as the hub redirects to its storage on another host.
 """
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -123,7 +124,9 @@ class HubServer:
                     return
                 if storage and hub.cuts:
                     body, self.close_connection = body[: hub.cuts.pop(0)], True
-                self.wfile.write(body)
+                with contextlib.suppress(ConnectionError):
+                    # who asked may have gone
+                    self.wfile.write(body)
 
         return Handler
 

@@ -17,9 +17,12 @@ from modules.dataLoader.decode_image import ImageError
 from modules.dataLoader.find_images import OTHER_IMAGE_SUFFIXES, companion_path, find_images
 from modules.dataLoader.ImageSource import resolutions_of
 from modules.dataLoader.progress import Progress, track
+from modules.util.config.check_lists import concept_label, folder_problem
 from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
+from modules.util.found_problems import found
 from modules.util.UserError import UserError
 
 from PIL import Image
@@ -106,31 +109,47 @@ def check_dataset(
     return report
 
 
-def concept_label(concept: ConceptConfig, index: int) -> str:
-    """How a concept is called in messages."""
-    return f'concept {index + 1} "{concept.name or Path(concept.path).name}"'
+def concept_problems(config: TrainConfig, concepts: Sequence[ConceptConfig]) -> list[Problem]:
+    """What would stop the dataset check before it has read any image, folders apart; see `list_problems`."""
+    problems = found(_check_options, config)
+    for index, concept in enumerate(concepts):
+        if concept.enabled and _is_used(config, concept):
+            label = concept_label(concept, index)
+            for check in (_check_type, _check_mask_options):
+                problems += found(check, config, concept, label, path="concepts")
+            problems += found(check_special_tags, concept, label, path="concepts")
+            problems += found(read_prompt_file, concept, label, path="concepts")
+    return problems
 
 
 def _check_options(config: TrainConfig) -> None:
     if config.custom_conditioning_image:
-        raise UserError("custom_conditioning_image: found true, but this is not supported yet; set it to false")
+        raise UserError(
+            "custom_conditioning_image: found true, but this is not supported yet; set it to false",
+            Remedy.of({"custom_conditioning_image": False}),
+        )
+
+
+def _is_used(config: TrainConfig, concept: ConceptConfig) -> bool:
+    return concept.type != ConceptType.VALIDATION or config.validation
+
+
+def _check_type(config: TrainConfig, concept: ConceptConfig, label: str) -> None:
+    if concept.type == ConceptType.PRIOR_PREDICTION:
+        raise UserError(f"{label}: type PRIOR_PREDICTION is not supported yet; set STANDARD, or disable the concept")
 
 
 def _list_concept(config: TrainConfig, concept: ConceptConfig, index: int, report: DatasetReport) -> list[_Task]:
     label = concept_label(concept, index)
-    if concept.type == ConceptType.PRIOR_PREDICTION:
-        raise UserError(f"{label}: type PRIOR_PREDICTION is not supported yet; set STANDARD, or disable the concept")
-    if concept.type == ConceptType.VALIDATION and not config.validation:
+    _check_type(config, concept, label)
+    if not _is_used(config, concept):
         report.warnings.append(f"{label}: not used, as its type is VALIDATION and validation is off")
         return []
-    _check_mask_options(config, concept, label, report)
+    report.warnings += _check_mask_options(config, concept, label)
     check_special_tags(concept, label)
     prompts = read_prompt_file(concept, label)
-    if not concept.path:
-        raise UserError(f"{label}: path is empty; expected the folder that holds its images")
-    if not os.path.isdir(concept.path):
-        what = "is a file" if os.path.exists(concept.path) else "does not exist"
-        raise UserError(f"{label}: the folder {concept.path} {what}; correct its path, or disable the concept")
+    if problem := folder_problem(concept, index):
+        raise UserError(problem)
     files, errors = find_images(concept.path, concept.include_subdirectories)
     for error in errors:
         report.rejected.append(
@@ -145,14 +164,17 @@ def _list_concept(config: TrainConfig, concept: ConceptConfig, index: int, repor
     return [_Task(index, concept, name, path, prompts) for name, path in files]
 
 
-def _check_mask_options(config: TrainConfig, concept: ConceptConfig, label: str, report: DatasetReport) -> None:
+def _check_mask_options(config: TrainConfig, concept: ConceptConfig, label: str) -> list[str]:
+    """Warnings; UserError for what is not supported."""
+    warnings = []
     for key in ("enable_random_circular_mask_shrink", "enable_random_mask_rotate_crop"):
         if not getattr(concept.image, key):
             continue
         if not config.masked_training:
-            report.warnings.append(f"{label}: image.{key} has no effect, as masked_training is off")
+            warnings.append(f"{label}: image.{key} has no effect, as masked_training is off")
         elif key == "enable_random_mask_rotate_crop":
             raise UserError(f"{label}: image.{key}: found true, but this is not supported yet; set it to false")
+    return warnings
 
 
 def _check_file(config: TrainConfig, task: _Task, checked: CheckedImages) -> _Found:

@@ -13,22 +13,25 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from modules.model.AddedWords import AddedWords, Vectors
+from modules.model.hub import Hub, Snapshot
 from modules.model.ModelParts import ModelParts
 from modules.model.ModelSource import (
     FolderSource,
     ModelSource,
+    PartFile,
     check_folder,
-    local_path,
     read_index,
     replaced_part,
 )
-from modules.model.weight_formats import part_dtype, place_part
+from modules.model.weight_formats import is_quantized_format, part_dtype, place_part, quantized_layers
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor
+from modules.util.config.errors import Problem, Remedy
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.ModelType import ModelType
+from modules.util.found_problems import raise_problems
 from modules.util.UserError import UserError
 
 import torch
@@ -80,6 +83,7 @@ class BaseModel(ABC):
 
     Attributes:
         components: by their names in the config, see `ModelParts`.
+        hub: where what is not on this machine comes from.
         text_encoder_trained: whether captions must be encoded anew at each step, with gradient.
         added_words: text encoder -> the words that it knows beside its vocabulary, for those of `embedding_keys`.
     """
@@ -107,7 +111,7 @@ class BaseModel(ABC):
     shifts_by_size: ClassVar[bool] = False
 
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
-        self.config, self.source, self.device = config, source, device
+        self.config, self.source, self.device, self.hub = config, source, device, Hub(config)
         self.components = ModelParts(list(self.modules), self._load_part, device, torch.device(config.temp_device))
         self.text_encoder_trained = False
         self.added_words: dict[str, AddedWords] = {}
@@ -115,37 +119,57 @@ class BaseModel(ABC):
         self._prompts: dict[str, dict[str, Tensor]] = {}
 
     @classmethod
-    def load(cls, config: TrainConfig, device: torch.device) -> Self:
+    def check_config(cls, config: TrainConfig) -> list[Problem]:
+        """What the family has no use for or can't do, whichever of its models is trained. Nothing is opened."""
+        if config.dynamic_timestep_shifting and not cls.shifts_by_size:
+            text = (
+                f"{config.model_type} has no shift that depends on an image's size. Set it to false; `timestep_shift` "
+                "is a fixed one"
+            )
+            return [Problem("dynamic_timestep_shifting", text, (Remedy.of({"dynamic_timestep_shifting": False}),))]
+        return []
+
+    @classmethod
+    @abstractmethod
+    def planned_naming(cls) -> AdapterNaming:
+        """`adapter_naming` of a small model of the family: which formats there are, and what they hold as one."""
+
+    @classmethod
+    def load(cls, config: TrainConfig, device: torch.device, hub: Hub | None = None) -> Self:
         """A model from the folder, hub name or file that `config` names, none of its components loaded yet.
+
+        Args:
+            config: of the run.
+            device: where components work.
+            hub: of the run; None: one that reports nothing.
 
         Raises:
             UserError: there is no such model, or it is foreign or incomplete. What is broken in a component is told
                 when it is loaded.
         """
-        if config.dynamic_timestep_shifting and not cls.shifts_by_size:
-            raise UserError(
-                f"dynamic_timestep_shifting: {config.model_type} has no shift that depends on an image's size. "
-                "Set it to false; `timestep_shift` is a fixed one."
-            )
-        path = local_path(config)
-        if path is not None and path.is_file():
-            return cls(config, cls.open_file(path, config), device)
-        if path is not None:
-            check_folder(path, [*cls.modules, *cls.tokenizers, "scheduler"])
-        location = path or config.base_model_name
-        classes = {**cls.classes_of(location, config), **cls.tokenizers}
-        return cls(config, FolderSource(location, config, classes), device)
+        raise_problems(cls.check_config(config))
+        hub = hub or Hub(config)
+        place = hub.place(config.base_model_name, "base_model_name")
+        if isinstance(place, Path) and place.is_file():
+            source = cls.open_file(place, config)
+        else:
+            check_folder(place, [*cls.modules, *cls.tokenizers, "scheduler"])
+            source = FolderSource(place, {**cls.classes_of(place, config), **cls.tokenizers})
+            source.fetch_settings()
+        model = cls(config, source, device)
+        model.hub = hub
+        return model
 
     @classmethod
-    def classes_of(cls, location: str | Path, config: TrainConfig) -> Mapping[str, type[nn.Module]]:
-        """Component -> class of a folder or hub name: those of the one of `variants` that its index lists.
+    def classes_of(cls, location: Path | Snapshot, config: TrainConfig) -> Mapping[str, type[nn.Module]]:
+        """Component -> class of a folder: those of the one of `variants` that its index lists.
 
         Raises:
             UserError: it is none of them, or it has no readable index.
         """
         if not cls.variants:
             return cls.modules
-        index = read_index(location, config)
+        index = read_index(location)
         found = {name: (index.get(name) or [None])[-1] for name in cls.modules}
         for variant in cls.variants:
             if all(found[name] == kind.__name__ for name, kind in variant.items()):
@@ -175,11 +199,19 @@ class BaseModel(ABC):
         Raises:
             UserError: it is missing or broken.
         """
-        own = replaced_part(self.config, name, self.modules[name])
-        source = getattr(own or self.source, "name", str(own))
-        module = self.read_part(own, name, dtype) if isinstance(own, Path) else (own or self.source).module(name, dtype)
-        check_finite(name, module, source)
+        own = replaced_part(self.config, name, self.modules[name], self.hub)
+        if isinstance(own, PartFile):
+            module = self.read_part(own.path(self.hub), name, dtype)
+        else:
+            module = (own or self.source).module(name, dtype)
+        check_finite(name, module, (own or self.source).name)
         return module
+
+    def check_layers(self) -> None:
+        """UserError if a component's layers are none for what the config wants of them. No weights need be there."""
+        for part in self.modules:
+            if is_quantized_format(self.config.part_weight_dtype(part)):
+                quantized_layers(self.empty_part(part), part, self.config)
 
     def layers_of(self, part: str) -> nn.Module:
         """A component for its layers' names and sizes alone: on the meta device while it is not loaded."""
@@ -188,7 +220,7 @@ class BaseModel(ABC):
 
     def empty_part(self, part: str) -> nn.Module:
         """A component on the meta device, as it is before any of its layers is quantized."""
-        own = replaced_part(self.config, part, self.modules[part])
+        own = replaced_part(self.config, part, self.modules[part], self.hub)
         return (own if isinstance(own, FolderSource) else self.source).empty(part)
 
     def add_word(self, word: str, vectors: Mapping[str, Vectors]) -> None:

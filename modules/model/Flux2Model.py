@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from modules.model.BaseModel import BaseModel, Prediction
 from modules.model.diffusion_noise import draw_noise, draw_noise_levels
 from modules.model.flux2_files import fill_transformer, fill_vae
 from modules.model.flux2_keys import flux2_adapter_naming, native_tensor
-from modules.model.ModelSource import FolderSource, ModelSource, read_index
+from modules.model.ModelSource import FolderSource, ModelSource, empty_module
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
+from modules.util.config.errors import Problem, Remedy
+from modules.util.config.field_type import default_of
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LossWeight import LossWeight
@@ -126,14 +129,6 @@ class Flux2Model(BaseModel):
         assert isinstance(source, FolderSource)
         self.modules = {name: source.classes[name] for name in type(self).modules}
         super().__init__(config, source, device)
-        for key in _OF_SCHEDULES:
-            if getattr(config, key):
-                raise UserError(f"{key}: has no meaning for {config.model_type}; set it to its default.")
-        if config.loss_weight_fn not in (LossWeight.CONSTANT, LossWeight.SIGMA):
-            raise UserError(
-                f"loss_weight_fn: {config.loss_weight_fn} has no meaning for {config.model_type}; "
-                "expected CONSTANT or SIGMA."
-            )
         self.variant = VARIANTS[self.modules["text_encoder"]]
         self.tokenizer = source.tokenizer("tokenizer")
         self.scheduler_config = source.scheduler_config()
@@ -142,6 +137,25 @@ class Flux2Model(BaseModel):
                 f"The base model {source.name} has no flow-matching scheduler: its scheduler_config.json lacks "
                 "base_image_seq_len. Download it again."
             )
+
+    @classmethod
+    def check_config(cls, config: TrainConfig) -> list[Problem]:
+        found = super().check_config(config)
+        for key in _OF_SCHEDULES:
+            if getattr(config, key):
+                text = f"has no meaning for {config.model_type}; set it to its default"
+                found.append(Problem(key, text, (Remedy.of({key: default_of(TrainConfig, key)}),)))
+        if config.loss_weight_fn not in (LossWeight.CONSTANT, LossWeight.SIGMA):
+            text = f"{config.loss_weight_fn} has no meaning for {config.model_type}; expected CONSTANT or SIGMA"
+            found.append(Problem("loss_weight_fn", text, (Remedy.of({"loss_weight_fn": "CONSTANT"}),)))
+        return found
+
+    @classmethod
+    @cache
+    def planned_naming(cls) -> AdapterNaming:
+        # one block of each kind has every kind of layer
+        small = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 1, "attention_head_dim": 16}
+        return flux2_adapter_naming(empty_module(Flux2Transformer2DModel, {**small, "axes_dims_rope": [4, 4, 4, 4]}))
 
     @classmethod
     def open_file(cls, path: Path, config: TrainConfig) -> ModelSource:
@@ -281,7 +295,8 @@ class Flux2Model(BaseModel):
         """A diffusers pipeline around these very components, for prompts that are encoded."""
         kind = self.variant.pipeline
         # a Klein that is distilled to few steps takes no guidance
-        distilled = read_index(self.source.name, self.config).get("is_distilled")
+        assert isinstance(self.source, FolderSource)
+        distilled = self.source.index().get("is_distilled")
         options = {} if distilled is None else {"is_distilled": distilled}
         pipeline = kind(
             scheduler=FlowMatchEulerDiscreteScheduler.from_config(self.scheduler_config),

@@ -1,11 +1,16 @@
-"""Where the components of a base model come from: a folder in diffusers' layout, a hub name, or files of a family."""
+"""Where the components of a base model come from: a folder in diffusers' layout, the hub, or files of a family."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from modules.model.component_files import choose_weights
+from modules.model.hub import SETTINGS, Hub, Snapshot, check_is_model, component_folder
+from modules.model.hub_parts import fetch_part, fetch_settings
+from modules.model.model_name import HubName, read_model_name
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
@@ -13,10 +18,11 @@ import torch
 from torch import nn
 
 import diffusers
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import ModelMixin
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+INDEX = "model_index.json"
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError)
 
 
@@ -43,55 +49,82 @@ class ModelSource(Protocol):
 
 
 class FolderSource:
-    """A folder in diffusers' layout, or a name on the hub.
+    """A folder in diffusers' layout, on this machine or on the hub. Of the latter, files come when they are needed.
 
     Args:
-        location: a folder on this machine, or the hub's name of a model.
-        config: read for `offline_mode` and `huggingface_cache_dir`.
+        location: the folder, or the repository.
         classes: component -> class, tokenizers included.
         root: whether components are subfolders; otherwise `location` is itself the one component of `classes`.
     """
 
-    def __init__(self, location: str | Path, config: TrainConfig, classes: Mapping[str, type], root: bool = True):
-        self.name, self.classes, self.root = str(location), classes, root
-        self._options = {
-            "local_files_only": Path(location).is_dir() or config.offline_mode,
-            "cache_dir": config.huggingface_cache_dir or None,
-        }
+    def __init__(self, location: Path | Snapshot, classes: Mapping[str, type], root: bool = True) -> None:
+        self.name, self.classes, self.root, self._location = str(location), classes, root, location
+
+    def index(self) -> dict[str, Any]:
+        """Its `model_index.json`, see `read_index`."""
+        return read_index(self._location)
+
+    def fetch_settings(self) -> None:
+        """Brings everything but weights here. Raises UserError if it can't be had."""
+        if isinstance(self._location, Snapshot):
+            fetch_settings(self._location, [*self.classes, "scheduler"] if self.root else [""])
+
+    def fetch_weights(self, part: str) -> dict[str, Any]:
+        """Brings a component's weights here; returns what the libraries must be told to load these.
+
+        Raises:
+            UserError: they can't be had.
+        """
+        folder, of_diffusers = part if self.root else "", issubclass(self.classes[part], ModelMixin)
+        if isinstance(self._location, Snapshot):
+            return fetch_part(self._location, folder, of_diffusers, part)
+        path = self._location / folder
+        choice = choose_weights([file.name for file in path.iterdir()] if path.is_dir() else [], of_diffusers)
+        return choice.options if choice else {}
 
     def module(self, part: str, dtype: torch.dtype) -> nn.Module:
         kind = self.classes[part]
         # the two libraries name the argument differently
         name = "torch_dtype" if issubclass(kind, ModelMixin) else "dtype"
+        place, weights = self._place(part), self.fetch_weights(part)
         with load_errors(self.name):
-            module, found = kind.from_pretrained(
-                self.name, **self._place(part), **self._options, **{name: dtype}, output_loading_info=True
-            )
+            module, found = kind.from_pretrained(**place, **weights, **{name: dtype}, output_loading_info=True)
         # the libraries make missing weights up and tell of it only here
         if missing := sorted(found["missing_keys"]):
             raise UserError(f"The base model {self.name} is broken: it lacks {part}.{missing[0]}. Download it again.")
         return module
 
     def empty(self, part: str) -> nn.Module:
-        kind = self.classes[part]
+        kind, place = self.classes[part], self._place(part)
         with load_errors(self.name):
             if issubclass(kind, PreTrainedModel):
-                config = kind.config_class.from_pretrained(self.name, **self._place(part), **self._options)
+                config = kind.config_class.from_pretrained(**place)
             else:
-                config = kind.load_config(self.name, **self._place(part), **self._options)
+                config = kind.load_config(**place)
             return empty_module(kind, config)
 
     def tokenizer(self, part: str) -> PreTrainedTokenizerBase:
+        place = self._place(part)
         with load_errors(self.name):
-            return self.classes[part].from_pretrained(self.name, **self._place(part), **self._options)
+            return self.classes[part].from_pretrained(**place)
 
     def scheduler_config(self) -> dict[str, Any]:
+        place = self._place("scheduler")
         with load_errors(self.name):
-            config = diffusers.DDPMScheduler.load_config(self.name, **self._place("scheduler"), **self._options)
+            config = diffusers.DDPMScheduler.load_config(**place)
             return dict(getattr(diffusers, config["_class_name"]).from_config(config).config)
 
-    def _place(self, part: str) -> dict[str, str]:
-        return {"subfolder": part} if self.root else {}
+    def _place(self, part: str) -> dict[str, Any]:
+        """Where the libraries find a component, whose settings are here now."""
+        folder = self._location
+        if isinstance(folder, Snapshot):
+            fetch_settings(folder, [part if self.root else ""])
+            folder = folder.folder
+        return {
+            "pretrained_model_name_or_path": str(folder),
+            "local_files_only": True,
+            **({"subfolder": part} if self.root else {}),
+        }
 
 
 def empty_module(kind: type[nn.Module], config: Any) -> nn.Module:
@@ -118,66 +151,74 @@ def load_errors(source: str) -> Iterator[None]:
         raise UserError(f"The base model {source} can't be loaded: {reason}") from error
 
 
-def check_folder(path: Path, parts: Sequence[str]) -> None:
+def check_folder(place: Path | Snapshot, parts: Sequence[str]) -> None:
     """UserError if a folder is not a model in diffusers' layout with all of these parts."""
-    index = path / "model_index.json"
-    if not index.is_file():
-        raise UserError(
-            f"base_model_name: {path} has no model_index.json. Expected a diffusers folder; "
-            "for a single file, name the .safetensors or .ckpt file itself."
-        )
-    with load_errors(str(path)):
-        json.loads(index.read_text(encoding="utf-8"))
-    if missing := [name for name in parts if not (path / name).is_dir()]:
-        raise UserError(f"base_model_name: {path} is incomplete; missing folders: {', '.join(missing)}.")
+    read_index(place)
+    if isinstance(place, Snapshot):
+        missing = [name for name in parts if not place.names(name)]
+    else:
+        missing = [name for name in parts if not (place / name).is_dir()]
+    if missing:
+        raise UserError(f"base_model_name: {place} is incomplete; missing folders: {', '.join(missing)}.")
 
 
-def read_index(location: str | Path, config: TrainConfig) -> dict[str, Any]:
-    """The model_index.json of a folder or hub name: component -> [library, class], and options of the pipeline.
+def read_index(place: Path | Snapshot) -> dict[str, Any]:
+    """The model_index.json of a folder: component -> [library, class], and options of the pipeline.
 
     Raises:
         UserError: there is none, or it can't be read.
     """
-    with load_errors(str(location)):
-        return DiffusionPipeline.load_config(
-            str(location),
-            local_files_only=Path(location).is_dir() or config.offline_mode,
-            cache_dir=config.huggingface_cache_dir or None,
-        )
-
-
-def local_path(config: TrainConfig, name: str | None = None, key: str = "base_model_name") -> Path | None:
-    """A model's path if it is on this machine, None if it is a name on a hub; UserError if neither.
-
-    Args:
-        config: read for `offline_mode`, and for the base model if no name is given.
-        name: a folder, a file or a hub name.
-        key: the option it comes from.
-    """
-    name = config.base_model_name if name is None else name
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    looks_like_hub = name.count("/") == 1 and not name.startswith((".", "/", "~", "models/")) and not path.suffix
-    if not looks_like_hub or config.offline_mode:
-        where = "is not on this machine and `offline_mode` is on" if looks_like_hub else "does not exist"
+    folder = place
+    if isinstance(place, Snapshot):
+        check_is_model(place)
+        place.fetch([INDEX], SETTINGS)
+        folder = place.folder
+    path = folder / INDEX
+    if not path.is_file():
         raise UserError(
-            f"{key}: {name} {where}. "
-            "Expected a diffusers folder, a .safetensors or .ckpt file, or a name on the Hugging Face hub."
+            f"base_model_name: {place} has no {INDEX}. Expected a diffusers folder; "
+            "for a single file, name the .safetensors or .ckpt file itself."
         )
-    return None
+    with load_errors(str(place)):
+        index = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(index, dict):
+            raise ValueError(f"{INDEX} is no object")
+        return index
 
 
-def replaced_part(config: TrainConfig, part: str, kind: type[nn.Module]) -> FolderSource | Path | None:
-    """Where `<part>.model_name` says that a component comes from; a path for a single file, None: the base model.
+@dataclass(frozen=True)
+class PartFile:
+    """A file that holds one component, on this machine or on the hub.
+
+    Attributes:
+        name: as the user wrote it.
+        key: the option that names it.
+    """
+
+    name: str
+    key: str
+
+    def path(self, hub: Hub) -> Path:
+        """Where it is, fetched if it has to be. Raises UserError if it can't be had."""
+        found = hub.place(self.name, self.key)
+        assert isinstance(found, Path)
+        return found
+
+
+def replaced_part(config: TrainConfig, part: str, kind: type[nn.Module], hub: Hub) -> FolderSource | PartFile | None:
+    """Where `<part>.model_name` says that a component comes from; None: the base model.
 
     A folder is the component itself, or a whole model with a folder of the component's name in it.
+
+    Raises:
+        UserError: it does not exist, or can't be had.
     """
-    name = getattr(config, part).model_name
+    name, key = getattr(config, part).model_name, f"{part}.model_name"
     if not name:
         return None
-    path = local_path(config, name, f"{part}.model_name")
-    if path is not None and path.is_file():
-        return path
-    inside = path is None or (path / part).is_dir()
-    return FolderSource(path or name, config, {part: kind}, root=inside)
+    found = read_model_name(name, key)
+    if found.file if isinstance(found, HubName) else found.is_file():
+        return PartFile(name, key)
+    place = hub.place(name, key)
+    inside = bool(component_folder(place, part)) if isinstance(place, Snapshot) else (place / part).is_dir()
+    return FolderSource(place, {part: kind}, root=inside)

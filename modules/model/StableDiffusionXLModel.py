@@ -31,6 +31,8 @@ class StableDiffusionXLModel(UNetModel):
     trainable_parts = ("unet", "text_encoder", "text_encoder_2")
     sample_defaults = {"width": 1024, "height": 1024}
     file_names = {ModelType.STABLE_DIFFUSION_XL_10_BASE: ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0")}
+    # the base model was trained without the last one
+    unused_layers = 1
     pipeline_class = StableDiffusionXLPipeline
 
     def encode_captions(self, captions: list[str]) -> dict[str, Tensor]:
@@ -49,8 +51,7 @@ class StableDiffusionXLModel(UNetModel):
         hidden = []
         for part, skip, length in zip(self.tokenizer_of, skips, lengths, strict=True):
             encoded = self.components[part](self.tokens(part, captions, length), output_hidden_states=True)
-            # the base model was trained without the last layer
-            hidden.append(self.layer_output(part, encoded.hidden_states, skip, unused=1).float())
+            hidden.append(self.layer_output(part, encoded.hidden_states, skip, self.unused_layers).float())
         first, second = (states.shape[1] for states in hidden)
         if first != second:
             raise UserError(

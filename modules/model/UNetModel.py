@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,13 +12,15 @@ from modules.model.AddedWords import AddedWords
 from modules.model.BaseModel import BaseModel, Prediction
 from modules.model.diffusion_noise import draw_noise, draw_timesteps, offset_coefficients, zero_terminal_snr
 from modules.model.ldm_checkpoint import ldm_checkpoint
-from modules.model.ModelSource import ModelSource
+from modules.model.ModelSource import ModelSource, empty_module
 from modules.model.single_file import SD1, SD2, SDXL, STANDARD, TOKENIZERS, SingleFileSource, load_part
 from modules.model.unet_keys import unet_adapter_naming
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor
+from modules.util.config.errors import Problem, Remedy
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.LossWeight import LossWeight
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.ModelType import ModelType
 from modules.util.enum.NoiseScheduler import NoiseScheduler
@@ -28,8 +30,9 @@ import torch
 from torch import Tensor, nn
 
 import diffusers
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from transformers import CLIPTextConfig
 
 # name of the diffusers class, and options that make it the sampler of that name
 SCHEDULERS: dict[NoiseScheduler, tuple[str, dict[str, object]]] = {
@@ -69,6 +72,8 @@ class UNetModel(BaseModel):
         "attn-only": ["attn"],
     }
     file_formats = (ModelFormat.ORIGINAL_SINGLE_FILE,)
+    # last layers of its text encoders that it never uses
+    unused_layers: ClassVar[int] = 0
     # what model managers call the architecture, and kohya the base version
     file_names: ClassVar[Mapping[ModelType, tuple[str, str]]] = {}
 
@@ -85,6 +90,31 @@ class UNetModel(BaseModel):
         self.velocity = self.scheduler_config["prediction_type"] == "v_prediction"
         # of the schedule as it was: on one that ends without signal all of the offset would go to the last step
         self.offset_psi = offset_coefficients(scheduler.alphas_cumprod.clamp(min=1e-8))
+
+    @classmethod
+    def check_config(cls, config: TrainConfig) -> list[Problem]:
+        found = super().check_config(config)
+        if config.force_epsilon_prediction and config.rescale_noise_scheduler_to_zero_terminal_snr:
+            text = (
+                "can't be on together with rescale_noise_scheduler_to_zero_terminal_snr, which needs v-prediction. "
+                "Switch one of them off"
+            )
+            keys = ("force_epsilon_prediction", "rescale_noise_scheduler_to_zero_terminal_snr")
+            found.append(Problem(keys[0], text, tuple(Remedy.of({key: False}) for key in keys)))
+        if config.loss_weight_fn == LossWeight.SIGMA:
+            text = f"{config.loss_weight_fn} has no meaning for {config.model_type}; it is for flow matching"
+            found.append(Problem("loss_weight_fn", text, (Remedy.of({"loss_weight_fn": "CONSTANT"}),)))
+        return found
+
+    @classmethod
+    @cache
+    def planned_naming(cls) -> AdapterNaming:
+        unet = empty_module(UNet2DConditionModel, {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1})
+        encoders = {part: kind for part, kind in cls.modules.items() if part.startswith("text_encoder")}
+        small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
+        return unet_adapter_naming(
+            unet, {part: empty_module(kind, CLIPTextConfig(**small)) for part, kind in encoders.items()}
+        )
 
     @classmethod
     def open_file(cls, path: Path, config: TrainConfig) -> SingleFileSource:
@@ -104,6 +134,12 @@ class UNetModel(BaseModel):
             module.float()
         return module
 
+    def check_layers(self) -> None:
+        super().check_layers()
+        for part in self.tokenizer_of:
+            layers = self.layers_of(part).config.num_hidden_layers
+            _check_skip(part, layers, getattr(self.config, f"{part}_layer_skip"), self.unused_layers)
+
     @property
     def unet(self) -> nn.Module:
         return self.components["unet"]
@@ -120,11 +156,6 @@ class UNetModel(BaseModel):
         if self.config.force_v_prediction or self.config.rescale_noise_scheduler_to_zero_terminal_snr:
             config["prediction_type"] = "v_prediction"
         if self.config.force_epsilon_prediction:
-            if self.config.rescale_noise_scheduler_to_zero_terminal_snr:
-                raise UserError(
-                    "force_epsilon_prediction: can't be on together with rescale_noise_scheduler_to_zero_terminal_snr, "
-                    "which needs v-prediction. Switch one of them off."
-                )
             config["prediction_type"] = "epsilon"
         if config["prediction_type"] not in ("epsilon", "v_prediction"):
             raise UserError(
@@ -171,11 +202,7 @@ class UNetModel(BaseModel):
             skip: layers that the user wants left out.
             unused: last layers that the family never uses.
         """
-        if skip + unused >= len(states):
-            least = f", of which the last {unused} is never used" if unused else ""
-            raise UserError(
-                f"{part}_layer_skip: found {skip}, but the text encoder has only {len(states) - 1} layers{least}."
-            )
+        _check_skip(part, len(states) - 1, skip, unused)
         return states[-1 - skip - unused]
 
     def image_fingerprint(self) -> str:
@@ -301,6 +328,15 @@ class UNetModel(BaseModel):
         architecture, base_version = self.file_names[self.config.model_type]
         prediction = "v" if self.velocity else "epsilon"
         return {"architecture": architecture, "base_version": base_version, "prediction_type": prediction}
+
+
+def _check_skip(part: str, layers: int, skip: int, unused: int) -> None:
+    if skip + unused > layers:
+        least = f", of which the last {unused} is never used" if unused else ""
+        raise UserError(
+            f"{part}_layer_skip: found {skip}, but the text encoder has only {layers} layers{least}.",
+            Remedy.of({f"{part}_layer_skip": 0}),
+        )
 
 
 def hash_text(text: str) -> str:

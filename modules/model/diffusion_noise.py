@@ -39,6 +39,12 @@ def _cumulative(distribution: Distribution, weight: float, bias: float) -> Tenso
     return density.cumsum(0) / density.sum()
 
 
+def check_distribution(config: TrainConfig) -> None:
+    """UserError if `timestep_distribution` can't draw any timestep."""
+    if config.timestep_distribution in (Distribution.SIGMOID, Distribution.INVERTED_PARABOLA):
+        _cumulative(config.timestep_distribution, config.noising_weight, config.noising_bias)
+
+
 def draw_noise_levels(
     config: TrainConfig, count: int, generator: torch.Generator, shift: float | None = None
 ) -> Tensor:

@@ -134,6 +134,16 @@ def offline_error(name: HubName, key: str, reason: str, cache: Path, missing: st
     )
 
 
+def short_name(name: str) -> str:
+    """What a model is called beside its place: the last part of a path, of a repository's name, or of a file in it."""
+    try:
+        found = read_model_name(name)
+    except UserError:
+        # no longer there
+        found = Path(name)
+    return found.name if isinstance(found, Path) else Path(found.file or found.repo).name
+
+
 def named_models(config: TrainConfig, parts: Iterable[str]) -> dict[str, str]:
     """Option -> name, of the base model and of those components that come from elsewhere.
 

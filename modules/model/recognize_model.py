@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel, model_families
-from modules.model.ModelSource import load_errors, local_path, read_index
+from modules.model.hub import Hub
+from modules.model.ModelSource import load_errors, read_index
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
@@ -26,17 +27,21 @@ _FILE_MARKS: dict[str, tuple[ModelType, ...]] = {
 }
 
 
-def find_model_type(config: TrainConfig) -> ModelType:
+def find_model_type(config: TrainConfig, hub: Hub | None = None) -> ModelType:
     """The type of `config.base_model_name`. Of a folder whose family serves several types it is the first, as its own
     files tell the rest.
+
+    Args:
+        config: of which nothing else is read.
+        hub: of the run; None: one that reports nothing.
 
     Raises:
         UserError: there is no such model, it is of a family that is not known here, or it could be of several types.
     """
-    path = local_path(config)
-    if path is not None and path.is_file():
-        return _type_of_file(path)
-    index = read_index(path or config.base_model_name, config)
+    place = (hub or Hub(config)).place(config.base_model_name, "base_model_name")
+    if isinstance(place, Path) and place.is_file():
+        return _type_of_file(place)
+    index = read_index(place)
     # [None, None] stands for a component that was left out
     found = {part: entry[-1] for part, entry in index.items() if isinstance(entry, list) and entry and entry[-1]}
     for family in dict.fromkeys(model_families().values()):

@@ -5,12 +5,17 @@ with its architecture in `resources/`.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modules.model.component_files import choose_weights
 from modules.model.flux2_keys import flux2_adapter_naming
+from modules.model.hub import Hub
+from modules.model.hub_parts import fetch_part, fetch_settings
+from modules.model.ModelSource import read_index
 from modules.model.single_file import load_single_file, model_type_of
 from modules.model.unet_keys import unet_adapter_naming
 from modules.model.weights_file import first_line
@@ -105,10 +110,13 @@ def load_component(folder: Path, name: str) -> nn.Module:
     """
     kind = component_classes(folder)[name]
     loader = getattr(diffusers, kind, None) or getattr(transformers, kind)
+    of_diffusers = hasattr(diffusers, kind)
     # the two libraries name the argument differently
-    dtype = {"torch_dtype" if hasattr(diffusers, kind) else "dtype": torch.float32}
+    options: dict[str, Any] = {"torch_dtype" if of_diffusers else "dtype": torch.float32}
+    if (folder / name).is_dir() and (choice := choose_weights(os.listdir(folder / name), of_diffusers)):
+        options |= choice.options
     try:
-        module = loader.from_pretrained(str(folder), subfolder=name, local_files_only=True, **dtype)
+        module = loader.from_pretrained(str(folder), subfolder=name, local_files_only=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         reason = first_line(error).rstrip(".")
         raise UserError(f"{folder / name}: can't be loaded: {reason}. Download the model again.") from error
@@ -125,6 +133,32 @@ def load_base(path: Path) -> ReferenceModel:
     if path.is_dir():
         return load_folder(path)
     return reference_of_pipeline(single_file_pipeline(path), str(path))
+
+
+def base_place(name: str, key: str, hub: Hub, weights: bool = True, whole: bool = False) -> Path:
+    """Where a base model is on this machine. Of one on the hub that is fetched which the functions above need.
+
+    Args:
+        name: folder, file or hub name.
+        key: the option it comes from.
+        hub: of the run.
+        weights: whether weights are needed.
+        whole: whether those of all components are.
+
+    Raises:
+        UserError: it does not exist, or can't be had.
+    """
+    place = hub.place(name, key)
+    if isinstance(place, Path):
+        return place
+    index = read_index(place)
+    classes = component_classes(place.folder)
+    fetch_settings(place, [part for part in classes if place.names(part)])
+    for part, kind in classes.items() if weights else ():
+        of_diffusers = index[part][0] == "diffusers"
+        if _has_layers(kind) or (whole and choose_weights(place.names(part), of_diffusers)):
+            fetch_part(place, part, of_diffusers, part)
+    return place.folder
 
 
 def reference_of_pipeline(pipeline: DiffusionPipeline, name: str) -> ReferenceModel:

@@ -46,13 +46,10 @@ class WeightSet:
     ) -> None:
         self.component, self.root_module = component, root_module
         self.notes: list[str] = []
-        # a tied parameter comes once here, under its first name
-        places = {name: name.rpartition(".") for name, _ in root_module.named_parameters()}
-        layers = list(dict.fromkeys(layer for layer, _, _ in places.values()))
-        chosen = set((layer_filter or LayerFilter()).select(layers, component))
+        chosen = set((layer_filter or LayerFilter()).select(weight_layers(root_module), component))
         self._parameters: dict[str, nn.Parameter] = {}
         for name, parameter in root_module.named_parameters():
-            layer = places[name][0]
+            layer = name.rpartition(".")[0]
             if layer not in chosen:
                 continue
             self._check_dtype(name, parameter)
@@ -114,6 +111,11 @@ class WeightSet:
                 )
         for key, value in state.items():
             own[key].copy_(value)
+
+
+def weight_layers(root_module: nn.Module) -> list[str]:
+    """Module paths of everything that has weights of its own, in the module's order; shared weights count once."""
+    return list(dict.fromkeys(name.rpartition(".")[0] for name, _ in root_module.named_parameters()))
 
 
 def role_of(

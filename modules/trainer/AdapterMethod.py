@@ -4,12 +4,14 @@ from pathlib import Path
 from modules.model.BaseModel import BaseModel
 from modules.module.AdapterSet import AdapterSet
 from modules.trainer.adapter_output import check_adapter_output, save_adapters
-from modules.trainer.adapters import make_adapters
+from modules.trainer.adapters import check_layers, make_adapters
 from modules.trainer.Method import Method, Warn, check_trained, trained_parts, trains_text_encoder
-from modules.trainer.optimizers import check_lora_options
+from modules.trainer.optimizer_checks import check_lora_options
 from modules.trainer.TrainedSet import TrainedSet
+from modules.util.config.errors import Problem
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.found_problems import found
 
 
 class AdapterMethod(Method):
@@ -17,11 +19,16 @@ class AdapterMethod(Method):
 
     training_method = TrainingMethod.LORA
 
-    def check(self, config: TrainConfig, trainable: Sequence[str], warn: Warn) -> None:
-        check_trained(config, trainable)
-        check_lora_options(config, warn)
+    def check(self, config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
+        return [
+            *found(check_trained, config, family.trainable_parts),
+            *found(check_lora_options, config, warn),
+            # what is to be said of formats is said once the model itself is known
+            *found(check_adapter_output, config, family.planned_naming(), lambda _: None, path="lora_model_name"),
+        ]
 
     def check_output(self, model: BaseModel, config: TrainConfig, warn: Warn) -> None:
+        check_layers(model, config, trained_parts(config, model.trainable_parts))
         check_adapter_output(config, model.adapter_naming(), warn)
 
     def trains_text(self, config: TrainConfig, trainable: Sequence[str]) -> bool:

@@ -14,11 +14,13 @@ from modules.trainer.EmbeddingSet import EmbeddingSet
 from modules.trainer.Method import Method, SetOptions, Warn
 from modules.trainer.output import config_comment, replace_output
 from modules.trainer.TrainedSet import TrainedSet
+from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainEmbeddingConfig import TrainEmbeddingConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.TimeUnit import TimeUnit
 from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.found_problems import found
 from modules.util.UserError import UserError
 
 
@@ -43,15 +45,32 @@ class AdditionalEmbeddings(Method):
             f"embedding {(own.uuid or own.placeholder).replace('.', '_')}": own for own in config.additional_embeddings
         }
 
-    def check(self, config: TrainConfig, trainable: Sequence[str], warn: Warn) -> None:
-        self.check_words(config)
+    def check(self, config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
+        return [
+            *found(self.check_family, config, family, path="additional_embeddings"),
+            *found(self.check_words, config, path="additional_embeddings"),
+            *found(self._check_method, config, warn),
+        ]
+
+    def planned_sets(self, config: TrainConfig, family: type[BaseModel]) -> list[str]:
+        return [name for name, own in self.embeddings(config).items() if own.train]
+
+    def check_family(self, config: TrainConfig, family: BaseModel | type[BaseModel]) -> None:
+        """Raises UserError if no word can be added to the models of a family."""
+        if not family.embedding_keys:
+            raise UserError(f"Embeddings: {config.model_type} has no text encoder to which words can be added.")
+
+    def _check_method(self, config: TrainConfig, warn: Warn) -> None:
         if config.bundle_additional_embeddings and config.training_method == TrainingMethod.LORA:
             warn(
                 "bundle_additional_embeddings has no effect yet: additional embeddings are written into files of their "
                 "own beside the output."
             )
         elif config.training_method == TrainingMethod.FINE_TUNE_VAE:
-            raise UserError("additional_embeddings: no caption is read when the VAE is trained. Remove them.")
+            raise UserError(
+                "additional_embeddings: no caption is read when the VAE is trained. Remove them.",
+                Remedy.of({"additional_embeddings": []}),
+            )
 
     def check_words(self, config: TrainConfig) -> None:
         """Raises UserError if its embeddings' words or number formats can't be."""
@@ -82,8 +101,7 @@ class AdditionalEmbeddings(Method):
         return config.additional_embeddings
 
     def check_output(self, model: BaseModel, config: TrainConfig, warn: Warn) -> None:
-        if not model.embedding_keys:
-            raise UserError(f"Embeddings: {config.model_type} has no text encoder to which words can be added.")
+        self.check_family(config, model)
 
     def trains_text(self, config: TrainConfig, trainable: Sequence[str]) -> bool:
         return any(own.train for own in self.embeddings(config).values())
@@ -150,17 +168,32 @@ class EmbeddingMethod(AdditionalEmbeddings):
     def _listed(self, config: TrainConfig) -> Sequence[TrainEmbeddingConfig]:
         return [config.embedding]
 
-    def check(self, config: TrainConfig, trainable: Sequence[str], warn: Warn) -> None:
-        self.check_words(config)
-        if not config.embedding.train:
-            raise UserError("embedding.train: is false, but the method EMBEDDING trains nothing else. Set it to true.")
-        if config.output_model_format != ModelFormat.SAFETENSORS:
-            raise UserError(
-                f"output_model_format: {config.output_model_format} has no embeddings; expected SAFETENSORS."
-            )
+    def check(self, config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
+        return [
+            *found(self.check_family, config, family, path="training_method"),
+            *found(self.check_words, config, path="embedding"),
+            *found(_check_trained, config),
+            *found(_check_file_format, config),
+        ]
 
     def file_of(self, path: Path, own: EmbeddingSet, config: TrainConfig) -> Path:
         return path
+
+
+def _check_trained(config: TrainConfig) -> None:
+    if not config.embedding.train:
+        raise UserError(
+            "embedding.train: is false, but the method EMBEDDING trains nothing else. Set it to true.",
+            Remedy.of({"embedding.train": True}),
+        )
+
+
+def _check_file_format(config: TrainConfig) -> None:
+    if config.output_model_format != ModelFormat.SAFETENSORS:
+        raise UserError(
+            f"output_model_format: {config.output_model_format} has no embeddings; expected SAFETENSORS.",
+            Remedy.of({"output_model_format": "SAFETENSORS"}),
+        )
 
 
 def _write(path: Path, own: EmbeddingSet, model: BaseModel, config: TrainConfig, warn: Warn) -> None:

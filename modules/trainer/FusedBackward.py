@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+from modules.util.config.errors import Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.UserError import UserError
@@ -17,12 +18,16 @@ def check_fused(config: TrainConfig) -> str | None:
     if config.gradient_accumulation_steps > 1:
         raise UserError(
             f"optimizer.fused_back_pass: it frees each gradient at once, so gradients can't be added up; found "
-            f"gradient_accumulation_steps {config.gradient_accumulation_steps}. Set that to 1, or this to false."
+            f"gradient_accumulation_steps {config.gradient_accumulation_steps}. Set that to 1, or this to false.",
+            Remedy.of({"gradient_accumulation_steps": 1}),
+            Remedy.of({"optimizer.fused_back_pass": False}),
         )
     if config.train_dtype == DataType.FLOAT_16:
         raise UserError(
             "optimizer.fused_back_pass: with train_dtype FLOAT_16 a step must be skipped where any gradient "
-            "overflows, which is known too late. Use BFLOAT_16, or set this to false."
+            "overflows, which is known too late. Use BFLOAT_16, or set this to false.",
+            Remedy.of({"train_dtype": "BFLOAT_16"}),
+            Remedy.of({"optimizer.fused_back_pass": False}),
         )
     if config.clip_grad_norm is not None:
         return (

@@ -5,6 +5,7 @@ from typing import ClassVar, Protocol
 
 from modules.model.BaseModel import BaseModel
 from modules.trainer.TrainedSet import TrainedSet
+from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainModelPartConfig import TrainModelPartConfig
 from modules.util.enum.TimeUnit import TimeUnit
@@ -35,11 +36,10 @@ class Method(ABC):
         return config.training_method == self.training_method
 
     @abstractmethod
-    def check(self, config: TrainConfig, trainable: Sequence[str], warn: Warn) -> None:
-        """Raises UserError for everything that would stop the run later. Nothing is loaded yet.
+    def check(self, config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
+        """Everything that would stop the run later, as far as config and family tell. No model is opened.
 
         Args:
-            trainable: parts of the model family that can be trained.
             warn: gets a line for what the user should know.
         """
 
@@ -59,6 +59,10 @@ class Method(ABC):
     def writes_folder(self, config: TrainConfig) -> bool:
         """Whether `output_model_destination` is a folder."""
         return False
+
+    def planned_sets(self, config: TrainConfig, family: type[BaseModel]) -> list[str]:
+        """Names of the sets that `make` will make."""
+        return trained_parts(config, family.trainable_parts)
 
     @abstractmethod
     def trains_text(self, config: TrainConfig, trainable: Sequence[str]) -> bool:
@@ -93,7 +97,9 @@ def check_trained(config: TrainConfig, trainable: Sequence[str]) -> None:
     """Raises UserError if the config trains no part at all."""
     if not trained_parts(config, trainable):
         names = " or ".join(f"{part}.train" for part in trainable)
-        raise UserError(f"Nothing is trained: switch on {names}.")
+        raise UserError(
+            f"{trainable[0]}.train: nothing is trained: switch on {names}.", Remedy.of({f"{trainable[0]}.train": True})
+        )
 
 
 def trains_text_encoder(config: TrainConfig, trainable: Sequence[str]) -> bool:

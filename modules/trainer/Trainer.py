@@ -12,8 +12,10 @@ from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
+from modules.model.hub import Hub
 from modules.trainer.autocast import autocast
 from modules.trainer.backup import Backup, newest_backup, prune_backups, read_backup, write_backup
+from modules.trainer.checks import open_model, run_problems
 from modules.trainer.Ema import Ema, restored
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.FusedBackward import FusedBackward
@@ -27,7 +29,7 @@ from modules.trainer.optimizers import (
     read_statistics,
     watch_step,
 )
-from modules.trainer.preflight import check_run, resolve_device
+from modules.trainer.preflight import make_places, resolve_device
 from modules.trainer.randomness import step_generator, step_seed
 from modules.trainer.report import run_report
 from modules.trainer.SampleRounds import SampleRounds
@@ -40,10 +42,15 @@ from modules.util.config.load import resolve_concepts, resolve_samples
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.EMAMode import EMAMode
+from modules.util.found_problems import raise_problems
 from modules.util.UserError import UserError
 
 import torch
 from torch import Tensor
+
+
+class _StoppedDownload(Exception):
+    """The user does not want to wait for a download before the first step."""
 
 
 class Trainer:
@@ -68,13 +75,18 @@ class Trainer:
         self.run_name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
         self.step_seconds: list[float] = []
         self.output: Path | None = None
+        self.prepared = False
 
     def warn(self, text: str) -> None:
         self.events.emit("warning", text=text)
 
     def run(self) -> dict[str, Any]:
         """Trains to the end, or until asked to stop; returns what `run.json` holds."""
-        self._prepare()
+        try:
+            self._prepare()
+        except _StoppedDownload:
+            self.events.emit("status", text="Stopped before the first step; what was downloaded so far is kept.")
+            return {}
         if self.config.only_cache:
             self.events.emit("status", text="The cache is complete.")
             return {}
@@ -96,18 +108,18 @@ class Trainer:
 
     def _prepare(self) -> None:
         config = self.config
+        raise_problems(run_problems(config, self.warn))
         family = family_of(config)
         concepts = resolve_concepts(config, warn=self.warn)
         samples = [s for s in resolve_samples(config, family.sample_defaults, warn=self.warn) if s.enabled]
-        check_run(config, family.trainable_parts, self.warn)
+        make_places(config)
         self._read_backup()
         self.events.emit("status", text="Checking the images")
         checked = check_dataset(config, concepts, warn=self.warn, progress=self._stage)
         self.events.emit("status", text=f"Loading {config.base_model_name}")
-        self.model: BaseModel = family.load(config, self.device)
+        self.model: BaseModel = open_model(config, self.device, self.warn, self._hub())
         methods, captions = methods_of(config), [text for image in checked.images for text in image.captions]
         for method in methods:
-            method.check_output(self.model, config, self.warn)
             method.prepare(self.model, config, captions, self.warn)
         self.text_trained = any(method.trains_text(config, family.trainable_parts) for method in methods)
         self.data = self._make_data(concepts, checked, validation=False)
@@ -125,6 +137,7 @@ class Trainer:
         self._restore()
         self.log = TrainLog(self.workspace, config, self.run_name)
         self.rounds = SampleRounds(self.model, samples, config, self.workspace, self.progress, self.events)
+        self.prepared = True
 
     def _encode_prompts(self, samples: list) -> None:
         """While the text encoders are there; where it fails, drawing will fail and say why."""
@@ -134,6 +147,16 @@ class Trainer:
 
     def _stage(self, stage: str, done: int, total: int) -> None:
         self.events.emit("progress", stage=stage, done=done, total=total)
+
+    def _hub(self) -> Hub:
+        """The hub at the commits with which the run began, if this goes on with one."""
+        pins = self.backup.extra.get("hub") if self.backup else None
+        return Hub(self.config, self._downloading, self.warn, pins)
+
+    def _downloading(self, stage: str, done: int, total: int) -> None:
+        self.events.emit("progress", stage=stage, done=done, total=total, unit="bytes")
+        if self.commands.stop and not self.prepared:
+            raise _StoppedDownload
 
     def _make_data(self, concepts: list, checked: Any, validation: bool) -> TrainingData:
         return prepare_data(
@@ -406,7 +429,7 @@ class Trainer:
         tensors: dict[str, Tensor] = {}
         for own in self.trained.values():
             tensors.update(own.state_dict())
-        extra: dict[str, Any] = {"scaler": self.scaler.state_dict()}
+        extra: dict[str, Any] = {"scaler": self.scaler.state_dict(), "hub": self.model.hub.pins}
         if self.ema is not None:
             extra["ema"] = self.ema.state_dict()
         folder = self.workspace / "backup"

@@ -3,15 +3,17 @@ from pathlib import Path
 
 from modules.model.BaseModel import BaseModel
 from modules.modelSaver.merged_model import overlap
-from modules.module.WeightSet import WeightSet
+from modules.module.WeightSet import WeightSet, weight_layers
 from modules.trainer.Method import Method, Warn, check_trained, trained_parts, trains_text_encoder
-from modules.trainer.optimizers import OPTIMIZERS, EngineOptimizer, check_has_pairs
+from modules.trainer.optimizers import OPTIMIZERS, EngineOptimizer
 from modules.trainer.TrainedSet import TrainedSet
-from modules.trainer.weight_output import check_model_output, save_weights
+from modules.trainer.weight_output import check_model_output, model_file_format, save_weights
+from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.found_problems import found
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 
@@ -24,20 +26,24 @@ class WeightMethod(Method):
 
     training_method = TrainingMethod.FINE_TUNE
 
-    def check(self, config: TrainConfig, trainable: Sequence[str], warn: Warn) -> None:
-        check_trained(config, trainable)
-        for part in trained_parts(config, trainable):
-            _check_format(config, part)
-        _check_optimizer(config, trained_parts(config, trainable), warn)
-        if config.lora_model_name:
-            raise UserError(
-                f"lora_model_name: {config.lora_model_name} is an adapter, which FINE_TUNE does not train. Merge it "
-                "into the base model first with scripts/convert_adapter.py, or clear this option."
-            )
-        _check_place(config, self.writes_folder(config))
+    def check(self, config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
+        parts = trained_parts(config, family.trainable_parts)
+        return [
+            *found(check_trained, config, family.trainable_parts),
+            *(problem for part in parts for problem in found(_check_format, config, part)),
+            *found(_check_optimizer, config, parts, warn),
+            *found(_check_no_adapter, config),
+            *found(model_file_format, family, config),
+            *found(_check_place, config, self.writes_folder(config)),
+        ]
 
     def check_output(self, model: BaseModel, config: TrainConfig, warn: Warn) -> None:
-        check_model_output(model, config, trained_parts(config, model.trainable_parts))
+        chosen = LayerFilter.from_config(config, model.layer_filter_presets)
+        parts = trained_parts(config, model.trainable_parts)
+        for part in parts:
+            if not part.startswith("text_encoder"):
+                chosen.select(weight_layers(model.layers_of(part)), part)
+        check_model_output(model, config, parts)
 
     def writes_folder(self, config: TrainConfig) -> bool:
         return config.output_model_format == ModelFormat.DIFFUSERS
@@ -65,24 +71,34 @@ class WeightMethod(Method):
         save_weights(path, parts, model, config, warn)
 
 
+def _check_no_adapter(config: TrainConfig) -> None:
+    if config.lora_model_name:
+        raise UserError(
+            f"lora_model_name: {config.lora_model_name} is an adapter, which FINE_TUNE does not train. Merge it "
+            "into the base model first with scripts/convert_adapter.py, or clear this option.",
+            Remedy.of({"lora_model_name": ""}),
+        )
+
+
 def _check_format(config: TrainConfig, part: str) -> None:
-    found = config.part_weight_dtype(part)
-    if found in TRAINABLE_FORMATS:
+    chosen = config.part_weight_dtype(part)
+    if chosen in TRAINABLE_FORMATS:
         return
-    if found == DataType.FLOAT_16:
+    if chosen == DataType.FLOAT_16:
         why = "half precision has no room for the small steps of training"
     else:
         why = "quantized weights can only stay frozen, below an adapter (training_method LORA)"
     raise UserError(
-        f"{part}.weight_dtype: found {found}, but FINE_TUNE trains the weights themselves, and {why}. Set it to "
-        "FLOAT_32, or to BFLOAT_16, which takes half the memory, with an optimizer that rounds stochastically."
+        f"{part}.weight_dtype: found {chosen}, but FINE_TUNE trains the weights themselves, and {why}. Set it to "
+        "FLOAT_32, or to BFLOAT_16, which takes half the memory, with an optimizer that rounds stochastically.",
+        Remedy.of({f"{part}.weight_dtype": "FLOAT_32"}),
+        Remedy.of({f"{part}.weight_dtype": "BFLOAT_16"}),
     )
 
 
 def _check_optimizer(config: TrainConfig, parts: Sequence[str], warn: Warn) -> None:
     own, entry = config.optimizer, OPTIMIZERS.get(config.optimizer.optimizer)
     ours = isinstance(entry, EngineOptimizer)
-    check_has_pairs(config)
     rounds = ours and own.stochastic_rounding is not False
     short = [part for part in parts if config.part_weight_dtype(part) == DataType.BFLOAT_16]
     if short and not rounds:
@@ -100,12 +116,16 @@ def _check_place(config: TrainConfig, folder: bool) -> None:
     if folder and is_file_name:
         raise UserError(
             f"output_model_destination: {path} is a file's name, but DIFFUSERS writes a folder. Leave {FILE_ENDING} "
-            "out, or set output_model_format to SAFETENSORS."
+            "out, or set output_model_format to SAFETENSORS.",
+            Remedy.of({"output_model_destination": str(path.with_suffix(""))}),
+            Remedy.of({"output_model_format": "SAFETENSORS"}),
         )
     if not folder and not is_file_name:
         raise UserError(
             f"output_model_destination: expected a name that ends in {FILE_ENDING}, found {path}. For a folder set "
-            "output_model_format to DIFFUSERS."
+            "output_model_format to DIFFUSERS.",
+            Remedy.of({"output_model_destination": f"{path}{FILE_ENDING}"}),
+            Remedy.of({"output_model_format": "DIFFUSERS"}),
         )
     if overlap(path.resolve(), base.resolve()):
         raise UserError(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel
+from modules.model.model_name import short_name
 from modules.modelSaver.adapter_kinds import AdapterKind, kind_of_parts
 from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.AdapterFile import read_adapter
@@ -67,7 +68,7 @@ def describe(model: BaseModel, config: TrainConfig) -> AdapterDescription:
     """What the file tells about its training."""
     return AdapterDescription(
         title=Path(config.output_model_destination).stem,
-        base_model=Path(config.base_model_name).name,
+        base_model=short_name(config.base_model_name),
         config_hash=pack(config).config_hash(),
         comment=config_comment(config),
         neumann=config.oft_cayley_neumann if config.peft_type == PeftType.OFT_2 else None,

@@ -2,10 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from modules.model.hub import Hub
+from modules.model.model_name import short_name
 from modules.model.reference_naming import (
+    base_place,
     load_base,
     reference_of_folder,
     reference_of_pipeline,
@@ -33,6 +36,7 @@ from modules.modelSaver.merged_model import changed_tensors, folder_at_once, wri
 from modules.modelSaver.save_adapter import OUTPUT_DTYPES, kind_of_components, save_parts
 from modules.module.AdapterModule import AdaptedLayer
 from modules.util.AdapterNaming import AdapterNaming
+from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.ReferenceModel import ReferenceModel
@@ -47,7 +51,7 @@ class Wishes:
 
     Attributes:
         format: of the written file; None keeps that of the read one.
-        base: folder or file of the base model; None where it is not needed.
+        base: folder, file or hub name of the base model; None where it is not needed.
         rank: of the written LoRA; None keeps it.
         alpha: of the written adapter, for the same ΔW; None keeps it.
         kind: "lora" (of `rank`) or "diff" (ΔW in full) in place of the file's kind; None keeps it, but for `rank`,
@@ -55,24 +59,26 @@ class Wishes:
         dtype: of the written weights; None keeps that of the read ones.
         overwrite: replaces the output if it exists.
         neumann: rotations are the Neumann series, where the file does not say which they are.
+        hub: where models that are not on this machine come from.
     """
 
     format: ModelFormat | None = None
-    base: Path | None = None
+    base: str | Path | None = None
     rank: int | None = None
     alpha: float | None = None
     kind: str | None = None
     dtype: DataType | None = None
     overwrite: bool = False
     neumann: bool = False
+    hub: Hub = field(default_factory=lambda: Hub(TrainConfig()))
 
 
-def show(path: Path, base: Path | None, say: Say) -> None:
+def show(path: Path, wishes: Wishes, say: Say) -> None:
     """Prints what is in an adapter file. A base model makes norms of rotations and DoRAs known."""
-    file = read_adapter(path)
+    file, base = read_adapter(path), wishes.base
     model, note = None, ""
     if base is not None:
-        model = _base(base, weights=needs_weights(file.kind) or file.base_norm)
+        model = _base(wishes, weights=needs_weights(file.kind) or file.base_norm)
     else:
         try:
             model = find_reference(file, standard_models())
@@ -107,7 +113,7 @@ def convert(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
         model = None
         components, naming = names_as_they_are(file)
     else:
-        model = _model_for(file, wishes.base, weights=file.base_norm or (kind is not None and needs_weights(file.kind)))
+        model = _model_for(file, wishes, weights=file.base_norm or (kind is not None and needs_weights(file.kind)))
         say(f"base model: {model.name}")
         components, naming = file.fit(model.naming, model.components), model.naming
         if file.kind.dora == "output" and LAYOUTS[model_format].base_norm and not model.has_weights:
@@ -138,18 +144,19 @@ def merge(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
     file = read_adapter(path)
     neumann = _neumann(file, wishes, say)
     dtype = OUTPUT_DTYPES[wishes.dtype or DataType.NONE]
-    with folder_at_once(target, wishes.overwrite, sources=(wishes.base, path)) as folder:
-        if wishes.base.is_dir():
-            model = load_base(wishes.base)
+    base = base_place(str(wishes.base), "--base", wishes.hub, whole=True)
+    with folder_at_once(target, wishes.overwrite, sources=(base, path)) as folder:
+        if base.is_dir():
+            model = load_base(base)
             components = file.fit(model.naming, model.components)
             merge_into(components, model, neumann)
             biases = file.kind.base == "diff"
             changed = {
                 name: changed_tensors(model.components[name], layers, biases) for name, layers in components.items()
             }
-            write_merged_folder(wishes.base, folder, changed, dtype)
+            write_merged_folder(base, folder, changed, dtype)
         else:
-            pipeline = single_file_pipeline(wishes.base)
+            pipeline = single_file_pipeline(base)
             model = reference_of_pipeline(pipeline, str(wishes.base))
             merge_into(file.fit(model.naming, model.components), model, neumann)
             with writing(target):
@@ -157,10 +164,10 @@ def merge(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
     say(f"written: {target} ({len(file.layers)} layers of {wishes.base} changed)")
 
 
-def extract(base: Path, tuned: Path, target: Path, wishes: Wishes, say: Say) -> None:
-    """Writes the LoRA between two models."""
+def extract(base: str | Path, tuned: str | Path, target: Path, wishes: Wishes, say: Say) -> None:
+    """Writes the LoRA between two models, each a folder, a file or a hub name."""
     _check_target(target, wishes.overwrite)
-    first, second = load_base(base), load_base(tuned)
+    first, second = (load_base(base_place(str(name), "--extract", wishes.hub)) for name in (base, tuned))
     components, loss, left_out = extract_lora(first, second, wishes.rank or 16)
     say(f"rank {wishes.rank or 16}: {loss}")
     if left_out:
@@ -170,7 +177,7 @@ def extract(base: Path, tuned: Path, target: Path, wishes: Wishes, say: Say) -> 
         )
     if wishes.alpha is not None:
         components = with_alpha(components, wishes.alpha)
-    description = AdapterDescription(title=target.stem, base_model=base.name)
+    description = AdapterDescription(title=target.stem, base_model=short_name(str(base)))
     model_format = wishes.format or ModelFormat.KOHYA_LORA
     dtype = wishes.dtype or DataType.FLOAT_32
     _save(target, components, model_format, first.naming, description, dtype, first)
@@ -212,13 +219,15 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise UserError(f"{target} exists. Choose another name, or give --overwrite.")
 
 
-def _base(path: Path, weights: bool) -> ReferenceModel:
-    return reference_of_folder(path) if path.is_dir() and not weights else load_base(path)
+def _base(wishes: Wishes, weights: bool) -> ReferenceModel:
+    path = base_place(str(wishes.base), "--base", wishes.hub, weights)
+    model = reference_of_folder(path) if path.is_dir() and not weights else load_base(path)
+    return replace(model, name=str(wishes.base))
 
 
-def _model_for(file: AdapterFile, base: Path | None, weights: bool) -> ReferenceModel:
-    if base is not None:
-        return _base(base, weights or needs_weights(file.kind))
+def _model_for(file: AdapterFile, wishes: Wishes, weights: bool) -> ReferenceModel:
+    if wishes.base is not None:
+        return _base(wishes, weights or needs_weights(file.kind))
     if weights:
         raise UserError(
             f"{file.path}: {file.kind} depends on the base model's weights here. Name its folder or file by --base."

@@ -6,7 +6,7 @@ from typing import Any
 from modules.model.BaseModel import BaseModel
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.module.AdapterModule import AdaptedLayer
-from modules.module.AdapterSet import AdapterSet, adapter_class_of, class_of_layers
+from modules.module.AdapterSet import AdapterSet, adaptable_layers, adapter_class_of, class_of_layers
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
@@ -51,6 +51,30 @@ def make_adapters(
     return sets
 
 
+def check_layers(model: BaseModel, config: TrainConfig, parts: Sequence[str]) -> None:
+    """UserError if no layers are there that the config names, or the adapter to continue is none of this model.
+
+    Args:
+        model: none of its weights need be there.
+        config: of the run.
+        parts: of the model that are trained.
+    """
+    chosen = LayerFilter.from_config(config, model.layer_filter_presets)
+    for part in parts:
+        if not part.startswith("text_encoder"):
+            chosen.select(adaptable_layers(model.layers_of(part)), part)
+    if config.lora_model_name:
+        _check_parts(
+            config.lora_model_name, read_adapter(config.lora_model_name).resolve(model.adapter_naming()), parts
+        )
+
+
+def _check_parts(path: str, layers: Mapping[str, object], parts: Sequence[str]) -> None:
+    for part in layers:
+        if part not in parts:
+            raise UserError(f"lora_model_name: {path} adapts the {part}, which this run does not train. Train it, too.")
+
+
 def read_start(
     config: TrainConfig, parts: Sequence[str], model: BaseModel, warn: Callable[[str], None]
 ) -> tuple[ComponentLayers, dict[str, Any]]:
@@ -78,9 +102,8 @@ def read_start(
     start = file.fit(model.adapter_naming(), model.components)
     first: dict[str, Any] = {}
     differences: dict[str, dict[Any, Any]] = {}
+    _check_parts(path, start, parts)
     for part, layers in start.items():
-        if part not in parts:
-            raise UserError(f"lora_model_name: {path} adapts the {part}, which this run does not train. Train it, too.")
         for name, tensors in layers.items():
             try:
                 options, others = _options(tensors, model.components[part].get_submodule(name), config)

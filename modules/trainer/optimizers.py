@@ -10,12 +10,10 @@ from modules.optim.BatchedOptimizer import BatchedOptimizer, parameter_info
 from modules.optim.batching import DOWN, members_of, partners_of
 from modules.optim.features.stiefel import TOLERANCES, make_orthonormal_, orthonormality_error
 from modules.optim.rules.registry import RULES
-from modules.util.config.TrainConfig import TrainConfig
-from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
-from modules.util.enum.LoRAInit import LoRAInit
+from modules.util.config.errors import Problem, Remedy
+from modules.util.config.TrainOptimizerConfig import OFF, TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
-from modules.util.enum.PeftType import PeftType
-from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.found_problems import raise_problems
 from modules.util.UserError import UserError
 
 import torch
@@ -106,8 +104,8 @@ class EngineOptimizer:
         # enum values are told by their names, which are what the engine knows
         options = {key: str(value) if isinstance(value, StrEnum) else value for key, value in options.items()}
         if isinstance(options.get("muon_adam_config"), TrainOptimizerConfig):
-            given = _given_options(options["muon_adam_config"])
-            options["muon_adam_config"] = {key: value for key, value in given.items() if value not in _OFF}
+            given = options["muon_adam_config"].options()
+            options["muon_adam_config"] = {key: value for key, value in given.items() if value not in OFF}
         if RULES[self.rule].orthonormal_up:
             _make_orthonormal(groups)
         try:
@@ -221,12 +219,21 @@ OPTIMIZERS: dict[Optimizer, LibraryOptimizer | EngineOptimizer] = {**LIBRARY, **
 # Steps between two looks at the size of updates; each costs a pass over them and a wait for the device.
 WATCH_EVERY = 10
 
-# A value that switches an option off; it may stand in a config for every optimizer.
-_OFF = (None, False, 0, 0.0, "")
 
-
-def _given_options(config: TrainOptimizerConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in type(config).model_fields if name != "optimizer"}
+def option_problems(config: TrainOptimizerConfig) -> list[Problem]:
+    """Whether there is such an optimizer, and each of its options that is set and that it has not."""
+    entry = OPTIMIZERS.get(config.optimizer)
+    if entry is None:
+        text = f"{config.optimizer} is not supported yet; expected one of {', '.join(OPTIMIZERS)}"
+        return [Problem("optimizer.optimizer", text, (Remedy.of({"optimizer.optimizer": "ADAMW"}),))]
+    found = []
+    for name, value in config.options().items():
+        if name not in entry.defaults and value not in OFF:
+            takers = [str(other) for other, row in OPTIMIZERS.items() if name in row.defaults]
+            who = f"it is an option of {', '.join(takers)}" if takers else "no supported optimizer has it yet"
+            text = f"{config.optimizer} has no such option; {who}. Set it to null"
+            found.append(Problem(f"optimizer.{name}", text, (Remedy.of({f"optimizer.{name}": None}),)))
+    return found
 
 
 def create_optimizer(
@@ -237,17 +244,8 @@ def create_optimizer(
     Raises:
         UserError: if the optimizer is not supported, its library is missing, or an option is set that it has not.
     """
-    entry = OPTIMIZERS.get(config.optimizer)
-    if entry is None:
-        raise UserError(
-            f"optimizer.optimizer: {config.optimizer} is not supported yet; expected one of {', '.join(OPTIMIZERS)}."
-        )
-    given = _given_options(config)
-    for name, value in given.items():
-        if name not in entry.defaults and value not in _OFF:
-            takers = [str(other) for other, row in OPTIMIZERS.items() if name in row.defaults]
-            who = f"it is an option of {', '.join(takers)}" if takers else "no supported optimizer has it yet"
-            raise UserError(f"optimizer.{name}: {config.optimizer} has no such option; {who}. Set it to null.")
+    raise_problems(option_problems(config))
+    entry, given = OPTIMIZERS[config.optimizer], config.options()
     if entry.one_rate and len({group["lr"] for group in groups}) > 1:
         rates = ", ".join(f"{group['name']} {group['lr']:g}" for group in groups)
         raise UserError(
@@ -259,50 +257,6 @@ def create_optimizer(
     if entry.schedule_free:
         optimizer.train()
     return optimizer
-
-
-def check_has_pairs(config: TrainConfig) -> None:
-    """Raises UserError if the optimizer steps pairs of factors and full fine-tuning, which has none, is wished for."""
-    entry, kind = OPTIMIZERS.get(config.optimizer.optimizer), config.optimizer.optimizer
-    if config.training_method != TrainingMethod.FINE_TUNE or not isinstance(entry, EngineOptimizer):
-        return
-    if RULES[entry.rule].needs_pairs:
-        raise UserError(
-            f"optimizer.optimizer: {kind} steps the two factors of LoRAs, of which FINE_TUNE has none. "
-            "Choose another one, such as ADAMW_ADV."
-        )
-
-
-def check_lora_options(config: TrainConfig, warn: Callable[[str], None]) -> None:
-    """What an optimizer of LoRA pairs asks of the adapter's options.
-
-    Args:
-        config: of the run.
-        warn: gets a line where the optimizer works, but not as it is meant to.
-
-    Raises:
-        UserError: it needs orthonormal start values and would not get them.
-    """
-    entry, kind = OPTIMIZERS.get(config.optimizer.optimizer), config.optimizer.optimizer
-    lora = config.training_method == TrainingMethod.LORA and config.peft_type == PeftType.LORA
-    if not isinstance(entry, EngineOptimizer) or not RULES[entry.rule].orthonormal_up or not lora:
-        return
-    if not config.lora_model_name:
-        if config.lora_init != LoRAInit.ORTHONORMAL:
-            raise UserError(
-                f"lora_init: found {config.lora_init}, but {kind} keeps the columns of the up matrix orthonormal from "
-                "the start on. Set it to ORTHONORMAL."
-            )
-        if config.lora_init_scale != 1:
-            raise UserError(
-                f"lora_init_scale: found {config.lora_init_scale:g}, but {kind} needs an up matrix with columns of "
-                "length 1. Set it to 1."
-            )
-    if config.lora_alpha != config.lora_rank:
-        warn(
-            f"lora_alpha: found {config.lora_alpha:g} with lora_rank {config.lora_rank}. {kind}'s learning rate does "
-            "not depend on the rank only where alpha is the rank; set them equal."
-        )
 
 
 def optimizer_notes(optimizer: torch.optim.Optimizer) -> list[str]:

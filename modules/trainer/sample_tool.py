@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.BaseModel import BaseModel, family_of
+from modules.model.hub import Hub, Progress
+from modules.model.model_name import short_name
 from modules.model.recognize_model import find_model_type
 from modules.modelSaver.adapter_metadata import ROTATIONS
 from modules.modelSaver.AdapterFile import AdapterFile, read_adapter
@@ -67,21 +69,32 @@ class Wishes:
     neumann: bool = False
 
 
-def draw_images(wishes: Wishes, say: Say, on_progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+def draw_images(
+    wishes: Wishes,
+    say: Say,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_download: Progress = lambda stage, done, total: None,
+) -> int:
     """Draws all images and says where they are; returns how many were left out because memory was too little.
+
+    Args:
+        wishes: of the command line.
+        say: gets remarks.
+        on_progress: is told of the steps of all images, done and in all.
+        on_download: is told of what comes from the hub.
 
     Raises:
         UserError, ConfigError: something can't be read, does not fit together, or can't be written.
     """
     # what is wrong with an adapter should not wait for the model
     files = [(read_adapter(path), strength) for path, strength in wishes.adapters if strength]
-    config = _config(wishes, say)
+    config, hub = _config(wishes, say, on_download)
     family = family_of(config)
     samples = _samples(wishes, config, family.sample_defaults, say)
     _make_folder(wishes.output)
     device = resolve_device(config)
     say(f"model: {config.base_model_name} ({config.model_type}) on {device}")
-    model = family.load(config, device)
+    model = family.load(config, device, hub)
     _add_embeddings(model, config, say)
     with torch.no_grad(), autocast(config, device):
         apply_adapters(model, files, samples, say, wishes.neumann)
@@ -158,7 +171,7 @@ def parameters_text(
         "CFG scale": f"{sample.cfg_scale:g}",
         "Seed": seed,
         "Size": f"{picture.width}x{picture.height}",
-        "Model": Path(config.base_model_name).name,
+        "Model": short_name(config.base_model_name),
     }
     words = [f"{own.placeholder}: {Path(own.model_name).stem}" for own in config.additional_embeddings]
     for kind, found in (("Adapters", names), ("Embeddings", words)):
@@ -189,7 +202,7 @@ def save_image(picture: Image.Image, folder: Path, prompt: str, seed: int, param
     raise AssertionError("numbers do not end")
 
 
-def _config(wishes: Wishes, say: Say) -> TrainConfig:
+def _config(wishes: Wishes, say: Say, on_download: Progress) -> tuple[TrainConfig, Hub]:
     if wishes.config is not None:
         config = load_train_config(wishes.config, warn=lambda text: say(f"warning: {text}"))
     else:
@@ -203,10 +216,11 @@ def _config(wishes: Wishes, say: Say) -> TrainConfig:
         TrainEmbeddingConfig(model_name=str(path), placeholder=word, token_count=None, train=False)
         for path, word in wishes.embeddings
     ]
+    hub = Hub(config, on_download, lambda text: say(f"warning: {text}"))
     if wishes.model_type is not None:
         config.model_type = wishes.model_type
     elif wishes.config is None:
-        config.model_type = find_model_type(config)
+        config.model_type = find_model_type(config, hub)
     dtype = wishes.dtype
     if dtype is None and wishes.config is None:
         dtype = DataType.BFLOAT_16 if resolve_device(config).type == "cuda" else DataType.FLOAT_32
@@ -215,7 +229,7 @@ def _config(wishes: Wishes, say: Say) -> TrainConfig:
         for part in family_of(config).modules:
             # the VAE's decoder overflows in half precision with some models, and is small
             getattr(config, part).weight_dtype = DataType.FLOAT_32 if part == "vae" else DataType.NONE
-    return config
+    return config, hub
 
 
 def _add_embeddings(model: BaseModel, config: TrainConfig, say: Say) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.BaseModel import BaseModel
-from modules.model.ModelSource import FolderSource, read_index
+from modules.model.ModelSource import FolderSource
 from modules.modelSaver.save_model import (
     OUTPUT_DTYPES,
     copy_folder,
@@ -16,6 +16,7 @@ from modules.modelSaver.save_model import (
     write_index,
 )
 from modules.trainer.output import Warn, config_comment, replace_output
+from modules.util.config.errors import Remedy
 from modules.util.config.load import pack
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
@@ -38,8 +39,8 @@ SCHEDULE_OPTIONS = (
 )  # fmt: skip
 
 
-def model_file_format(model: BaseModel, config: TrainConfig) -> ModelFormat:
-    """The layout in which the run writes its model.
+def model_file_format(model: BaseModel | type[BaseModel], config: TrainConfig) -> ModelFormat:
+    """The layout in which the run writes its model, which follows from the family.
 
     Raises:
         UserError: the family can't be written in the config's format.
@@ -52,7 +53,8 @@ def model_file_format(model: BaseModel, config: TrainConfig) -> ModelFormat:
         allowed = ", ".join([ModelFormat.DIFFUSERS, *usual, *files])
         raise UserError(
             f"output_model_format: {chosen} can't be written for a fully trained {config.model_type}; expected one of "
-            f"{allowed}."
+            f"{allowed}.",
+            Remedy.of({"output_model_format": "SAFETENSORS" if files else "DIFFUSERS"}),
         )
     return chosen
 
@@ -170,7 +172,7 @@ class ModelWriter:
 
     def _index(self) -> dict[str, Any]:
         if isinstance(self.model.source, FolderSource):
-            index = read_index(self.model.source.name, self.config)
+            index = self.model.source.index()
             there = (*self.model.modules, *self.model.tokenizers, "scheduler")
             # what else a pipeline may have, such as a safety checker, was never loaded
             return {

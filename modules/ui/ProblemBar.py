@@ -7,6 +7,7 @@ from modules.ui.ScrollFrame import ScrollFrame
 from modules.ui.WindowTools import WindowTools
 from modules.util.config.errors import Problem
 from modules.viewModel.text_lines import things_to_mend
+from modules.viewModel.TrainForm import TrainForm
 
 HEIGHT = 150
 
@@ -17,25 +18,28 @@ class ProblemBar(ttk.Frame):
     Args:
         parent: that it is put into.
         tools: the window's own.
-        line: problem -> what is shown of it.
+        form: whose problems these are; its remedies change it.
         go_to: gets the path of a problem that was clicked.
         start: what the button does.
 
     Attributes:
         start: the button, disabled while something is wrong.
         lines: the buttons of the problems, while the list is open.
+        remedies: (option, what it says) -> a button beside a problem that mends it.
     """
 
     def __init__(
-        self, parent: tk.Misc, tools: WindowTools, line: Callable[[Problem], str], go_to: Callable[[str], None],
+        self, parent: tk.Misc, tools: WindowTools, form: TrainForm, go_to: Callable[[str], None],
         start: Callable[[], None],
     ) -> None:  # fmt: skip
         super().__init__(parent, style="Window.TFrame")
-        self._tools, self._line, self._go_to = tools, line, go_to
+        self._tools, self._form, self._go_to = tools, form, go_to
         self._problems: list[Problem] = []
         px = tools.theme.px
         self._list = ScrollFrame(self, tools.theme)
+        self._rows: list[ttk.Frame] = []
         self.lines: list[ttk.Button] = []
+        self.remedies: dict[tuple[str, str], ttk.Button] = {}
         row = ttk.Frame(self, style="Window.TFrame")
         row.pack(side="bottom", fill="x")
         self.start = ttk.Button(row, text="Start training", style="Window.Accent.TButton", command=start)
@@ -86,15 +90,33 @@ class ProblemBar(ttk.Frame):
         self.toggle.configure(text=f"{'▾' if self.is_open else '▸'} {things_to_mend(len(self._problems))}")
 
     def _fill(self) -> None:
-        for line in self.lines:
-            line.destroy()
-        self.lines = []
+        for row in self._rows:
+            row.destroy()
+        self._rows, self.lines, self.remedies = [], [], {}
+        px = self._tools.theme.px
         for problem in self._problems:
+            row = ttk.Frame(self._list.inside, style="Window.TFrame")
+            row.pack(fill="x")
+            self._rows.append(row)
+            for text, action in self._ways_out(problem):
+                button = ttk.Button(row, text=text, style="Window.TButton", command=action)
+                button.pack(side="right", padx=(px(6), px(6)), pady=px(1))
+                self.remedies[problem.path, text] = button
             line = ttk.Button(
-                self._list.inside, text=self._line(problem), style="Window.Line.TButton",
+                row, text=self._form.line(problem), style="Window.Line.TButton",
                 command=lambda path=problem.path: self._go_to(path),
             )  # fmt: skip
-            line.pack(fill="x")
+            line.pack(side="left", fill="x", expand=True)
+            # where buttons leave it little room
+            self._tools.tooltip.attach(line, lambda problem=problem: self._form.line(problem))
             self.lines.append(line)
         self.update_idletasks()
         self._list.set_height(min(self._tools.theme.px(HEIGHT), self._list.inside.winfo_reqheight()))
+
+    def _ways_out(self, problem: Problem) -> list[tuple[str, Callable[[], None]]]:
+        """What each button beside a problem says and does: a remedy, or the way to the option. Shown from the right."""
+        found: list[tuple[str, Callable[[], None]]] = [
+            (self._form.remedy_text(problem, remedy), lambda remedy=remedy: self._form.apply_remedy(remedy))
+            for remedy in problem.remedies
+        ]
+        return found[::-1] or [("Show", lambda: self._go_to(problem.path))]

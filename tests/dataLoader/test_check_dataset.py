@@ -53,7 +53,7 @@ def test_an_empty_folder_and_no_concept(dataset):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"path": "nowhere", "name": "cat"}, 'concept 1 "cat": the folder nowhere does not exist'),
+        ({"path": "nowhere", "name": "cat"}, "concept 1 \"cat\": the folder 'nowhere' does not exist"),
         ({"path": ""}, "path is empty"),
         ({"path": __file__}, "is a file"),
         ({"type": "PRIOR_PREDICTION"}, "PRIOR_PREDICTION is not supported yet"),

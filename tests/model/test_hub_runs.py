@@ -18,6 +18,7 @@ import torch
 
 import pytest
 from huggingface_hub import constants
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +108,7 @@ def test_a_single_file_on_the_hub(make_run, mini_base, asked, tmp_path):
     address = f"{asked.url}/some-lab/files/resolve/main/tiny.safetensors?download=true"
     file.train(**TWO_STEPS, huggingface_cache_dir=str(tmp_path / "hub"), base_model_name=address)
     assert_same_result(file, folder)
+    assert safe_open(file.output, "pt").metadata()["ss_sd_model_name"] == "tiny.safetensors"
     told = [event for event in file.of_kind("progress") if event["stage"].startswith("downloading")]
     assert {event["stage"] for event in told} == {
         "downloading tiny.safetensors of some-lab/files", "downloading the configuration of some-lab/files",
@@ -129,6 +131,18 @@ def test_a_run_that_goes_on_stays_at_its_commit(make_run, asked, tmp_path):
     assert cut.digest() == whole.digest()
     with pytest.raises(UserError):
         make_run("new").train(**options)
+
+
+def test_a_whole_model_is_saved_that_came_from_the_hub(mini_run, asked, tmp_path):
+    options = {"training_method": "FINE_TUNE", "output_model_format": "DIFFUSERS", "output_dtype": "FLOAT_32",
+               "output_model_destination": str(tmp_path / "tuned")}  # fmt: skip
+    mini_run.train(**TWO_STEPS, **options, base_model_name=NAME, huggingface_cache_dir=str(tmp_path / "hub"))
+    assert files_in(tmp_path / "tuned") >= files_in(TINY)
+    config = train_config_from_dict(mini_run.options(base_model_name=str(tmp_path / "tuned")))
+    model = family_of(config).load(config, torch.device("cpu"))
+    weights = load_file(TINY / "vae" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.components["vae"].state_dict().items())
+    assert model.components["unet"].conv_in.bias.isfinite().all()
 
 
 def test_stop_ends_a_download_before_the_first_step(mini_run, asked, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from modules.model.model_name import (
     check_model_name,
     named_models,
     read_model_name,
+    short_name,
 )
 from modules.model.weights_file import PICKLES
 from modules.util.config.load import load_train_config
@@ -134,6 +135,18 @@ def test_parts_and_the_base_are_read_alike():
     check_model_name("", "vae.model_name", config)
     with pytest.raises(UserError, match="vae.model_name: models/vae does not exist"):
         check_model_name("models/vae", "vae.model_name", config)
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("lab/tiny-1.0@fp16", "tiny-1.0"),
+        ("https://huggingface.co/lab/tiny/resolve/main/a/dream.safetensors?download=true", "dream.safetensors"),
+        ("models/dream 2", "dream 2"),
+    ],
+)
+def test_short_names(text, short):
+    assert short_name(text) == short
 
 
 def test_offline_only_the_cache_counts(tmp_path, monkeypatch):

@@ -110,7 +110,7 @@ def test_a_caption_that_is_no_text(train, mini_run, concept):
 
 def test_a_concept_folder_that_is_missing(train, mini_run, tmp_path):
     error = the_error(train(mini_run.write(concepts=[{"path": str(tmp_path / "nowhere")}]), "--validate"))
-    assert "nowhere does not exist" in error
+    assert "nowhere' does not exist" in error
 
 
 # ---- config ----------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ BAD_CONFIGS = {
         {"layer_filter_preset": "custom", "layer_filter": "no_such_layer"}, "no_such_layer",
     ),
     "a format without code": ({"output_model_format": "CKPT"}, "output_model_format"),
-    "nothing to train": ({"unet": {"train": False}}, "Nothing is trained"),
+    "nothing to train": ({"unet": {"train": False}}, "nothing is trained"),
     "a device that is not there": ({"train_device": "cuda:99"}, "train_device"),
     "two learning rates for Prodigy": (
         {"optimizer": {"optimizer": "PRODIGY"}, "text_encoder": {"train": True, "learning_rate": 0.5}}, "PRODIGY",

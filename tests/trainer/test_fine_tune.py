@@ -238,7 +238,7 @@ REFUSED = [
         {"unet": {"train": False}, "text_encoder": {"train": True, "weight_dtype": "FLOAT_8"}},
         "text_encoder.weight_dtype: found FLOAT_8.*quantized",
     ),
-    ({"unet": {"train": False}}, "Nothing is trained: switch on unet.train"),
+    ({"unet": {"train": False}}, "nothing is trained: switch on unet.train"),
     ({"optimizer": {"optimizer": "LORA_RITE"}}, "LORA_RITE steps the two factors of LoRAs.*ADAMW_ADV"),
     ({"lora_model_name": "lora.safetensors"}, "lora_model_name: .* is an adapter.*convert_adapter"),
     ({"output_model_format": "KOHYA_LORA"}, "KOHYA_LORA can't be written.*expected one of DIFFUSERS, SAFETENSORS"),

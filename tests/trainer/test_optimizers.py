@@ -3,9 +3,9 @@
 import math
 import sys
 
+from modules.trainer.optimizer_checks import check_lora_options
 from modules.trainer.optimizers import (
     OPTIMIZERS,
-    check_lora_options,
     create_optimizer,
     load_optimizer_state,
     optimizer_notes,

@@ -2,8 +2,7 @@
 
 import json
 
-from modules.model.BaseModel import family_of
-from modules.trainer.preflight import check_run
+from modules.trainer.checks import run_problems
 from modules.util.config.load import load_train_config
 
 import pytest
@@ -36,12 +35,12 @@ PRESETS = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_sparse_presets_are_accepted_and_unused_keys_are_told(tmp_path, name):
     path, told = tmp_path / "preset.json", []
-    path.write_text(json.dumps({**PRESETS[name], "not_a_key": 1}))
+    path.write_text(json.dumps({**PRESETS[name], "not_a_key": 1, "concepts": [{"path": str(tmp_path)}], "samples": []}))
     output = tmp_path / ("model" if PRESETS[name].get("output_model_format") == "DIFFUSERS" else "x.safetensors")
     places = [f"workspace_dir={tmp_path}/run", f"cache_dir={tmp_path}/cache", f"output_model_destination={output}"]
     config = load_train_config(path, places, warn=told.append)
     assert any("not_a_key" in text for text in told)
     told.clear()
-    check_run(config, family_of(config).trainable_parts, told.append)
+    assert run_problems(config, told.append) == []
     for key in ("compile", "attention_mechanism"):
         assert any(text.startswith(f"{key}: has no effect yet") for text in told) == (key in PRESETS[name])

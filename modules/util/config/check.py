@@ -8,10 +8,25 @@ from modules.util.config.errors import Problem, show_value
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LearningRateScheduler import LearningRateScheduler
 
+# keys that can't be empty, and what they hold
+NEEDED = {
+    "base_model_name": "a folder, a file or a hub name",
+    "output_model_destination": "the file to write",
+    "workspace_dir": "a folder",
+    "cache_dir": "a folder",
+}
+
 
 def check_train_config(config: TrainConfig) -> list[Problem]:
     """Every problem that no single option shows."""
     return [problem for rule in RULES for problem in rule(config)]
+
+
+def empty_texts(config: TrainConfig) -> list[Problem]:
+    """Texts that a run can't do without."""
+    return [
+        Problem(key, f"is empty, expected {what}") for key, what in NEEDED.items() if not getattr(config, key).strip()
+    ]
 
 
 def check_concept(concept: ConceptConfig) -> list[Problem]:

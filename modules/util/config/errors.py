@@ -2,17 +2,36 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
+class Remedy:
+    """Options that mend a problem together: (path, value as JSON) of each."""
+
+    values: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Remedy":
+        """The same from path -> value."""
+        return cls(tuple(values.items()))
+
+
+@dataclass(frozen=True)
 class Problem:
-    """One wrong thing in a config: the key's path in the JSON, and what is wrong with it."""
+    """One wrong thing in a config: the key's path in the JSON, what is wrong with it, and what would mend it.
+
+    Attributes:
+        path: of the option, empty if it is none.
+        text: without a full stop at its end.
+        remedies: each of them is enough. None: only a person can know.
+    """
 
     path: str
     text: str
+    remedies: tuple[Remedy, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         return f"{self.path}: {self.text}" if self.path else self.text
@@ -42,7 +61,8 @@ class ConfigError(ValueError):
     def within(self, source: str, prefix: str = "") -> "ConfigError":
         """The same error, found in `source` below the path `prefix`."""
         return ConfigError(
-            [Problem(join_path(prefix, problem.path), problem.text) for problem in self.problems], source
+            [Problem(join_path(prefix, problem.path), problem.text, problem.remedies) for problem in self.problems],
+            source,
         )
 
 

@@ -1,0 +1,209 @@
+"""The one list of what is wrong with a run before its base model is opened: for a run, `--validate` and the window."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from modules.dataLoader.check_dataset import concept_problems
+from modules.model.BaseModel import BaseModel, family_of
+from modules.model.diffusion_noise import check_distribution
+from modules.model.hub import Hub
+from modules.model.model_name import check_model_name, named_models, read_model_name
+from modules.model.ModelSource import check_folder
+from modules.model.weight_formats import check_offload, part_dtype
+from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
+from modules.trainer.optimizer_checks import optimizer_problems
+from modules.trainer.preflight import resolve_device
+from modules.trainer.trained import methods_of, options_of
+from modules.util.config.check import check_train_config, empty_texts
+from modules.util.config.check_lists import Lines, list_problems, plain_lines
+from modules.util.config.errors import ConfigError, Problem, Remedy
+from modules.util.config.field_type import default_of
+from modules.util.config.load import resolve_concepts
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.AttentionMechanism import AttentionMechanism
+from modules.util.enum.DataType import DataType
+from modules.util.found_problems import found
+from modules.util.UserError import UserError
+
+import torch
+
+Warn = Callable[[str], None]
+
+TRAIN_DTYPES = (DataType.FLOAT_32, DataType.BFLOAT_16, DataType.FLOAT_16)
+# steps of the run whose learning rate is asked for, to see whether there is one
+TRIAL_STEPS = 8
+
+
+def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines = plain_lines) -> list[Problem]:
+    """Every reason why a run would not start, as far as config, lists and folders tell. Nothing is written.
+
+    What only the images or the base model's own files can tell is found by `check_dataset` and `open_model`.
+
+    Args:
+        config: of the run.
+        warn: gets what a user should know of options that are accepted.
+        lines: how problems in lists are told, see `list_problems`.
+    """
+    problems = [*check_train_config(config), *empty_texts(config), *list_problems(config, lines)]
+    problems += _of_concepts(config)
+    problems += found(resolve_device, config)
+    problems += found(schedule_factor, config, TRIAL_STEPS)
+    problems += found(check_distribution, config)
+    problems += _of_places(config)
+    problems += _of_family(config, warn)
+    return list(dict.fromkeys(problems))
+
+
+def open_model(config: TrainConfig, device: torch.device, warn: Warn, hub: Hub | None = None) -> BaseModel:
+    """The base model, none of its weights loaded, and all checks that need its layers' names and sizes.
+
+    Args:
+        config: of the run.
+        device: where its components will work.
+        warn: gets what a user should know.
+        hub: of the run; None: one that reports nothing.
+
+    Raises:
+        UserError: there is no such model, or it is another one than the config needs.
+    """
+    model = family_of(config).load(config, device, hub)
+    for method in methods_of(config):
+        method.check_output(model, config, warn)
+    model.check_layers()
+    return model
+
+
+def _of_concepts(config: TrainConfig) -> list[Problem]:
+    try:
+        concepts = resolve_concepts(config, warn=lambda _: None)
+    except ConfigError:
+        # told with the lists
+        return []
+    return concept_problems(config, concepts)
+
+
+# -- places ---------------------------------------------------------------------------------------------------------
+
+
+def _of_places(config: TrainConfig) -> list[Problem]:
+    problems = []
+    for key in ("workspace_dir", "cache_dir", "output_model_destination"):
+        text = getattr(config, key)
+        if text.strip():
+            problems += found(check_place, Path(text), key, key != "output_model_destination")
+    output = Path(config.output_model_destination)
+    if config.prevent_overwrites and not problems and config.output_model_destination.strip() and output.exists():
+        text = f"{output} exists and prevent_overwrites is on. Choose another name, or move it"
+        problems.append(Problem("output_model_destination", text, (Remedy.of({"prevent_overwrites": False}),)))
+    return problems
+
+
+def check_place(path: Path, key: str, is_folder: bool) -> None:
+    """UserError if a file or folder certainly can't be written. Nothing is made, so that a text can be half typed."""
+    try:
+        # the output's own kind depends on the format; methods look at it
+        if is_folder and path.exists() and not path.is_dir():
+            raise UserError(f"{key}: {path} is a file, expected a folder. Choose another place.")
+        above = next((folder for folder in (path.absolute(), *path.absolute().parents)[1:] if folder.exists()), None)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{key}: {path} can't be a path: {reason}. Choose another place.") from error
+    if above is None:
+        raise UserError(f"{key}: nothing of {path} exists. Choose another place.")
+    if not above.is_dir():
+        raise UserError(f"{key}: {path} can't be written: {above} is no folder. Choose another place.")
+    if not os.access(above if not path.exists() else path, os.W_OK):
+        raise UserError(f"{key}: {path} can't be written: permission denied. Choose another place.")
+
+
+# -- what depends on the family --------------------------------------------------------------------------------------
+
+
+def _of_family(config: TrainConfig, warn: Warn) -> list[Problem]:
+    problems = [*found(family_of, config), *found(methods_of, config)]
+    if problems:
+        return problems
+    family, methods = family_of(config), methods_of(config)
+    problems += _unsupported(config, family, warn)
+    problems += family.check_config(config)
+    problems += _of_models(config, family)
+    for part in family.modules:
+        problems += found(part_dtype, config, part)
+        problems += found(check_offload, part, config)
+    for method in methods:
+        problems += method.check(config, family, warn)
+        problems += found(_check_output_kind, config, method.writes_folder(config))
+    sets = [name for method in methods for name in method.planned_sets(config, family)]
+    rates = {name: scaled_learning_rate(config, options_of(config, name).learning_rate) for name in sets}
+    return problems + optimizer_problems(config, warn, rates)
+
+
+def _check_output_kind(config: TrainConfig, folder: bool) -> None:
+    """UserError if a folder stands where a file is to be written."""
+    path = Path(config.output_model_destination)
+    if not folder and config.output_model_destination.strip() and path.is_dir():
+        better = path / "lora.safetensors"
+        raise UserError(
+            f"output_model_destination: {path} is a folder, expected a file name such as {better}.",
+            Remedy.of({"output_model_destination": better.as_posix()}),
+        )
+
+
+def _of_models(config: TrainConfig, family: type[BaseModel]) -> list[Problem]:
+    """Base model and parts from elsewhere that are not there."""
+    problems = found(_check_base, config, family) if config.base_model_name.strip() else []
+    for key, name in named_models(config, family.modules).items():
+        if key != "base_model_name":
+            problems += found(check_model_name, name, key, config)
+    return problems
+
+
+def _check_base(config: TrainConfig, family: type[BaseModel]) -> None:
+    check_model_name(config.base_model_name, "base_model_name", config)
+    path = read_model_name(config.base_model_name)
+    if isinstance(path, Path) and path.is_dir():
+        check_folder(path, [*family.modules, *family.tokenizers, "scheduler"])
+
+
+def _unsupported(config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
+    """Options without code. Those that would change nothing but speed are told."""
+    problems, trainable = [], family.trainable_parts
+    if config.train_dtype not in TRAIN_DTYPES:
+        text = f"found {config.train_dtype}, expected one of {', '.join(TRAIN_DTYPES)}"
+        remedies = tuple(Remedy.of({"train_dtype": str(dtype)}) for dtype in TRAIN_DTYPES[:2])
+        problems.append(Problem("train_dtype", text, remedies))
+    idle = {"compile": config.compile, "attention_mechanism": config.attention_mechanism != AttentionMechanism.SDP}
+    for key in (key for key, is_on in idle.items() if is_on):
+        warn(f"{key}: has no effect yet; the run trains the same without it, perhaps more slowly.")
+    refused = {
+        "force_circular_padding": config.force_circular_padding,
+        "debug_mode": config.debug_mode,
+        "masked_prior_preservation_weight": config.masked_prior_preservation_weight > 0,
+        "quantization.svd_dtype": config.quantization.svd_dtype != DataType.NONE,
+        **{f"{part}.attention_mask": getattr(config, part).attention_mask for part in trainable},
+        **{f"{part}.include": not getattr(config, part).include for part in (*trainable, "vae")},
+    }
+    for key in (key for key, is_on in refused.items() if is_on):
+        text = "not supported yet; remove it or set it to its default"
+        problems.append(Problem(key, text, (Remedy.of({key: _default(key)}),)))
+    _tell_dropout(config, trainable, warn)
+    return problems
+
+
+def _default(path: str) -> object:
+    """An option's default, as JSON has it."""
+    part, _, key = path.rpartition(".")
+    value = getattr(default_of(TrainConfig, part), key) if part else default_of(TrainConfig, key)
+    return str(value) if isinstance(value, str) else value
+
+
+def _tell_dropout(config: TrainConfig, trainable: Sequence[str], warn: Warn) -> None:
+    dropout = config.text_encoder.dropout_probability
+    for part in trainable:
+        own = getattr(config, part)
+        if part.startswith("text_encoder_") and own.dropout_probability != dropout:
+            warn(
+                f"{part}.dropout_probability {own.dropout_probability:g} has no effect: a caption is dropped for all "
+                f"text encoders at once, by text_encoder.dropout_probability, which is {dropout:g}."
+            )

@@ -8,6 +8,7 @@ from modules.ui.AskWindow import AskWindow
 from modules.ui.ChoicePopup import ChoicePopup
 from modules.ui.DropTargets import DropTargets
 from modules.ui.FormView import FormView
+from modules.ui.OfferBar import OfferBar
 from modules.ui.OptimizerWindow import OptimizerWindow
 from modules.ui.PresetActions import PresetActions
 from modules.ui.ProblemBar import ProblemBar
@@ -26,6 +27,7 @@ from modules.viewModel.OptimizerCatalog import OptimizerCatalog
 from modules.viewModel.search_options import place_in_items, tab_of_list
 from modules.viewModel.Session import Session
 from modules.viewModel.TrainForm import OPTIMIZER as OPTIMIZER_PATH
+from modules.viewModel.TrainForm import Checks
 from modules.viewModel.TrainHints import TrainHints
 from modules.viewModel.UiSettings import ALL, fitting_geometry
 from modules.viewModel.Worker import Worker
@@ -125,8 +127,9 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.top.pack(fill="x", padx=(0, px(8)))
         self.tabs = TabBar(self._body, self.theme, [tab.name for tab in TABS], self.show_tab)
         self.tabs.pack(fill="x", pady=px(8), padx=(0, px(8)))
-        self.problems = ProblemBar(self._body, self.tools, self.form.line, self.go_to_problem, self.start_run)
+        self.problems = ProblemBar(self._body, self.tools, self.form, self.go_to_problem, self.start_run)
         self.problems.pack(side="bottom", fill="x", pady=(px(6), 0), padx=(0, px(8)))
+        self.offer = OfferBar(self._body, self.tools, self.form)
         self._pages: dict[str, ttk.Frame] = {}
         self.views: dict[str, tuple[FormView | None, Any]] = {}
         known = [tab.name for tab in TABS]
@@ -260,15 +263,22 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         waiting, self._when_loaded = self._when_loaded, []
         for action in waiting:
             action()
+        # takes longer, and nothing waits for it
+        self.worker.run(self.form.load_checks, self._checks_loaded, lambda error: self._not_loaded(error))
+
+    def _checks_loaded(self, checks: Checks) -> None:
+        self.form.checks = checks
+        self.refresh()
 
     def _not_loaded(self, error: Exception) -> None:
         self._loading = False
         self._when_loaded.clear()
-        self.say(f"What the optimizers take cannot be read: {error}")
+        self.say(f"What the trainer takes cannot be read: {error}")
 
     def refresh(self) -> None:
         """Shows what preset is open and changed, and, when the last of a row of changes is done, what is wrong."""
         self.top.refresh()
+        self.offer.refresh()
         self.title(f"{self.session.title} – scaled-trainer")
         self._checking.start(SETTLE_MS)
 

@@ -129,7 +129,9 @@ class FormView(ScrollFrame):
 
     def _belongs(self, section: FormSection, one: FormField) -> bool:
         advanced = section.advanced or one.is_advanced
-        return self._everything or not advanced or bool(self._form.complaint(one.path))
+        # nothing that was set stays behind hidden
+        shown = self._everything or not advanced or self._form.is_modified(one.path)
+        return shown or bool(self._form.complaint(one.path))
 
     def _card(self, section: FormSection) -> ttk.Frame:
         if section.key not in self._cards:

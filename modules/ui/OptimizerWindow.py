@@ -62,7 +62,7 @@ class OptimizerWindow(ctk.CTkToplevel):
         for one in RECOMMENDATIONS:
             button = ttk.Button(row, text=one.title, style="Window.TButton", command=lambda one=one: self._apply(one))
             button.pack(side="left", padx=(0, px(6)))
-            app.tools.tooltip.attach(button, lambda one=one: self._explain(one))
+            app.tools.tooltip.attach(button, lambda one=one: self._form.explain(one))
             self.recommended[one.title] = button
         self._news = ttk.Label(body, style="Muted.Window.TLabel", justify="left")
         self.view = FormView(body, app.tools, app.form, self._form.sections(), self._form, app.settings.view == ALL)
@@ -101,10 +101,6 @@ class OptimizerWindow(ctk.CTkToplevel):
         done = ", ".join(self._form.apply(one))
         self._news.configure(text=f"Set: {done}", wraplength=self.winfo_width() - 40)
         self._news.pack(fill="x", pady=(0, 6), before=self.view)
-
-    def _explain(self, one: Recommendation) -> str:
-        why = self._form.why_not_recommended(one)
-        return f"{one.help}\nNot now: {why}." if why else one.help
 
     def _show_view(self, view: str) -> None:
         self.views.mark(view)

@@ -2,12 +2,13 @@ from typing import Any
 
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.field_type import field_type
-from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.config.TrainOptimizerConfig import OFF, TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.viewModel.field_text import in_words, parse_text, text_of
 from modules.viewModel.FormField import FormField, FormSection
-from modules.viewModel.OptimizerCatalog import AUX, OFF, OptimizerCatalog
+from modules.viewModel.OptimizerCatalog import AUX, OptimizerCatalog
 from modules.viewModel.option_titles import BETWEEN
 from modules.viewModel.recommended import SCALED_OPTIMIZER, Recommendation
 from modules.viewModel.TrainForm import OPTIMIZER, TrainForm
@@ -111,13 +112,24 @@ class OptimizerForm(TrainHints):
 
     def why_not_recommended(self, recommendation: Recommendation) -> str:
         """Why a recommendation is of no use; empty if it is. Where the optimizer lacks it, another one comes."""
-        return recommendation.asks(self.form.config)
+        return recommendation.asks(self._with_needed(recommendation))
+
+    def explain(self, recommendation: Recommendation) -> str:
+        """What a recommendation does, where its numbers come from, and why it can't be taken now."""
+        why = self.why_not_recommended(recommendation)
+        text = recommendation.help(self._with_needed(recommendation))
+        return f"{text}\nNot now: {why}." if why else text
+
+    def _with_needed(self, recommendation: Recommendation) -> TrainConfig:
+        """The config, with another optimizer if the chosen one lacks what a recommendation needs."""
+        has = self.catalog.defaults.get(self.chosen, {})
+        if all(option in has for option in recommendation.needs):
+            return self.form.config
+        return self.form.config.model_copy(update={"optimizer": TrainOptimizerConfig(optimizer=SCALED_OPTIMIZER)})
 
     def apply(self, recommendation: Recommendation) -> list[str]:
         """Takes a recommendation. Returns what it changed, for people: “Learning rate” 0.001."""
-        has = self.catalog.defaults.get(self.chosen, {})
-        if any(option not in has for option in recommendation.needs):
-            self.choose(SCALED_OPTIMIZER)
+        self.choose(self._with_needed(recommendation).optimizer.optimizer)
         values = recommendation.values(self.form.config)
         self.form.set_values(values)
         return [f"“{self._title(path)}” {in_words(self.form.value(path))}" for path in (OPTIMIZER, *values)]

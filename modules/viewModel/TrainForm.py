@@ -1,28 +1,39 @@
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from modules.util.config.BaseConfig import BaseConfig
-from modules.util.config.check import check_train_config
-from modules.util.config.ConceptConfig import ConceptConfig
-from modules.util.config.errors import ConfigError, Problem
+from modules.util.config.check import check_train_config, empty_texts
+from modules.util.config.check_lists import list_problems
+from modules.util.config.errors import ConfigError, Problem, Remedy
 from modules.util.config.field_type import field_type
-from modules.util.config.is_missing import is_missing
-from modules.util.config.load import resolve_concepts, resolve_samples
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainModelPartConfig import TrainModelPartConfig
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
-from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.Optimizer import Optimizer
 from modules.viewModel.families import SUPPORTED, parts_of
+from modules.viewModel.field_text import in_words, shown_value
 from modules.viewModel.FormModel import FormModel
-from modules.viewModel.OptimizerCatalog import AUX, OptimizerCatalog, given_options
-from modules.viewModel.option_titles import list_lines
-from modules.viewModel.paths import is_folder
+from modules.viewModel.OptimizerCatalog import AUX, OptimizerCatalog
+from modules.viewModel.option_titles import BETWEEN, list_lines
+from modules.viewModel.recommended import companions, rate_for
 
 OPTIMIZER = "optimizer.optimizer"
+Checks = Callable[[TrainConfig], list[Problem]]
+CHOICES = ("training_method", "peft_type", "lora_decompose", OPTIMIZER, "optimizer.scaled_optm")
+"""Options after which others should be otherwise, too."""
 PARTS = frozenset(
     name for name in TrainConfig.model_fields if field_type(TrainConfig, name).kind is TrainModelPartConfig
 )
 """Keys of the parts of models, as `unet`."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What goes with a choice: in words, and path -> value."""
+
+    text: str
+    values: dict[str, Any]
 
 
 class TrainForm(FormModel):
@@ -30,6 +41,8 @@ class TrainForm(FormModel):
 
     Attributes:
         catalog: what the optimizers take; None until it is loaded, which takes seconds.
+        checks: what would stop a run; None until they are loaded, which takes longer.
+        asked: the choice of `CHOICES` whose offer is open; empty: none is.
         inner_problems: list -> what is wrong in the window of its item that is edited.
     """
 
@@ -38,6 +51,8 @@ class TrainForm(FormModel):
     def __init__(self, config: TrainConfig | None = None) -> None:
         super().__init__(config or TrainConfig())
         self.catalog: OptimizerCatalog | None = None
+        self.checks: Checks | None = None
+        self.asked = ""
         self.inner_problems: dict[str, list[Problem]] = {}
         parts = [section for section in self.sections if section.key in PARTS]
         self._parts = {one.path: section.key for section in parts for one in section.fields}
@@ -45,6 +60,7 @@ class TrainForm(FormModel):
     def replace(self, config: BaseConfig) -> None:
         """Edits another config from now on. Tokens stay: they are the user's, not a preset's."""
         assert isinstance(config, TrainConfig)
+        self.asked = ""
         config.secrets = self.config.secrets
         super().replace(config)
 
@@ -54,11 +70,12 @@ class TrainForm(FormModel):
         if optimizer == config.optimizer.optimizer:
             return
         memory = dict(config.optimizer_defaults)
-        if any(value is not None for value in given_options(config.optimizer).values()):
+        if any(value is not None for value in config.optimizer.options().values()):
             memory[str(config.optimizer.optimizer)] = config.optimizer
         remembered = memory.pop(str(optimizer), TrainOptimizerConfig())
         config.optimizer = TrainOptimizerConfig.from_dict({**remembered.to_dict(), "optimizer": str(optimizer)})
         config.optimizer_defaults = memory
+        self.asked = OPTIMIZER
         self.discard("optimizer.")
         self.changed("")
 
@@ -67,7 +84,38 @@ class TrainForm(FormModel):
         if path == OPTIMIZER and value in tuple(Optimizer):
             self.choose_optimizer(Optimizer(value))
             return ""
-        return super().set_value(path, value, text)
+        before, asked = self.value(path), self.asked
+        # told to listeners with the change itself
+        self.asked = path if path in CHOICES else asked
+        error = super().set_value(path, value, text)
+        if error or self.value(path) == before:
+            self.asked = asked
+        return error
+
+    def offer(self) -> Offer | None:
+        """What goes with the last choice of a method, an adapter or an optimizer, and is otherwise now; None: nothing,
+        or it was declined.
+        """
+        values = companions(self.config) if self.asked else {}
+        if not values:
+            return None
+        words = [f"“{self.title(path)}” {in_words(value)}" for path, value in values.items()]
+        rate = rate_for(self.config)
+        source = f" The rate is {rate.source}." if rate is not None and "learning_rate" in values else ""
+        chosen = f"“{self.title(self.asked).rpartition(BETWEEN)[2]}” {in_words(self.value(self.asked))}"
+        verb = "goes" if len(words) == 1 else "go"
+        return Offer(f"With {chosen} {verb} {', '.join(words)}.{source}", values)
+
+    def take_offer(self) -> None:
+        """Sets all that `offer` names."""
+        found = self.offer()
+        self.asked = ""
+        self.set_values({} if found is None else found.values)
+
+    def decline_offer(self) -> None:
+        """Keeps everything as it is, until another choice is made."""
+        self.asked = ""
+        self.changed("")
 
     def conditions(self, path: str) -> list[str]:
         """The same, with one more: the model family must have the part."""
@@ -97,58 +145,42 @@ class TrainForm(FormModel):
         return self._parts.get(path, "")
 
     def problems(self) -> list[Problem]:
-        """Every reason why a run would not start, as far as it can be known without loading a model."""
-        found = [*super().problems(), *check_train_config(self.config), *self._missing(), *self._lists()]
+        """Every reason why a run would not start, before the base model is opened.
+
+        Until `checks` are loaded, what takes torch to know is missing; until `catalog` is, what optimizers say.
+        """
+        found, config = super().problems(), self.config
+        if self.checks is not None:
+            found += self.checks(config)
+        else:
+            found += [*check_train_config(config), *empty_texts(config), *list_problems(config, self.list_lines)]
+            if config.model_type not in SUPPORTED:
+                text = f"{config.model_type} cannot be trained yet; choose another model type"
+                found.append(Problem("model_type", text))
+            found += self.catalog.problems(config) if self.catalog is not None else []
         for inner in self.inner_problems.values():
             found += inner
-        if self.catalog is not None:
-            found += self.catalog.problems(self.config)
         return list(dict.fromkeys(found))
 
-    def _missing(self) -> list[Problem]:
-        config = self.config
-        needed = {
-            "base_model_name": "a folder, a file or a hub name",
-            "output_model_destination": "the file to write",
-            "workspace_dir": "a folder",
-            "cache_dir": "a folder",
-        }
-        found = [
-            Problem(key, f"is empty, expected {what}")
-            for key, what in needed.items()
-            if not getattr(config, key).strip()
-        ]
-        if config.model_type not in SUPPORTED:
-            found.append(Problem("model_type", f"{config.model_type} cannot be trained yet; choose another model type"))
-        return found
+    def list_lines(self, key: str, error: ConfigError) -> list[str]:
+        """What is wrong with a list in a file, by titles."""
+        return list_lines(type(self.config), key, error)
 
-    def _lists(self) -> list[Problem]:
-        """What is wrong with concepts and samples, in the config or in files of their own."""
-        config, found = self.config, []
-        for key, file_key, resolve, hint in (
-            ("concepts", "concept_file_name", resolve_concepts, "add a folder of images in the tab concepts"),
-            ("samples", "sample_definition_file_name", resolve_samples, "add a sample in the tab sampling"),
-        ):
-            file = getattr(config, file_key)
-            if getattr(config, key) is None and file.strip() and is_missing(file):
-                text = f"there is no such file yet: {file!r}; {hint}, or name another file"
-                found.append(Problem(file_key, text))
-                continue
-            try:
-                items = resolve(config, warn=lambda _: None)
-            except ConfigError as error:
-                found += [Problem(file_key, line) for line in list_lines(type(config), key, error)]
-            else:
-                found += self._concepts(items) if key == "concepts" else []
-        return found
+    def load_checks(self) -> Checks:
+        """The trainer's own list of checks, for which the model families are imported: off the window's thread."""
+        from modules.trainer.checks import run_problems
 
-    def _concepts(self, concepts: list[ConceptConfig]) -> list[Problem]:
-        used = [concept for concept in concepts if concept.enabled]
-        if not any(concept.type != ConceptType.VALIDATION for concept in used):
-            return [Problem("concepts", "there is nothing to train on; add a folder of images in the tab concepts")]
-        lost = [concept for concept in used if not concept.path.strip() or not is_folder(concept.path)]
-        names = [repr(concept.name) if concept.name else "a concept" for concept in lost]
-        return [
-            Problem("concepts", f"{name}: there is no folder {concept.path!r}")
-            for name, concept in zip(names, lost, strict=True)
+        return lambda config: run_problems(config, lines=self.list_lines)
+
+    def remedy_text(self, problem: Problem, remedy: Remedy) -> str:
+        """What a remedy of a problem does, for a button: Set to SAFETENSORS; Set “Train dtype” to BFLOAT_16."""
+        words = [
+            f"{'' if path == problem.path else f'“{self.title(path)}” '}to {shown_value(value)}"
+            for path, value in remedy.values
         ]
+        return f"Set {' and '.join(words)}"
+
+    def apply_remedy(self, remedy: Remedy) -> None:
+        """Changes the options that a remedy names."""
+        for path, value in remedy.values:
+            self.set_value(path, value)

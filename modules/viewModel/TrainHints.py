@@ -1,7 +1,9 @@
 from modules.util.enum.ModelType import ModelType
 from modules.util.enum.Optimizer import Optimizer
 from modules.viewModel.families import SUPPORTED
+from modules.viewModel.field_text import number_text
 from modules.viewModel.FieldHints import Choice, FieldHints
+from modules.viewModel.recommended import rate_for
 from modules.viewModel.TrainForm import OPTIMIZER, TrainForm
 
 UNSUPPORTED = "cannot be trained with yet"
@@ -16,6 +18,12 @@ class TrainHints(FieldHints):
         """What an option can be chosen from."""
         found = super().choices(path)
         return sorted(found, key=lambda choice: bool(choice.why_not)) if path in ("model_type", OPTIMIZER) else found
+
+    def help(self, path: str) -> str:
+        """The same; of the learning rate, also which one goes with what is trained, and whose it is."""
+        text = super().help(path)
+        rate = rate_for(self.form.config) if path == "learning_rate" else None
+        return text if rate is None else f"{text}\nWith what is chosen goes {number_text(rate.value)}: {rate.source}."
 
     def why_not(self, path: str, text: str) -> str:
         """Why an option can't be chosen. Of optimizers that is known as soon as the catalog is loaded."""

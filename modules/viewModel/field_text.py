@@ -34,6 +34,11 @@ def in_words(value: Any) -> str:
     return ("on" if value else "off") if isinstance(value, bool) else text_of(value)
 
 
+def shown_value(value: Any) -> str:
+    """A value in a sentence, where an empty field has a word, too."""
+    return "empty" if value in (None, "", []) else in_words(value)
+
+
 def number_text(value: float) -> str:
     """The shortest text of a float that reads back as the same number: 200, 0.999, 3e-6."""
     if math.isinf(value):

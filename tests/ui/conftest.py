@@ -58,7 +58,7 @@ def loaded_app(display, ui_root):
     os.chdir(ROOT)
     app = App(ui_root)
     app.load_catalog()
-    wait_until(app, lambda: app.form.catalog is not None)
+    wait_until(app, lambda: app.form.catalog is not None and app.form.checks is not None, 180)
     yield app
     app.destroy()
     os.chdir(before)

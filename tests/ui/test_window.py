@@ -176,6 +176,58 @@ def test_start_asks_for_an_optimizer_that_exists(app, until):
     until(app, lambda: "disabled" not in app.problems.start.state())
 
 
+def test_a_button_beside_a_problem_mends_it(app, user, until):
+    user.use(app.top.options["training_method"], "FINE_TUNE")
+    until(app, lambda: "disabled" in app.problems.start.state())
+    app.problems.toggle.invoke()
+    assert "KOHYA_LORA can't be written for a fully trained" in app.problems.lines[0].cget("text")
+    app.problems.remedies["output_model_format", "Set to SAFETENSORS"].invoke()
+    assert app.form.config.output_model_format == "SAFETENSORS"
+    until(app, lambda: "disabled" not in app.problems.start.state())
+    # what only a person can know leads to its field
+    app.form.set_value("base_model_name", "models/nowhere")
+    until(app, lambda: app.problems.toggle.winfo_manager())
+    app.problems.toggle.invoke()
+    app.show_tab("general")
+    app.problems.remedies["base_model_name", "Show"].invoke()
+    assert app.tabs.current == "model"
+
+
+def test_what_goes_with_a_choice_is_offered_and_taken_or_left(app, user, until):
+    assert app.offer.text == ""
+    app.show_tab("training")
+    app.form.set_text("optimizer.optimizer", "STIEFEL_LORA")
+    app.update()
+    assert "“Start values” ORTHONORMAL" in app.offer.text and app.offer.winfo_ismapped()
+    app.offer.keep.invoke()
+    app.update()
+    assert app.offer.text == "" and app.form.config.learning_rate == 0.002
+    app.form.set_text("optimizer.optimizer", "ADAMW_ADV")
+    app.form.set_value("optimizer.scaled_optm", True)
+    app.update()
+    app.offer.take.invoke()
+    app.update()
+    assert app.offer.text == "" and app.form.config.learning_rate == 0.03
+
+
+def test_the_basic_view_shows_what_differs_from_its_default(app, user):
+    app.show_tab("training")
+    app.update()
+    form = app.views["training"][0]
+    path = next(
+        path for path, one in app.form.fields.items()
+        if one.is_advanced and "." not in path and one.kind.kind is float and app.form.applies(path)
+        and any(one in section.fields and not section.advanced for section in form._sections)
+    )  # fmt: skip
+    assert path not in form.rows or not form.rows[path].visible
+    app.form.set_value(path, app.form.default(path) + 0.125)
+    app.update()
+    assert form.rows[path].visible
+    app.form.reset(path)
+    app.update()
+    assert not form.rows[path].visible
+
+
 def search(app, text: str):
     field = app.top.search
     field.entry.focus_force()

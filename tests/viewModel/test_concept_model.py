@@ -315,7 +315,7 @@ def test_the_check_takes_a_concept_alone(config, concept):
 
 def test_a_concept_that_cannot_be_checked_says_why(config, concept, tmp_path):
     concept.path = str(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="nowhere does not exist"):
+    with pytest.raises(UserError, match="nowhere' does not exist"):
         check_concept(config, concept)
     (tmp_path / "empty").mkdir()
     concept.path = str(tmp_path / "empty")

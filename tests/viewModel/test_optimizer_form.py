@@ -125,17 +125,26 @@ def test_defaults_are_shown_where_an_option_is_empty(optimizer):
     assert optimizer.shown_text("optimizer.stochastic_rounding") == "false"
 
 
-def test_scaled_sets_rate_and_alpha(optimizer):
+@pytest.mark.parametrize(
+    ("base", "rate", "both", "source"),
+    [
+        ("models/tiny_sd", 3e-2, 2.5e-3, "measured on the tiny base"),
+        ("stabilityai/stable-diffusion-xl-base-1.0", 1e-3, 5e-4, "OneTrainer PR 1344"),
+    ],
+)
+def test_scaled_sets_rate_and_alpha_and_says_whose_they_are(optimizer, base, rate, both, source):
     optimizer.choose(Optimizer.SGD)
+    optimizer.form.set_text("base_model_name", base)
     optimizer.form.set_text("lora_rank", "24")
+    assert f"The rate {rate:g} is" in optimizer.explain(SCALED) and source in optimizer.explain(SCALED)
     changed = optimizer.apply(SCALED)
     config = optimizer.form.config
     assert (config.optimizer.optimizer, config.optimizer.scaled_optm) == (Optimizer.ADAMW_ADV, True)
-    assert (config.learning_rate, config.lora_alpha) == (1e-3, 24)
-    assert "“Learning rate” 0.001" in changed
+    assert (config.learning_rate, config.lora_alpha) == (rate, 24)
+    assert f"“Learning rate” {rate}" in changed
     optimizer.form.set_values({"peft_type": "OFT_2", "lora_decompose": True})
     optimizer.apply(SCALED)
-    assert config.learning_rate == 5e-4 and config.oft_scaled
+    assert config.learning_rate == both and config.oft_scaled
 
 
 def test_fisher_decay_is_the_same_per_step_with_and_without_scaled_steps(optimizer):
@@ -193,9 +202,10 @@ def test_optimizers_of_pairs_cannot_be_picked_for_full_fine_tuning(optimizer, ki
     form.set_value("training_method", "LORA")
 
 
-def test_the_scaled_rate_is_for_adapters(optimizer):
-    scaled = next(one for one in RECOMMENDATIONS if one.title.startswith("Scaled"))
-    optimizer.form.set_value("training_method", "FINE_TUNE")
-    assert "adapters" in optimizer.why_not_recommended(scaled)
-    optimizer.form.set_value("training_method", "LORA")
-    assert optimizer.why_not_recommended(scaled) == ""
+def test_a_scaled_rate_is_offered_only_where_somebody_has_measured_one(optimizer):
+    optimizer.form.set_value("training_method", "EMBEDDING")
+    assert "nobody has measured" in optimizer.why_not_recommended(SCALED)
+    assert "Not now: nobody has measured" in optimizer.explain(SCALED)
+    for method in ("FINE_TUNE", "LORA"):
+        optimizer.form.set_value("training_method", method)
+        assert optimizer.why_not_recommended(SCALED) == ""

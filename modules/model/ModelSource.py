@@ -158,8 +158,12 @@ def check_folder(place: Path | Snapshot, parts: Sequence[str]) -> None:
         missing = [name for name in parts if not place.names(name)]
     else:
         missing = [name for name in parts if not (place / name).is_dir()]
-    if missing:
-        raise UserError(f"base_model_name: {place} is incomplete; missing folders: {', '.join(missing)}.")
+    if not missing:
+        return
+    words = f"is incomplete; missing folders: {', '.join(missing)}."
+    if isinstance(place, Snapshot):
+        raise place.lack(", ".join(missing), words)
+    raise UserError(f"base_model_name: {place} {words}")
 
 
 def read_index(place: Path | Snapshot) -> dict[str, Any]:

@@ -200,10 +200,21 @@ class Snapshot:
         with hub_errors(self.name, self.key, self._hub.token, self.folder):
             self._note_revision()
 
+    def lack(self, what: str, words: str) -> UserError:
+        """What to say when something is not there.
+
+        Args:
+            what: is missing in a copy in the cache that may not be completed.
+            words: to say otherwise, without the name of the model.
+        """
+        if self._closed:
+            return offline_error(self.name, self.key, self._closed, self._hub.cache, what)
+        return UserError(f"{self.key}: {self.name} {words}")
+
     def check_file(self, file: str) -> None:
         """Raises UserError if the repository has no such file, or it may not be fetched. Asks nobody."""
         if self._files is None:
-            raise offline_error(self.name, self.key, self._closed, self._hub.cache, file)
+            raise self.lack(file, "")
         if file not in self._files:
             near = get_close_matches(file, self._files, n=1)
             weights = [name for name in self._files if name.endswith(WEIGHT_ENDINGS)]
@@ -292,9 +303,8 @@ def check_is_model(snapshot: Snapshot) -> None:
         return
     weights = [name for name in names if name.endswith(WEIGHT_ENDINGS) and "/" not in name]
     hint = f"Name a single file of it: {snapshot}/{weights[0]}." if weights else "Name another one."
-    raise UserError(
-        f"{snapshot.key}: {snapshot} has no model_index.json, so it is no model in diffusers' layout. {hint}"
-    )
+    words = f"has no model_index.json, so it is no model in diffusers' layout. {hint}"
+    raise snapshot.lack("model_index.json", words)
 
 
 def component_folder(snapshot: Snapshot, part: str) -> str:
@@ -307,9 +317,10 @@ def component_folder(snapshot: Snapshot, part: str) -> str:
         return part
     if "config.json" in snapshot.names():
         return ""
-    raise UserError(
-        f"{snapshot.key}: {snapshot} has neither a folder {part} nor a config.json of its own. Name a model with such "
-        "a component, or the component's own repository or file."
+    raise snapshot.lack(
+        f"the component {part}",
+        f"has neither a folder {part} nor a config.json of its own. Name a model with such a component, or the "
+        "component's own repository or file.",
     )
 
 

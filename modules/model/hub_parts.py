@@ -33,10 +33,9 @@ def fetch_part(snapshot: Snapshot, folder: str, of_diffusers: bool, part: str) -
     """
     choice = choose_weights(snapshot.names(folder), of_diffusers)
     if choice is None:
-        raise UserError(
-            f"{snapshot.key}: {snapshot} has no weights of {part} that can be read here. Expected a file such as "
-            f"{_inside(folder, 'diffusion_pytorch_model.safetensors' if of_diffusers else 'model.safetensors')}."
-        )
+        usual = _inside(folder, "diffusion_pytorch_model.safetensors" if of_diffusers else "model.safetensors")
+        words = f"has no weights of {part} that can be read here. Expected a file such as {usual}."
+        raise snapshot.lack(f"the weights of {part}", words)
     files = [choice.file]
     if choice.is_index:
         index = _inside(folder, choice.file)

@@ -89,7 +89,7 @@ def read_model_name(name: str, key: str = "base_model_name") -> Path | HubName:
     path = _expanded(text)
     if path is not None and _exists(path):
         return path
-    found = None if _looks_like_path(text) else _read_repository(text)
+    found = None if _looks_like_path(text) else _read_repository(text.rstrip("/"))
     if found is None:
         near = "" if path is None else _nearest(path)
         raise UserError(f"{key}: {text} does not exist{near}. {_expected()}")
@@ -123,7 +123,7 @@ def offline_error(name: HubName, key: str, reason: str, cache: Path, missing: st
         key: the option it comes from.
         reason: one of `_WAYS_OUT`.
         cache: of `cache_folder`.
-        missing: file in the repository; empty: all of them.
+        missing: of the model; empty: all of it.
     """
     what = f"lacks {missing} in" if missing else "is not in"
     remedies = [Remedy.of({"offline_mode": False})] if reason == OFFLINE else []

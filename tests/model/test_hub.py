@@ -424,7 +424,7 @@ def test_what_http_does_not_give_out_is_left_to_the_library(server, make_snapsho
     assert [request.method for request in server.requests] == ["GET", "HEAD", "GET"]
 
 
-def test_offline(server, make_config, make_snapshot):
+def test_offline(server, make_config, make_snapshot, cache):
     server.add(MODEL, TINY)
     words = (f"base_model_name: {MODEL} is not in the hub's cache", "offline_mode is on")
     error = refused(lambda: load(make_config(offline_mode=True)), *words)
@@ -435,7 +435,11 @@ def test_offline(server, make_config, make_snapshot):
     refused(
         lambda: make_snapshot(offline_mode=True).fetch(["unet/diffusion_pytorch_model.safetensors"], "unet"), *words
     )
-    refused(lambda: load(make_config(offline_mode=True)), "has no weights of unet")
+    refused(lambda: load(make_config(offline_mode=True)), "lacks the weights of unet in", "offline_mode is on")
+    other = make_config(str(TINY), offline_mode=True, prior={"model_name": MODEL})
+    refused(lambda: replaced_part(other, "prior", UNet2DConditionModel, Hub(other)), "lacks the component prior in")
+    shutil.rmtree(next(cache.glob("models--*/snapshots/*/vae")))
+    refused(lambda: load(make_config(offline_mode=True)), "lacks vae in")
     load(make_config())
     server.requests.clear()
     load(make_config(offline_mode=True))

@@ -43,7 +43,7 @@ def no_network(monkeypatch, tmp_path):
         # a dot in a name is no ending
         ("stabilityai/stable-diffusion-xl-base-1.0", ("stabilityai/stable-diffusion-xl-base-1.0",)),
         ("black-forest-labs/FLUX.2-klein-base-4B", ("black-forest-labs/FLUX.2-klein-base-4B",)),
-        (" some_lab/tiny ", ("some_lab/tiny",)),
+        (" some_lab/tiny/ ", ("some_lab/tiny",)),
         ("lab/tiny@fp16", ("lab/tiny", "fp16")),
         (f"lab/tiny@{COMMIT}", ("lab/tiny", COMMIT)),
         ("lab/tiny@refs/pr/12", ("lab/tiny", "refs/pr/12")),

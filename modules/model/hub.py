@@ -279,7 +279,7 @@ def check_hub_name(name: str, key: str, config: TrainConfig) -> None:
         return
     headers, cache = request_headers(token), cache_folder(config)
     try:
-        info = ask(found.whole, headers)
+        info = ask(found.whole, headers, () if is_cached(found, cache) else PAUSES[:2])
         if info.get("gated"):
             ask_access(found, headers)
     except Exception as error:

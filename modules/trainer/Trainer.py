@@ -15,7 +15,7 @@ from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub
 from modules.trainer.autocast import autocast
 from modules.trainer.backup import Backup, newest_backup, prune_backups, read_backup, write_backup
-from modules.trainer.checks import open_model, run_problems
+from modules.trainer.checks import check_models, open_model, run_problems
 from modules.trainer.Ema import Ema, restored
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.FusedBackward import FusedBackward
@@ -109,6 +109,7 @@ class Trainer:
     def _prepare(self) -> None:
         config = self.config
         raise_problems(run_problems(config, self.warn))
+        check_models(config)
         family = family_of(config)
         concepts = resolve_concepts(config, warn=self.warn)
         samples = [s for s in resolve_samples(config, family.sample_defaults, warn=self.warn) if s.enabled]

@@ -7,7 +7,7 @@ from pathlib import Path
 from modules.dataLoader.check_dataset import concept_problems
 from modules.model.BaseModel import BaseModel, family_of
 from modules.model.diffusion_noise import check_distribution
-from modules.model.hub import Hub
+from modules.model.hub import Hub, check_hub_name
 from modules.model.model_name import check_model_name, named_models, read_model_name
 from modules.model.ModelSource import check_folder
 from modules.model.weight_formats import check_offload, part_dtype
@@ -23,7 +23,7 @@ from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.AttentionMechanism import AttentionMechanism
 from modules.util.enum.DataType import DataType
-from modules.util.found_problems import found
+from modules.util.found_problems import found, raise_problems
 from modules.util.UserError import UserError
 
 import torch
@@ -53,6 +53,12 @@ def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines 
     problems += _of_places(config)
     problems += _of_family(config, warn)
     return list(dict.fromkeys(problems))
+
+
+def check_models(config: TrainConfig) -> None:
+    """Asks the hub for the models that are named. Raises UserError if it has them not, or not for this user."""
+    names = named_models(config, family_of(config).modules)
+    raise_problems([problem for key, name in names.items() for problem in found(check_hub_name, name, key, config)])
 
 
 def open_model(config: TrainConfig, device: torch.device, warn: Warn, hub: Hub | None = None) -> BaseModel:

@@ -154,6 +154,8 @@ def place(mini_run, monkeypatch):
 
     monkeypatch.setattr(BaseModel, "load", classmethod(note))
     monkeypatch.setattr(trainer_module, "prepare_data", reached)
+    # the hub's own tests ask a server
+    monkeypatch.setattr("modules.trainer.checks.check_hub_name", lambda name, key, config: None)
 
     def put(value: Any) -> Any:
         if isinstance(value, dict):

@@ -97,7 +97,7 @@ class AdapterFile:
                     raise self._error(name, error) from error
                 if OFT_INPUT in parts and name.startswith(PEFT_START) and peft_turns_back(self.path, layer):
                     parts = {**parts, OFT_INPUT: -parts[OFT_INPUT]}
-                target[path] = from_base_norm(parts, layer) if self.base_norm else parts
+                target[path] = from_base_norm(parts, layer, component, path) if self.base_norm else parts
         return resolved
 
     def _resolve(self, naming: AdapterNaming) -> dict[str, dict[str, tuple[str, dict[str, Tensor]]]]:

@@ -29,31 +29,33 @@ def has_two_norms(parts: Mapping[str, Tensor]) -> bool:
     return kind.dora == "output" and kind.base in LOW_RANK
 
 
-def for_base_norm(parts: Mapping[str, Tensor], layer: AdaptedLayer) -> dict[str, Tensor]:
+def for_base_norm(parts: Mapping[str, Tensor], layer: AdaptedLayer, component: str, name: str) -> dict[str, Tensor]:
     """Parts whose scale is right for a reader that divides by ‖W‖; others are returned as they are.
 
     Args:
         parts: by internal name, of a decomposition on outputs, whose scale is m.
         layer: the base layer with its weight.
+        component: the layer's part of the model.
+        name: its module path there.
     """
     if not has_two_norms(parts):
         return dict(parts)
-    return dict(parts) | {DORA: parts[DORA].float() * _norm_ratio(parts, layer).to(parts[DORA].device)}
+    return dict(parts) | {DORA: parts[DORA].float() * _norm_ratio(parts, layer, component, name).to(parts[DORA].device)}
 
 
-def from_base_norm(parts: Mapping[str, Tensor], layer: AdaptedLayer) -> dict[str, Tensor]:
+def from_base_norm(parts: Mapping[str, Tensor], layer: AdaptedLayer, component: str, name: str) -> dict[str, Tensor]:
     """Undoes `for_base_norm`, but for a rounding in float32."""
     if not has_two_norms(parts):
         return dict(parts)
-    return dict(parts) | {DORA: parts[DORA].float() / _norm_ratio(parts, layer).to(parts[DORA].device)}
+    return dict(parts) | {DORA: parts[DORA].float() / _norm_ratio(parts, layer, component, name).to(parts[DORA].device)}
 
 
 @torch.no_grad()
-def _norm_ratio(parts: Mapping[str, Tensor], layer: AdaptedLayer) -> Tensor:
+def _norm_ratio(parts: Mapping[str, Tensor], layer: AdaptedLayer, component: str, name: str) -> Tensor:
     """‖W‖/‖W + ΔW‖ of each row, in the shape of the scale."""
     plain = {part: tensor for part, tensor in parts.items() if part != DORA}
-    kind = class_of_layers({"": plain})
-    adapter = kind.create(layer, "", "", TrainConfig(**kind.options_of(plain, layer)), 0)
+    kind = class_of_layers({name: plain})
+    adapter = kind.create(layer, component, name, TrainConfig(**kind.options_of(plain, layer)), 0)
     adapter.load_parts(plain)
     weight = dense_weight(layer)
     changed = weight + adapter.merged_delta().to(weight.device).view_as(weight)

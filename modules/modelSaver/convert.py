@@ -12,6 +12,7 @@ from modules.modelSaver.low_rank_copy import best_lora
 from modules.modelSaver.rebase_alpha import rebase_alpha, resize_lora
 from modules.module.AdapterSet import AdapterSet
 from modules.util.AdapterNaming import AdapterNaming
+from modules.util.layer_path import layer_path
 from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError
 
@@ -235,7 +236,7 @@ def _each(components: ComponentLayers, change: Callable[[str, Mapping[str, Tenso
     result: Layers = {}
     for component, layers in components.items():
         for layer, parts in layers.items():
-            name = f"{component}.{layer}".lstrip(".")
+            name = layer_path(component, layer)
             try:
                 result.setdefault(component, {})[layer] = change(name, parts)
             except ValueError as error:

@@ -17,6 +17,7 @@ from modules.util.AdapterNaming import AdapterNaming, FusedLayer
 from modules.util.atomic_file import safetensors_sha256, write_safetensors
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.layer_path import layer_path
 from modules.util.UserError import UserError
 
 import torch
@@ -149,9 +150,9 @@ def kind_of_components(components: ComponentLayers) -> AdapterKind | None:
     for component, layers in components.items():
         for layer, parts in layers.items():
             try:
-                found.setdefault(kind_of_parts(parts), f"{component}.{layer}")
+                found.setdefault(kind_of_parts(parts), layer_path(component, layer))
             except PartError as error:
-                raise UserError(f"{component}.{layer}: {error.part} {error}") from error
+                raise UserError(f"{layer_path(component, layer)}: {error.part} {error}") from error
     if len(found) > 1:
         examples = " and ".join(f"{kind} in {name}" for kind, name in found.items())
         raise UserError(f"An adapter file holds one kind of adapter, found {examples}.")
@@ -197,10 +198,10 @@ def _named_layers(
             place = (component, layer)
             if place not in names and place not in group_of:
                 raise UserError(
-                    f"output_model_format: {model_format} has no name for the layer {component}.{layer}, so no program "
-                    f"would load it. Choose another of {', '.join(writable_formats(naming))}."
+                    f"output_model_format: {model_format} has no name for the layer {layer_path(component, layer)}, so "
+                    f"no program would load it. Choose another of {', '.join(writable_formats(naming))}."
                 )
-            own = parts if base is None else for_base_norm(parts, base(component, layer))
+            own = parts if base is None else for_base_norm(parts, base(component, layer), component, layer)
             if place in names:
                 named[names[place]] = own
             else:
@@ -216,7 +217,7 @@ def _joined(
     try:
         return put_together([found.get(layer) for layer in group.layers], group)
     except PartError as error:
-        layers = ", ".join(".".join(layer) for layer in group.layers)
+        layers = ", ".join(layer_path(*layer) for layer in group.layers)
         raise UserError(f"output_model_format: {name}, which stands for {layers}: {error.part} {error}") from error
 
 

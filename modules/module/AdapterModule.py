@@ -7,6 +7,7 @@ from modules.module.dense_weight import is_quantized
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ParameterRole import ParameterRole
+from modules.util.layer_path import layer_path
 from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
 from modules.util.UserError import UserError
 
@@ -20,6 +21,19 @@ TRAINED_DTYPES = {
     DataType.BFLOAT_16: torch.bfloat16,
     DataType.FLOAT_16: torch.float16,
 }
+
+
+class UnfitLayerError(UserError):
+    """A layer on which no adapter of the kind can sit, of whatever size.
+
+    Args:
+        reason: names the layer; no full stop.
+        advice: what to do, a sentence.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}. {advice}")
+        self.reason = reason
 
 
 class AdapterModule(nn.Module, ABC):
@@ -38,7 +52,8 @@ class AdapterModule(nn.Module, ABC):
         part_names: names of the raw tensors (OneTrainer's internal spelling) -> attribute that holds it.
         strength_parts: names in files of tensors whose multiple is a weaker or stronger adapter, as long as it has no
             lengths: ΔW, or the tangent of a rotation's half angle, is proportional to each of them.
-        notes: remarks for the user that came up while the adapter was made, may be empty.
+        notes: what came up while the adapter was made -> the remark for the user, which names the layer; may be empty.
+            A run says each once, with the first layer, whatever the number of layers.
         strength: share of ΔW that is applied, for kinds in which no tensor stands for it; set it before hooking.
     """
 
@@ -47,11 +62,12 @@ class AdapterModule(nn.Module, ABC):
 
     def __init__(self, layer: AdaptedLayer, component: str, layer_name: str) -> None:
         super().__init__()
+        assert component or layer_name, "messages name the layer"
         # in a tuple, so that the base layer does not become a submodule
         self._layer_ref = (layer,)
         self.component = component
         self.layer_name = layer_name
-        self.notes: list[str] = []
+        self.notes: dict[str, str] = {}
         self.strength = 1.0
         self._original_forward: Any = layer.forward
         self._had_own_forward = False
@@ -64,7 +80,13 @@ class AdapterModule(nn.Module, ABC):
     def create(
         cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int
     ) -> "AdapterModule":
-        """A fresh adapter, which changes nothing yet, with the options of `config`."""
+        """A fresh adapter, which changes nothing yet, with the options of `config`.
+
+        Sizes that the layer is too narrow for become smaller, see `notes`.
+
+        Raises:
+            UnfitLayerError: there is no size that would fit; a run leaves the layer out.
+        """
 
     @classmethod
     @abstractmethod
@@ -110,7 +132,7 @@ class AdapterModule(nn.Module, ABC):
 
     @property
     def full_name(self) -> str:
-        return f"{self.component}.{self.layer_name}"
+        return layer_path(self.component, self.layer_name)
 
     def state(self) -> dict[str, Tensor]:
         """The raw tensors that make up the adapter, as in `part_names`; not copied."""

@@ -1,18 +1,22 @@
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from modules.module.AdapterModule import AdaptedLayer, AdapterModule
+from modules.module.AdapterModule import AdaptedLayer, AdapterModule, UnfitLayerError
 from modules.module.DiffModule import DiffModule
 from modules.module.DoRAModule import DoRAModule
 from modules.module.DoRAOFTModule import DoRAOFTModule
+from modules.module.layer_notes import summarized
 from modules.module.LoHaModule import LoHaModule
 from modules.module.LoKrModule import LoKrModule
 from modules.module.LoRAModule import LoRAModule
 from modules.module.magnitude import DORA_SCALE, PEFT_MAGNITUDE
 from modules.module.OFTModule import OFTModule
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.LoRAInit import LoRAInit
 from modules.util.enum.PeftType import PeftType
 from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.layer_path import layer_path
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 
@@ -34,6 +38,8 @@ ADAPTER_CLASSES: dict[tuple[PeftType, bool], type[AdapterModule]] = {
 FILE_CLASSES: tuple[type[AdapterModule], ...] = (DiffModule,)
 
 
+# the start values of an adapter that a file then fills: any rank can have them
+NOT_DRAWN = {"lora_init": LoRAInit.KAIMING}
 # what changes an adapter, but not of every kind; whoever sets it should know where it does nothing
 SHAPING = ("lora_decompose", "lora_decompose_output_axis", "lora_init", "lora_init_scale")
 
@@ -41,7 +47,8 @@ SHAPING = ("lora_decompose", "lora_decompose_output_axis", "lora_init", "lora_in
 class AdapterSet:
     """The adapters of one component of a model.
 
-    Building a set changes nothing about the component: call `hook()`.
+    Building a set changes nothing about the component: call `hook()`. Selected layers on which no adapter of the kind
+    can sit are left out, and noted.
 
     Args:
         component: the part's name in the config, for example "unet".
@@ -50,11 +57,15 @@ class AdapterSet:
         layer_filter: the layers to adapt; None takes all `nn.Linear` and `nn.Conv2d`.
         seed: of the start values.
         start: layer name -> parts of an adapter to start from. Its kind, ranks and sizes replace those of the config;
-            selected layers that it lacks get fresh adapters of the kind and size of its first layer.
+            selected layers that it lacks get fresh adapters of its kind, and of the size that most of its layers have.
+
+    Attributes:
+        layer_notes: (topic, remark that names its layer), see `summarized`.
+        option_notes: remarks about options, one line each.
 
     Raises:
         UserError: an unsupported kind of adapter, a filter that selects nothing, a dtype that can't be trained, parts
-            that do not fit.
+            that do not fit, not one layer that an adapter could sit on.
     """
 
     def __init__(
@@ -71,25 +82,31 @@ class AdapterSet:
         layers, start = adaptable_layers(root_module), start or {}
         names = (layer_filter or LayerFilter()).select(layers, component)
         self._check_names("layers", names & start.keys(), start.keys())
+        self.adapter_class = class_of_layers(start) if start else adapter_class_of(config)
+        found = {name: self._options(layers[name], name, parts) for name, parts in start.items()}
         if start:
-            self.adapter_class = class_of_layers(start)
-            first = next(iter(start))
-            config = config.model_copy(update=self._options(layers[first], first, start[first]))
-        else:
-            self.adapter_class = adapter_class_of(config)
+            config = config.model_copy(update=usual_options(list(found.values())))
         self.adapters: dict[str, AdapterModule] = {}
+        self.layer_notes: list[tuple[str, str]] = []
+        unfit: list[UnfitLayerError] = []
         for name in names:
-            own = config
-            if name in start:
-                own = config.model_copy(update=self._options(layers[name], name, start[name]))
-            self.adapters[name] = adapter = self.adapter_class.create(layers[name], component, name, own, seed)
+            own = config if name not in start else config.model_copy(update=found[name] | NOT_DRAWN)
+            try:
+                adapter = self.adapter_class.create(layers[name], component, name, own, seed)
+            except UnfitLayerError as error:
+                unfit.append(error)
+                self.layer_notes.append(("left out", f"{error.reason}; it is left out"))
+                continue
+            self.adapters[name] = adapter
+            self.layer_notes += adapter.notes.items()
             if name in start:
                 adapter.load_parts(start[name])
+        if unfit and not self.adapters:
+            raise unfit[0]
         # options are declared for the method that trains adapters, and whoever is here does
         method = config.model_copy(update={"training_method": TrainingMethod.LORA})
         ignored = [] if start else [name for name in SHAPING if _is_set(config, name) and not method.applies(name)]
-        self.notes = [f"{option} has no effect with {config.peft_type}; it is ignored." for option in ignored]
-        self.notes += self._summarize([note for adapter in self.adapters.values() for note in adapter.notes])
+        self.option_notes = [f"{option} has no effect with {config.peft_type}; it is ignored." for option in ignored]
         self._prepared: RemovableHandle | None = None
 
     @classmethod
@@ -129,7 +146,13 @@ class AdapterSet:
         try:
             return self.adapter_class.options_of(parts, layer)
         except UserError as error:
-            raise UserError(f"The adapter does not fit the layer {self.component}.{name}: {error}") from error
+            where = layer_path(self.component, name)
+            raise UserError(f"The adapter does not fit the layer {where}: {error}") from error
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks for the user, one line each."""
+        return [*self.option_notes, *summarized(self.layer_notes)]
 
     def hook(self) -> None:
         """Switches all adapters on and freezes their layers."""
@@ -252,11 +275,6 @@ class AdapterSet:
                 "Use the layer_filter and the adapter type with which it was trained."
             )
 
-    @staticmethod
-    def _summarize(notes: list[str]) -> list[str]:
-        """One line for many layers with the same remark."""
-        return notes if len(notes) <= 1 else [f"{notes[0]}, and {len(notes) - 1} more layers likewise"]
-
 
 def adapter_class_of(config: TrainConfig) -> type[AdapterModule]:
     """The class of the config's adapter; UserError if there is none."""
@@ -266,6 +284,16 @@ def adapter_class_of(config: TrainConfig) -> type[AdapterModule]:
         supported = ", ".join(dict.fromkeys(str(kind) for kind, _ in ADAPTER_CLASSES))
         raise UserError(f"peft_type: {key[0]} is not supported; expected one of {supported}.")
     return ADAPTER_CLASSES[key]
+
+
+def usual_options(options: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The options that most layers of an adapter have; of equally many those of the earlier layer.
+
+    Args:
+        options: of each layer, see `AdapterModule.options_of`; at least one.
+    """
+    counted = Counter(tuple(sorted(own.items())) for own in options)
+    return dict(max(counted, key=counted.__getitem__))
 
 
 def class_of_layers(layers: Mapping[str, Mapping[str, Tensor]]) -> type[AdapterModule]:

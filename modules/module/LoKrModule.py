@@ -99,7 +99,7 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
             seed=seed,
         )
         if form.right_rank is None and not config.lokr_full_matrix:
-            adapter.notes.append(
+            adapter.notes["whole"] = (
                 f"{adapter.full_name}: lokr_dim {config.lokr_dim} is at least half of LoKr's second factor "
                 f"{' x '.join(map(str, form.right))}, which is kept whole"
             )

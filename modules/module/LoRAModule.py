@@ -10,13 +10,14 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LoRAInit import LoRAInit
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
-from modules.util.UserError import UserError
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 DOWN, UP, MID, ALPHA = "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha"
+# the note of a layer that gets fewer ranks than the config says
+FEWER_RANKS = "fewer ranks"
 
 
 class LoRAModule(AdapterModule):
@@ -32,16 +33,14 @@ class LoRAModule(AdapterModule):
         layer: the frozen layer.
         component: model part, for names.
         layer_name: module path inside the component.
-        rank: at least 1; more than the layer's smaller side is allowed, and noted.
+        rank: at least 1; more than the layer's smaller side is allowed, and noted. ORTHONORMAL has at most as many
+            columns as the layer has outputs: there it becomes that number, and alpha shrinks likewise, both noted.
         alpha: more than 0; the term is scaled by alpha/rank.
         dropout: in [0, 1), share of the adapter's inputs that are zeroed while training.
         dtype: of the trained tensors. The arithmetic has the dtype of the layer's.
         seed: of the run.
         init: how the start values are drawn.
         init_scale: more than 0, multiplies them.
-
-    Raises:
-        UserError: ORTHONORMAL with more ranks than the layer has outputs.
     """
 
     part_names = {DOWN: "down", UP: "up", ALPHA: "alpha"}
@@ -64,15 +63,19 @@ class LoRAModule(AdapterModule):
         super().__init__(layer, component, layer_name)
         if rank < 1 or not 0 <= dropout < 1:
             raise ValueError(f"expected rank >= 1 and 0 <= dropout < 1, found {rank} and {dropout}")
-        self.rank = rank
         self.dropout = dropout
         self._linear = isinstance(layer, nn.Linear)
         out, *inner = weight_shape(layer)  # [o, i] or [o, i/groups, kh, kw]
+        side = min(out, math.prod(inner))
         if init == LoRAInit.ORTHONORMAL and rank > out:
-            raise UserError(
-                f"lora_init: ORTHONORMAL needs a lora_rank of at most {out}, the outputs of {self.full_name}; "
-                f"found {rank}. Lower lora_rank, leave the layer out, or choose NORMAL."
+            self.notes[FEWER_RANKS] = (
+                f"{self.full_name}: rank {rank} → {out}, its outputs, as lora_init ORTHONORMAL allows no more"
             )
+            # alpha/rank stays, so that the learning rate means the same
+            rank, alpha = out, alpha * out / rank
+        elif rank > side:
+            self.notes["ranks"] = f"{self.full_name}: rank {rank} is more than its smaller side {side}"
+        self.rank = rank
         down, up = torch.zeros(rank, *inner), torch.zeros(out, rank, *(1 for _ in inner[1:]))
         device = layer.weight.device
         if device.type != "meta":
@@ -83,9 +86,6 @@ class LoRAModule(AdapterModule):
         self.scale = self._scale()
         self.describe(self.down, ParameterRole.LORA_DOWN, DOWN, pair=UP)
         self.describe(self.up, ParameterRole.LORA_UP, UP, pair=DOWN)
-        side = min(out, math.prod(inner))
-        if rank > side:
-            self.notes.append(f"{self.full_name}: rank {rank} is more than its smaller side {side}")
 
     @classmethod
     def create(
@@ -182,6 +182,29 @@ class LoRAModule(AdapterModule):
     def _scale(self) -> float:
         """From the float32 buffer, so that a resumed adapter computes with the very same number."""
         return self.alpha.item() / self.rank
+
+
+def without_extra_ranks(parts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The parts of an adapter with at most as many ranks as the layer has outputs, for the same ΔW.
+
+    With up = Q·R, Q square and orthogonal: up ← Q, down ← R·down. alpha/rank stays what it was.
+
+    Args:
+        parts: as read from a file.
+
+    Returns:
+        Float32 factors; the parts themselves if they are no LoRA, or have no more ranks than outputs.
+    """
+    if DOWN not in parts or UP not in parts or MID in parts or len(parts[UP]) >= len(parts[DOWN]):
+        return parts
+    down, up = parts[DOWN], parts[UP]
+    outputs, rank = len(up), len(down)
+    q, r = torch.linalg.qr(up.flatten(1).double())
+    factors = {
+        UP: q.float().view(outputs, outputs, *up.shape[2:]),
+        DOWN: (r @ down.flatten(1).double()).float().view(outputs, *down.shape[1:]),
+    }
+    return {**parts, **factors, ALPHA: torch.tensor(number(parts, ALPHA, rank) * outputs / rank)}
 
 
 def draw_start_values(down: Tensor, up: Tensor, init: LoRAInit, generator: torch.Generator) -> None:

@@ -1,7 +1,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from modules.module.AdapterModule import AdaptedLayer, AdapterModule, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer, AdapterModule, UnfitLayerError, trained_dtype
 from modules.module.block_rotation import Geometry, rotate, rotated_input, rotated_output, rotated_weight, unturned
 from modules.module.dense_weight import dense_weight
 from modules.module.LoRAModule import padded
@@ -50,7 +50,7 @@ class OFTModule(AdapterModule):
         dtype: of the trained weights; rotations are made in float32.
 
     Raises:
-        UserError: a side of one channel, which can't be rotated.
+        UnfitLayerError: a side of one channel, which can't be rotated.
     """
 
     part_names = {RAW: "weight"}
@@ -80,13 +80,13 @@ class OFTModule(AdapterModule):
         channels, width = _channels(layer, side)
         what = "outputs" if self._output else "inputs"
         if width < 2:
-            raise UserError(
-                f"oft_side: {self.full_name} has one of {what} per group, which can't be rotated. "
-                "Leave the layer out by layer_filter, or choose the other oft_side."
+            raise UnfitLayerError(
+                f"oft_side: {self.full_name} has one of {what} per group, which can't be rotated",
+                "Choose the other oft_side, or other layers.",
             )
         self.block_size = nearest_block_size(block_size, width)
         if self.block_size != block_size:
-            self.notes.append(
+            self.notes["block size"] = (
                 f"{self.full_name}: block size {block_size} → {self.block_size}, the nearest divisor of its "
                 f"{width} {what}"
             )

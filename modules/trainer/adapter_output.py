@@ -38,11 +38,12 @@ def planned_kind(config: TrainConfig) -> AdapterKind:
     """The kind of adapter that a run will write: that of the file it continues, else that of its options."""
     if config.lora_model_name:
         return read_adapter(config.lora_model_name).kind
-    # made for a layer of no importance, so that no second place needs to know what options mean; skip_init, so that
-    # nothing is drawn from torch's generator
+    # made for a layer of no importance, so that no second place needs to know what options mean; its size says nothing
+    # about the kind, and a rank that it is too narrow for becomes smaller. skip_init, so that nothing is drawn from
+    # torch's generator
     layer = nn.utils.skip_init(nn.Linear, 8, 8)
     nn.init.ones_(layer.weight)
-    return kind_of_parts(adapter_class_of(config).create(layer, "", "", config, config.seed).parts())
+    return kind_of_parts(adapter_class_of(config).create(layer, "any part", "layer", config, config.seed).parts())
 
 
 def check_adapter_output(config: TrainConfig, naming: AdapterNaming, warn: Warn) -> None:

@@ -6,8 +6,12 @@ from typing import Any
 from modules.model.BaseModel import BaseModel
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.module.AdapterModule import AdaptedLayer
-from modules.module.AdapterSet import AdapterSet, adaptable_layers, adapter_class_of, class_of_layers
+from modules.module.AdapterSet import AdapterSet, adaptable_layers, adapter_class_of, class_of_layers, usual_options
+from modules.module.layer_notes import summarized
+from modules.module.LoRAModule import DOWN, FEWER_RANKS, without_extra_ranks
+from modules.optim.rules.registry import RULES
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.layer_path import layer_path
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 
@@ -32,21 +36,28 @@ def make_adapters(
     for note in chosen.notes:
         warn(note)
     start: ComponentLayers = {}
+    notes: list[tuple[str, str]] = []
     if config.lora_model_name:
         start, options = read_start(config, parts, model, warn)
         # parts that the file lacks get fresh adapters of its kind, as a file holds one kind
         config = config.model_copy(update=options)
+        rule = RULES.get(str(config.optimizer.optimizer))
+        if rule is not None and rule.orthonormal_up:
+            start, narrowed = narrow_start(start)
+            notes += narrowed
     sets: dict[str, AdapterSet] = {}
     for part in parts:
         # the filter names layers of the denoiser; text encoders are adapted whole, as OneTrainer does
         own = None if part.startswith("text_encoder") else chosen
         adapters = AdapterSet(part, model.components[part], config, own, config.seed, start.get(part))
-        for note in adapters.notes:
-            warn(note)
+        notes += adapters.layer_notes
         adapters.to(model.device).train()
         adapters.hook()
         model.set_gradient_checkpointing(part, getattr(config, part).gradient_checkpointing)
         sets[part] = adapters
+    options_told = dict.fromkeys(note for adapters in sets.values() for note in adapters.option_notes)
+    for note in [*options_told, *summarized(notes)]:
+        warn(note)
     model.text_encoder_trained = any(part.startswith("text_encoder") for part in parts)
     return sets
 
@@ -87,7 +98,7 @@ def read_start(
         warn: gets one line at most.
 
     Returns:
-        part -> layer -> part of the adapter -> tensor; and the options of its first layer, kind included.
+        part -> layer -> part of the adapter -> tensor; and the options that most layers have, kind included.
 
     Raises:
         UserError: the file is none, does not fit the model, or adapts a part that is not trained.
@@ -100,38 +111,57 @@ def read_start(
             "Make a LoRA of it with scripts/convert_adapter.py."
         )
     start = file.fit(model.adapter_naming(), model.components)
-    first: dict[str, Any] = {}
+    every: list[dict[str, Any]] = []
     differences: dict[str, dict[Any, Any]] = {}
     _check_parts(path, start, parts)
     for part, layers in start.items():
         for name, tensors in layers.items():
             try:
-                options, others = _options(tensors, model.components[part].get_submodule(name), config)
+                options, others = _options(tensors, model.components[part].get_submodule(name), part, name, config)
             except UserError as error:
                 raise UserError(f"lora_model_name: {path}: {part}.{name}: {error}") from error
-            first = first or options
+            every.append(options)
             for option, own in others.items():
                 differences.setdefault(option, {})[options[option]] = own
+    usual = usual_options(every)
     if file.neumann is not None:
-        first["oft_cayley_neumann"] = file.neumann
+        usual["oft_cayley_neumann"] = file.neumann
         if config.oft_cayley_neumann != file.neumann:
             differences["oft_cayley_neumann"] = {file.neumann: config.oft_cayley_neumann}
     changes = [_change(option, values) for option, values in differences.items()]
     if changes:
         warn(f"lora_model_name: the options of {path} count, not the config's: {'; '.join(changes)}.")
-    return start, first
+    return start, usual
+
+
+def narrow_start(start: ComponentLayers) -> tuple[ComponentLayers, list[tuple[str, str]]]:
+    """The adapter of a file with at most as many ranks as each layer has outputs, for the same change of the weights.
+
+    Returns:
+        As `read_start`; and a note for each layer that changed, see `summarized`.
+    """
+    result: dict[str, dict[str, Mapping[str, Tensor]]] = {}
+    notes = []
+    for part, layers in start.items():
+        for name, tensors in layers.items():
+            narrow = without_extra_ranks(tensors)
+            result.setdefault(part, {})[name] = narrow
+            if narrow is not tensors:
+                ranks = f"rank {len(tensors[DOWN])} → {len(narrow[DOWN])}"
+                notes.append((FEWER_RANKS, f"{layer_path(part, name)}: {ranks}, its outputs, for the same change"))
+    return result, notes
 
 
 def _options(
-    tensors: Mapping[str, Tensor], layer: AdaptedLayer, config: TrainConfig
+    tensors: Mapping[str, Tensor], layer: AdaptedLayer, part: str, name: str, config: TrainConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of an adapter that was read; and the config's own values of those that differ."""
-    kind = class_of_layers({"": tensors})
+    kind = class_of_layers({name: tensors})
     options = kind.options_of(tensors, layer)
     others = {name: getattr(config, name) for name, value in options.items() if getattr(config, name) != value}
     if others and adapter_class_of(config) is kind:
         # sizes that the config leaves to the layer differ in words only: compare with what it would make here
-        own = kind.options_of(kind.create(layer, "", "", config, config.seed).parts(), layer)
+        own = kind.options_of(kind.create(layer, part, name, config, config.seed).parts(), layer)
         others = {name: value for name, value in others.items() if options[name] != own.get(name, value)}
     return options, others
 

@@ -128,7 +128,7 @@ def test_dtype_of_trained_weights():
 
 def test_too_large_rank_is_one_note():
     adapters = AdapterSet("unet", make_model(), TrainConfig(lora_rank=30))
-    assert adapters.notes == ["unet.conv: rank 30 is more than its smaller side 8, and 1 more layers likewise"]
+    assert adapters.notes == ["unet.conv: rank 30 is more than its smaller side 8; 1 more layer likewise"]
     assert not AdapterSet("unet", make_model(), CONFIG).notes
 
 

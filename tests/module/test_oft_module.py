@@ -326,7 +326,7 @@ def test_dropout_only_while_training(side, share):
 def test_block_size_is_adjusted_and_noted():
     adapter = OFTModule(nn.Linear(200, 320), "unet", "a", block_size=32)
     assert adapter.block_size == 25 and adapter.weight.shape == (8, triangle_size(25))
-    assert adapter.notes == ["unet.a: block size 32 → 25, the nearest divisor of its 200 inputs"]
+    assert list(adapter.notes.values()) == ["unet.a: block size 32 → 25, the nearest divisor of its 200 inputs"]
     output = OFTModule(nn.Linear(200, 320), "unet", "a", block_size=32, side=OFTSide.OUTPUT)
     assert output.block_size == 32 and not output.notes
     assert OFTModule(nn.Linear(37, 4), "unet", "a", block_size=4).block_size == 37  # never 1

@@ -62,6 +62,8 @@ def swap_halves(parts: Parts, rows: int) -> dict[str, Tensor]:
 def split_layer(parts: Parts, rows: Sequence[int]) -> list[dict[str, Tensor]]:
     """Adapter of a fused layer -> one for each of its layers, with the same ΔW on their rows.
 
+    Where several adapters were put side by side, each layer gets its own ranks back.
+
     Args:
         parts: in normal form.
         rows: outputs of each layer, in order.
@@ -82,6 +84,30 @@ def split_layer(parts: Parts, rows: Sequence[int]) -> list[dict[str, Tensor]]:
         pieces = tensor.split([count // unit for count in rows], dim=axis)
         for target, piece in zip(result, pieces, strict=True):
             target[part] = piece.contiguous()
+    if kind.base == "LoRA":
+        return _with_own_ranks(result, (UP,), (DOWN,))
+    if kind.base == "LoHa" and "hada_t1" not in parts:
+        return _with_own_ranks(result, _LOHA_OUT, _LOHA_IN)
+    return result
+
+
+def _with_own_ranks(
+    pieces: Sequence[dict[str, Tensor]], outers: Sequence[str], inners: Sequence[str]
+) -> list[dict[str, Tensor]]:
+    """The layers without ranks that only others among them use, unless nothing would be left; the scale stays."""
+    # [r] for each layer: whether any of its outputs takes anything from the rank
+    used = [torch.cat([piece[name].transpose(0, 1).flatten(1) for name in outers], 1).any(1) for piece in pieces]
+    by_nobody = ~torch.stack(used).any(0)
+    result = []
+    for piece, own in zip(pieces, used, strict=True):
+        kept = own | by_nobody
+        fewer = dict(piece)
+        if own.any() and not kept.all():
+            fewer |= {name: piece[name][:, kept].contiguous() for name in outers}
+            fewer |= {name: piece[name][kept].contiguous() for name in inners}
+            if ALPHA in piece:
+                fewer[ALPHA] = piece[ALPHA] * (int(kept.sum()) / len(kept))
+        result.append(fewer)
     return result
 
 

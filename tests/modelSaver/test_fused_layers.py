@@ -79,7 +79,7 @@ def joint_layer() -> nn.Linear:
 
 def delta_of(parts: dict[str, Tensor], layer: nn.Linear) -> Tensor:
     kind = class_of_layers({"": parts})
-    adapter = kind.create(layer, "", "", TrainConfig(**kind.options_of(parts, layer)), 0)
+    adapter = kind.create(layer, "unet", "joint", TrainConfig(**kind.options_of(parts, layer)), 0)
     adapter.load_parts(parts)
     return adapter.merged_delta()
 

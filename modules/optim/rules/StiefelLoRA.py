@@ -78,9 +78,11 @@ class StiefelLoRA(AdamWAdv):
             return
         errors = [orthonormality_error(parameter) for parameter in parameters]
         index = worst(errors)
-        if not errors[index] <= TOLERANCES[parameters[0].dtype]:
+        # a number, also where only shapes are followed to estimate memory
+        error = errors[index].item()
+        if not error <= TOLERANCES[parameters[0].dtype]:
             raise ValueError(
-                f"lora_init: the columns of {names[index]} are not orthonormal, |BᵀB − 1| is {errors[index]:.3g}; "
+                f"lora_init: the columns of {names[index]} are not orthonormal, |BᵀB − 1| is {error:.3g}; "
                 f"{self.name} needs an up factor that is. Choose lora_init ORTHONORMAL."
             )
 

@@ -247,10 +247,14 @@ def _disturb(*modules: torch.nn.Module) -> None:
                     parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-def _random_xl_pipeline() -> StableDiffusionXLPipeline:
+def _random_xl_pipeline(
+    channels: tuple[int, int] = (16, 32), widths: tuple[int, int] = (16, 24)
+) -> StableDiffusionXLPipeline:
+    """`channels` of the UNet's levels, `widths` of the text encoders."""
     tokenizers = small_tokenizer(), small_tokenizer("!")
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=40,
+        sample_size=8, block_out_channels=channels, layers_per_block=1, norm_num_groups=8,
+        cross_attention_dim=sum(widths),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         transformer_layers_per_block=(1, 2), attention_head_dim=(2, 4), use_linear_projection=True,
         addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 20,
@@ -267,7 +271,7 @@ def _random_xl_pipeline() -> StableDiffusionXLPipeline:
             pad_token_id=tokenizer.pad_token_id,
         )
         for tokenizer, width, layers, activation in zip(
-            tokenizers, (16, 24), (3, 4), ("quick_gelu", "gelu"), strict=True
+            tokenizers, widths, (3, 4), ("quick_gelu", "gelu"), strict=True
         )
     )  # fmt: skip
     encoders = CLIPTextModel(first), CLIPTextModelWithProjection(second)
@@ -294,6 +298,16 @@ def xl_folder(xl_pipeline, tmp_path_factory) -> Path:
     """The small SDXL as a diffusers folder; tests must not change it."""
     folder = tmp_path_factory.mktemp("base model xl")
     xl_pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wide_xl_folder(tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized, in every part."""
+    folder = tmp_path_factory.mktemp("wide xl")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _random_xl_pipeline((32, 64), (64, 64)).save_pretrained(folder)
     return folder
 
 
@@ -371,8 +385,11 @@ def _flux2_tokenizer(variant: str):
     )  # fmt: skip
 
 
-def _flux2_pipeline(variant: str):
-    """Random weights; the numbers of layers of the text encoders are the least from which captions can be taken."""
+def _flux2_pipeline(variant: str, width: int = 16, heads: int = 2):
+    """Random weights; the numbers of layers of the text encoders are the least from which captions can be taken.
+
+    `width` of the text encoder, `heads` of the transformer with 16 channels each.
+    """
     from diffusers import (
         AutoencoderKLFlux2,
         FlowMatchEulerDiscreteScheduler,
@@ -383,18 +400,18 @@ def _flux2_pipeline(variant: str):
     from transformers import Mistral3Config, Mistral3ForConditionalGeneration, Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = _flux2_tokenizer(variant)
-    width = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "head_dim": 8}
-    text = {**width, "num_key_value_heads": 1, "vocab_size": len(tokenizer), "initializer_range": 0.2}
+    sizes = {"hidden_size": width, "intermediate_size": width, "num_attention_heads": width // 8, "head_dim": 8}
+    text = {**sizes, "num_key_value_heads": 1, "vocab_size": len(tokenizer), "initializer_range": 0.2}
     if variant == "dev":
-        vision = {**width, "model_type": "pixtral", "num_hidden_layers": 1, "image_size": 16, "patch_size": 8}
+        vision = {**sizes, "model_type": "pixtral", "num_hidden_layers": 1, "image_size": 16, "patch_size": 8}
         language = {**text, "model_type": "mistral", "num_hidden_layers": 31}
         encoder = Mistral3ForConditionalGeneration(Mistral3Config(text_config=language, vision_config=vision))
     else:
         # the small Klein's encoder has one matrix for reading and writing words
         encoder = Qwen3ForCausalLM(Qwen3Config(**text, num_hidden_layers=28, tie_word_embeddings=True))
     transformer = Flux2Transformer2DModel(
-        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4),
+        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=heads,
+        joint_attention_dim=3 * width, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4),
         guidance_embeds=variant == "dev",
     )  # fmt: skip
     vae = AutoencoderKLFlux2(
@@ -438,6 +455,18 @@ def flux2_folders(flux2_pipelines, tmp_path_factory) -> dict[str, Path]:
     for variant, pipeline in flux2_pipelines.items():
         folders[variant] = tmp_path_factory.mktemp(f"flux2 {variant}")
         pipeline.save_pretrained(folders[variant])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def wide_flux2_folders(tmp_path_factory) -> dict[str, Path]:
+    """The same with layers that are large enough to be quantized, in every part."""
+    folders = {}
+    for variant in _FLUX2_CHATS:
+        folders[variant] = tmp_path_factory.mktemp(f"wide flux2 {variant}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            _flux2_pipeline(variant, 64, 4).save_pretrained(folders[variant])
     return folders
 
 

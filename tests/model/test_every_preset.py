@@ -1,0 +1,114 @@
+"""docs/presets.md: every shipped preset resolves, passes the checks and runs. A new preset is enrolled by its file."""
+
+import math
+from pathlib import Path
+
+from modules.model.BaseModel import family_of
+from modules.trainer.preflight import check_run
+from modules.trainer.trained import methods_of
+from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples, train_config_from_dict
+from modules.util.enum.ModelType import ModelType
+from tests.model.preset_runs import STEPS, check_written, run, short_options
+from tests.model.preset_table import HEAD, PRESETS, ROOT, TESTS, YES, name_of, rows, wanted_rows
+
+import torch
+
+import pytest
+
+REWRITE = "python -m tests.model.preset_table writes the table anew"
+# of what a preset does as it should, what people may want to know: who can read the file, and how clipping works
+WORTH_A_LINE = ("ComfyUI", "optimizer.fused_back_pass: the norm of the whole gradient is never known")
+every_preset = pytest.mark.parametrize("preset", PRESETS, ids=name_of)
+
+
+def refuse(text: str) -> None:
+    pytest.fail(text)
+
+
+def test_the_table_has_a_row_for_each_preset_and_every_cell_is_a_test():
+    found, wanted = rows(), wanted_rows()
+    assert found.keys() == wanted.keys(), REWRITE
+    assert found == wanted, REWRITE
+    assert all(
+        len(row) == len(HEAD) + len(TESTS) and row[-len(TESTS) :] == (YES,) * len(TESTS) for row in found.values()
+    )
+    tests = {name for name in globals() if name.startswith("test_a_preset_")}
+    assert tests == {f"test_a_preset_{column.replace(' ', '_')}" for column in TESTS}
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory) -> Path:
+    """A folder in which runs of the same base share a cache."""
+    return tmp_path_factory.mktemp("preset caches")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors this small cost more to share among threads than to compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def base_of(request):
+    """base_of(config) -> the small model that stands for the preset's; None where the preset brings its own."""
+    fixtures = {
+        ModelType.STABLE_DIFFUSION_15: "wide_base",
+        ModelType.STABLE_DIFFUSION_XL_10_BASE: "wide_xl_folder",
+        ModelType.FLUX_2: "wide_flux2_folders",
+    }
+
+    def find(config) -> Path | None:
+        if (ROOT / config.base_model_name).is_dir():
+            return None
+        found = request.getfixturevalue(fixtures[config.model_type])
+        if isinstance(found, dict):
+            return found["dev" if config.base_model_name.endswith("-dev") else "klein"]
+        return found
+
+    return find
+
+
+@pytest.fixture
+def options_of(base_of, caches, tmp_path, monkeypatch):
+    """options_of(preset) -> the config of its short run, as JSON."""
+    # paths in presets count from the repository's root
+    monkeypatch.chdir(ROOT)
+
+    def make(preset: Path) -> dict:
+        config = load_train_config(preset, warn=refuse)
+        base = base_of(config)
+        return short_options(preset, tmp_path, caches / (base or ROOT).name, base)
+
+    return make
+
+
+@every_preset
+def test_a_preset_resolves(preset, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_train_config(preset, warn=refuse)
+    resolve_samples(config, family_of(config).sample_defaults, warn=refuse)
+    if (ROOT / config.base_model_name).is_dir():
+        assert all(Path(concept.path).is_dir() for concept in resolve_concepts(config, warn=refuse))
+
+
+@every_preset
+def test_a_preset_passes_the_checks(preset, options_of):
+    """A preset sets nothing that has no effect."""
+    config, told = train_config_from_dict(options_of(preset), warn=refuse), []
+    family = family_of(config)
+    check_run(config, family.trainable_parts, told.append)
+    model = family.load(config, torch.device("cpu"))
+    for method in methods_of(config):
+        method.check_output(model, config, told.append)
+    assert not [line for line in told if not any(words in line for words in WORTH_A_LINE)]
+
+
+@every_preset
+def test_a_preset_runs(preset, options_of):
+    done = run(options_of(preset))
+    assert STEPS <= len(done.losses) <= 8 and all(math.isfinite(loss) for loss in done.losses)
+    check_written(done)
+    assert not [line for line in done.warnings if "no effect" in line or "ignored" in line]

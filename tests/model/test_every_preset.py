@@ -4,8 +4,7 @@ import math
 from pathlib import Path
 
 from modules.model.BaseModel import family_of
-from modules.trainer.preflight import check_run
-from modules.trainer.trained import methods_of
+from modules.trainer.checks import open_model, run_problems
 from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples, train_config_from_dict
 from modules.util.enum.ModelType import ModelType
 from tests.model.preset_runs import STEPS, check_written, run, short_options
@@ -96,13 +95,11 @@ def test_a_preset_resolves(preset, monkeypatch):
 
 @every_preset
 def test_a_preset_passes_the_checks(preset, options_of):
-    """A preset sets nothing that has no effect."""
-    config, told = train_config_from_dict(options_of(preset), warn=refuse), []
-    family = family_of(config)
-    check_run(config, family.trainable_parts, told.append)
-    model = family.load(config, torch.device("cpu"))
-    for method in methods_of(config):
-        method.check_output(model, config, told.append)
+    """With its own base model, as far as its name tells, and with a model's layers; nothing it sets has no effect."""
+    options, told = options_of(preset), []
+    shipped = load_train_config(preset, warn=refuse).base_model_name
+    assert run_problems(train_config_from_dict(options | {"base_model_name": shipped}, warn=refuse), told.append) == []
+    open_model(train_config_from_dict(options, warn=refuse), torch.device("cpu"), told.append)
     assert not [line for line in told if not any(words in line for words in WORTH_A_LINE)]
 
 

@@ -98,9 +98,24 @@ def kind_of_parts(parts: Mapping[str, Tensor]) -> AdapterKind:
             raise PartError(first, f"stands without {needed}. The file is incomplete; save it again.")
     if DORA not in parts and MAGNITUDE not in parts:
         return AdapterKind(base)
-    # `[o, 1(, 1, 1)]` or `[1, i(, 1, 1)]`; peft's magnitude vector always belongs to outputs
-    on_inputs = DORA in parts and parts[DORA].dim() > 1 and parts[DORA].shape[0] == 1
-    return AdapterKind(base, "input" if on_inputs else "output")
+    return AdapterKind(base, "input" if _on_inputs(base, parts) else "output")
+
+
+def _on_inputs(base: str, parts: Mapping[str, Tensor]) -> bool:
+    """Whether lengths `[o, 1(, 1, 1)]` or `[1, i(, 1, 1)]` are the latter; peft's vector always belongs to outputs."""
+    if DORA not in parts or parts[DORA].dim() < 2 or parts[DORA].shape[0] != 1:
+        return False
+    if parts[DORA].numel() > 1:
+        return True
+    # a single length is that of the only output, if there is but one, as `on_output_axis` has it
+    if base == "LoRA":
+        return parts[UP].shape[0] != 1
+    if base == "LoKr":
+        first = parts["lokr_w1" if "lokr_w1" in parts else "lokr_w1_a"].shape[0]
+        second = parts["lokr_w2"].shape[0] if "lokr_w2" in parts else parts["lokr_w2_a"].shape["lokr_t2" in parts]
+        return first * second != 1
+    # the rotated side has two channels at least, and lengths are on the other one
+    return base == "output-side OFT"
 
 
 def _needed(base: str, parts: Mapping[str, Tensor]) -> list[str]:

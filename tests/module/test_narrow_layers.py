@@ -2,6 +2,7 @@
 
 import math
 
+from modules.model.QuantizedLinear import QuantizedLinear
 from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.save_adapter import save_adapter
@@ -13,6 +14,7 @@ from modules.trainer.optimizers import create_optimizer
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
+from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
@@ -153,6 +155,34 @@ def check_files(folder, root: nn.Module, adapters: AdapterSet) -> None:
             expected = adapter.merged_delta()
             # float32: scaled rotations are written as effective weights, lengths of rotations as another number
             assert (again.adapters[name].merged_delta() - expected).abs().max() <= 1e-6 * (1 + expected.abs().max())
+
+
+# layers of a single input or output, and wide ones with few outputs that are quantized
+EXTREME = {
+    "one output": lambda: nn.Linear(96, 1),
+    "one input": lambda: nn.Linear(1, 96),
+    "one output, kernel": lambda: nn.Conv2d(16, 1, 3),
+    "one input, kernel": lambda: nn.Conv2d(1, 16, 3),
+    "quantized": lambda: QuantizedLinear(nn.Linear(1024, 8), DataType.INT_8),
+    "4 bits": lambda: QuantizedLinear(nn.Linear(1024, 4), DataType.NFLOAT_4),
+}
+
+
+@pytest.mark.parametrize("start", ["KAIMING", "ORTHONORMAL"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layer", EXTREME)
+def test_layers_of_one_channel_and_quantized_ones_come_back_from_their_file(tmp_path, layer, kind, start):
+    """Beside a usual one: the file of a run holds one kind."""
+    torch.manual_seed(0)
+    # under names that the naming knows
+    root = nn.ModuleDict({"first": EXTREME[layer](), "small": nn.Linear(16, 16)})
+    adapters = AdapterSet("unet", root, config_of(kind, 12, lora_init=start))
+    left_out = "OFT" in kind and layer.startswith("one output" if "outputs" in kind else "one input")
+    assert list(adapters.adapters) == (["small"] if left_out else ["first", "small"])
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    check_files(tmp_path, root, adapters)
 
 
 def test_fewer_ranks_are_told_once_with_the_first_layer():

@@ -12,6 +12,7 @@ from modules.trainer.adapters import make_adapters
 from modules.trainer.trained import make_trained, methods_of, save_trained
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.found_problems import raise_problems
 from modules.util.UserError import UserError
 
 import torch
@@ -148,7 +149,7 @@ def test_full_weights_come_back_from_each_format_or_are_refused(folders, tmp_pat
         model = family_of(config).load(config, CPU)
         try:
             for method in methods_of(config):
-                method.check(config, model.trainable_parts, lambda text: None)
+                raise_problems(method.check(config, type(model), lambda text: None))
                 method.check_output(model, config, lambda text: None)
         except UserError:
             found[own[2]] = NO

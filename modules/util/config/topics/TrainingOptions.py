@@ -67,8 +67,9 @@ class TrainingOptions(BaseConfig):
     learning_rate: float = option(
         3e-6,
         "Learning rate",
-        "Size of a step, before schedule and scaler. The most important number of a run: "
-        "around 1e-4 to 3e-4 for LoRA with AdamW, 1e-6 to 1e-5 for full fine-tuning, 1 for Prodigy.",
+        "Size of a step, before schedule and scaler. The most important number of a run. The default is OneTrainer's. "
+        "diffusers' example scripts take 1e-4 for a LoRA on SDXL and 1e-5 for full fine-tuning of SD 1.x, both with "
+        "AdamW; Prodigy's paper takes 1. What was measured here is in docs/recommended.md.",
         RATE,
         ge=0,
     )

@@ -118,6 +118,8 @@ class AdapterFile:
                 except PartError as error:
                     raise self._error(name, error) from error
             for (component, path), piece in zip(targets, pieces, strict=True):
+                if piece is None:
+                    continue
                 target = resolved.setdefault(component, {})
                 if path in target:
                     raise UserError(

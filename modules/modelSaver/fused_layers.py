@@ -21,8 +21,8 @@ Parts = Mapping[str, Tensor]
 _LOHA_OUT, _LOHA_IN = ("hada_w1_a", "hada_w2_a"), ("hada_w1_b", "hada_w2_b")
 
 
-def take_apart(parts: Parts, group: FusedLayer) -> list[dict[str, Tensor]]:
-    """Adapter of a file's layer -> one for each of the model's layers that it stands for. Raises PartError."""
+def take_apart(parts: Parts, group: FusedLayer) -> list[dict[str, Tensor] | None]:
+    """Adapter of a file's layer -> one for each of the model's layers that it stands for, see `split_layer`."""
     return [swap_halves(parts, group.rows[0])] if group.swapped else split_layer(parts, group.rows)
 
 
@@ -59,10 +59,10 @@ def swap_halves(parts: Parts, rows: int) -> dict[str, Tensor]:
     return result
 
 
-def split_layer(parts: Parts, rows: Sequence[int]) -> list[dict[str, Tensor]]:
+def split_layer(parts: Parts, rows: Sequence[int]) -> list[dict[str, Tensor] | None]:
     """Adapter of a fused layer -> one for each of its layers, with the same ΔW on their rows.
 
-    Where several adapters were put side by side, each layer gets its own ranks back.
+    Where several adapters were put side by side, each layer gets its own ranks back, and None if it had no adapter.
 
     Args:
         parts: in normal form.
@@ -93,21 +93,27 @@ def split_layer(parts: Parts, rows: Sequence[int]) -> list[dict[str, Tensor]]:
 
 def _with_own_ranks(
     pieces: Sequence[dict[str, Tensor]], outers: Sequence[str], inners: Sequence[str]
-) -> list[dict[str, Tensor]]:
-    """The layers without ranks that only others among them use, unless nothing would be left; the scale stays."""
+) -> list[dict[str, Tensor] | None]:
+    """The layers without ranks that only others among them use; the scale stays. None for a layer that uses none.
+
+    A layer with lengths is kept whole then, and so are all of an adapter that was never trained.
+    """
     # [r] for each layer: whether any of its outputs takes anything from the rank
     used = [torch.cat([piece[name].transpose(0, 1).flatten(1) for name in outers], 1).any(1) for piece in pieces]
     by_nobody = ~torch.stack(used).any(0)
     result = []
     for piece, own in zip(pieces, used, strict=True):
         kept = own | by_nobody
-        fewer = dict(piece)
-        if own.any() and not kept.all():
-            fewer |= {name: piece[name][:, kept].contiguous() for name in outers}
+        if kept.all() or (not kept.any() and DORA in piece):
+            result.append(dict(piece))
+        elif not own.any() and DORA not in piece:
+            result.append(None)
+        else:
+            fewer = {name: piece[name][:, kept].contiguous() for name in outers}
             fewer |= {name: piece[name][kept].contiguous() for name in inners}
             if ALPHA in piece:
-                fewer[ALPHA] = piece[ALPHA] * (int(kept.sum()) / len(kept))
-        result.append(fewer)
+                fewer[ALPHA] = piece[ALPHA].float() * (int(kept.sum()) / len(kept))
+            result.append({**piece, **fewer})
     return result
 
 

@@ -45,3 +45,17 @@ def test_a_joined_file_is_continued_with_the_ranks_that_it_was_trained_with(
     if optimizer != "Stiefel":
         what = "is more than its smaller side 16"
     assert note == f"transformer.proj_out: rank 20 {what}"
+
+
+def test_one_of_several_joined_layers_is_continued_alone(make_run, flux2_folders):
+    """The file has rows of zeros for the others, which are not trained."""
+    first, second = make_run("first"), make_run("second")
+    settings = options(flux2_folders["klein"], layer_filter="to_q$", layer_filter_regex=True, **OPTIMIZERS["AdamW"])
+    first.train(**settings)
+    second.train(**settings, lora_model_name=str(first.output))
+    before, after = (read_adapter(run.output).layers for run in (first, second))
+    assert {name: parts["lora_up.weight"].shape for name, parts in before.items()} == {
+        name: parts["lora_up.weight"].shape for name, parts in after.items()
+    }
+    ups = [parts["lora_up.weight"] for parts in after.values()]
+    assert len(ups) == 2 and all(up[:32].any() and not up[32:].any() for up in ups)

@@ -173,6 +173,9 @@ def test_layers_of_several_ranks_are_joined_and_taken_apart(joined):
         for found in (pieces, again)
     ]  # fmt: skip
     close(deltas[1], deltas[0])
-    # a layer without an adapter of its own is left with the others' ranks, of which it uses none
+    # a layer without an adapter gets none back; one that was never trained is as it was
     alone = split_layer(join_layers([pieces[0], None, None], rows), rows)
-    assert alone[0][joined].shape == (4, 4) and alone[1][joined].shape == (8, 4) and not alone[1][joined].any()
+    assert alone[0][joined].shape == (4, 4) and alone[1:] == [None, None]
+    zeros = {name: torch.zeros_like(part) for name, part in joint.items() if name != "alpha"}
+    fresh = split_layer(zeros | {"alpha": joint["alpha"]}, rows)
+    assert [piece[joined].shape for piece in fresh] == [(4, 22), (8, 22), (12, 22)]

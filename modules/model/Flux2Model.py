@@ -18,6 +18,7 @@ from modules.model.diffusion_noise import draw_noise, draw_noise_levels
 from modules.model.flux2_files import fill_transformer, fill_vae
 from modules.model.flux2_keys import flux2_adapter_naming, native_tensor
 from modules.model.ModelSource import FolderSource, ModelSource, empty_module
+from modules.model.StandardSource import StandardSource
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
 from modules.util.config.errors import Problem, Remedy
@@ -126,7 +127,7 @@ class Flux2Model(BaseModel):
     shifts_by_size = True
 
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
-        assert isinstance(source, FolderSource)
+        assert isinstance(source, FolderSource | StandardSource)
         self.modules = {name: source.classes[name] for name in type(self).modules}
         super().__init__(config, source, device)
         self.variant = VARIANTS[self.modules["text_encoder"]]
@@ -295,7 +296,7 @@ class Flux2Model(BaseModel):
         """A diffusers pipeline around these very components, for prompts that are encoded."""
         kind = self.variant.pipeline
         # a Klein that is distilled to few steps takes no guidance
-        assert isinstance(self.source, FolderSource)
+        assert isinstance(self.source, FolderSource | StandardSource)
         distilled = self.source.index().get("is_distilled")
         options = {} if distilled is None else {"is_distilled": distilled}
         pipeline = kind(

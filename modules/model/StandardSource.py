@@ -1,4 +1,7 @@
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from modules.model.clip_tokenizer import clip_tokenizer
@@ -11,7 +14,28 @@ import torch
 from torch import nn
 
 import diffusers
-from transformers import CLIPTextConfig, PreTrainedModel, PreTrainedTokenizerBase
+import transformers
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+
+# model type -> part of a model's name -> folder of `resources/` that describes it, for types of which there are several
+SEVERAL: dict[ModelType, dict[str, str]] = {
+    ModelType.FLUX_2: {"4b": "flux_2/klein_4b", "9b": "flux_2/klein_9b", "dev": "flux_2/dev"},
+}
+
+
+@dataclass(frozen=True)
+class _Description:
+    """Where a model is described.
+
+    Attributes:
+        folder: in `resources/`; what it lacks is in the one above.
+        parts: names of the components.
+        changes: component -> options that differ.
+    """
+
+    folder: str
+    parts: Sequence[str]
+    changes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 class StandardSource:
@@ -19,21 +43,19 @@ class StandardSource:
 
     Args:
         model_type: of the run.
+        base_model_name: tells which model it is where the type has several.
 
     Raises:
-        UserError: there are no files of this type in `resources/`.
+        UserError: there are no files of this type in `resources/`, or the name does not tell which of them.
     """
 
-    def __init__(self, model_type: ModelType) -> None:
-        if model_type not in STANDARD:
-            raise UserError(
-                f"base_model_name: the model can't be reached, and for {model_type} there is no description of it "
-                "here. Name a folder or file of it, or go online: only its small configuration files are loaded."
-            )
+    def __init__(self, model_type: ModelType, base_model_name: str = "") -> None:
+        self._model = _described(model_type, base_model_name)
         self.name = f"the standard model of {model_type}"
-        self._folder, self._changes = STANDARD[model_type]
+        if model_type in SEVERAL:
+            self.name += f" ({self._model.folder.rsplit('/', 1)[-1]})"
         self._empty: dict[str, nn.Module] = {}
-        self.classes = {part: kind for part, kind in XL_CLASSES.items() if self._folder == SDXL or part[-1] != "2"}
+        self.classes = {part: self._class(part) for part in self._model.parts}
 
     def module(self, part: str, dtype: torch.dtype) -> nn.Module:
         raise UserError(f"{self.name} has no weights here.")
@@ -41,18 +63,67 @@ class StandardSource:
     def empty(self, part: str) -> nn.Module:
         if part not in self._empty:
             kind, config = self.classes[part], self._config(part)
-            own = CLIPTextConfig.from_dict(config) if issubclass(kind, PreTrainedModel) else config
+            own = kind.config_class.from_dict(config) if issubclass(kind, PreTrainedModel) else config
             self._empty[part] = empty_module(kind, own)
         return self._empty[part]
 
-    def tokenizer(self, part: str) -> PreTrainedTokenizerBase:
+    def tokenizer(self, part: str) -> "PreTrainedTokenizerBase | FullLengthTokenizer":
         assert part in TOKENIZERS
+        if self._file(part) is None:
+            return FullLengthTokenizer()
         return clip_tokenizer(str(self._config(part)["pad_token"]))
 
     def scheduler_config(self) -> dict[str, Any]:
         config = self._config("scheduler")
         return dict(getattr(diffusers, config["_class_name"]).from_config(config).config)
 
+    def index(self) -> dict[str, Any]:
+        """What a `model_index.json` would say besides the components: nothing."""
+        return {}
+
+    def _class(self, part: str) -> type[nn.Module]:
+        config = self._config(part)
+        if "_class_name" in config:
+            return getattr(diffusers, config["_class_name"])
+        return getattr(transformers, config["architectures"][0])
+
+    def _file(self, part: str) -> Path | None:
+        folder = RESOURCES / self._model.folder
+        return next((f for f in (folder / config_file(part), folder.parent / config_file(part)) if f.is_file()), None)
+
     def _config(self, part: str) -> dict[str, Any]:
-        config = json.loads((RESOURCES / self._folder / config_file(part)).read_text(encoding="utf-8"))
-        return {**config, **self._changes.get(part, {})}
+        config = json.loads(self._file(part).read_text(encoding="utf-8"))
+        return {**config, **self._model.changes.get(part, {})}
+
+
+class FullLengthTokenizer:
+    """Stands for the tokenizer of a family whose captions are all padded to the same number of tokens.
+
+    What a run needs depends on how many tokens there are and not on which, so that plans need none of the vocabularies,
+    which are larger than all the rest of a model's description.
+    """
+
+    def apply_chat_template(self, conversations: Sequence[Any], *, max_length: int, **options: Any) -> BatchEncoding:
+        """`max_length` tokens for each conversation. The options are those of a tokenizer of transformers."""
+        ids = torch.zeros(len(conversations), max_length, dtype=torch.int64)
+        return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+
+def _described(model_type: ModelType, base_model_name: str) -> _Description:
+    if model_type in STANDARD:
+        folder, changes = STANDARD[model_type]
+        return _Description(folder, [part for part in XL_CLASSES if folder == SDXL or part[-1] != "2"], changes)
+    start = "base_model_name: the model can't be reached, and "
+    if model_type not in SEVERAL:
+        raise UserError(
+            f"{start}for {model_type} there is no description of it here. Name a folder or file of it, or go online: "
+            "only its small configuration files are loaded."
+        )
+    known = SEVERAL[model_type]
+    folder = next((known[part] for part in known if part in base_model_name.lower()), None)
+    if folder is None:
+        raise UserError(
+            f"{start}its name {base_model_name} does not tell which one of {model_type} it is. Name a folder of it, go "
+            f"online, or take a name with {', '.join(known)} in it."
+        )
+    return _Description(folder, ["transformer", "text_encoder", "vae"])

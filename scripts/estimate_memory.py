@@ -1,4 +1,4 @@
-"""Tells where the memory of a run will go, before its base model is downloaded."""
+"""Tells where the memory of a run will go and which card it fits on, before its base model is downloaded."""
 
 import argparse
 import json
@@ -10,9 +10,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="preset or config, JSON")
+    parser.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="presets or configs, JSON")
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="as in scripts/train.py")
-    parser.add_argument("--output", type=Path, metavar="JSON", help="write every number here, in bytes")
+    parser.add_argument("--output", type=Path, metavar="JSON",
+                        help="write every number here, in bytes; of several configs by their names")  # fmt: skip
+    parser.add_argument("--markdown", action="store_true", help="one table with a row for each config")
     return parser.parse_args(arguments)
 
 
@@ -20,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     args = parse(arguments)
     # slow to load
-    from modules.trainer.memory_estimate import estimate_memory, load_without_weights, memory_table
+    from modules.trainer.memory_estimate import estimate_memory, load_without_weights
+    from modules.trainer.MemoryEstimate import MemoryEstimate, card_line, memory_table, phases_in_markdown
     from modules.util.config.errors import ConfigError
     from modules.util.config.load import load_train_config
     from modules.util.UserError import UserError
@@ -28,15 +31,23 @@ def main(arguments: list[str] | None = None) -> int:
     def warn(text: str) -> None:
         print(f"note: {text}", file=sys.stderr)
 
+    estimates: dict[str, MemoryEstimate] = {}
     try:
-        config = load_train_config(args.config, args.override, warn=warn)
-        estimate = estimate_memory(load_without_weights(config, warn), config, warn)
+        for path in args.configs:
+            config = load_train_config(path, args.override, warn=warn)
+            found = estimates[path.stem] = estimate_memory(load_without_weights(config, warn), config, warn)
+            if not args.markdown:
+                heading = [path.stem] if len(args.configs) > 1 else []
+                print("\n".join([*heading, card_line(found), "", memory_table(found)]), flush=True)
         if args.output:
-            args.output.write_text(json.dumps(estimate.to_dict(), indent=1) + "\n", encoding="utf-8")
+            numbers = {name: found.to_dict() for name, found in estimates.items()}
+            result = numbers if len(numbers) > 1 else found.to_dict()
+            args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     except (ConfigError, UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(memory_table(estimate))
+    if args.markdown:
+        print(phases_in_markdown(estimates))
     return 0
 
 

@@ -25,6 +25,9 @@ class ParameterBatch:
         partner: `(rows, cols)` of the other factors, where the parameters are factors of LoRAs.
         mate: the batch of the other factors in the same order, where the rule steps both together.
         steps: how many steps each has had.
+        empty: whether they have no elements: then only their steps are counted.
+        excess: launches that another order would have saved since they were last put in order.
+        layout: what the options say of the state, see `layout_of`.
         slots: what is remembered, by name.
         stores: the tensors of each slot, each with leading axis b.
     """
@@ -49,13 +52,17 @@ class ParameterBatch:
         self.names = [name for _, name, _ in members]
         self.parameters = [parameter for *_, parameter in members]
         first = self.parameters[0]
-        self.shape, self.device = first.shape, first.device
+        self.shape, self.device, self.format = first.shape, first.device, first.dtype
+        self.empty = not first.numel()
+        self.excess = 0
+        self.layout: Mapping[str, Any] | None = None
         self.kernel = first.ndim > 2
         self.dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
         self.places = torch.tensor([place for place, *_ in members], device=self.device)
         self.reseed(seed)
         self.steps = [0] * len(members)
-        self.slots: dict[str, Slot] = {slot.name: slot for slot in rule.slots(options, role, self.rows, self.cols)}
+        slots = [] if self.empty else rule.slots(options, role, self.rows, self.cols)
+        self.slots: dict[str, Slot] = {slot.name: slot for slot in slots}
         self.stores = self._fresh_stores()
 
     def __len__(self) -> int:
@@ -79,10 +86,36 @@ class ParameterBatch:
             stores[slot.name] = slot.create(start, self.keys)
         return stores
 
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """Ranges of neighbours that have a gradient and the same number of steps behind them; usually one."""
+    def counts(self) -> list[int | None]:
+        """How many steps each has had that has a gradient now; None for the others."""
         counts = zip(self.parameters, self.steps, strict=True)
-        return equal_runs([None if parameter.grad is None else count for parameter, count in counts])
+        return [None if parameter.grad is None else count for parameter, count in counts]
+
+    @property
+    def moved(self) -> bool:
+        """Whether a parameter is on another device or of another dtype than when the state was made."""
+        dtypes = [parameter.dtype for parameter in self.parameters]
+        devices = [parameter.device for parameter in self.parameters]
+        return dtypes.count(self.format) < len(self) or devices.count(self.device) < len(self)
+
+    @torch.no_grad()
+    def reorder(self, order: Sequence[int]) -> None:
+        """Puts the parameters in another order, which changes no result.
+
+        Args:
+            order: the present index of each.
+        """
+        self.parameters, self.names, self.steps = (
+            [values[index] for index in order] for values in (self.parameters, self.names, self.steps)
+        )
+        # without waiting for the device
+        index = torch.tensor(order).to(self.device, non_blocking=True)
+        self.places, self.keys = self.places[index], self.keys[index]
+        for store in self.stores.values():
+            for key, tensor in store.items():
+                # not every format of one byte can be indexed
+                plain = tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
+                store[key] = plain.index_select(0, index).view(tensor.dtype)
 
     @property
     def leads(self) -> bool:
@@ -110,7 +143,7 @@ class ParameterBatch:
     def state_of(self, index: int) -> dict[str, Any]:
         """The state of one parameter; its tensors are views of the stacks."""
         slots = {name: {key: tensor[index] for key, tensor in store.items()} for name, store in self.stores.items()}
-        return {"step": self.steps[index], "name": self.names[index], "slots": slots}
+        return {"step": self.steps[index], "slots": slots}
 
     def check_state(self, index: int, state: Mapping[str, Any]) -> None:
         """Whether `load_state_of` can take it.
@@ -118,7 +151,7 @@ class ParameterBatch:
         Raises:
             ValueError: it was saved with other options, or for another parameter.
         """
-        name, saved = self.names[index], state["slots"]
+        name, saved = self.names[index], state.get("slots", {})
         if saved.keys() != self.stores.keys():
             raise ValueError(
                 f"the optimizer state of {name} holds {', '.join(sorted(saved)) or 'nothing'}, "
@@ -145,7 +178,35 @@ class ParameterBatch:
         for slot, store in self.stores.items():
             for key, tensor in store.items():
                 tensor[index].copy_(state["slots"][slot][key])
-        self.steps[index] = state["step"]
+        self.steps[index] = int(state["step"])
+
+    @torch.no_grad()
+    def carry(self, index: int, other: "ParameterBatch", at: int) -> None:
+        """Takes over what another batch knows of the same parameter, in the format of this one.
+
+        What the other does not have, or in a form that can't be turned into that of this one, starts afresh.
+        """
+        self.steps[index] = other.steps[at]
+        for name, store in self.stores.items():
+            if name not in other.stores:
+                continue
+            known = {key: tensor[at : at + 1] for key, tensor in other.stores[name].items()}
+            part = {key: tensor[index : index + 1] for key, tensor in store.items()}
+            codec, old = self.slots[name].codec, other.slots[name].codec
+            same = known.keys() == part.keys() and all(known[key].shape == part[key].shape for key in part)
+            if codec is old and same:
+                for key, tensor in part.items():
+                    tensor.copy_(known[key])
+            elif codec is not None and old is not None:
+                codec.encode(part, old.decode(known, self.dtype).to(self.device).contiguous(), None)
+
+
+def layout_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the options may change which state there is: of a number with a fraction, only whether it is 0.
+
+    So a schedule of a decay or of a momentum leaves the state alone.
+    """
+    return {name: bool(value) if isinstance(value, float) else value for name, value in options.items()}
 
 
 def equal_runs(values: Sequence[Any]) -> Iterator[tuple[int, int]]:

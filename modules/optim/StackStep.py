@@ -50,7 +50,8 @@ class StackStep:
         options: of the rule, by config key.
         n: what changes from step to step: `lr`, `decay`, and the rule's own; floats or 0-dim tensors, and bools.
         denominator: what an adaptive rule divided by, for Fisher decay; None if it has none.
-        step: number of this step, from 1; a 0-dim tensor in a compiled step, so nothing may branch on it.
+        step: number of this step, from 1; a 0-dim tensor in a compiled step, so nothing may branch on it. `[b]` where
+            parameters have had different numbers of steps, to which the rule gives the same `n`.
         first: whether it is the first; always a bool.
         kernel: whether the parameters are convolution kernels.
         places: `[b]` int64, where the parameters are among all of the optimizer's.

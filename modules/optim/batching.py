@@ -26,7 +26,10 @@ DOWN, UP = "LORA_DOWN", "LORA_UP"
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A parameter of the optimizer and what is known of it; `pair` names the other factor of its LoRA."""
+    """A parameter of the optimizer and what is known of it.
+
+    `pair` names the other factor of its LoRA; `named` is false where nobody gave it a name.
+    """
 
     place: int
     group: int
@@ -35,6 +38,7 @@ class Member:
     name: str
     pair: str | None
     scale: float
+    named: bool = True
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -48,10 +52,14 @@ class Member:
 
 
 def members_of(groups: Sequence[Mapping[str, Any]], describe: Callable[[nn.Parameter], Any]) -> list[Member]:
-    """All parameters in the order of their places."""
+    """All parameters in the order of their places.
+
+    A name is that of the description, else that in the group's `param_names`, else the place.
+    """
     found: list[Member] = []
     for g, group in enumerate(groups):
-        for parameter in group["params"]:
+        given = group.get("param_names") or [None] * len(group["params"])
+        for parameter, name in zip(group["params"], given, strict=True):
             info = describe(parameter)
             found.append(
                 Member(
@@ -59,9 +67,10 @@ def members_of(groups: Sequence[Mapping[str, Any]], describe: Callable[[nn.Param
                     g,
                     parameter,
                     described_role(info) if info is not None else default_role(tuple(parameter.shape)),
-                    info.name if info is not None else f"parameter {len(found)}",
+                    info.name if info is not None else name or f"parameter {len(found)}",
                     getattr(info, "pair", None),
                     getattr(info, "forward_scale", 1.0),
+                    info is not None or name is not None,
                 )
             )
     return found
@@ -81,6 +90,8 @@ def partners_of(members: Sequence[Member]) -> dict[Member, Member]:
     for down in alone.values():
         up = alone.get(down.pair or "")
         if up is None or up.pair != down.name or (down.role, up.role) != (DOWN, UP):
+            continue
+        if not down.parameter.numel() or not up.parameter.numel():
             continue
         same = all(getattr(down.parameter, key) == getattr(up.parameter, key) for key in ("dtype", "device"))
         if same and down.group == up.group and down.matrix[0] == up.matrix[1]:
@@ -111,6 +122,11 @@ class Batching:
         for member in members:
             if member.parameter in known:
                 continue
+            if member.parameter.is_meta:
+                raise ValueError(
+                    f"{member.name}: found on the meta device, which holds no numbers; expected a parameter with "
+                    "memory. Call model.to_empty(device=…), load its weights, and then make the optimizer of it."
+                )
             partner = partners.get(member)
             rule, _ = self._rule_for(member, partner)
             if partner is not None and rule.paired:
@@ -137,6 +153,9 @@ class Batching:
 
     def _rule_for(self, member: Member, partner: Member | None) -> tuple[Rule, Mapping[str, Any]]:
         options = {key: self.groups[member.group][key] for key in self.rule.defaults}
+        if not member.parameter.numel():
+            # nothing is done to it, so no rule need know what to do with its shape
+            return self.rule, options
         return self.rule.for_parameter(
             ROLES[member.role], *member.matrix, member.name, options, partner and partner.matrix
         )
@@ -150,7 +169,8 @@ class Batching:
             self.groups[first.group], rule, options, ROLES[first.role], first.matrix, named, self.seed, first.scale,
             partner and partner.matrix,
         )  # fmt: skip
-        rule.check_start(batch.names, [parameter.detach() for parameter in batch.parameters], options, batch.role)
+        if not batch.empty:
+            rule.check_start(batch.names, [parameter.detach() for parameter in batch.parameters], options, batch.role)
         return batch
 
 

@@ -60,8 +60,8 @@ def step_keys(base: Tensor, step: int | Tensor) -> Tensor:
 
     Args:
         base: `[b]` int32, of `base_key`.
-        step: a Python integer, or an integer tensor of no dimensions on the device of `base`, which costs neither a
-            host sync nor a recompile.
+        step: a Python integer, or an integer tensor on the device of `base`, of no dimensions or `[b]`, which costs
+            neither a host sync nor a recompile.
 
     Returns:
         `[b]` int32.

@@ -25,8 +25,9 @@ def matrices() -> list[nn.Parameter]:
 def with_adam(optimizer: BatchedOptimizer) -> list[str]:
     """Names of the parameters whose state is Adam's: it has a second moment where Muon has none."""
     optimizer.step()
-    states = optimizer.state_dict()["state"].values()
-    return [state["name"] for state in states if "exp_avg_sq" in state["slots"]]
+    saved = optimizer.state_dict()
+    names = [name for group in saved["param_groups"] for name in group["param_names"]]
+    return [names[place] for place, state in saved["state"].items() if "exp_avg_sq" in state["slots"]]
 
 
 @pytest.mark.parametrize(

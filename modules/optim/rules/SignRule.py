@@ -31,7 +31,8 @@ class SignRule(Rule):
         return slots + sign_slots(options, slots)
 
     def numbers(self, options: Mapping[str, Any], step: int) -> dict[str, float]:
-        return {**super().numbers(options, step), **sign_numbers(step)}
+        # only what is needed: parameters with other numbers of steps are stepped together where theirs are the same
+        return {**super().numbers(options, step), **(sign_numbers(step) if options["l1_adaptive"] else {})}
 
     def direction(self, s: StackStep) -> Tensor:
         last = last_signs(s)

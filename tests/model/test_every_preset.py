@@ -4,7 +4,10 @@ import math
 from pathlib import Path
 
 from modules.model.BaseModel import family_of
+from modules.model.StandardSource import StandardSource
+from modules.model.weight_formats import is_quantized_format
 from modules.trainer.checks import open_model, run_problems
+from modules.trainer.trained import methods_of
 from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples, train_config_from_dict
 from modules.util.enum.ModelType import ModelType
 from tests.model.preset_runs import STEPS, check_written, run, short_options
@@ -17,6 +20,7 @@ import pytest
 REWRITE = "python -m tests.model.preset_table writes the table anew"
 # of what a preset does as it should, what people may want to know: who can read the file, and how clipping works
 WORTH_A_LINE = ("ComfyUI", "optimizer.fused_back_pass: the norm of the whole gradient is never known")
+CPU = torch.device("cpu")
 every_preset = pytest.mark.parametrize("preset", PRESETS, ids=name_of)
 
 
@@ -53,16 +57,18 @@ def one_thread():
 @pytest.fixture
 def base_of(request):
     """base_of(config) -> the small model that stands for the preset's; None where the preset brings its own."""
+    # the second ones have layers that are large enough to be quantized
     fixtures = {
-        ModelType.STABLE_DIFFUSION_15: "wide_base",
-        ModelType.STABLE_DIFFUSION_XL_10_BASE: "wide_xl_folder",
-        ModelType.FLUX_2: "wide_flux2_folders",
+        ModelType.STABLE_DIFFUSION_15: ("mini_base", "wide_base"),
+        ModelType.STABLE_DIFFUSION_XL_10_BASE: ("xl_folder", "wide_xl_folder"),
+        ModelType.FLUX_2: ("flux2_folders", "wide_flux2_folders"),
     }
 
     def find(config) -> Path | None:
         if (ROOT / config.base_model_name).is_dir():
             return None
-        found = request.getfixturevalue(fixtures[config.model_type])
+        formats = [config.part_weight_dtype(part) for part in family_of(config).modules]
+        found = request.getfixturevalue(fixtures[config.model_type][any(map(is_quantized_format, formats))])
         if isinstance(found, dict):
             return found["dev" if config.base_model_name.endswith("-dev") else "klein"]
         return found
@@ -95,11 +101,18 @@ def test_a_preset_resolves(preset, monkeypatch):
 
 @every_preset
 def test_a_preset_passes_the_checks(preset, options_of):
-    """With its own base model, as far as its name tells, and with a model's layers; nothing it sets has no effect."""
+    """With its own base model, whose layers are described in resources/; nothing it sets has no effect."""
     options, told = options_of(preset), []
-    shipped = load_train_config(preset, warn=refuse).base_model_name
-    assert run_problems(train_config_from_dict(options | {"base_model_name": shipped}, warn=refuse), told.append) == []
-    open_model(train_config_from_dict(options, warn=refuse), torch.device("cpu"), told.append)
+    name = load_train_config(preset, warn=refuse).base_model_name
+    config = train_config_from_dict(options | {"base_model_name": name}, warn=refuse)
+    assert run_problems(config, told.append) == []
+    if (ROOT / name).is_dir():
+        open_model(train_config_from_dict(options, warn=refuse), CPU, told.append)
+    else:
+        model = family_of(config)(config, StandardSource(config.model_type, name), CPU)
+        for method in methods_of(config):
+            method.check_output(model, config, told.append)
+        model.check_layers()
     assert not [line for line in told if not any(words in line for words in WORTH_A_LINE)]
 
 

@@ -93,10 +93,16 @@ class ParameterBatch:
 
     @property
     def moved(self) -> bool:
-        """Whether a parameter is on another device or of another dtype than when the state was made."""
-        dtypes = [parameter.dtype for parameter in self.parameters]
-        devices = [parameter.device for parameter in self.parameters]
-        return dtypes.count(self.format) < len(self) or devices.count(self.device) < len(self)
+        """Whether a parameter is on another device or of another dtype than when the state was made.
+
+        This is asked of every parameter at every step, so it has to be cheap: of devices other than a CPU, one is told
+        from another by the first and the last parameter only.
+        """
+        ends = self.parameters[0].device, self.parameters[-1].device
+        if ends != (self.device, self.device):
+            return True
+        dtypes, hosts = [p.dtype for p in self.parameters], [p.is_cpu for p in self.parameters]
+        return dtypes.count(self.format) < len(self) or hosts.count(self.device.type == "cpu") < len(self)
 
     @torch.no_grad()
     def reorder(self, order: Sequence[int]) -> None:
@@ -178,7 +184,7 @@ class ParameterBatch:
         for slot, store in self.stores.items():
             for key, tensor in store.items():
                 tensor[index].copy_(state["slots"][slot][key])
-        self.steps[index] = int(state["step"])
+        self.steps[index] = state["step"]
 
     @torch.no_grad()
     def carry(self, index: int, other: "ParameterBatch", at: int) -> None:
@@ -206,7 +212,7 @@ def layout_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
     So a schedule of a decay or of a momentum leaves the state alone.
     """
-    return {name: bool(value) if isinstance(value, float) else value for name, value in options.items()}
+    return {name: value != 0 if isinstance(value, float) else value for name, value in options.items()}
 
 
 def equal_runs(values: Sequence[Any]) -> Iterator[tuple[int, int]]:

@@ -629,10 +629,11 @@ OUTSIDE_STEPS = {
     ("statistics.py", "read"): "brings statistics to the host when somebody asks for them",
     ("BatchedOptimizer.py", "read_statistics"): "the same",
     ("ParameterBatch.py", "reseed"): "when a batch is made and when state is loaded",
-    ("BatchedOptimizer.py", "checked_rate"): "when a group is added",
+    ("OptimizerBatches.py", "checked_rate"): "when a group is added",
     ("stiefel.py", "worst"): "when a batch is made",
+    ("StiefelLoRA.py", "check_start"): "the same",
     ("unmagnified.py", "unit_basis"): "eigendecompositions, which the rule needs anyway, do so, too",
-    ("BatchedOptimizer.py", "state_dict"): "when it is saved",
+    ("OptimizerState.py", "state_dict"): "when it is saved",
     ("one_pass_adam.py", "_fused"): "on a CPU alone, where there is nothing to wait for",
 }
 

@@ -8,6 +8,7 @@ from modules.optim.OptimizerBatches import betas_of
 from modules.optim.OptimizerState import OptimizerState
 from modules.optim.ParameterBatch import ParameterBatch
 from modules.optim.regrouping import better_order, joined_counts, runs_of
+from modules.optim.roles import parameter_info
 from modules.optim.rounding import round_to_bfloat16
 from modules.optim.rules.registry import RULES, rule_options
 from modules.optim.rules.Rule import Rule
@@ -20,11 +21,6 @@ from torch import Tensor, nn
 
 # What one kind of stack is compiled for at most: the first step and the others, and the sizes that stacks of it have.
 RECOMPILES = 64
-
-
-def parameter_info(parameter: nn.Parameter) -> Any:
-    """What the program attached to a parameter as `parameter_info`, with `role` and `name`; None: nothing."""
-    return getattr(parameter, "parameter_info", None)
 
 
 class BatchedOptimizer(OptimizerState):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from modules.optim.roles import described_role
+from modules.optim.roles import described_role, parameter_info
 
 import torch
 
@@ -31,8 +31,11 @@ def packed(optimizer: "BatchedOptimizer") -> dict[str, Any]:
         {"places": [places[p] for p in batch.parameters], "steps": batch.steps, "stores": batch.stores}
         for batch in optimizer._batches
     ]
+    # a function without a place in a module can't be written to a file; it has said what it knows of these parameters
+    nameless = "<" in getattr(optimizer.describe, "__qualname__", "")
     return {
         **{name: getattr(optimizer, name) for name in PLAIN},
+        "describe": parameter_info if nameless else optimizer.describe,
         "descriptions": [_description(optimizer._describe(parameter)) for parameter in parameters],
         "batches": batches,
         "closed": optimizer._closed,

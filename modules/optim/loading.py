@@ -81,7 +81,10 @@ def saved_names(state: Mapping[str, Any]) -> list[list[str | None]]:
         elif len(group.get("param_names") or ()) == len(keys):
             found.append(list(group["param_names"]))
         else:
-            found.append([None for _ in keys])
+            # states of before named each entry, and those without a name by their place
+            entries = [entry_of(state, key) or {} for key in keys]
+            names = [entry.get("name") for entry in entries]
+            found.append([None if name == f"parameter {key}" else name for key, name in zip(keys, names, strict=True)])
     return found
 
 

@@ -51,6 +51,11 @@ ROLES: dict[str, Role] = {
 }
 
 
+def parameter_info(parameter: Any) -> Any:
+    """What the program attached to a parameter as `parameter_info`, with `role` and `name`; None: nothing."""
+    return getattr(parameter, "parameter_info", None)
+
+
 def described_role(info: Any) -> str:
     """The role of a parameter with such a description: an INPUT whose `matrix` is true multiplies activations."""
     role = str(info.role)

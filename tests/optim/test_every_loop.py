@@ -250,15 +250,15 @@ def test_copies_know_what_parameters_are_and_what_waits():
     optimizer.step()
     optimizer.step_parameter(down)
     down.grad = None
-    twin = copy.deepcopy(optimizer)
-    for one in (optimizer, twin):
+    for one in (optimizer, copy.deepcopy(optimizer), pickled(optimizer)):
         parameters = one.param_groups[0]["params"]
         parameters[1].grad = torch.ones_like(up)
         one.step()
         assert not one.notes, "both are factors"
         results.append(parameters)
-    assert results[0][0] is not results[1][0]
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert len({id(parameters[0]) for parameters in results}) == 3
+    for copied in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], copied, strict=True))
 
 
 def test_hooks_are_called_and_may_change_what_they_get():
@@ -598,6 +598,26 @@ def test_another_order_is_refused_and_taken_by_name_on_request():
     assert not other.notes
     for p in model.parameters():
         assert torch.equal(*(o.state[p]["slots"]["exp_avg"]["value"] for o in (optimizer, other)))
+
+
+def test_states_of_before_are_taken_by_place_and_by_name():
+    """They named each entry, and groups had no mark."""
+    model, optimizer = made("ADAMW_ADV", {})
+    train(model, optimizer, range(2))
+    saved = optimizer.state_dict()
+    names = saved["param_groups"][0]["param_names"]
+    news = ("param_names", "engine", "configured_lr", "betas")
+    saved["param_groups"] = [{k: v for k, v in group.items() if k not in news} for group in saved["param_groups"]]
+    saved["state"] = {place: {**entry, "name": names[place]} for place, entry in saved["state"].items()}
+    for parameters, missing in (
+        (model.parameters(), "error"),
+        (model.named_parameters(), "error"),
+        (list(model.named_parameters())[::-1], "fresh"),
+    ):
+        other = BatchedOptimizer(parameters, "ADAMW_ADV")
+        other.load_state_dict(saved, missing=missing)
+        for p in model.parameters():
+            assert torch.equal(*(o.state[p]["slots"]["exp_avg"]["value"] for o in (optimizer, other)))
 
 
 def test_state_of_another_rule_and_nameless_parameters():

@@ -8,6 +8,7 @@ from modules.optim.rules.registry import RULES
 from modules.trainer.lr_schedule import schedule_factor
 from modules.trainer.optimizers import OPTIMIZERS
 from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples
+from modules.viewModel.recommended import rate_for
 
 import pytest
 
@@ -57,12 +58,24 @@ def test_the_readmes_preset_is_in_the_repository(name):
         assert images and all(path.with_suffix(".txt").is_file() for path in images)
 
 
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_learning_rate_says_where_it_comes_from(path):
+    told = json.loads(path.read_text(encoding="utf-8"))["//learning_rate"]
+    config = load_train_config(path, warn=refuse)
+    known = rate_for(config)
+    if known is None:
+        assert "measured on" in told
+    else:
+        assert (config.learning_rate, told) == (known.value, known.source)
+
+
 def test_there_are_presets_and_the_readme_names_one():
     assert PRESETS and README_PRESETS
 
 
 # what the tiny presets of the other optimizers may have otherwise than the README's
 OWN = {
+    "//learning_rate",
     "lora_init",
     "optimizer",
     "learning_rate",

@@ -1,0 +1,41 @@
+"""Presets whose names promise a card fit on it by the estimate, and are not made for one far smaller."""
+
+import re
+from pathlib import Path
+
+from modules.trainer.memory_estimate import estimate_memory, load_without_weights
+from modules.trainer.MemoryEstimate import CARDS, card_line, smallest_card
+from modules.util.config.load import load_train_config
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LABEL = re.compile(r" (\d+)GB$")
+LABELLED = sorted(path for path in (ROOT / "training_presets").rglob("*.json") if LABEL.search(path.stem))
+# kinds for which there is a preset for every common card
+WHOLE_SETS = ("SDXL/#sdxl 1.0 LoRA", "Flux2/#flux2 LoRA")
+
+
+def test_the_common_cards_have_presets():
+    names = {path.relative_to(ROOT / "training_presets").with_suffix("").as_posix() for path in LABELLED}
+    assert {f"{kind} {card}GB" for kind in WHOLE_SETS for card in (8, 12, 16, 24)} <= names
+
+
+@pytest.mark.parametrize("path", LABELLED, ids=lambda path: path.stem)
+def test_a_preset_fits_the_card_of_its_name_and_makes_use_of_it(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_train_config(path, ["offline_mode=true"], warn=lambda text: None)
+    estimate = estimate_memory(load_without_weights(config, lambda text: None), config, lambda text: None)
+    label, card = int(LABEL.search(path.stem)[1]), smallest_card(estimate)
+    assert card is not None and card <= label, card_line(estimate)
+    assert CARDS.index(label) - CARDS.index(card) < 2, card_line(estimate)
+    assert card_line(estimate).startswith("peak ")
+
+
+@pytest.mark.parametrize("kind", WHOLE_SETS)
+def test_a_step_sees_as_many_images_on_every_card(kind):
+    """So that a learning rate means the same."""
+    paths = [path for path in LABELLED if path.as_posix().startswith(f"{ROOT.as_posix()}/training_presets/{kind} ")]
+    configs = [load_train_config(path, warn=lambda text: None) for path in paths]
+    assert len({config.batch_size * config.gradient_accumulation_steps for config in configs}) == 1
+    assert len(paths) >= 4

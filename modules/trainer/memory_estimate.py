@@ -1,6 +1,7 @@
 """Where the memory of a run will go, before any weight is there: its first steps, on tensors without numbers."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.EMAMode import EMAMode
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.TimeUnit import TimeUnit
+from modules.util.gpu_autocast import gpu_autocast
 from modules.util.UserError import UserError
 from modules.util.WithoutNumbers import HeldMemory, WithoutNumbers
 
@@ -93,7 +95,8 @@ def estimate_memory(
     run = _Run(model, config, space, {name: module_bytes(part) for name, part in parts.items()}, text_trained, separate)
     sample = _largest_sample(model, config)
     estimate = MemoryEstimate()
-    with torch.random.fork_rng(devices=[]), space:
+    on_gpu = config.train_device != "cpu"
+    with torch.random.fork_rng(devices=[]), space, gpu_autocast() if on_gpu else nullcontext():
         batch = _cache(estimate, run, sample)
         trained = make_trained(model, config, warn)
         model.text_encoder_trained = text_trained

@@ -209,6 +209,15 @@ def test_tables_that_code_keeps_have_their_numbers_afterwards(mini_run):
     assert torch.equal(kept, noise._lanes(torch.device("cpu")))
 
 
+def test_norms_of_a_gpu_are_followed_in_float32(mini_run):
+    """Under autocast, whose lists differ by device; their inputs are kept for the backward."""
+    options = {"train_dtype": "BFLOAT_16", "weight_dtype": "BFLOAT_16", "unet": {"gradient_checkpointing": False}}
+    cpu, gpu = (estimate(mini_run, train_device=device, **options).phases["training"] for device in ("cpu", "cuda"))
+    name = "activations and temporaries"
+    assert 1.1 * cpu[name] < gpu[name] < 3 * cpu[name]
+    assert all(cpu[other] == gpu[other] for other in ("adapters", "gradients", "optimizer state"))
+
+
 def sized(gib: float) -> MemoryEstimate:
     return MemoryEstimate({"caching": {"weights": 5}, "training": {"weights": int(gib * GIB), "gradients": 1}})
 

@@ -23,6 +23,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelType import ModelType
 from modules.util.MemoryProbe import MemoryProbe
 from modules.util.UserError import UserError
+from modules.util.WithoutNumbers import WithoutNumbers
 
 import torch
 
@@ -191,6 +192,16 @@ def test_following_each_kind_once_changes_nothing(mini_run, monkeypatch, fused, 
     once = estimate(mini_run, **options)
     monkeypatch.setattr(memory_estimate, "follow_each_kind_once", lambda optimizer, memory: None)
     assert once.phases == estimate(mini_run, **options).phases
+
+
+def test_the_meta_device_tells_what_fake_tensors_of_a_cpu_do(mini_run, monkeypatch):
+    """But for the few operations that are known not to."""
+    options = {"train_dtype": "BFLOAT_16", "optimizer": {"optimizer": "ADAMW_ADV", "state_precision": "int8_sr"}}
+    estimate(mini_run, **options)
+    found = estimate(mini_run, **options)
+    monkeypatch.setattr(WithoutNumbers, "_results", {})
+    monkeypatch.setattr("modules.util.WithoutNumbers._depends_on_device", lambda func: True)
+    assert found.phases == estimate(mini_run, **options).phases
 
 
 def test_accumulated_gradients_are_there_during_the_last_backward(mini_run):

@@ -111,6 +111,15 @@ def test_numbers_of_different_types_are_told_apart():
         assert [(whole * factor).dtype for factor in (1, 1.0, True)] == [torch.int64, torch.float32, torch.int64]
 
 
+def test_sizes_that_floats_decide_over_are_told_apart():
+    with WithoutNumbers():
+        image = torch.zeros(1, 1, 8, 8)
+        sizes = [F.interpolate(image, scale_factor=scale, mode="bilinear").shape[-1] for scale in (2.0, 0.5, 1.5)]
+        assert sizes == [16, 4, 12]
+        assert [torch.full((n,), 0.5).shape[0] for n in (1, 2)] == [1, 2]
+        assert torch.arange(0.0, 1.0, 0.25).tolist() == [0.0, 0.25, 0.5, 0.75]
+
+
 def test_counts_are_apart():
     with WithoutNumbers() as space:
         with space.counting() as first:

@@ -11,13 +11,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LABEL = re.compile(r" (\d+)GB$")
-LABELLED = sorted(path for path in (ROOT / "training_presets").rglob("*.json") if LABEL.search(path.stem))
+PRESETS = ROOT / "training_presets"
+LABELLED = sorted(path for path in PRESETS.rglob("*.json") if LABEL.search(path.stem))
+KINDS = sorted({LABEL.sub("", path.relative_to(PRESETS).with_suffix("").as_posix()) for path in LABELLED})
 # kinds for which there is a preset for every common card
 WHOLE_SETS = ("SDXL/#sdxl 1.0 LoRA", "Flux2/#flux2 LoRA")
 
 
 def test_the_common_cards_have_presets():
-    names = {path.relative_to(ROOT / "training_presets").with_suffix("").as_posix() for path in LABELLED}
+    names = {path.relative_to(PRESETS).with_suffix("").as_posix() for path in LABELLED}
     assert {f"{kind} {card}GB" for kind in WHOLE_SETS for card in (8, 12, 16, 24)} <= names
 
 
@@ -32,10 +34,10 @@ def test_a_preset_fits_the_card_of_its_name_and_makes_use_of_it(path, monkeypatc
     assert card_line(estimate).startswith("peak ")
 
 
-@pytest.mark.parametrize("kind", WHOLE_SETS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_step_sees_as_many_images_on_every_card(kind):
     """So that a learning rate means the same."""
-    paths = [path for path in LABELLED if path.as_posix().startswith(f"{ROOT.as_posix()}/training_presets/{kind} ")]
+    paths = [path for path in (PRESETS / kind).parent.glob("*.json") if LABEL.sub("", path.stem) == Path(kind).name]
     configs = [load_train_config(path, warn=lambda text: None) for path in paths]
-    assert len({config.batch_size * config.gradient_accumulation_steps for config in configs}) == 1
-    assert len(paths) >= 4
+    assert len({config.batch_size * config.gradient_accumulation_steps for config in configs}) == 1, paths
+    assert len(paths) >= 4 or kind not in WHOLE_SETS

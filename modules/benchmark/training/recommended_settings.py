@@ -48,11 +48,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("DoRA, ADAMW", DORA, ADAMW, (0.002, 0.006)),
     Setting("OFT, ADAMW", OFT, ADAMW, (0.001, 0.03)),
     Setting("OFT, ADAMW_ADV scaled", OFT, SCALED, (0.001, 0.005, 0.015)),
-    Setting("DoRA-OFT, ADAMW_ADV scaled", {**OFT, "lora_decompose": True}, SCALED, (0.0005, 0.0025, 0.0075)),
+    Setting("DoRA-OFT, ADAMW_ADV scaled", {**OFT, "lora_decompose": True}, SCALED, (0.0005, 0.0025)),
     Setting(
-        "LoRA, STIEFEL_LORA", {**LORA, "lora_init": LoRAInit.ORTHONORMAL}, {"optimizer": "STIEFEL_LORA"}, (0.01, 0.03, 0.1)
+        "LoRA, STIEFEL_LORA", {**LORA, "lora_init": LoRAInit.ORTHONORMAL}, {"optimizer": "STIEFEL_LORA"}, (0.03,)
     ),
-    Setting("LoRA, LORA_RITE scaled", LORA, {"optimizer": "LORA_RITE", "scaled_optm": True}, (0.01, 0.03, 0.1)),
+    Setting("LoRA, LORA_RITE scaled", LORA, {"optimizer": "LORA_RITE", "scaled_optm": True}, (0.03,)),
     Setting("LoRA, LION_ADV scaled", LORA, {"optimizer": "LION_ADV", "scaled_optm": True}, (0.03,)),
     Setting(
         "LoRA, PRODIGY_ADV", LORA, {"optimizer": "PRODIGY_ADV", "safeguard_warmup": True, "d_limiter": True}, (1.0,)

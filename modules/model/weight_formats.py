@@ -80,7 +80,8 @@ def place_part(module: nn.Module, part: str, config: TrainConfig, device: torch.
     if home != device and getattr(config, part).activation_offloading:
         ActivationOffload(module, home, device)
     if not units:
-        return module.to(device=device, dtype=dtype)
+        # diffusers' own warns of layers that stay in float32 even where there are none
+        return nn.Module.to(module, device=device, dtype=dtype)
     for name, inner in module.named_modules():
         if not _inside(name, units):
             inner._apply(lambda t: t.to(device, dtype if t.is_floating_point() else None), recurse=False)

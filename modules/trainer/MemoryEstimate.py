@@ -83,7 +83,7 @@ def memory_table(estimate: MemoryEstimate) -> str:
     rows += [("waiting elsewhere", what, f"{size / GIB:.2f}") for what, size in estimate.waiting.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
-    return "\n".join([*lines, *estimate.notes])
+    return "\n".join([*lines, *(f"note: {note}" for note in estimate.notes)])
 
 
 def phases_in_markdown(estimates: dict[str, MemoryEstimate]) -> str:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from modules.trainer.memory_estimate import estimate_memory, load_without_weights
-from modules.trainer.MemoryEstimate import CARDS, card_line, smallest_card
+from modules.trainer.MemoryEstimate import CARDS, GIB, card_line, smallest_card
 from modules.util.config.load import load_train_config
 
 import pytest
@@ -14,6 +14,15 @@ LABEL = re.compile(r" (\d+)GB$")
 PRESETS = ROOT / "training_presets"
 LABELLED = sorted(path for path in PRESETS.rglob("*.json") if LABEL.search(path.stem))
 KINDS = sorted({LABEL.sub("", path.relative_to(PRESETS).with_suffix("").as_posix()) for path in LABELLED})
+# preset -> the other cells of its row in the table of estimates
+ROWS = {
+    row[0].strip("`"): row[1:]
+    for row in (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (ROOT / "docs" / "memory.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `#")
+    )
+}
 # kinds for which there is a preset for every common card
 WHOLE_SETS = ("SDXL/#sdxl 1.0 LoRA", "Flux2/#flux2 LoRA")
 
@@ -32,6 +41,10 @@ def test_a_preset_fits_the_card_of_its_name_and_makes_use_of_it(path, monkeypatc
     assert card is not None and card <= label, card_line(estimate)
     assert CARDS.index(label) - CARDS.index(card) < 2, card_line(estimate)
     assert card_line(estimate).startswith("peak ")
+    # as the table of docs/memory.md has it
+    sizes = [*map(estimate.total, ("caching", "training", "sampling")), estimate.whole_decoding]
+    assert [float(cell) for cell in ROWS[path.stem][:4]] == pytest.approx([s / GIB for s in sizes], abs=0.06)
+    assert ROWS[path.stem][4] == f"{card} GB"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -94,7 +94,7 @@ def phases_in_markdown(estimates: dict[str, MemoryEstimate]) -> str:
         sizes = [f"{estimate.total(phase) / GIB:.1f}" if phase in estimate.phases else "" for phase in phases]
         whole = f"{estimate.whole_decoding / GIB:.1f}" if estimate.whole_decoding else ""
         card = smallest_card(estimate)
-        lines.append(f"| {name} | {' | '.join(sizes)} | {whole} | {f'{card} GB' if card else f'> {CARDS[-1]} GB'} |")
+        lines.append(f"| `{name}` | {' | '.join(sizes)} | {whole} | {f'{card} GB' if card else f'> {CARDS[-1]} GB'} |")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 # Cards as they are sold: a card of 12 GB has 12 GiB.
 CARDS = (6, 8, 10, 12, 16, 24, 32, 48, 80)
 GIB = 2**30
-# What is added to an estimate, as runs on a CPU took up to 5 % more: docs/benchmarks/memory_estimate.json.
+# What is added to an estimate, as runs on a CPU took up to 5.1 % more: docs/benchmarks/memory_estimate.json.
 SHORTFALL = 0.06
 # What an estimate does not see: the context and libraries of CUDA, what kernels need inside, memory that the allocator
 # can't use, and a desktop on the same card. An assumption: it was not measured on a GPU.

@@ -144,7 +144,12 @@ def test_a_first_matrix_is_no_hidden_layer_to_muon():
         parameter.grad = torch.ones_like(parameter)
     optimizer = BatchedOptimizer(weights.parameters(), "MUON_ADV", 0.1)
     optimizer.step()
-    slots = {state["name"]: set(state["slots"]) for state in optimizer.state_dict()["state"].values()}
+    found = optimizer.state_dict()
+    slots = {
+        name: set(found["state"][index]["slots"])
+        for group in found["param_groups"]
+        for name, index in zip(group["param_names"], group["params"], strict=True)
+    }
     # Adam has a second moment, Muon has not
     assert len(slots["part.x_embedder.weight"]) == 2 and len(slots["part.inner.weight"]) == 1
 

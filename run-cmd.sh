@@ -23,13 +23,15 @@ find_python() {
     return 1
 }
 
-# installs a requirements file if it changed since it was installed last
+# Installs a requirements file if it changed since it was installed last, or if this folder was moved: the optimizers are
+# used where they lie, in scaled-optim.
 install() {
-    local stamp=".venv/installed-$1"
-    if ! cmp -s "$1" "$stamp"; then
+    local stamp=".venv/installed-$1" wanted
+    wanted="$(pwd)"$'\n'"$(cat "$1" scaled-optim/pyproject.toml)"
+    if [ ! -f "$stamp" ] || [ "$wanted" != "$(cat "$stamp")" ]; then
         echo "Installing $1 (once; this takes a few minutes) ..." >&2
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1"
-        cp "$1" "$stamp"
+        printf '%s\n' "$wanted" >"$stamp"
     fi
 }
 

@@ -7,7 +7,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.optim.document import rules_markdown
 from modules.util.config.document import (
     commented_concepts,
     commented_config,
@@ -16,6 +15,7 @@ from modules.util.config.document import (
 )
 from modules.util.config.errors import ConfigError
 from modules.util.config.write_json import write_json
+from scaled_optim.document import rules_markdown
 
 
 def main(arguments: list[str] | None = None) -> int:

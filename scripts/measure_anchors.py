@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from modules.benchmark.measuring import environment
-from modules.optim.anchors import ANCHORS, Anchor, Quantized, WrappedAnchor
+from scaled_optim.anchors import ANCHORS, Anchor, Quantized, WrappedAnchor
 
 import torch
 from torch import Tensor

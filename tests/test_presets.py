@@ -4,11 +4,11 @@ import json
 import re
 from pathlib import Path
 
-from modules.optim.rules.registry import RULES
 from modules.trainer.lr_schedule import schedule_factor
 from modules.trainer.optimizers import OPTIMIZERS
 from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples
 from modules.viewModel.recommended import rate_for
+from scaled_optim.rules.registry import RULES
 
 import pytest
 

@@ -9,11 +9,11 @@ from modules.module.AdapterModule import AdaptedLayer
 from modules.module.AdapterSet import AdapterSet, adaptable_layers, adapter_class_of, class_of_layers, usual_options
 from modules.module.layer_notes import summarized
 from modules.module.LoRAModule import DOWN, FEWER_RANKS, without_extra_ranks
-from modules.optim.rules.registry import RULES
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.layer_path import layer_path
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
+from scaled_optim.rules.registry import RULES
 
 from torch import Tensor
 

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from modules.optim.BatchedOptimizer import BatchedOptimizer
-from modules.optim.ParameterBatch import ParameterBatch
 from modules.util.WithoutNumbers import HeldMemory
+from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.ParameterBatch import ParameterBatch
 
 import torch
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from modules.optim.rules.registry import RULES
 from modules.trainer.FusedBackward import check_fused
 from modules.trainer.optimizers import OPTIMIZERS, EngineOptimizer, create_optimizer, option_problems
 from modules.util.config.errors import Problem, Remedy
@@ -14,6 +13,7 @@ from modules.util.enum.PeftType import PeftType
 from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.found_problems import found
 from modules.util.UserError import UserError
+from scaled_optim.rules.registry import RULES
 
 import torch
 

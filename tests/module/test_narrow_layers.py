@@ -9,7 +9,6 @@ from modules.modelSaver.save_adapter import save_adapter
 from modules.module.AdapterSet import AdapterSet, usual_options
 from modules.module.dense_weight import weight_shape
 from modules.module.LoRAModule import ALPHA, DOWN, UP, LoRAModule, without_extra_ranks
-from modules.optim.features.stiefel import orthonormality_error
 from modules.trainer.optimizers import create_optimizer
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.TrainConfig import TrainConfig
@@ -18,6 +17,7 @@ from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
+from scaled_optim.features.stiefel import orthonormality_error
 
 import torch
 from torch import Tensor, nn

@@ -6,10 +6,10 @@ from pathlib import Path
 from modules.model.BaseModel import BaseModel, model_families
 from modules.model.ModelSource import empty_module
 from modules.module.WeightSet import WeightSet, role_of
-from modules.optim.BatchedOptimizer import BatchedOptimizer
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
+from scaled_optim.BatchedOptimizer import BatchedOptimizer
 
 import torch
 from torch import nn

@@ -4,7 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from modules.optim.anchors import ANCHORS, BlockAnchor, Quantized, WrappedAnchor
+from scaled_optim.anchors import ANCHORS, BlockAnchor, Quantized, WrappedAnchor
 
 import torch
 

@@ -3,8 +3,8 @@
 import io
 import math
 
-from modules.optim.codecs import BLOCK, CODECS, near_square, pack_bits, unpack_bits
-from modules.optim.noise import base_key, step_keys
+from scaled_optim.codecs import BLOCK, CODECS, near_square, pack_bits, unpack_bits
+from scaled_optim.noise import base_key, step_keys
 
 import torch
 from torch import Tensor

@@ -15,12 +15,12 @@ from itertools import product as pairs
 from pathlib import Path
 from types import SimpleNamespace
 
-import modules.optim
-from modules.optim.anchors import ANCHORS
-from modules.optim.BatchedOptimizer import BatchedOptimizer
-from modules.optim.codecs import CODECS
-from modules.optim.options import ALLOWED, Numbers, Text
-from modules.optim.rules.registry import RULES
+import scaled_optim
+from scaled_optim.anchors import ANCHORS
+from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.codecs import CODECS
+from scaled_optim.options import ALLOWED, Numbers, Text
+from scaled_optim.rules.registry import RULES
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pytest
 
-ROOM = Path(next(iter(modules.optim.__path__)))
+ROOM = Path(next(iter(scaled_optim.__path__)))
 FLOAT32, BFLOAT16, FLOAT64 = torch.float32, torch.bfloat16, torch.float64
 
 # (role, shape, how many). None: nobody described it. 18 of a kind fill vector registers, whose last elements take other
@@ -348,7 +348,7 @@ def test_two_threads_and_long_sums_in_a_process_of_its_own():
     script = """
 import torch
 torch.set_num_threads(2)
-from modules.optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.BatchedOptimizer import BatchedOptimizer
 for rule, options in (("LION_ADV", dict(l1_adaptive=True, orthogonal_gradient="flattened")), ("MUON_ADV", {})):
     found = []
     for chunk in (1, 1 << 20):
@@ -363,7 +363,7 @@ for rule, options in (("LION_ADV", dict(l1_adaptive=True, orthogonal_gradient="f
     assert all(torch.equal(a, b) for a, b in zip(*found)), rule
 """
     # threads that wait must not keep cores from other tests
-    env = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOM.parents[1])}
+    env = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOM.parent)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 

@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from modules.optim.document import rules_markdown
-from modules.optim.rules.registry import RULES
 from modules.util.config.document import with_current_tables
+from scaled_optim.document import rules_markdown
+from scaled_optim.rules.registry import RULES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "optimizers.md"
 

@@ -5,8 +5,8 @@ import io
 import pickle
 from types import SimpleNamespace
 
-from modules.optim.BatchedOptimizer import BatchedOptimizer
-from modules.optim.regrouping import PATIENCE
+from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.regrouping import PATIENCE
 
 import torch
 import torch.distributed.checkpoint as dcp

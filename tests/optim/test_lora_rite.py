@@ -3,9 +3,9 @@
 import math
 from types import SimpleNamespace
 
-from modules.optim.BatchedOptimizer import BatchedOptimizer
-from modules.optim.features.unmagnified import _spectral_basis, eigen, inverse_roots, unit_basis
-from modules.optim.roles import matrix_shape
+from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.features.unmagnified import _spectral_basis, eigen, inverse_roots, unit_basis
+from scaled_optim.roles import matrix_shape
 
 import torch
 from torch import Tensor, nn

@@ -4,7 +4,7 @@ Draws are fixed, so a statistical test passes always or never; limits are five s
 exceeds once in a million tests.
 """
 
-from modules.optim.noise import LANES, base_key, parameter_key, step_keys, uniform_bits
+from scaled_optim.noise import LANES, base_key, parameter_key, step_keys, uniform_bits
 
 import torch
 from torch import Tensor

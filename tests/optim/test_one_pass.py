@@ -2,9 +2,9 @@
 
 from types import SimpleNamespace
 
-from modules.optim.BatchedOptimizer import BatchedOptimizer
-from modules.optim.features import one_pass_adam
-from modules.optim.rules import AdamWAdv, ProdigyAdv
+from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.features import one_pass_adam
+from scaled_optim.rules import AdamWAdv, ProdigyAdv
 
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,7 @@
 """Stochastic rounding to bfloat16: unbiased, between neighbours, exact where it can be."""
 
-from modules.optim.noise import uniform_bits
-from modules.optim.rounding import round_to_bfloat16
+from scaled_optim.noise import uniform_bits
+from scaled_optim.rounding import round_to_bfloat16
 
 import torch
 from torch import Tensor

@@ -5,8 +5,8 @@ Every operator norm is checked with LAPACK's eigenvalues, every output variance 
 
 import math
 
-from modules.optim.roles import ROLES
-from modules.optim.scaling import (
+from scaled_optim.roles import ROLES
+from scaled_optim.scaling import (
     DEEP_STEPS,
     DIRECTIONS,
     GRAM_LIMIT,

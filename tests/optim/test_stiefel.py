@@ -3,8 +3,8 @@
 import math
 from types import SimpleNamespace
 
-from modules.optim.BatchedOptimizer import BatchedOptimizer
-from modules.optim.features.stiefel import make_orthonormal_, orthonormality_error, retracted, tangent_
+from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.features.stiefel import make_orthonormal_, orthonormality_error, retracted, tangent_
 
 import torch
 from torch import Tensor, nn

@@ -6,7 +6,6 @@ from pathlib import Path
 from modules.model.LayerOffload import module_bytes
 from modules.model.StandardSource import StandardSource
 from modules.model.UNetModel import SCHEDULERS
-from modules.optim import noise
 from modules.trainer import memory_estimate
 from modules.trainer.memory_estimate import estimate_memory, load_without_weights
 from modules.trainer.MemoryEstimate import (
@@ -25,6 +24,7 @@ from modules.util.enum.ModelType import ModelType
 from modules.util.MemoryProbe import MemoryProbe
 from modules.util.UserError import UserError
 from modules.util.WithoutNumbers import WithoutNumbers
+from scaled_optim import noise
 
 import torch
 

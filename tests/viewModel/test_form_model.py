@@ -197,7 +197,7 @@ def test_what_a_run_needs_is_asked_for(tmp_path, monkeypatch):
     concepts = [{"path": "images"}, {"path": "elsewhere"}, {"path": "nowhere", "enabled": False}]
     (tmp_path / "none.json").write_text(json.dumps(concepts), encoding="utf-8")
     assert [problem.text for problem in form.problems() if "concept" in problem.path] == [
-        'concept 2 "elsewhere": the folder \'elsewhere\' does not exist; correct its path, or disable the concept'
+        "concept 2 \"elsewhere\": the folder 'elsewhere' does not exist; correct its path, or disable the concept"
     ]
     form.set_text("concepts", "[]")
     assert "nothing to train on" in next(problem.text for problem in form.problems() if problem.path == "concepts")

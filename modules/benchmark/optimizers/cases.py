@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from modules.optim.rules.registry import RULES
-from modules.optim.rules.Rule import Rule
+from scaled_optim.rules.registry import RULES
+from scaled_optim.rules.Rule import Rule
 
 DECAY = {"weight_decay": 0.01}
 # name -> options; measured with a rule that has all of them, unless they are its defaults

@@ -12,8 +12,8 @@ from typing import Any
 from modules.benchmark.optimizers import peers
 from modules.benchmark.optimizers.cases import Case
 from modules.benchmark.optimizers.parameter_set import ParameterSet
-from modules.optim.BatchedOptimizer import BatchedOptimizer
-from modules.optim.rules.registry import RULES
+from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.rules.registry import RULES
 
 import torch
 from torch import nn

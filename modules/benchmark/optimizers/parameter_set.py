@@ -39,7 +39,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class ParameterInfo:
-    """What the engine wants to know of a parameter; role is a name of `modules.optim.roles.ROLES`."""
+    """What the engine wants to know of a parameter; role is a name of `scaled_optim.roles.ROLES`."""
 
     role: str
     name: str

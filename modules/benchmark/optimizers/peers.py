@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modules.benchmark.optimizers.per_pair import PerPairRite, PerPairStiefel
-from modules.optim.rules.registry import RULES, rule_options
+from scaled_optim.rules.registry import RULES, rule_options
 
 import torch
 from torch import nn

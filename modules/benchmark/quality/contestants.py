@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modules.optim.rules.registry import RULES
 from modules.trainer.optimizers import OPTIMIZERS
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
 from modules.util.enum.LoRAInit import LoRAInit
@@ -12,6 +11,7 @@ from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
+from scaled_optim.rules.registry import RULES
 
 from torch import nn
 

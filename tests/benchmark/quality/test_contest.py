@@ -18,11 +18,11 @@ from modules.benchmark.quality.FactorTrace import FactorTrace
 from modules.benchmark.quality.plot import draw_balance, draw_quality
 from modules.benchmark.quality.Task import Result
 from modules.module.AdapterSet import AdapterSet
-from modules.optim.rules.registry import RULES
 from modules.trainer.optimizers import create_optimizer
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.UserError import UserError
+from scaled_optim.rules.registry import RULES
 
 import torch
 from torch import nn

@@ -1,0 +1,327 @@
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from scaled_optim.advance import advance
+from scaled_optim.batching import unpaired_note
+from scaled_optim.noise import uniform_bits
+from scaled_optim.OptimizerBatches import betas_of
+from scaled_optim.OptimizerState import OptimizerState
+from scaled_optim.ParameterBatch import ParameterBatch
+from scaled_optim.regrouping import better_order, joined_counts, runs_of
+from scaled_optim.roles import parameter_info
+from scaled_optim.rounding import round_to_bfloat16
+from scaled_optim.rules.registry import RULES, rule_options
+from scaled_optim.rules.Rule import Rule
+from scaled_optim.Stack import Stack
+from scaled_optim.StackStep import StackStep
+from scaled_optim.statistics import RoleStatistics
+
+import torch
+from torch import Tensor, nn
+
+# What one kind of stack is compiled for at most: the first step and the others, and the sizes that stacks of it have.
+RECOMPILES = 64
+
+
+class BatchedOptimizer(OptimizerState):
+    """Steps parameters of equal role and shape together: one rule, its features, and the state of all of them.
+
+    Use it as any optimizer of torch. `step()` steps everything that has a gradient. For a fused backward pass call
+    `step_parameter(p)` from each parameter's gradient hook, free the gradient, and call `step()` at the end as ever: it
+    steps what is left and closes the step.
+
+    Args:
+        params: parameters or groups, as torch's. A group may have its own value of every option.
+        rule: a name of `RULES`, or a rule.
+        lr: learning rate, at least 0, a number or a 0-dim tensor. `group["configured_lr"]` keeps the one of now (or the
+            group's `initial_lr`), which no schedule writes: with `scaled_optm`, decay is
+            `weight_decay · lr/configured_lr` a step and so independent of the learning rate; otherwise
+            `weight_decay · lr`.
+        describe: gives each parameter an object with `role` (a name of `ROLES`), `name`, for a factor of a LoRA the
+            other factor's name as `pair` and, where its forward pass multiplies an OFT block first, that factor as
+            `forward_scale`; or None. By default the attribute `parameter_info`. Without: matrices are HIDDEN, anything
+            smaller VECTOR.
+        seed: of stochastic rounding and of other random numbers, which depend on seed, place and step only.
+        chunk: largest number of elements that are stepped together; None: by device. Results do not depend on it.
+        compile: compiles the step of each kind of stack with torch.compile.
+        options: of the rule, by config key, see docs/optimizers.md.
+
+    In other programs: `state`, hooks, `copy.deepcopy`, `pickle`, torch.distributed.checkpoint and names of parameters
+    are as with torch's optimizers, see docs/optimizers.md. Options may be changed in `param_groups` at any time; state
+    that they need is made in the next step. Where the rule has `beta1`, each group has `betas`, too, for schedules that
+    write them; whichever was changed last counts.
+
+    Raises:
+        ValueError: an option that the rule has not, or values that are wrong; the message begins with the option. Or a
+            parameter that can't be stepped; the message begins with its name.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        rule: str | Rule,
+        lr: float = 1e-3,
+        *,
+        describe: Callable[[nn.Parameter], Any] = parameter_info,
+        seed: int = 0,
+        chunk: int | None = None,
+        compile: bool = False,
+        **options: Any,
+    ) -> None:
+        self.rule = RULES[rule] if isinstance(rule, str) else rule
+        self.describe, self.seed, self.chunk, self.compile = describe, seed, chunk, compile
+        self._begin()
+        defaults = {"lr": lr, **rule_options(self.rule, options)}
+        super().__init__(params, {**defaults, **betas_of(defaults)})
+
+    @property
+    def notes(self) -> list[str]:
+        """What a run should be told of once: the parameters that a rule of LoRA pairs leaves to its auxiliary one, and
+        what `load_state_dict` did not find.
+        """
+        return [note for note in (unpaired_note(self.rule, self._ready()), self._load_note) if note is not None]
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Steps every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for batch in self._settle():
+            if batch.mate is None:
+                self._step_batch(batch)
+            elif batch.leads:
+                self._step_pairs(batch, 0, len(batch))
+        self._closed += 1
+        if self._totals:
+            self.rule.close(self._totals, self._options(self.param_groups[0]), self._closed)
+        return loss
+
+    @torch.no_grad()
+    def step_parameter(
+        self, parameter: nn.Parameter, group: dict[str, Any] | None = None, i: int | None = None
+    ) -> None:
+        """Steps one parameter, with the result that `step` would give it; nothing happens without a gradient.
+
+        Where a rule steps the two factors of a LoRA together, the gradient of the first is kept until the other's
+        comes, or until `step()`, which steps the first alone.
+
+        Args:
+            group, i: as other optimizers of this kind take them; the parameter says all.
+        """
+        if parameter.grad is None:
+            return
+        if self._settled != self._closed:
+            self._settle()
+        self._ready()
+        try:
+            batch, index = self._batch_of[parameter]
+        except KeyError:
+            raise ValueError(
+                f"found a parameter of shape {list(parameter.shape)} that is in no group of this optimizer; expected "
+                "one of them. Add it with add_param_group."
+            ) from None
+        if batch.mate is None:
+            self._step_run([batch], index, index + 1)
+            return
+        lead = batch if batch.leads else batch.mate
+        if parameter in self._waiting:
+            self._step_run([batch], index, index + 1)
+        self._waiting[parameter] = parameter.grad
+        if batch.mate.parameters[index] in self._waiting:
+            self._step_pairs(lead, index, index + 1)
+
+    def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
+        return self._waiting.get(parameter, parameter.grad)
+
+    def _step_batch(self, batch: ParameterBatch) -> None:
+        """Steps what has a gradient: neighbours with the same numbers together, usually all."""
+        counts = batch.counts()
+        if not self.compile and len(set(counts)) > 1:
+            rule, options = self._rule_of(batch)
+            counts = joined_counts(counts, rule, options)
+        runs, late = runs_of([batch], counts, at_once=True)
+        if late:
+            counts = self._reorder([batch], counts)
+            runs, _ = runs_of([batch], counts, at_once=False)
+        for start, stop in runs:
+            self._step_run([batch], start, stop)
+
+    def _reorder(self, halves: Sequence[ParameterBatch], cases: Sequence[Any]) -> list[Any]:
+        order = better_order(cases)
+        for half in halves:
+            half.reorder(order)
+            half.excess = 0
+            for index, parameter in enumerate(half.parameters):
+                self._batch_of[parameter] = half, index
+        return [cases[index] for index in order]
+
+    def _step_pairs(self, lead: ParameterBatch, first: int, last: int) -> None:
+        """Steps pairs of factors, or the one that has a gradient; neighbours of the same case together."""
+        both = lead, lead.mate
+        cases: list[tuple[int | None, ...] | None] = []
+        for index in range(first, last):
+            counts = tuple(
+                None if self._gradient(half.parameters[index]) is None else half.steps[index] for half in both
+            )
+            cases.append(None if counts == (None, None) else counts)
+        runs, late = runs_of(both, cases, at_once=last - first == len(lead))
+        if late:
+            cases = self._reorder(both, cases)
+            runs, _ = runs_of(both, cases, at_once=False)
+        for start, stop in runs:
+            halves = [half for half, count in zip(both, cases[start], strict=True) if count is not None]
+            self._step_run(halves, first + start, first + stop)
+
+    def _step_run(self, batches: Sequence[ParameterBatch], start: int, stop: int) -> None:
+        """Steps neighbours of one batch, or the same ones of the two batches of a pair."""
+        if batches[0].empty:
+            batches[0].steps[start:stop] = [count + 1 for count in batches[0].steps[start:stop]]
+            return
+        steps = [self._open(batch, start, stop) for batch in batches]
+        for batch, s in zip(batches, steps, strict=True):
+            if batch.mate is not None:
+                # a stack of their own, so that the mates themselves may be stepped where they are
+                mates = [parameter.detach() for parameter in batch.mate.parameters[start:stop]]
+                s.mates = self._stack(batch.mate, "mates", mates)
+                if self.compile:
+                    s.mates.value  # noqa: B018, as in `_open`
+        directions = self._advance(batches)(batches[0].rule, *steps)
+        for batch, s, u in zip(batches, steps, directions, strict=True):
+            self._finish(batch, s, u, start, stop)
+
+    def _open(self, batch: ParameterBatch, start: int, stop: int) -> StackStep:
+        members, whole = batch.parameters[start:stop], stop - start == len(batch)
+        counts = batch.steps[start:stop]
+        step = counts[0] + 1
+        rule, options = self._rule_of(batch)
+        numbers = self._numbers(rule, options, batch, step)
+        gradients = self._stack(batch, "gradients", *self._taken(batch, members))
+        parameters = self._stack(batch, "parameters", [p.detach() for p in members])
+        if self.compile:
+            gradients.value, parameters.value  # noqa: B018, stacked outside of what is compiled
+        stores = batch.stores
+        if not whole:
+            stores = {
+                name: {key: tensor[start:stop] for key, tensor in store.items()} for name, store in stores.items()
+            }
+        keys = batch.keys if whole else batch.keys[start:stop]
+        at = torch.full((), step, dtype=torch.int64, device=batch.device) if self.compile else step
+        if counts.count(counts[0]) < len(counts):
+            # without waiting for the device
+            at = torch.tensor(counts).add_(1).to(batch.device, non_blocking=True)
+        return StackStep(
+            gradients, parameters, (stop - start, batch.rows, batch.cols), batch.dtype, batch.role, options, numbers,
+            batch.slots, stores, keys, at, first=step == 1, kernel=batch.kernel,
+            places=batch.places if whole else batch.places[start:stop], totals=self._totals,
+            one_pass=batch.device.type == "cpu" and not self.compile, watched=self.watch,
+        )  # fmt: skip
+
+    def _taken(self, batch: ParameterBatch, members: Sequence[nn.Parameter]) -> tuple[list[Tensor], bool]:
+        """The gradients of some parameters, dense and of one dtype, and whether all are contiguous."""
+        if self._waiting:
+            found = [self._gradient(p) for p in members]
+            for p in members:
+                self._waiting.pop(p, None)
+        else:
+            found = [p.grad for p in members]
+        # a sparse one is never contiguous; this is asked of every gradient, so it has to be cheap
+        contiguous = all([g.is_contiguous() for g in found])
+        if not contiguous:
+            found = [g if g.layout == torch.strided else g.to_dense() for g in found]
+        if len(found) > 1 and [g.dtype for g in found].count(found[0].dtype) < len(found):
+            found = [g.to(batch.dtype) for g in found]
+        return found, contiguous
+
+    def _rule_of(self, batch: ParameterBatch) -> tuple[Rule, Mapping[str, Any]]:
+        options = self._options(batch.group)
+        if batch.empty:
+            return self.rule, options
+        return self.rule.for_parameter(batch.role, batch.rows, batch.cols, batch.names[0], options, batch.partner)
+
+    def _finish(self, batch: ParameterBatch, s: StackStep, u: Tensor | None, start: int, stop: int) -> None:
+        """Brings the stack's new values to its parameters, and counts the step."""
+        members = batch.parameters[start:stop]
+        if u is not None:
+            if s.parameters.stacked and s.parameters.value.data_ptr() != members[0].data_ptr():
+                torch._foreach_copy_(members, s.parameters.views_of(self._rounded(batch, s, s.parameters.value)))
+            if self.watch:
+                self.statistics.setdefault(batch.role.name, RoleStatistics()).add(s, u, [p.detach() for p in members])
+        batch.steps[start:stop] = [count + 1 for count in batch.steps[start:stop]]
+
+    def _advance(self, batches: Sequence[ParameterBatch]) -> Callable[..., list[Tensor | None]]:
+        """The step, compiled for each kind of stack by itself, so that no kind counts towards the limit of another."""
+        if not self.compile:
+            return advance
+        kind = tuple(
+            (id(batch.group), batch.role, batch.shape, batch.parameters[0].dtype, batch.device, batch.partner)
+            for batch in batches
+        )
+        if kind not in self._compiled:
+            self._compiled[kind] = torch.compile(
+                advance, dynamic=False, isolate_recompiles=True, recompile_limit=RECOMPILES
+            )
+        return self._compiled[kind]
+
+    def _numbers(self, rule: Rule, options: Mapping[str, Any], batch: ParameterBatch, step: int) -> dict[str, Any]:
+        """What changes between steps; tensors in a compiled step, as numbers would be part of its code."""
+        lr, initial, own = batch.group["lr"], batch.group["configured_lr"], options.get("own_lr")
+        if own is not None and initial:
+            lr, initial = lr * (own / initial), own
+        scaled = options["scaled_optm"]
+        decay = (lr / initial if initial else 0.0) if scaled else lr
+        numbers = {"lr": lr, "decay": decay, "forward_scale": batch.forward_scale, **rule.numbers(options, step)}
+        if not self.compile:
+            return numbers
+        # filled on the device: a copy from the host would wait for it
+        return {
+            key: value
+            if isinstance(value, bool | Tensor)
+            else torch.full((), value, dtype=torch.float64, device=batch.device)
+            for key, value in numbers.items()
+        }
+
+    def _stack(self, batch: ParameterBatch, name: str, tensors: list[Tensor], contiguous: bool | None = None) -> Stack:
+        """A stack in the compute dtype; the parameter or gradient itself where there is only one.
+
+        Args:
+            contiguous: whether all tensors are; None: not known.
+        """
+        dtype = tensors[0].dtype
+
+        def make(tensors: list[Tensor]) -> Tensor:
+            if len(tensors) == 1:
+                return batch.stacked(tensors).to(batch.dtype)
+            # the two halves of a pair are stacked at the same time
+            key = f"{name} {batch.leads}", batch.device, dtype
+            needed = len(tensors) * batch.rows * batch.cols
+            if key not in self._scratch or self._scratch[key].numel() < needed:
+                self._scratch[key] = torch.empty(needed, dtype=dtype, device=batch.device)
+            return batch.stacked(tensors, self._scratch[key]).to(batch.dtype)
+
+        if contiguous is None:
+            contiguous = dtype == batch.dtype and all([tensor.is_contiguous() for tensor in tensors])
+        direct = dtype == batch.dtype and contiguous
+        return Stack(tensors, make, direct)
+
+    def _rounded(self, batch: ParameterBatch, s: StackStep, p: Tensor) -> Tensor:
+        if batch.parameters[0].dtype != torch.bfloat16 or not s.options["stochastic_rounding"]:
+            return p
+        bits = uniform_bits(s.noise(0), batch.rows * batch.cols)
+        return round_to_bfloat16(p.flatten(1), bits).view(p.shape)
+
+    def read_statistics(self) -> dict[str, float]:
+        """What the steps since the last call did, and what is shared now; waits for the device.
+
+        `update_rms/ROLE` and, where it moves, `beta2/ROLE` while `watch` is on; `d` of Prodigy.
+        """
+        found = {
+            f"{name}/{role}": value for role, sums in self.statistics.items() for name, value in sums.read().items()
+        }
+        self.statistics = {}
+        if "d" in self._totals:
+            found["d"] = float(self._totals["d"])
+        return found

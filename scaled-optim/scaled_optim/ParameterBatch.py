@@ -1,0 +1,225 @@
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from scaled_optim.noise import base_key
+from scaled_optim.roles import Role
+from scaled_optim.rules.Rule import Rule
+from scaled_optim.StackStep import Slot
+
+import torch
+from torch import Tensor, nn
+
+
+class ParameterBatch:
+    """Parameters of one group, role, shape, dtype and device, whose state is held as stacks `[b, rows, cols]`.
+
+    The parameters themselves stay where they are; a step copies them into a stack that fits into cache and back.
+
+    Attributes:
+        group: the parameter group, whose learning rate counts.
+        rule: of these parameters.
+        role: of all of them.
+        parameters: b of them.
+        places: `[b]` int64, their places among all parameters of the optimizer.
+        names: of the parameters.
+        partner: `(rows, cols)` of the other factors, where the parameters are factors of LoRAs.
+        mate: the batch of the other factors in the same order, where the rule steps both together.
+        steps: how many steps each has had.
+        empty: whether they have no elements: then only their steps are counted.
+        excess: launches that another order would have saved since they were last put in order.
+        layout: what the options say of the state, see `layout_of`.
+        slots: what is remembered, by name.
+        stores: the tensors of each slot, each with leading axis b.
+    """
+
+    def __init__(
+        self,
+        group: dict[str, Any],
+        rule: Rule,
+        options: Mapping[str, Any],
+        role: Role,
+        matrix: tuple[int, int],
+        members: Sequence[tuple[int, str, nn.Parameter]],
+        seed: int,
+        forward_scale: float = 1.0,
+        partner: tuple[int, int] | None = None,
+    ) -> None:
+        self.partner = partner
+        self.mate: ParameterBatch | None = None
+        self.group, self.rule, self.role = group, rule, role
+        self.forward_scale = forward_scale
+        self.rows, self.cols = matrix
+        self.names = [name for _, name, _ in members]
+        self.parameters = [parameter for *_, parameter in members]
+        first = self.parameters[0]
+        self.shape, self.device, self.format = first.shape, first.device, first.dtype
+        self.empty = not first.numel()
+        self.excess = 0
+        self.layout: Mapping[str, Any] | None = None
+        self.kernel = first.ndim > 2
+        self.dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+        self.places = torch.tensor([place for place, *_ in members], device=self.device)
+        self.reseed(seed)
+        self.steps = [0] * len(members)
+        slots = [] if self.empty else rule.slots(options, role, self.rows, self.cols)
+        self.slots: dict[str, Slot] = {slot.name: slot for slot in slots}
+        self.stores = self._fresh_stores()
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    def reseed(self, seed: int) -> None:
+        """Sets the seed of every later random number."""
+        keys = [base_key(seed, place, 0) for place in self.places.tolist()]
+        self.keys = torch.tensor(keys, dtype=torch.int32, device=self.device)
+
+    def _fresh_stores(self) -> dict[str, dict[str, Tensor]]:
+        size = (len(self), self.rows, self.cols)
+        start: Tensor | None = None
+        stores = {}
+        for slot in self.slots.values():
+            if slot.codec is not None:
+                stores[slot.name] = slot.codec.create(size, self.device, slot.signed, self.dtype)
+                continue
+            if start is None:
+                start = self.stacked([p.detach() for p in self.parameters]).to(self.dtype)
+            stores[slot.name] = slot.create(start, self.keys)
+        return stores
+
+    def counts(self) -> list[int | None]:
+        """How many steps each has had that has a gradient now; None for the others."""
+        counts = zip(self.parameters, self.steps, strict=True)
+        return [None if parameter.grad is None else count for parameter, count in counts]
+
+    @property
+    def moved(self) -> bool:
+        """Whether a parameter is on another device or of another dtype than when the state was made.
+
+        This is asked of every parameter at every step, so it has to be cheap: of devices other than a CPU, one is told
+        from another by the first and the last parameter only.
+        """
+        ends = self.parameters[0].device, self.parameters[-1].device
+        if ends != (self.device, self.device):
+            return True
+        dtypes, hosts = [p.dtype for p in self.parameters], [p.is_cpu for p in self.parameters]
+        return dtypes.count(self.format) < len(self) or hosts.count(self.device.type == "cpu") < len(self)
+
+    @torch.no_grad()
+    def reorder(self, order: Sequence[int]) -> None:
+        """Puts the parameters in another order, which changes no result.
+
+        Args:
+            order: the present index of each.
+        """
+        self.parameters, self.names, self.steps = (
+            [values[index] for index in order] for values in (self.parameters, self.names, self.steps)
+        )
+        # without waiting for the device
+        index = torch.tensor(order).to(self.device, non_blocking=True)
+        self.places, self.keys = self.places[index], self.keys[index]
+        for store in self.stores.values():
+            for key, tensor in store.items():
+                # not every format of one byte can be indexed
+                plain = tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
+                store[key] = plain.index_select(0, index).view(tensor.dtype)
+
+    @property
+    def leads(self) -> bool:
+        """Whether it stands for its pair where both are stepped: the down factors do."""
+        return self.role.name == "LORA_DOWN"
+
+    def stacked(self, tensors: list[Tensor], out: Tensor | None = None) -> Tensor:
+        """`[b, rows, cols]` in the tensors' dtype; the only one of a batch is not copied if it is contiguous.
+
+        Args:
+            out: flat scratch memory for the copy, of the same dtype.
+        """
+        size = (len(tensors), self.rows, self.cols)
+        if len(tensors) == 1 and tensors[0].is_contiguous():
+            return tensors[0].view(size)
+        if out is None:
+            return torch.stack([tensor.reshape(self.rows, self.cols) for tensor in tensors])
+        if not self.shape:
+            tensors = [tensor.view(1) for tensor in tensors]
+        flat = out[: len(tensors) * self.rows * self.cols]
+        tall = flat.view(-1, *self.shape[1:]) if self.shape else flat
+        torch.cat(tensors, out=tall)
+        return flat.view(size)
+
+    def state_of(self, index: int) -> dict[str, Any]:
+        """The state of one parameter; its tensors are views of the stacks."""
+        slots = {name: {key: tensor[index] for key, tensor in store.items()} for name, store in self.stores.items()}
+        return {"step": self.steps[index], "slots": slots}
+
+    def check_state(self, index: int, state: Mapping[str, Any]) -> None:
+        """Whether `load_state_of` can take it.
+
+        Raises:
+            ValueError: it was saved with other options, or for another parameter.
+        """
+        name, saved = self.names[index], state.get("slots", {})
+        if saved.keys() != self.stores.keys():
+            raise ValueError(
+                f"the optimizer state of {name} holds {', '.join(sorted(saved)) or 'nothing'}, "
+                f"expected {', '.join(sorted(self.stores)) or 'nothing'}: it was saved with other options"
+            )
+        for slot, store in self.stores.items():
+            for key in sorted(saved[slot].keys() - store.keys()):
+                raise ValueError(
+                    f"the optimizer state of {name}, {slot}: found {key}, expected only {', '.join(sorted(store))}: "
+                    "it was saved with other options"
+                )
+            for key, tensor in store.items():
+                value = saved[slot].get(key)
+                if value is None or value.shape != tensor.shape[1:] or value.dtype != tensor.dtype:
+                    found = "nothing" if value is None else f"{list(value.shape)} {value.dtype}"
+                    raise ValueError(
+                        f"the optimizer state of {name}, {slot}.{key}: found {found}, expected "
+                        f"{list(tensor.shape[1:])} {tensor.dtype}: it was saved with other options or another model"
+                    )
+
+    @torch.no_grad()
+    def load_state_of(self, index: int, state: Mapping[str, Any]) -> None:
+        """Takes over the state of one parameter, which `check_state` found good, as it was, to the bit."""
+        for slot, store in self.stores.items():
+            for key, tensor in store.items():
+                tensor[index].copy_(state["slots"][slot][key])
+        self.steps[index] = state["step"]
+
+    @torch.no_grad()
+    def carry(self, index: int, other: "ParameterBatch", at: int) -> None:
+        """Takes over what another batch knows of the same parameter, in the format of this one.
+
+        What the other does not have, or in a form that can't be turned into that of this one, starts afresh.
+        """
+        self.steps[index] = other.steps[at]
+        for name, store in self.stores.items():
+            if name not in other.stores:
+                continue
+            known = {key: tensor[at : at + 1] for key, tensor in other.stores[name].items()}
+            part = {key: tensor[index : index + 1] for key, tensor in store.items()}
+            codec, old = self.slots[name].codec, other.slots[name].codec
+            same = known.keys() == part.keys() and all(known[key].shape == part[key].shape for key in part)
+            if codec is old and same:
+                for key, tensor in part.items():
+                    tensor.copy_(known[key])
+            elif codec is not None and old is not None:
+                codec.encode(part, old.decode(known, self.dtype).to(self.device).contiguous(), None)
+
+
+def layout_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the options may change which state there is: of a number with a fraction, only whether it is 0.
+
+    So a schedule of a decay or of a momentum leaves the state alone.
+    """
+    return {name: value != 0 if isinstance(value, float) else value for name, value in options.items()}
+
+
+def equal_runs(values: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    """Ranges of neighbours with equal values, without those that are None."""
+    start = 0
+    for end in range(1, len(values) + 1):
+        if end == len(values) or values[end] != values[start]:
+            if values[start] is not None:
+                yield start, end
+            start = end

@@ -1,0 +1,72 @@
+"""What `copy.deepcopy` and `pickle` take of an optimizer, and how the copy goes on from it, to the bit."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scaled_optim.roles import described_role, parameter_info
+
+import torch
+
+if TYPE_CHECKING:
+    from scaled_optim.BatchedOptimizer import BatchedOptimizer
+
+PLAIN = ("rule", "describe", "seed", "chunk", "compile", "watch", "statistics", "defaults", "param_groups")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What was known of a parameter, which its copy does not know any more; attributes as in `BatchedOptimizer`."""
+
+    role: str
+    name: str
+    pair: str | None
+    forward_scale: float
+
+
+def packed(optimizer: "BatchedOptimizer") -> dict[str, Any]:
+    """Everything but what is made anew when it is needed; hooks are left out, as torch leaves them out."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    places = {parameter: place for place, parameter in enumerate(parameters)}
+    batches = [
+        {"places": [places[p] for p in batch.parameters], "steps": batch.steps, "stores": batch.stores}
+        for batch in optimizer._batches
+    ]
+    # a function without a place in a module can't be written to a file; it has said what it knows of these parameters
+    nameless = "<" in getattr(optimizer.describe, "__qualname__", "")
+    return {
+        **{name: getattr(optimizer, name) for name in PLAIN},
+        "describe": parameter_info if nameless else optimizer.describe,
+        "descriptions": [_description(optimizer._describe(parameter)) for parameter in parameters],
+        "batches": batches,
+        "closed": optimizer._closed,
+        "totals": optimizer._totals,
+        "waiting": {places[parameter]: gradient for parameter, gradient in optimizer._waiting.items()},
+    }
+
+
+def _description(info: Any) -> Description | None:
+    if info is None:
+        return None
+    return Description(
+        described_role(info), info.name, getattr(info, "pair", None), getattr(info, "forward_scale", 1.0)
+    )
+
+
+@torch.no_grad()
+def unpack(optimizer: "BatchedOptimizer", state: dict[str, Any]) -> None:
+    """Makes an optimizer that `_begin` has begun go on from what `packed` gave."""
+    for name in PLAIN:
+        setattr(optimizer, name, state[name])
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer._descriptions = dict(zip(parameters, state["descriptions"], strict=True))
+    optimizer._closed = state["closed"]
+    if state["batches"]:
+        optimizer._ready()
+    for saved in state["batches"]:
+        for k, (place, step) in enumerate(zip(saved["places"], saved["steps"], strict=True)):
+            slots = {name: {key: x[k] for key, x in store.items()} for name, store in saved["stores"].items()}
+            batch, index = optimizer._batch_of[parameters[place]]
+            batch.load_state_of(index, {"step": step, "slots": slots})
+    for name, own in optimizer._totals.items():
+        own.copy_(state["totals"][name])
+    optimizer._waiting = {parameters[place]: gradient for place, gradient in state["waiting"].items()}

@@ -1,0 +1,79 @@
+"""The nearest orthogonal matrix to a direction, for the Muon family."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from scaled_optim.arithmetic import aligned, product, unit_norm
+from scaled_optim.noise import uniform_bits
+from scaled_optim.roles import WHOLE
+
+import torch
+from torch import Tensor
+
+# Muon's quintic (Jordan et al. 2024): not exact, singular values end between 0.7 and 1.2, but steep at zero.
+QUINTIC = (3.4445, -4.7750, 2.0315)
+EPS = 1e-7
+
+
+def orthogonalized(x: Tensor, options: Mapping[str, Any], keys: Callable[[], Tensor]) -> Tensor:
+    """U·Vᵀ of x = U·S·Vᵀ for each matrix of the stack, by Newton–Schulz iterations.
+
+    `accelerated_ns`: Chebyshev-optimal cubic steps (CANS, arXiv 2506.10935) instead of Muon's quintic.
+    `low_rank_ortho`: only within the range of a random sketch of `ortho_rank` columns, exact in that range.
+
+    Args:
+        keys: makes the noise keys `[b]` of the sketch, which only `low_rank_ortho` needs.
+    """
+    b, rows, cols = x.shape
+    bound = max(1 / math.sqrt(rows * cols), abs(1 / math.sqrt(rows) - 1 / math.sqrt(cols)))
+    steps = cubic_steps(bound, options["ns_steps"]) if options["accelerated_ns"] else [QUINTIC] * options["ns_steps"]
+    if options["low_rank_ortho"] and options["ortho_rank"] < min(rows, cols):
+        basis = range_basis(x, options["ortho_rank"], keys())
+        return product(basis, newton_schulz(product(basis.mT, x), steps))
+    return newton_schulz(x, steps)
+
+
+def newton_schulz(x: Tensor, steps: list[tuple[float, float, float]]) -> Tensor:
+    """Applies X ← aX + (bXXᵀ + c(XXᵀ)²)X for each (a, b, c), after dividing X by its Frobenius norm.
+
+    In bfloat16 on a GPU, as everywhere; CPUs are slow at that, so there in the dtype of x.
+    """
+    y = x.bfloat16() if x.is_cuda else x
+    tall = x.shape[1] > x.shape[2]
+    y = y.mT if tall else y
+    y = y / unit_norm(y, WHOLE).clamp(min=EPS)
+    rows, cols = y.shape[1:]
+    # zeros stay zeros
+    y = y if y.is_cuda else aligned(y)
+    for a, b, c in steps:
+        gram = torch.bmm(y, y.mT)
+        inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else gram * b
+        y = torch.baddbmm(y, inner, y, beta=a)
+    y = y[:, :rows, :cols]
+    return (y.mT if tall else y).to(x.dtype).contiguous()
+
+
+def cubic_steps(low: float, count: int) -> list[tuple[float, float, float]]:
+    """Coefficients of cubic iterations that are optimal on an interval of singular values (arXiv 2506.10935).
+
+    On [l, h], with q = (l² + lh + h²)/3, K = 2q^(3/2), R = lh(l + h): the odd cubic nearest to 1 is
+    6/(K + R)·(q·x − x³/3); its error ε = (K − R)/(K + R) makes the next interval [1 − ε, 1 + ε].
+    """
+    steps, high = [], 1.0
+    for _ in range(count):
+        q = (low * low + low * high + high * high) / 3
+        k, r = 2 * q**1.5, low * high * (low + high)
+        a = 6 / (k + r)
+        steps.append((a * q, -a / 3, 0.0))
+        error = (k - r) / (k + r)
+        low, high = 1 - error, 1 + error
+    return steps
+
+
+def range_basis(x: Tensor, rank: int, keys: Tensor) -> Tensor:
+    """Orthonormal `[b, rows, rank]` that spans what a random sign sketch sees of x (arXiv 0909.4061)."""
+    b, rows, cols = x.shape
+    signs = torch.where(uniform_bits(keys, cols * rank) < 0, -1.0, 1.0).to(x.dtype).view(b, cols, rank)
+    sketch = product(x, signs)
+    return torch.linalg.qr(sketch if x.is_cuda else aligned(sketch)).Q[:, :rows, :rank].contiguous()

@@ -1,0 +1,158 @@
+import math
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from scaled_optim.arithmetic import unit_norm
+from scaled_optim.features.moments import FIRST, first_moment
+from scaled_optim.features.orthogonalization import orthogonalized
+from scaled_optim.roles import WHOLE, Role
+from scaled_optim.rules.AdamWAdv import AdamWAdv
+from scaled_optim.rules.Rule import COMMON, MOMENTUM, Rule
+from scaled_optim.StackStep import Slot, StackStep
+
+import torch
+from torch import Tensor
+
+LAST_GRADIENT, ROW_SQUARES = "last_gradient", "row_squares"
+SKETCH_STREAM = 101
+# RMS of Adam's steps, as measured for large models (arXiv 2502.16982).
+ADAM_RMS = 0.2
+# MARS-M's γ (arXiv 2510.21800).
+MARS_GAMMA = 0.025
+TINY = 1e-8
+
+MUON: Mapping[str, Any] = {
+    **COMMON,
+    **MOMENTUM,
+    "nesterov": True,
+    "ns_steps": 5,
+    "accelerated_ns": False,
+    "low_rank_ortho": False,
+    "ortho_rank": 128,
+    "rms_rescaling": None,
+    "normuon_variant": False,
+    "approx_mars": False,
+    "MuonWithAuxAdam": True,
+    "muon_adam_config": None,
+    "muon_adam_lr": None,
+    "muon_hidden_layers": None,
+    "muon_adam_regex": False,
+}
+
+
+class MuonAdv(Rule):
+    """Muon: u = the nearest orthogonal matrix to the momentum, of RMS 0.2 or scaled by √max(1, rows/cols).
+
+    `normuon_variant`: rows are divided by the root of their running mean square (NorMuon, arXiv 2510.05491).
+    `approx_mars`: gradients are corrected by their change since the last step (MARS-M, arXiv 2510.21800).
+    `rms_rescaling` null: on, unless `scaled_optm` sets the size.
+
+    What is no hidden matrix goes to the auxiliary Adam with the options of `muon_adam_config`: vectors, inputs,
+    outputs, and the down factors of LoRAs. Without `MuonWithAuxAdam` only what is no matrix does. Of the others,
+    `muon_hidden_layers` leaves to Muon only those whose name contains one of its comma-separated parts, or with
+    `muon_adam_regex` matches one. `muon_adam_lr`: the auxiliary Adam's own learning rate, which follows the schedule.
+    """
+
+    name = "MUON_ADV"
+    defaults = {**MUON, "beta1": 0.95, "beta2_normuon": 0.95}
+    beta1_key = "beta1"
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        super().check(options)
+        if options["rms_rescaling"] and options["scaled_optm"]:
+            raise ValueError("rms_rescaling: scaled_optm sets the size of steps already; expected null or false.")
+        if options["muon_adam_regex"]:
+            for part in layer_parts(options["muon_hidden_layers"]):
+                try:
+                    re.compile(part)
+                except re.error as error:
+                    raise ValueError(
+                        f"muon_hidden_layers: found {part}, expected a regular expression: {error}."
+                    ) from error
+        aux = AdamWAdv()
+        unknown = sorted((options["muon_adam_config"] or {}).keys() - aux.defaults.keys())
+        if unknown:
+            raise ValueError(
+                f"muon_adam_config.{unknown[0]}: {aux.name} has no such option; "
+                f"expected one of {', '.join(aux.defaults)}."
+            )
+        aux.check(self.adam_options(options))
+
+    def adam_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The auxiliary Adam's: what is common to all rules comes from Muon's own options unless it is set there."""
+        shared = {key: options[key] for key in COMMON}
+        return {**AdamWAdv.defaults, **shared, "beta2": 0.99, **(options["muon_adam_config"] or {})}
+
+    def for_parameter(
+        self,
+        role: Role,
+        rows: int,
+        cols: int,
+        name: str,
+        options: Mapping[str, Any],
+        partner: tuple[int, int] | None = None,
+    ) -> tuple[Rule, Mapping[str, Any]]:
+        others = () if not options["MuonWithAuxAdam"] else ("LORA_DOWN", "INPUT_MATRIX", "OUTPUT")
+        matrix = role.matrix and role.name not in others and min(rows, cols) > 1
+        if matrix and is_hidden_layer(name, options["muon_hidden_layers"], options["muon_adam_regex"]):
+            return self, options
+        return AdamWAdv(), {**self.adam_options(options), "own_lr": options["muon_adam_lr"]}
+
+    def moments(self, options: Mapping[str, Any]) -> list[str]:
+        return [FIRST, *([LAST_GRADIENT] if options["approx_mars"] else [])]
+
+    def slots(self, options: Mapping[str, Any], role: Role, rows: int, cols: int) -> list[Slot]:
+        slots = super().slots(options, role, rows, cols)
+        if options["normuon_variant"]:
+            slots.append(Slot(ROW_SQUARES, create=lambda p, keys: {"mean": p.new_zeros(p.shape[0], p.shape[1], 1)}))
+        return slots
+
+    def direction(self, s: StackStep) -> Tensor:
+        u = orthogonalized(self.momentum(s), s.options, partial(s.noise, SKETCH_STREAM))
+        if s.options["normuon_variant"]:
+            u = even_rows(s, u, s.options["beta2_normuon"])
+        return muon_sized(s, u)
+
+    def momentum(self, s: StackStep) -> Tensor:
+        beta1 = s.options["beta1"]
+        return first_moment(s, mars_gradient(s, beta1), beta1)
+
+
+def layer_parts(layers: str | None) -> list[str]:
+    """The comma-separated parts of `muon_hidden_layers`."""
+    return [part.strip() for part in (layers or "").split(",") if part.strip()]
+
+
+def is_hidden_layer(name: str, layers: str | None, regex: bool) -> bool:
+    """Whether a name has one of the parts of `muon_hidden_layers`, or matches one; no parts: every name does."""
+    parts = layer_parts(layers)
+    return not parts or any(re.search(part, name) if regex else part in name for part in parts)
+
+
+def mars_gradient(s: StackStep, beta1: float) -> Tensor:
+    """`approx_mars`: g + γ·β₁/(1 − β₁)·(g − the last g)."""
+    if not s.has(LAST_GRADIENT):
+        return s.g
+    last = s.read(LAST_GRADIENT)
+    corrected = torch.add(s.g, s.g - last, alpha=MARS_GAMMA * beta1 / (1 - beta1))
+    s.write(LAST_GRADIENT, last.copy_(s.g))
+    return corrected
+
+
+def even_rows(s: StackStep, u: Tensor, beta2: float) -> Tensor:
+    """NorMuon: every row divided by the root of the running mean of its mean square."""
+    mean = s.store(ROW_SQUARES)["mean"]
+    mean.lerp_(u.square().mean(2, keepdim=True), 1 - beta2)
+    return u / (mean.sqrt() + TINY)
+
+
+def muon_sized(s: StackStep, u: Tensor) -> Tensor:
+    """u at RMS 0.2, or times √max(1, rows/cols)."""
+    if s.options["scaled_optm"]:
+        return u
+    rows, cols = u.shape[1:]
+    if s.options["rms_rescaling"] is False:
+        return u * math.sqrt(max(1, rows / cols))
+    return u * (ADAM_RMS * math.sqrt(rows * cols) / unit_norm(u, WHOLE).clamp(min=TINY))

@@ -1,0 +1,149 @@
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from scaled_optim.features.kourkoutas import check_kourkoutas, kourkoutas_share, kourkoutas_slot
+from scaled_optim.features.moments import moment_slot
+from scaled_optim.features.weight_decay import anchor_slots
+from scaled_optim.options import check_values
+from scaled_optim.roles import Role
+from scaled_optim.scaling import scaled, scaling_slots
+from scaled_optim.StackStep import Slot, StackStep
+
+import torch
+from torch import Tensor
+
+# Options by config key, with the values that switch them off. A rule lists the sets that it has.
+COMMON: Mapping[str, Any] = {
+    "weight_decay": 0.0,
+    "cautious_wd": False,
+    "centered_wd": 0.0,
+    "centered_wd_mode": "full",
+    "scaled_optm": False,
+    "orthogonal_gradient": "disabled",
+    "stochastic_rounding": True,
+    "state_precision": "auto",
+    "nnmf_factor": False,
+}
+MOMENTUM: Mapping[str, Any] = {"nesterov": False, "nesterov_coef": None}
+ADAPTIVE: Mapping[str, Any] = {
+    "eps": 1e-8,
+    "scaled_eps": False,
+    "factored_2nd": False,
+    "kourkoutas_beta": False,
+    "beta2_min": 0.9,
+    "ema_alpha": 0.95,
+    "tiny_spike": 1e-9,
+    "k_warmup_steps": 0,
+    "fisher_wd": False,
+    "use_atan2": False,
+}
+# Two ways to say what happens to the same thing.
+EXCLUSIVE = (("use_grams", "use_cautious"), ("nnmf_factor", "state_precision"))
+
+
+class Rule(ABC):
+    """How gradients become a raw direction. Everything around it is the same for every rule.
+
+    Attributes:
+        name: in the config.
+        defaults: every option that it supports, by config key. Any other option is refused.
+        needs_pairs: whether it is made for the two factors of LoRAs, and leaves everything else to another rule.
+        orthonormal_up: whether the up factors of LoRAs must have orthonormal columns.
+        paired: whether both factors are stepped together, each with the values of the other as `s.mates`.
+    """
+
+    name: ClassVar[str]
+    defaults: ClassVar[Mapping[str, Any]]
+    needs_pairs: ClassVar[bool] = False
+    orthonormal_up: ClassVar[bool] = False
+    paired: ClassVar[bool] = False
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """ValueError for values that are wrong, alone or together; the message begins with the option's name."""
+        check_values(options)
+        for first, second in EXCLUSIVE:
+            if options.get(first) and options.get(second) not in (None, False, "auto", "factored"):
+                raise ValueError(f"{first}: {second} is {options[second]} already; expected only one of them.")
+        if "kourkoutas_beta" in options:
+            check_kourkoutas(options)
+
+    @abstractmethod
+    def moments(self, options: Mapping[str, Any]) -> list[str]:
+        """Names of the running means that it keeps."""
+
+    @abstractmethod
+    def direction(self, s: StackStep) -> Tensor | None:
+        """u `[b, rows, cols]`; the step is −lr·gain·u. A fresh tensor, or state where `advance` only reads it.
+
+        None: this step only gathers state, and the parameters, their decay included, stay as they are.
+        """
+
+    def directions(self, steps: Sequence[StackStep]) -> list[Tensor | None]:
+        """`direction` of a stack, or of the two stacks of a pair."""
+        return [self.direction(s) for s in steps]
+
+    def step_at_once(self, s: StackStep) -> bool:
+        """Steps state and parameters, decay included, in one kernel; False, and nothing done, where there is none."""
+        return False
+
+    def last_direction(self, s: StackStep) -> Tensor:
+        """What `direction` would have returned for the step that `step_at_once` took, as far as rounding goes."""
+        raise NotImplementedError(f"{self.name} takes no step at once")
+
+    def scaled(self, s: StackStep, u: Tensor) -> Tensor:
+        """T(u) of `scaled_optm`, in place."""
+        return scaled(s, u)
+
+    def descend_(self, s: StackStep, u: Tensor, rate: Any) -> None:
+        """p ← p − rate·u, the last thing of a step."""
+        s.descend_(u, rate)
+
+    def check_start(  # noqa: B027
+        self, names: Sequence[str], parameters: Sequence[Tensor], options: Mapping[str, Any], role: Role
+    ) -> None:
+        """ValueError, which names the parameter, where it can't be stepped from its value."""
+
+    def for_parameter(
+        self,
+        role: Role,
+        rows: int,
+        cols: int,
+        name: str,
+        options: Mapping[str, Any],
+        partner: tuple[int, int] | None = None,
+    ) -> tuple["Rule", Mapping[str, Any]]:
+        """The rule and the options for a parameter; an option `own_lr` takes the place of the group's initial rate.
+
+        Args:
+            partner: `(rows, cols)` of the other factor, for a factor of a LoRA.
+        """
+        return self, options
+
+    def totals(self, options: Mapping[str, Any], count: int, device: torch.device) -> dict[str, Tensor]:
+        """Tensors that all `count` parameters share; none for most rules."""
+        return {}
+
+    def close(self, totals: dict[str, Tensor], options: Mapping[str, Any], step: int) -> None:  # noqa: B027
+        """Ends step number `step`, after all parameters have had theirs; may change `totals`."""
+
+    def slots(self, options: Mapping[str, Any], role: Role, rows: int, cols: int) -> list[Slot]:
+        """All that is remembered, the shared features' part included."""
+        slots = [moment_slot(name, options, role, rows, cols) for name in self.moments(options)]
+        if options.get("kourkoutas_beta"):
+            slots.append(kourkoutas_slot(role))
+        return slots + anchor_slots(options, role) + scaling_slots(options, role, rows, cols)
+
+    def numbers(self, options: Mapping[str, Any], step: int) -> dict[str, Any]:
+        """What changes from step to step. `gain` multiplies the learning rate, unless steps are scaled.
+
+        A float may become a 0-dim tensor on its way to `StackStep.n`. What `direction` branches on is given as a bool,
+        which stays one: a compiled step is compiled once for each of its values.
+
+        Args:
+            step: its number, from 1.
+        """
+        numbers = {"gain": 1.0}
+        if options.get("kourkoutas_beta"):
+            numbers["kourkoutas_share"] = kourkoutas_share(options, step)
+        return numbers

@@ -1,137 +1,258 @@
-"""What each option of a rule may be. Its default stands with the rules that have it."""
+"""The one declaration of every option of every rule: its words, its bounds, and where a form shows it.
+
+Which rules have an option, and its default in each, is said by the rules' own `defaults`; `document.py` joins the two.
+The configs, windows and pages of the programs that use the engine are made from this. Nothing here needs torch.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
-from scaled_optim.anchors import ANCHORS
-from scaled_optim.codecs import CODECS
-from scaled_optim.features.orthogonal_gradient import MODES
+from scaled_optim.allowed_values import BOOLEAN, Choice, Numbers, Options, Text, as_json
 
-
-@dataclass(frozen=True)
-class Numbers:
-    """Numbers from `low` to `high`.
-
-    Attributes:
-        above, below: whether the limit itself is excluded.
-        whole: only integers.
-        optional: None is a value, too.
-    """
-
-    low: float = 0
-    high: float = float("inf")
-    above: bool = False
-    below: bool = False
-    whole: bool = False
-    optional: bool = False
-
-    def allows(self, value: Any) -> bool:
-        if value is None:
-            return self.optional
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else Real):
-            return False
-        # NaN compares false
-        over = value > self.low if self.above else value >= self.low
-        under = value < self.high if self.below else value <= self.high
-        return over and under
-
-    def __str__(self) -> str:
-        low = f"above {self.low}" if self.above else f"at least {self.low}"
-        high = f" and {'below' if self.below else 'at most'} {self.high}" if self.high < float("inf") else ""
-        return f"{'null or ' * self.optional}{'an integer' if self.whole else 'a number'} {low}{high}"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of a few values."""
-
-    values: tuple[Any, ...]
-
-    def allows(self, value: Any) -> bool:
-        return any(type(value) is type(choice) and value == choice for choice in self.values)
-
-    def __str__(self) -> str:
-        return f"one of {', '.join(map(_json, self.values))}"
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of another rule, or None; the rule that takes them checks what they hold."""
-
-    def allows(self, value: Any) -> bool:
-        return value is None or isinstance(value, Mapping)
-
-    def __str__(self) -> str:
-        return "null or a set of options"
-
-
-@dataclass(frozen=True)
-class Text:
-    """Any text, or None."""
-
-    def allows(self, value: Any) -> bool:
-        return value is None or isinstance(value, str)
-
-    def __str__(self) -> str:
-        return "null or a text"
-
-
+GENERAL, FEATURES, MUON, PRODIGY = "general", "features", "muon", "prodigy"
+SECTIONS = (GENERAL, FEATURES, MUON, PRODIGY)
 SHARE = Numbers(high=1, below=True)
-POSITIVE = Numbers(high=float("inf"), above=True, below=True)
+POSITIVE = Numbers(above=True, below=True)
 FINITE = Numbers(below=True)
 COUNT = Numbers(whole=True)
 FROM_ONE = Numbers(low=1, whole=True)
-BOOLEAN = Choice((False, True))
 
-# All that are not true or false.
-ALLOWED: Mapping[str, Numbers | Choice | Options | Text] = {
-    "weight_decay": FINITE,
-    "centered_wd": FINITE,
-    "centered_wd_mode": Choice(tuple(ANCHORS)),
-    "orthogonal_gradient": Choice(MODES),
-    "state_precision": Choice(("auto", *CODECS)),
-    "nesterov_coef": Numbers(high=1, optional=True),
-    "momentum": SHARE,
-    "beta1": SHARE,
-    "beta2": SHARE,
-    "beta2_min": SHARE,
-    "beta2_normuon": SHARE,
-    "beta3": Numbers(high=1, below=True, optional=True),
-    "beta3_ema": SHARE,
-    "ema_alpha": SHARE,
-    "eps": FINITE,
-    "tiny_spike": FINITE,
-    "k_warmup_steps": COUNT,
-    "alpha": FINITE,
-    "alpha_grad": FINITE,
-    "d0": POSITIVE,
-    "d_coef": POSITIVE,
-    "growth_rate": Numbers(low=1),
-    "slice_p": FROM_ONE,
-    "prodigy_steps": COUNT,
-    "ns_steps": FROM_ONE,
-    "ortho_rank": FROM_ONE,
-    "rms_rescaling": Choice((None, False, True)),
-    "clip_unmagnified_grad": FINITE,
-    "stiefel_base": Choice(("ADAMW", "SIGN")),
-    "muon_adam_config": Options(),
-    "muon_adam_lr": Numbers(below=True, optional=True),
-    "muon_hidden_layers": Text(),
+
+@dataclass(frozen=True)
+class Declared:
+    """One option.
+
+    Attributes:
+        title: short name for a form.
+        help: what it does and when to change it.
+        allowed: its values; `null` in a config always means the rule's default.
+        section: one of `SECTIONS`, by which forms group options.
+        advanced: whether a form hides it until more is asked for.
+        unit: of its value; empty: none.
+    """
+
+    title: str
+    help: str
+    allowed: Numbers | Choice | Options | Text = BOOLEAN
+    section: str = FEATURES
+    advanced: bool = False
+    unit: str = ""
+
+
+DECLARED: Mapping[str, Declared] = {
+    "beta1": Declared(
+        "Beta 1", "Share of the running mean of gradients that stays at each step. Higher is smoother.", SHARE, GENERAL
+    ),
+    "beta2": Declared(
+        "Beta 2", "Share of the running mean of squared gradients that stays at each step.", SHARE, GENERAL
+    ),
+    "momentum": Declared("Momentum", "Share of the last steps' direction that stays.", SHARE, GENERAL),
+    "eps": Declared("Epsilon", "Keeps divisions away from zero. Larger values damp the adaptivity.", FINITE, GENERAL),
+    "weight_decay": Declared(
+        "Weight decay",
+        "Pulls weights toward zero, against overfitting. With scaled steps it does not depend on the learning rate.",
+        FINITE,
+        GENERAL,
+    ),
+    "stochastic_rounding": Declared(
+        "Stochastic rounding",
+        "Rounds bfloat16 weights up or down at random, so that small steps are not lost.",
+        section=GENERAL,
+    ),
+    "use_bias_correction": Declared(
+        "Bias correction",
+        "Corrects running means in the first steps, which works as a warm-up.",
+        section=GENERAL,
+    ),
+    "scaled_optm": Declared(
+        "Scaled steps",
+        "Gives each step a size that does not depend on rank, block size or width, so that a learning rate can be kept "
+        "when these change.",
+    ),
+    "scaled_eps": Declared("Scaled epsilon", "Divides epsilon by the square root of the parameter's size."),
+    "state_precision": Declared(
+        "State precision",
+        "How optimizer state is stored. bf16_sr halves it, int8_sr quarters it, factored keeps almost none.",
+        Choice(("auto", "fp32", "bf16_sr", "fp16", "int8_sr", "factored")),
+    ),
+    "nnmf_factor": Declared("Factored state", "Older spelling of `state_precision` factored.", advanced=True),
+    "factored_2nd": Declared("Factored second moment", "Stores only the mean of squared gradients in factored form."),
+    "centered_wd": Declared(
+        "Centered weight decay", "Pulls weights toward where they started instead of toward zero.", FINITE
+    ),
+    "centered_wd_mode": Declared(
+        "Centered storage",
+        "How the starting weights are stored: full is exact, the others need less memory.",
+        Choice(("full", "float8", "int8", "int4", "wrapped8", "wrapped4")),
+    ),
+    "cautious_wd": Declared("Cautious weight decay", "Decays a weight only where the step has the same direction."),
+    "fisher_wd": Declared("Fisher weight decay", "Divides the decay by the gradient's running size, as FAdam does."),
+    "orthogonal_gradient": Declared(
+        "Orthogonal gradient",
+        "Removes from the gradient what only lengthens the weights: over the whole tensor or per rank. true means "
+        "flattened.",
+        Choice(("disabled", "flattened", "per_rank")),
+    ),
+    "kourkoutas_beta": Declared("Kourkoutas beta", "Lowers beta 2 while gradients are unusually large."),
+    "beta2_min": Declared(
+        "Lowest beta 2", "Beta 2 at the largest gradients, for Kourkoutas beta.", SHARE, advanced=True
+    ),
+    "ema_alpha": Declared(
+        "Gradient norm averaging", "Averaging factor of the gradient norm, for Kourkoutas beta.", SHARE, advanced=True
+    ),
+    "tiny_spike": Declared(
+        "Tiny spike", "Keeps Kourkoutas beta's ratio away from a division by zero.", FINITE, advanced=True
+    ),
+    "k_warmup_steps": Declared(
+        "Kourkoutas warm-up",
+        "Steps with a fixed beta 2 before Kourkoutas beta begins.",
+        COUNT,
+        advanced=True,
+        unit="steps",
+    ),
+    "freeze_on_flip": Declared("Freeze on flip", "Sign rules skip a weight in the step in which its sign changes."),
+    "l1_adaptive": Declared("Projected adaptivity", "Multiplies sign steps by the mean size of the direction."),
+    "use_atan2": Declared("Use atan2", "Replaces the division by a bounded function that needs no epsilon."),
+    "nesterov": Declared("Nesterov", "Looks one step ahead along the momentum."),
+    "nesterov_coef": Declared(
+        "Nesterov coefficient",
+        "How far it looks ahead. null: the momentum's own factor.",
+        Numbers(high=1, optional=True),
+        advanced=True,
+    ),
+    "normed_momentum": Declared(
+        "Normed momentum", "Divides each gradient by its size before it enters the momentum.", advanced=True
+    ),
+    "use_cautious": Declared("Cautious steps", "Skips weights whose step and gradient disagree.", advanced=True),
+    "use_grams": Declared("Grams", "Takes the direction from the gradient and the size from the rule.", advanced=True),
+    "use_AdEMAMix": Declared("AdEMAMix", "Adds a second, slow momentum.", advanced=True),
+    "Simplified_AdEMAMix": Declared(
+        "Simplified AdEMAMix",
+        "Lets one momentum accumulate and adds the current gradient, enlarged by `alpha_grad`. Needs a far smaller "
+        "learning rate.",
+        advanced=True,
+    ),
+    "beta3_ema": Declared("Slow beta", "Averaging factor of AdEMAMix's slow momentum.", SHARE, advanced=True),
+    "alpha": Declared("Alpha", "Weight of AdEMAMix's slow momentum.", FINITE, advanced=True),
+    "alpha_grad": Declared(
+        "Gradient weight", "Weight of the current gradient in simplified AdEMAMix.", FINITE, advanced=True
+    ),
+    "auto_kappa_p": Declared(
+        "Automatic kappa",
+        "Lets sign rules choose the norm of the step by the shape of the parameter.",
+        advanced=True,
+    ),
+    "stiefel_base": Declared(
+        "Stiefel base",
+        "Stiefel-LoRA: takes the direction from AdamW's moments, or from the sign of the momentum, which needs half "
+        "the memory.",
+        Choice(("ADAMW", "SIGN")),
+        advanced=True,
+    ),
+    "clip_unmagnified_grad": Declared(
+        "Clip unmagnified gradient",
+        "LoRA-RITE: largest norm of each factor's gradient after the other factor's size has been taken out of it; 0: "
+        "any.",
+        FINITE,
+        advanced=True,
+    ),
+    "ns_steps": Declared(
+        "Newton–Schulz steps",
+        "Iterations that make the step orthogonal. More is more exact.",
+        FROM_ONE,
+        MUON,
+        unit="steps",
+    ),
+    "accelerated_ns": Declared(
+        "Accelerated Newton–Schulz",
+        "Uses Chebyshev coefficients that converge in fewer iterations.",
+        section=MUON,
+        advanced=True,
+    ),
+    "rms_rescaling": Declared(
+        "RMS rescaling",
+        "Scales steps to the size of Adam's, so that Adam's learning rates fit.",
+        Choice((None, False, True)),
+        MUON,
+    ),
+    "normuon_variant": Declared("NorMuon", "Evens out the size of the step over the rows.", section=MUON),
+    "beta2_normuon": Declared("NorMuon beta 2", "Averaging factor of those row sizes.", SHARE, MUON, advanced=True),
+    "low_rank_ortho": Declared(
+        "Low-rank orthogonalisation",
+        "Makes only a random low-rank part of the step orthogonal: faster for large matrices.",
+        section=MUON,
+        advanced=True,
+    ),
+    "ortho_rank": Declared("Orthogonalisation rank", "Rank of that part.", FROM_ONE, MUON, advanced=True),
+    "approx_mars": Declared(
+        "MARS-M", "Corrects each gradient by its change since the last step.", section=MUON, advanced=True
+    ),
+    "MuonWithAuxAdam": Declared(
+        "Auxiliary Adam",
+        "Trains vectors, inputs and outputs with Adam and only hidden matrices with Muon.",
+        section=MUON,
+    ),
+    "muon_hidden_layers": Declared(
+        "Muon layers",
+        "Comma-separated parts of the names of layers that Muon trains. null: the model's blocks.",
+        Text(),
+        MUON,
+        advanced=True,
+    ),
+    "muon_adam_regex": Declared(
+        "Layer patterns", "Reads `muon_hidden_layers` as regular expressions.", section=MUON, advanced=True
+    ),
+    "muon_adam_lr": Declared(
+        "Adam learning rate", "Learning rate of the auxiliary Adam.", Numbers(below=True, optional=True), MUON
+    ),
+    "muon_adam_config": Declared(
+        "Auxiliary Adam options",
+        "Options of the Adam that trains what Muon does not. null: its defaults.",
+        Options(),
+        MUON,
+        advanced=True,
+    ),
+    "d0": Declared("First distance", "First guess of the learning rate that Prodigy finds.", POSITIVE, PRODIGY),
+    "d_coef": Declared(
+        "Distance factor",
+        "Multiplies the learning rate that Prodigy finds; the knob to turn there.",
+        POSITIVE,
+        PRODIGY,
+    ),
+    "beta3": Declared(
+        "Beta 3",
+        "Averaging factor of Prodigy's distance. null: the square root of beta 2.",
+        Numbers(high=1, below=True, optional=True),
+        PRODIGY,
+        advanced=True,
+    ),
+    "growth_rate": Declared(
+        "Growth rate",
+        "Largest growth of Prodigy's estimate in one step; inf: no limit.",
+        Numbers(low=1),
+        PRODIGY,
+    ),
+    "safeguard_warmup": Declared(
+        "Safeguard warm-up",
+        "Keeps a warm-up from spoiling Prodigy's estimate. Use with a warm-up.",
+        section=PRODIGY,
+    ),
+    "slice_p": Declared(
+        "Slice", "Prodigy looks at every n-th weight for its estimate; larger needs less memory.", FROM_ONE, PRODIGY
+    ),
+    "prodigy_steps": Declared(
+        "Prodigy steps", "Stops Prodigy's estimate after this many steps; 0: never.", COUNT, PRODIGY, unit="steps"
+    ),
+    "d_limiter": Declared(
+        "Distance limiter", "Keeps Prodigy's estimate from rising too fast at the start.", section=PRODIGY
+    ),
 }
 
 
 def check_values(options: Mapping[str, Any]) -> None:
     """ValueError for the first value that is not allowed: option, value and what is."""
     for name, value in options.items():
-        allowed = ALLOWED.get(name, BOOLEAN)
+        allowed = DECLARED[name].allowed if name in DECLARED else BOOLEAN
         if not allowed.allows(value):
-            raise ValueError(f"{name}: found {_json(value)}, expected {allowed}.")
-
-
-def _json(value: Any) -> str:
-    """As a config would write it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", False: "false", True: "true"}[value]
-    return repr(value) if isinstance(value, float) else str(value)
+            raise ValueError(f"{name}: found {as_json(value)}, expected {allowed}.")

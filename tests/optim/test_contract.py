@@ -16,10 +16,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import scaled_optim
+from scaled_optim.allowed_values import BOOLEAN, Numbers, Text
 from scaled_optim.anchors import ANCHORS
 from scaled_optim.BatchedOptimizer import BatchedOptimizer
 from scaled_optim.codecs import CODECS
-from scaled_optim.options import ALLOWED, Numbers, Text
+from scaled_optim.options import DECLARED
 from scaled_optim.rules.registry import RULES
 
 import torch
@@ -530,11 +531,11 @@ def test_an_option_of_another_rule_is_refused_with_its_owners(rule):
 
 
 def wrong_values(option: str) -> list:
-    allowed = ALLOWED.get(option)
+    allowed = DECLARED[option].allowed
     if isinstance(allowed, Text):
         return [7, True]
     if not isinstance(allowed, Numbers):
-        return ["nonsense", 7, *([None] if allowed is None else [])]
+        return ["nonsense", 7, *([None] if allowed == BOOLEAN else [])]
     wrong = [
         math.nan,
         allowed.low - 1,
@@ -559,9 +560,8 @@ def test_wrong_values_are_refused_with_what_is_allowed(rule, option):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_option_that_is_no_switch_says_what_it_may_be(rule):
-    undeclared = [k for k, v in RULES[rule].defaults.items() if not isinstance(v, bool) and k not in ALLOWED]
-    assert not undeclared
+def test_every_option_is_declared_and_its_default_allowed(rule):
+    assert not [name for name in RULES[rule].defaults if name not in DECLARED]
     RULES[rule].check(RULES[rule].defaults)
 
 

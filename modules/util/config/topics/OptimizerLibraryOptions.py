@@ -8,38 +8,18 @@ G = OptionGroup.OPTIMIZER_LIBRARY
 class OptimizerLibraryOptions(BaseConfig):
     """Options that belong to one or a few optimizers. null: the optimizer's own default."""
 
-    # learning-rate-free optimizers
-    d0: float | None = option(
-        None, "First distance", "Prodigy and D-Adaptation: first guess of the learning rate.", G, gt=0
-    )
-    d_coef: float | None = option(
-        None, "Distance factor", "Prodigy: multiplies the estimated learning rate; the knob to turn there.", G, gt=0
-    )
-    growth_rate: float | None = option(
+    eps2: float | None = option(
         None,
-        "Growth rate",
-        "Prodigy and D-Adaptation: largest growth of the estimate in one step; inf: no limit.",
+        "Epsilon 2",
+        "A second such number: Adafactor's for the parameter scale, CAME's for the confidence.",
         G,
-        ge=1,
-        infinite=True,
+        ge=0,
+        advanced=True,
     )
+
+    # learning-rate-free optimizers
     decouple: bool | None = option(
         None, "Decoupled decay", "Prodigy and D-Adaptation: decays weights as AdamW does.", G
-    )
-    use_bias_correction: bool | None = option(
-        None, "Bias correction", "Corrects running means in the first steps, which works as a warm-up.", G
-    )
-    safeguard_warmup: bool | None = option(
-        None, "Safeguard warm-up", "Prodigy: keeps a warm-up from spoiling the estimate. Use with a warm-up.", G
-    )
-    slice_p: int | None = option(
-        None, "Slice", "Prodigy: looks at every n-th weight for its estimate; larger needs less memory.", G, ge=1
-    )
-    prodigy_steps: int | None = option(
-        None, "Prodigy steps", "Stops the estimate after this many steps; 0: never.", G, ge=0, unit="steps"
-    )
-    d_limiter: bool | None = option(
-        None, "Distance limiter", "Keeps Prodigy's estimate from rising too fast at the start.", G
     )
     use_speed: bool | None = option(None, "Speed variant", "Prodigy Plus: its other way to estimate.", G, advanced=True)
     split_groups: bool | None = option(
@@ -66,12 +46,6 @@ class OptimizerLibraryOptions(BaseConfig):
         advanced=True,
     )
     use_adopt: bool | None = option(None, "ADOPT", "Prodigy Plus: uses ADOPT's order of updates.", G, advanced=True)
-    use_cautious: bool | None = option(
-        None, "Cautious steps", "Skips weights whose step and gradient disagree.", G, advanced=True
-    )
-    use_grams: bool | None = option(
-        None, "Grams", "Prodigy Plus: takes the direction from the gradient, the size from Adam.", G, advanced=True
-    )
     use_orthograd: bool | None = option(
         None, "OrthoGrad", "Prodigy Plus: its spelling of the orthogonal gradient.", G, advanced=True
     )

@@ -1,6 +1,6 @@
 import copy
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from scaled_optim.batching import Member
 from scaled_optim.copying import packed, unpack
@@ -21,6 +21,9 @@ from scaled_optim.StateView import StateView
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class OptimizerState(OptimizerBatches):
@@ -184,7 +187,7 @@ class OptimizerState(OptimizerBatches):
         unpack(self, state)
         super().__setstate__({})
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Self":
         # a function need not be one that can be written to a file here
         twin = memo[id(self)] = type(self).__new__(type(self))
         twin.__setstate__({**copy.deepcopy(packed(self), memo), "describe": self.describe})

@@ -1,8 +1,9 @@
 """What `copy.deepcopy` and `pickle` take of an optimizer, and how the copy goes on from it, to the bit."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from scaled_optim.description import Description, Descriptions
+from scaled_optim.live_modules import LiveDescriptions
 from scaled_optim.roles import described_role, parameter_info
 
 import torch
@@ -13,16 +14,6 @@ if TYPE_CHECKING:
 PLAIN = ("rule", "describe", "seed", "chunk", "compile", "watch", "statistics", "defaults", "param_groups")
 
 
-@dataclass(frozen=True)
-class Description:
-    """What was known of a parameter, which its copy does not know any more; attributes as in `BatchedOptimizer`."""
-
-    role: str
-    name: str
-    pair: str | None
-    forward_scale: float
-
-
 def packed(optimizer: "BatchedOptimizer") -> dict[str, Any]:
     """Everything but what is made anew when it is needed; hooks are left out, as torch leaves them out."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -31,8 +22,10 @@ def packed(optimizer: "BatchedOptimizer") -> dict[str, Any]:
         {"places": [places[p] for p in batch.parameters], "steps": batch.steps, "stores": batch.stores}
         for batch in optimizer._batches
     ]
-    # a function without a place in a module can't be written to a file; it has said what it knows of these parameters
+    # a function without a place in a module can't be written to a file, and descriptions would bring their parameters
+    # along; it has said what it knows of these parameters
     nameless = "<" in getattr(optimizer.describe, "__qualname__", "")
+    nameless = nameless or isinstance(optimizer.describe, Descriptions | LiveDescriptions)
     return {
         **{name: getattr(optimizer, name) for name in PLAIN},
         "describe": parameter_info if nameless else optimizer.describe,

@@ -102,7 +102,13 @@ def test_every_enum_file_holds_one_class_of_its_name():
 
 
 def test_room_imports_nothing_above_it():
-    allowed = ("modules.util.config", "modules.util.enum", "pydantic", "pydantic_core", "scaled_optim.options",)
+    allowed = (
+        "modules.util.config",
+        "modules.util.enum",
+        "pydantic",
+        "pydantic_core",
+        "scaled_optim.options",
+    )
     for path in sorted((ROOT / "modules/util/config").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = (

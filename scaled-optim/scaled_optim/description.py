@@ -1,0 +1,184 @@
+"""What the parameters of a model are for their layers, read from the model's structure.
+
+Known are plain torch models, parameters with an attribute `parameter_info`, and the adapters of peft (LoRA, DoRA, OFT,
+also inside of diffusers' models) and of kohya's and LyCORIS' networks, by the names that their modules have.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scaled_optim.roles import parameter_info
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+# The two factors of a LoRA by the names of their modules: peft's, peft's for embeddings, kohya's, torchtune's.
+PAIRS = {"lora_A": "lora_B", "lora_embedding_A": "lora_embedding_B", "lora_down": "lora_up", "lora_a": "lora_b"}
+PARTNERS = PAIRS | {up: down for down, up in PAIRS.items()}
+SCALES = ("lora_magnitude_vector", "dora_scale")
+ROTATIONS = ("oft_R", "oft_r")
+ROLE_OF_PART = (
+    dict.fromkeys(PAIRS, "LORA_DOWN")
+    | dict.fromkeys(PAIRS.values(), "LORA_UP")
+    | dict.fromkeys(SCALES, "DORA_SCALE")
+    | dict.fromkeys(ROTATIONS, "OFT")
+)
+# a layer's path, the part, the adapter's name in peft's files, and what torch calls the tensor in its module
+PART = re.compile(rf"(?:(?P<layer>.*)\.)?(?P<part>{'|'.join(ROLE_OF_PART)})(?P<rest>(?:\.[^.]+)?(?:\.weight)?)$")
+# what wrappers put before the names of the model inside
+WRAPPERS = re.compile(r"^(?:(?:base_model\.model|_orig_mod|_fsdp_wrapped_module|module)\.)+")
+# First and last layers by their paths in diffusers' and transformers' models.
+INPUT_LAYERS = frozenset(
+    ("conv_in", "x_embedder", "context_embedder", "proj_in", "pos_embed.proj", "time_embedding.linear_1")
+)
+OUTPUT_LAYERS = frozenset(("conv_out", "proj_out", "lm_head"))
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an optimizer may know of a parameter beside its numbers.
+
+    Attributes:
+        role: a name of `roles.ROLES`, or INPUT with `matrix`.
+        name: unique in the model.
+        pair: of a factor of a LoRA, the name of the other one.
+        forward_scale: number by which the layer multiplies the parameter before anything else.
+        matrix: of an INPUT, whether it multiplies activations, and is no table of embeddings.
+    """
+
+    role: str
+    name: str
+    pair: str | None = None
+    forward_scale: float = 1.0
+    matrix: bool = False
+
+
+class Descriptions(Mapping[nn.Parameter, Description]):
+    """The descriptions of parameters. Called with a parameter, it gives that one's, or None; see `BatchedOptimizer`."""
+
+    def __init__(self, found: Mapping[nn.Parameter, Any]) -> None:
+        self._found = dict(found)
+
+    def __call__(self, parameter: nn.Parameter) -> Any:
+        return self._found.get(parameter)
+
+    def __getitem__(self, parameter: nn.Parameter) -> Any:
+        return self._found[parameter]
+
+    def __iter__(self) -> Iterator[nn.Parameter]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+def describe(
+    model: nn.Module,
+    *,
+    input_layers: Collection[str] = INPUT_LAYERS,
+    output_layers: Collection[str] = OUTPUT_LAYERS,
+) -> Descriptions:
+    """What each parameter of a model is for its layer. Nothing about the model changes.
+
+    A `parameter_info` that a parameter has counts first, then the names of adapters' parts. Of the rest, tables of
+    embeddings are INPUT; weights of linear layers and convolutions are HIDDEN, but INPUT where their layer is named in
+    `input_layers` or is the first of all layers, and OUTPUT where it is named in `output_layers` or is the last; other
+    tensors called "…weight" with two and more dimensions are HIDDEN; everything else is VECTOR. A first or last layer
+    that is part of a repeated block is HIDDEN like the same layers of the other blocks. A tensor that several layers
+    share counts once, for the first of them.
+
+    Args:
+        input_layers, output_layers: paths of layers in the model, without the prefixes of wrappers.
+    """
+    names = dict(model.named_parameters())
+    first, last = _ends(model)
+    first_layers, last_layers = {first, *input_layers}, {last, *output_layers}
+    found: dict[nn.Parameter, Any] = {}
+    for full, parameter in names.items():
+        info = parameter_info(parameter)
+        if info is None:
+            info = _adapter_part(full, names) or _layer_part(model, full, parameter, first_layers, last_layers)
+        found[parameter] = info
+    return Descriptions(found)
+
+
+def param_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
+    """One group of the model's parameters that require gradients, for programs that hand on groups and nothing else.
+
+    Each parameter gets its description as an attribute `parameter_info`, by which every optimizer of this package knows
+    it, whatever becomes of the group.
+
+    Args:
+        options: of the group, such as `lr`.
+
+    Raises:
+        ValueError: the model has no parameter that requires gradients.
+    """
+    found = {parameter: info for parameter, info in describe(model).items() if parameter.requires_grad}
+    if not found:
+        raise ValueError(
+            "param_groups: found no parameter that requires gradients. Add the adapter, or call requires_grad_() on "
+            "what is to be trained, first."
+        )
+    for parameter, info in found.items():
+        parameter.parameter_info = info
+    return [{"params": list(found), "param_names": [info.name for info in found.values()], **options}]
+
+
+def _adapter_part(full: str, names: Mapping[str, nn.Parameter]) -> Description | None:
+    """The description of a part of an adapter, None for other parameters."""
+    match = PART.match(full)
+    if match is None or match["rest"] == ".bias":
+        return None
+    part, rest = match["part"], match["rest"]
+    prefix = f"{match['layer']}." if match["layer"] else ""
+    pair = f"{prefix}{PARTNERS[part]}{rest}" if part in PARTNERS else None
+    return Description(ROLE_OF_PART[part], full, pair if pair in names else None)
+
+
+def _layer_part(
+    model: nn.Module, full: str, parameter: nn.Parameter, first: Collection[str | None], last: Collection[str | None]
+) -> Description:
+    """The description of a layer's own weight; `first` and `last` are paths of the model's first and last layers."""
+    layer, _, leaf = full.rpartition(".")
+    owner = model.get_submodule(layer)
+    if parameter.dim() < 2:
+        return Description("VECTOR", full)
+    if isinstance(owner, nn.Embedding | nn.EmbeddingBag):
+        return Description("INPUT", full)
+    if not isinstance(owner, nn.Linear | _ConvNd):
+        return Description("HIDDEN" if leaf.endswith("weight") else "VECTOR", full)
+    path = WRAPPERS.sub("", layer)
+    if path in first:
+        return Description("INPUT", full, matrix=True)
+    return Description("OUTPUT" if path in last else "HIDDEN", full)
+
+
+def _ends(model: nn.Module) -> tuple[str | None, str | None]:
+    """Paths of the first and the last layer; None where that is an embedding, an only layer, or part of a block."""
+    layers = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | _ConvNd | nn.Embedding | nn.EmbeddingBag) and not PART.match(f"{name}.weight")
+    ]
+    if len(layers) < 2:
+        return None, None
+    ends = []
+    for name in (layers[0], layers[-1]):
+        table = isinstance(model.get_submodule(name), nn.Embedding | nn.EmbeddingBag)
+        ends.append(None if table or _repeated(model, name) else WRAPPERS.sub("", name))
+    return ends[0], ends[1]
+
+
+def _repeated(model: nn.Module, path: str) -> bool:
+    """Whether a layer lies inside one of several like blocks: modules with children, of one class, side by side."""
+    parts = path.split(".")
+    for depth in range(1, len(parts)):
+        block = model.get_submodule(".".join(parts[:depth]))
+        beside = model.get_submodule(".".join(parts[: depth - 1])).children()
+        composed = any(True for _ in block.children())
+        if composed and sum(type(other) is type(block) for other in beside) > 1 and type(block) is not nn.Sequential:
+            return True
+    return False

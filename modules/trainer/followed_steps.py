@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modules.util.WithoutNumbers import HeldMemory
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.ParameterBatch import ParameterBatch
 
 import torch

@@ -11,7 +11,7 @@ from modules.util.config.TrainOptimizerConfig import OFF, TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.found_problems import raise_problems
 from modules.util.UserError import UserError
-from scaled_optim.BatchedOptimizer import BatchedOptimizer, parameter_info
+from scaled_optim.batched_optimizer import BatchedOptimizer, parameter_info
 from scaled_optim.batching import DOWN, members_of, partners_of
 from scaled_optim.features.stiefel import TOLERANCES, make_orthonormal_, orthonormality_error
 from scaled_optim.rules.registry import RULES

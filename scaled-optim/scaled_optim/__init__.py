@@ -15,7 +15,7 @@ _HOME = {
         ),
         "optimizers",
     ),
-    "BatchedOptimizer": "BatchedOptimizer",
+    "BatchedOptimizer": "batched_optimizer",
     "Description": "description",
     "Descriptions": "description",
     "describe": "description",

@@ -9,7 +9,7 @@ from scaled_optim.roles import described_role, parameter_info
 import torch
 
 if TYPE_CHECKING:
-    from scaled_optim.BatchedOptimizer import BatchedOptimizer
+    from scaled_optim.batched_optimizer import BatchedOptimizer
 
 PLAIN = ("rule", "describe", "seed", "chunk", "compile", "watch", "statistics", "defaults", "param_groups")
 

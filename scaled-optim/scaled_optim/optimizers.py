@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.live_modules import LiveDescriptions
 from scaled_optim.options import DECLARED
 from scaled_optim.rules.registry import RULES

@@ -9,7 +9,7 @@ from modules.module.WeightSet import WeightSet, role_of
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 
 import torch
 from torch import nn

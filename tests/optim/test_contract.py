@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import scaled_optim
 from scaled_optim.allowed_values import BOOLEAN, Numbers, Text
 from scaled_optim.anchors import ANCHORS
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.codecs import CODECS
 from scaled_optim.options import DECLARED
 from scaled_optim.rules.registry import RULES
@@ -349,7 +349,7 @@ def test_two_threads_and_long_sums_in_a_process_of_its_own():
     script = """
 import torch
 torch.set_num_threads(2)
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 for rule, options in (("LION_ADV", dict(l1_adaptive=True, orthogonal_gradient="flattened")), ("MUON_ADV", {})):
     found = []
     for chunk in (1, 1 << 20):

@@ -5,7 +5,7 @@ import io
 import pickle
 from types import SimpleNamespace
 
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.regrouping import PATIENCE
 
 import torch

@@ -3,7 +3,7 @@
 import math
 from types import SimpleNamespace
 
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.features.unmagnified import _spectral_basis, eigen, inverse_roots, unit_basis
 from scaled_optim.roles import matrix_shape
 

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 
 import torch
 from torch import nn

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.features import one_pass_adam
 from scaled_optim.rules import AdamWAdv, ProdigyAdv
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 
 import torch
 from torch import Tensor, nn

@@ -3,7 +3,7 @@
 import math
 from types import SimpleNamespace
 
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.features.stiefel import make_orthonormal_, orthonormality_error, retracted, tangent_
 
 import torch

@@ -31,7 +31,7 @@ def test_the_adapter_is_the_same_to_the_bit(make_run, rule):
 
 
 def test_gradients_are_freed_at_once(make_run, monkeypatch):
-    from scaled_optim.BatchedOptimizer import BatchedOptimizer
+    from scaled_optim.batched_optimizer import BatchedOptimizer
 
     trainer = make_run().trainer(epochs=1, optimizer={**ENGINE, "fused_back_pass": True}, clip_grad_norm=None)
     alive = []

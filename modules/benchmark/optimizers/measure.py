@@ -12,7 +12,7 @@ from typing import Any
 from modules.benchmark.optimizers import peers
 from modules.benchmark.optimizers.cases import Case
 from modules.benchmark.optimizers.parameter_set import ParameterSet
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.rules.registry import RULES
 
 import torch

@@ -7,7 +7,7 @@ from modules.benchmark.optimizers.cases import FEATURES, cases, combined, matchi
 from modules.benchmark.optimizers.measure import OURS, PEER, TORCH, misses, quartiles, state_bytes
 from modules.benchmark.optimizers.parameter_set import Layer, ParameterSet, lora_shapes, scaled_down, sdxl_layers
 from modules.benchmark.optimizers.peers import NoPeer, build, spelled
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.rules.registry import RULES
 from scripts.benchmark_optimizers import main
 

@@ -1,3 +1,4 @@
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,12 @@ from torch import Tensor, nn
 
 # What one kind of stack is compiled for at most: the first step and the others, and the sizes that stacks of it have.
 RECOMPILES = 64
+# Older versions of torch have one limit for all kinds together.
+COMPILING = {
+    name: value
+    for name, value in (("isolate_recompiles", True), ("recompile_limit", RECOMPILES))
+    if name in inspect.signature(torch.compile).parameters
+}
 
 
 class BatchedOptimizer(OptimizerState):
@@ -261,9 +268,7 @@ class BatchedOptimizer(OptimizerState):
             for batch in batches
         )
         if kind not in self._compiled:
-            self._compiled[kind] = torch.compile(
-                advance, dynamic=False, isolate_recompiles=True, recompile_limit=RECOMPILES
-            )
+            self._compiled[kind] = torch.compile(advance, dynamic=False, **COMPILING)
         return self._compiled[kind]
 
     def _numbers(self, rule: Rule, options: Mapping[str, Any], batch: ParameterBatch, step: int) -> dict[str, Any]:

@@ -23,6 +23,16 @@ NO_CHECKPOINTING = {"gradient_checkpointing": False}
 MOST_WORKERS = 8
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="whole proofs, where the suite runs a slice of them")
+
+
+@pytest.fixture
+def long(request) -> bool:
+    """Whether whole proofs were asked for."""
+    return request.config.getoption("--long")
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """What `-n auto` means: a worker per core for the suite and for folders, none beside this process for files.
 

@@ -35,6 +35,10 @@ def loss_of(text: str) -> float:
     return float(re.search(r"loss ([\d.]+)", text)[1])
 
 
+def test_trainer_and_engine_have_one_version():
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"] == VERSION
+
+
 def test_examples_are_short():
     assert all(text.count("\n") <= 30 for text in PYTHON + TOML) and len(TOML) == 1
 

@@ -1,4 +1,7 @@
-"""kill -9 at ten moments, in real processes: what is resumed ends with the very bytes of the uninterrupted run."""
+"""kill -9 in real processes: what is resumed ends with the very bytes of the uninterrupted run.
+
+With `--long` at ten moments, else at the first chain's five.
+"""
 
 import random
 import time
@@ -116,17 +119,17 @@ def _measured_start(run) -> float:
 
 
 @pytest.mark.timeout(900)
-def test_ten_kills_change_no_byte(make_run):
+def test_kills_change_no_byte(make_run, long):
     whole = make_run("whole", own_cache=True)
     whole.write(**OPTIONS)
     seconds = _measured_start(whole)
-    runs = {name: make_run(name, own_cache=True) for name in CHAINS}
+    runs = {name: make_run(name, own_cache=True) for name in CHAINS if long or name == "first"}
     for run in runs.values():
         run.write(**OPTIONS)
         run.start_seconds = seconds
     with ThreadPoolExecutor(len(runs)) as pool:
         hits = [hit for found in pool.map(lambda name: _chain(runs[name], name), runs) for hit in found]
-    assert len(hits) == 10, f"every kill must hit a living run, {hits}"
+    assert len(hits) == 5 * len(runs), f"every kill must hit a living run, {hits}"
     for name, run in runs.items():
         assert run.digest() == whole.digest(), f"chain {name}\n{run.log}"
         assert "Traceback" not in run.log

@@ -3,6 +3,7 @@ from typing import Any
 
 from scaled_optim.advance import advance
 from scaled_optim.batching import unpaired_note
+from scaled_optim.features.weight_decay import decay_share, decoupled
 from scaled_optim.noise import uniform_bits
 from scaled_optim.OptimizerBatches import betas_of
 from scaled_optim.OptimizerState import OptimizerState
@@ -34,8 +35,8 @@ class BatchedOptimizer(OptimizerState):
         params: parameters or groups, as torch's. A group may have its own value of every option.
         rule: a name of `RULES`, or a rule.
         lr: learning rate, at least 0, a number or a 0-dim tensor. `group["configured_lr"]` keeps the one of now (or the
-            group's `initial_lr`), which no schedule writes: with `scaled_optm`, decay is
-            `weight_decay · lr/configured_lr` a step and so independent of the learning rate; otherwise
+            group's `initial_lr`), which no schedule writes: with `scaled_optm` or
+            `scaled_wd`, decay is `weight_decay · lr/configured_lr` a step and so independent of the learning rate; otherwise
             `weight_decay · lr`.
         describe: gives each parameter an object with `role` (a name of `ROLES`), `name`, for a factor of a LoRA the
             other factor's name as `pair` and, where its forward pass multiplies an OFT block first, that factor as
@@ -271,8 +272,8 @@ class BatchedOptimizer(OptimizerState):
         lr, initial, own = batch.group["lr"], batch.group["configured_lr"], options.get("own_lr")
         if own is not None and initial:
             lr, initial = lr * (own / initial), own
-        scaled = options["scaled_optm"]
-        decay = (lr / initial if initial else 0.0) if scaled else lr
+        decay = (lr / initial if initial else 0.0) if decoupled(options) else lr
+        decay = decay * decay_share(options, batch.role, batch.rows, batch.cols, batch.partner)
         numbers = {"lr": lr, "decay": decay, "forward_scale": batch.forward_scale, **rule.numbers(options, step)}
         if not self.compile:
             return numbers

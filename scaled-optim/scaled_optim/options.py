@@ -112,6 +112,7 @@ ALLOWED: Mapping[str, Numbers | Choice | Options | Text] = {
     "slice_p": FROM_ONE,
     "prodigy_steps": COUNT,
     "ns_steps": FROM_ONE,
+    "sinkhorn_iterations": FROM_ONE,
     "ortho_rank": FROM_ONE,
     "rms_rescaling": Choice((None, False, True)),
     "clip_unmagnified_grad": FINITE,

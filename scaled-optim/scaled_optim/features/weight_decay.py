@@ -6,6 +6,7 @@ from typing import Any
 from scaled_optim.anchors import ANCHORS
 from scaled_optim.arithmetic import Number, add_scaled_, root_mean_square
 from scaled_optim.roles import Role
+from scaled_optim.scaling import block_size
 from scaled_optim.StackStep import Slot, StackStep
 
 from torch import Tensor
@@ -39,7 +40,7 @@ def decay_(s: StackStep, u: Tensor) -> None:
     """Decays the parameters `s.p` in place, before the step.
 
     p ← p − c·F·M·δ for both kinds, δ = p or p − p₀, c = rate·`s.n["decay"]`, F Fisher's factor,
-    M = [u·δ ≥ 0] for cautious decay (arXiv 2510.12402), else 1.
+    M = [u·δ ≥ 0] for cautious decay (arXiv 2510.12402), else 1. Geometric decay has `s.pull` of δ instead of δ.
     """
     o = s.options
     share = plain_decay(s)
@@ -49,6 +50,9 @@ def decay_(s: StackStep, u: Tensor) -> None:
         return
     plain, centered = decay_rates(o, s.role)
     weighed, divisor, rate = s.p, None, s.n["decay"]
+    if o.get("geometric_wd") and s.pull is not None:
+        _geometric_decay_(s, u, plain * rate, centered * rate)
+        return
     if o.get("fisher_wd"):
         # F = 1/D becomes F/max(1, RMS(p·F)) (FAdam, arXiv 2405.12807)
         divisor = s.denominator.clamp_(min=SMALLEST)
@@ -61,13 +65,52 @@ def decay_(s: StackStep, u: Tensor) -> None:
         _pull_(s, away, away if divisor is None else away / divisor, u, centered * rate)
 
 
+def _geometric_decay_(s: StackStep, u: Tensor, plain: Number, centered: Number) -> None:
+    """Both kinds along `s.pull` of their distances before the step, as each step of this geometry changes all numbers."""
+    distances = []
+    if decay_rates(s.options, s.role)[0]:
+        distances.append((s.p, plain))
+    if decay_rates(s.options, s.role)[1]:
+        distances.append((ANCHORS[s.options["centered_wd_mode"]].pull(s.store(NAME), s.p), centered))
+    pulls = [(s.pull(distance), rate) for distance, rate in distances]
+    for pull, rate in pulls:
+        # a pull has the signs of its distance
+        _pull_(s, pull, pull, u, rate)
+
+
 def plain_decay(s: StackStep) -> Number | None:
     """The share of the parameters that this step's decay takes away; None where it takes more than one number."""
     plain, centered = decay_rates(s.options, s.role)
-    special = s.options["cautious_wd"] or s.options.get("fisher_wd")
+    special = s.options["cautious_wd"] or s.options.get("fisher_wd") or s.options.get("geometric_wd")
     if centered or (plain and special):
         return None
     return plain * s.n["decay"] if plain else 0.0
+
+
+def decoupled(options: Mapping[str, Any]) -> bool:
+    """Whether decay does not depend on the learning rate, only on the schedule."""
+    return options["scaled_optm"] or options["scaled_wd"]
+
+
+def decay_share(options: Mapping[str, Any], role: Role, rows: int, cols: int, partner: tuple[int, int] | None) -> float:
+    """What `scaled_wd` multiplies decay with: 1/width, and 2/b for OFT blocks of b; 1 without it.
+
+    The width of a matrix is its inputs, that of a vector or DoRA scale its length. Of both factors of a LoRA it is the
+    layer's inputs, which are the down factor's, so that ΔW decays by the same law as a full weight of that layer,
+    (1 − wd/width)² a step, whatever the rank and the outputs. An up factor whose partner is not known has its outputs.
+
+    Args:
+        partner: `(rows, cols)` of the other factor of a LoRA.
+    """
+    if not options["scaled_wd"]:
+        return 1.0
+    if role.name == "OFT":
+        return 2 / block_size(cols)
+    if role.vector:
+        return 1 / (rows * cols)
+    if role.name == "LORA_UP":
+        return 1 / (partner[1] if partner else rows)
+    return 1 / cols
 
 
 def _pull_(s: StackStep, distance: Tensor, pull: Tensor, u: Tensor, rate: Number) -> None:

@@ -2,7 +2,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scaled_optim.arithmetic import product, sum_of_products, transposed_product
+from scaled_optim.arithmetic import product, sum_of_products, transposed_product, zero_length
 from scaled_optim.features.moments import FIRST, moment_slot
 from scaled_optim.features.unmagnified import eigen, eigenvalues, inverse_roots, unit_basis
 from scaled_optim.features.weight_decay import anchor_slots
@@ -159,8 +159,7 @@ class LoRARite(Rule):
             outputs, inputs, gram = s.shape[1], partner[1], product(u.mT, u)
         # the Gram matrix of M = N·Rᵀ
         largest = eigenvalues(product(product(r, gram), r.mT))[:, -1:, None].clamp(min=0).sqrt()
-        floor = 1000 * math.sqrt(torch.finfo(u.dtype).tiny)
-        return u * (math.sqrt(outputs / inputs) / largest.clamp(min=floor))
+        return u * (math.sqrt(outputs / inputs) / largest.clamp(min=zero_length(u.dtype)))
 
     def scaled(self, s: StackStep, u: Tensor) -> Tensor:
         """u as it is: `direction` has given it its size."""

@@ -6,6 +6,7 @@ from scaled_optim.features.cautious import cautious_direction
 from scaled_optim.features.kourkoutas import kourkoutas_beta2
 from scaled_optim.features.moments import first_moment, second_moment
 from scaled_optim.features.one_pass_adam import fits_one_pass, one_pass_direction
+from scaled_optim.features.weight_decay import decoupled
 from scaled_optim.roles import Role
 from scaled_optim.rules.AdamWAdv import AdamWAdv, divided, epsilon
 from scaled_optim.StackStep import Slot, StackStep
@@ -80,7 +81,7 @@ class ProdigyAdv(AdamWAdv):
         if s.n["estimates"]:
             self.measure(s)
         s.n["lr"] = s.n["lr"] * d
-        if not o["scaled_optm"]:
+        if not decoupled(o):
             s.n["decay"] = s.n["decay"] * d
         if fits_one_pass(s, beta2):
             u, v = one_pass_direction(s, torch._foreach_mul(s.gradients.each(), d.to(s.dtype)), beta2, d * epsilon(s))

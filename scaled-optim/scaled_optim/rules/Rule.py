@@ -19,6 +19,7 @@ COMMON: Mapping[str, Any] = {
     "cautious_wd": False,
     "centered_wd": 0.0,
     "centered_wd_mode": "full",
+    "scaled_wd": False,
     "scaled_optm": False,
     "orthogonal_gradient": "disabled",
     "stochastic_rounding": True,

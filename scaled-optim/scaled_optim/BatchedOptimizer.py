@@ -36,8 +36,8 @@ class BatchedOptimizer(OptimizerState):
         rule: a name of `RULES`, or a rule.
         lr: learning rate, at least 0, a number or a 0-dim tensor. `group["configured_lr"]` keeps the one of now (or the
             group's `initial_lr`), which no schedule writes: with `scaled_optm` or
-            `scaled_wd`, decay is `weight_decay · lr/configured_lr` a step and so independent of the learning rate; otherwise
-            `weight_decay · lr`.
+            `scaled_wd`, decay is `weight_decay · lr/configured_lr` a step and so independent of the learning rate;
+            otherwise `weight_decay · lr`.
         describe: gives each parameter an object with `role` (a name of `ROLES`), `name`, for a factor of a LoRA the
             other factor's name as `pair` and, where its forward pass multiplies an OFT block first, that factor as
             `forward_scale`; or None. By default the attribute `parameter_info`. Without: matrices are HIDDEN, anything

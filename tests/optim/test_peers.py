@@ -35,7 +35,7 @@ SHAPES = [(20, 12), (20, 12), (16,), (8, 4, 3, 3)]
 # adv_optm has one Kourkoutas-β for all tensors of a shape, ours is each tensor's: the same where no shapes are equal
 DISTINCT = SHAPES[1:]
 LORA = [(4, 24), (24, 4), (4, 24), (24, 4)]
-# adv_optm takes rows and columns of fewer than n numbers for longer than they are where they are below 1/√n; none is here
+# adv_optm counts the length of a row or column of n numbers as 1/√n at least; here all are longer
 LONG = [(30, 24), (30, 24), (16,), (24, 6, 2, 3)]
 PEERS = {
     "ADAMW_ADV": adv_optm.AdamW_adv,

@@ -66,7 +66,7 @@ def decay_(s: StackStep, u: Tensor) -> None:
 
 
 def _geometric_decay_(s: StackStep, u: Tensor, plain: Number, centered: Number) -> None:
-    """Both kinds along `s.pull` of their distances before the step, as each step of this geometry changes all numbers."""
+    """Both kinds, along `s.pull` of their distances before the step, in which every number is moved."""
     distances = []
     if decay_rates(s.options, s.role)[0]:
         distances.append((s.p, plain))

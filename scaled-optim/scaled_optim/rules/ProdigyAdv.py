@@ -3,10 +3,10 @@ from typing import Any
 
 from scaled_optim.arithmetic import ordered_sum
 from scaled_optim.features.cautious import cautious_direction
+from scaled_optim.features.decay_rates import decoupled
 from scaled_optim.features.kourkoutas import kourkoutas_beta2
 from scaled_optim.features.moments import first_moment, second_moment
 from scaled_optim.features.one_pass_adam import fits_one_pass, one_pass_direction
-from scaled_optim.features.weight_decay import decoupled
 from scaled_optim.roles import Role
 from scaled_optim.rules.AdamWAdv import AdamWAdv, divided, epsilon
 from scaled_optim.StackStep import Slot, StackStep
@@ -28,6 +28,7 @@ class ProdigyAdv(AdamWAdv):
     """
 
     name = "PRODIGY_ADV"
+    rate_found = True
     defaults = {
         **{
             key: value

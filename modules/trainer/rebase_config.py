@@ -73,6 +73,7 @@ LAWS: dict[Optimizer, Law] = {
     Optimizer.PRODIGY_ADV: _engine(0, **_ADAPTIVE, d0=-1),
     Optimizer.LION_ADV: _engine(1),
     Optimizer.SIGNSGD_ADV: _engine(1),
+    Optimizer.SINKSGD_ADV: _engine(1),
     Optimizer.MUON_ADV: _engine(1, **_MUON),
     # a factor's step is that of the product divided by the other factor, so steps go with c where the product's, which
     # is to go with 1/c², goes with the rate; ε and the bound meet the product's gradient, which goes with c²

@@ -1,6 +1,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from scaled_optim.features.decay_portions import NAME as DEBT
 from scaled_optim.noise import base_key
 from scaled_optim.roles import Role
 from scaled_optim.rules.Rule import Rule
@@ -29,7 +30,6 @@ class ParameterBatch:
         excess: launches that another order would have saved since they were last put in order.
         layout: what the options say of the state, see `layout_of`.
         slots: what is remembered, by name.
-        stores: the tensors of each slot, each with leading axis b.
     """
 
     def __init__(
@@ -63,7 +63,24 @@ class ParameterBatch:
         self.steps = [0] * len(members)
         slots = [] if self.empty else rule.slots(options, role, self.rows, self.cols)
         self.slots: dict[str, Slot] = {slot.name: slot for slot in slots}
-        self.stores = self._fresh_stores()
+        self._stores = self._fresh_stores()
+        self._noted = 0
+
+    @property
+    def stores(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors of each slot, each with leading axis b."""
+        if self._noted:
+            self._stores[DEBT]["sum"].add_(self._noted)
+            self._noted = 0
+        return self._stores
+
+    def note_decay(self, debt: int) -> None:
+        """Adds to what every parameter owes, see `portion`; a number costs less than a call of torch at each step."""
+        self._noted += debt
+
+    def stores_as_noted(self) -> dict[str, dict[str, Tensor]]:
+        """`stores` without what was noted since they were last read."""
+        return self._stores
 
     def __len__(self) -> int:
         return len(self.parameters)

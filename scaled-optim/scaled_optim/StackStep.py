@@ -48,8 +48,10 @@ class StackStep:
         watched: whether anyone wants to know the step's direction.
         role: of all of them.
         options: of the rule, by config key.
-        n: what changes from step to step: `lr`, `decay`, and the rule's own; floats or 0-dim tensors, and bools.
+        n: what changes from step to step: `lr`, `decay`, whether decay is paid in `portions` and this step `pays`, and
+            the rule's own; floats or 0-dim tensors, and bools.
         denominator: what an adaptive rule divided by, for Fisher decay; None if it has none.
+        pull: what decay goes along for a distance `[b, rows, cols]`, for geometric decay; None: the distance itself.
         step: number of this step, from 1; a 0-dim tensor in a compiled step, so nothing may branch on it. `[b]` where
             parameters have had different numbers of steps, to which the rule gives the same `n`.
         first: whether it is the first; always a bool.
@@ -91,6 +93,7 @@ class StackStep:
         self.places, self.totals = places, totals
         self.denominator: Tensor | None = None
         self.size: Tensor | None = None
+        self.pull: Callable[[Tensor], Tensor] | None = None
         self.rate: Any = None
         self.beta2: Tensor | None = None
         self.mates: Stack | None = None
@@ -113,6 +116,11 @@ class StackStep:
     def elements(self) -> int:
         """Of one parameter."""
         return self.shape[1] * self.shape[2]
+
+    @property
+    def vector(self) -> bool:
+        """Whether each parameter is a vector: by its role, or with one side of length 1."""
+        return self.role.vector or min(self.shape[1:]) == 1
 
     def shrink_(self, factor: Any) -> None:
         """p ← factor·p."""

@@ -10,7 +10,7 @@ from typing import Any
 _HOME = {
     **dict.fromkeys(
         (
-            "AdamW", "Adopt", "Prodigy", "Lion", "SignSGD", "Muon", "AdaMuon", "StiefelLoRA", "LoRARite",
+            "AdamW", "Adopt", "Prodigy", "Lion", "SignSGD", "SinkSGD", "Muon", "AdaMuon", "StiefelLoRA", "LoRARite",
             "RuleOptimizer",
         ),
         "optimizers",

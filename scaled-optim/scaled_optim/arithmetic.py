@@ -14,6 +14,14 @@ LONGEST_SUM = 1 << 14
 ALIGNMENT = 16
 
 
+def zero_length(dtype: torch.dtype) -> float:
+    """What counts as a length of zero where something is divided by it: the square still has all its digits.
+
+    1e-16 in float32.
+    """
+    return 1000 * math.sqrt(torch.finfo(dtype).tiny)
+
+
 def add_scaled_(x: Tensor, y: Tensor, factor: Number) -> Tensor:
     """x += factor·y in place, in one pass."""
     if isinstance(factor, Tensor):

@@ -4,6 +4,8 @@ from typing import Any
 
 from scaled_optim.advance import advance
 from scaled_optim.batching import unpaired_note
+from scaled_optim.features.decay_portions import debt_of, decay_period
+from scaled_optim.features.decay_rates import decay_share, decoupled
 from scaled_optim.noise import uniform_bits
 from scaled_optim.OptimizerBatches import betas_of
 from scaled_optim.OptimizerState import OptimizerState
@@ -41,9 +43,9 @@ class BatchedOptimizer(OptimizerState):
         params: parameters or groups, as torch's. A group may have its own value of every option.
         rule: a name of `RULES`, or a rule.
         lr: learning rate, at least 0, a number or a 0-dim tensor. `group["configured_lr"]` keeps the one of now (or the
-            group's `initial_lr`), which no schedule writes: with `scaled_optm`, decay is
-            `weight_decay · lr/configured_lr` a step and so independent of the learning rate; otherwise
-            `weight_decay · lr`.
+            group's `initial_lr`), which no schedule writes: with `scaled_optm` or
+            `scaled_wd`, decay is `weight_decay · lr/configured_lr` a step and so independent of the learning rate;
+            otherwise `weight_decay · lr`.
         describe: gives each parameter an object with `role` (a name of `ROLES`), `name`, for a factor of a LoRA the
             other factor's name as `pair` and, where its forward pass multiplies an OFT block first, that factor as
             `forward_scale`; or None. By default the attribute `parameter_info`. Without: matrices are HIDDEN, anything
@@ -149,7 +151,7 @@ class BatchedOptimizer(OptimizerState):
         counts = batch.counts()
         if not self.compile and len(set(counts)) > 1:
             rule, options = self._rule_of(batch)
-            counts = joined_counts(counts, rule, options)
+            counts = joined_counts(counts, rule, options, self._decay_period(rule, options, batch))
         runs, late = runs_of([batch], counts, at_once=True)
         if late:
             counts = self._reorder([batch], counts)
@@ -210,7 +212,9 @@ class BatchedOptimizer(OptimizerState):
         parameters = self._stack(batch, "parameters", [p.detach() for p in members])
         if self.compile:
             gradients.value, parameters.value  # noqa: B018, stacked outside of what is compiled
-        stores = batch.stores
+        if numbers["portions"]:
+            numbers["noted"] = whole and self._note_decay(batch, numbers)
+        stores = batch.stores_as_noted() if numbers["noted"] else batch.stores
         if not whole:
             stores = {
                 name: {key: tensor[start:stop] for key, tensor in store.items()} for name, store in stores.items()
@@ -252,11 +256,12 @@ class BatchedOptimizer(OptimizerState):
     def _finish(self, batch: ParameterBatch, s: StackStep, u: Tensor | None, start: int, stop: int) -> None:
         """Brings the stack's new values to its parameters, and counts the step."""
         members = batch.parameters[start:stop]
-        if u is not None:
-            if s.parameters.stacked and s.parameters.value.data_ptr() != members[0].data_ptr():
-                torch._foreach_copy_(members, s.parameters.views_of(self._rounded(batch, s, s.parameters.value)))
-            if self.watch:
-                self.statistics.setdefault(batch.role.name, RoleStatistics()).add(s, u, [p.detach() for p in members])
+        # without a rate nothing moved
+        moved = s.rate is not None and s.parameters.stacked
+        if moved and s.parameters.value.data_ptr() != members[0].data_ptr():
+            torch._foreach_copy_(members, s.parameters.views_of(self._rounded(batch, s, s.parameters.value)))
+        if self.watch and u is not None:
+            self.statistics.setdefault(batch.role.name, RoleStatistics()).add(s, u, [p.detach() for p in members])
         batch.steps[start:stop] = [count + 1 for count in batch.steps[start:stop]]
 
     def _advance(self, batches: Sequence[ParameterBatch]) -> Callable[..., list[Tensor | None]]:
@@ -276,9 +281,11 @@ class BatchedOptimizer(OptimizerState):
         lr, initial, own = batch.group["lr"], batch.group["configured_lr"], options.get("own_lr")
         if own is not None and initial:
             lr, initial = lr * (own / initial), own
-        scaled = options["scaled_optm"]
-        decay = (lr / initial if initial else 0.0) if scaled else lr
+        decay = (lr / initial if initial else 0.0) if decoupled(options) else lr
+        decay = decay * decay_share(options, batch.role, batch.rows, batch.cols, batch.partner)
         numbers = {"lr": lr, "decay": decay, "forward_scale": batch.forward_scale, **rule.numbers(options, step)}
+        period = self._decay_period(rule, options, batch)
+        numbers |= {"portions": period > 1, "pays": step % period == 0, "noted": False}
         if not self.compile:
             return numbers
         # filled on the device: a copy from the host would wait for it
@@ -288,6 +295,23 @@ class BatchedOptimizer(OptimizerState):
             else torch.full((), value, dtype=torch.float64, device=batch.device)
             for key, value in numbers.items()
         }
+
+    def _note_decay(self, batch: ParameterBatch, numbers: Mapping[str, Any]) -> bool:
+        """Notes the decay of a step that pays none as a number, where it is one and all of a batch owe it."""
+        known = not batch.rule.rate_found and isinstance(numbers["decay"], int | float)
+        if not known or numbers["pays"]:
+            return False
+        batch.note_decay(debt_of(numbers["decay"]))
+        return True
+
+    @staticmethod
+    def _decay_period(rule: Rule, options: Mapping[str, Any], batch: ParameterBatch) -> int:
+        own = options.get("own_lr")
+        rate = batch.group["configured_lr"] if own is None else own
+        unit = decay_share(options, batch.role, batch.rows, batch.cols, batch.partner)
+        return decay_period(
+            options, batch.role, unit * (1.0 if decoupled(options) else rate), batch.dtype, rate_found=rule.rate_found
+        )
 
     def _stack(self, batch: ParameterBatch, name: str, tensors: list[Tensor], contiguous: bool | None = None) -> Stack:
         """A stack in the compute dtype; the parameter or gradient itself where there is only one.

@@ -107,6 +107,30 @@ def uniform_bits(keys: Tensor, count: int) -> Tensor:
     return bits.add_(torch.bitwise_right_shift(bits, 16, out=shifted))
 
 
+def centered_lanes(step: int | Tensor, device: torch.device) -> Tensor:
+    """`[1, LANES]` or `[b, LANES]` float32, uniform in (−½, ½), the same for all parameters at a step.
+
+    One table whose values are evenly spaced, turned by a hash of the step: no pass over memory, for noise that nobody
+    looks at in two parameters at once. Over many steps each lane gets every value as often.
+
+    Args:
+        step: a Python integer, or an integer tensor on the device, of no dimensions or `[b]`.
+    """
+    table = _centered_table(device)
+    if not isinstance(step, Tensor):
+        begin = _step_hash(step) % LANES
+        return table[begin : begin + LANES].unsqueeze(0)
+    begin = _mix_tensor(_step_words(step)).bitwise_and(LANES - 1).view(-1, 1)
+    return table[begin + torch.arange(LANES, device=device)]
+
+
+@lru_cache(maxsize=16)
+def _centered_table(device: torch.device) -> Tensor:
+    """`[2·LANES]`: the centres of LANES equal parts of (−½, ½), in the order of the hashed lanes, twice."""
+    places = _lanes(device).sort(stable=True).indices.to(torch.float32)
+    return places.add_(0.5).div_(LANES).sub_(0.5).repeat(2)
+
+
 @lru_cache(maxsize=16)
 def _lanes(device: torch.device) -> Tensor:
     """`[LANES]` int32, the hash of 0, 1, 2 …; one table for each device that a process uses."""

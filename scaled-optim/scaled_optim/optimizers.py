@@ -104,10 +104,11 @@ Adopt = _class_of("Adopt", "ADOPT_ADV")
 Prodigy = _class_of("Prodigy", "PRODIGY_ADV", lr=1.0)
 Lion = _class_of("Lion", "LION_ADV", lr=1e-4)
 SignSGD = _class_of("SignSGD", "SIGNSGD_ADV", lr=1e-4)
+SinkSGD = _class_of("SinkSGD", "SINKSGD_ADV")
 Muon = _class_of("Muon", "MUON_ADV")
 AdaMuon = _class_of("AdaMuon", "ADAMUON_ADV")
 StiefelLoRA = _class_of("StiefelLoRA", "STIEFEL_LORA")
 LoRARite = _class_of("LoRARite", "LORA_RITE")
 OPTIMIZERS: dict[str, type[RuleOptimizer]] = {
-    kind.RULE: kind for kind in (AdamW, Adopt, Prodigy, Lion, SignSGD, Muon, AdaMuon, StiefelLoRA, LoRARite)
+    kind.RULE: kind for kind in (AdamW, Adopt, Prodigy, Lion, SignSGD, SinkSGD, Muon, AdaMuon, StiefelLoRA, LoRARite)
 }

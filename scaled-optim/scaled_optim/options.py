@@ -87,12 +87,22 @@ DECLARED: Mapping[str, Declared] = {
         Choice(("full", "float8", "int8", "int4", "wrapped8", "wrapped4")),
     ),
     "cautious_wd": Declared("Cautious weight decay", "Decays a weight only where the step has the same direction."),
+    "scaled_wd": Declared(
+        "Scaled weight decay",
+        "Divides the decay by the width of the layer and makes it independent of the learning rate, so that it can be "
+        "kept when these change.",
+    ),
+    "geometric_wd": Declared(
+        "Geometric weight decay",
+        "Decays in the geometry of the steps: along the signs of the weights, or their rows and columns.",
+        advanced=True,
+    ),
     "fisher_wd": Declared("Fisher weight decay", "Divides the decay by the gradient's running size, as FAdam does."),
     "orthogonal_gradient": Declared(
         "Orthogonal gradient",
-        "Removes from the gradient what only lengthens the weights: over the whole tensor or per rank. true means "
-        "flattened.",
-        Choice(("disabled", "flattened", "per_rank")),
+        "Removes from the gradient what only lengthens the weights: over the whole tensor, per rank, or for rows and "
+        "columns in turn. true means flattened.",
+        Choice(("disabled", "flattened", "per_rank", "iterative")),
     ),
     "kourkoutas_beta": Declared("Kourkoutas beta", "Lowers beta 2 while gradients are unusually large."),
     "beta2_min": Declared(
@@ -137,6 +147,27 @@ DECLARED: Mapping[str, Declared] = {
     "alpha": Declared("Alpha", "Weight of AdEMAMix's slow momentum.", FINITE, advanced=True),
     "alpha_grad": Declared(
         "Gradient weight", "Weight of the current gradient in simplified AdEMAMix.", FINITE, advanced=True
+    ),
+    "snr_cond": Declared(
+        "Signal-to-noise steps",
+        "With normed momentum: larger steps where normalised gradients agree with each other.",
+        advanced=True,
+    ),
+    "stochastic_sign": Declared(
+        "Stochastic signs",
+        "Draws signs at random, so that their mean keeps how large the direction is within its row and column.",
+        advanced=True,
+    ),
+    "sinkhorn_iterations": Declared(
+        "Sinkhorn iterations",
+        "How often SinkSGD normalises rows and columns. More make both more even.",
+        FROM_ONE,
+        unit="iterations",
+    ),
+    "orthogonal_sinkhorn": Declared(
+        "Orthogonal Sinkhorn",
+        "SinkSGD: takes away, after each normalisation, what lies along the parameter's own row or column.",
+        advanced=True,
     ),
     "auto_kappa_p": Declared(
         "Automatic kappa",

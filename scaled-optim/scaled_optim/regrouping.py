@@ -34,17 +34,23 @@ def better_order(cases: Sequence[Case]) -> list[int]:
     return sorted(range(len(cases)), key=lambda index: place.get(cases[index], len(place)))
 
 
-def joined_counts(counts: Sequence[int | None], rule: Rule, options: Mapping[str, Any]) -> list[int | None]:
+def joined_counts(
+    counts: Sequence[int | None], rule: Rule, options: Mapping[str, Any], period: int = 1
+) -> list[int | None]:
     """The counts, with one in the place of all to which the rule gives the same numbers: they are one launch.
 
-    A first step is never joined with a later one, as rules may branch on it.
+    A first step is never joined with a later one, as rules may branch on it, nor one that pays decay with one that
+    does not.
+
+    Args:
+        period: of the decay, see `decay_period`.
     """
     known: list[tuple[dict[str, Any], int]] = []
     joined: dict[int | None, int | None] = {None: None}
     for count in dict.fromkeys(counts):
         if count is None:
             continue
-        numbers = {"first": count == 0, **rule.numbers(options, count + 1)}
+        numbers = {"first": count == 0, "pays": (count + 1) % period == 0, **rule.numbers(options, count + 1)}
         joined[count] = next((other for same, other in known if same == numbers), count)
         if joined[count] == count:
             known.append((numbers, count))

@@ -25,6 +25,11 @@ class Role:
     matrix: bool = False
     starts_from_model: bool = False
 
+    @property
+    def vector(self) -> bool:
+        """Whether it is a list of numbers, whatever its shape."""
+        return self.name in ("DORA_SCALE", "VECTOR")
+
     def unit_shape(self, rows: int, cols: int) -> tuple[int, int]:
         """Shape of one number per unit, broadcastable to `[rows, cols]`."""
         return (1 if 1 in self.unit else rows, 1 if 2 in self.unit else cols)

@@ -1,10 +1,12 @@
-"""Stochastic rounding of float32 to bfloat16."""
+"""Stochastic rounding: of float32 to bfloat16, and of differences in float32."""
 
 import torch
 from torch import Tensor
 
 # the bits of a float32 that bfloat16 lacks
 LOST = 0xFFFF
+# those of its exponent alone, which are the power of two at or below a number
+EXPONENT = 0x7F800000
 
 
 def round_to_bfloat16(value: Tensor, bits: Tensor) -> Tensor:
@@ -29,3 +31,26 @@ def round_to_bfloat16(value: Tensor, bits: Tensor) -> Tensor:
     # CUDA's NaN has all bits set and would overflow to zero. A clamp between the value and the result itself returns
     # the result, or NaN if a limit is NaN: one pass, where a mask of the NaNs would take three.
     return torch.clamp(rounded, value, rounded).to(torch.bfloat16)
+
+
+def subtract_at_random_(p: Tensor, x: Tensor, rate: Tensor, noise: Tensor) -> Tensor:
+    """p ← p − rate·x with E[p] exact, in place: to one of the two nearest float32, by how near each is.
+
+    Added noise of one rounding unit of p, uniform, makes rounding to nearest do that. Where the difference is in a
+    smaller binade than p its own unit is half as large, and the noise two of them, which is as good. Zeros get none.
+
+    Args:
+        p: float32 `[b, rows, cols]`, contiguous.
+        x: of the same shape; may be p.
+        rate: one number each, `[b, 1, 1]`; rate·x must be far smaller than p where it matters.
+        noise: of `noise.centered_lanes`, repeated along each parameter.
+    """
+    amount = p.view(torch.int32).bitwise_and(EXPONENT).view(torch.float32)
+    flat, length = amount.view(len(p), -1), noise.shape[1]
+    # a rounding unit is 2⁻²³ of the power of two
+    noise = noise * 2.0**-23
+    full = flat.shape[1] // length * length
+    if full:
+        flat[:, :full].unflatten(1, (full // length, length)).mul_(noise.unsqueeze(1))
+    flat[:, full:].mul_(noise[:, : flat.shape[1] - full])
+    return p.sub_(amount.addcmul_(x, rate))

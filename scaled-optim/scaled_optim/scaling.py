@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from scaled_optim.arithmetic import product, root, unit_norm
+from scaled_optim.arithmetic import product, root, unit_norm, zero_length
 from scaled_optim.noise import uniform_bits
 from scaled_optim.roles import ROLES, Role
 from scaled_optim.StackStep import Slot, StackStep
@@ -99,7 +99,7 @@ def scaled_step(
         ValueError: OFT rows whose length is no b(b−1)/2.
     """
     rows, cols = u.shape[1:]
-    floor = _floor(u.dtype)
+    floor = zero_length(u.dtype)
     if role == "OFT":
         size = math.sqrt(block_size(cols) / 8) / effective_scale
         return u.mul_(size / unit_norm(u, (2,)).clamp_(min=floor))
@@ -195,7 +195,7 @@ def _krylov_singular_value(u: Tensor, directions: Tensor) -> Tensor:
     """
     m, n = u.shape[1:]
     steps = SHALLOW_STEPS if m <= SHALLOW_LIMIT else DEEP_STEPS
-    tiny = _floor(u.dtype)
+    tiny = zero_length(u.dtype)
     basis, alphas, betas = [directions], [], []
     z = floor = None
     for _ in range(steps):
@@ -239,8 +239,3 @@ def _dense_share(m: int, n: int, steps: int) -> float:
 
 def _trace(x: Tensor) -> Tensor:
     return x.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-
-
-def _floor(dtype: torch.dtype) -> float:
-    """What counts as zero: the square still has all its digits."""
-    return 1000 * math.sqrt(torch.finfo(dtype).tiny)

@@ -45,6 +45,9 @@ MATES = {
     "cautious_wd": {"weight_decay": 0.1},
     "fisher_wd": {"weight_decay": 0.1},
     "scaled_optm": {"weight_decay": 0.001},
+    "scaled_wd": {"weight_decay": 0.1},
+    "geometric_wd": {"weight_decay": 0.1},
+    "snr_cond": {"normed_momentum": True},
     "low_rank_ortho": {"ortho_rank": 2},
 }
 # Learning rates at which each rule gets somewhere on distances of about 1.
@@ -106,7 +109,7 @@ def cases() -> list[Case]:
             add(codec, {"state_precision": codec}, *((FLOAT32, BFLOAT16) if codec == "bf16_sr" else (FLOAT32,)))
         for mode in ANCHORS:
             add(f"centered-{mode}", {"centered_wd": 0.1, "weight_decay": 0.05, "centered_wd_mode": mode})
-        for mode in ("flattened", "per_rank"):
+        for mode in ("flattened", "per_rank", "iterative"):
             add(mode, {"orthogonal_gradient": mode})
         add("everything", everything(rule), FLOAT32, BFLOAT16)
     return found
@@ -684,7 +687,7 @@ if torch.cuda.is_available():  # waits and other kernels are seen on a GPU only
             torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("mode", ["flattened", "per_rank"])
+@pytest.mark.parametrize("mode", ["flattened", "per_rank", "iterative"])
 @pytest.mark.parametrize("shape", [(), (3, 7), (65, 67)], ids=str)
 def test_a_gradient_along_the_parameter_leaves_nothing_to_follow(mode, shape):
     parameter = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))

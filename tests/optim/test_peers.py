@@ -18,6 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from scaled_optim.batched_optimizer import BatchedOptimizer
+from scaled_optim.features.sign import DECAY_STREAM, SIGN_STREAM
+from scaled_optim.noise import base_key, step_keys, uniform_bits
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,8 @@ SHAPES = [(20, 12), (20, 12), (16,), (8, 4, 3, 3)]
 # adv_optm has one Kourkoutas-β for all tensors of a shape, ours is each tensor's: the same where no shapes are equal
 DISTINCT = SHAPES[1:]
 LORA = [(4, 24), (24, 4), (4, 24), (24, 4)]
+# adv_optm counts the length of a row or column of n numbers as 1/√n at least; here all are longer
+LONG = [(30, 24), (30, 24), (16,), (24, 6, 2, 3)]
 PEERS = {
     "ADAMW_ADV": adv_optm.AdamW_adv,
     "ADOPT_ADV": adv_optm.Adopt_adv,
@@ -41,8 +45,9 @@ PEERS = {
     "SIGNSGD_ADV": adv_optm.SignSGD_adv,
     "MUON_ADV": adv_optm.Muon_adv,
     "ADAMUON_ADV": adv_optm.AdaMuon_adv,
+    "SINKSGD_ADV": adv_optm.SinkSGD_adv,
 }
-RATES = {"PRODIGY_ADV": 1.0, "LION_ADV": 3e-3, "SIGNSGD_ADV": 3e-3}
+RATES = {"PRODIGY_ADV": 1.0, "LION_ADV": 3e-3, "SIGNSGD_ADV": 3e-3, "SINKSGD_ADV": 3e-3}
 RATE = 1e-2
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -204,6 +209,7 @@ ADAM_FEATURES = [
     {"centered_wd": 0.1},
     {"centered_wd": 0.1, "weight_decay": 0.05, "cautious_wd": True, "fisher_wd": True},
 ]
+DOUBT = {"momentum": 0.9, "normed_momentum": True, "snr_cond": True}
 CASES: list[tuple[str, dict[str, Any]]] = [
     *(("ADAMW_ADV", options) for options in ADAM_FEATURES),
     ("ADOPT_ADV", {}),
@@ -219,6 +225,23 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("SIGNSGD_ADV", {"normed_momentum": True}),
     ("SIGNSGD_ADV", {"nnmf_factor": True}),
     ("SIGNSGD_ADV", {"centered_wd": 0.1}),
+    ("SIGNSGD_ADV", {"normed_momentum": True, "nesterov": True}),
+    ("SIGNSGD_ADV", {"geometric_wd": True, "weight_decay": 0.1, "centered_wd": 0.1, "cautious_wd": True}),
+    ("SIGNSGD_ADV", {**DOUBT, "geometric_wd": True, "weight_decay": 0.1, "centered_wd": 0.1}),
+    ("SIGNSGD_ADV", {**DOUBT, "nesterov": True, "nesterov_coef": 0.7, "nnmf_factor": True}),
+    ("SINKSGD_ADV", {"momentum": 0.0}),
+    ("SINKSGD_ADV", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    ("SINKSGD_ADV", {"momentum": 0.9, "sinkhorn_iterations": 2, "orthogonal_sinkhorn": True, "shapes": LONG}),
+    ("SINKSGD_ADV", {"momentum": 0.9, "geometric_wd": True, "weight_decay": 0.1, "cautious_wd": True}),
+    ("SINKSGD_ADV", {**DOUBT, "nesterov": True}),
+    ("SINKSGD_ADV", {**DOUBT, "geometric_wd": True, "weight_decay": 0.1}),
+    ("SINKSGD_ADV", {**DOUBT, "geometric_wd": True, "weight_decay": 0.1, "centered_wd": 0.1, "shapes": [(16,)]}),
+    ("SINKSGD_ADV", {"momentum": 0.9, "nnmf_factor": True}),
+    *(
+        (rule, {"orthogonal_gradient": "iterative", "shapes": LONG})
+        for rule in ("ADAMW_ADV", "LION_ADV", "SIGNSGD_ADV")
+    ),
+    ("SINKSGD_ADV", {"momentum": 0.9, "orthogonal_gradient": "iterative", "shapes": LONG}),
 ]
 
 
@@ -261,6 +284,38 @@ def test_lion_and_signsgd_equal_adv_optm_to_the_bit():
     for rule in ("LION_ADV", "SIGNSGD_ADV"):
         expected = trajectory(peer(rule, {}), RATES[rule], torch.float32)
         assert torch.equal(trajectory(ours(rule, {}), RATES[rule], torch.float32), expected)
+
+
+STOCHASTIC = [
+    ("LION_ADV", {"stochastic_sign": True}),
+    ("LION_ADV", {"stochastic_sign": True, "nnmf_factor": True}),
+    ("SIGNSGD_ADV", {"stochastic_sign": True, "geometric_wd": True, "weight_decay": 0.1}),
+    ("SIGNSGD_ADV", {"stochastic_sign": True, **DOUBT, "geometric_wd": True, "weight_decay": 0.1}),
+]
+
+
+@pytest.mark.parametrize("case", STOCHASTIC, ids=name_of)
+def test_stochastic_signs_equal_adv_optm_with_the_same_noise(case, monkeypatch):
+    """adv_optm draws from a generator, ours from (seed, step, parameter, purpose); here adv_optm is given our numbers.
+    A number that is exactly zero, as in the first steps of the first parameter, has no random sign with us. Kernels are
+    left out: adv_optm takes the largest of each over one of four dimensions.
+    """
+    rule, options = case
+    calls: list[int] = []
+    matrices = [place for place, shape in enumerate(SHAPES[:3]) if len(shape) > 1]
+    each = 2 if options.get("geometric_wd") else 1
+
+    def ours_as_theirs(source: Tensor) -> Tensor:
+        step, place = divmod(len(calls) // each, len(matrices))
+        key = torch.tensor([base_key(0, matrices[place], 0)], dtype=torch.int32)
+        stream = (SIGN_STREAM, DECAY_STREAM)[len(calls) % each]
+        bits = uniform_bits(step_keys(step_keys(key, stream), step + 1), source.numel())
+        calls.append(step)
+        return (bits >> 8).to(source.dtype).view(source.shape) * 2.0**-23 * (source != 0)
+
+    monkeypatch.setattr(adv_optm.util.param_update, "_get_random_noise_for_sso", ours_as_theirs)
+    compare(rule, {**options, "shapes": SHAPES[:3]}, torch.float32)
+    assert calls[-1] == STEPS - 1
 
 
 PRODIGY = [

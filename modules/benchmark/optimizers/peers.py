@@ -20,6 +20,7 @@ CLASSES = {
     "PRODIGY_ADV": "Prodigy_adv",
     "LION_ADV": "Lion_adv",
     "SIGNSGD_ADV": "SignSGD_adv",
+    "SINKSGD_ADV": "SinkSGD_adv",
     "MUON_ADV": "Muon_adv",
     "ADAMUON_ADV": "AdaMuon_adv",
 }

@@ -43,6 +43,7 @@ class Optimizer(StrEnum):
     MUON = "MUON"
     MUON_ADV = "MUON_ADV"
     ADAMUON_ADV = "ADAMUON_ADV"
+    SINKSGD_ADV = "SINKSGD_ADV"
     ADABELIEF = "ADABELIEF"
     TIGER = "TIGER"
     AIDA = "AIDA"

@@ -5,6 +5,8 @@ from typing import Any
 
 from scaled_optim.anchors import ANCHORS
 from scaled_optim.arithmetic import Number, add_scaled_, root_mean_square
+from scaled_optim.features.decay_portions import owed_slots, portion, take_
+from scaled_optim.features.decay_rates import decay_rates
 from scaled_optim.roles import Role
 from scaled_optim.StackStep import Slot, StackStep
 
@@ -15,40 +17,46 @@ NAME = "anchor"
 SMALLEST = 1e-15
 
 
-def decay_rates(options: Mapping[str, Any], role: Role) -> tuple[float, float]:
-    """(decay toward zero, decay toward the start) of a role, each per unit of the learning rate.
-
-    Zero is the start of LoRA factors and OFT blocks, so for them the centered rate is plain decay; the plain rate is
-    theirs only where no centered one is set. All else takes both.
-    """
-    plain, centered = options["weight_decay"], options["centered_wd"]
-    if role.starts_from_model:
-        return (centered or plain), 0.0
-    return plain, centered
+def decay_slots(options: Mapping[str, Any], role: Role) -> list[Slot]:
+    """Where the parameters started, for those that are pulled there, and what they owe."""
+    slots = owed_slots(options, role)
+    if decay_rates(options, role)[1]:
+        anchor = ANCHORS[options["centered_wd_mode"]]
+        slots.append(Slot(NAME, create=lambda p, keys: anchor.create(p)))
+    return slots
 
 
-def anchor_slots(options: Mapping[str, Any], role: Role) -> list[Slot]:
-    """Where the parameters started, for those that are pulled there."""
-    if not decay_rates(options, role)[1]:
-        return []
-    anchor = ANCHORS[options["centered_wd_mode"]]
-    return [Slot(NAME, create=lambda p, keys: anchor.create(p))]
-
-
-def decay_(s: StackStep, u: Tensor) -> None:
-    """Decays the parameters `s.p` in place, before the step.
+def decay_(s: StackStep, u: Tensor | None) -> None:
+    """Decays the parameters `s.p` in place, before the step; where decay is small, only now and then, see `portion`.
 
     p ← p − c·F·M·δ for both kinds, δ = p or p − p₀, c = rate·`s.n["decay"]`, F Fisher's factor,
-    M = [u·δ ≥ 0] for cautious decay (arXiv 2510.12402), else 1.
+    M = [u·δ ≥ 0] for cautious decay (arXiv 2510.12402), else 1. Geometric decay has `s.pull` of δ instead of δ.
+
+    Args:
+        u: the direction; None where `plain_decay` is a number.
     """
-    o = s.options
-    share = plain_decay(s)
-    if share is not None:
-        if isinstance(share, Tensor) or share:
-            s.shrink_(1 - share)
+    if not any(decay_rates(s.options, s.role)):
         return
+    if s.n["portions"]:
+        due = portion(s)
+        if due is not None:
+            _decay_by_(s, u, due)
+        return
+    share = plain_decay(s)
+    if share is None:
+        _decay_by_(s, u, s.n["decay"])
+    elif isinstance(share, Tensor) or share:
+        s.shrink_(1 - share)
+
+
+def _decay_by_(s: StackStep, u: Tensor | None, rate: Number) -> None:
+    """Both kinds of decay, at a rate of one number or of one for each parameter `[b, 1, 1]`."""
+    o = s.options
     plain, centered = decay_rates(o, s.role)
-    weighed, divisor, rate = s.p, None, s.n["decay"]
+    weighed, divisor = s.p, None
+    if o.get("geometric_wd") and s.pull is not None:
+        _geometric_decay_(s, u, plain * rate, centered * rate)
+        return
     if o.get("fisher_wd"):
         # F = 1/D becomes F/max(1, RMS(p·F)) (FAdam, arXiv 2405.12807)
         divisor = s.denominator.clamp_(min=SMALLEST)
@@ -61,18 +69,34 @@ def decay_(s: StackStep, u: Tensor) -> None:
         _pull_(s, away, away if divisor is None else away / divisor, u, centered * rate)
 
 
+def _geometric_decay_(s: StackStep, u: Tensor | None, plain: Number, centered: Number) -> None:
+    """Both kinds, along `s.pull` of their distances before the step, in which every number is moved."""
+    distances = []
+    if decay_rates(s.options, s.role)[0]:
+        distances.append((s.p, plain))
+    if decay_rates(s.options, s.role)[1]:
+        distances.append((ANCHORS[s.options["centered_wd_mode"]].pull(s.store(NAME), s.p), centered))
+    pulls = [(s.pull(distance), rate) for distance, rate in distances]
+    for pull, rate in pulls:
+        # a pull has the signs of its distance
+        _pull_(s, pull, pull, u, rate)
+
+
 def plain_decay(s: StackStep) -> Number | None:
-    """The share of the parameters that this step's decay takes away; None where it takes more than one number."""
+    """The share of the parameters that a step's decay takes away; None where it takes more than one number."""
     plain, centered = decay_rates(s.options, s.role)
-    special = s.options["cautious_wd"] or s.options.get("fisher_wd")
+    special = s.options["cautious_wd"] or s.options.get("fisher_wd") or s.options.get("geometric_wd")
     if centered or (plain and special):
         return None
     return plain * s.n["decay"] if plain else 0.0
 
 
-def _pull_(s: StackStep, distance: Tensor, pull: Tensor, u: Tensor, rate: Number) -> None:
-    """p ← p − rate·M·pull, M = [u·distance ≥ 0] for cautious decay, else 1."""
+def _pull_(s: StackStep, distance: Tensor, pull: Tensor, u: Tensor | None, rate: Number) -> None:
+    """p ← p − rate·M·pull, M = [u·distance ≥ 0] for cautious decay, else 1; portions are rounded at random."""
     if s.options["cautious_wd"]:
         # a mask of numbers: masks of bools are several times slower
         pull = (u * distance).ge_(0).mul_(pull)
-    add_scaled_(s.p, pull, -rate)
+    if s.n["portions"]:
+        take_(s, pull, rate)
+    else:
+        add_scaled_(s.p, pull, -rate)

@@ -7,7 +7,7 @@ from scaled_optim.features.cautious import cautious_direction
 from scaled_optim.features.kourkoutas import kourkoutas_beta2
 from scaled_optim.features.moments import FIRST, SECOND, SLOW, first_moment, second_moment, with_slow_moment
 from scaled_optim.features.one_pass_adam import fits_one_pass, one_pass_direction, one_pass_step_
-from scaled_optim.features.weight_decay import plain_decay
+from scaled_optim.features.weight_decay import decay_, plain_decay
 from scaled_optim.rules.Rule import ADAPTIVE, COMMON, MOMENTUM, Rule
 from scaled_optim.StackStep import StackStep
 
@@ -83,6 +83,9 @@ class AdamWAdv(Rule):
         shaped = o["scaled_optm"] or o["kourkoutas_beta"] or o["use_cautious"] or o["use_grams"]
         if shaped or decay is None or not s.parameters.direct or not fits_one_pass(s, beta2):
             return False
+        if s.n["portions"]:
+            decay_(s, None)
+            decay = 0.0
         one_pass_step_(s, beta2, epsilon(s), s.n["root"], s.n["lr"] * s.n["gain"], decay)
         return True
 

@@ -2,10 +2,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scaled_optim.arithmetic import product, sum_of_products, transposed_product
+from scaled_optim.arithmetic import product, sum_of_products, transposed_product, zero_length
 from scaled_optim.features.moments import FIRST, moment_slot
 from scaled_optim.features.unmagnified import eigen, eigenvalues, inverse_roots, unit_basis
-from scaled_optim.features.weight_decay import anchor_slots
+from scaled_optim.features.weight_decay import decay_slots
 from scaled_optim.roles import Role
 from scaled_optim.rules.AdamWAdv import AdamWAdv
 from scaled_optim.rules.Rule import COMMON, Rule
@@ -76,7 +76,7 @@ class LoRARite(Rule):
             return {key: p.new_zeros(b, *size) for key, size in sizes.items()}
 
         first = moment_slot(FIRST, options, role, rows, cols)
-        return [first, Slot(SPACE, create=create), *anchor_slots(options, role)]
+        return [first, Slot(SPACE, create=create), *decay_slots(options, role)]
 
     def numbers(self, options: Mapping[str, Any], step: int) -> dict[str, Any]:
         """With β₁ and β₂ of this step."""
@@ -159,8 +159,7 @@ class LoRARite(Rule):
             outputs, inputs, gram = s.shape[1], partner[1], product(u.mT, u)
         # the Gram matrix of M = N·Rᵀ
         largest = eigenvalues(product(product(r, gram), r.mT))[:, -1:, None].clamp(min=0).sqrt()
-        floor = 1000 * math.sqrt(torch.finfo(u.dtype).tiny)
-        return u * (math.sqrt(outputs / inputs) / largest.clamp(min=floor))
+        return u * (math.sqrt(outputs / inputs) / largest.clamp(min=zero_length(u.dtype)))
 
     def scaled(self, s: StackStep, u: Tensor) -> Tensor:
         """u as it is: `direction` has given it its size."""

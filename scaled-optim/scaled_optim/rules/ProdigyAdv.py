@@ -3,6 +3,7 @@ from typing import Any
 
 from scaled_optim.arithmetic import ordered_sum
 from scaled_optim.features.cautious import cautious_direction
+from scaled_optim.features.decay_rates import decoupled
 from scaled_optim.features.kourkoutas import kourkoutas_beta2
 from scaled_optim.features.moments import first_moment, second_moment
 from scaled_optim.features.one_pass_adam import fits_one_pass, one_pass_direction
@@ -27,6 +28,7 @@ class ProdigyAdv(AdamWAdv):
     """
 
     name = "PRODIGY_ADV"
+    rate_found = True
     defaults = {
         **{
             key: value
@@ -80,7 +82,7 @@ class ProdigyAdv(AdamWAdv):
         if s.n["estimates"]:
             self.measure(s)
         s.n["lr"] = s.n["lr"] * d
-        if not o["scaled_optm"]:
+        if not decoupled(o):
             s.n["decay"] = s.n["decay"] * d
         if fits_one_pass(s, beta2):
             u, v = one_pass_direction(s, torch._foreach_mul(s.gradients.each(), d.to(s.dtype)), beta2, d * epsilon(s))

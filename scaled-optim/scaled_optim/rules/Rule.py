@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from scaled_optim.features.kourkoutas import check_kourkoutas, kourkoutas_share, kourkoutas_slot
 from scaled_optim.features.moments import moment_slot
-from scaled_optim.features.weight_decay import anchor_slots
+from scaled_optim.features.weight_decay import decay_slots
 from scaled_optim.options import check_values
 from scaled_optim.roles import Role
 from scaled_optim.scaling import scaled, scaling_slots
@@ -19,6 +19,7 @@ COMMON: Mapping[str, Any] = {
     "cautious_wd": False,
     "centered_wd": 0.0,
     "centered_wd_mode": "full",
+    "scaled_wd": False,
     "scaled_optm": False,
     "orthogonal_gradient": "disabled",
     "stochastic_rounding": True,
@@ -51,6 +52,7 @@ class Rule(ABC):
         needs_pairs: whether it is made for the two factors of LoRAs, and leaves everything else to another rule.
         orthonormal_up: whether the up factors of LoRAs must have orthonormal columns.
         paired: whether both factors are stepped together, each with the values of the other as `s.mates`.
+        rate_found: whether it multiplies the learning rate by what it finds itself, on the device.
     """
 
     name: ClassVar[str]
@@ -58,6 +60,7 @@ class Rule(ABC):
     needs_pairs: ClassVar[bool] = False
     orthonormal_up: ClassVar[bool] = False
     paired: ClassVar[bool] = False
+    rate_found: ClassVar[bool] = False
 
     def check(self, options: Mapping[str, Any]) -> None:
         """ValueError for values that are wrong, alone or together; the message begins with the option's name."""
@@ -132,7 +135,7 @@ class Rule(ABC):
         slots = [moment_slot(name, options, role, rows, cols) for name in self.moments(options)]
         if options.get("kourkoutas_beta"):
             slots.append(kourkoutas_slot(role))
-        return slots + anchor_slots(options, role) + scaling_slots(options, role, rows, cols)
+        return slots + decay_slots(options, role) + scaling_slots(options, role, rows, cols)
 
     def numbers(self, options: Mapping[str, Any], step: int) -> dict[str, Any]:
         """What changes from step to step. `gain` multiplies the learning rate, unless steps are scaled.

@@ -1,9 +1,18 @@
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from scaled_optim.features.cautious import cautious_direction
-from scaled_optim.features.sign import last_signs, projected_size, sign_direction, sign_numbers, sign_slots
+from scaled_optim.features.sign import (
+    check_signs,
+    last_signs,
+    projected_size,
+    sign_direction,
+    sign_numbers,
+    sign_slots,
+    signed_pull,
+)
 from scaled_optim.roles import Role
 from scaled_optim.rules.Rule import COMMON, Rule
 from scaled_optim.StackStep import Slot, StackStep
@@ -16,11 +25,21 @@ SIGNED: Mapping[str, Any] = {
     "l1_adaptive": False,
     "use_cautious": False,
     "use_grams": False,
+    "stochastic_sign": False,
+    "geometric_wd": False,
 }
 
 
 class SignRule(Rule):
-    """Rules that step by the sign of an average: u = sign(c), every component the same size."""
+    """Rules that step by the sign of an average: u = sign(c), every component the same size.
+
+    `stochastic_sign`: each sign is drawn, with a mean that keeps how large c is within its row and column.
+    `geometric_wd`: decay goes along sign(p), with the length of p, as the steps do.
+    """
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        super().check(options)
+        check_signs(options)
 
     @abstractmethod
     def average(self, s: StackStep) -> Tensor:
@@ -39,4 +58,5 @@ class SignRule(Rule):
         c = self.average(s)
         if s.options["l1_adaptive"]:
             s.size = projected_size(s, c)
+        s.pull = partial(signed_pull, s)
         return cautious_direction(s, sign_direction(s, c, last))

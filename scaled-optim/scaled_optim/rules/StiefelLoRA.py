@@ -2,7 +2,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scaled_optim.arithmetic import transposed_product
+from scaled_optim.arithmetic import transposed_product, zero_length
 from scaled_optim.features.cautious import cautious_direction
 from scaled_optim.features.moments import FIRST, first_moment
 from scaled_optim.features.stiefel import TOLERANCES, orthonormality_error, retracted, tangent_, worst
@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 UP = "LORA_UP"
-# Directions below are zero, see `scaled_step`.
-FLOOR = 1000
 # What divides by a second moment, which a signed momentum has not.
 ADAPTIVE_ONLY = ("fisher_wd", "kourkoutas_beta", "factored_2nd", "use_atan2", "scaled_eps", "normed_momentum")
 
@@ -108,7 +106,7 @@ class StiefelLoRA(AdamWAdv):
                 grams.append(transposed_product(part, part, not up))
         largest = largest_singular_value(u, state) if state else root_of_largest(torch.cat(grams))
         size = 1.0 if up else math.sqrt(s.options["outputs"] / u.shape[2])
-        return u.mul_(size / largest.clamp_(min=FLOOR * math.sqrt(torch.finfo(u.dtype).tiny)))
+        return u.mul_(size / largest.clamp_(min=zero_length(u.dtype)))
 
     def descend_(self, s: StackStep, u: Tensor, rate: Any) -> None:
         if s.role.name != UP:

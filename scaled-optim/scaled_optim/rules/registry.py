@@ -12,11 +12,23 @@ from scaled_optim.rules.MuonAdv import MuonAdv
 from scaled_optim.rules.ProdigyAdv import ProdigyAdv
 from scaled_optim.rules.Rule import Rule
 from scaled_optim.rules.SignSGDAdv import SignSGDAdv
+from scaled_optim.rules.SinkSGDAdv import SinkSGDAdv
 from scaled_optim.rules.StiefelLoRA import StiefelLoRA
 
 RULES: dict[str, Rule] = {
     kind.name: kind()
-    for kind in (AdamWAdv, AdoptAdv, ProdigyAdv, LionAdv, SignSGDAdv, MuonAdv, AdaMuonAdv, StiefelLoRA, LoRARite)
+    for kind in (
+        AdamWAdv,
+        AdoptAdv,
+        ProdigyAdv,
+        LionAdv,
+        SignSGDAdv,
+        SinkSGDAdv,
+        MuonAdv,
+        AdaMuonAdv,
+        StiefelLoRA,
+        LoRARite,
+    )
 }
 
 

@@ -20,7 +20,8 @@ from scaled_optim.allowed_values import BOOLEAN, Numbers, Text
 from scaled_optim.anchors import ANCHORS
 from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.codecs import CODECS
-from scaled_optim.options import DECLARED
+from scaled_optim.features.orthogonal_gradient import MODES
+from scaled_optim.options import DECLARED, SECTIONS
 from scaled_optim.rules.registry import RULES
 
 import torch
@@ -566,6 +567,15 @@ def test_wrong_values_are_refused_with_what_is_allowed(rule, option):
 def test_every_option_is_declared_and_its_default_allowed(rule):
     assert not [name for name in RULES[rule].defaults if name not in DECLARED]
     RULES[rule].check(RULES[rule].defaults)
+
+
+def test_declared_choices_are_those_that_there_are():
+    assert DECLARED["centered_wd_mode"].allowed.values == tuple(ANCHORS)
+    assert DECLARED["state_precision"].allowed.values == ("auto", *CODECS)
+    assert DECLARED["orthogonal_gradient"].allowed.values == MODES
+    used = {option for rule in RULES.values() for option in rule.defaults}
+    assert used == set(DECLARED), "every declared option is some rule's"
+    assert all(declared.section in SECTIONS and declared.help.endswith(".") for declared in DECLARED.values())
 
 
 @pytest.mark.parametrize("rate", [-1.0, math.nan, math.inf, torch.tensor(-1.0), torch.ones(2)])

@@ -175,12 +175,15 @@ class ParameterBatch:
             ValueError: it was saved with other options, or for another parameter.
         """
         name, saved = self.names[index], state.get("slots", {})
-        if saved.keys() != self.stores.keys():
+        later = {slot for slot in self.stores if self.slots[slot].later}
+        if saved.keys() | later != self.stores.keys():
             raise ValueError(
                 f"the optimizer state of {name} holds {', '.join(sorted(saved)) or 'nothing'}, "
                 f"expected {', '.join(sorted(self.stores)) or 'nothing'}: it was saved with other options"
             )
         for slot, store in self.stores.items():
+            if slot not in saved:
+                continue
             for key in sorted(saved[slot].keys() - store.keys()):
                 raise ValueError(
                     f"the optimizer state of {name}, {slot}: found {key}, expected only {', '.join(sorted(store))}: "
@@ -199,8 +202,9 @@ class ParameterBatch:
     def load_state_of(self, index: int, state: Mapping[str, Any]) -> None:
         """Takes over the state of one parameter, which `check_state` found good, as it was, to the bit."""
         for slot, store in self.stores.items():
+            saved = state["slots"].get(slot)
             for key, tensor in store.items():
-                tensor[index].copy_(state["slots"][slot][key])
+                tensor[index].zero_() if saved is None else tensor[index].copy_(saved[key])
         self.steps[index] = state["step"]
 
     @torch.no_grad()

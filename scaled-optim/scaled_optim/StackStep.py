@@ -26,12 +26,14 @@ class Slot:
         signed: whether it has negative values.
         create: for a slot without codec, makes its tensors (each with leading axis b) from the stack's start values
             `[b, rows, cols]` and its noise keys `[b]`.
+        later: whether older states, which are else the same, lack it; it is zero then.
     """
 
     name: str
     codec: Codec | None = None
     signed: bool = True
     create: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
+    later: bool = False
 
 
 class StackStep:

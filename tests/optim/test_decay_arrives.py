@@ -196,3 +196,18 @@ def test_what_decays_enough_pays_at_every_step_and_float64_always_does():
             optimizer.step()
         expected = before * (1 - 0.1 * decay) ** PERIOD
         torch.testing.assert_close(p.detach(), expected, rtol=PERIOD * torch.finfo(dtype).eps, atol=0)
+
+
+def test_state_from_before_there_were_portions_owes_nothing():
+    p = nn.Parameter(normal(4, 5, seed=0))
+    optimizer = BatchedOptimizer([p], "ADAMW_ADV", 1e-4, weight_decay=DECAY)
+    p.grad = normal(4, 5, seed=1)
+    optimizer.step()
+    older = copy.deepcopy(optimizer.state_dict())
+    owed = older["state"][0]["slots"].pop("decay_owed")
+    assert owed["sum"].item() > 0
+    optimizer.load_state_dict(older)
+    assert optimizer.state[p]["slots"]["decay_owed"]["sum"].item() == 0
+    del older["state"][0]["slots"]["exp_avg"]
+    with pytest.raises(ValueError, match="holds exp_avg_sq, expected decay_owed, exp_avg, exp_avg_sq"):
+        optimizer.load_state_dict(older)

@@ -31,7 +31,7 @@ def owed_slots(options: Mapping[str, Any], role: Role) -> list[Slot]:
     """What each parameter owes: a number, where anything decays."""
     if not any(decay_rates(options, role)):
         return []
-    return [Slot(NAME, create=lambda p, keys: {"sum": p.new_zeros(p.shape[0], 1, 1, dtype=torch.int64)})]
+    return [Slot(NAME, create=lambda p, keys: {"sum": p.new_zeros(p.shape[0], 1, 1, dtype=torch.int64)}, later=True)]
 
 
 def decay_period(

@@ -99,15 +99,31 @@ def scaled_step(
         ValueError: OFT rows whose length is no b(b−1)/2.
     """
     rows, cols = u.shape[1:]
-    floor = _floor(u.dtype)
+    if role in ("OFT", "INPUT"):
+        found = unit_norm(u, (2,))
+    else:
+        found = largest_singular_value(u, state) if ROLES[role].matrix else unit_norm(u, (1, 2))
+    return u.mul_(_size(role, rows, cols, found, effective_scale))
+
+
+def step_size(s: StackStep, found: Tensor) -> Tensor:
+    """What T(u) multiplies u with, from what was found of it; a fresh tensor, or `found` itself.
+
+    Args:
+        found: σ₁ of matrices, the norm of each row of inputs and OFT blocks, or the whole norm; its shape is kept.
+    """
+    role = "HIDDEN" if s.role.name == "INPUT" and s.kernel else s.role.name
+    return _size(role, s.shape[1], s.shape[2], found, s.n.get("forward_scale", 1.0))
+
+
+def _size(role: str, rows: int, cols: int, found: Tensor, effective_scale: float | Tensor) -> Tensor:
     if role == "OFT":
-        size = math.sqrt(block_size(cols) / 8) / effective_scale
-        return u.mul_(size / unit_norm(u, (2,)).clamp_(min=floor))
-    if role == "INPUT":
-        return u.mul_(math.sqrt(cols) / unit_norm(u, (2,)).clamp_(min=floor))
-    if ROLES[role].matrix:
-        return u.mul_(math.sqrt(rows / cols) / largest_singular_value(u, state).clamp_(min=floor))
-    return u.mul_(math.sqrt(rows * cols) / unit_norm(u, (1, 2)).clamp_(min=floor))
+        wanted = math.sqrt(block_size(cols) / 8) / effective_scale
+    elif role == "INPUT":
+        wanted = math.sqrt(cols)
+    else:
+        wanted = math.sqrt(rows / cols if ROLES[role].matrix else rows * cols)
+    return wanted / found.clamp_(min=_floor(found.dtype))
 
 
 def block_size(elements: int) -> int:

@@ -5,6 +5,7 @@ from scaled_optim.roles import WHOLE
 from scaled_optim.StackStep import StackStep
 
 import torch
+from torch import Tensor
 
 MODES = ("disabled", "flattened", "per_rank")
 TINY = 1e-30
@@ -26,5 +27,21 @@ def orthogonal_gradient(s: StackStep) -> None:
     along = unit_dot(p, g, dims) / (unit_norm(p, dims).square_() + TINY)
     across = g.addcmul(p, along, value=-1)
     length, left = unit_norm(g, dims), unit_norm(across, dims)
-    rounding = left <= length * math.sqrt(torch.finfo(g.dtype).eps)
-    s.g = across.mul_((length / (left + TINY)).masked_fill_(rounding, 0.0))
+    s.g = across.mul_(_stretch(length, left, g.dtype))
+
+
+def scale_across(gg: Tensor, gp: Tensor, pp: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The share a and the factor f of g⊥ = f·(g − a·p), from the sums of g², g·p and p² of each unit in float64.
+
+    Args:
+        dtype: of the gradients, which says what is only rounding.
+    """
+    along = gp / (pp + TINY)
+    left = (gg - 2 * along * gp + along.square() * pp).clamp_(min=0)
+    return along, _stretch(gg.sqrt(), left.sqrt_(), dtype)
+
+
+def _stretch(length: Tensor, left: Tensor, dtype: torch.dtype) -> Tensor:
+    """What brings a gradient of which `left` is left back to its length; 0 where that is only rounding."""
+    rounding = left <= length * math.sqrt(torch.finfo(dtype).eps)
+    return (length / (left + TINY)).masked_fill_(rounding, 0.0)

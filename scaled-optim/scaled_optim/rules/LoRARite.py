@@ -184,7 +184,11 @@ def _column(steps: Sequence[StackStep], name: str, complement: bool = False) -> 
     columns = []
     for s in steps:
         number = 1 - s.n[name] if complement else s.n[name]
+        size = s.shape[0], 1, 1
+        # filled on the device: a copy from the host would wait for it
         columns.append(
-            torch.as_tensor(number, dtype=s.dtype, device=s.store(SPACE)["values"].device).expand(s.shape[0], 1, 1)
+            number.to(s.dtype).expand(size)
+            if isinstance(number, Tensor)
+            else torch.full(size, number, dtype=s.dtype, device=s.device)
         )
     return torch.cat(columns)

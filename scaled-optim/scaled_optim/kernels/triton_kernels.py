@@ -1,0 +1,475 @@
+"""Fused steps in Triton: everything that a stack's step does to one element, and the sums that it needs before.
+
+A stack is b parameters of N = rows·cols elements. Parameters and gradients are where they are, and `table` holds where
+that is: the addresses of the b parameters, then of the b gradients. State is `[b, N]`. Whatever is the same for a whole
+unit, a rank, a block or a parameter, comes as a tensor of one number a unit; `…_UNIT` says which: 0 none, 1 the
+parameter, 2 a row, 3 a column. The formulas are those of rules and features, in the same order of operations.
+"""
+
+import math
+
+from scaled_optim.anchors import HALF_STEP
+from scaled_optim.arithmetic import _arctangent_series
+from scaled_optim.codecs import SMALLEST_SCALE
+from scaled_optim.noise import GOLDEN_32, KEY_FACTOR, MULTIPLIER_1, MULTIPLIER_2
+from scaled_optim.rules.AdamWAdv import ATAN2_SCALE
+
+import torch
+
+import triton
+import triton.language as tl
+
+C0, C1, C2, C3, C4, C5, C6, C7, C8, C9 = (tl.constexpr(c) for c in _arctangent_series(torch.float32))
+HALF_PI = tl.constexpr(math.pi / 2)
+ATAN2 = tl.constexpr(ATAN2_SCALE)
+TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
+LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
+SMALLEST = tl.constexpr(SMALLEST_SCALE)
+FIXED_SCALE = tl.constexpr((1 + 2.0**-8) / 127)
+ZONE = tl.constexpr(HALF_STEP)
+GOLDEN = tl.constexpr(GOLDEN_32)
+FACTOR = tl.constexpr(KEY_FACTOR)
+MIX_1 = tl.constexpr(MULTIPLIER_1)
+MIX_2 = tl.constexpr(MULTIPLIER_2)
+SMALLEST_DIVISOR = tl.constexpr(1e-15)
+INT8_BLOCK = tl.constexpr(1024)
+ANCHOR_BLOCK = tl.constexpr(128)
+ADAMW, ADOPT, PRODIGY, LION, SIGN = (tl.constexpr(k) for k in range(5))
+FP32, BF16, INT8, UINT8 = (tl.constexpr(k) for k in range(4))
+FORMATS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+NO_DECAY, PLAIN, WEIGHED = (tl.constexpr(k) for k in range(3))
+
+
+# -- random numbers, as in `noise` ------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _mixed(x):
+    """`noise._mix` of uint32."""
+    x = (x ^ (x >> 16)) * tl.full((), MIX_1, tl.uint32)
+    x = (x ^ (x >> 15)) * tl.full((), MIX_2, tl.uint32)
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def _bits(key, stream, step, i):
+    """`noise.uniform_bits` of elements i under a parameter's key, hashed with a stream and a step."""
+    key = _mixed(_mixed(key.to(tl.uint32, bitcast=True) ^ stream.to(tl.uint32)) ^ step.to(tl.uint32))
+    golden = tl.full((), GOLDEN, tl.uint32)
+    block = (i >> 14).to(tl.uint32)
+    lane = _mixed(((i & 16383) + 1).to(tl.uint32) * golden)
+    key = tl.where(block == 0, key, _mixed(key + block * golden))
+    mixed = lane * ((key * tl.full((), FACTOR, tl.uint32)) | 1) + key
+    signed = mixed.to(tl.int32, bitcast=True)
+    mixed = (signed + (signed >> 15)).to(tl.uint32, bitcast=True) * tl.full((), MIX_2, tl.uint32)
+    signed = mixed.to(tl.int32, bitcast=True)
+    return signed + (signed >> 16)
+
+
+@triton.jit
+def _rounded(x, bits):
+    """`rounding.round_to_bfloat16`."""
+    raw = ((bits & 0xFFFF) + x.to(tl.int32, bitcast=True)) & -65536
+    return tl.where(x != x, x, raw.to(tl.float32, bitcast=True)).to(tl.bfloat16)
+
+
+@triton.jit
+def _nearest(x):
+    """x rounded to the nearest bfloat16, as float32. Triton's interpreter cuts off instead."""
+    raw = x.to(tl.int32, bitcast=True)
+    raw = (raw + 0x7FFF + ((raw >> 16) & 1)) & -65536
+    return tl.where(x != x, x, raw.to(tl.float32, bitcast=True))
+
+
+# -- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _lerp(a, b, weight):
+    """torch.lerp."""
+    return tl.where(weight < 0.5, a + weight * (b - a), b - (b - a) * (1 - weight))
+
+
+@triton.jit
+def _sign(x):
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x * 0.0))
+
+
+@triton.jit
+def _with_sign_of(x, y):
+    negative = y.to(tl.int32, bitcast=True) < 0
+    return tl.where(negative, -tl.abs(x), tl.abs(x))
+
+
+@triton.jit
+def _divided(x, divisor, ATAN: tl.constexpr):
+    """`AdamWAdv.divided`, with the series of `arithmetic.arctangent`."""
+    if ATAN:
+        size = tl.abs(x)
+        large = tl.maximum(tl.maximum(size, divisor), TINY)
+        ratio = tl.minimum(tl.minimum(size, divisor) / tl.minimum(large, LARGEST), 1.0)
+        t = ratio * ratio
+        angle = t * C0
+        angle = (angle + C1) * t
+        angle = (angle + C2) * t
+        angle = (angle + C3) * t
+        angle = (angle + C4) * t
+        angle = (angle + C5) * t
+        angle = (angle + C6) * t
+        angle = (angle + C7) * t
+        angle = (angle + C8) * t
+        angle = (angle + C9) * ratio
+        angle = tl.abs(tl.where(size > divisor, HALF_PI, 0.0) - angle)
+        # a maximum passes over NaN
+        x = tl.where((x != x) | (divisor != divisor), float("nan"), _with_sign_of(angle, x) * ATAN2)
+    else:
+        x = x / divisor
+    return x
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _at(table, index, FORMAT: tl.constexpr, ALIGNED: tl.constexpr):
+    """The address of a tensor as a pointer."""
+    address = tl.load(table + index)
+    if ALIGNED:
+        address = tl.multiple_of(address, 16)
+    return address.to(tl.pointer_type(FORMAT))
+
+
+@triton.jit
+def _of_unit(values, k, i, rows, cols, UNIT: tl.constexpr):
+    """One number for each unit, for elements i of parameter k."""
+    if UNIT == 1:
+        found = tl.load(values + k)
+    elif UNIT == 2:
+        found = tl.load(values + k * rows + i // cols)
+    else:
+        found = tl.load(values + k * cols + i % cols)
+    return found
+
+
+@triton.jit
+def _decoded(values, scales, k, i, inside, N, CODEC: tl.constexpr):
+    """State of elements i of parameter k."""
+    at = k.to(tl.int64) * N + i
+    if CODEC == FP32 or CODEC == BF16:
+        x = tl.load(values + at, inside, 0.0).to(tl.float32)
+    else:
+        scale = tl.load(scales + k * ((N + INT8_BLOCK - 1) // INT8_BLOCK) + i // INT8_BLOCK, inside, 0.0).to(tl.float32)
+        code = tl.load(values + at, inside, 0)
+        if CODEC == UINT8:
+            half = (code.to(tl.int16) << 7).to(tl.float16, bitcast=True)
+            x = half.to(tl.float32) * (scale * 0.00006103515625)
+        else:
+            x = code.to(tl.float32) * scale
+    return x
+
+
+@triton.jit
+def _encode(values, scales, x, key, stream, step, k, block, i, inside, N, CODEC: tl.constexpr):
+    """Remembers x, elements i of parameter k, which are block number `block` of an 8-bit state."""
+    at = k.to(tl.int64) * N + i
+    if CODEC == FP32:
+        tl.store(values + at, x, inside)
+    elif CODEC == BF16:
+        tl.store(values + at, _rounded(x, _bits(key, stream, step, i)), inside)
+    else:
+        bits = _bits(key, stream, step, i)
+        x = tl.where(inside, x, 0.0)
+        # a maximum passes over NaN, and what is not finite must be seen
+        finite = tl.max((x - x != 0).to(tl.int32), 0) == 0
+        largest = tl.max(tl.abs(x), 0)
+        scale_at = scales + k * ((N + INT8_BLOCK - 1) // INT8_BLOCK) + block
+        if CODEC == UINT8:
+            power = (largest.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+            scale = tl.where(finite, tl.maximum(power, SMALLEST), float("inf"))
+            lowest = tl.where(x > 0, 9.313225746154785e-10, 0.0)
+            raw = tl.maximum(x * (0.25 / scale), lowest).to(tl.int32, bitcast=True) + (bits & 0xFFFFF)
+            tl.store(values + at, ((raw >> 20) & 0xFF).to(tl.uint8), inside)
+        else:
+            scale = _nearest(tl.maximum(largest * FIXED_SCALE, SMALLEST))
+            scale = tl.where(finite, scale, float("nan"))
+            raw = (x / (scale * 1.1920928955078125e-07)).to(tl.int32) + (bits & 0x7FFFFF)
+            tl.store(values + at, (raw >> 23).to(tl.int8), inside)
+        tl.store(scale_at, scale.to(tl.bfloat16))
+
+
+# -- one element ------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _directed(
+    g, m, v, slow, weight2,
+    beta1, rest1, beta2, rest2, eps, root, clip, nesterov, ahead, slow_weight, rest3, d,
+    RULE: tl.constexpr, FIRST: tl.constexpr, SLOW: tl.constexpr, NESTEROV: tl.constexpr, SIMPLIFIED: tl.constexpr,
+    NORMED: tl.constexpr, ATAN: tl.constexpr, GRAMS: tl.constexpr, BETA2_UNIT: tl.constexpr,
+):  # fmt: skip
+    """A rule's direction, its moments after the step, and what it divided by."""
+    divisor = g * 0.0 + 1.0
+    u = g
+    if RULE == LION:
+        u = _sign(_lerp(g, m, beta1))
+        m = _lerp(m, g, rest2)
+    else:
+        x = g
+        if RULE == PRODIGY:
+            x = g * d
+        if RULE == SIGN:
+            if NORMED:
+                x = _sign(g)
+        else:
+            square = x * x
+            if BETA2_UNIT:
+                fresh = _lerp(v, square, weight2)
+            else:
+                fresh = v * beta2 + rest2 * square
+            if RULE == ADOPT:
+                divisor = tl.sqrt(v)
+            else:
+                divisor = tl.sqrt(fresh) / root
+            v = fresh
+            if not ATAN:
+                divisor = divisor + eps * d
+            if RULE == ADOPT or NORMED:
+                x = _divided(x, divisor, ATAN)
+            if RULE == ADOPT and not ATAN:
+                x = tl.where(x != x, x, tl.minimum(tl.maximum(x, -clip), clip))
+        u = x
+        if FIRST:
+            if SIMPLIFIED:
+                m = m * beta1 + x
+                u = m + ahead * x
+            else:
+                m = _lerp(m, x, rest1)
+                u = m
+                if NESTEROV:
+                    u = _lerp(x, m, nesterov)
+        if SLOW:
+            slow = _lerp(slow, x, rest3)
+            u = u + slow_weight * slow
+        if RULE == SIGN:
+            if not NORMED:
+                u = _sign(u)
+        elif RULE != ADOPT and not NORMED:
+            u = _divided(u, divisor, ATAN)
+    if GRAMS:
+        u = _with_sign_of(u, g)
+    return u, m, v, slow, divisor
+
+
+@triton.jit
+def _element(
+    table, m_at, m_scale, v_at, v_scale, slow_at, slow_scale, along, length, weights, d_at,
+    k, i, inside, b, N, rows, cols,
+    beta1, rest1, beta2, rest2, eps, root, clip, nesterov, ahead, slow_weight, rest3,
+    RULE: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, SLOW: tl.constexpr, M: tl.constexpr,
+    V: tl.constexpr, NESTEROV: tl.constexpr, SIMPLIFIED: tl.constexpr, NORMED: tl.constexpr, ATAN: tl.constexpr,
+    GRAMS: tl.constexpr, ORTHO_UNIT: tl.constexpr, BETA2_UNIT: tl.constexpr, P: tl.constexpr, G: tl.constexpr,
+    ALIGNED: tl.constexpr, NEEDS_P: tl.constexpr,
+):  # fmt: skip
+    """Everything of elements i of parameter k before the step: p, g, u, the moments after it, the divisor, and d."""
+    g = tl.load(_at(table, b + k, G, ALIGNED) + i, inside, 0.0).to(tl.float32)
+    p = g
+    if NEEDS_P:
+        p = tl.load(_at(table, k, P, ALIGNED) + i, inside, 0.0).to(tl.float32)
+    if ORTHO_UNIT:
+        share = _of_unit(along, k, i, rows, cols, ORTHO_UNIT)
+        g = (g - p * share) * _of_unit(length, k, i, rows, cols, ORTHO_UNIT)
+    m, v, slow, weight2 = g, g, g, g
+    if FIRST:
+        m = _decoded(m_at, m_scale, k, i, inside, N, M)
+    if SECOND:
+        v = _decoded(v_at, v_scale, k, i, inside, N, V)
+    if SLOW:
+        slow = _decoded(slow_at, slow_scale, k, i, inside, N, M)
+    if BETA2_UNIT:
+        weight2 = _of_unit(weights, k, i, rows, cols, BETA2_UNIT)
+    d = 1.0
+    if RULE == PRODIGY:
+        d = tl.load(d_at).to(tl.float32)
+    u, m, v, slow, divisor = _directed(
+        g, m, v, slow, weight2, beta1, rest1, beta2, rest2, eps, root, clip, nesterov, ahead, slow_weight, rest3, d,
+        RULE, FIRST, SLOW, NESTEROV, SIMPLIFIED, NORMED, ATAN, GRAMS, BETA2_UNIT,
+    )  # fmt: skip
+    return p, g, u, m, v, slow, divisor, d
+
+
+# -- sums over units --------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _tile(rows, cols, row_tiles, col_tiles, TR: tl.constexpr, TC: tl.constexpr):
+    """The parameter and the place of this program's tile of a matrix, its elements, and which of them are inside."""
+    program = tl.program_id(0)
+    k, tile = program // (row_tiles * col_tiles), program % (row_tiles * col_tiles)
+    r = tile // col_tiles * TR + tl.arange(0, TR)
+    c = tile % col_tiles * TC + tl.arange(0, TC)
+    return k, tile, r, c, r[:, None] * cols + c[None, :], (r < rows)[:, None] & (c < cols)[None, :]
+
+
+@triton.jit
+def _add_up(sums, x, k, tile, r, c, rows, cols, row_tiles, col_tiles, UNIT: tl.constexpr):
+    """Writes a tile's part of the sums of each unit, `[b, tiles beside each other, units]`."""
+    if UNIT == 1:
+        tl.store(sums + k * (row_tiles * col_tiles) + tile, tl.sum(x))
+    elif UNIT == 2:
+        tl.store(sums + (k * col_tiles + tile % col_tiles) * rows + r, tl.sum(x, 1), r < rows)
+    else:
+        tl.store(sums + (k * row_tiles + tile // col_tiles) * cols + c, tl.sum(x, 0), c < cols)
+
+
+@triton.jit
+def gradient_sums(
+    table, squares, products, lengths, b, rows, cols, row_tiles, col_tiles,
+    P: tl.constexpr, G: tl.constexpr, ALIGNED: tl.constexpr, NEEDS_P: tl.constexpr, UNIT: tl.constexpr,
+    TR: tl.constexpr, TC: tl.constexpr,
+):  # fmt: skip
+    """Of each unit parts of the sums of g², and with NEEDS_P of g·p and p², in float64."""
+    k, tile, r, c, i, inside = _tile(rows, cols, row_tiles, col_tiles, TR, TC)
+    g = tl.load(_at(table, b + k, G, ALIGNED) + i, inside, 0.0).to(tl.float32).to(tl.float64)
+    _add_up(squares, g * g, k, tile, r, c, rows, cols, row_tiles, col_tiles, UNIT)
+    if NEEDS_P:
+        p = tl.load(_at(table, k, P, ALIGNED) + i, inside, 0.0).to(tl.float32).to(tl.float64)
+        _add_up(products, g * p, k, tile, r, c, rows, cols, row_tiles, col_tiles, UNIT)
+        _add_up(lengths, p * p, k, tile, r, c, rows, cols, row_tiles, col_tiles, UNIT)
+
+
+@triton.jit
+def direction_sums(
+    table, m_at, m_scale, v_at, v_scale, slow_at, slow_scale, along, length, weights, d_at,
+    sizes, grams, agreeing, weighed, b, N, rows, cols, row_tiles, col_tiles,
+    beta1, rest1, beta2, rest2, eps, root, clip, nesterov, ahead, slow_weight, rest3,
+    RULE: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, SLOW: tl.constexpr, M: tl.constexpr,
+    V: tl.constexpr, NESTEROV: tl.constexpr, SIMPLIFIED: tl.constexpr, NORMED: tl.constexpr, ATAN: tl.constexpr,
+    GRAMS: tl.constexpr, ORTHO_UNIT: tl.constexpr, BETA2_UNIT: tl.constexpr, P: tl.constexpr, G: tl.constexpr,
+    ALIGNED: tl.constexpr, NEEDS_P: tl.constexpr, MASKED: tl.constexpr, SIZE_UNIT: tl.constexpr, GRAM: tl.constexpr,
+    FISHER: tl.constexpr, TR: tl.constexpr, TC: tl.constexpr,
+):  # fmt: skip
+    """Parts of sums over the direction u that this step will have; no state is changed.
+
+    SIZE_UNIT: u² of each unit. GRAM 1: u·uᵀ, 2: uᵀ·u, of the tile's sides. MASKED: u counts where it agrees with the
+    gradient, and how many do. FISHER: (p/divisor)².
+    """
+    k, tile, r, c, i, inside = _tile(rows, cols, row_tiles, col_tiles, TR, TC)
+    p, g, u, m, v, slow, divisor, d = _element(
+        table, m_at, m_scale, v_at, v_scale, slow_at, slow_scale, along, length, weights, d_at,
+        k, i, inside, b, N, rows, cols,
+        beta1, rest1, beta2, rest2, eps, root, clip, nesterov, ahead, slow_weight, rest3,
+        RULE, FIRST, SECOND, SLOW, M, V, NESTEROV, SIMPLIFIED, NORMED, ATAN, GRAMS, ORTHO_UNIT, BETA2_UNIT, P, G,
+        ALIGNED, NEEDS_P,
+    )  # fmt: skip
+    u = tl.where(inside, u, 0.0)
+    if MASKED:
+        agree = tl.where(u * g > 0, 1.0, 0.0)
+        u = u * agree
+        _add_up(agreeing, agree, k, tile, r, c, rows, cols, row_tiles, col_tiles, 1)
+    if SIZE_UNIT:
+        _add_up(sizes, u * u, k, tile, r, c, rows, cols, row_tiles, col_tiles, SIZE_UNIT)
+    if FISHER:
+        ratio = tl.where(inside, p / tl.maximum(divisor, SMALLEST_DIVISOR), 0.0)
+        _add_up(weighed, ratio * ratio, k, tile, r, c, rows, cols, row_tiles, col_tiles, 1)
+    if GRAM == 1:
+        at = (k * col_tiles + tile) * TR * TR + tl.arange(0, TR)[:, None] * TR + tl.arange(0, TR)[None, :]
+        tl.store(grams + at, tl.dot(u, tl.trans(u), input_precision="ieee"))
+    if GRAM == 2:
+        at = (k * row_tiles + tile) * TC * TC + tl.arange(0, TC)[:, None] * TC + tl.arange(0, TC)[None, :]
+        tl.store(grams + at, tl.dot(tl.trans(u), u, input_precision="ieee"))
+
+
+# -- the step ---------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _pulled(distance, pull, u, CAUTIOUS: tl.constexpr):
+    if CAUTIOUS:
+        pull = tl.where(u * distance >= 0, 1.0, 0.0) * pull
+    return pull
+
+
+@triton.jit
+def _away(p, anchor, anchor_step, k, i, inside, N, ANCHOR: tl.constexpr):
+    """p − p₀ as `anchors` has it: 1 full, 2 int8."""
+    at = k.to(tl.int64) * N + i
+    if ANCHOR == 1:
+        away = p - tl.load(anchor + at, inside, 0.0)
+    else:
+        step = tl.load(anchor_step + k * ((N + ANCHOR_BLOCK - 1) // ANCHOR_BLOCK) + i // ANCHOR_BLOCK, inside, 1.0)
+        step = step.to(tl.float32)
+        steps = p / step - tl.load(anchor + at, inside, 0).to(tl.float32)
+        away = tl.where(tl.abs(steps) <= ZONE, 0.0, steps * step)
+    return away
+
+
+@triton.jit
+def step(
+    table, m_at, m_scale, v_at, v_scale, slow_at, slow_scale, along, length, weights, d_at,
+    keys, factor, fisher, anchor, anchor_step, out, b, N, rows, cols, blocks,
+    beta1, rest1, beta2, rest2, eps, root, clip, nesterov, ahead, slow_weight, rest3,
+    rate, keep, plain, centered, stream_m, stream_v, stream_slow, stream_p, step_hash,
+    RULE: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, SLOW: tl.constexpr, M: tl.constexpr,
+    V: tl.constexpr, NESTEROV: tl.constexpr, SIMPLIFIED: tl.constexpr, NORMED: tl.constexpr, ATAN: tl.constexpr,
+    GRAMS: tl.constexpr, ORTHO_UNIT: tl.constexpr, BETA2_UNIT: tl.constexpr, P: tl.constexpr, G: tl.constexpr,
+    ALIGNED: tl.constexpr, NEEDS_P: tl.constexpr, MASKED: tl.constexpr, FACTOR_UNIT: tl.constexpr,
+    MOVES: tl.constexpr, DECAY: tl.constexpr, DECAY_D: tl.constexpr, CAUTIOUS: tl.constexpr, FISHER: tl.constexpr,
+    TO_ZERO: tl.constexpr, ANCHOR: tl.constexpr, ROUNDS: tl.constexpr, OUT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The whole step of a block of elements; without MOVES only its direction, and nothing is changed."""
+    program = tl.program_id(0)
+    k, block = program // blocks, program % blocks
+    i = block * BLOCK + tl.arange(0, BLOCK)
+    inside = i < N
+    p, g, u, m, v, slow, divisor, d = _element(
+        table, m_at, m_scale, v_at, v_scale, slow_at, slow_scale, along, length, weights, d_at,
+        k, i, inside, b, N, rows, cols,
+        beta1, rest1, beta2, rest2, eps, root, clip, nesterov, ahead, slow_weight, rest3,
+        RULE, FIRST, SECOND, SLOW, M, V, NESTEROV, SIMPLIFIED, NORMED, ATAN, GRAMS, ORTHO_UNIT, BETA2_UNIT, P, G,
+        ALIGNED, NEEDS_P,
+    )  # fmt: skip
+    if MASKED:
+        u = u * tl.where(u * g > 0, 1.0, 0.0)
+    if FACTOR_UNIT:
+        u = u * _of_unit(factor, k, i, rows, cols, FACTOR_UNIT)
+    if OUT:
+        tl.store(out + k.to(tl.int64) * N + i, u, inside)
+    if MOVES:
+        key = tl.load(keys + k)
+        if FIRST:
+            _encode(m_at, m_scale, m, key, stream_m, step_hash, k, block, i, inside, N, M)
+        if SECOND:
+            _encode(v_at, v_scale, v, key, stream_v, step_hash, k, block, i, inside, N, V)
+        if SLOW:
+            _encode(slow_at, slow_scale, slow, key, stream_slow, step_hash, k, block, i, inside, N, M)
+        share = 1.0
+        if DECAY_D:
+            share = d
+        if DECAY == PLAIN:
+            if DECAY_D:
+                p = p * (1.0 - plain * d)
+            else:
+                p = p * keep
+        if DECAY == WEIGHED:
+            if FISHER:
+                share = share * tl.load(fisher + k)
+                divisor = tl.maximum(divisor, SMALLEST_DIVISOR)
+            if TO_ZERO:
+                pull = p
+                if FISHER:
+                    pull = p / divisor
+                p = p - plain * share * _pulled(p, pull, u, CAUTIOUS)
+            if ANCHOR:
+                away = _away(p, anchor, anchor_step, k, i, inside, N, ANCHOR)
+                pull = away
+                if FISHER:
+                    pull = away / divisor
+                p = p - centered * share * _pulled(away, pull, u, CAUTIOUS)
+        p = p - rate * d * u
+        at = _at(table, k, P, ALIGNED) + i
+        if ROUNDS:
+            tl.store(at, _rounded(p, _bits(key, stream_p, step_hash, i)), inside)
+        else:
+            if P == tl.bfloat16:
+                p = _nearest(p)
+            tl.store(at, p.to(P), inside)

@@ -21,7 +21,7 @@ from scaled_optim.kernels.Runner import Runner
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -52,7 +52,10 @@ SIMPLE_IN_PLACE = {
     "clamp_", "clamp_min_", "clamp_max_", "neg_", "abs_", "sign_", "copysign_", "gt_", "ge_", "baddbmm_", "round_",
     "bitwise_and_", "bitwise_or_", "bitwise_right_shift_",
 }  # fmt: skip
+# What the host gets where it wants a number of the device: nearly nothing, so that checks pass.
+NUMBERS = {"item": 1e-8, "__float__": 1e-8, "__int__": 0, "__bool__": False}
 DEVICE = "cuda"
+DEVICE_OF = Tensor.device.__get__
 
 
 @dataclass
@@ -132,13 +135,14 @@ class Operations(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.name().split("::")[1].split(".")[0]
         if func.namespace == "prim":
-            return func(*args, **kwargs)
+            fake = func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor)
+            return args[0].fake_device if fake else func(*args, **kwargs)
         if not any(_on_gpu(leaf) for leaf in tree_leaves((args, kwargs))) and not _makes_on_gpu(kwargs):
             return func(*args, **kwargs)
         if name in WAITING:
             self.wait(name)
         if name == "_local_scalar_dense":
-            return 1.0 if args[0].dtype.is_floating_point else 1
+            return NUMBERS["item"] if args[0].dtype.is_floating_point else NUMBERS["__int__"]
         if name == "nonzero":
             # as if there was nothing
             self.launch(name, _bytes([args[0]]))
@@ -184,6 +188,11 @@ class HostCalls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        # asked thousands of times, and dear to ask of a fake tensor
+        if func is DEVICE_OF and isinstance(args[0], FakeTensor):
+            return args[0].fake_device
+        if func is Tensor.detach and not torch.is_grad_enabled():
+            return args[0]
         name = getattr(func, "__name__", "")
         if func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor):
             device = kwargs.get("device")
@@ -196,11 +205,17 @@ class HostCalls(TorchFunctionMode):
             if args[1].device.type != DEVICE and not kwargs.get("non_blocking"):
                 self.operations.wait("copy from the host")
             return torch.ops.aten.copy_.default(args[0], args[1])
+        if name in NUMBERS and _on_gpu(args[0]):
+            self.operations.wait("a number of the device")
+            return NUMBERS[name]
+        if func is Tensor.contiguous and _on_gpu(args[0]):
+            x = args[0]
+            return x if x.is_contiguous() else torch.ops.aten.clone.default(x, memory_format=torch.contiguous_format)
         if func is Tensor.__getitem__ and _on_gpu(args[0]):
             return _indexed(*args)
         if func is Tensor.__setitem__ and _on_gpu(args[0]):
             return _set_indexed(*args)
-        if func is Tensor.to and kwargs.get("non_blocking"):
+        if func is Tensor.to and _on_gpu(args[0]) or func is Tensor.to and kwargs.get("non_blocking"):
             return _moved(self.operations, *args, **kwargs)
         if func is Tensor.tolist and _on_gpu(args[0]):
             self.operations.wait(name)
@@ -212,7 +227,10 @@ def _moved(operations: Operations, source: Tensor, *args: Any, **kwargs: Any) ->
     target = next((torch.device(a) for a in (*args, kwargs.get("device")) if isinstance(a, str | torch.device)), None)
     dtype = next((a for a in (*args, kwargs.get("dtype")) if isinstance(a, torch.dtype)), source.dtype)
     if target is None or target.type == source.device.type:
-        return source.to(*args, **{**kwargs, "non_blocking": False})
+        copied = dtype != source.dtype or kwargs.get("copy")
+        return torch.ops.aten._to_copy.default(source, dtype=dtype) if copied else source
+    if not kwargs.get("non_blocking"):
+        operations.wait("copy between host and device")
     operations.launch("copy between host and device", source.numel() * source.itemsize)
     return torch.empty(source.shape, dtype=dtype, device=target)
 
@@ -329,7 +347,7 @@ def _is_view(func: Any) -> bool:
 
 
 def _on_gpu(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.device.type == DEVICE
+    return isinstance(leaf, FakeTensor) and leaf.fake_device.type == DEVICE
 
 
 def _makes_on_gpu(kwargs: dict[str, Any]) -> bool:

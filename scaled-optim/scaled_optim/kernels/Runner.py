@@ -58,7 +58,8 @@ class Runner:
                 wrong = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             self._verdicts[kind] = wrong is None
             if wrong is not None:
-                self.notes.append(f"the fused kernel of {kind[0]} is not used, {AGAIN}: {wrong}")
+                note = f"the fused kernel of {kind[0]} is not used, {AGAIN}: {wrong}"
+                self.notes += [note] if note not in self.notes else []
         return self._verdicts[kind]
 
     def table(self, key: Hashable, tensors: Sequence[Tensor]) -> Tensor:
@@ -94,7 +95,8 @@ class Runner:
         from scaled_optim.kernels import triton_kernels
 
         kernel = getattr(triton_kernels, name)
-        arguments |= {key: triton_kernels.FORMATS[arguments[key]] for key in ("P", "G")}
+        formats = {key: triton_kernels.FORMATS[arguments[key]] for key in ("P", "G") if key in arguments}
+        arguments = {**arguments, **formats}
         device = arguments["table"].device
         if device.type != "cuda":
             kernel[grid](**arguments)

@@ -37,6 +37,8 @@ FP32, BF16, INT8, UINT8 = range(4)
 NO_DECAY, PLAIN, WEIGHED = range(3)
 # elements of a program: the block of an 8-bit state, and at most of a tile
 BLOCK, TILE = 1024, 4096
+# groups of 32 threads for each; so many that none keeps its values in slow memory
+STEP_WARPS, SUM_WARPS = 4, 8
 # of options, what the kernels don't know
 OTHERS = ("l1_adaptive", "freeze_on_flip")
 SERVED_CODECS = tuple(CODECS[name] for name in ("fp32", "bf16_sr", "int8_sr"))
@@ -212,6 +214,7 @@ class _FusedStep:
     def _launch(
         self, name: str, tiles: Mapping[str, int], arguments: dict[str, Any], reads: list[Tensor], writes: list[Tensor]
     ) -> None:
+        arguments["num_warps"] = SUM_WARPS
         self.s.runner.launch(name, (self.b * tiles["row_tiles"] * tiles["col_tiles"],), arguments, reads, writes)
 
     # -- what the kernels are told ------------------------------------------------------------------------------------
@@ -284,7 +287,7 @@ class _FusedStep:
             **{f"stream_{key}": step_hash(s.streams.get(name, 0)) for key, name in
                (("m", FIRST), ("v", SECOND), ("slow", SLOW))},
             "stream_p": step_hash(0), "step_hash": step_hash(s.step), "FACTOR_UNIT": factor_unit, "MOVES": moves,
-            "FISHER": shrink is not None, "ROUNDS": bool(rounds), "OUT": out, "BLOCK": BLOCK,
+            "FISHER": shrink is not None, "ROUNDS": bool(rounds), "OUT": out, "BLOCK": BLOCK, "num_warps": STEP_WARPS,
             "CAUTIOUS": bool(s.options["cautious_wd"]), "DECAY_D": self.d is not None and not s.options["scaled_optm"],
         }  # fmt: skip
         touched = self._touched_state()

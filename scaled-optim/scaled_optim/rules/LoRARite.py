@@ -97,7 +97,8 @@ class LoRARite(Rule):
         inverse, values, escaped = (
             torch.cat([s.store(SPACE)[key] for s in steps]) for key in ("inverse", "values", "escaped")
         )
-        w, r = unit_basis(gram)
+        runner = steps[0].runner
+        w, r = unit_basis(gram, runner)
         squares = product(product(w.mT, squares), w)
         limit, fresh = steps[0].options["clip_unmagnified_grad"], _column(steps, "beta1", complement=True)
         if limit:
@@ -108,8 +109,8 @@ class LoRARite(Rule):
         p = product(seen, inverse)
         beta2 = _column(steps, "beta2")
         carried = product(p * values.unsqueeze(1), p.mT)
-        lost = (values - eigenvalues(carried)).abs_().amax(1, keepdim=True)
-        values, vectors = eigen(carried * beta2 + squares * _column(steps, "beta2", complement=True))
+        lost = (values - eigenvalues(carried, runner)).abs_().amax(1, keepdim=True)
+        values, vectors = eigen(carried * beta2 + squares * _column(steps, "beta2", complement=True), runner)
         escaped = (escaped + lost) * beta2.squeeze(2)
         inverse = product(w, vectors)
         roots = inverse_roots(values, escaped, steps[0].options["eps"])
@@ -158,7 +159,7 @@ class LoRARite(Rule):
         else:
             outputs, inputs, gram = s.shape[1], partner[1], product(u.mT, u)
         # the Gram matrix of M = N·Rᵀ
-        largest = eigenvalues(product(product(r, gram), r.mT))[:, -1:, None].clamp(min=0).sqrt()
+        largest = eigenvalues(product(product(r, gram), r.mT), s.runner)[:, -1:, None].clamp(min=0).sqrt()
         floor = 1000 * math.sqrt(torch.finfo(u.dtype).tiny)
         return u * (math.sqrt(outputs / inputs) / largest.clamp(min=floor))
 

@@ -123,7 +123,7 @@ def _size(role: str, rows: int, cols: int, found: Tensor, effective_scale: float
         wanted = math.sqrt(cols)
     else:
         wanted = math.sqrt(rows / cols if ROLES[role].matrix else rows * cols)
-    return wanted / found.clamp_(min=_floor(found.dtype))
+    return wanted / found.clamp_(min=floor_of(found.dtype))
 
 
 def block_size(elements: int) -> int:
@@ -155,6 +155,12 @@ def root_of_largest(gram: Tensor) -> Tensor:
     return _largest_eigenvalue(gram, GRAM_TOLERANCE)[0].sqrt_()
 
 
+def squarings_for(m: int, tolerance: float = GRAM_TOLERANCE) -> int:
+    """How often a matrix `[m, m]` is squared for a relative error of √λ₁, see `_largest_eigenvalue`."""
+    spread = math.log((math.sqrt(m) + 1) / 2)
+    return max(0, math.ceil(math.log2(spread / (4 * tolerance)))) if m > 1 else 0
+
+
 def _largest_eigenvalue(gram: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     """λ₁ of symmetric positive semi-definite matrices, by squaring them.
 
@@ -173,8 +179,7 @@ def _largest_eigenvalue(gram: Tensor, tolerance: float) -> tuple[Tensor, Tensor]
     """
     m = gram.shape[-1]
     tiny = torch.finfo(gram.dtype).tiny
-    spread = math.log((math.sqrt(m) + 1) / 2)
-    squarings = max(0, math.ceil(math.log2(spread / (4 * tolerance)))) if m > 1 else 0
+    squarings = squarings_for(m, tolerance)
 
     total = _trace(gram)
     power, largest, h = 1, total, gram / total.clamp(min=tiny)
@@ -211,7 +216,7 @@ def _krylov_singular_value(u: Tensor, directions: Tensor) -> Tensor:
     """
     m, n = u.shape[1:]
     steps = SHALLOW_STEPS if m <= SHALLOW_LIMIT else DEEP_STEPS
-    tiny = _floor(u.dtype)
+    tiny = floor_of(u.dtype)
     basis, alphas, betas = [directions], [], []
     z = floor = None
     for _ in range(steps):
@@ -257,6 +262,6 @@ def _trace(x: Tensor) -> Tensor:
     return x.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
 
 
-def _floor(dtype: torch.dtype) -> float:
+def floor_of(dtype: torch.dtype) -> float:
     """What counts as zero: the square still has all its digits."""
     return 1000 * math.sqrt(torch.finfo(dtype).tiny)

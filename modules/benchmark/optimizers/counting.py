@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 from scaled_optim import codecs, noise
 from scaled_optim.features import one_pass_adam
@@ -50,10 +51,13 @@ WAITING = {
 SIMPLE_IN_PLACE = {
     "add_", "sub_", "mul_", "div_", "lerp_", "addcmul_", "addcdiv_", "sqrt_", "square_", "copy_", "fill_", "zero_",
     "clamp_", "clamp_min_", "clamp_max_", "neg_", "abs_", "sign_", "copysign_", "gt_", "ge_", "baddbmm_", "round_",
-    "bitwise_and_", "bitwise_or_", "bitwise_right_shift_",
+    "bitwise_and_", "bitwise_or_", "bitwise_right_shift_", "random_", "normal_", "uniform_", "bernoulli_", "rsub_",
+    "pow_", "atan2_", "logical_not_", "exp_", "log_", "reciprocal_", "clamp_min_", "maximum_", "hypot_",
 }  # fmt: skip
 # What the host gets where it wants a number of the device: nearly nothing, so that checks pass.
 NUMBERS = {"item": 1e-8, "__float__": 1e-8, "__int__": 0, "__bool__": False}
+_HOST_GENERATOR = torch.Generator()
+DRAWN = {"rand", "randn", "randint", "random_", "normal_", "uniform_", "bernoulli_"}
 DEVICE = "cuda"
 DEVICE_OF = Tensor.device.__get__
 
@@ -150,9 +154,16 @@ class Operations(TorchDispatchMode):
         source = args[0] if args and isinstance(args[0], Tensor) else None
         if name == "_to_copy" and source is not None and (kwargs.get("device") or source.device).type != source.device.type:
             return self._between(source, kwargs)
+        if name in DRAWN and not name.endswith("_"):
+            found = torch.empty(args[-1] if name == "randint" else args[0], dtype=kwargs.get("dtype"), device=kwargs["device"])
+            self.launch(name, _bytes([found]))
+            return found
         # what only changes numbers changes nothing here
         in_place = name.endswith("_") and args and not func._schema.returns or name in SIMPLE_IN_PLACE
-        found = (args[0] if func._schema.returns else None) if in_place else func(*args, **kwargs)
+        if isinstance(kwargs.get("out"), Tensor):
+            found = kwargs["out"]
+        else:
+            found = (args[0] if func._schema.returns else None) if in_place else func(*args, **kwargs)
         if name in ("index", "index_put_") and any(
             isinstance(i, Tensor) and i.dtype == torch.bool for i in args[1] if i is not None
         ):
@@ -207,7 +218,8 @@ class HostCalls(TorchFunctionMode):
             return torch.ops.aten.copy_.default(args[0], args[1])
         if name in NUMBERS and _on_gpu(args[0]):
             self.operations.wait("a number of the device")
-            return NUMBERS[name]
+            whole = name == "item" and not args[0].dtype.is_floating_point
+            return 0 if whole else NUMBERS[name]
         if func is Tensor.contiguous and _on_gpu(args[0]):
             x = args[0]
             return x if x.is_contiguous() else torch.ops.aten.clone.default(x, memory_format=torch.contiguous_format)
@@ -274,7 +286,9 @@ def fake_gpu() -> Iterator[Operations]:
     """Meanwhile tensors on "cuda" have shapes and no numbers; the operations' `counts` are for the caller to set."""
     operations = Operations(None)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), operations, HostCalls(operations):
+        # a generator of a GPU can't be made without one; nothing is drawn
+        generator = mock.patch.object(torch, "Generator", lambda device=None: _HOST_GENERATOR)
+        with generator, FakeTensorMode(allow_non_fake_inputs=True), operations, HostCalls(operations):
             yield operations
     finally:
         # tables that are made once for each device must not outlive it

@@ -28,15 +28,12 @@ def check_kourkoutas(options: Mapping[str, Any]) -> None:
         )
 
 
-def kourkoutas_beta2(s: StackStep, norm: Tensor | None = None) -> Number:
+def kourkoutas_beta2(s: StackStep) -> Number:
     """β₂ for this step: the option, or Kourkoutas-β's own for every unit (arXiv 2508.12996).
 
     From the norm n of the step before and its mean r ← αr + (1−α)n: x = n/(r + tiny), s = x/(1 + x),
     β₂ = max − (max − min)·s, blended in over `k_warmup_steps`. One value per LoRA rank or OFT block, one per tensor
     otherwise.
-
-    Args:
-        norm: of this step's gradients, one of each for every unit, where it is known already.
     """
     o = s.options
     if not o["kourkoutas_beta"]:
@@ -46,7 +43,7 @@ def kourkoutas_beta2(s: StackStep, norm: Tensor | None = None) -> Number:
     mean.lerp_(last, 1 - o["ema_alpha"])
     spike = last / (mean + o["tiny_spike"])
     beta2 = high - (high - low) * s.n["kourkoutas_share"] * (spike / (1 + spike))
-    last.copy_(unit_norm(s.g, s.role.unit) if norm is None else norm)
+    last.copy_(unit_norm(s.g, s.role.unit))
     s.beta2 = beta2
     return beta2
 

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaled_optim.codecs import CODECS
-from scaled_optim.features.kourkoutas import kourkoutas_beta2
+from scaled_optim.features.kourkoutas import NAME as KOURKOUTAS
 from scaled_optim.features.moments import FIRST, SECOND, SLOW
-from scaled_optim.features.orthogonal_gradient import scale_across
 from scaled_optim.features.weight_decay import NAME as ANCHOR
 from scaled_optim.features.weight_decay import decay_rates, plain_decay
 from scaled_optim.noise import step_hash
@@ -22,7 +21,7 @@ from scaled_optim.rules.LionAdv import LionAdv
 from scaled_optim.rules.ProdigyAdv import ProdigyAdv
 from scaled_optim.rules.Rule import Rule
 from scaled_optim.rules.SignSGDAdv import SignSGDAdv
-from scaled_optim.scaling import largest_singular_value, root_of_largest, step_size
+from scaled_optim.scaling import floor_of, largest_singular_value, squarings_for, step_size
 from scaled_optim.scaling import NAME as SPECTRAL
 from scaled_optim.StackStep import StackStep
 
@@ -120,33 +119,52 @@ class _FusedStep:
         """What the orthogonal gradient and Kourkoutas-β need to know of gradients, and the numbers that come of it."""
         s, o = self.s, self.s.options
         mode, kourkoutas = o["orthogonal_gradient"], bool(o.get("kourkoutas_beta"))
-        self.along = self.length = self.weights = None
+        self.along: Tensor | None = None
+        self.length: Tensor | None = None
+        self.weights: Tensor | None = None
         self.ortho_unit = self.beta2_unit = 0
         if mode == "disabled" and not kourkoutas:
             return
         dims = s.role.unit if kourkoutas or mode == "per_rank" else WHOLE
-        squares, products, lengths = self._gradient_sums(UNITS[dims], mode != "disabled")
-        norms = squares
-        if mode != "disabled":
-            of = (lambda x: x.sum(1, keepdim=True)) if mode == "flattened" else (lambda x: x)
-            along, length = scale_across(of(squares), of(products), of(lengths), s.dtype)
-            norms = (squares - 2 * along * products + along.square() * lengths).clamp_(min=0) * length.square()
-            self.along, self.length = along.to(s.dtype), length.to(s.dtype)
-            self.ortho_unit = 1 if mode == "flattened" else UNITS[dims]
+        unit, ortho = UNITS[dims], {"disabled": 0, "flattened": 1, "per_rank": 2}[mode]
+        sums, splits, count = self._gradient_sums(unit, bool(ortho))
+        if ortho:
+            self.along, self.length = (self._empty(self.b, 1 if ortho == 1 else count) for _ in range(2))
+            self.ortho_unit = 1 if ortho == 1 else unit
+        store = s.store(KOURKOUTAS) if kourkoutas else {}
         if kourkoutas:
-            shape = s.role.unit_shape(self.rows, self.cols)
-            beta2 = kourkoutas_beta2(s, norms.sqrt_().to(s.dtype).view(-1, *shape))
-            self.weights, self.beta2_unit = 1 - beta2, UNITS[s.role.unit]
+            self.weights, self.beta2_unit = self._empty(self.b, *s.role.unit_shape(self.rows, self.cols)), unit
+        arguments = {
+            **sums, "table": self.table["table"], "along_out": self.along, "length_out": self.length,
+            "last": store.get("last_norm"), "mean": store.get("mean_norm"), "weights_out": self.weights,
+            "splits": splits, "count": count, "numel": s.elements, **self._spike_numbers(), "ORTHO": ortho,
+            "KOURKOUTAS": kourkoutas, "U": max(16, _power_above(count)), "num_warps": STEP_WARPS,
+        }  # fmt: skip
+        made = [x for x in (self.along, self.length, self.weights) if x is not None]
+        reads = [x for x in sums.values() if x is not None] + list(store.values())
+        s.runner.launch("units", (self.b,), arguments, reads, made + list(store.values()))
+        if kourkoutas and s.watched:
+            s.beta2 = 1 - self.weights
 
-    def _gradient_sums(self, unit: int, needs_p: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Sums of g², g·p and p² `[b, units]`, float64."""
+    def _spike_numbers(self) -> dict[str, float]:
+        """Of Kourkoutas-β, and what of an orthogonal gradient is only rounding."""
+        o, n = self.s.options, self.s.n
+        high, ema = o.get("beta2", 0.0), o.get("ema_alpha", 0.0)
+        return {
+            "ema": ema, "rest_ema": 1 - ema, "high": high, "tiny": o.get("tiny_spike", 0.0),
+            "span": (high - o.get("beta2_min", 0.0)) * n.get("kourkoutas_share", 0.0),
+            "least": torch.finfo(self.s.dtype).eps ** 0.5,
+        }  # fmt: skip
+
+    def _gradient_sums(self, unit: int, needs_p: bool) -> tuple[dict[str, Tensor | None], int, int]:
+        """Parts of the sums of g², g·p and p², float64, how many parts there are of each, and how many units."""
         tiles, units = self._tiles(unit)
-        parts = [self._parts(tiles, unit, units, torch.float64) if needed else None for needed in (True, needs_p, needs_p)]
-        arguments = {**self.table, **tiles, "UNIT": unit, "NEEDS_P": needs_p}
-        arguments |= dict(zip(("squares", "products", "lengths"), parts, strict=True))
+        names = {"squares": True, "products": needs_p, "lengths": needs_p}
+        parts = {key: self._parts(tiles, unit, units, torch.float64) if on else None for key, on in names.items()}
+        arguments = {**self.table, **tiles, **parts, "UNIT": unit, "NEEDS_P": needs_p}
         reads = [*self.gradients, *(self.parameters if needs_p else [])]
-        self._launch("gradient_sums", tiles, arguments, reads, [part for part in parts if part is not None])
-        return tuple(None if part is None else part.sum(1) for part in parts)
+        self._launch("gradient_sums", tiles, arguments, reads, [part for part in parts.values() if part is not None])
+        return parts, parts["squares"].shape[1], units
 
     def _direction_sums(self, scaled: bool, fisher: bool) -> tuple[Tensor | None, int, Tensor | None]:
         """What multiplies the direction, for which unit, and what multiplies Fisher's decay `[b]`."""
@@ -174,13 +192,22 @@ class _FusedStep:
         if fisher:
             shrink = 1 / (parts["weighed"].sum(1) / s.elements).sqrt_().clamp_(min=1)
         if gram:
-            side = min(self.rows, self.cols)
-            return step_size(s, root_of_largest(parts["grams"].sum(1)[:, :side, :side].contiguous())), 1, shrink
+            return self._spectral_sizes(parts["grams"]), 1, shrink
         if size_unit:
             return step_size(s, parts["sizes"].sum(1).sqrt_()), size_unit, shrink
         if masked:
             return 1 / (parts["agreeing"].sum(1) / s.elements).clamp_(min=1e-3), 1, shrink
         return None, 0, shrink
+
+    def _spectral_sizes(self, grams: Tensor) -> Tensor:
+        side, sizes = min(self.rows, self.cols), self._empty(self.b)
+        arguments = {
+            "table": self.table["table"], "grams": grams, "sizes": sizes, "splits": grams.shape[1], "m": side,
+            "wanted": (self.rows / self.cols) ** 0.5, "floor": floor_of(self.s.dtype),
+            "SQUARINGS": squarings_for(side), "R": grams.shape[2], "num_warps": STEP_WARPS,
+        }  # fmt: skip
+        self.s.runner.launch("spectral_sizes", (self.b,), arguments, [grams], [sizes])
+        return sizes
 
     def _tiles(self, unit: int, gram: int = 0) -> tuple[dict[str, int], int]:
         """How a parameter is cut for sums over units, and how many units it has."""

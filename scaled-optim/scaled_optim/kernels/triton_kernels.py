@@ -379,6 +379,84 @@ def direction_sums(
         tl.store(grams + at, tl.dot(tl.trans(u), u, input_precision="ieee"))
 
 
+@triton.jit
+def units(
+    table, squares, products, lengths, along_out, length_out, last, mean, weights_out, splits, count, numel,
+    ema, rest_ema, high, span, tiny, least, ORTHO: tl.constexpr, KOURKOUTAS: tl.constexpr, U: tl.constexpr,
+):  # fmt: skip
+    """What the sums of a parameter's gradient say: as `orthogonal_gradient` and `kourkoutas_beta2`.
+
+    ORTHO 1: one along the whole parameter, 2: along each unit.
+    """
+    k, u = tl.program_id(0), tl.arange(0, U)
+    inside = u < count
+    gg = tl.zeros((U,), tl.float64)
+    gp = tl.zeros((U,), tl.float64)
+    pp = tl.zeros((U,), tl.float64)
+    for part in range(splits):
+        at = (k * splits + part) * count + u
+        gg += tl.load(squares + at, inside, 0.0)
+        if ORTHO:
+            gp += tl.load(products + at, inside, 0.0)
+            pp += tl.load(lengths + at, inside, 0.0)
+    norm = gg
+    if ORTHO:
+        whole_gg, whole_gp, whole_pp = gg, gp, pp
+        if ORTHO == 1:
+            whole_gg = gg * 0.0 + tl.sum(gg)
+            whole_gp = gp * 0.0 + tl.sum(gp)
+            whole_pp = pp * 0.0 + tl.sum(pp)
+        share = whole_gp / (whole_pp + 1e-30)
+        left = tl.sqrt(tl.maximum(whole_gg - 2 * share * whole_gp + share * share * whole_pp, 0.0))
+        size = tl.sqrt(whole_gg)
+        stretch = tl.where(left <= size * least, 0.0, size / (left + 1e-30))
+        norm = tl.maximum(gg - 2 * share * gp + share * share * pp, 0.0) * stretch * stretch
+        if ORTHO == 1:
+            tl.store(along_out + k + u, share.to(tl.float32), u < 1)
+            tl.store(length_out + k + u, stretch.to(tl.float32), u < 1)
+        else:
+            tl.store(along_out + k * count + u, share.to(tl.float32), inside)
+            tl.store(length_out + k * count + u, stretch.to(tl.float32), inside)
+    if KOURKOUTAS:
+        at = k * count + u
+        before = tl.load(last + at, inside, 0.0)
+        average = _lerp(tl.load(mean + at, inside, 0.0), before, rest_ema)
+        spike = before / (average + tiny)
+        tl.store(mean + at, average, inside)
+        tl.store(weights_out + at, 1 - (high - span * (spike / (1 + spike))), inside)
+        tl.store(last + at, tl.sqrt(norm).to(tl.float32), inside)
+
+
+@triton.jit
+def spectral_sizes(
+    table, grams, sizes, splits, m, wanted, floor, SQUARINGS: tl.constexpr, R: tl.constexpr
+):  # fmt: skip
+    """wanted/σ₁ of each parameter from the parts of its direction's Gram matrix, as `scaling.root_of_largest`."""
+    k = tl.program_id(0)
+    row, col = tl.arange(0, R)[:, None], tl.arange(0, R)[None, :]
+    h = tl.zeros((R, R), tl.float32)
+    for part in range(splits):
+        h += tl.load(grams + (k * splits + part) * R * R + row * R + col)
+    total = tl.sum(tl.where(row == col, h, 0.0))
+    largest = total
+    h = h / tl.maximum(total, TINY)
+    for index in tl.static_range(1, SQUARINGS + 1):
+        h = tl.dot(h, h, input_precision="ieee")
+        if index % 3 == 0 or index == SQUARINGS:
+            total = tl.sum(tl.where(row == col, h, 0.0))
+            h = h / tl.maximum(total, TINY)
+            for _ in tl.static_range(index):
+                total = tl.sqrt(total)
+            largest = largest * total
+    low = tl.sum(h * h)
+    bound = low * (tl.sqrt(tl.maximum((m - 1) * (m * low - 1), 0.0)) + 1) / m
+    for _ in tl.static_range(SQUARINGS + 1):
+        bound = tl.sqrt(bound)
+    found = tl.sqrt(largest * bound)
+    # a maximum passes over NaN
+    tl.store(sizes + k, tl.where(found != found, found, wanted / tl.maximum(found, floor)))
+
+
 # -- the step ---------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--cases", nargs="+", default=[], metavar="TEXT", help="only those with one of these in the name"
     )
     parser.add_argument("--no-peer", action="store_true", help="without adv_optm, which takes most of the time")
-    parser.add_argument("--keep-peer", action="store_true", help="adv_optm's figures from the JSON that there is")
+    parser.add_argument("--keep", action="store_true", help="other cases, and adv_optm's figures, from the JSON that there is")
     parser.add_argument("--small", action="store_true", help="60 small tensors, to try it; the figures mean nothing")
     parser.add_argument("--json", type=Path, metavar="PATH", default=RESULT, help=f"written here, by default {RESULT}")
     parser.add_argument("--page", type=Path, metavar="PATH", help="the page whose table is renewed")
@@ -31,8 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     # slow to load
     from modules.benchmark.measuring import environment
     from modules.benchmark.optimizers.cases import matching
-    from modules.benchmark.optimizers.count_cases import count_case, counted_cases, misses, table
-    from modules.benchmark.optimizers.measure import PEER
+    from modules.benchmark.optimizers.count_cases import FakeParameters, count_case, counted_cases, misses, table
+    from modules.benchmark.optimizers.counting import fake_gpu
+    from modules.benchmark.optimizers.measure import OURS, PEER
     from modules.benchmark.optimizers.parameter_set import lora_shapes, scaled_down, sdxl_layers
 
     import torch
@@ -40,28 +41,31 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         selected = matching(counted_cases(), args.cases)
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        before = json.loads(args.json.read_text(encoding="utf-8")) if args.keep_peer else {"cases": []}
+        before = json.loads(args.json.read_text(encoding="utf-8")) if args.keep else {"cases": []}
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    known = {row["name"]: row for row in before["cases"]}
+    rows = {row["name"]: row for row in before["cases"]}
     layers = scaled_down(sdxl_layers()) if args.small else sdxl_layers()
     shapes = lora_shapes(layers, 16)
-    rows = []
-    for case in selected:
-        row = count_case(case, shapes, not (args.no_peer or case.name in known))
-        if case.name in known:
-            row |= {key: known[case.name][key] for key in (PEER, "no_peer")}
-        rows.append(row)
-        row["misses"] = misses(row)
-        print(f"{case.name}: {'; '.join(row['misses']) or 'ok'}", flush=True)
-        result = {
-            "script": "scripts/count_launches.py",
-            **environment(torch.device("cpu"), ["torch", "adv_optm", "diffusers"]),
-            "parameters": {"layers": len(layers), "tensors": len(shapes), "rank": 16, "small": args.small},
-            "cases": rows,
-        }
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    parameters, order = FakeParameters(shapes), [case.name for case in counted_cases()]
+    with fake_gpu() as operations:
+        for case in selected:
+            known = rows.get(case.name, {})
+            row = count_case(case, parameters, operations, not args.no_peer and known.get(PEER) is None)
+            if known.get(PEER) is not None:
+                row |= {key: known[key] for key in (PEER, "no_peer")}
+            row["misses"] = misses(row)
+            rows[case.name] = row
+            print(f"{case.name}: {'; '.join(row['misses']) or 'ok'}", flush=True)
+            result = {
+                "script": "scripts/count_launches.py",
+                **environment(torch.device("cpu"), ["torch", "adv_optm", "diffusers"]),
+                "parameters": {"layers": len(layers), "tensors": len(shapes), "rank": 16, "small": args.small},
+                "cases": [rows[name] for name in order if name in rows],
+            }
+            args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    rows = [row for row in result["cases"] if row.get(OURS)]
     print(table(rows))
     if args.page:
         text = args.page.read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from typing import Any
 
 from modules.benchmark.optimizers import peers
 from modules.benchmark.optimizers.cases import Case, cases
-from modules.benchmark.optimizers.counting import Counts, CountingRunner, Operations, fake_gpu
+from modules.benchmark.optimizers.counting import Counts, CountingRunner, Operations
 from modules.benchmark.optimizers.measure import OURS, PEER
 from modules.benchmark.optimizers.parameter_set import ParameterInfo
 from scaled_optim.BatchedOptimizer import BatchedOptimizer
@@ -47,30 +47,48 @@ def counted_cases() -> list[Case]:
     return rows + [Case("LORA_RITE scaled_optm", "LORA_RITE", {"scaled_optm": True})]
 
 
-def count_case(case: Case, shapes: Shapes, peer: bool = True) -> dict[str, Any]:
+class FakeParameters:
+    """Parameters with shapes and no numbers, which all optimizers share, as no step changes what they are.
+
+    Args:
+        shapes: see `lora_shapes`.
+    """
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.shapes = shapes
+        self._known: dict[tuple[str, bool], list[nn.Parameter]] = {}
+
+    def of(self, case: Case) -> list[nn.Parameter]:
+        """Those of a case: of its dtype, and hidden matrices where decay is centered."""
+        key = case.dtype, "centered_wd" in case.options
+        if key not in self._known:
+            self._known[key] = []
+            for info, shape in self.shapes:
+                parameter = nn.Parameter(torch.empty(shape, dtype=getattr(torch, case.dtype), device="cuda"))
+                parameter.parameter_info = replace(info, role="HIDDEN") if key[1] else info
+                parameter.grad = torch.empty_like(parameter)
+                self._known[key].append(parameter)
+        return self._known[key]
+
+
+def count_case(case: Case, parameters: FakeParameters, operations: Operations, peer: bool = True) -> dict[str, Any]:
     """One row: the counts of a step of ours, of ours without our own kernels, and of adv_optm's, and the floor.
 
     Args:
-        shapes: of the parameters, see `lora_shapes`.
-        peer: whether to count adv_optm's, which takes a minute.
+        operations: of `fake_gpu`, which is open.
+        peer: whether to count adv_optm's, which takes most of the time.
     """
-    if "centered_wd" in case.options:
-        shapes = [(replace(info, role="HIDDEN"), shape) for info, shape in shapes]
     row: dict[str, Any] = {**asdict(case), "no_peer": None}
-    with fake_gpu() as operations:
-        for name, kernels in ((OURS, CountingRunner()), (EAGER, "never")):
-            optimizer = BatchedOptimizer(
-                _parameters(shapes, case.dtype), case.rule, case.lr, kernels=kernels, **case.options
-            )
-            row[name] = _counted(optimizer, operations, kernels if name == OURS else None)
-            row["floor_bytes"] = floor_bytes(optimizer)
-        row[PEER] = None
-        if peer:
-            try:
-                other = _peer(case, shapes)
-                row[PEER] = _counted(other, operations, None)
-            except Exception as error:  # whatever a peer fails with is a finding, and no reason to lose the others
-                row["no_peer"] = str(error) if isinstance(error, peers.NoPeer) else f"{type(error).__name__}: {error}"
+    for name, kernels in ((OURS, CountingRunner()), (EAGER, "never")):
+        optimizer = BatchedOptimizer(parameters.of(case), case.rule, case.lr, kernels=kernels, **case.options)
+        row[name] = _counted(optimizer, operations, kernels if name == OURS else None)
+        row["floor_bytes"] = floor_bytes(optimizer)
+    row[PEER] = None
+    if peer:
+        try:
+            row[PEER] = _counted(_peer(case, parameters.of(case)), operations, None)
+        except Exception as error:  # whatever a peer fails with is a finding, and no reason to lose the others
+            row["no_peer"] = str(error) if isinstance(error, peers.NoPeer) else f"{type(error).__name__}: {error}"
     return row
 
 
@@ -84,22 +102,13 @@ def floor_bytes(optimizer: BatchedOptimizer) -> int:
     return total
 
 
-def _parameters(shapes: Shapes, dtype: str) -> list[nn.Parameter]:
-    found = []
-    for info, shape in shapes:
-        parameter = nn.Parameter(torch.empty(shape, dtype=getattr(torch, dtype), device="cuda"))
-        parameter.parameter_info, parameter.grad = info, torch.empty_like(parameter)
-        found.append(parameter)
-    return found
-
-
-def _peer(case: Case, shapes: Shapes) -> torch.optim.Optimizer:
+def _peer(case: Case, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     spelling = peers.spelled(case.rule, case.options, getattr(torch, case.dtype), case.lr)
     if "centered_wd" in case.options:
         mode = case.options["centered_wd_mode"]
         more = {"centered_wd": case.options["centered_wd"], "centered_wd_mode": mode, "weight_decay": 0.0}
         spelling = replace(spelling, arguments={**spelling.arguments, **more})
-    return peers.build(spelling, _parameters(shapes, case.dtype))
+    return peers.build(spelling, parameters)
 
 
 def _counted(

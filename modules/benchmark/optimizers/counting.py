@@ -117,10 +117,10 @@ class CountingRunner(Runner):
 
     def launch(
         self, name: str, grid: tuple[int, ...], arguments: dict[str, Any], reads: Iterable[Tensor],
-        writes: Iterable[Tensor],
+        writes: Iterable[Tensor], more: int = 0,
     ) -> None:  # fmt: skip
         if self.counts is not None:
-            self.counts.launch(name, _bytes(reads) + _bytes(writes))
+            self.counts.launch(name, _bytes(reads) + _bytes(writes) + more)
 
 
 class Operations(TorchDispatchMode):
@@ -223,6 +223,10 @@ class HostCalls(TorchFunctionMode):
         if func is Tensor.contiguous and _on_gpu(args[0]):
             x = args[0]
             return x if x.is_contiguous() else torch.ops.aten.clone.default(x, memory_format=torch.contiguous_format)
+        if func is Tensor.nonzero and _on_gpu(args[0]):
+            return torch.ops.aten.nonzero.default(args[0])
+        if func is Tensor.__invert__ and _on_gpu(args[0]):
+            return torch.bitwise_not(args[0])
         if func is Tensor.__getitem__ and _on_gpu(args[0]):
             return _indexed(*args)
         if func is Tensor.__setitem__ and _on_gpu(args[0]):

@@ -81,7 +81,7 @@ class Runner:
 
     def launch(
         self, name: str, grid: tuple[int, ...], arguments: dict[str, Any], reads: Iterable[Tensor],
-        writes: Iterable[Tensor],
+        writes: Iterable[Tensor], more: int = 0,
     ) -> None:  # fmt: skip
         """Launches a kernel.
 
@@ -89,7 +89,8 @@ class Runner:
             name: of the kernel in `kernels.triton_kernels`.
             grid: programs.
             arguments: of the kernel, by name.
-            reads, writes: the tensors that it touches, each as often as it does, for those who count bytes.
+            reads, writes: the tensors that it reads and writes all of, for those who count bytes.
+            more: bytes that it reads and writes beside.
         """
         # Triton takes a second to load, and is needed only here
         from scaled_optim.kernels import triton_kernels

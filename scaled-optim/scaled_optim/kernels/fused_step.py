@@ -18,7 +18,7 @@ from scaled_optim.roles import PER_COLUMN, PER_ROW, WHOLE
 from scaled_optim.rules.AdamWAdv import AdamWAdv, epsilon
 from scaled_optim.rules.AdoptAdv import AdoptAdv
 from scaled_optim.rules.LionAdv import LionAdv
-from scaled_optim.rules.ProdigyAdv import ProdigyAdv
+from scaled_optim.rules.ProdigyAdv import DISTANCE, ProdigyAdv, beta3
 from scaled_optim.rules.Rule import Rule
 from scaled_optim.rules.SignSGDAdv import SignSGDAdv
 from scaled_optim.scaling import floor_of, largest_singular_value, squarings_for, step_size
@@ -60,11 +60,7 @@ def fits(rule: Rule, s: StackStep) -> bool:
         return False
     if any(s.codec_of(name) not in SERVED_CODECS for name in (FIRST, SLOW, SECOND) if s.has(name)):
         return False
-    if s.has(ANCHOR) and o["centered_wd_mode"] not in ANCHOR_KINDS:
-        return False
-    # its estimate of the distance looks at gradients and parameters as they are
-    plain = o["orthogonal_gradient"] == "disabled" and s.gradients.direct and s.parameters.direct
-    return plain or not isinstance(rule, ProdigyAdv)
+    return not s.has(ANCHOR) or o["centered_wd_mode"] in ANCHOR_KINDS
 
 
 def fused_step(rule: Rule, s: StackStep) -> Tensor | None:
@@ -100,7 +96,7 @@ class _FusedStep:
         decays = any(decay_rates(o, s.role))
         self._read_gradients()
         if isinstance(self.rule, ProdigyAdv) and s.n["estimates"]:
-            self.rule.measure(s)
+            self._measure()
         self.element = {**self.table, **self._state_arguments(), **self._numbers(), **self._switches()}
         self.element |= {"N": s.elements, "MASKED": masked}
         large = scaled and s.has(SPECTRAL)
@@ -145,6 +141,21 @@ class _FusedStep:
         s.runner.launch("units", (self.b,), arguments, reads, made + list(store.values()))
         if kourkoutas and s.watched:
             s.beta2 = 1 - self.weights
+
+    def _measure(self) -> None:
+        """Adds up this stack's part of both of Prodigy's sums."""
+        s, o = self.s, self.s.options
+        store, totals = s.store(DISTANCE), s.totals
+        arguments = {
+            **self.table, "along": self.along, "length": self.length, "d_at": self.d, "start": store["start"],
+            "sums": store["sum"], "places": s.places, "numerators": totals["numerators"],
+            "denominators": totals["denominators"], "count": store["sum"].shape[1], "stride": o["slice_p"],
+            "rate": s.n["lr"], "beta3": beta3(o), "d0": o["d0"], "ORTHO_UNIT": self.ortho_unit,
+            "SAFEGUARD": bool(o["safeguard_warmup"]), "BLOCK": BLOCK, "num_warps": STEP_WARPS,
+        }  # fmt: skip
+        # of gradients and parameters as many numbers as there are in the sum
+        more = store["sum"].numel() * (self.parameters[0].itemsize + self.gradients[0].itemsize)
+        s.runner.launch("distances", (self.b,), arguments, list(store.values()), [store["sum"]], more)
 
     def _spike_numbers(self) -> dict[str, float]:
         """Of Kourkoutas-β, and what of an orthogonal gradient is only rounding."""

@@ -554,6 +554,39 @@ def step(
             tl.store(at, p.to(P), inside)
 
 
+@triton.jit
+def distances(
+    table, along, length, d_at, start, sums, places, numerators, denominators, b, rows, cols, count, stride,
+    rate, beta3, d0, ORTHO_UNIT: tl.constexpr, SAFEGUARD: tl.constexpr, P: tl.constexpr, G: tl.constexpr,
+    ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Each parameter's part of Prodigy's two sums, as `ProdigyAdv.measure`, from every so many-th of its numbers."""
+    k = tl.program_id(0)
+    d = tl.load(d_at)
+    weight = d / d0 * d
+    share = weight
+    if not SAFEGUARD:
+        share = weight * rate
+    moved = tl.zeros((BLOCK,), tl.float64)
+    total = tl.zeros((BLOCK,), tl.float64)
+    for first in range(0, count, BLOCK):
+        j = first + tl.arange(0, BLOCK)
+        inside = j < count
+        i = j * stride
+        g = tl.load(_at(table, b + k, G, ALIGNED) + i, inside, 0.0).to(tl.float32)
+        p = tl.load(_at(table, k, P, ALIGNED) + i, inside, 0.0).to(tl.float32)
+        if ORTHO_UNIT:
+            g = (g - p * _of_unit(along, k, i, rows, cols, ORTHO_UNIT)) * _of_unit(length, k, i, rows, cols, ORTHO_UNIT)
+        at = k.to(tl.int64) * count + j
+        known = tl.load(sums + at, inside, 0.0) * beta3 + g * share.to(tl.float32)
+        tl.store(sums + at, known, inside)
+        moved += (g * (tl.load(start + at, inside, 0.0) - p)).to(tl.float64)
+        total += tl.abs(tl.where(inside, known, 0.0)).to(tl.float64)
+    place = tl.load(places + k)
+    tl.store(numerators + place, weight * rate * tl.sum(moved))
+    tl.store(denominators + place, tl.sum(total))
+
+
 # -- small matrices ---------------------------------------------------------------------------------------------------
 
 

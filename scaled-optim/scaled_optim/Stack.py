@@ -13,10 +13,13 @@ class Stack:
         tensors: of one shape and dtype.
         make: copies some of them into a stack; it may use the same memory each time.
         direct: whether they have the compute dtype and are contiguous, so that `each` may be themselves.
+        contiguous: whether they are contiguous.
     """
 
-    def __init__(self, tensors: list[Tensor], make: Callable[[list[Tensor]], Tensor], direct: bool) -> None:
-        self._tensors, self._make, self._direct = tensors, make, direct
+    def __init__(
+        self, tensors: list[Tensor], make: Callable[[list[Tensor]], Tensor], direct: bool, contiguous: bool
+    ) -> None:
+        self._tensors, self._make, self._direct, self.contiguous = tensors, make, direct, contiguous
         self._stack: Tensor | None = None
 
     @property
@@ -51,6 +54,11 @@ class Stack:
     def direct(self) -> bool:
         """Whether `each` are the tensors themselves."""
         return self._direct and not self.stacked
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors themselves, for what reads and writes them in their own dtype; not to be used once stacked."""
+        return self._tensors
 
     def each(self) -> list[Tensor]:
         """The tensors themselves, or their parts of the stack where it was made or they are of another dtype."""

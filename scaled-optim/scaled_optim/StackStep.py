@@ -4,6 +4,7 @@ from typing import Any
 
 from scaled_optim.arithmetic import add_scaled_
 from scaled_optim.codecs import Codec
+from scaled_optim.kernels.Runner import Runner
 from scaled_optim.noise import step_keys
 from scaled_optim.roles import Role
 from scaled_optim.Stack import Stack
@@ -60,10 +61,13 @@ class StackStep:
         kernel: whether the parameters are convolution kernels.
         places: `[b]` int64, where the parameters are among all of the optimizer's.
         totals: what a rule shares between all parameters.
-        one_pass: whether kernels may be used that do a whole rule at once; not in a compiled step.
+        one_pass: whether torch's kernels may be used that do a whole rule at once; not in a compiled step.
+        runner: launches kernels of our own; None: there are none.
         rate: what the direction was multiplied with in the step, for statistics.
         size: what to multiply the step with, where scaling must not take it out again; None: nothing.
         beta2: the second moment's factor where it is not the option, for statistics.
+        keys: `[b]` int32, of each parameter's random numbers.
+        streams: of each slot's random numbers, see `noise`.
         mates: the other factors of LoRAs, where the rule steps both together; to be read only, and before any step.
     """
 
@@ -87,10 +91,11 @@ class StackStep:
         totals: dict[str, Tensor] | None = None,
         one_pass: bool = False,
         watched: bool = False,
+        runner: Runner | None = None,
     ) -> None:
         self.gradients, self.parameters, self.shape, self.dtype = gradients, parameters, shape, dtype
         self.role, self.options, self.n = role, options, numbers
-        self.one_pass, self.watched = one_pass, watched
+        self.one_pass, self.watched, self.runner = one_pass, watched, runner
         self.step, self.first, self.kernel = step, step == 1 if first is None else first, kernel
         self.places, self.totals = places, totals
         self.denominator: Tensor | None = None
@@ -99,8 +104,8 @@ class StackStep:
         self.rate: Any = None
         self.beta2: Tensor | None = None
         self.mates: Stack | None = None
-        self._keys, self._slots, self._stores = keys, slots, stores
-        self._streams = {name: stream for stream, name in enumerate(slots, start=1)}
+        self.keys, self._slots, self._stores = keys, slots, stores
+        self.streams = {name: stream for stream, name in enumerate(slots, start=1)}
 
     @property
     def g(self) -> Tensor:
@@ -113,6 +118,10 @@ class StackStep:
     @property
     def p(self) -> Tensor:
         return self.parameters.value
+
+    @property
+    def device(self) -> torch.device:
+        return self.keys.device
 
     @property
     def elements(self) -> int:
@@ -148,11 +157,15 @@ class StackStep:
         In a compiled step, and on a GPU, it is one.
         """
         b = self.shape[0]
-        size = max(1, BLOCK // self.elements) if self.one_pass else b
+        size = max(1, BLOCK // self.elements) if self.one_pass and self.device.type == "cpu" else b
         return [(start, min(start + size, b)) for start in range(0, b, size)]
 
     def has(self, name: str) -> bool:
         return name in self._slots
+
+    def codec_of(self, name: str) -> Codec | None:
+        """How a slot is stored."""
+        return self._slots[name].codec
 
     def read(self, name: str) -> Tensor:
         """A slot's value `[b, rows, cols]`. In fp32 it is the state itself: what is done in place is remembered."""
@@ -161,7 +174,7 @@ class StackStep:
     def write(self, name: str, value: Tensor) -> None:
         """Remembers a slot's value. `value` may be used on, unrounded, but not changed."""
         codec = self._slots[name].codec
-        codec.encode(self._stores[name], value, self.noise(self._streams[name]) if codec.random else None)
+        codec.encode(self._stores[name], value, self.noise(self.streams[name]) if codec.random else None)
 
     def store(self, name: str) -> dict[str, Tensor]:
         """The tensors of a slot that has a form of its own, to be changed in place."""
@@ -169,4 +182,4 @@ class StackStep:
 
     def noise(self, stream: int) -> Tensor:
         """Keys `[b]` of this step's random numbers; every use has a stream of its own. 0 rounds the parameters."""
-        return step_keys(step_keys(self._keys, stream), self.step)
+        return step_keys(step_keys(self.keys, stream), self.step)

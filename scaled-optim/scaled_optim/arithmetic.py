@@ -102,8 +102,11 @@ def arctangent(y: Tensor, x: Tensor) -> Tensor:
     """atan2(y, x) for x ≥ 0, in [−π/2, π/2]; a fresh tensor. 0 where both are 0, NaN spreads.
 
     From exactly rounded operations only. torch's own computes the last elements of a tensor, those that fill no vector
-    register, by another formula, so what it gives for an element depends on the stack that it is in.
+    register, by another formula, so what it gives for an element depends on the stack that it is in. On a GPU it does
+    not, and is one pass.
     """
+    if y.is_cuda:
+        return torch.atan2(y, x)
     size = y.abs()
     large = torch.maximum(size, x)
     # both infinite: one; both zero: zero

@@ -6,6 +6,7 @@ from scaled_optim.advance import advance
 from scaled_optim.batching import unpaired_note
 from scaled_optim.features.decay_portions import debt_of, decay_period
 from scaled_optim.features.decay_rates import decay_share, decoupled
+from scaled_optim.kernels.Runner import Runner, runner_of
 from scaled_optim.noise import uniform_bits
 from scaled_optim.OptimizerBatches import betas_of
 from scaled_optim.OptimizerState import OptimizerState
@@ -53,6 +54,8 @@ class BatchedOptimizer(OptimizerState):
         seed: of stochastic rounding and of other random numbers, which depend on seed, place and step only.
         chunk: largest number of elements that are stepped together; None: by device. Results do not depend on it.
         compile: compiles the step of each kind of stack with torch.compile.
+        kernels: "auto": on a GPU with Triton, fused kernels of our own where they serve and have shown that they agree
+            with torch's operations, see docs/optimizers.md; "never": torch's operations alone.
         options: of the rule, by config key, see docs/optimizers.md.
 
     In other programs: `state`, hooks, `copy.deepcopy`, `pickle`, torch.distributed.checkpoint and names of parameters
@@ -75,20 +78,23 @@ class BatchedOptimizer(OptimizerState):
         seed: int = 0,
         chunk: int | None = None,
         compile: bool = False,
+        kernels: str | Runner = "auto",
         **options: Any,
     ) -> None:
         self.rule = RULES[rule] if isinstance(rule, str) else rule
         self.describe, self.seed, self.chunk, self.compile = describe, seed, chunk, compile
         self._begin()
+        self.kernels, self._runner = kernels, runner_of(kernels)
         defaults = {"lr": lr, **rule_options(self.rule, options)}
         super().__init__(params, {**defaults, **betas_of(defaults)})
 
     @property
     def notes(self) -> list[str]:
-        """What a run should be told of once: the parameters that a rule of LoRA pairs leaves to its auxiliary one, and
-        what `load_state_dict` did not find.
+        """What a run should be told of once: the parameters that a rule of LoRA pairs leaves to its auxiliary one,
+        what `load_state_dict` did not find, and kernels that are not used because they did not agree.
         """
-        return [note for note in (unpaired_note(self.rule, self._ready()), self._load_note) if note is not None]
+        found = [unpaired_note(self.rule, self._ready()), self._load_note]
+        return [note for note in found if note is not None] + (self._runner.notes if self._runner else [])
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
@@ -228,7 +234,8 @@ class BatchedOptimizer(OptimizerState):
             gradients, parameters, (stop - start, batch.rows, batch.cols), batch.dtype, batch.role, options, numbers,
             batch.slots, stores, keys, at, first=step == 1, kernel=batch.kernel,
             places=batch.places if whole else batch.places[start:stop], totals=self._totals,
-            one_pass=batch.device.type == "cpu" and not self.compile, watched=self.watch,
+            one_pass=batch.device.type in ("cpu", "cuda") and not self.compile, watched=self.watch,
+            runner=None if self.compile else self._runner,
         )  # fmt: skip
 
     def _taken(self, batch: ParameterBatch, members: Sequence[nn.Parameter]) -> tuple[list[Tensor], bool]:
@@ -332,9 +339,9 @@ class BatchedOptimizer(OptimizerState):
             return batch.stacked(tensors, self._scratch[key]).to(batch.dtype)
 
         if contiguous is None:
-            contiguous = dtype == batch.dtype and all([tensor.is_contiguous() for tensor in tensors])
+            contiguous = all([tensor.is_contiguous() for tensor in tensors])
         direct = dtype == batch.dtype and contiguous
-        return Stack(tensors, make, direct)
+        return Stack(tensors, make, direct, contiguous)
 
     def _rounded(self, batch: ParameterBatch, s: StackStep, p: Tensor) -> Tensor:
         if batch.parameters[0].dtype != torch.bfloat16 or not s.options["stochastic_rounding"]:

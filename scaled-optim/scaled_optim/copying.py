@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from scaled_optim.description import Description, Descriptions
+from scaled_optim.kernels.Runner import runner_of
 from scaled_optim.live_modules import LiveDescriptions
 from scaled_optim.roles import described_role, parameter_info
 
@@ -11,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from scaled_optim.batched_optimizer import BatchedOptimizer
 
-PLAIN = ("rule", "describe", "seed", "chunk", "compile", "watch", "statistics", "defaults", "param_groups")
+PLAIN = ("rule", "describe", "seed", "chunk", "compile", "kernels", "watch", "statistics", "defaults", "param_groups")
 
 
 def packed(optimizer: "BatchedOptimizer") -> dict[str, Any]:
@@ -50,6 +51,7 @@ def unpack(optimizer: "BatchedOptimizer", state: dict[str, Any]) -> None:
     """Makes an optimizer that `_begin` has begun go on from what `packed` gave."""
     for name in PLAIN:
         setattr(optimizer, name, state[name])
+    optimizer._runner = runner_of(optimizer.kernels)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     optimizer._descriptions = dict(zip(parameters, state["descriptions"], strict=True))
     optimizer._closed = state["closed"]

@@ -137,6 +137,11 @@ def _lanes(device: torch.device) -> Tensor:
     return _mix_tensor(torch.arange(1, LANES + 1, dtype=torch.int32, device=device).mul_(_signed(GOLDEN_32)))
 
 
+def step_hash(step: int) -> int:
+    """What `step_keys` mixes a step or a stream into keys by, as a signed 32-bit integer."""
+    return _signed(_step_hash(step))
+
+
 def _step_words(step: Tensor) -> Tensor:
     return step.to(torch.int32) * _signed(GOLDEN_32) + 1
 

@@ -99,15 +99,31 @@ def scaled_step(
         ValueError: OFT rows whose length is no b(b−1)/2.
     """
     rows, cols = u.shape[1:]
-    floor = zero_length(u.dtype)
+    if role in ("OFT", "INPUT"):
+        found = unit_norm(u, (2,))
+    else:
+        found = largest_singular_value(u, state) if ROLES[role].matrix else unit_norm(u, (1, 2))
+    return u.mul_(_size(role, rows, cols, found, effective_scale))
+
+
+def step_size(s: StackStep, found: Tensor) -> Tensor:
+    """What T(u) multiplies u with, from what was found of it; a fresh tensor, or `found` itself.
+
+    Args:
+        found: σ₁ of matrices, the norm of each row of inputs and OFT blocks, or the whole norm; its shape is kept.
+    """
+    role = "HIDDEN" if s.role.name == "INPUT" and s.kernel else s.role.name
+    return _size(role, s.shape[1], s.shape[2], found, s.n.get("forward_scale", 1.0))
+
+
+def _size(role: str, rows: int, cols: int, found: Tensor, effective_scale: float | Tensor) -> Tensor:
     if role == "OFT":
-        size = math.sqrt(block_size(cols) / 8) / effective_scale
-        return u.mul_(size / unit_norm(u, (2,)).clamp_(min=floor))
-    if role == "INPUT":
-        return u.mul_(math.sqrt(cols) / unit_norm(u, (2,)).clamp_(min=floor))
-    if ROLES[role].matrix:
-        return u.mul_(math.sqrt(rows / cols) / largest_singular_value(u, state).clamp_(min=floor))
-    return u.mul_(math.sqrt(rows * cols) / unit_norm(u, (1, 2)).clamp_(min=floor))
+        wanted = math.sqrt(block_size(cols) / 8) / effective_scale
+    elif role == "INPUT":
+        wanted = math.sqrt(cols)
+    else:
+        wanted = math.sqrt(rows / cols if ROLES[role].matrix else rows * cols)
+    return wanted / found.clamp_(min=zero_length(found.dtype))
 
 
 def block_size(elements: int) -> int:
@@ -139,6 +155,12 @@ def root_of_largest(gram: Tensor) -> Tensor:
     return _largest_eigenvalue(gram, GRAM_TOLERANCE)[0].sqrt_()
 
 
+def squarings_for(m: int, tolerance: float = GRAM_TOLERANCE) -> int:
+    """How often a matrix `[m, m]` is squared for a relative error of √λ₁, see `_largest_eigenvalue`."""
+    spread = math.log((math.sqrt(m) + 1) / 2)
+    return max(0, math.ceil(math.log2(spread / (4 * tolerance)))) if m > 1 else 0
+
+
 def _largest_eigenvalue(gram: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     """λ₁ of symmetric positive semi-definite matrices, by squaring them.
 
@@ -157,8 +179,7 @@ def _largest_eigenvalue(gram: Tensor, tolerance: float) -> tuple[Tensor, Tensor]
     """
     m = gram.shape[-1]
     tiny = torch.finfo(gram.dtype).tiny
-    spread = math.log((math.sqrt(m) + 1) / 2)
-    squarings = max(0, math.ceil(math.log2(spread / (4 * tolerance)))) if m > 1 else 0
+    squarings = squarings_for(m, tolerance)
 
     total = _trace(gram)
     power, largest, h = 1, total, gram / total.clamp(min=tiny)

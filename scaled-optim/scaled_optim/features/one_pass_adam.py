@@ -19,16 +19,20 @@ OTHERWISE = ("use_atan2", "normed_momentum", "nesterov", "Simplified_AdEMAMix")
 
 
 def fits_one_pass(s: StackStep, beta2: Number) -> bool:
-    """Whether the step is plain Adam's, of a kind and on a device that the kernel serves."""
+    """Whether the step is plain Adam's, of a kind and on a device that the kernel serves.
+
+    The kernel takes numbers of the host. On a GPU, reading those that are tensors would wait for it.
+    """
     plain = s.has(FIRST) and not s.has(SLOW) and not any(s.options.get(key) for key in OTHERWISE)
-    return s.one_pass and plain and not isinstance(beta2, Tensor)
+    known = s.device.type == "cpu" or not any(isinstance(s.n[key], Tensor) for key in ("lr", "decay"))
+    return s.one_pass and plain and known and not isinstance(beta2, Tensor)
 
 
 def one_pass_direction(
     s: StackStep, gradients: list[Tensor], beta2: float, eps: Number, root: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Updates both moments; returns u = m/(√v/root + ε) and v, as `[b, rows, cols]`. v may be the state."""
-    u = torch.zeros(s.shape, dtype=s.dtype)
+    u = torch.zeros(s.shape, dtype=s.dtype, device=s.device)
     v = _fused(s, s.parameters.views_of(u), gradients, beta2, -root, eps * root, 0.0)
     return u, v
 
@@ -44,7 +48,8 @@ def _fused(
     lr, eps, decay = float(lr), float(eps), float(decay)
     m, v = s.read(FIRST), s.read(SECOND)
     torch._fused_adamw_(
-        targets, gradients, *(s.parameters.views_of(moment) for moment in (m, v)), [], [_endless()] * len(targets),
+        targets, gradients, *(s.parameters.views_of(moment) for moment in (m, v)), [],
+        [_endless(s.device)] * len(targets),
         lr=lr, beta1=s.options["beta1"], beta2=beta2, weight_decay=decay / lr if lr else 0.0, eps=eps,
         amsgrad=False, maximize=False,
     )  # fmt: skip
@@ -53,6 +58,6 @@ def _fused(
     return v
 
 
-@lru_cache(maxsize=1)
-def _endless() -> Tensor:
-    return torch.tensor(math.inf)
+@lru_cache(maxsize=16)
+def _endless(device: torch.device) -> Tensor:
+    return torch.full((), math.inf, device=device)

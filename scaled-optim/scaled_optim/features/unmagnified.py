@@ -6,26 +6,35 @@ b batch, n the factor's long side, r rank, m the other factor's long side.
 
 from scaled_optim.arithmetic import ALIGNMENT
 from scaled_optim.features.cholesky import cholesky
+from scaled_optim.kernels.eigen import eigen_by_kernel, has_kernel
+from scaled_optim.kernels.Runner import Runner
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def eigen(x: Tensor) -> tuple[Tensor, Tensor]:
+def eigen(x: Tensor, runner: Runner | None = None) -> tuple[Tensor, Tensor]:
     """Eigenvalues `[b, r]`, ascending, and eigenvectors `[b, r, r]` of symmetric non-negative matrices.
 
     The same to the bit whatever stack a matrix is in. NaN and infinity count as zero: they are in the gradient or the
     factor, too, and spread from there.
+
+    Args:
+        runner: of kernels of our own, which don't wait for the device as the library does.
     """
+    if has_kernel(x, runner):
+        return eigen_by_kernel(x, runner, vectors=True)
     r = x.shape[1]
     values, vectors = torch.linalg.eigh(_filled(x))
     missing = values.shape[1] - r
     return values[:, missing:].contiguous(), vectors[:, :r, missing:].contiguous()
 
 
-def eigenvalues(x: Tensor) -> Tensor:
+def eigenvalues(x: Tensor, runner: Runner | None = None) -> Tensor:
     """The eigenvalues of `eigen` alone, in half its time."""
+    if has_kernel(x, runner):
+        return eigen_by_kernel(x, runner, vectors=False)[0]
     values = torch.linalg.eigvalsh(_filled(x))
     return values[:, values.shape[1] - x.shape[1] :].contiguous()
 
@@ -43,7 +52,7 @@ def _filled(x: Tensor) -> Tensor:
     return x
 
 
-def unit_basis(gram: Tensor) -> tuple[Tensor, Tensor]:
+def unit_basis(gram: Tensor, runner: Runner | None = None) -> tuple[Tensor, Tensor]:
     """W and R `[b, r, r]` of X = U·R, U = X·W, from the Gram matrix XᵀX.
 
     The columns of U are orthonormal but for κ(X)²·ε. Directions of X whose singular value is below √(2rε) of the
@@ -51,10 +60,11 @@ def unit_basis(gram: Tensor) -> tuple[Tensor, Tensor]:
     is zero or has not full rank.
 
     By Cholesky factors, R upper triangular, of matrices that surely have no such direction, by eigenvectors, which take
-    twenty times as long, of the others; in a compiled step, which can't tell them apart, of all.
+    twenty times as long, of the others; in a compiled step, which can't tell them apart, and where a kernel of our own
+    finds them without waiting, of all.
     """
-    if torch.compiler.is_compiling():
-        return _spectral_basis(gram)
+    if torch.compiler.is_compiling() or has_kernel(gram, runner):
+        return _spectral_basis(gram, runner)
     r, info = gram.shape[1], torch.finfo(gram.dtype)
     factor, inverse, failed = cholesky(gram)
     # tr(G)·tr(G⁻¹) and tr(G⁻¹) are at least λ₁/λᵣ and 1/λᵣ
@@ -67,8 +77,8 @@ def unit_basis(gram: Tensor) -> tuple[Tensor, Tensor]:
     return w, r
 
 
-def _spectral_basis(gram: Tensor) -> tuple[Tensor, Tensor]:
-    values, vectors = eigen(gram)
+def _spectral_basis(gram: Tensor, runner: Runner | None = None) -> tuple[Tensor, Tensor]:
+    values, vectors = eigen(gram, runner)
     r, info = gram.shape[1], torch.finfo(gram.dtype)
     # beside zeros: a factor so small that the square of its inverse is infinite
     kept = (values > values[:, -1:] * (2 * r * info.eps)) & (values > info.tiny * 1e3)

@@ -97,7 +97,8 @@ class LoRARite(Rule):
         inverse, values, escaped = (
             torch.cat([s.store(SPACE)[key] for s in steps]) for key in ("inverse", "values", "escaped")
         )
-        w, r = unit_basis(gram)
+        runner = steps[0].runner
+        w, r = unit_basis(gram, runner)
         squares = product(product(w.mT, squares), w)
         limit, fresh = steps[0].options["clip_unmagnified_grad"], _column(steps, "beta1", complement=True)
         if limit:
@@ -108,8 +109,8 @@ class LoRARite(Rule):
         p = product(seen, inverse)
         beta2 = _column(steps, "beta2")
         carried = product(p * values.unsqueeze(1), p.mT)
-        lost = (values - eigenvalues(carried)).abs_().amax(1, keepdim=True)
-        values, vectors = eigen(carried * beta2 + squares * _column(steps, "beta2", complement=True))
+        lost = (values - eigenvalues(carried, runner)).abs_().amax(1, keepdim=True)
+        values, vectors = eigen(carried * beta2 + squares * _column(steps, "beta2", complement=True), runner)
         escaped = (escaped + lost) * beta2.squeeze(2)
         inverse = product(w, vectors)
         roots = inverse_roots(values, escaped, steps[0].options["eps"])
@@ -158,7 +159,7 @@ class LoRARite(Rule):
         else:
             outputs, inputs, gram = s.shape[1], partner[1], product(u.mT, u)
         # the Gram matrix of M = N·Rᵀ
-        largest = eigenvalues(product(product(r, gram), r.mT))[:, -1:, None].clamp(min=0).sqrt()
+        largest = eigenvalues(product(product(r, gram), r.mT), s.runner)[:, -1:, None].clamp(min=0).sqrt()
         return u * (math.sqrt(outputs / inputs) / largest.clamp(min=zero_length(u.dtype)))
 
     def scaled(self, s: StackStep, u: Tensor) -> Tensor:
@@ -183,7 +184,11 @@ def _column(steps: Sequence[StackStep], name: str, complement: bool = False) -> 
     columns = []
     for s in steps:
         number = 1 - s.n[name] if complement else s.n[name]
+        size = s.shape[0], 1, 1
+        # filled on the device: a copy from the host would wait for it
         columns.append(
-            torch.as_tensor(number, dtype=s.dtype, device=s.store(SPACE)["values"].device).expand(s.shape[0], 1, 1)
+            number.to(s.dtype).expand(size)
+            if isinstance(number, Tensor)
+            else torch.full(size, number, dtype=s.dtype, device=s.device)
         )
     return torch.cat(columns)

@@ -17,8 +17,8 @@ def main() -> int:
 
     everything = combined(RULES["ADAMW_ADV"])
     cases = [(rule, {}, torch.float32) for rule in ("ADAMW_ADV", "ADOPT_ADV", "PRODIGY_ADV", "LION_ADV", "SIGNSGD_ADV")]
-    cases += [("LORA_RITE", {"scaled_optm": True}, torch.float32), ("ADAMW_ADV", everything, torch.float32)]
-    cases += [("ADAMW_ADV", FEATURES[name], torch.bfloat16) for name in ("bf16_sr", "int8_sr")]
+    cases += [("LORA_RITE", {}, torch.float32), ("ADAMW_ADV", everything, torch.float32)]
+    cases += [("ADAMW_ADV", FEATURES[name], torch.bfloat16) for name in ("bf16_sr", "int8_sr", "factored")]
     cases.append(("ADAMW_ADV", {**everything, "state_precision": "int8_sr"}, torch.bfloat16))
     spilled = 0
     for rule, options, dtype in cases:

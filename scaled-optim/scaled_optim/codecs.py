@@ -255,8 +255,12 @@ class FactoredCodec(Codec):
             store["sign"].copy_(pack_bits(value))
             value = value.abs()
         matrix = value.float().view(len(value), store["rows"].shape[1], store["cols"].shape[1])
-        store["rows"].copy_(matrix.sum(2))
-        sums = matrix.sum(1)
+        self.renew(store, matrix.sum(2), matrix.sum(1))
+
+    @staticmethod
+    def renew(store: Store, rows: Tensor, sums: Tensor) -> None:
+        """Overwrites the factors from the sums of |x| over the columns `[b, n]` and over the rows `[b, m]`."""
+        store["rows"].copy_(rows)
         # of zeros, 0/tiny
         total = sums.sum(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
         store["cols"].copy_(sums.div_(total))

@@ -35,6 +35,8 @@ OPTIONS = [
     ("ADAMW_ADV", {"beta1": 0.0, "use_bias_correction": False}),
     ("ADAMW_ADV", {"state_precision": "int8_sr"}),
     ("ADAMW_ADV", {"state_precision": "bf16_sr", "normed_momentum": True}),
+    ("ADAMW_ADV", {"state_precision": "factored", "orthogonal_gradient": "flattened"}),
+    ("ADOPT_ADV", {"factored_2nd": True, "scaled_optm": True}),
     ("ADAMW_ADV", {**ALL, "state_precision": "int8_sr"}),
     ("ADOPT_ADV", {}),
     ("ADOPT_ADV", {"use_atan2": True, "nesterov": True, "scaled_optm": True}),
@@ -55,7 +57,7 @@ CASES = [
     {"rule": rule, "options": options, "dtype": dtype}
     for dtype, several in (("float32", OPTIONS), ("bfloat16", BFLOAT16))
     for rule, options in several
-] + [{"rule": "LORA_RITE", "options": {"scaled_optm": True}, "dtype": "float32", "shapes": 4}]
+] + [{"rule": "LORA_RITE", "options": {"scaled_optm": True}, "dtype": "float32", "shapes": 2}]
 # Of the largest number of a tensor; the kernels round in another order. LoRA-RITE multiplies many matrices.
 TOLERANCE, LORA_RITE_TOLERANCE = 2e-5, 5e-4
 # The share of numbers that a rounding, a sign or a mask may tip over. A wrong bit of noise tips half of them.

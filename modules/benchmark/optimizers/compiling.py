@@ -40,28 +40,24 @@ class Recorder(Runner):
 
 
 def compiled(rule: str, options: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
-    """Every kernel of a step of LoRA factors of rank 16: name, role, registers of a thread, and bytes spilled.
+    """Every kernel of a step of LoRA factors of rank 16: name, registers of a thread, bytes spilled, and warps.
 
     Raises:
         subprocess.CalledProcessError: the assembler refused it.
     """
-    found = []
-    for role, shape in SIZES:
-        recorder, parameters = Recorder(), []
-        for index in range(2):
+    recorder, parameters = Recorder(), []
+    for index in range(2):
+        for role, shape in SIZES:
             pair = {"LORA_DOWN": "LORA_UP", "LORA_UP": "LORA_DOWN"}[role]
             parameters.append(nn.Parameter(torch.zeros(shape, dtype=dtype)))
             parameters[-1].parameter_info = SimpleNamespace(role=role, name=f"{role}{index}", pair=f"{pair}{index}")
             parameters[-1].grad = torch.zeros(shape, dtype=dtype)
-        optimizer = BatchedOptimizer(parameters, rule, kernels=recorder, **options)
-        # the first step of ADOPT is none
-        for _ in range(2):
-            recorder.launches.clear()
-            optimizer.step()
-        found += [
-            {"kernel": name, "role": role, **_assembled(name, arguments)} for name, arguments in recorder.launches
-        ]
-    return found
+    optimizer = BatchedOptimizer(parameters, rule, kernels=recorder, **options)
+    # the first step of ADOPT is none
+    for _ in range(2):
+        recorder.launches.clear()
+        optimizer.step()
+    return [{"kernel": name, **_assembled(name, arguments)} for name, arguments in recorder.launches]
 
 
 def _assembled(name: str, arguments: Mapping[str, Any]) -> dict[str, int]:

@@ -288,7 +288,7 @@ def _set_indexed(x: Tensor, index: Any, value: Any) -> None:
         torch.ops.aten.index_put_.default(x, list(parts), value)
         return
     part = _indexed(x, index)
-    part.copy_(value) if isinstance(value, Tensor) else part.fill_(value)
+    torch.ops.aten.copy_.default(part, value) if isinstance(value, Tensor) else part.fill_(value)
 
 
 @contextmanager

@@ -1,12 +1,17 @@
-import importlib.util
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# What Triton raises where it can't compile or launch has no common base.
 AGAIN = "it steps by single operations instead"
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def runner_of(kernels: "str | Runner") -> "Runner | None":
@@ -43,7 +48,7 @@ class Runner:
 
     def serves(self, device: torch.device) -> bool:
         """Whether there may be kernels for a device."""
-        return device.type in self.devices and importlib.util.find_spec("triton") is not None
+        return device.type in self.devices and _has_triton()
 
     def trusted(self, kind: Hashable, check: Callable[[], str | None]) -> bool:
         """Whether a kind of kernel may be used, which is found out once.

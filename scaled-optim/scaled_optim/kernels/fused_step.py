@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaled_optim.arithmetic import zero_length
-from scaled_optim.codecs import CODECS
+from scaled_optim.codecs import CODECS, near_square
 from scaled_optim.features.decay_portions import portion
 from scaled_optim.features.decay_rates import decay_rates, decoupled
 from scaled_optim.features.kourkoutas import NAME as KOURKOUTAS
@@ -32,10 +32,12 @@ import torch
 from torch import Tensor
 
 # The numbers by which the kernels know rules, codecs, units and anchors.
+PREFIXES = (("m", FIRST), ("v", SECOND), ("slow", SLOW))
+FACTORS = CODECS["factored"]
 KINDS: Mapping[type[Rule], int] = {AdamWAdv: 0, AdoptAdv: 1, ProdigyAdv: 2, LionAdv: 3, SignSGDAdv: 4}
 UNITS = {WHOLE: 1, PER_ROW: 2, PER_COLUMN: 3}
 ANCHOR_KINDS = {"full": 1, "int8": 2}
-FP32, BF16, INT8, UINT8 = range(4)
+FP32, BF16, INT8, UINT8, FACTORED = range(5)
 NO_DECAY, PLAIN, WEIGHED = range(3)
 # elements of a program: the block of an 8-bit state, and at most of a tile
 BLOCK, TILE = 1024, 4096
@@ -43,7 +45,8 @@ BLOCK, TILE = 1024, 4096
 STEP_WARPS, SUM_WARPS = 4, 8
 # of options, what the kernels don't know
 OTHERS = ("l1_adaptive", "freeze_on_flip", "geometric_wd", "stochastic_sign", "snr_cond")
-SERVED_CODECS = tuple(CODECS[name] for name in ("fp32", "bf16_sr", "int8_sr"))
+# by the kernels' numbers; second moments in 8 bits have one of their own
+SERVED_CODECS = {CODECS["fp32"]: FP32, CODECS["bf16_sr"]: BF16, CODECS["int8_sr"]: INT8, CODECS["factored"]: FACTORED}
 SERVED_FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -108,7 +111,7 @@ class _FusedStep:
         if isinstance(self.rule, ProdigyAdv) and s.n["estimates"]:
             self._measure()
         self.element = {**self.table, **self._state_arguments(), **self._numbers(), **self._switches()}
-        self.element |= {"N": s.elements, "MASKED": masked}
+        self.element |= {"N": s.elements, "side": near_square(s.elements)[1], "MASKED": masked}
         large = scaled and s.has(SPECTRAL)
         factor, factor_unit, shrink = None, 0, None
         if (scaled and not large) or masked or (fisher and decays):
@@ -117,7 +120,11 @@ class _FusedStep:
             u = self._step(out=True, moves=False)
             size = step_size(s, largest_singular_value(u, s.store(SPECTRAL)))
             factor, factor_unit = size, 1
-        return self._step(factor=factor, factor_unit=factor_unit, shrink=shrink, out=s.watched, moves=True)
+        renewed = self._factor_sums()
+        u = self._step(factor=factor, factor_unit=factor_unit, shrink=shrink, out=s.watched, moves=True)
+        for name, sums in renewed.items():
+            FACTORS.renew(self.states[name], *(part.sum(1) for part in sums))
+        return u
 
     # -- sums ---------------------------------------------------------------------------------------------------------
 
@@ -220,6 +227,28 @@ class _FusedStep:
             return 1 / (parts["agreeing"].sum(1) / s.elements).clamp_(min=1e-3), 1, shrink
         return None, 0, shrink
 
+    def _factor_sums(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Parts of the sums of |x| along both sides, of every moment in factored state, by its name."""
+        s = self.s
+        factored = {name: store for name, store in self.states.items() if s.codec_of(name) is FACTORS}
+        if not factored:
+            return {}
+        n, m = near_square(s.elements)
+        wide = min(TILE, max(16, _power_above(m)))
+        tiles = {"TR": TILE // wide, "TC": wide, "row_tiles": -(-n // (TILE // wide)), "col_tiles": -(-m // wide)}
+        sums = {
+            name: (self._empty(self.b, tiles["col_tiles"], n), self._empty(self.b, tiles["row_tiles"], m))
+            for name in factored
+        }
+        parts = {}
+        for prefix, name in PREFIXES:
+            parts[f"{prefix}_rows"], parts[f"{prefix}_cols"] = sums.get(name, (None, None))
+        arguments = {**self.element, **tiles, **parts, "NEEDS_P": self.ortho_unit > 0}
+        del arguments["MASKED"]
+        reads = self._touched_state() + self.gradients + (self.parameters if self.ortho_unit else [])
+        self._launch("factor_sums", tiles, arguments, reads, [part for both in sums.values() for part in both])
+        return sums
+
     def _spectral_sizes(self, grams: Tensor) -> Tensor:
         side, sizes = min(self.rows, self.cols), self._empty(self.b)
         arguments = {
@@ -288,27 +317,31 @@ class _FusedStep:
     def _codec(self, name: str) -> int:
         if name not in self.states:
             return FP32
-        codec = SERVED_CODECS.index(self.s.codec_of(name))
+        codec = SERVED_CODECS[self.s.codec_of(name)]
         return UINT8 if codec == INT8 and name == SECOND else codec
 
     def _numbers(self) -> dict[str, float]:
         s, o, n = self.s, self.s.options, self.s.n
         beta1 = o["momentum"] if "momentum" in o else o["beta1"]
         beta2, coefficient = o.get("beta2", 0.0), o.get("nesterov_coef")
-        return {
+        numbers = {
             "beta1": beta1, "rest1": 1 - beta1, "beta2": beta2, "rest2": 1 - beta2,
             "eps": epsilon(s) if "eps" in o else 0.0, "root": n.get("root", 1.0), "clip": n.get("clip", 0.0),
             "nesterov": beta1 if coefficient is None else coefficient, "ahead": o.get("alpha_grad", 0.0),
             "slow_weight": n.get("slow_weight", 0.0), "rest3": 1 - o.get("beta3_ema", 1.0),
         }  # fmt: skip
+        # whole numbers would become part of the code
+        return {key: 1.0 * value for key, value in numbers.items()}
 
     def _state_arguments(self) -> dict[str, Tensor | None]:
         found: dict[str, Tensor | None] = {"along": self.along, "length": self.length, "weights": self.weights}
         found["d_at"] = self.d
-        for prefix, name in (("m", FIRST), ("v", SECOND), ("slow", SLOW)):
+        for prefix, name in PREFIXES:
             store = self.states.get(name, {})
-            found[f"{prefix}_at"] = store.get("value", store.get("code"))
-            found[f"{prefix}_scale"] = store.get("scale")
+            found[f"{prefix}_at"] = store.get("value", store.get("code", store.get("rows")))
+            found[f"{prefix}_scale"] = store.get("scale", store.get("cols"))
+            if prefix != "v":
+                found[f"{prefix}_sign"] = store.get("sign")
         return found
 
     def _touched_state(self) -> list[Tensor]:
@@ -331,7 +364,7 @@ class _FusedStep:
         u = self._empty(*s.shape) if out else None
         anchor = s.store(ANCHOR) if moves and s.has(ANCHOR) else {}
         decay = self._decay() if moves else {"DECAY": NO_DECAY, "TO_ZERO": False, "ANCHOR": 0}
-        rate = s.n["lr"] if s.options["scaled_optm"] else s.n["lr"] * s.n["gain"]
+        rate = s.n["lr"] * (1.0 if s.options["scaled_optm"] else s.n["gain"])
         rounds = moves and self.parameters[0].dtype == torch.bfloat16 and s.options["stochastic_rounding"]
         blocks = -(-s.elements // BLOCK)
         arguments = {

@@ -51,8 +51,9 @@ class StackStep:
         watched: whether anyone wants to know the step's direction.
         role: of all of them.
         options: of the rule, by config key.
-        n: what changes from step to step: `lr`, `decay`, whether decay is paid in `portions` and this step `pays`, and
-            the rule's own; floats or 0-dim tensors, and bools.
+        n: what changes from step to step: `lr`, `decay`, whether decay is paid in `portions` and this step `pays`,
+            whether it was `noted` already or goes `through` the direction, and the rule's own; floats or 0-dim tensors,
+            and bools.
         denominator: what an adaptive rule divided by, for Fisher decay; None if it has none.
         pull: what decay goes along for a distance `[b, rows, cols]`, for geometric decay; None: the distance itself.
         step: number of this step, from 1; a 0-dim tensor in a compiled step, so nothing may branch on it. `[b]` where

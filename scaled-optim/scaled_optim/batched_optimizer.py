@@ -292,7 +292,8 @@ class BatchedOptimizer(OptimizerState):
         decay = decay * decay_share(options, batch.role, batch.rows, batch.cols, batch.partner)
         numbers = {"lr": lr, "decay": decay, "forward_scale": batch.forward_scale, **rule.numbers(options, step)}
         period = self._decay_period(rule, options, batch)
-        numbers |= {"portions": period > 1, "pays": step % period == 0, "noted": False}
+        through = rule.rate_found and not decoupled(options)
+        numbers |= {"portions": period > 1, "pays": step % period == 0, "noted": False, "through": through}
         if not self.compile:
             return numbers
         # filled on the device: a copy from the host would wait for it
@@ -305,8 +306,7 @@ class BatchedOptimizer(OptimizerState):
 
     def _note_decay(self, batch: ParameterBatch, numbers: Mapping[str, Any]) -> bool:
         """Notes the decay of a step that pays none as a number, where it is one and all of a batch owe it."""
-        known = not batch.rule.rate_found and isinstance(numbers["decay"], int | float)
-        if not known or numbers["pays"]:
+        if numbers["pays"] or not isinstance(numbers["decay"], int | float):
             return False
         batch.note_decay(debt_of(numbers["decay"]))
         return True
@@ -316,9 +316,9 @@ class BatchedOptimizer(OptimizerState):
         own = options.get("own_lr")
         rate = batch.group["configured_lr"] if own is None else own
         unit = decay_share(options, batch.role, batch.rows, batch.cols, batch.partner)
-        return decay_period(
-            options, batch.role, unit * (1.0 if decoupled(options) else rate), batch.dtype, rate_found=rule.rate_found
-        )
+        if decoupled(options):
+            return decay_period(options, batch.role, unit, batch.dtype)
+        return 1 if rule.rate_found else decay_period(options, batch.role, unit * rate, batch.dtype)
 
     def _stack(self, batch: ParameterBatch, name: str, tensors: list[Tensor], contiguous: bool | None = None) -> Stack:
         """A stack in the compute dtype; the parameter or gradient itself where there is only one.

@@ -195,6 +195,13 @@ DECLARED: Mapping[str, Declared] = {
         MUON,
         unit="steps",
     ),
+    "ns_dtype": Declared(
+        "Newton–Schulz precision",
+        "Dtype of these iterations. bfloat16 is faster on a GPU and loses the small singular values of a step.",
+        Choice(("float32", "bfloat16")),
+        MUON,
+        advanced=True,
+    ),
     "accelerated_ns": Declared(
         "Accelerated Newton–Schulz",
         "Uses Chebyshev coefficients that converge in fewer iterations.",

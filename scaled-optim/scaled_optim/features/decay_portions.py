@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaled_optim.arithmetic import Number
-from scaled_optim.features.decay_rates import decay_rates, decoupled
+from scaled_optim.features.decay_rates import decay_rates
 from scaled_optim.noise import centered_lanes
 from scaled_optim.roles import Role
 from scaled_optim.rounding import subtract_at_random_
@@ -34,19 +34,15 @@ def owed_slots(options: Mapping[str, Any], role: Role) -> list[Slot]:
     return [Slot(NAME, create=lambda p, keys: {"sum": p.new_zeros(p.shape[0], 1, 1, dtype=torch.int64)}, later=True)]
 
 
-def decay_period(
-    options: Mapping[str, Any], role: Role, configured: float, dtype: torch.dtype, *, rate_found: bool
-) -> int:
+def decay_period(options: Mapping[str, Any], role: Role, configured: float, dtype: torch.dtype) -> int:
     """After how many steps decay is paid: 1, or `PERIOD` where the configured decay of a step is below `SMALL`.
 
     Args:
         configured: what one unit of decay takes away in a step before schedules.
         dtype: of the arithmetic; float64 needs no portions.
-        rate_found: whether the rule multiplies the learning rate by what only the device knows.
     """
     largest = max(decay_rates(options, role)) * configured
-    small = largest < SMALL or (rate_found and not decoupled(options))
-    return PERIOD if dtype == torch.float32 and largest and small else 1
+    return PERIOD if dtype == torch.float32 and 0 < largest < SMALL else 1
 
 
 def debt_of(decay: Number) -> int | Tensor:

@@ -14,12 +14,14 @@ from torch import Tensor
 # Muon's quintic (Jordan et al. 2024): not exact, singular values end between 0.7 and 1.2, but steep at zero.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 EPS = 1e-7
+DTYPES = ("float32", "bfloat16")
 
 
 def orthogonalized(x: Tensor, options: Mapping[str, Any], keys: Callable[[], Tensor]) -> Tensor:
     """U·Vᵀ of x = U·S·Vᵀ for each matrix of the stack, by Newton–Schulz iterations.
 
     `accelerated_ns`: Chebyshev-optimal cubic steps (CANS, arXiv 2506.10935) instead of Muon's quintic.
+    `ns_dtype`: in which dtype, see `newton_schulz`.
     `low_rank_ortho`: only within the range of a random sketch of `ortho_rank` columns, exact in that range.
 
     Args:
@@ -30,22 +32,26 @@ def orthogonalized(x: Tensor, options: Mapping[str, Any], keys: Callable[[], Ten
     steps = cubic_steps(bound, options["ns_steps"]) if options["accelerated_ns"] else [QUINTIC] * options["ns_steps"]
     if options["low_rank_ortho"] and options["ortho_rank"] < min(rows, cols):
         basis = range_basis(x, options["ortho_rank"], keys())
-        return product(basis, newton_schulz(product(basis.mT, x), steps))
-    return newton_schulz(x, steps)
+        return product(basis, newton_schulz(product(basis.mT, x), steps, options["ns_dtype"]))
+    return newton_schulz(x, steps, options["ns_dtype"])
 
 
-def newton_schulz(x: Tensor, steps: list[tuple[float, float, float]]) -> Tensor:
+def newton_schulz(x: Tensor, steps: list[tuple[float, float, float]], ns_dtype: str = "float32") -> Tensor:
     """Applies X ← aX + (bXXᵀ + c(XXᵀ)²)X for each (a, b, c), after dividing X by its Frobenius norm.
 
-    In bfloat16 on a GPU, as everywhere; CPUs are slow at that, so there in the dtype of x.
+    Args:
+        x: `[b, n, m]`.
+        ns_dtype: of the iterations, on every device. "float32" is the dtype of x, so float64 for float64. "bfloat16"
+            is faster on a GPU and loses the small singular values: of 128 that fall over four decades the lower half
+            comes out wrong by 12 %, over six decades by more than its size, see docs/optimizers.md.
     """
-    y = x.bfloat16() if x.is_cuda else x
+    y = x.bfloat16() if ns_dtype == "bfloat16" else x
     tall = x.shape[1] > x.shape[2]
     y = y.mT if tall else y
     y = y / unit_norm(y, WHOLE).clamp(min=EPS)
     rows, cols = y.shape[1:]
     # zeros stay zeros
-    y = y if y.is_cuda else aligned(y)
+    y = aligned(y)
     for a, b, c in steps:
         gram = torch.bmm(y, y.mT)
         inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else gram * b

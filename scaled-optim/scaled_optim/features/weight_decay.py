@@ -10,6 +10,7 @@ from scaled_optim.features.decay_rates import decay_rates
 from scaled_optim.roles import Role
 from scaled_optim.StackStep import Slot, StackStep
 
+import torch
 from torch import Tensor
 
 NAME = "anchor"
@@ -43,14 +44,33 @@ def decay_(s: StackStep, u: Tensor | None) -> None:
             _decay_by_(s, u, due)
         return
     share = plain_decay(s)
-    if share is None:
+    if s.n["through"]:
+        _decay_through_(s, u)
+    elif share is None:
         _decay_by_(s, u, s.n["decay"])
     elif isinstance(share, Tensor) or share:
         s.shrink_(1 - share)
 
 
-def _decay_by_(s: StackStep, u: Tensor | None, rate: Number) -> None:
-    """Both kinds of decay, at a rate of one number or of one for each parameter `[b, 1, 1]`."""
+def _decay_through_(s: StackStep, u: Tensor) -> None:
+    """u ← u + decay per unit of the learning rate, so that decay and step are rounded together, once.
+
+    For rules whose learning rate, and so how small decay is, only the device knows. What u does from step to step
+    keeps the rounding from going the same way each time, as long as a step is not below it itself.
+    """
+    plain = decay_rates(s.options, s.role)[0]
+    if plain_decay(s) is None:
+        gathered = torch.zeros_like(u)
+        _decay_by_(s, u, 1.0, gathered)
+        u.sub_(gathered)
+    elif s.parameters.direct:
+        torch._foreach_add_(s.parameters.views_of(u), s.parameters.each(), alpha=plain)
+    else:
+        u.add_(s.p, alpha=plain)
+
+
+def _decay_by_(s: StackStep, u: Tensor | None, rate: Number, target: Tensor | None = None) -> None:
+    """Both kinds of decay, at a rate of one number or of one for each parameter `[b, 1, 1]`, of `s.p` or a `target`."""
     o = s.options
     plain, centered = decay_rates(o, s.role)
     weighed, divisor = s.p, None
@@ -63,10 +83,10 @@ def _decay_by_(s: StackStep, u: Tensor | None, rate: Number) -> None:
         weighed = s.p / divisor
         rate = rate / root_mean_square(weighed).clamp_(min=1)
     if plain:
-        _pull_(s, s.p, weighed, u, plain * rate)
+        _pull_(s, s.p, weighed, u, plain * rate, target)
     if centered:
         away = ANCHORS[o["centered_wd_mode"]].pull(s.store(NAME), s.p)
-        _pull_(s, away, away if divisor is None else away / divisor, u, centered * rate)
+        _pull_(s, away, away if divisor is None else away / divisor, u, centered * rate, target)
 
 
 def _geometric_decay_(s: StackStep, u: Tensor | None, plain: Number, centered: Number) -> None:
@@ -91,12 +111,18 @@ def plain_decay(s: StackStep) -> Number | None:
     return plain * s.n["decay"] if plain else 0.0
 
 
-def _pull_(s: StackStep, distance: Tensor, pull: Tensor, u: Tensor | None, rate: Number) -> None:
-    """p ← p − rate·M·pull, M = [u·distance ≥ 0] for cautious decay, else 1; portions are rounded at random."""
+def _pull_(
+    s: StackStep, distance: Tensor, pull: Tensor, u: Tensor | None, rate: Number, target: Tensor | None = None
+) -> None:
+    """p ← p − rate·M·pull, M = [u·distance ≥ 0] for cautious decay, else 1; portions are rounded at random.
+
+    Args:
+        target: what is changed in the place of p.
+    """
     if s.options["cautious_wd"]:
         # a mask of numbers: masks of bools are several times slower
         pull = (u * distance).ge_(0).mul_(pull)
     if s.n["portions"]:
         take_(s, pull, rate)
     else:
-        add_scaled_(s.p, pull, -rate)
+        add_scaled_(s.p if target is None else target, pull, -rate)

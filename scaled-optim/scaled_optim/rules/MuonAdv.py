@@ -28,6 +28,7 @@ MUON: Mapping[str, Any] = {
     **MOMENTUM,
     "nesterov": True,
     "ns_steps": 5,
+    "ns_dtype": "float32",
     "accelerated_ns": False,
     "low_rank_ortho": False,
     "ortho_rank": 128,

@@ -188,6 +188,13 @@ DECLARED: Mapping[str, Declared] = {
         FINITE,
         advanced=True,
     ),
+    "rite_scale": Declared(
+        "LoRA-RITE scale",
+        "sum is the paper's second moment; mean divides it by a factor's long side, as the authors' code does, whose "
+        "learning rates then fit.",
+        Choice(("sum", "mean")),
+        advanced=True,
+    ),
     "ns_steps": Declared(
         "Newton–Schulz steps",
         "Iterations that make the step orthogonal. More is more exact.",

@@ -113,6 +113,8 @@ def cases() -> list[Case]:
             add(f"centered-{mode}", {"centered_wd": 0.1, "weight_decay": 0.05, "centered_wd_mode": mode})
         for mode in ("flattened", "per_rank", "iterative"):
             add(mode, {"orthogonal_gradient": mode})
+        if "rite_scale" in declared:
+            add("rite_mean", {"rite_scale": "mean"})
         if "ns_dtype" in declared:
             add("ns_bfloat16", {"ns_dtype": "bfloat16"}, FLOAT32, BFLOAT16)
         add("everything", everything(rule), FLOAT32, BFLOAT16)

@@ -341,3 +341,41 @@ def test_bases_by_cholesky_are_those_by_eigenvectors():
         # the same space: rounding times the squared condition number, below 100
         torch.testing.assert_close(unit @ unit.T, other @ other.T, rtol=0, atol=1e-4)
         torch.testing.assert_close(unit @ r[k], x[k], rtol=1e-3, atol=1e-3 * float(x[k].abs().max()))
+
+
+# -- the authors' scale --------------------------------------------------------------------------------------------
+
+
+def test_mean_scale_makes_steps_larger_by_the_root_of_the_long_side():
+    """As in the authors' code, whose second moment is a mean over the factor's long side; ε is 0 here."""
+    moved = {}
+    for scale in ("sum", "mean"):
+        down, up = described(*(x.clone() for x in START))
+        before = [down.detach().clone(), up.detach().clone()]
+        optimizer = BatchedOptimizer([down, up], "LORA_RITE", 1e-3, rite_scale=scale, eps=0.0)
+        Task(FLOAT64).gradients(down, up, 0)
+        optimizer.step()
+        moved[scale] = [p.detach() - start for p, start in zip((down, up), before, strict=True)]
+    for one, other, side in zip(moved["sum"], moved["mean"], (IN, OUT), strict=True):
+        torch.testing.assert_close(other, one * math.sqrt(side), rtol=1e-9, atol=0)
+
+
+def test_mean_scale_is_a_learning_rate():
+    """Where both factors are as long, the whole run is that of the other scale at √side of its rate."""
+    side = 24
+    runs = []
+    for scale, rate in (("sum", 0.03), ("mean", 0.03 / math.sqrt(side))):
+        down, up = described(drawn(RANK, side, seed=1), drawn(side, RANK, seed=2))
+        optimizer = BatchedOptimizer([down, up], "LORA_RITE", rate, rite_scale=scale, eps=0.0)
+        for step in range(30):
+            target, noise = drawn(side, side, seed=7), drawn(side, side, seed=900 + step)
+            down.grad = up.grad = None
+            (up @ down - target - 0.3 * noise).square().mean().backward()
+            optimizer.step()
+        runs.append(up.detach() @ down.detach())
+    torch.testing.assert_close(runs[0], runs[1], rtol=1e-7, atol=1e-9)
+
+
+def test_mean_scale_leaves_scaled_steps_alone():
+    runs = [products(*START, FLOAT64, 20, rite_scale=scale, scaled_optm=True, eps=0.0) for scale in ("sum", "mean")]
+    torch.testing.assert_close(runs[0], runs[1], rtol=1e-7, atol=1e-9)

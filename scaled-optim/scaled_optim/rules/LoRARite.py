@@ -32,6 +32,8 @@ class LoRARite(Rule):
     β·(1 − βᵗ⁻¹)/(1 − βᵗ) that need no bias correction (`use_bias_correction` false: β itself), and √(V + ρ) + ε. Of
     directions that B has not, as at a start from zero, A's step is zero.
 
+    `rite_scale`: "sum" as above, or "mean" with V the mean of ḡᵀḡ over the factor's m rows, which makes steps √m
+    larger, as those of the authors' code are (docs/lora_rite.md).
     `clip_unmagnified_grad`: largest Frobenius norm of each ḡ; 0: any. `scaled_optm`: each factor's step changes H, the
     layer's `[out, in]` matrix, by √(out/in)·η in the spectral norm, as `HIDDEN`'s scaled steps do. All that is no
     factor of a LoRA pair, the DoRA scale too, goes to the auxiliary AdamW with the same options. OrthoGrad and cautious
@@ -48,6 +50,7 @@ class LoRARite(Rule):
         "eps": 1e-8,
         "use_bias_correction": True,
         "clip_unmagnified_grad": 0.0,
+        "rite_scale": "sum",
     }
 
     def for_parameter(
@@ -104,6 +107,9 @@ class LoRARite(Rule):
         if limit:
             share = clipped_share(squares, limit)
             squares, fresh = squares * share.square(), fresh * share
+        if steps[0].options["rite_scale"] == "mean":
+            long_sides = [s.shape[2] if s.role.name == DOWN else s.shape[1] for s in steps]
+            squares = torch.cat([part / side for part, side in zip(squares.split(sizes), long_sides, strict=True)])
         # UₜᵀXₜ₋₁
         seen = r + product(w.mT, away)
         p = product(seen, inverse)

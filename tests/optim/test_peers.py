@@ -286,6 +286,28 @@ def test_lion_and_signsgd_equal_adv_optm_to_the_bit():
         assert torch.equal(trajectory(ours(rule, {}), RATES[rule], torch.float32), expected)
 
 
+def test_factored_steps_do_not_grow_as_gradients_shrink():
+    """adv_optm divides a factor by its total or by 1e-12, whichever is larger. Second moments of 6144 gradients of 1e-8
+    sum up to less, so what comes back is too small, and the step that is divided by its root too large: 27 times here.
+    """
+    sizes = {}
+    for size in (1e-3, 1e-8):
+        for kind, make in (
+            ("ours", lambda made: BatchedOptimizer(made, "ADAMW_ADV", 1.0, eps=1e-15, factored_2nd=True)),
+            ("peer", lambda made: adv_optm.AdamW_adv(made, lr=1.0, eps=1e-15, factored_2nd=True)),
+        ):
+            generator, p = torch.Generator().manual_seed(0), nn.Parameter(torch.zeros(64, 96))
+            optimizer = make([p])
+            for _ in range(20):
+                p.data.zero_()
+                p.grad = size * torch.randn(p.shape, generator=generator)
+                optimizer.step()
+            sizes[kind, size] = p.detach().square().mean().sqrt().item()
+    assert sizes["ours", 1e-8] == pytest.approx(sizes["ours", 1e-3], rel=1e-3)
+    assert sizes["peer", 1e-3] == pytest.approx(sizes["ours", 1e-3], rel=1e-3)
+    assert sizes["peer", 1e-8] > 20 * sizes["ours", 1e-8]
+
+
 STOCHASTIC = [
     ("LION_ADV", {"stochastic_sign": True}),
     ("LION_ADV", {"stochastic_sign": True, "nnmf_factor": True}),

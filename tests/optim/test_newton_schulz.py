@@ -2,7 +2,7 @@
 
 import math
 
-from scaled_optim.BatchedOptimizer import BatchedOptimizer
+from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.features.orthogonalization import QUINTIC, cubic_steps, newton_schulz
 
 import torch

@@ -44,6 +44,7 @@ OPTIONS = [
     ("SIGNSGD_ADV", {"nesterov": True}),
     ("SIGNSGD_ADV", {"normed_momentum": True, "scaled_optm": True}),
     ("PRODIGY_ADV", {"weight_decay": 0.1, "fisher_wd": True}),
+    ("PRODIGY_ADV", {"weight_decay": 0.1, "centered_wd": 0.05, "cautious_wd": True}),
     ("PRODIGY_ADV", {"weight_decay": 0.1, "orthogonal_gradient": "per_rank", "safeguard_warmup": True}),
 ]
 BFLOAT16 = [

@@ -93,11 +93,13 @@ def step(
                 BLOCK,
             )  # fmt: skip
         share = 1.0
+        # decay that goes through the direction is rounded together with the step
+        taken = tl.zeros_like(p)
         if DECAY_D:
             share = d
         if DECAY == PLAIN:
             if DECAY_D:
-                p = p * (1.0 - plain * d)
+                taken = plain * d * p
             else:
                 p = p * keep
         if DECAY == WEIGHED:
@@ -108,14 +110,25 @@ def step(
                 pull = p
                 if FISHER:
                     pull = p / divisor
-                p = p - plain * share * _pulled(p, pull, u, CAUTIOUS)
+                amount = plain * share * _pulled(p, pull, u, CAUTIOUS)
+                if DECAY_D:
+                    taken = amount
+                else:
+                    p = p - amount
             if ANCHOR:
                 away = _away(p, anchor, anchor_step, k, i, inside, N, ANCHOR)
                 pull = away
                 if FISHER:
                     pull = away / divisor
-                p = p - centered * share * _pulled(away, pull, u, CAUTIOUS)
-        p = p - rate * d * u
+                amount = centered * share * _pulled(away, pull, u, CAUTIOUS)
+                if DECAY_D:
+                    taken = taken + amount
+                else:
+                    p = p - amount
+        if DECAY_D:
+            p = p - (rate * d * u + taken)
+        else:
+            p = p - rate * d * u
         at = _at(table, k, P, ALIGNED) + i
         if ROUNDS:
             tl.store(at, _rounded(p, _bits(key, stream_p, step_hash, i)), inside)

@@ -33,7 +33,7 @@ def trained(
     rule: str, dtype: torch.dtype, rate: float, away: float = 0.0, scheduled: bool = False, **options
 ) -> Tensor:
     """The parameters after `STEPS` steps along random gradients, from a start that was moved away by x·`away`."""
-    x = normal(*SHAPE, seed=0).to(dtype) if False else normal(*SHAPE, seed=0).to(dtype)
+    x = normal(*SHAPE, seed=0).to(dtype)
     p = nn.Parameter(x.clone())
     if rule == "PRODIGY_ADV":
         # a rate that stays where it begins

@@ -645,7 +645,7 @@ WAITS = {"item", "tolist", "nonzero", "numpy", "cpu", "synchronize", "argwhere",
 # Where a step never comes by, and why.
 OUTSIDE_STEPS = {
     ("statistics.py", "read"): "brings statistics to the host when somebody asks for them",
-    ("BatchedOptimizer.py", "read_statistics"): "the same",
+    ("batched_optimizer.py", "read_statistics"): "the same",
     ("ParameterBatch.py", "reseed"): "when a batch is made and when state is loaded",
     ("OptimizerBatches.py", "checked_rate"): "when a group is added",
     ("stiefel.py", "worst"): "when a batch is made",

@@ -159,9 +159,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{ours['bytes'] / 1e9:.2f}",
             f"{ours['bytes'] / row['floor_bytes']:.2f}",
             str(ours["waits"]),
-            f"{eager['launches']:,}",
-            f"{eager['bytes'] / 1e9:.2f}",
-            str(eager["waits"]),
+            f"{eager['launches']:,}" if eager else "–",
+            f"{eager['bytes'] / 1e9:.2f}" if eager else "–",
+            str(eager["waits"]) if eager else "–",
             f"{peer['launches']:,}" if peer else "–",
             f"{peer['bytes'] / 1e9:.2f}" if peer else "–",
         ]

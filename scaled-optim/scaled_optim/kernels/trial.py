@@ -20,7 +20,17 @@ TOLERANCE, TIPPED = 1e-4, 0.01
 
 
 class _Trusting(Runner):
-    """Launches what is on trial."""
+    """Launches what is on trial, as the runner does that wants to know."""
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner.devices)
+        self._runner = runner
+
+    def serves(self, device: torch.device) -> bool:
+        return self._runner.serves(device)
+
+    def launch(self, name: str, *rest: Any) -> None:
+        self._runner.launch(name, *rest)
 
     def trusted(self, kind: Hashable, check: Any) -> bool:
         return True
@@ -49,7 +59,7 @@ def trial(rule: Rule, s: StackStep) -> str | None:
     options = {key: s.options[key] for key in rule.defaults}
     format, gradient_format = s.parameters.tensors[0].dtype, s.gradients.tensors[0].dtype
     found = []
-    for kernels in ("never", _Trusting(s.runner.devices)):
+    for kernels in ("never", _Trusting(s.runner)):
         generator = torch.Generator().manual_seed(1)
         parameters = []
         for index in range(COUNT):

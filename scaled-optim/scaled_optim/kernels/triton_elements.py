@@ -139,14 +139,14 @@ def _at(table, index, FORMAT: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def _of_unit(values, k, i, rows, cols, UNIT: tl.constexpr):
+def _of_unit(values, k, i, inside, rows, cols, UNIT: tl.constexpr):
     """One number for each unit, for elements i of parameter k."""
     if UNIT == 1:
         found = tl.load(values + k)
     elif UNIT == 2:
-        found = tl.load(values + k * rows + i // cols)
+        found = tl.load(values + k * rows + i // cols, inside, 0.0)
     else:
-        found = tl.load(values + k * cols + i % cols)
+        found = tl.load(values + k * cols + i % cols, inside, 0.0)
     return found
 
 
@@ -295,8 +295,8 @@ def _element(
     if NEEDS_P:
         p = tl.load(_at(table, k, P, ALIGNED) + i, inside, 0.0).to(tl.float32)
     if ORTHO_UNIT:
-        share = _of_unit(along, k, i, rows, cols, ORTHO_UNIT)
-        g = (g - p * share) * _of_unit(length, k, i, rows, cols, ORTHO_UNIT)
+        share = _of_unit(along, k, i, inside, rows, cols, ORTHO_UNIT)
+        g = (g - p * share) * _of_unit(length, k, i, inside, rows, cols, ORTHO_UNIT)
     m, v, slow, weight2 = g, g, g, g
     if FIRST:
         m = _decoded(m_at, m_scale, m_sign, k, i, inside, N, side, M, True)
@@ -305,7 +305,7 @@ def _element(
     if SLOW:
         slow = _decoded(slow_at, slow_scale, slow_sign, k, i, inside, N, side, M, True)
     if BETA2_UNIT:
-        weight2 = _of_unit(weights, k, i, rows, cols, BETA2_UNIT)
+        weight2 = _of_unit(weights, k, i, inside, rows, cols, BETA2_UNIT)
     d = 1.0
     if RULE == PRODIGY:
         d = tl.load(d_at).to(tl.float32)

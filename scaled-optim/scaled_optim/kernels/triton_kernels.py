@@ -78,7 +78,7 @@ def step(
     if MASKED:
         u = u * tl.where(u * g > 0, 1.0, 0.0)
     if FACTOR_UNIT:
-        u = u * _of_unit(factor, k, i, rows, cols, FACTOR_UNIT)
+        u = u * _of_unit(factor, k, i, inside, rows, cols, FACTOR_UNIT)
     if OUT:
         tl.store(out + k.to(tl.int64) * N + i, u, inside)
     if MOVES:
@@ -160,7 +160,9 @@ def distances(
         g = tl.load(_at(table, b + k, G, ALIGNED) + i, inside, 0.0).to(tl.float32)
         p = tl.load(_at(table, k, P, ALIGNED) + i, inside, 0.0).to(tl.float32)
         if ORTHO_UNIT:
-            g = (g - p * _of_unit(along, k, i, rows, cols, ORTHO_UNIT)) * _of_unit(length, k, i, rows, cols, ORTHO_UNIT)
+            g = (g - p * _of_unit(along, k, i, inside, rows, cols, ORTHO_UNIT)) * _of_unit(
+                length, k, i, inside, rows, cols, ORTHO_UNIT
+            )
         at = k.to(tl.int64) * count + j
         known = tl.load(sums + at, inside, 0.0) * beta3 + g * share.to(tl.float32)
         tl.store(sums + at, known, inside)

@@ -185,7 +185,7 @@ def _law(optimizer: TrainOptimizerConfig, peft_type: PeftType) -> Law:
         law = _engine(1, eps=1)  # what is no pair of factors goes to AdamW
     if optimizer.l1_adaptive and not optimizer.scaled_optm:
         law = _engine(2)  # signed steps times the mean size of the gradient
-    if optimizer.scaled_optm:
+    if optimizer.scaled_optm or optimizer.scaled_wd:
         # decay does not go with the learning rate then
         law = Law(law.rate, {name: power for name, power in law.options.items() if name not in _DECAYS})
     if kind == Optimizer.PRODIGY and optimizer.decouple is False:
@@ -209,7 +209,8 @@ def _optimizer(config: TrainOptimizerConfig, law: Law, c: float) -> TrainOptimiz
     if "muon_adam_config" in defaults:
         own = config.muon_adam_config or TrainOptimizerConfig(optimizer=Optimizer.ADAMW_ADV)
         # decay is Muon's own unless it is set there
-        options = {**_ADAPTIVE, **{name: 1 for name in _DECAYS if getattr(own, name) and not config.scaled_optm}}
+        fixed = config.scaled_optm or config.scaled_wd or own.scaled_wd
+        options = {**_ADAPTIVE, **{name: 1 for name in _DECAYS if getattr(own, name) and not fixed}}
         changes["muon_adam_config"] = _optimizer(
             own.model_copy(update={"optimizer": Optimizer.ADAMW_ADV}), Law(1, options), c
         ).model_copy(update={"optimizer": own.optimizer})

@@ -23,6 +23,8 @@ FEATURES = {
     "decay": {"weight_decay": 0.1},
     "large eps": {"eps": 0.01},
     "scaled": {"scaled_optm": True, "weight_decay": 0.1},
+    "decay by width": {"scaled_wd": True, "weight_decay": 0.1},
+    "geometric decay": {"geometric_wd": True, "weight_decay": 0.1},
     "centered decay": {"centered_wd": 0.1},
     "cautious decay": {"cautious_wd": True, "weight_decay": 0.1},
     "kourkoutas": {"kourkoutas_beta": True, "tiny_spike": 0.1},

@@ -29,6 +29,8 @@ NAMES = (
     "bf16_sr", "int8_sr", "factored", "all on", "all on, bf16_sr", "all on, int8_sr", "all on, factored",
     "bf16 parameters", "bf16 parameters, bf16_sr", "bf16 parameters, all on",
 )  # fmt: skip
+# of `counted_cases`, those that are counted with a large decay, too
+PAYING = ("fisher_wd", "cautious_wd", "centered_wd full", "centered_wd int8", "all on")
 
 Shapes = Sequence[tuple[ParameterInfo, tuple[int, int]]]
 
@@ -43,8 +45,17 @@ def counted_cases() -> list[Case]:
     rows += [known[f"ADAMW_ADV {name}"] for name in NAMES]
     for mode in ("full", "int8"):
         rows.append(Case(f"ADAMW_ADV centered_wd {mode}", "ADAMW_ADV", {"centered_wd": 0.01, "centered_wd_mode": mode}))
+    # decay so large that every step pays it; else it is paid in portions, in one of many steps
+    for name in PAYING:
+        rows.append(_large(next(row for row in rows if row.name == f"ADAMW_ADV {name}")))
     rows += [known[f"{name} all on"] for name in RULES if name != "ADAMW_ADV"]
     return rows + [Case("LORA_RITE scaled_optm", "LORA_RITE", {"scaled_optm": True})]
+
+
+def _large(case: Case) -> Case:
+    """The same with a decay of 1 times the learning rate."""
+    options = {name: 1.0 if name in ("weight_decay", "centered_wd") else value for name, value in case.options.items()}
+    return replace(case, name=f"{case.name}, paid in every step", options=options)
 
 
 class FakeParameters:

@@ -184,8 +184,8 @@ class Trainer:
             {"params": own.parameters(), "lr": self.rates[name], "name": name} for name, own in self.trained.items()
         ]
         self.optimizer = create_optimizer(config.optimizer, groups, config.seed)
-        for note in optimizer_notes(self.optimizer):
-            self.warn(note)
+        self._told: set[str] = set()
+        self._tell_of_optimizer()
         self.schedule_free = OPTIMIZERS[config.optimizer.optimizer].schedule_free
         self.fused = (
             FusedBackward(self.optimizer, self.parameters, config.clip_grad_norm)
@@ -251,6 +251,13 @@ class Trainer:
                 )
         if self.progress.step > self.total_steps:
             self.warn(f"The backup has {self.progress.step} steps, more than the {self.total_steps} of this config.")
+
+    def _tell_of_optimizer(self) -> None:
+        """What its optimizer has noted, once each. Kernels are tried in the first step that needs them."""
+        for note in optimizer_notes(self.optimizer):
+            if note not in self._told:
+                self._told.add(note)
+                self.warn(note)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -322,6 +329,8 @@ class Trainer:
         self._check_finite(loss, gradient_norm, names)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if getattr(self.optimizer, "watch", False):
+            self._tell_of_optimizer()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step = step + 1
         self.progress.epoch = bisect_right(self.epoch_ends, indices[-1] + 1)

@@ -91,11 +91,12 @@ class EngineOptimizer:
     def defaults(self) -> Mapping[str, Any]:
         defaults = RULES[self.rule].defaults
         encoders = dict.fromkeys(ENCODER_ADAM_RATES.values()) if "muon_adam_lr" in defaults else {}
-        return {**defaults, **encoders, "compile": False, "fused_back_pass": False}
+        return {**defaults, **encoders, "compile": False, "fused_kernels": True, "fused_back_pass": False}
 
     def make(self, name: Optimizer, groups: list[dict[str, Any]], options: dict[str, Any], seed: int) -> Any:
         # what the trainer does with it does not concern the step itself
         options.pop("fused_back_pass")
+        kernels = "auto" if options.pop("fused_kernels") else "never"
         for group in groups:
             key = ENCODER_ADAM_RATES.get(group.get("name"))
             if options.get(key) is not None:
@@ -109,7 +110,7 @@ class EngineOptimizer:
         if RULES[self.rule].orthonormal_up:
             _make_orthonormal(groups)
         try:
-            return BatchedOptimizer(groups, self.rule, groups[0]["lr"], seed=seed, **options)
+            return BatchedOptimizer(groups, self.rule, groups[0]["lr"], seed=seed, kernels=kernels, **options)
         except ValueError as error:
             raise UserError(f"optimizer.{error}") from error
 

@@ -20,7 +20,7 @@ class RuleOptimizer(BatchedOptimizer):
         betas: β₁ and, where the rule has it, β₂: another spelling of the options `beta1` and `beta2`.
         describe: says what a parameter is for its layer, such as `scaled_optim.describe(model)`. None: an attribute
             `parameter_info`, else what the model in memory that holds the parameter tells by its structure.
-        seed, chunk, compile: see `BatchedOptimizer`.
+        seed, chunk, compile, kernels: see `BatchedOptimizer`.
         options: of the rule.
 
     Raises:
@@ -40,6 +40,7 @@ class RuleOptimizer(BatchedOptimizer):
         seed: int = 0,
         chunk: int | None = None,
         compile: bool = False,
+        kernels: str = "auto",
         **options: Any,
     ) -> None:
         if betas is not None:

@@ -95,6 +95,13 @@ def test_options_reach_the_optimizer():
     assert make("SGD", momentum=0.9, nesterov=True).param_groups[0]["nesterov"]
 
 
+@pytest.mark.parametrize(("given", "kernels"), [(None, "auto"), (True, "auto"), (False, "never")])
+def test_fused_kernels_can_be_switched_off(given, kernels):
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2, 2))], "lr": 0.1, "name": "unet"}]
+    config = TrainOptimizerConfig(optimizer=Optimizer.ADAMW_ADV, fused_kernels=given)
+    assert create_optimizer(config, groups).kernels == kernels
+
+
 def test_null_means_the_optimizers_own_default():
     group = make("ADAMW", beta1=None, eps=None).param_groups[0]
     assert group["betas"] == (0.9, 0.999) and group["eps"] == 1e-8

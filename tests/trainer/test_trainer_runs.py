@@ -280,3 +280,12 @@ def test_masked_and_weighted_training_differ_from_plain(make_run, mini_concept, 
     masked.train(epochs=1, concepts=[{"path": str(folder)}], masked_training=True, unmasked_probability=0.0)
     assert plain.digest() != masked.digest()
     assert masked.of_kind("step")[0]["loss"] < plain.of_kind("step")[0]["loss"], "half of it is masked"
+
+
+def test_what_the_optimizer_finds_out_in_its_first_step_is_told_once(mini_run, monkeypatch):
+    from scaled_optim.batched_optimizer import BatchedOptimizer
+
+    found = property(lambda self: ["the fused kernel is not used"] if self._closed else [])
+    monkeypatch.setattr(BatchedOptimizer, "notes", found)
+    mini_run.train(optimizer={"optimizer": "ADAMW_ADV"})
+    assert mini_run.warnings().count("the fused kernel is not used") == 1

@@ -16,6 +16,14 @@ class OptimizerRunOptions(BaseConfig):
         G,
     )
     compile: bool | None = option(None, "Compile optimizer", "Compiles the step with torch.compile.", G, advanced=True)
+    fused_kernels: bool | None = option(
+        None,
+        "Fused kernels",
+        "On a GPU with Triton: steps by kernels of our own, each tried beside torch's operations first. Off: torch's "
+        "operations.",
+        G,
+        advanced=True,
+    )
     muon_te1_adam_lr: float | None = option(
         None,
         "Adam learning rate, text encoder 1",

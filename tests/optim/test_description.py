@@ -204,7 +204,7 @@ def test_groups_hold_what_is_trained_and_the_parameters_know_what_they_are():
     assert len(group["params"]) == 4 and group["lr"] == 0.5
     assert all(name.endswith(("lora_A.default.weight", "lora_B.default.weight")) for name in group["param_names"])
     # a program may hand on the parameters alone
-    optimizer = scaled_optim.batched_optimizer(group["params"], "STIEFEL_LORA", 0.1)
+    optimizer = scaled_optim.BatchedOptimizer(group["params"], "STIEFEL_LORA", 0.1)
     assert len(pairs(optimizer.describe, group["params"])) == 4
     with pytest.raises(ValueError, match="^param_groups: found no parameter that requires gradients"):
         scaled_optim.param_groups(Small().requires_grad_(False))

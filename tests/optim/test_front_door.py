@@ -28,7 +28,7 @@ def trained(of: nn.Module) -> list[nn.Parameter]:
     return [p for p in of.parameters() if p.requires_grad]
 
 
-def roles(optimizer: scaled_optim.batched_optimizer) -> list[str]:
+def roles(optimizer: scaled_optim.BatchedOptimizer) -> list[str]:
     return [batch.role.name for batch in optimizer._ready()]
 
 

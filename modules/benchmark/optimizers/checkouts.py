@@ -67,7 +67,8 @@ class Checkout:
         path = os.pathsep.join((str(folder / "scaled-optim"), str(folder)))
         self._process = subprocess.Popen(
             [sys.executable, "-c", WORKER, str(threads), str(int(small))],
-            cwd=folder, env={**os.environ, "PYTHONPATH": path}, text=True,
+            # threads that wait must leave the cores to the other process
+            cwd=folder, env={**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE"}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 

@@ -57,7 +57,7 @@ def _models_of(parameters: Iterable[nn.Parameter]) -> list[nn.Module]:
     for owner, held in owners.items():
         for top in _tops(owner, parents):
             counts[top] += held
-    order = sorted(counts, key=lambda top: (-counts[top], -len(parents), type(by_id[top]).__qualname__))
+    order = sorted(counts, key=lambda top: (-counts[top], type(by_id[top]).__qualname__))
     return [by_id[top] for top in order]
 
 

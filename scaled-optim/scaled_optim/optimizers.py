@@ -54,8 +54,9 @@ class RuleOptimizer(BatchedOptimizer):
         if live is not None:
             live.look_for(_parameters(groups))
         super().__init__(
-            groups, self.RULE, rate, describe=live or describe, seed=seed, chunk=chunk, compile=compile, **options
-        )
+            groups, self.RULE, rate, describe=live or describe, seed=seed, chunk=chunk, compile=compile,
+            kernels=kernels, **options,
+        )  # fmt: skip
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if isinstance(self.describe, LiveDescriptions):

@@ -40,6 +40,13 @@ def test_every_rule_has_a_class_and_every_class_is_found_at_the_front_door():
             assert f"    {option} = " in kind.__doc__
 
 
+def test_every_argument_arrives():
+    parameter = nn.Parameter(torch.ones(2, 2))
+    given = {"seed": 7, "chunk": 5, "compile": True, "kernels": "never"}
+    optimizer = scaled_optim.AdamW([parameter], 0.1, **given)
+    assert {name: getattr(optimizer, name) for name in given} == given and optimizer._runner is None
+
+
 @pytest.mark.parametrize("kind", [kind for rule, kind in OPTIMIZERS.items() if rule != "STIEFEL_LORA"])
 def test_a_class_given_parameters_alone_lowers_a_loss(kind):
     net = model()

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
 }
 # The engine is a distribution of its own: these rooms use it, and it uses nothing of theirs.
 ENGINE = ROOT / "scaled-optim" / "scaled_optim"
-USES_ENGINE = {"util/config", "trainer", "benchmark"}
+USES_ENGINE = {"util/config", "module", "trainer", "benchmark"}
 ENGINE_MAY_USE = {"torch", "scaled_optim"} | set(sys.stdlib_module_names)
 # comes along with torch's own builds for GPUs, and is imported only where a kernel is launched
 TRITON_IN = "kernels/triton_"

@@ -10,6 +10,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LoRAInit import LoRAInit
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
+from scaled_optim.lora_start import draw_start_values
 
 import torch
 from torch import Tensor, nn
@@ -205,28 +206,6 @@ def without_extra_ranks(parts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         DOWN: (r @ down.flatten(1).double()).float().view(outputs, *down.shape[1:]),
     }
     return {**parts, **factors, ALPHA: torch.tensor(number(parts, ALPHA, rank) * outputs / rank)}
-
-
-def draw_start_values(down: Tensor, up: Tensor, init: LoRAInit, generator: torch.Generator) -> None:
-    """Fills the factor that does not start at zero; both must be zero.
-
-    KAIMING: down uniform in ±1/√fan_in (Kaiming with a = √5), as kohya and OneTrainer do. NORMAL: down ~
-    N(0, 1/fan_in), so that inputs of unit variance give every rank unit variance. ORTHONORMAL: upᵀ·up = 1, any
-    direction as likely as any other.
-
-    Args:
-        down: `[r, i]` or `[r, i/groups, kh, kw]`.
-        up: `[o, r]` or `[o, r, 1, 1]`; r <= o for ORTHONORMAL.
-    """
-    if init == LoRAInit.KAIMING:
-        nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
-    elif init == LoRAInit.NORMAL:
-        down.normal_(std=down[0].numel() ** -0.5, generator=generator)
-    else:
-        gaussian = torch.randn(up.shape[:2], dtype=torch.float64, generator=generator)
-        columns, triangle = torch.linalg.qr(gaussian)
-        # without the signs the result would depend on the library's convention, and not be uniform
-        up.copy_((columns * triangle.diagonal().sign()).view(up.shape))
 
 
 def padded(x: Tensor, layer: nn.Conv2d) -> tuple[Tensor, Geometry]:

@@ -1,0 +1,1 @@
+"""What the plugin does with each module of OneTrainer, right after it was loaded: `apply(module)`."""

@@ -1,0 +1,5 @@
+from types import ModuleType
+
+
+def apply(module: ModuleType) -> None:
+    return

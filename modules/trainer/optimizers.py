@@ -11,9 +11,8 @@ from modules.util.config.TrainOptimizerConfig import OFF, TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.found_problems import raise_problems
 from modules.util.UserError import UserError
-from scaled_optim.batched_optimizer import BatchedOptimizer, parameter_info
-from scaled_optim.batching import DOWN, members_of, partners_of
-from scaled_optim.features.stiefel import TOLERANCES, make_orthonormal_, orthonormality_error
+from scaled_optim.batched_optimizer import BatchedOptimizer
+from scaled_optim.lora_start import make_orthonormal
 from scaled_optim.rules.registry import RULES
 
 import torch
@@ -108,23 +107,11 @@ class EngineOptimizer:
             given = options["muon_adam_config"].options()
             options["muon_adam_config"] = {key: value for key, value in given.items() if value not in OFF}
         if RULES[self.rule].orthonormal_up:
-            _make_orthonormal(groups)
+            make_orthonormal(groups)
         try:
             return BatchedOptimizer(groups, self.rule, groups[0]["lr"], seed=seed, kernels=kernels, **options)
         except ValueError as error:
             raise UserError(f"optimizer.{error}") from error
-
-
-def _make_orthonormal(groups: Sequence[Mapping[str, Any]]) -> None:
-    """Splits every LoRA anew into factors with an orthonormal up, as that of a file is not; its product stays.
-
-    One that has not full rank, such as one that was never trained, is left as it is, for the optimizer to refuse.
-    """
-    for down, up in partners_of(members_of(groups, parameter_info)).items():
-        if down.role != DOWN or up.matrix[0] < up.matrix[1]:
-            continue
-        if not orthonormality_error(up.parameter) <= TOLERANCES[up.parameter.dtype]:
-            make_orthonormal_(down.parameter, up.parameter)
 
 
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}

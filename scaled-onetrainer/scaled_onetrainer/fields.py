@@ -13,6 +13,9 @@ from scaled_optim.rules.registry import RULES
 # it split the groups itself.
 RENAMED = {"orthogonal_gradient": "orthogonal_gradient_mode", "MuonWithAuxAdam": "muon_aux_adam"}
 
+# OneTrainer's own keys for the learning rates that Muon's auxiliary Adam has in text encoders
+ENCODER_RATES = ("muon_te1_adam_lr", "muon_te2_adam_lr")
+
 
 @dataclass(frozen=True)
 class Field:
@@ -68,8 +71,9 @@ ADAPTER_FIELDS: dict[str, Field] = {
 def defaults_of(member: str) -> dict[str, Any]:
     """What choosing one of our optimizers sets, by key: its rule's options, and how it runs."""
     rule = RULES[MEMBERS[member]]
+    encoders = dict.fromkeys(ENCODER_RATES) if "muon_adam_lr" in rule.defaults else {}
     run = {"fused_back_pass": False, "compile": False, "fused_kernels": True}
-    return {**{key_of(option): value for option, value in rule.defaults.items()}, **run}
+    return {**{key_of(option): value for option, value in rule.defaults.items()}, **encoders, **run}
 
 
 def options_in(member: str, values: Mapping[str, Any]) -> dict[str, Any]:

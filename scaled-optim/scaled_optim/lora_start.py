@@ -1,6 +1,12 @@
 """Start values of the two factors of a LoRA."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scaled_optim.batching import DOWN, members_of, partners_of
+from scaled_optim.features.stiefel import TOLERANCES, make_orthonormal_, orthonormality_error
+from scaled_optim.roles import parameter_info
 
 import torch
 from torch import Tensor, nn
@@ -28,3 +34,18 @@ def draw_start_values(down: Tensor, up: Tensor, init: str, generator: torch.Gene
         columns, triangle = torch.linalg.qr(gaussian)
         # without the signs the result would depend on the library's convention, and not be uniform
         up.copy_((columns * triangle.diagonal().sign()).view(up.shape))
+
+
+def make_orthonormal(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Splits every LoRA anew into factors with an orthonormal up, as that of a file is not; its product stays.
+
+    One that has not full rank, such as one that was never trained, is left as it is, for the optimizer to refuse.
+
+    Args:
+        groups: as for an optimizer; its parameters are described by their `parameter_info`.
+    """
+    for down, up in partners_of(members_of(groups, parameter_info)).items():
+        if down.role != DOWN or up.matrix[0] < up.matrix[1]:
+            continue
+        if not orthonormality_error(up.parameter) <= TOLERANCES[up.parameter.dtype]:
+            make_orthonormal_(down.parameter, up.parameter)

@@ -1,14 +1,17 @@
 """Makes our optimizers where OneTrainer makes its own."""
 
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from scaled_onetrainer.describe import describe_rest
 from scaled_onetrainer.fields import options_in
 from scaled_onetrainer.hooks.config_fields import check_names
-from scaled_onetrainer.members import rule_of
+from scaled_onetrainer.members import MEMBERS, rule_of
 from scaled_onetrainer.PluginOptimizer import PluginOptimizer
 from scaled_onetrainer.run_hook import BROKEN, HookError, place
+from scaled_optim.lora_start import make_orthonormal
+from scaled_optim.rules.registry import RULES
 
 
 def apply(module: ModuleType) -> None:
@@ -50,9 +53,14 @@ def make_optimizer(collection: Any, state_dict: dict[str, Any] | None, config: A
     name = str(optimizer.optimizer)
     groups = collection.parameters_for_optimizer(config)
     describe_rest(groups, collection.unique_name_mapping)
+    rule = RULES[MEMBERS[name]]
+    if rule.orthonormal_up:
+        make_orthonormal(groups)
+    if "muon_adam_lr" in rule.defaults:
+        set_encoder_rates(groups, optimizer)
     made = PluginOptimizer(
         groups,
-        rule_of(name),
+        rule,
         config.learning_rate,
         compile=optimizer.compile,
         kernels="auto" if optimizer.fused_kernels else "never",
@@ -62,3 +70,13 @@ def make_optimizer(collection: Any, state_dict: dict[str, Any] | None, config: A
     if state_dict is not None:
         made.load_state_dict(state_dict)
     return made
+
+
+def set_encoder_rates(groups: Sequence[Mapping[str, Any]], config: Any) -> None:
+    """Gives the groups of text encoders the learning rates that the auxiliary Adam has for them."""
+    for group in groups:
+        # OneTrainer's names: text_encoder, text_encoder_2, and with _lora at the end those of adapters
+        part = group["name"].removesuffix("_lora")
+        rate = config.muon_te2_adam_lr if part == "text_encoder_2" else config.muon_te1_adam_lr
+        if part.startswith("text_encoder") and rate is not None:
+            group["muon_adam_lr"] = rate

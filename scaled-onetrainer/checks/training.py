@@ -1,25 +1,20 @@
 """Trains every rule and method in a real checkout of OneTrainer on the CPU, resumes, and checks what came of it.
 
-    python scaled-onetrainer/checks/training.py --onetrainer DIR --work FOLDER [--only PART] [--table FILE]
+    python scaled-onetrainer/checks/training.py --onetrainer DIR --work FOLDER [--only TEXT] [--table FILE]
 
 To be run with the checkout's own Python, with the plugin installed there.
 """
 
-import argparse
-import json
 import sys
-import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import scaled_onetrainer.startup
-
 import torch
 
-from upstream import Run, config_of, enter, steps_of, train, trained_parameters
+import report
+from upstream import Run, config_of, steps_of, train, trained_parameters
 
 LORA = {"training_method": "LORA", "peft_type": "LORA"}
 DORA = {**LORA, "lora_decompose": True}
@@ -28,6 +23,10 @@ OFT = {"training_method": "LORA", "peft_type": "OFT_2", "oft_block_size": 16, "o
 FULL = {"training_method": "FINE_TUNE", "output_model_format": "DIFFUSERS", "learning_rate": 1e-5}
 FISHER = {"scaled_optm": True, "fisher_wd": True, "weight_decay": 0.01}
 ALL_ON = {"scaled_optm": True, "centered_wd": 0.01, "centered_wd_mode": "int4", "cautious_wd": True}
+FEATURES = {
+    "kourkoutas_beta": True, "orthogonal_gradient_mode": "per_rank", "freeze_on_flip": True, "weight_decay": 0.01,
+    "state_precision": "factored", "nesterov": True, "stochastic_sign": True, "normuon_variant": True,
+}  # fmt: skip
 METHODS = {
     "DoRA": DORA,
     "OFT ROW": OFT,
@@ -63,7 +62,8 @@ def cases() -> list[Case]:
         start = ORTHONORMAL if name == "STIEFEL_LORA" else {}
         known = defaults_of(name)
         rich = {key: value for key, value in {**ALL_ON, "state_precision": "int8_sr"}.items() if key in known}
-        found += [Case("LoRA", name, options, {**LORA, **start}) for options in ({}, rich)]
+        features = {key: value for key, value in FEATURES.items() if key in known}
+        found += [Case("LoRA", name, options, {**LORA, **start}) for options in ({}, rich, features)]
     for method, changes in METHODS.items():
         found.append(Case(method, "SCALED_ADAMW_ADV", ALL_ON, changes))
         found.append(
@@ -74,39 +74,9 @@ def cases() -> list[Case]:
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--onetrainer", type=Path, required=True, metavar="DIR", help="a checkout of OneTrainer")
-    parser.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="for what the runs write")
-    parser.add_argument("--only", default="", metavar="TEXT", help="runs the checks whose name has it")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="writes the results as a table")
-    args = parser.parse_args()
-    work = args.work.resolve()
-    table = args.table and args.table.resolve()
-    torch.set_num_threads(2)
-    scaled_onetrainer.startup.start()
-    enter(args.onetrainer.resolve())
-    checks: list[tuple[str, Callable[[Path], str]]] = [
-        (case.name, lambda folder, case=case: check_case(case, folder)) for case in cases()
-    ]
-    rows = [one(name, check, work) for name, check in checks if args.only.lower() in name.lower()]
-    if table:
-        table.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    failed = [row for row in rows if not row["passed"]]
-    print(f"{len(rows) - len(failed)} passed, {len(failed)} failed")
-    return 1 if failed or not rows else 0
-
-
-def one(name: str, check: Callable[[Path], str], work: Path) -> dict[str, Any]:
-    """Runs a check, prints a line on it, and returns it as a row."""
-    begin = time.monotonic()
-    try:
-        result, passed = check(work / "".join(c if c.isalnum() else "_" for c in name)), True
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        result, passed = f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})", False
-    print(f"{'ok    ' if passed else 'FAILED'} {name}: {result} ({time.monotonic() - begin:.0f} s)", flush=True)
-    return {"check": name, "passed": passed, "result": result}
+def checks() -> list[tuple[str, Callable[[Path], str]]]:
+    """A check of each case."""
+    return [(case.name, lambda folder, case=case: check_case(case, folder)) for case in cases()]
 
 
 def check_case(case: Case, folder: Path) -> str:
@@ -160,4 +130,4 @@ def orthonormality(run: Run) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report.main(__doc__, checks))

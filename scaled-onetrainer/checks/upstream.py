@@ -31,6 +31,9 @@ COMMON = {
     "batch_size": 4,
     "epochs": 1,
     "learning_rate": 0.001,
+    "learning_rate_warmup_steps": 0,
+    # OneTrainer clips each gradient by itself in a fused backward pass, and all together otherwise
+    "clip_grad_norm": None,
     "train_device": "cpu",
     "temp_device": "cpu",
     "train_dtype": "FLOAT_32",
@@ -154,7 +157,10 @@ def train(config: Any, fresh: bool = True, before_training: Any = None) -> Run:
     from modules.util.commands.TrainCommands import TrainCommands
 
     if fresh:
-        shutil.rmtree(config.workspace_dir, ignore_errors=True)
+        output = Path(config.output_model_destination)
+        for path in (Path(config.workspace_dir), output):
+            shutil.rmtree(path, ignore_errors=True)
+        output.unlink(missing_ok=True)
     seed_everything()
     losses: list[float] = []
     with listening() as said:

@@ -21,13 +21,14 @@ class PluginOptimizer(BatchedOptimizer):
     with a gradient scaler.
 
     Args:
+        title: the name that it has in OneTrainer; None: the rule's.
         say: takes one line for the person who trains.
         Others: see `BatchedOptimizer`.
     """
 
-    def __init__(self, *args: Any, say: Callable[[str], None] = print, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, title: str | None = None, say: Callable[[str], None] = print, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.say = say
+        self.title, self.say = title or self.rule.name, say
         self._kept: dict[str, Any] | None = None
         self._has_state = False
         self._open_step = False
@@ -101,11 +102,12 @@ class PluginOptimizer(BatchedOptimizer):
         if not state_dict["state"] or not _marked(state_dict):
             if state_dict["state"]:
                 whose = ", ".join(saved) or "another optimizer"
-                self._tell(f"The backup's optimizer state is that of {whose}: {self.rule.name} begins with a new one.")
+                self._tell(f"The backup's optimizer state is that of {whose}: {self.title} begins with a new one.")
             return
         rule = facts_of(state_dict)["rule"]
         if rule != self.rule.name:
-            self._tell(f"The backup's optimizer state is that of {rule}: {self.rule.name} begins with a new one.")
+            whose = ", ".join(saved) or rule
+            self._tell(f"The backup's optimizer state is that of {whose}: {self.title} begins with a new one.")
             return
         self._kept, self._has_state = dict(state_dict), False
         self._tell_changes(state_dict)
@@ -124,7 +126,7 @@ class PluginOptimizer(BatchedOptimizer):
         if changes:
             shown = list(changes)
             more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
-            self._tell(f"Options of {self.rule.name} changed since the backup: {', '.join(shown[:SHOWN])}{more}.")
+            self._tell(f"Options of {self.title} changed since the backup: {', '.join(shown[:SHOWN])}{more}.")
 
 
 def _marked(state_dict: Mapping[str, Any]) -> bool:

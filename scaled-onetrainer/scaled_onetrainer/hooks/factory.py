@@ -62,6 +62,7 @@ def make_optimizer(collection: Any, state_dict: dict[str, Any] | None, config: A
         groups,
         rule,
         config.learning_rate,
+        title=name,
         compile=optimizer.compile,
         kernels="auto" if optimizer.fused_kernels else "never",
         **options_in(name, vars(optimizer)),

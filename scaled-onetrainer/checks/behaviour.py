@@ -241,7 +241,7 @@ OFFLOADED = {
     "optimizer": {"fused_back_pass": True},
 }  # fmt: skip
 PLAIN = {
-    "LoRA in bfloat16 with stochastic rounding": {"lora_weight_dtype": "BFLOAT_16", "train_dtype": "BFLOAT_16"},
+    "LoRA in bfloat16, rounded at random": {"lora_weight_dtype": "BFLOAT_16", "train_dtype": "BFLOAT_16"},
     "full fine-tuning in bfloat16": {
         **FULL, "train_dtype": "BFLOAT_16", "unet": {"weight_dtype": "BFLOAT_16"}, "text_encoder": {"weight_dtype": "BFLOAT_16"},
     },

@@ -170,9 +170,10 @@ def scaler(folder: Path) -> str:
 
 def plain(changes: dict[str, Any], folder: Path) -> str:
     """Trains, and resumes with all states."""
+    epochs = changes.get("epochs", 1)
     train(config_of(folder, ADAMW, changes))
-    run = train(config_of(folder, ADAMW, changes, RESUMED), fresh=False)
-    assert set(steps_of(run).values()) == {8}, steps_of(run)
+    run = train(config_of(folder, ADAMW, changes, {**RESUMED, "epochs": 2 * epochs}), fresh=False)
+    assert set(steps_of(run).values()) == {8}, set(steps_of(run).values())
     assert all(value.isfinite().all() for value in trained_parameters(run).values())
     return f"4 + 4 steps, {len(steps_of(run))} states resumed"
 
@@ -243,7 +244,8 @@ OFFLOADED = {
 PLAIN = {
     "LoRA in bfloat16, rounded at random": {"lora_weight_dtype": "BFLOAT_16", "train_dtype": "BFLOAT_16"},
     "full fine-tuning in bfloat16": {
-        **FULL, "train_dtype": "BFLOAT_16", "unet": {"weight_dtype": "BFLOAT_16"}, "text_encoder": {"weight_dtype": "BFLOAT_16"},
+        **FULL, "train_dtype": "BFLOAT_16", "unet": {"weight_dtype": "BFLOAT_16"},
+        "text_encoder": {"weight_dtype": "BFLOAT_16"},
     },
     "layer offloading": OFFLOADED,
     "EMA": {"ema": "CPU"},

@@ -51,6 +51,7 @@ COMMON = {
     "validate_after_unit": "NEVER",
     "tensorboard": False,
     "samples": [],
+    "embedding": {"uuid": "embedding"},
 }
 
 
@@ -105,7 +106,8 @@ def config_of(folder: Path, *changes: Mapping[str, Any]) -> Any:
 
     folder.mkdir(parents=True, exist_ok=True)
     concepts = folder / "concepts.json"
-    kind = {"enabled": True, "text": {"prompt_source": "sample"}, "image": {}}
+    # what OneTrainer would draw at random is said
+    kind = {"enabled": True, "seed": 7, "text": {"prompt_source": "sample"}, "image": {}}
     concepts.write_text(json.dumps([{**kind, "name": n, "path": str(CONCEPTS / n)} for n in ("lumo", "vintage")]))
     (folder / "samples.json").write_text("[]")
     places = {

@@ -1,8 +1,9 @@
 """Loads the plugin's presets in a real checkout of OneTrainer, with the plugin and without it.
 
-    python scaled-onetrainer/checks/presets.py --onetrainer DIR
+    python scaled-onetrainer/checks/presets.py --onetrainer DIR [--work FOLDER]
 
-To be run with the checkout's own Python, with the plugin installed there.
+To be run with the checkout's own Python, with the plugin installed there. With a folder, those of Stable Diffusion 1.5
+train the tiny base, too.
 """
 
 import argparse
@@ -21,9 +22,11 @@ from scaled_onetrainer.hooks.config_fields import unguarded
 from scaled_onetrainer.members import rule_of
 from scaled_onetrainer.startup import SWITCH
 
-from make_presets import ALLOWED, ORIGIN, OUTPUT
-from upstream import enter, listening
+from make_presets import ADAPTER_KEYS, ALLOWED, ORIGIN, OUTPUT
+from upstream import COMMON, config_of, enter, listening, train
 
+# what a run on the tiny base takes from a preset are the things that this project stands for
+TINY_KEYS = COMMON.keys() - {"training_method", "learning_rate", *ADAPTER_KEYS, "output_model_format"}
 # without the plugin: it is not there, whether or not it is installed
 MISSING = """
 import contextlib, io, json, sys
@@ -132,17 +135,38 @@ def stopped(checkout: Path) -> str:
     return f"{count} presets stop: {error}"
 
 
+def trained(work: Path) -> str:
+    """The presets of Stable Diffusion 1.5 train the tiny base."""
+    tiny, told = {key: COMMON[key] for key in TINY_KEYS}, []
+    for path in (path for path in files() if path.parent.name == "SD1.5"):
+        data = read(path)
+        if data["model_type"] != COMMON["model_type"] or data.get("masked_training"):
+            # the tiny base paints nothing in, and its concept has no masks
+            continue
+        full = {"output_model_format": "DIFFUSERS"} if data["training_method"] == "FINE_TUNE" else {}
+        run = train(config_of(work / path.stem.replace(" ", "_"), data, tiny, full))
+        assert len(run.losses) == 4 and all(0 < loss < 10 for loss in run.losses), f"{path}: {run.losses}"
+        group = run.optimizer.param_groups[0]
+        wrong = [key for key, value in data["optimizer"].items() if key in group and group[key] != value]
+        assert not wrong and group["configured_lr"] == data["learning_rate"], f"{path}: {wrong}"
+        told.append(f"{path.stem} {len(run.trainer.parameters)}")
+    return f"trained parameters: {', '.join(told)}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--onetrainer", type=Path, required=True, metavar="DIR", help="a checkout of OneTrainer")
-    checkout = parser.parse_args().onetrainer.resolve()
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="for what runs on the tiny base write")
+    arguments = parser.parse_args()
+    checkout, work = arguments.onetrainer.resolve(), arguments.work and arguments.work.resolve()
     scaled_onetrainer.startup.start()
     enter(checkout)
-    checks: tuple[Callable[[Path], str], ...] = (loaded, differences, stopped)
+    checks: list[tuple[Callable[[Path], str], Path]] = [(check, checkout) for check in (loaded, differences, stopped)]
+    checks += [(trained, work)] if work else []
     failed = 0
-    for check in checks:
+    for check, folder in checks:
         try:
-            print(f"ok     {check.__name__}: {check(checkout)}", flush=True)
+            print(f"ok     {check.__name__}: {check(folder)}", flush=True)
         except AssertionError as error:
             failed += 1
             print(f"FAILED {check.__name__}: {error}", flush=True)

@@ -1,7 +1,10 @@
 """First and last layers of what OneTrainer trains as a whole, on small models of the real classes."""
 
+from typing import Any
+
 from scaled_onetrainer.describe import describe_part
 from scaled_onetrainer.families import ENDS, ends_of
+from tests.onetrainer.tiny_inputs import INPUTS
 from tests.onetrainer.tiny_parts import CLASSES, tiny_parts
 
 from torch import nn
@@ -10,6 +13,10 @@ from torch.nn.modules.conv import _ConvNd
 import pytest
 
 LAYERS = (nn.Linear, _ConvNd)
+# text passes blocks of its own width before it enters the model's
+AFTER_BLOCKS = {"Krea2Transformer2DModel": {"txt_in.linear_1"}}
+# the time shifts and scales here without a layer before, as it does in every block
+LIKE_IN_BLOCKS = {"CosmosTransformer3DModel": {"norm_out.linear_1"}}
 
 
 def matches(path: str, layer: str) -> bool:
@@ -52,6 +59,48 @@ def test_each_parameter_has_its_role(kind: str):
             assert info.name == f"part.{name}"
             names.add(info.name)
         assert len(names) == len(list(part.parameters()))
+
+
+def runs(part: nn.Module, inputs: dict[str, Any]) -> tuple[list[str], set[str]]:
+    """Paths of the layers in the order in which they run, and of those whose input no matrix has made."""
+    order, fed = [], set()
+
+    def look(layer: str, given: tuple[Any, ...]) -> None:
+        order.append(layer)
+        if not given[0].requires_grad:
+            fed.add(layer)
+
+    for name, module in part.named_modules():
+        if isinstance(module, LAYERS):
+            module.register_forward_pre_hook(lambda _module, given, name=name: look(name, given))
+    for parameter in part.parameters():
+        # norms and tokens stand between what comes from outside and its layer, and count as nothing
+        parameter.requires_grad_(parameter.parameter_info.role != "VECTOR")
+    part(**inputs)
+    return order, fed
+
+
+def in_a_block(layer: str) -> bool:
+    """Whether a layer is one of several like ones, or lies in such a block."""
+    return any(part.isdigit() for part in layer.split(".")[1:-1])
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_first_and_last_layers_are_those_that_run_as_such(kind: str):
+    """What comes from outside meets the first layers before any other, and the last layer runs after all others."""
+    found = set()
+    for part in tiny_parts(kind, "cpu"):
+        describe_part(part, "part")
+        ends = ends_of(part)
+        assert ends is not None
+        order, fed = runs(part, INPUTS[kind](part))
+        first = set(ends.first) & set(order)
+        assert first - fed <= AFTER_BLOCKS.get(kind, set())
+        assert {layer for layer in fed - first if not in_a_block(layer)} == LIKE_IN_BLOCKS.get(kind, set())
+        assert order[-1] in ends.last
+        found |= first
+    for path in ENDS[kind].first:
+        assert path == "siglip_embedder.1" or any(matches(path, layer) for layer in found), path
 
 
 def test_a_class_that_is_not_known_has_its_ends_guessed():

@@ -1,9 +1,10 @@
-"""Small models of every class that OneTrainer trains as a whole, without numbers (on torch's meta device).
+"""Small models of every class that OneTrainer trains as a whole.
 
 What a class has in some models only, such as a guidance embedder, one of its models here has.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,15 @@ UNET = {
     "cross_attention_dim": 16,
 }
 SIZES = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}
-PIXART = {**HEADS, "num_layers": 2, "cross_attention_dim": 32, "patch_size": 2, "in_channels": 4, "out_channels": 8}
+PIXART = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 24,
+    "num_layers": 2,
+    "cross_attention_dim": 48,
+    "patch_size": 2,
+    "in_channels": 4,
+    "out_channels": 8,
+}
 PIXART |= {"num_embeds_ada_norm": 10, "norm_type": "ada_norm_single", "caption_channels": 24}
 CASCADE = {
     "block_out_channels": (32, 32),
@@ -35,6 +44,7 @@ CASCADE = {
 }
 Z_IMAGE = {"dim": 96, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 24, "axes_dims": [16, 16, 16]}
 COSMOS = {**HEADS, "num_layers": 2, "text_embed_dim": 24, "adaln_lora_dim": 8, "max_size": (4, 8, 8)}
+COSMOS |= {"concat_padding_mask": False}
 LLM = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 100}
 LLM |= {"num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 CLIP = {key: value for key, value in LLM.items() if key != "num_key_value_heads"}
@@ -80,7 +90,12 @@ DIFFUSERS: dict[str, list[dict[str, Any]]] = {
     ],
     "HiDreamImageTransformer2DModel": [
         {**HEADS, "patch_size": 2, "in_channels": 4, "num_layers": 2, "num_single_layers": 2, "text_emb_dim": 24}
-        | {"caption_channels": [24, 40], "axes_dims_rope": (8, 8), "max_resolution": (8, 8)}
+        | {
+            "caption_channels": [24, 40],
+            "axes_dims_rope": (8, 4, 4),
+            "max_resolution": (8, 8),
+            "llama_layers": [0, 1, 2, 3],
+        }
     ],
     "StableCascadeUNet": [
         {**CASCADE, "clip_text_in_channels": 24, "clip_text_pooled_in_channels": 24, "clip_image_in_channels": 24},
@@ -109,7 +124,14 @@ DIFFUSERS: dict[str, list[dict[str, Any]]] = {
     ],
     "CosmosTransformer3DModel": [
         COSMOS,
-        {**COSMOS, "extra_pos_embed_type": None, "use_crossattn_projection": True, "img_context_dim_in": 24},
+        {
+            **COSMOS,
+            "extra_pos_embed_type": None,
+            "use_crossattn_projection": True,
+            "encoder_hidden_states_channels": 24,
+            "img_context_dim_in": 24,
+            "img_context_dim_out": 32,
+        },
     ],
 }
 TRANSFORMERS: dict[str, Any] = {
@@ -126,13 +148,16 @@ TRANSFORMERS: dict[str, Any] = {
 CLASSES = (*DIFFUSERS, *TRANSFORMERS, "WuerstchenPrior")
 
 
-def tiny_parts(kind: str) -> Iterator[nn.Module]:
+def tiny_parts(kind: str, device: str = "meta") -> Iterator[nn.Module]:
     """Models of a class, by its name."""
-    with torch.device("meta"):
-        if kind == "WuerstchenPrior":
-            yield WuerstchenPrior(c_cond=24, c_r=8, c=32, depth=2, nhead=2)
-        elif kind in TRANSFORMERS:
-            yield getattr(transformers, kind)(TRANSFORMERS[kind]())
-        else:
-            for config in DIFFUSERS[kind]:
-                yield getattr(diffusers, kind)(**config)
+    makers: list[Callable[[], nn.Module]]
+    if kind == "WuerstchenPrior":
+        makers = [lambda: WuerstchenPrior(c_cond=24, c_r=8, c=32, depth=2, nhead=2)]
+    elif kind in TRANSFORMERS:
+        makers = [lambda: getattr(transformers, kind)(TRANSFORMERS[kind]())]
+    else:
+        makers = [partial(getattr(diffusers, kind), **config) for config in DIFFUSERS[kind]]
+    for make in makers:
+        with torch.device(device):
+            part = make()
+        yield part

@@ -2,8 +2,8 @@
 
     python scaled-onetrainer/checks/presets.py --onetrainer DIR [--work FOLDER]
 
-To be run with the checkout's own Python, with the plugin installed there. With a folder, those of Stable Diffusion 1.5
-train the tiny base, too.
+To be run with the checkout's own Python, with the plugin installed there. With a folder, one of each
+kind trains the tiny base, too.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from scaled_onetrainer.members import rule_of
 from scaled_onetrainer.startup import SWITCH
 
 from make_presets import ADAPTER_KEYS, ALLOWED, ORIGIN, OUTPUT
-from upstream import COMMON, config_of, enter, listening, train
+from upstream import config_of, enter, listening, train
 
-# what a run on the tiny base takes from a preset are the things that this project stands for
-TINY_KEYS = COMMON.keys() - {"training_method", "learning_rate", *ADAPTER_KEYS, "output_model_format"}
+# what a run on the tiny base takes from a preset
+OWN_KEYS = frozenset(("training_method", "learning_rate", "optimizer", *ADAPTER_KEYS))
 # without the plugin: it is not there, whether or not it is installed
 MISSING = """
 import contextlib, io, json, sys
@@ -135,21 +135,34 @@ def stopped(checkout: Path) -> str:
     return f"{count} presets stop: {error}"
 
 
+def kinds() -> dict[str, Path]:
+    """One preset of each kind: those that set the same are alike on the tiny base."""
+    found: dict[str, Path] = {}
+    for path in files():
+        found.setdefault(json.dumps(own_settings(path), sort_keys=True), path)
+    return found
+
+
+def own_settings(path: Path) -> dict[str, Any]:
+    """What a preset sets by itself, and whether it trains an adapter."""
+    return {key: value for key, value in read(path).items() if key in OWN_KEYS}
+
+
 def trained(work: Path) -> str:
-    """The presets of Stable Diffusion 1.5 train the tiny base."""
-    tiny, told = {key: COMMON[key] for key in TINY_KEYS}, []
-    for path in (path for path in files() if path.parent.name == "SD1.5"):
-        data = read(path)
-        if data["model_type"] != COMMON["model_type"] or data.get("masked_training"):
-            # the tiny base paints nothing in, and its concept has no masks
-            continue
+    """A preset of each kind trains the tiny base, in bfloat16 where its optimizer rounds to that."""
+    told = []
+    for path in kinds().values():
+        data = own_settings(path)
+        rounded = data["optimizer"].get("stochastic_rounding")
+        numbers = {"train_dtype": "BFLOAT_16", "unet": {"weight_dtype": "BFLOAT_16"}} if rounded else {}
         full = {"output_model_format": "DIFFUSERS"} if data["training_method"] == "FINE_TUNE" else {}
-        run = train(config_of(work / path.stem.replace(" ", "_"), data, tiny, full))
-        assert len(run.losses) == 4 and all(0 < loss < 10 for loss in run.losses), f"{path}: {run.losses}"
+        name = f"{path.parent.name} {path.stem}"
+        run = train(config_of(work / name.replace(" ", "_"), data, numbers, full))
+        assert len(run.losses) == 4 and all(0 < loss < 10 for loss in run.losses), f"{name}: {run.losses}"
         group = run.optimizer.param_groups[0]
         wrong = [key for key, value in data["optimizer"].items() if key in group and group[key] != value]
-        assert not wrong and group["configured_lr"] == data["learning_rate"], f"{path}: {wrong}"
-        told.append(f"{path.stem} {len(run.trainer.parameters)}")
+        assert not wrong and group["configured_lr"] == data["learning_rate"], f"{name}: {wrong}"
+        told.append(f"{name} {len(run.trainer.parameters)}")
     return f"trained parameters: {', '.join(told)}"
 
 

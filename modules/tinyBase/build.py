@@ -38,6 +38,8 @@ from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 CHECKPOINT_EVERY = 500
+# the level above a text encoder's weights in files: transformers below 5.6 ask for it, later ones read either way
+TEXT_LEVEL = "text_model."
 
 
 @dataclass
@@ -324,7 +326,10 @@ def train_unet(recipe: Recipe, directory: Path, vae, encoder, tokenizer, device:
 
 
 def save_pipeline(output: Path, vae, unet, encoder, tokenizer) -> None:
-    """Writes diffusers' directory layout; UNet and autoencoder in half precision, which halves the download."""
+    """Writes diffusers' directory layout; UNet and autoencoder in half precision, which halves the download.
+
+    The text encoder's weights are named as every version of transformers reads them.
+    """
     pipeline = StableDiffusionPipeline(
         vae=vae.cpu().half(),
         text_encoder=encoder.cpu(),
@@ -336,6 +341,8 @@ def save_pipeline(output: Path, vae, unet, encoder, tokenizer) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(output, safe_serialization=True)
+    weights = {f"{TEXT_LEVEL}{name.removeprefix(TEXT_LEVEL)}": tensor for name, tensor in encoder.state_dict().items()}
+    encoder.save_pretrained(output / "text_encoder", state_dict=weights)
 
 
 def build(recipe: Recipe, workspace: Path, output: Path, device: torch.device) -> None:

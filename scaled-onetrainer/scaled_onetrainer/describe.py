@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from scaled_onetrainer.families import input_layers, output_layers
+from scaled_onetrainer.families import ends_of
 from scaled_optim.description import Description, describe
 from scaled_optim.live_modules import LiveDescriptions
 from scaled_optim.roles import default_role, parameter_info
@@ -60,14 +60,19 @@ def rotation_scale(adapter: nn.Module) -> float:
 
 
 def describe_part(part: nn.Module, name: str) -> None:
-    """Describes the parameters of a model's part that is trained as a whole.
+    """Describes the parameters of a model's part that is trained as a whole, once.
 
     Args:
         name: of the part, unique in the model.
     """
-    kind = type(part).__name__
-    found = describe(part, input_layers=input_layers(kind), output_layers=output_layers(kind))
+    ends = ends_of(part)
+    if ends is None:
+        found = describe(part)
+    else:
+        found = describe(part, input_layers=ends.first, output_layers=ends.last, guess_ends=False)
     for parameter, info in found.items():
+        if parameter_info(parameter) is info:
+            continue
         parameter.parameter_info = Description(
             info.role, f"{name}.{info.name}", info.pair and f"{name}.{info.pair}", info.forward_scale, info.matrix
         )

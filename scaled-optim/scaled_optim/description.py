@@ -79,6 +79,7 @@ def describe(
     *,
     input_layers: Collection[str] = INPUT_LAYERS,
     output_layers: Collection[str] = OUTPUT_LAYERS,
+    guess_ends: bool = True,
 ) -> Descriptions:
     """What each parameter of a model is for its layer. Nothing about the model changes.
 
@@ -91,9 +92,10 @@ def describe(
 
     Args:
         input_layers, output_layers: paths of layers in the model, without the prefixes of wrappers.
+        guess_ends: False where these name all of them: the first and the last of all layers are then like any other.
     """
     names = dict(model.named_parameters())
-    first, last = _ends(model)
+    first, last = _ends(model) if guess_ends else (None, None)
     first_layers, last_layers = {first, *input_layers}, {last, *output_layers}
     found: dict[nn.Parameter, Any] = {}
     for full, parameter in names.items():

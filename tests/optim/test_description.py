@@ -83,6 +83,12 @@ def test_first_and_last_layers_of_a_sequence():
     assert [(info.role, info.matrix) for info in found] == [("INPUT", True), ("HIDDEN", False), ("OUTPUT", False)]
 
 
+def test_ends_that_are_all_named_are_not_guessed():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+    found = list(scaled_optim.describe(model, input_layers=["1"], output_layers=[], guess_ends=False).values())[::2]
+    assert [info.role for info in found] == ["HIDDEN", "INPUT", "HIDDEN"]
+
+
 def test_layers_of_repeated_blocks_are_hidden_even_at_the_ends():
     found = facts(scaled_optim.describe(nn.ModuleList([Block(), Block(), Block()])))
     assert {role for name, (role, _) in found.items() if name.endswith("q.weight")} == {"HIDDEN"}

@@ -1,6 +1,7 @@
 """The tiny base model's training: resumable, and its latents equalised without changing what is decoded."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from modules.tinyBase import build, components
 from modules.tinyBase.build import Recipe, equalize_latents
@@ -9,6 +10,8 @@ import torch
 
 import pytest
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from transformers import CLIPTextModel
 
 RECIPE = Recipe(
     vae_steps=3, vae_batch=2, text_steps=3, text_batch=4, scenes=8, unet_steps=4, unet_batch=2, workers=1
@@ -31,6 +34,23 @@ def test_equalized_autoencoder_decodes_the_same():
     torch.testing.assert_close(after.std, before.std / spread[:, None, None])
     torch.testing.assert_close(again, decoded, atol=1e-4, rtol=1e-4)
     assert vae.config.scaling_factor == 1.0
+
+
+def check_text_encoder(folder: Path):
+    """Names as every version of transformers reads them, and a model that holds what the file does."""
+    tensors = load_file(folder / "model.safetensors")
+    assert tensors and all(name.startswith("text_model.") for name in tensors)
+    encoder, report = CLIPTextModel.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    loaded = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in encoder.state_dict().items()}
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(loaded[name], tensor), name
+    assert torch.equal(encoder.get_input_embeddings().weight, tensors["text_model.embeddings.token_embedding.weight"])
+
+
+def test_every_version_of_transformers_reads_the_names_of_the_text_encoder():
+    check_text_encoder(Path(__file__).parents[2] / "models/tiny_sd/text_encoder")
 
 
 class Interrupted(Exception):
@@ -61,6 +81,7 @@ def test_a_stopped_training_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
     for file in files:
         assert (tmp_path / "model" / file).read_bytes() == (tmp_path / "other" / file).read_bytes(), file
 
+    check_text_encoder(tmp_path / "model/text_encoder")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.tokenizer.tokenize("a red circle") == ["a</w>", "red</w>", "circle</w>"]
     assert sum(path.stat().st_size for path in (tmp_path / "model").rglob("*")) < 20_000_000

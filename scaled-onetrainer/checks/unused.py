@@ -1,4 +1,4 @@
-"""Trains with OneTrainer's own AdamW and OFT, and prints what came of it: the same with the plugin installed as without.
+"""Trains with OneTrainer's own AdamW and OFT and prints what came of it: with the plugin installed the same as without.
 
     python scaled-onetrainer/checks/unused.py --onetrainer DIR --work FOLDER
 

@@ -280,7 +280,7 @@ class Windows:
         ours = dict(menu).get(TITLE, [])
         files = sorted(PRESETS.rglob("#*.json"))
         names = [name for _, entries in ours for name, _ in entries]
-        problems = [] if files and sorted(names) == [path.stem for path in files] else [f"found {names}"]
+        problems = [] if files and sorted(names) == sorted(path.stem for path in files) else [f"found {names}"]
         self.say(f"presets: {len(files)} of ours, once", problems)
         for family, entries in ours:
             for name, choose in entries:

@@ -156,9 +156,10 @@ class Windows:
     @staticmethod
     def out_of_bounds(key: str) -> list[str]:
         """A value just outside of each bound of an option."""
-        from scaled_onetrainer.fields import key_of
+        from scaled_onetrainer.fields import ENCODER_RATES, key_of
         from scaled_optim.options import DECLARED
 
+        key = "muon_adam_lr" if key in ENCODER_RATES else key
         allowed = next(one.allowed for option, one in DECLARED.items() if key_of(option) == key)
         low, high = allowed.low if allowed.above else allowed.low - 1, allowed.high if allowed.below else float("inf")
         return [f"{low:g}", *([f"{high:g}"] if allowed.below else []), *(["9"] if allowed.high == 1 else [])]

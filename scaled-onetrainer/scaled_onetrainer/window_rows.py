@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scaled_onetrainer.fields import as_field, is_switch, key_of, words_of
+from scaled_onetrainer.fields import ENCODER_RATES, as_field, is_switch, key_of, words_of
 from scaled_onetrainer.members import MEMBERS
 from scaled_optim.allowed_values import Choice, Numbers, Options, as_json
 from scaled_optim.options import DECLARED, FEATURES, GENERAL, MUON, PRODIGY
@@ -30,6 +30,8 @@ RUN_OPTIONS: dict[str, tuple[str, str, bool]] = {
         True,
     ),
 }
+# of the auxiliary Adam, which OneTrainer has a rate for in each text encoder
+ENCODER_ROWS = dict(zip(ENCODER_RATES, ("Adam rate, text encoder 1", "Adam rate, text encoder 2"), strict=True))
 # help that would say what only holds outside of this window
 OWN_HELP = {
     "orthogonal_gradient": "Removes from the gradient what only lengthens the weights: over the whole tensor, per "
@@ -106,6 +108,16 @@ def _rows(defaults: Mapping[str, Any], section: str, advanced: bool) -> Iterator
         hidden = declared.advanced and not isinstance(declared.allowed, Options)
         if option in defaults and declared.section == section and hidden == advanced:
             yield row_of(option, defaults[option])
+            if option == "muon_adam_lr":
+                yield from _encoder_rows()
+
+
+def _encoder_rows() -> Iterator[Row]:
+    allowed = DECLARED["muon_adam_lr"].allowed
+    for place, (key, title) in enumerate(ENCODER_ROWS.items(), start=1):
+        text = f"Learning rate of the auxiliary Adam in text encoder {place}. Empty: as “Adam learning rate” says."
+        text = f"{text} {_bounds(allowed)} Default: empty."
+        yield Row(key, title, text, ENTRY, (), None, number_check(allowed))
 
 
 def row_of(option: str, default: Any) -> Row:
@@ -136,11 +148,15 @@ def _help(option: str, default: Any) -> str:
     if declared.unit:
         said.append(f"Unit: {declared.unit}.")
     if isinstance(declared.allowed, Numbers):
-        bounds = NULL.sub("empty", str(declared.allowed))
-        said.append(f"{bounds[:1].upper()}{bounds[1:]}.")
+        said.append(_bounds(declared.allowed))
     if not isinstance(declared.allowed, Options):
         said.append(f"Default: {_shown(as_field(option, default))}.")
     return " ".join(said)
+
+
+def _bounds(allowed: Numbers) -> str:
+    text = NULL.sub("empty", str(allowed))
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _title(found: re.Match[str]) -> str:

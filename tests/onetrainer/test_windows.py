@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-from scaled_onetrainer.fields import as_field, defaults_of, is_switch, key_of, options_in
+from scaled_onetrainer.fields import ENCODER_RATES, as_field, defaults_of, is_switch, key_of, options_in
 from scaled_onetrainer.hooks import aux_adam_window, lora_tab, optimizer_window, preset_list
 from scaled_onetrainer.members import MEMBERS
 from scaled_onetrainer.run_hook import HookError
@@ -17,7 +17,8 @@ from scaled_optim.rules.registry import RULES
 
 import pytest
 
-OPTIONS = {key_of(option): option for option in DECLARED}
+# OneTrainer's keys for the rates of Muon's Adam in text encoders have the bounds of its rate
+OPTIONS = {key_of(option): option for option in DECLARED} | dict.fromkeys(ENCODER_RATES, "muon_adam_lr")
 
 
 class Var:
@@ -127,7 +128,7 @@ def test_a_tooltip_says_what_it_does_its_unit_bounds_and_default(member):
             assert row.help.endswith(("Default: on.", "Default: off."))
             continue
         declared = DECLARED[option]
-        assert row.title == declared.title
+        assert row.title == declared.title or key in ENCODER_RATES
         assert (f"Unit: {declared.unit}." in row.help) == bool(declared.unit)
         if isinstance(declared.allowed, Numbers):
             assert f"at least {declared.allowed.low}" in row.help or f"above {declared.allowed.low}" in row.help
@@ -137,6 +138,15 @@ def test_a_tooltip_says_what_it_does_its_unit_bounds_and_default(member):
             if isinstance(value, int | float) and not isinstance(value, bool):
                 shown = str(value)
             assert row.help.endswith(f"Default: {shown}.")
+
+
+def test_rates_of_text_encoders_are_beside_that_of_the_others():
+    muon = next(section for section in sections_of("SCALED_MUON_ADV") if section.title == "Muon")
+    keys = [row.key for row in muon.rows]
+    place = keys.index("muon_adam_lr")
+    assert keys[place + 1 : place + 3] == list(ENCODER_RATES)
+    check = muon.rows[place + 1].check
+    assert check("0.5") is None and check("") is None and check("-1") and check("inf")
 
 
 def test_texts_of_tooltips_name_what_the_window_shows():
@@ -149,7 +159,7 @@ def test_texts_of_tooltips_name_what_the_window_shows():
 @pytest.mark.parametrize("member", MEMBERS)
 def test_a_check_takes_what_training_takes(member):
     for key, row in rows_of(member).items():
-        if row.check is None:
+        if row.check is None or key in ENCODER_RATES:
             continue
         whole = DECLARED[OPTIONS[key]].allowed.whole
         for text in ("-1", "0", "0.5", "0.999", "1", "2", "1e-9", "inf", "nan", "x", "1,5"):

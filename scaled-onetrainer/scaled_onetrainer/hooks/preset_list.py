@@ -17,7 +17,7 @@ _IN_FOLDER: ContextVar[bool] = ContextVar("in_folder", default=False)
 def apply(module: ModuleType) -> None:
     """The tree of presets ends with ours, and a preset's optimizer keeps the options that the preset gives it."""
     controller = place(module, "TopBarController")
-    tree, load = place(controller, "load_preset_tree"), place(controller, "load_config_from_file")
+    tree = place(controller, "load_preset_tree")
 
     def load_preset_tree(self: Any, *args: Any, **kwargs: Any) -> list[tuple[str, Any]]:
         if _IN_FOLDER.get():
@@ -29,13 +29,16 @@ def apply(module: ModuleType) -> None:
             _IN_FOLDER.reset(before)
         return [*theirs, (TITLE, ours)] if ours else theirs
 
+    controller.load_preset_tree = load_preset_tree
+    load = place(controller, "load_config_from_file")
+
     def load_config_from_file(self: Any, filename: str) -> Any:
         loaded = load(self, filename)
         if loaded is not None:
             keep_options(self.train_config)
         return loaded
 
-    controller.load_preset_tree, controller.load_config_from_file = load_preset_tree, load_config_from_file
+    controller.load_config_from_file = load_config_from_file
 
 
 def keep_options(config: Any) -> None:

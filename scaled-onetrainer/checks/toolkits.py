@@ -1,5 +1,6 @@
 """Works OneTrainer's own windows in either toolkit: types, chooses, reads and takes pictures."""
 
+import atexit
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-SIZE = (1000, 1250)
+SIZE = (1000, 1400)
 SCREEN = "1400x1500x24"
 WAIT = 0.6
 RECORDED = ("label", "entry", "switch", "options", "options_kv", "button")
@@ -222,8 +223,7 @@ class Tk:
 
     def end(self) -> None:
         self.root.destroy()
-        self._display.terminate()
-        self._display.wait()
+        end_display(self._display)
 
     def settle(self, seconds: float = 0.0) -> None:
         end = time.monotonic() + seconds
@@ -342,9 +342,17 @@ def start_display() -> tuple[subprocess.Popen[bytes], str]:
         pass_fds=(write,),
         stderr=subprocess.DEVNULL,
     )
+    # a check that stops with an error leaves none behind
+    atexit.register(end_display, display)
     os.close(write)
     with os.fdopen(read) as pipe:
         number = pipe.readline().strip()
     if not number:
         sys.exit("Xvfb did not start")
     return display, f":{number}"
+
+
+def end_display(display: subprocess.Popen[bytes]) -> None:
+    """Ends a display, if it has not ended."""
+    display.terminate()
+    display.wait()

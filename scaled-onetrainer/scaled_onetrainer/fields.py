@@ -10,8 +10,16 @@ from scaled_optim.options import DECLARED
 from scaled_optim.rules.registry import RULES
 
 # Keys that OneTrainer has with another meaning, so that ours have names of their own there. MuonWithAuxAdam would make
-# it split the groups itself.
-RENAMED = {"orthogonal_gradient": "orthogonal_gradient_mode", "MuonWithAuxAdam": "muon_aux_adam"}
+# it split the groups itself. Its rms_rescaling is a switch, which turns null into off as soon as a window shows it. Its
+# muon_adam_config holds every option of its own AdamW_adv, and goes along when another optimizer is chosen.
+RENAMED = {
+    "orthogonal_gradient": "orthogonal_gradient_mode",
+    "MuonWithAuxAdam": "muon_aux_adam",
+    "rms_rescaling": "rms_rescaling_mode",
+    "muon_adam_config": "muon_aux_adam_config",
+}
+# How a config names the values of a choice that has more than off and on.
+SWITCH_WORDS = {"auto": None, "off": False, "on": True}
 
 # OneTrainer's own keys for the learning rates that Muon's auxiliary Adam has in text encoders
 ENCODER_RATES = ("muon_te1_adam_lr", "muon_te2_adam_lr")
@@ -37,17 +45,34 @@ def key_of(option: str) -> str:
     return RENAMED.get(option, option)
 
 
+def words_of(allowed: Choice) -> dict[str, Any]:
+    """The words that a config has for the values of a choice that is no switch, in the order of the choice."""
+    words = {value: word for word, value in SWITCH_WORDS.items()}
+    return {value if isinstance(value, str) else words[value]: value for value in allowed.values}
+
+
+def is_switch(allowed: object) -> bool:
+    """Whether a value is true or false and nothing else."""
+    return allowed == BOOLEAN
+
+
+def as_field(option: str, value: Any) -> Any:
+    """The value of an option as a config of OneTrainer holds it."""
+    allowed = DECLARED[option].allowed
+    if not isinstance(allowed, Choice) or is_switch(allowed):
+        return value
+    return next((word for word, known in words_of(allowed).items() if known is value or known == value), value)
+
+
 def _field(option: str) -> Field:
     """The field of an option; rules have defaults of their own, which replace its null when the rule is chosen."""
     allowed = DECLARED[option].allowed
-    if allowed == BOOLEAN:
+    if is_switch(allowed):
         return Field(False, bool, False)
     if isinstance(allowed, Numbers):
         return Field(None, int if allowed.whole else float, True)
     if isinstance(allowed, Options):
         return Field(None, dict, True)
-    if isinstance(allowed, Choice) and all(value is None or isinstance(value, bool) for value in allowed.values):
-        return Field(None, bool, True)
     if isinstance(allowed, Choice | Text):
         return Field(None, str, True)
     raise TypeError(f"{option}: no field for {allowed!r}")
@@ -73,7 +98,8 @@ def defaults_of(member: str) -> dict[str, Any]:
     rule = RULES[MEMBERS[member]]
     encoders = dict.fromkeys(ENCODER_RATES) if "muon_adam_lr" in rule.defaults else {}
     run = {"fused_back_pass": False, "compile": False, "fused_kernels": True}
-    return {**{key_of(option): value for option, value in rule.defaults.items()}, **encoders, **run}
+    options = {key_of(option): as_field(option, value) for option, value in rule.defaults.items()}
+    return {**options, **encoders, **run}
 
 
 def options_in(member: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,17 +111,48 @@ def options_in(member: str, values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a value that is not allowed; the message begins with the key.
     """
-    found = {}
-    for option, default in RULES[MEMBERS[member]].defaults.items():
-        value = values.get(key_of(option))
-        allowed = DECLARED[option].allowed
-        if isinstance(allowed, Options) and not value:
-            value = None
-        if value is None and not allowed.allows(None):
-            value = default
-        if isinstance(allowed, Numbers) and not allowed.whole and isinstance(value, int) and value is not None:
-            value = value if isinstance(value, bool) else float(value)
-        if not allowed.allows(value):
-            raise ValueError(f"{key_of(option)}: found {value!r}, expected {allowed}.")
-        found[option] = value
+    defaults = RULES[MEMBERS[member]].defaults
+    return {option: option_value(option, default, values.get(key_of(option))) for option, default in defaults.items()}
+
+
+def option_value(option: str, default: Any, value: Any) -> Any:
+    """The value of an option, from what a config holds for it.
+
+    Args:
+        option: name of it.
+        default: what null and nothing mean.
+        value: as the config holds it.
+
+    Raises:
+        ValueError: it is not allowed; the message begins with the key.
+    """
+    allowed = DECLARED[option].allowed
+    if value is None or (isinstance(allowed, Options) and not value):
+        return None if allowed.allows(None) and not isinstance(allowed, Choice) else default
+    if isinstance(allowed, Choice) and not is_switch(allowed):
+        words = words_of(allowed)
+        if value not in words:
+            raise ValueError(f"{key_of(option)}: found {value!r}, expected one of {', '.join(words)}.")
+        return words[value]
+    if isinstance(allowed, Numbers) and not allowed.whole and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not allowed.allows(value):
+        raise ValueError(f"{key_of(option)}: found {value!r}, expected {allowed}.")
+    return value
+
+
+def renamed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of one of our optimizers under their keys in OneTrainer, from those that our own trainer writes.
+
+    Args:
+        data: of a `TrainOptimizerConfig`.
+    """
+    found = dict(data)
+    for option, key in RENAMED.items():
+        if option not in data or key in data:
+            continue
+        value = found.pop(option)
+        if option == "orthogonal_gradient" and isinstance(value, bool):
+            value = "flattened" if value else "disabled"
+        found[key] = as_field(option, value)
     return found

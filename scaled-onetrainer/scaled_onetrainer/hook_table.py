@@ -30,6 +30,8 @@ HOOKS: dict[str, Hook] = {
     "modules.modelSaver.mixin.LoRASaverMixin": Hook("adapter_files", FEATURE, "files of OFT ELEMENTS"),
     "modules.modelSetup.BaseModelSetup": Hook("model_parts", FEATURE, "roles in full fine-tuning, and curves"),
     "modules.ui.BaseOptimizerParamsWindowView": Hook("optimizer_window", WINDOW, "the rows of the optimizer window"),
+    "modules.ui.OptimizerParamsWindowController": Hook("aux_adam_config", WINDOW, "the options of Muon's Adam"),
+    "modules.ui.BaseMuonAdamWindowView": Hook("aux_adam_window", WINDOW, "the rows of the window of Muon's Adam"),
     "modules.ui.BaseLoraTabView": Hook("lora_tab", WINDOW, "the rows of the LoRA tab"),
     "modules.ui.TopBarController": Hook("preset_list", WINDOW, "the presets in the list"),
 }

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from scaled_onetrainer.fields import ADAPTER_FIELDS, OPTIMIZER_FIELDS, Field, defaults_of, key_of
+from scaled_onetrainer.fields import ADAPTER_FIELDS, OPTIMIZER_FIELDS, Field, defaults_of, renamed
 from scaled_onetrainer.members import MEMBERS, rule_of
 from scaled_onetrainer.run_hook import place
 
@@ -50,9 +50,7 @@ def _hook_optimizer(kind: type) -> None:
     def from_dict(self: Any, data: Mapping[str, Any], migrate: bool = True) -> Any:
         data, name = _completed(self, data), data.get("optimizer")
         if rule_of(name) is not None:
-            if isinstance(data.get("orthogonal_gradient"), str):
-                # as our own trainer writes it
-                data[key_of("orthogonal_gradient")] = data.pop("orthogonal_gradient")
+            data = renamed(data)
             if str(self.optimizer) != str(name):
                 data = {**defaults_of(str(name)), **data}
         return read(self, data, migrate=migrate)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaled_onetrainer.checkout import MARKS, commit_of
+from scaled_onetrainer.checkout import MARKS, short_commit
 from scaled_onetrainer.hook_table import CORE, FEATURE
 from scaled_onetrainer.startup import SWITCH
 from scaled_onetrainer.syntax import Look
@@ -97,7 +97,7 @@ def report(root: Path) -> int:
     missing = [finding.assumption for finding in found if finding.line is None]
     grave = [one for one in missing if one.kind in (CORE, FEATURE)]
     print(
-        f"{len(found)} assumptions over OneTrainer {commit_of(root)[:10]}: {len(found) - len(missing)} hold, "
+        f"{len(found)} assumptions over OneTrainer {short_commit(root)}: {len(found) - len(missing)} hold, "
         f"{len(grave)} of training are missing, {len(missing) - len(grave)} of windows."
     )
     lost = [mark for mark in MARKS if not (root / mark).is_file()]

@@ -4,7 +4,7 @@ import ast
 
 from scaled_onetrainer.adapter_assumptions import ADAPTER_ASSUMPTIONS, PART_ASSUMPTIONS, WINDOW_ASSUMPTIONS
 from scaled_onetrainer.contract import Assumption
-from scaled_onetrainer.fields import OPTIMIZER_FIELDS
+from scaled_onetrainer.fields import ENCODER_RATES, OPTIMIZER_FIELDS
 from scaled_onetrainer.hook_table import CORE, FEATURE, HOOKS, WINDOW
 from scaled_onetrainer.members import MEMBERS
 from scaled_onetrainer.syntax import (
@@ -141,6 +141,16 @@ _CONFIG = [
         for key in ("optimizer", "fused_back_pass", "compile")
     ),
     *(
+        Assumption(
+            TRAIN_CONFIG,
+            f"optimizer.{key}",
+            "Muon's rates for text encoders",
+            FEATURE,
+            says("TrainOptimizerConfig.default_values", key),
+        )
+        for key in ENCODER_RATES
+    ),
+    *(
         Assumption(TRAIN_CONFIG, key, OPTIMIZERS, CORE, says("TrainConfig.default_values", key))
         for key in ("optimizer", "learning_rate", "training_method", "tensorboard", "peft_type")
     ),
@@ -238,7 +248,7 @@ _FACTORY = [
             CORE,
             says("NamedParameterGroupCollection.parameters_for_optimizer", key),
         )
-        for key in ("params", "lr", "initial_lr")
+        for key in ("name", "params", "lr", "initial_lr")
     ),
     Assumption(
         GROUPS,

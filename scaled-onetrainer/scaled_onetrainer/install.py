@@ -54,8 +54,8 @@ def python_of(root: Path, environment: Mapping[str, str], named: str | None = No
         if place.is_file():
             return place
     raise CommandError(
-        f"{root} has no environment yet: there is no Python in {venv} or {conda}. Run OneTrainer's install script first, "
-        "or name the Python that it runs with: --python FILE."
+        f"{root} has no environment yet: there is no Python in {venv} or {conda}. Run OneTrainer's install script "
+        "first, or name the Python that it runs with: --python FILE."
     )
 
 

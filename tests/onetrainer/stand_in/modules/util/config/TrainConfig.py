@@ -17,6 +17,8 @@ class TrainOptimizerConfig(BaseConfig):
             # a switch here, and a word in ours
             "orthogonal_gradient": (False, bool, False),
             "stochastic_rounding": (False, bool, False),
+            "muon_te1_adam_lr": (None, float, True),
+            "muon_te2_adam_lr": (None, float, True),
             "fused_back_pass": (False, bool, False),
             "compile": (False, bool, False),
         }

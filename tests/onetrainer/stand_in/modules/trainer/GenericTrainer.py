@@ -26,8 +26,8 @@ class Pair(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
-        self.attention, self.conv = Attention(), nn.Conv2d(4, 4, (1, 3), padding=(0, 1))
+        self.first, self.attention = nn.Linear(8, 8), Attention()
+        self.conv, self.second = nn.Conv2d(4, 4, (1, 3), padding=(0, 1)), nn.Linear(8, 8)
 
     def forward(self, x):
         x = self.attention(self.first(x))

@@ -12,7 +12,7 @@ from typing import Any
 from scaled_onetrainer import startup
 from scaled_onetrainer.checkout import commit_of
 from scaled_onetrainer.hook_table import HOOKS, WINDOW
-from scaled_onetrainer.HookFinder import HookedLoader
+from scaled_onetrainer.HookedLoader import HookedLoader
 
 STARTER = "scaled_onetrainer.pth"
 # a line of the report: None is a fact, else whether it is as it should be

@@ -1,6 +1,11 @@
 """python -m scaled_onetrainer: train in the stand-in and in its children, doctor, check, and where install looks."""
 
 import json
+import os
+import shutil
+import subprocess
+import sysconfig
+import venv
 from pathlib import Path
 
 from scaled_onetrainer.command import CommandError
@@ -49,8 +54,6 @@ def test_doctor(tmp_path):
 
 
 def test_doctor_names_what_is_missing(tmp_path):
-    import shutil
-
     copy = shutil.copytree(STAND_IN, tmp_path / "checkout", ignore=shutil.ignore_patterns("__pycache__"))
     path = copy / "modules/modelSaver/mixin/LoRASaverMixin.py"
     path.write_text(path.read_text().replace("_save(", "_write("))
@@ -104,8 +107,8 @@ def test_where_install_looks(tmp_path):
         python_of(tmp_path, {})
     conda = python_in(tmp_path, "conda_env", "bin", "python")
     assert python_of(tmp_path, {}) == conda
-    venv = python_in(tmp_path, "venv", "bin", "python")
-    assert python_of(tmp_path, {}) == venv
+    usual = python_in(tmp_path, "venv", "bin", "python")
+    assert python_of(tmp_path, {}) == usual
     assert python_of(tmp_path, {"OT_PREFER_VENV": "false"}) == conda
     other = python_in(tmp_path, "other", "bin", "python")
     for named in ("other", str(other.parents[1])):
@@ -119,3 +122,29 @@ def test_where_install_looks(tmp_path):
 
 def test_install_takes_the_folders_that_it_runs_from():
     assert sources() == DISTRIBUTIONS
+
+
+def test_install_train_and_leave(tmp_path):
+    """In a venv where OneTrainer's own scripts make theirs, with torch as it is here."""
+    copy = shutil.copytree(STAND_IN, tmp_path / "checkout", ignore=shutil.ignore_patterns("__pycache__"))
+    venv.create(copy / "venv", with_pip=False, symlinks=True)
+    packages = next((copy / "venv").rglob("site-packages"))
+    # torch, safetensors and pip; a line here is no place where `.pth` files are read
+    (packages / "here.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    before = {path.relative_to(packages) for path in packages.rglob("*")}
+    said = run_python(*RUN, "install", "--onetrainer", str(copy), folder=tmp_path)
+    assert f"It is at work the next time that OneTrainer starts in {copy}." in said and "To leave: " in said
+    assert (packages / "scaled_onetrainer.pth").exists()
+
+    python = python_of(copy, {})
+    script = [str(python), "scripts/train.py", "--config-path", str(config_in(tmp_path))]
+    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "SCALED_ONETRAINER")}
+    done = subprocess.run(script, cwd=copy, env=kept, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.startswith("step 4, loss "), done.stderr
+    config_in(tmp_path, device_indexes="0,1")
+    done = subprocess.run(script, cwd=copy, env=kept, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "child 0: SCALED_ADAMW_ADV\n", done.stderr
+
+    said = run_python(*RUN, "uninstall", "--onetrainer", str(copy), folder=tmp_path)
+    assert "Taken away from " in said
+    assert {path.relative_to(packages) for path in packages.rglob("*")} == before

@@ -1,9 +1,9 @@
-"""What the plugin takes for granted of OneTrainer's adapters, parts and windows: see `assumptions`."""
+"""What the plugin takes for granted of OneTrainer's adapters and parts: see `assumptions`."""
 
 import ast
 
 from scaled_onetrainer.contract import Assumption
-from scaled_onetrainer.hook_table import FEATURE, WINDOW
+from scaled_onetrainer.hook_table import FEATURE
 from scaled_onetrainer.syntax import (
     accepts,
     calls,
@@ -18,12 +18,10 @@ from scaled_onetrainer.syntax import (
     sets_ending,
 )
 
-UTIL, MODULE, UI = "modules/util", "modules/module", "modules/ui"
+UTIL, MODULE = "modules/util", "modules/module"
 ADAPTERS, ROTATIONS, FUSED = f"{MODULE}/LoRAModule.py", f"{MODULE}/oft_utils.py", f"{MODULE}/FusedModule.py"
 SAVER, SETUP = "modules/modelSaver/mixin/LoRASaverMixin.py", "modules/modelSetup/BaseModelSetup.py"
-OPTIMIZER_VIEW, LORA_VIEW = f"{UI}/BaseOptimizerParamsWindowView.py", f"{UI}/BaseLoraTabView.py"
 ROLES, ELEMENTS, FILES = "roles and names of adapters", "OFT ELEMENTS", "files of OFT ELEMENTS"
-OPTIMIZER_ROWS, LORA_ROWS = "the rows of the optimizer window", "the rows of the LoRA tab"
 
 
 def _no_save(tree: ast.Module) -> int | None:
@@ -250,66 +248,5 @@ PART_ASSUMPTIONS = [
             calls("BaseModelSetup.report_to_tensorboard", "tensorboard.add_scalar"),
             reads("BaseModelSetup.report_to_tensorboard", "model.train_progress.global_step"),
         ),
-    ),
-]
-
-WINDOW_ASSUMPTIONS = [
-    Assumption(
-        f"{UTIL}/optimizer_util.py",
-        "OPTIMIZER_DEFAULT_PARAMETERS by member",
-        "the optimizers' default values",
-        WINDOW,
-        every(sets("", "OPTIMIZER_DEFAULT_PARAMETERS"), imports("Optimizer", "modules.util.enum.Optimizer")),
-    ),
-    Assumption(
-        OPTIMIZER_VIEW,
-        "build_dynamic_content(master, controller, optimizer_ui_state)",
-        OPTIMIZER_ROWS,
-        WINDOW,
-        function("BaseOptimizerParamsWindowView.build_dynamic_content", "master", "controller", "optimizer_ui_state"),
-    ),
-    *(
-        Assumption(
-            OPTIMIZER_VIEW,
-            f"rows are made by components.{name}",
-            OPTIMIZER_ROWS,
-            WINDOW,
-            calls("BaseOptimizerParamsWindowView", f"components.{name}"),
-        )
-        for name in ("label", "entry", "switch", "options")
-    ),
-    *(
-        Assumption(
-            f"{UI}/{kit}OptimizerParamsWindowView.py",
-            f"{kit}'s window inherits it",
-            OPTIMIZER_ROWS,
-            WINDOW,
-            class_named(f"{kit}OptimizerParamsWindowView", "BaseOptimizerParamsWindowView"),
-        )
-        for kit in ("Ctk", "PySide6")
-    ),
-    Assumption(
-        LORA_VIEW,
-        "build_lora_options(master, controller, ui_state, peft_type)",
-        LORA_ROWS,
-        WINDOW,
-        function("BaseLoraTabView.build_lora_options", "master", "controller", "ui_state", "peft_type"),
-    ),
-    *(
-        Assumption(
-            f"{UI}/{kit}LoraTabView.py",
-            f"{kit}'s tab inherits it",
-            LORA_ROWS,
-            WINDOW,
-            class_named(f"{kit}LoraTabView", "BaseLoraTabView"),
-        )
-        for kit in ("Ctk", "PySide6")
-    ),
-    Assumption(
-        f"{UI}/TopBarController.py",
-        "TopBarController.load_preset_tree(dir)",
-        "the presets in the list",
-        WINDOW,
-        function("TopBarController.load_preset_tree", "dir"),
     ),
 ]

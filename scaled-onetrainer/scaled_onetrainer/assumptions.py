@@ -2,7 +2,7 @@
 
 import ast
 
-from scaled_onetrainer.adapter_assumptions import ADAPTER_ASSUMPTIONS, PART_ASSUMPTIONS, WINDOW_ASSUMPTIONS
+from scaled_onetrainer.adapter_assumptions import ADAPTER_ASSUMPTIONS, PART_ASSUMPTIONS
 from scaled_onetrainer.contract import Assumption
 from scaled_onetrainer.fields import ENCODER_RATES, OPTIMIZER_FIELDS
 from scaled_onetrainer.hook_table import CORE, FEATURE, HOOKS, WINDOW
@@ -19,6 +19,7 @@ from scaled_onetrainer.syntax import (
     scope_of,
     sets,
 )
+from scaled_onetrainer.window_assumptions import WINDOW_ASSUMPTIONS
 
 UTIL = "modules/util"
 NAMES = f"{UTIL}/enum/Optimizer.py"

@@ -1,9 +1,12 @@
 """Says what the plugin finds in a checkout of OneTrainer, by loading and trying it."""
 
+import io
+import json
 import os
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -52,6 +55,7 @@ def _examine(root: Path) -> Iterator[Line]:
         return
     yield from configs()
     yield from guard()
+    yield from presets(Path(__file__).with_name("presets"))
     yield from steps()
 
 
@@ -131,6 +135,33 @@ def guard() -> Iterator[Line]:
     written = kind.default_values().from_dict(named, migrate=False).to_dict()
     good = written[SCHEDULER] == "CUSTOM" and written[CLASS] == GUARD
     yield good, "a config with one of ours stops where the plugin is missing"
+
+
+def presets(folder: Path) -> Iterator[Line]:
+    """Whether OneTrainer takes every word of our presets, and each chooses one of our optimizers with what it allows."""
+    from scaled_onetrainer.fields import options_in
+    from scaled_onetrainer.members import rule_of
+
+    kind = import_module("modules.util.config.TrainConfig").TrainConfig
+    files = sorted(folder.rglob("*.json"))
+    wrong = 0
+    for file in files:
+        said = io.StringIO()
+        with redirect_stdout(said):
+            config = kind.default_values().from_dict(json.loads(file.read_text(encoding="utf-8")), migrate=False)
+        name, found = str(config.optimizer.optimizer), said.getvalue().splitlines()
+        try:
+            if rule_of(name) is None:
+                found.append(f"it trains with OneTrainer's {name}")
+            else:
+                options_in(name, vars(config.optimizer))
+        except ValueError as error:
+            found.append(str(error))
+        if found:
+            wrong += 1
+            yield False, f"preset {file.relative_to(folder)}: {'; '.join(found)}"
+    if files:
+        yield (None if wrong else True), f"{len(files) - wrong} of {len(files)} presets are taken as they are written"
 
 
 def steps() -> Iterator[Line]:

@@ -76,7 +76,7 @@ def test_unused_leaves_no_trace():
     plain = TrainConfig.default_values().to_dict()
     assert not any(word in json.dumps(plain) for word in ("oft_scale_mode", "lora_init", "scaled_one", "guarded"))
     own = "optimizer beta1 beta2 eps weight_decay orthogonal_gradient stochastic_rounding muon_te1_adam_lr "
-    own += "muon_te2_adam_lr fused_back_pass compile __version"
+    own += "muon_te2_adam_lr muon_adam_config fused_back_pass compile __version"
     assert set(TrainOptimizerConfig.default_values().to_dict()) == set(own.split())
     # chosen and left again
     config = read({"optimizer": {"optimizer": "SCALED_ADAMW_ADV"}})

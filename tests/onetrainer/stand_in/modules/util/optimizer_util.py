@@ -15,6 +15,11 @@ def change_optimizer(config):
     return chosen
 
 
+def load_optimizer_defaults(config):
+    config.optimizer_defaults.pop(str(config.optimizer.optimizer), None)
+    return change_optimizer(config)
+
+
 def init_model_parameters(model, parameters, train_device):
     from modules.util import create
 

@@ -16,6 +16,8 @@ class BaseConfig:
                 value = value.to_dict()
             elif isinstance(value, Enum):
                 value = str(value)
+            elif isinstance(value, dict):
+                value = {key: part.to_dict() if isinstance(part, BaseConfig) else part for key, part in value.items()}
             found[name] = value
         return found
 

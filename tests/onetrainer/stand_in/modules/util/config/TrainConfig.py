@@ -19,6 +19,7 @@ class TrainOptimizerConfig(BaseConfig):
             "stochastic_rounding": (False, bool, False),
             "muon_te1_adam_lr": (None, float, True),
             "muon_te2_adam_lr": (None, float, True),
+            "muon_adam_config": (None, dict, True),
             "fused_back_pass": (False, bool, False),
             "compile": (False, bool, False),
         }
@@ -54,6 +55,7 @@ class TrainConfig(BaseConfig):
             "learning_rate_scheduler": (LearningRateScheduler.CONSTANT, LearningRateScheduler, False),
             "custom_learning_rate_scheduler": (None, str, True),
             "optimizer": (TrainOptimizerConfig.default_values(), TrainOptimizerConfig, False),
+            "optimizer_defaults": ({}, dict, False),
             "unet": (TrainModelPartConfig.default_values(), TrainModelPartConfig, False),
             "peft_type": (PeftType.LORA, PeftType, False),
             "lora_rank": (4, int, False),

@@ -138,7 +138,7 @@ def guard() -> Iterator[Line]:
 
 
 def presets(folder: Path) -> Iterator[Line]:
-    """Whether OneTrainer takes every word of our presets, and each chooses one of our optimizers with what it allows."""
+    """Whether OneTrainer takes every word of our presets, and our optimizers what they say."""
     from scaled_onetrainer.fields import options_in
     from scaled_onetrainer.members import rule_of
 

@@ -47,7 +47,8 @@ def test_doctor(tmp_path):
 
     said = run_python(*RUN, "doctor", "--onetrainer", str(STAND_IN), folder=tmp_path).splitlines()
     good = [line for line in said if line.startswith("ok ")]
-    assert len(good) == len(HOOKS) + 2 * len(MEMBERS) + 1 and said[-1] == "All is as it should be."
+    assert len(good) == len(HOOKS) + 2 * len(MEMBERS) + 2 and said[-1] == "All is as it should be."
+    assert sum("presets are taken as they are written" in line for line in good) == 1
     assert sum("factors moved, roles LORA_DOWN, LORA_UP" in line for line in good) == len(MEMBERS)
     said = run_python(*RUN, "doctor", code=1, SCALED_ONETRAINER="off")
     assert "MISSING the plugin is switched off by the environment variable SCALED_ONETRAINER" in said

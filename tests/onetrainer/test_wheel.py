@@ -76,8 +76,9 @@ def installed(empty, wheels) -> Environment:
 def test_the_starter_lies_where_python_reads_it(installed):
     assert "scaled_onetrainer.pth" in installed.files() - installed.before
     assert (installed.packages / "scaled_onetrainer.pth").read_text() == "import scaled_onetrainer.startup\n"
-    modules = {path.name for path in (ROOT / "scaled-onetrainer" / "scaled_onetrainer").rglob("*.py")}
-    assert modules <= {Path(name).name for name in installed.files()}
+    source = ROOT / "scaled-onetrainer" / "scaled_onetrainer"
+    wanted = {path.relative_to(source.parent).as_posix() for end in ("py", "json") for path in source.rglob(f"*.{end}")}
+    assert wanted <= installed.files() and any("/presets/" in name for name in wanted)
 
 
 def test_it_starts_with_python(installed):

@@ -1,62 +1,29 @@
+from __future__ import annotations
+
 import sys
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-from scaled_onetrainer.checkout import is_onetrainer, root_of
-from scaled_onetrainer.hook_table import HOOKS, Hook
+# typing alone takes a third of Python's start; those who check types read this as true
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 
-class HookFinder(MetaPathFinder):
+class HookFinder:
     """Finds the modules of OneTrainer that the plugin adds to, so that its hooks run right after they were loaded.
 
-    Every other import is none of its business, and costs one look into a dictionary.
+    It is part of every start of Python: whatever takes longer than a look at a name is imported when it is needed.
     """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        hook = HOOKS.get(fullname)
-        if hook is None:
+        if not fullname.startswith("modules."):
             return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.origin is None or spec.loader is None:
-            return None
-        root = root_of(spec.origin, fullname)
-        if not is_onetrainer(root):
-            return None
-        spec.loader = HookedLoader(spec.loader, hook, root)
-        return spec
+        from scaled_onetrainer.HookedLoader import hooked_spec
 
-
-class HookedLoader(Loader):
-    """Loads a module as its own loader does, and then runs the hook.
-
-    Args:
-        loader: of the module.
-        hook: for it.
-        root: of the checkout.
-    """
-
-    def __init__(self, loader: Any, hook: Hook, root: Path) -> None:
-        self._loader, self._hook, self._root = loader, hook, root
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        # torch and the rest are loaded by OneTrainer's module itself, at the latest
-        from scaled_onetrainer.run_hook import run_hook
-
-        run_hook(self._hook, module, self._root)
-
-    def __getattr__(self, name: str) -> Any:
-        # what tracebacks, inspect and pickle ask of a loader
-        return getattr(self._loader, name)
+        return hooked_spec(fullname, path, target)
 
 
 def remove() -> None:

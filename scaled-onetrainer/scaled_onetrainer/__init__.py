@@ -3,10 +3,15 @@
 Nothing here loads torch before OneTrainer does: importing this package is part of every start of Python.
 """
 
-from importlib.metadata import PackageNotFoundError, version
 
-try:
-    __version__ = version("scaled-onetrainer")
-except PackageNotFoundError:
-    # read from a folder that was not installed
-    __version__ = "unknown"
+def __getattr__(name: str) -> str:
+    # importlib.metadata takes longer than all the rest of Python's start
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("scaled-onetrainer")
+    except PackageNotFoundError:
+        # read from a folder that was not installed
+        return "unknown"

@@ -43,6 +43,12 @@ def commit_of(root: Path) -> str:
     return head if COMMIT.fullmatch(head) else "an unknown commit"
 
 
+def short_commit(root: Path) -> str:
+    """The first ten digits of `commit_of`, or its words."""
+    found = commit_of(root)
+    return found[:10] if COMMIT.fullmatch(found) else found
+
+
 def _ref(git: Path, ref: str) -> str:
     loose, packed = git / ref, git / "packed-refs"
     if loose.is_file():

@@ -93,7 +93,8 @@ def describe_rest(groups: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
 
 
 def _describe_group(parameters: Iterable[nn.Parameter], name: str, live: LiveDescriptions) -> None:
-    embedding = name.startswith("embeddings")
+    # each model has words of its own before it and after it, and the embedding's own name follows
+    embedding = "embeddings" in name.partition("/")[0]
     for place, parameter in enumerate(parameters):
         if parameter_info(parameter) is not None:
             continue

@@ -5,12 +5,14 @@ from pathlib import Path
 from types import ModuleType
 
 from scaled_onetrainer import __version__
-from scaled_onetrainer.checkout import commit_of
+from scaled_onetrainer.checkout import short_commit
 from scaled_onetrainer.hook_table import CORE, FEATURE, Hook
 from scaled_onetrainer.startup import SWITCH
 
 # One line for each feature that this checkout has no place for; the factory stops a run that would need it.
 BROKEN: dict[str, str] = {}
+# The same line of every hook that failed and let the program go on, windows' too.
+LOST: dict[str, str] = {}
 
 
 class HookError(RuntimeError):
@@ -41,11 +43,12 @@ def run_hook(hook: Hook, module: ModuleType, root: Path) -> None:
         where = Path(str(module.__file__))
         where = where.relative_to(root) if where.is_relative_to(root) else where
         line = (
-            f"scaled-onetrainer {__version__}, OneTrainer {commit_of(root)[:10]}, {where}: {error}; this takes "
+            f"scaled-onetrainer {__version__}, OneTrainer {short_commit(root)}, {where}: {error}; this takes "
             f"{hook.gives}. Update scaled-onetrainer, or run without it: {SWITCH}=0."
         )
         if hook.kind == CORE:
             raise HookError(line) from None
+        LOST[hook.name] = line
         if hook.kind == FEATURE:
             BROKEN[hook.name] = line
         print(line)

@@ -1,0 +1,5 @@
+from modules.ui.BaseMuonAdamWindowView import BaseMuonAdamWindowView
+
+
+class CtkMuonAdamWindowView(BaseMuonAdamWindowView):
+    """Would be drawn by a toolkit."""

@@ -1,0 +1,5 @@
+from modules.ui.BaseOptimizerParamsWindowView import BaseOptimizerParamsWindowView
+
+
+class CtkOptimizerParamsWindowView(BaseOptimizerParamsWindowView):
+    """Would be drawn by a toolkit."""

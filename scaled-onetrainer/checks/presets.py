@@ -1,29 +1,27 @@
 """Loads the plugin's presets in a real checkout of OneTrainer, with the plugin and without it.
 
-    python scaled-onetrainer/checks/presets.py --onetrainer DIR [--work FOLDER]
+    python scaled-onetrainer/checks/presets.py --onetrainer DIR --work FOLDER [--only TEXT] [--table FILE]
 
-To be run with the checkout's own Python, with the plugin installed there. With a folder, one of each
-kind trains the tiny base, too.
+To be run with the checkout's own Python, with the plugin installed there.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import scaled_onetrainer.startup
 from scaled_onetrainer.fields import options_in
 from scaled_onetrainer.hooks.adapters import check_adapter_options
 from scaled_onetrainer.hooks.config_fields import unguarded
 from scaled_onetrainer.members import rule_of
 from scaled_onetrainer.startup import SWITCH
 
+import report
 from make_presets import ADAPTER_KEYS, ALLOWED, ORIGIN, OUTPUT
-from upstream import config_of, enter, listening, train
+from upstream import config_of, listening, train
 
 # what a run on the tiny base takes from a preset
 OWN_KEYS = frozenset(("training_method", "learning_rate", "optimizer", *ADAPTER_KEYS))
@@ -84,7 +82,7 @@ def settings(config: Any) -> dict[str, Any]:
     return {key: json.dumps(value, sort_keys=True) for key, value in found.items()}
 
 
-def loaded(checkout: Path) -> str:
+def loaded(_folder: Path) -> str:
     """Each preset is read whole, by the window and by scripts/train.py alike, and trains with an optimizer of ours."""
     from modules.util.optimizer_util import change_optimizer
 
@@ -106,12 +104,12 @@ def loaded(checkout: Path) -> str:
     return f"{len(files())} presets, {options} options of optimizers"
 
 
-def differences(checkout: Path) -> str:
+def differences(_folder: Path) -> str:
     """Each preset differs in what it may from the preset that it was made from."""
     differing: set[str] = set()
     for path in files():
         data = read(path)
-        base = read(checkout / "training_presets" / data[ORIGIN])
+        base = read(Path("training_presets") / data[ORIGIN])
         for key in base.keys() | data.keys():
             assert key in ALLOWED or (key in base and key in data and base[key] == data[key]), f"{path}: {key}"
         theirs, ours = settings(load(base, migrate=False)), settings(load(data, migrate=False))
@@ -122,12 +120,12 @@ def differences(checkout: Path) -> str:
     return f"differ in {', '.join(sorted(differing))}"
 
 
-def stopped(checkout: Path) -> str:
+def stopped(_folder: Path) -> str:
     """Each preset stops where the plugin is missing, before it would train with OneTrainer's AdamW."""
     environment = {**os.environ, SWITCH: "0"}
     run = subprocess.run(
-        [sys.executable, "-c", MISSING, str(checkout), str(OUTPUT)],
-        env=environment, cwd=checkout, capture_output=True, text=True,
+        [sys.executable, "-c", MISSING, str(Path.cwd()), str(OUTPUT)],
+        env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     count, _, error = run.stdout.strip().splitlines()[-1].partition(" ")
@@ -148,43 +146,32 @@ def own_settings(path: Path) -> dict[str, Any]:
     return {key: value for key, value in read(path).items() if key in OWN_KEYS}
 
 
-def trained(work: Path) -> str:
-    """A preset of each kind trains the tiny base, in bfloat16 where its optimizer rounds to that."""
-    told = []
-    for path in kinds().values():
-        data = own_settings(path)
-        rounded = data["optimizer"].get("stochastic_rounding")
-        numbers = {"train_dtype": "BFLOAT_16", "unet": {"weight_dtype": "BFLOAT_16"}} if rounded else {}
-        full = {"output_model_format": "DIFFUSERS"} if data["training_method"] == "FINE_TUNE" else {}
-        name = f"{path.parent.name} {path.stem}"
-        run = train(config_of(work / name.replace(" ", "_"), data, numbers, full))
-        assert len(run.losses) == 4 and all(0 < loss < 10 for loss in run.losses), f"{name}: {run.losses}"
-        group = run.optimizer.param_groups[0]
-        wrong = [key for key, value in data["optimizer"].items() if key in group and group[key] != value]
-        assert not wrong and group["configured_lr"] == data["learning_rate"], f"{name}: {wrong}"
-        told.append(f"{name} {len(run.trainer.parameters)}")
-    return f"trained parameters: {', '.join(told)}"
+def trained(path: Path, folder: Path) -> str:
+    """A preset trains the tiny base, in bfloat16 where its optimizer rounds to that."""
+    data = own_settings(path)
+    rounded = data["optimizer"].get("stochastic_rounding")
+    numbers = {"train_dtype": "BFLOAT_16", "unet": {"weight_dtype": "BFLOAT_16"}} if rounded else {}
+    full = {"output_model_format": "DIFFUSERS"} if data["training_method"] == "FINE_TUNE" else {}
+    run = train(config_of(folder, data, numbers, full))
+    assert len(run.losses) == 4 and all(0 < loss < 10 for loss in run.losses), run.losses
+    group = run.optimizer.param_groups[0]
+    wrong = [key for key, value in data["optimizer"].items() if key in group and group[key] != value]
+    assert not wrong and group["configured_lr"] == data["learning_rate"], wrong
+    return f"{len(run.losses)} steps, {len(run.trainer.parameters)} parameters"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--onetrainer", type=Path, required=True, metavar="DIR", help="a checkout of OneTrainer")
-    parser.add_argument("--work", type=Path, metavar="FOLDER", help="for what runs on the tiny base write")
-    arguments = parser.parse_args()
-    checkout, work = arguments.onetrainer.resolve(), arguments.work and arguments.work.resolve()
-    scaled_onetrainer.startup.start()
-    enter(checkout)
-    checks: list[tuple[Callable[[Path], str], Path]] = [(check, checkout) for check in (loaded, differences, stopped)]
-    checks += [(trained, work)] if work else []
-    failed = 0
-    for check, folder in checks:
-        try:
-            print(f"ok     {check.__name__}: {check(folder)}", flush=True)
-        except AssertionError as error:
-            failed += 1
-            print(f"FAILED {check.__name__}: {error}", flush=True)
-    return 1 if failed or not files() else 0
+def checks() -> list[report.Check]:
+    """All presets at once, and one run of each kind."""
+    runs = [
+        (f"preset {path.parent.name} {path.stem} on the tiny base", partial(trained, path)) for path in kinds().values()
+    ]
+    return [
+        ("presets are read whole", loaded),
+        ("presets differ from OneTrainer's in what they may", differences),
+        ("presets stop where the plugin is missing", stopped),
+        *runs,
+    ]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report.main(__doc__, checks))

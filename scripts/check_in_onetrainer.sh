@@ -44,8 +44,7 @@ echo "== contract and doctor"
 tail -n 1 "$work/contract.txt" "$work/doctor.txt"
 run training.py --table "$work/results.json"
 run behaviour.py --table "$work/results.json"
-echo "== presets"
-"$python" "$checks/presets.py" --onetrainer "$checkout" || failed=1
+run presets.py --table "$work/results.json"
 echo "== windows"
 "$python" "$checks/windows.py" --onetrainer "$checkout" --output "$work/windows" || failed=1
 if [ -x "$own" ]; then

@@ -107,7 +107,18 @@ class BaseModel(ABC):
     # diffusers' class for a model that comes from such a file, where it is saved as a folder
     pipeline_class: ClassVar[type[DiffusionPipeline] | None] = None
     # module paths of a component's first and last layers, which optimizers of all weights step otherwise than the rest
-    input_layers: ClassVar[tuple[str, ...]] = ("conv_in", "x_embedder", "context_embedder", "proj_in", "pos_embed.proj")
+    input_layers: ClassVar[tuple[str, ...]] = (
+        "conv_in",
+        "x_embedder",
+        "context_embedder",
+        "proj_in",
+        "pos_embed.proj",
+        # of the time, and of what is told beside it
+        "time_embedding.linear_1",
+        "add_embedding.linear_1",
+        "time_guidance_embed.timestep_embedder.linear_1",
+        "time_guidance_embed.guidance_embedder.linear_1",
+    )
     output_layers: ClassVar[tuple[str, ...]] = ("conv_out", "proj_out", "lm_head")
     # text encoder -> name of its vectors in embedding files, for families in which words can be added
     embedding_keys: ClassVar[Mapping[str, str]] = {}

@@ -1,5 +1,6 @@
 """Installs the plugin into the environment that OneTrainer's own scripts run it in, and takes it away again."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -110,7 +111,9 @@ def uninstall(root: Path, python: Path) -> int:
 def _pip(python: Path, *arguments: str) -> int:
     command = [str(python), "-m", "pip", arguments[0], "--disable-pip-version-check", *arguments[1:]]
     print(" ".join(command), flush=True)
-    code = subprocess.run(command).returncode
+    # what is only on the path of this run is no part of the environment
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    code = subprocess.run(command, env=kept).returncode
     if code:
         print(f"scaled-onetrainer: pip ended with code {code}; what it says above is the reason.", file=sys.stderr)
     return code

@@ -31,7 +31,18 @@ PART = re.compile(rf"(?:(?P<layer>.*)\.)?(?P<part>{'|'.join(ROLE_OF_PART)})(?P<r
 WRAPPERS = re.compile(r"^(?:(?:base_model\.model|_orig_mod|_fsdp_wrapped_module|module)\.)+")
 # First and last layers by their paths in diffusers' and transformers' models.
 INPUT_LAYERS = frozenset(
-    ("conv_in", "x_embedder", "context_embedder", "proj_in", "pos_embed.proj", "time_embedding.linear_1")
+    (
+        "conv_in",
+        "x_embedder",
+        "context_embedder",
+        "proj_in",
+        "pos_embed.proj",
+        # of the time, and of what is told beside it
+        "time_embedding.linear_1",
+        "add_embedding.linear_1",
+        "time_guidance_embed.timestep_embedder.linear_1",
+        "time_guidance_embed.guidance_embedder.linear_1",
+    )
 )
 OUTPUT_LAYERS = frozenset(("conv_out", "proj_out", "lm_head"))
 

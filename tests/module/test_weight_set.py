@@ -10,6 +10,7 @@ from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 from scaled_optim.batched_optimizer import BatchedOptimizer
+from scaled_optim.description import INPUT_LAYERS, OUTPUT_LAYERS
 
 import torch
 from torch import nn
@@ -35,11 +36,16 @@ def small_qwen(tied: bool) -> nn.Module:
     return Qwen3ForCausalLM(config)
 
 
+UNET = {"conv_in", "time_embedding.linear_1"}
+FLUX = {"x_embedder", "context_embedder", "time_guidance_embed.timestep_embedder.linear_1"}
 # component, its first layers, its last ones
 COMPONENTS = {
-    "sd1 unet": (lambda: resource(UNet2DConditionModel, "stable_diffusion/sd1/unet"), {"conv_in"}, {"conv_out"}),
-    "sd2 unet": (lambda: resource(UNet2DConditionModel, "stable_diffusion/sd2/unet"), {"conv_in"}, {"conv_out"}),
-    "sdxl unet": (lambda: resource(UNet2DConditionModel, "stable_diffusion_xl/unet"), {"conv_in"}, {"conv_out"}),
+    "sd1 unet": (lambda: resource(UNet2DConditionModel, "stable_diffusion/sd1/unet"), UNET, {"conv_out"}),
+    "sd2 unet": (lambda: resource(UNet2DConditionModel, "stable_diffusion/sd2/unet"), UNET, {"conv_out"}),
+    "sdxl unet": (
+        lambda: resource(UNet2DConditionModel, "stable_diffusion_xl/unet"), UNET | {"add_embedding.linear_1"},
+        {"conv_out"},
+    ),
     "sd1 text encoder": (lambda: resource(CLIPTextModel, "stable_diffusion/sd1/text_encoder"), EMBEDDINGS, set()),
     "sdxl text encoder 2": (
         lambda: resource(CLIPTextModelWithProjection, "stable_diffusion_xl/text_encoder_2"),
@@ -47,12 +53,12 @@ COMPONENTS = {
     ),
     "flux.2 klein": (
         lambda: resource(Flux2Transformer2DModel, "flux_2/klein_4b/transformer"),
-        {"x_embedder", "context_embedder"},
+        FLUX,
         {"proj_out"},
     ),
     "flux.2 dev": (
         lambda: resource(Flux2Transformer2DModel, "flux_2/dev/transformer"),
-        {"x_embedder", "context_embedder"},
+        FLUX | {"time_guidance_embed.guidance_embedder.linear_1"},
         {"proj_out"},
     ),
     "language model": (lambda: small_qwen(tied=False), {"model.embed_tokens"}, {"lm_head"}),
@@ -93,6 +99,10 @@ def test_the_families_use_these_patterns():
     """A family that needs others says so itself, and then belongs into the table above."""
     for family in set(model_families().values()):
         assert family.input_layers == BaseModel.input_layers and family.output_layers == BaseModel.output_layers
+
+
+def test_the_engine_knows_the_same_layers_by_itself():
+    assert set(BaseModel.input_layers) == INPUT_LAYERS and set(BaseModel.output_layers) == OUTPUT_LAYERS
 
 
 def test_tied_weights_count_once():

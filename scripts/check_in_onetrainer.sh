@@ -33,7 +33,7 @@ files >"$work/files-before.txt"
 git -C "$checkout" status --porcelain >"$work/status-before.txt" 2>/dev/null || true
 echo "== without the plugin"
 "$python" "$checks/unused.py" --onetrainer "$checkout" --work "$work/unused" >"$work/without.json" 2>"$work/without.log"
-"$python" -m pip install --quiet --no-deps "$here/scaled-optim" "$here/scaled-onetrainer"
+(cd "$here/scaled-onetrainer" && "$python" -m scaled_onetrainer install --onetrainer "$checkout" --python "$python")
 echo "== installed and unused"
 "$python" "$checks/unused.py" --onetrainer "$checkout" --work "$work/unused" >"$work/unused.json" 2>"$work/unused.log"
 "$python" "$checks/same_files.py" "$work/results.json" "installed and unused: the same losses, files and configs" \
@@ -49,10 +49,10 @@ echo "== windows"
 "$python" "$checks/windows.py" --onetrainer "$checkout" --output "$work/windows" || failed=1
 if [ -x "$own" ]; then
     echo "== with our own trainer, converter and node"
-    (cd "$here" && "$own" "$checks/same_step.py" "$work/behaviour" --table "$work/results.json") || failed=1
-    (cd "$here" && "$own" "$checks/adapter_files.py" "$work/behaviour" --table "$work/results.json") || failed=1
+    (cd "$here" && PYTHONPATH=$here/scaled-onetrainer "$own" "$checks/same_step.py" "$work/behaviour" --table "$work/results.json") || failed=1
+    (cd "$here" && PYTHONPATH=$here/scaled-onetrainer "$own" "$checks/adapter_files.py" "$work/behaviour" --table "$work/results.json") || failed=1
 fi
-"$python" -m pip uninstall --quiet --yes scaled-onetrainer scaled-optim
+(cd "$work" && "$python" -m scaled_onetrainer uninstall --onetrainer "$checkout" --python "$python")
 files >"$work/files-after.txt"
 git -C "$checkout" status --porcelain >"$work/status-after.txt" 2>/dev/null || true
 "$python" "$checks/same_files.py" "$work/results.json" "uninstalled: no file is left, in the environment or the checkout" \

@@ -73,6 +73,8 @@ def describe(model: BaseModel, config: TrainConfig) -> AdapterDescription:
         config_hash=pack(config).config_hash(),
         comment=config_comment(config),
         neumann=config.oft_cayley_neumann if config.peft_type == PeftType.OFT_2 else None,
+        # adapters that turn whole kernels say so themselves
+        kernels=False,
         **model.file_description(),
     )
 

@@ -93,7 +93,8 @@ def rotated_kernels(
     """A convolution without groups whose kernels, flattened to rows of i·kh·kw numbers, are multiplied by M.
 
     In half precision W and W·(M − I) stand side by side as the kernels of twice as many inputs, as a small rotation
-    would drown in the rounding of W·M, or in that of a first sum; the layer costs twice as much then.
+    would drown in the rounding of W·M, or in that of a first sum: twice the products in the forward pass. The input's
+    gradient comes from W·M as it is rounded.
 
     Args:
         x: `[batch, i, h, w]`.

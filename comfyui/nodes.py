@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 INPUT_SIDE, OUTPUT_SIDE = "oft_R.weight", "oft_blocks"
 MARKER, DORA = "oft_R.scaled_oft", "dora_scale"
+# Metadata: our entry about whole kernels, and what keys of OneTrainer's own start with
+KERNELS, ONETRAINER = "oft_kernels", "ot_"
 
 
 @dataclass(frozen=True)
@@ -26,35 +28,70 @@ class OFTPatch:
         side: "input" or "output".
         dora_scale: of a DoRA-OFT, or None.
         neumann: see `rotation.rotation`.
+        kernels: `told` of `rotation.turns_kernels`.
     """
 
     skew: Tensor
     side: str
     dora_scale: Tensor | None
     neumann: bool
+    kernels: bool | None = None
 
     def apply(
         self, weight: Tensor, strength: float, function: Callable[[Tensor], Tensor], dtype: torch.dtype
     ) -> Tensor:
         """Adds the change to `weight` in place, as it may be a slice of a larger one; returns it."""
         source = weight.to(dtype)
-        change = adapted(source, self.skew, self.side, self.dora_scale, strength, self.neumann) - source.float()
+        turned = adapted(source, self.skew, self.side, self.dora_scale, strength, self.neumann, self.kernels)
+        change = turned - source.float()
         weight += function(change).to(weight.dtype)
         return weight
 
 
-def read_patches(tensors: Mapping[str, Tensor], names: Mapping[str, Any], neumann: bool = False) -> dict[Any, OFTPatch]:
+def whole_kernels(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool | None:
+    """Whether a file's rotations of inputs turn whole kernels: by our own entry, else by OneTrainer's marks.
+
+    Args:
+        tensors: the file.
+        metadata: of its header.
+    """
+    said = {"True": True, "False": False}.get(metadata.get(KERNELS, ""))
+    if said is not None:
+        return said
+    theirs = any(key.startswith(ONETRAINER) for key in metadata) or any(key.endswith(f".{MARKER}") for key in tensors)
+    return True if theirs else None
+
+
+def read_metadata(path: str) -> dict[str, str]:
+    """The metadata of a safetensors file; none for a file of another kind, or one that can't be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
+
+
+def read_patches(
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, Any],
+    neumann: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> dict[Any, OFTPatch]:
     """The patches that a file holds: place of a weight in the model -> its change.
 
     Args:
         tensors: the file.
         names: every name by which files may call a layer -> place of its weight, as ComfyUI's key maps have it.
         neumann: see `rotation.rotation`.
+        metadata: of the file's header.
 
     Raises:
         ValueError: no OFT is in the file, or none of its layers is in the model.
     """
     patches: dict[Any, OFTPatch] = {}
+    kernels = whole_kernels(tensors, metadata or {})
     used: set[str] = set()
     for name, place in names.items():
         keys = {part: f"{name}.{part}" for part in (INPUT_SIDE, OUTPUT_SIDE, MARKER, DORA)}
@@ -67,7 +104,7 @@ def read_patches(tensors: Mapping[str, Tensor], names: Mapping[str, Any], neuman
         else:
             continue
         side = "input" if INPUT_SIDE in found else "output"
-        patches[place] = OFTPatch(skew, side, found.get(DORA), neumann)
+        patches[place] = OFTPatch(skew, side, found.get(DORA), neumann, kernels)
         used |= {keys[part] for part in found}
     if not patches:
         some = any(key.endswith((INPUT_SIDE, OUTPUT_SIDE)) for key in tensors)
@@ -78,6 +115,11 @@ def read_patches(tensors: Mapping[str, Tensor], names: Mapping[str, Any], neuman
         )
     for key in sorted(tensors.keys() - used):
         logger.warning("key not loaded: %s", key)
+    if kernels is None and any(patch.side == "input" and len(patch.skew) == 1 for patch in patches.values()):
+        logger.info(
+            "The file does not say what its shared blocks rotate in convolutions larger than 1 x 1; input channels are "
+            "assumed. If OneTrainer made it, use the file as OneTrainer saved it."
+        )
     return patches
 
 
@@ -161,7 +203,9 @@ class LoadOFT:
         if clip is not None:
             names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
         make = weight_adapter_class()
-        patches = {place: make(patch) for place, patch in read_patches(tensors, names, neumann).items()}
+        patches = {
+            place: make(patch) for place, patch in read_patches(tensors, names, neumann, read_metadata(path)).items()
+        }
         model, clip = model.clone(), None if clip is None else clip.clone()
         # each takes those that are its own
         model.add_patches(patches, strength_model)

@@ -3,7 +3,9 @@
 Axes: `o` out, `i` in, `k` blocks, `b` block size, `n = b(b−1)/2` numbers of a block. Rows of `oft_R.weight` are the
 upper triangles of skew matrices Q, row by row. R = (I + Q)(I − Q)⁻¹ (Cayley), a rotation.
 
-- `oft_R.weight` `[k, n]` rotates what goes into the layer: Linear W' = W·Rᵀ, Conv2d W' = W·R on the input channels.
+- `oft_R.weight` `[k, n]` rotates what goes into the layer: Linear W' = W·Rᵀ, Conv2d W' = W·R. A convolution is rotated
+  either on its input channels or on whole kernels, the i·kh·kw numbers of an output, as OneTrainer has it. The number
+  of blocks tells which, except for a single block that all share.
 - `oft_blocks` `[k, b, b]`, Q = B − Bᵀ, rotates what comes out: W' = Rᵀ·W.
 - `dora_scale` m beside either: W' = m·rotated(W)/‖W‖, with the norms that the rotation leaves alone: per output
   `[o, 1]` for a rotated input, per input `[1, i]` for a rotated output.
@@ -13,6 +15,7 @@ trained, −1 turns back. Lengths change by 1 + s·(m/‖W‖ − 1).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -58,15 +61,49 @@ def rotation(skew: Tensor, strength: float = 1.0, neumann: bool = False) -> Tens
     return torch.linalg.solve(one - skew, one + skew)
 
 
-def rotated(weight: Tensor, turn: Tensor, side: str) -> Tensor:
+def turns_kernels(shape: Sequence[int], rows: int, size: int, told: bool | None) -> bool:
+    """Whether a rotation of inputs turns whole kernels of a weight of this shape; false where these are the channels.
+
+    Args:
+        shape: of the weight.
+        rows: blocks in the file.
+        size: b.
+        told: what the file says. None, if it says nothing, means channels where both fit.
+    """
+    inputs, width = shape[1], math.prod(shape[1:])
+    by_kernels = width > inputs and width % size == 0 and rows in (1, width // size)
+    by_channels = inputs % size == 0 and rows in (1, inputs // size)
+    # a shape does not tell the groups of a convolution, so that what only seems to fit is believed to no file that
+    # says otherwise
+    return by_kernels and (told is True or (told is None and not by_channels))
+
+
+def rotated(weight: Tensor, turn: Tensor, side: str, kernels: bool | None = None) -> Tensor:
     """The layer's weight `[o, i]` or `[o, i, kh, kw]` with its inputs or outputs turned by R `[k or 1, b, b]`; float32.
+
+    Args:
+        weight: not changed.
+        turn: R.
+        side: "input" or "output".
+        kernels: `told` of `turns_kernels`.
 
     Raises:
         ValueError: the blocks don't make up the side.
     """
     size, axis = turn.shape[-1], 0 if side == "output" else 1
+    if side == "input" and turns_kernels(weight.shape, len(turn), size, kernels):
+        rows = weight.float().flatten(1)
+        turn = turn.to(weight.device).expand(rows.shape[1] // size, size, size)
+        split = rows.unflatten(1, (-1, size))
+        return torch.einsum("oki,kij->okj", split, turn).reshape(weight.shape)
     blocks, left = divmod(weight.shape[axis], size)
     if left or turn.shape[0] not in (1, blocks):
+        width = math.prod(weight.shape[1:])
+        if side == "input" and width > weight.shape[1]:
+            raise ValueError(
+                f"{turn.shape[0]} blocks of {size} make up neither the layer's {weight.shape[1]} input channels nor "
+                f"the {width} numbers of its kernels; the adapter belongs to a layer of another size"
+            )
         raise ValueError(
             f"{turn.shape[0]} blocks of {size} don't make up the layer's {weight.shape[axis]} {side}s; "
             "the adapter was made for another base model"
@@ -86,6 +123,7 @@ def adapted(
     dora_scale: Tensor | None = None,
     strength: float = 1.0,
     neumann: bool = False,
+    kernels: bool | None = None,
 ) -> Tensor:
     """The layer's weight with the whole adapter in it, float32.
 
@@ -96,8 +134,9 @@ def adapted(
         dora_scale: m, `[o, 1(, 1, 1)]` for the input side, `[1, i(, 1, 1)]` for the output side; None without DoRA.
         strength: s, see above.
         neumann: approximates R as the training did.
+        kernels: `told` of `turns_kernels`.
     """
-    result = rotated(weight, rotation(skew.to(weight.device), strength, neumann), side)
+    result = rotated(weight, rotation(skew.to(weight.device), strength, neumann), side, kernels)
     if dora_scale is None:
         return result
     kept = 0 if side == "input" else 1

@@ -1,14 +1,15 @@
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from modules.modelSaver.adapter_kinds import AdapterKind, PartError, check_fits, check_parts, kind_of_parts
-from modules.modelSaver.adapter_layout import OFT_INPUT, recognize, split_key
-from modules.modelSaver.adapter_metadata import NEUMANN, ROTATIONS
+from modules.modelSaver.adapter_kinds import AdapterKind, PartError, check_fits, check_parts, kind_of_parts, rank_of
+from modules.modelSaver.adapter_layout import OFT_INPUT, OFT_SCALED, recognize, split_key
+from modules.modelSaver.adapter_metadata import NEUMANN, OFT_KERNELS, ONETRAINER, ROTATIONS
 from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, from_base_norm
 from modules.modelSaver.fused_layers import take_apart
 from modules.modelSaver.normal_parts import normal_parts
 from modules.modelSaver.peft_settings import PEFT_START, peft_neumann, peft_turns_back, with_alpha
+from modules.module.kernel_layout import KERNELS, fitting_layouts
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
@@ -60,6 +61,21 @@ class AdapterFile:
             return peft_neumann(self.path)
         return {"True": True, "False": False}.get(self.metadata.get(NEUMANN, ""))
 
+    @property
+    def kernels(self) -> bool | None:
+        """Whether its rotations of inputs turn whole kernels of convolutions; None if nothing in the file says it.
+
+        Files of ours say it. Files of OneTrainer's and peft's do, always.
+        """
+        if self.kind.base != "OFT":
+            return None
+        own = {"True": True, "False": False}.get(self.metadata.get(OFT_KERNELS, ""))
+        theirs = any(key.startswith(ONETRAINER) for key in self.metadata)
+        marked = any(part == OFT_SCALED for _, part in self.keys)
+        if own is None and (theirs or marked or any(name.startswith(PEFT_START) for name in self.layers)):
+            return True
+        return own
+
     def resolve(self, naming: AdapterNaming) -> dict[str, dict[str, dict[str, Tensor]]]:
         """component -> module path -> internal part name -> tensor. `fit` also checks and needs the model.
 
@@ -72,21 +88,26 @@ class AdapterFile:
         }
 
     def fit(
-        self, naming: AdapterNaming, components: Mapping[str, nn.Module]
+        self,
+        naming: AdapterNaming,
+        components: Mapping[str, nn.Module],
+        warn: Callable[[str], None] = lambda text: None,
     ) -> dict[str, dict[str, dict[str, Tensor]]]:
         """`resolve` for a model that is at hand: ready for `AdapterSet`.
 
         Every shape is checked against its layer, a scale for ‖W‖ is turned back into the trained one, and rotations of
-        peft's files turn as they do there.
+        peft's files turn as they do there. Where a rotation turns whole kernels, its parts hold `KERNELS`.
 
         Args:
             naming: the family's key map.
             components: component name -> the module itself.
+            warn: gets what was assumed, at most one line.
 
         Raises:
             UserError: as `resolve`; the adapter was made for layers of other sizes, with file and key.
         """
         resolved: dict[str, dict[str, dict[str, Tensor]]] = {}
+        told, open_layers = self.kernels, []
         for component, layers in self._resolve(naming).items():
             target = resolved.setdefault(component, {})
             for path, (name, parts) in layers.items():
@@ -95,9 +116,21 @@ class AdapterFile:
                     check_fits(parts, layer)
                 except PartError as error:
                     raise self._error(name, error) from error
+                if OFT_INPUT in parts:
+                    by_channels, by_kernels = fitting_layouts(layer, len(parts[OFT_INPUT]), rank_of(parts) or 1)
+                    if by_kernels and (told or not by_channels):
+                        parts = {**parts, KERNELS: torch.tensor(True)}
+                    elif by_kernels and told is None:
+                        open_layers.append(name)
                 if OFT_INPUT in parts and name.startswith(PEFT_START) and peft_turns_back(self.path, layer):
                     parts = {**parts, OFT_INPUT: -parts[OFT_INPUT]}
                 target[path] = from_base_norm(parts, layer, component, path) if self.base_norm else parts
+        if open_layers:
+            warn(
+                f"{self.path}: it does not say whether its shared rotations turn input channels or whole kernels of "
+                f"convolutions ({len(open_layers)} layers, for example {open_layers[0]}). Input channels are assumed, "
+                "as older files of this program have them. If OneTrainer made it, use the file as OneTrainer saved it."
+            )
         return resolved
 
     def _resolve(self, naming: AdapterNaming) -> dict[str, dict[str, tuple[str, dict[str, Tensor]]]]:

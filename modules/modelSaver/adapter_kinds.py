@@ -22,6 +22,7 @@ from modules.modelSaver.adapter_layout import (
     RESCALE,
     UP,
 )
+from modules.module.kernel_layout import KERNELS, fitting_layouts, misfit
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ _OWN: dict[str, frozenset[str]] = {
     "LoRA": frozenset({DOWN, UP, MID}),
     "LoHa": frozenset({*_LOHA, "hada_t1", "hada_t2"}),
     "LoKr": frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"}),
-    "OFT": frozenset({OFT_INPUT, OFT_SCALED}),
+    "OFT": frozenset({OFT_INPUT, OFT_SCALED, KERNELS}),
     "output-side OFT": frozenset({OFT_OUTPUT, RESCALE}),
     "diff": frozenset({DIFF, DIFF_BIAS}),
 }
@@ -46,7 +47,7 @@ _BESIDE: dict[str, frozenset[str]] = {
     "diff": frozenset(),
 }
 
-_MAY_BE_WHOLE = frozenset({ALPHA, OFT_SCALED})
+_MAY_BE_WHOLE = frozenset({ALPHA, OFT_SCALED, KERNELS})
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,9 @@ def check_fits(parts: Mapping[str, Tensor], layer: nn.Linear | nn.Conv2d) -> Non
     if (out, fan_in) not in ((own_out, own_fan_in), (None, None)):
         raise PartError(main, f"makes a {out} x {fan_in} matrix, expected {own_out} x {own_fan_in}. {other}")
     if OFT_INPUT in parts:
-        _check_blocks(parts, OFT_INPUT, channels, groups, "inputs")
+        blocks, size = len(parts[OFT_INPUT]), rank_of(parts) or 1
+        if not any(fitting_layouts(layer, blocks, size)):
+            raise PartError(OFT_INPUT, misfit(layer, blocks, size))
     if OFT_OUTPUT in parts:
         _check_blocks(parts, OFT_OUTPUT, own_out, groups, "outputs")
     if DORA in parts and parts[DORA].numel() not in (own_out, channels // groups):

@@ -7,6 +7,7 @@ Inside the program parts have OneTrainer's internal names: `lora_down.weight`, `
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from modules.module.kernel_layout import KERNELS
 from modules.util.enum.ModelFormat import ModelFormat
 
 import torch
@@ -147,7 +148,11 @@ def without_core(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def written_parts(parts: Mapping[str, Tensor], layout: AdapterLayout) -> dict[str, Tensor]:
-    """Internal parts -> the parts that stand in a file of `layout`, under their names there."""
+    """Internal parts -> the parts that stand in a file of `layout`, under their names there.
+
+    `KERNELS` is left out: a file's metadata say it.
+    """
+    parts = {part: tensor for part, tensor in parts.items() if part != KERNELS}
     if not layout.cores:
         parts = without_core(parts)
     if layout.peft:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from modules.modelSaver.adapter_kinds import AdapterKind, alpha_of, kind_of_parts, rank_of
 from modules.modelSaver.adapter_layout import DOWN
+from modules.module.kernel_layout import KERNELS
 
 from torch import Tensor
 
@@ -28,6 +29,8 @@ class AdapterDescription:
         config_hash: hash of the training config.
         comment: free text.
         neumann: whether rotations were trained as the Neumann series; None where that is not known or means nothing.
+        kernels: whether rotations of inputs turn whole kernels of convolutions, see `kernel_layout.py`; None where that
+            is not known. Layers whose parts say so themselves win.
     """
 
     title: str = ""
@@ -39,6 +42,7 @@ class AdapterDescription:
     config_hash: str = ""
     comment: str = ""
     neumann: bool | None = None
+    kernels: bool | None = None
 
 
 # Names by which kohya's tools and model managers know the kinds that are not plain LoRA: LyCORIS's algorithms. A
@@ -49,6 +53,11 @@ ROTATIONS = {"OFT": "oft_2", "output-side OFT": "diag-oft"}
 
 # Metadata key of files of ours: whether rotations are the Neumann series, as no tensor tells
 NEUMANN = "oft_cayley_neumann"
+# Metadata key of files of ours: whether rotations of inputs turn whole kernels, as a single shared block fits channels,
+# too
+OFT_KERNELS = "oft_kernels"
+# What OneTrainer's metadata keys start with, those that are its alone
+ONETRAINER = "ot_"
 
 
 def adapter_metadata(description: AdapterDescription, components: ComponentLayers) -> dict[str, str]:
@@ -80,6 +89,7 @@ def adapter_metadata(description: AdapterDescription, components: ComponentLayer
         "ss_training_comment": description.comment,
         "config_hash": description.config_hash,
         NEUMANN: "" if description.neumann is None or kind.base not in ROTATIONS else str(description.neumann),
+        OFT_KERNELS: _kernels(description, kind, layers),
     }
     if description.base_version.startswith("sd_v"):
         metadata["ss_v2"] = str(description.base_version.startswith("sd_v2"))
@@ -92,6 +102,14 @@ def adapter_metadata(description: AdapterDescription, components: ComponentLayer
     if arguments:
         metadata["ss_network_args"] = json.dumps(arguments)
     return {key: value for key, value in metadata.items() if value}
+
+
+def _kernels(description: AdapterDescription, kind: AdapterKind, layers: Iterable[Mapping[str, Tensor]]) -> str:
+    if kind.base != "OFT":
+        return ""
+    if any(KERNELS in parts for parts in layers):
+        return "True"
+    return "" if description.kernels is None else str(description.kernels)
 
 
 def _network_arguments(kind: AdapterKind, layers: Iterable[Mapping[str, Tensor]]) -> dict[str, str]:

@@ -104,6 +104,7 @@ def describe_file(file: AdapterFile, model: ReferenceModel | None = None) -> Ada
         config_hash=found.get("config_hash", ""),
         comment=found.get("ss_training_comment", found.get("modelspec.description", "")),
         neumann=file.neumann,
+        kernels=file.kernels,
     )
 
 

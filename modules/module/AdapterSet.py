@@ -289,11 +289,14 @@ def adapter_class_of(config: TrainConfig) -> type[AdapterModule]:
 def usual_options(options: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The options that most layers of an adapter have; of equally many those of the earlier layer.
 
+    Options that these lack, as they mean nothing there, are those of the first layer that has them.
+
     Args:
         options: of each layer, see `AdapterModule.options_of`; at least one.
     """
     counted = Counter(tuple(sorted(own.items())) for own in options)
-    return dict(max(counted, key=counted.__getitem__))
+    rest = {name: value for own in reversed(options) for name, value in own.items()}
+    return rest | dict(max(counted, key=counted.__getitem__))
 
 
 def class_of_layers(layers: Mapping[str, Mapping[str, Tensor]]) -> type[AdapterModule]:

@@ -2,7 +2,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from modules.module.AdapterModule import AdaptedLayer
-from modules.module.block_rotation import rotated_weight
 from modules.module.dense_weight import dense_weight, weight_shape
 from modules.module.magnitude import DORA_SCALE, lengths, magnitude_shape, squared_lengths
 from modules.module.OFTModule import OFTModule
@@ -54,9 +53,8 @@ class DoRAOFTModule(OFTModule):
 
     def delta_weight(self) -> Tensor:
         weight = dense_weight(self.layer).to(self.weight.device)
-        groups = 1 if self._linear else self.layer.groups
         factors = (self.magnitude / self.norm).view(self._shape())
-        return rotated_weight(weight, self._matrix(), self._output, groups) * factors - weight
+        return self._turned(weight) * factors - weight
 
     @torch.no_grad()
     def load_parts(self, parts: Mapping[str, Tensor]) -> None:

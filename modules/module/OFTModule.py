@@ -2,8 +2,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from modules.module.AdapterModule import AdaptedLayer, AdapterModule, UnfitLayerError, trained_dtype
-from modules.module.block_rotation import Geometry, rotate, rotated_input, rotated_output, rotated_weight, unturned
+from modules.module.block_rotation import (
+    Geometry,
+    rotate,
+    rotated_input,
+    rotated_kernel_weight,
+    rotated_kernels,
+    rotated_output,
+    rotated_weight,
+    unturned,
+)
 from modules.module.dense_weight import dense_weight
+from modules.module.kernel_layout import KERNELS, fitting_layouts, kernel_width, misfit
 from modules.module.LoRAModule import padded
 from modules.module.oft_math import block_size_of, nearest_block_size, rotations, scale_of, skew, triangle_size, upper
 from modules.module.part_checks import check_names, number
@@ -28,6 +38,8 @@ class OFTModule(AdapterModule):
     R = (I + Q)(I − Q)⁻¹ with Q skew-symmetric from the effective weights, raw weight·forward_scale.
 
     - Input side: Linear W' = W·Rᵀ, Conv2d W' = W·R on its input channels. The opposite directions are OneTrainer's.
+    - Input side with `kernels`: a convolution's W' = W·R on the in·kh·kw numbers of each output's kernel, as OneTrainer
+      rotates them; see `kernel_layout.py`.
     - Output side: W' = Rᵀ·W on output channels; the bias is not rotated.
 
     Blocks start as the identity. Groups of a convolution are never mixed: the block size divides the channels of a
@@ -47,6 +59,8 @@ class OFTModule(AdapterModule):
         neumann: five terms of a series instead of the exact rotation, which is then off by about ‖Q‖⁴.
         scaled: what the weights are divided by, None for nothing.
         dropout: in [0, 1), probability with which each block is left out of a training step.
+        kernels: rotates whole kernels; means nothing for layers in which these are the channels, for outputs, and for
+            convolutions with groups, which is noted.
         dtype: of the trained weights; rotations are made in float32.
 
     Raises:
@@ -69,6 +83,7 @@ class OFTModule(AdapterModule):
         neumann: bool = False,
         scaled: OFTScaleMode | None = None,
         dropout: float = 0.0,
+        kernels: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(layer, component, layer_name)
@@ -79,6 +94,14 @@ class OFTModule(AdapterModule):
         self._output = side == OFTSide.OUTPUT
         channels, width = _channels(layer, side)
         what = "outputs" if self._output else "inputs"
+        self.kernels = kernels and not self._output and kernel_width(layer) is not None
+        if self.kernels:
+            channels = width = kernel_width(layer)
+            what = "numbers of a kernel"
+        elif kernels and not self._linear and not self._output and layer.groups > 1:
+            self.notes["kernels"] = (
+                f"oft_kernels: {self.full_name} has groups; its input channels are rotated instead of whole kernels"
+            )
         if width < 2:
             raise UnfitLayerError(
                 f"oft_side: {self.full_name} has one of {what} per group, which can't be rotated",
@@ -111,6 +134,7 @@ class OFTModule(AdapterModule):
             neumann=config.oft_cayley_neumann,
             scaled=config.oft_scale_mode if config.oft_scaled else None,
             dropout=config.dropout_probability,
+            kernels=config.oft_kernels,
             dtype=trained_dtype(config),
             **cls._own_options(config),
         )
@@ -126,7 +150,11 @@ class OFTModule(AdapterModule):
 
     @classmethod
     def options_of(cls, parts: Mapping[str, Tensor], layer: AdaptedLayer) -> dict[str, Any]:
-        """Side, block size and sharing from the shapes; whether and how weights are scaled stays the config's."""
+        """Side, block size, sharing and layout from the shapes; how weights are scaled stays the config's.
+
+        A single row can fit both layouts of a convolution. It turns whole kernels if `KERNELS` or OneTrainer's marker
+        is there, else channels.
+        """
         side = OFTSide.INPUT if INPUT in parts else OFTSide.OUTPUT
         name = INPUT if INPUT in parts else OUTPUT
         shape = list(parts[name].shape)
@@ -135,7 +163,16 @@ class OFTModule(AdapterModule):
         if size is None or (name == OUTPUT and (len(shape) != 3 or shape[1] != size)):
             raise UserError(f"{name} has the shape {shape}, expected {wanted}. The file is damaged; save it again.")
         channels, width = _channels(layer, side)
-        if size < 2 or width % size or shape[0] not in (1, channels // size):
+        options: dict[str, Any] = {}
+        if side == OFTSide.INPUT:
+            by_channels, by_kernels = fitting_layouts(layer, shape[0], size) if size >= 2 else (False, False)
+            if not by_channels and not by_kernels:
+                raise UserError(f"{name} {misfit(layer, shape[0], size)}")
+            if kernel_width(layer) is not None:
+                told = KERNELS in parts or MARKER in parts
+                options["oft_kernels"] = by_kernels and (told or not by_channels)
+                channels = kernel_width(layer) if options["oft_kernels"] else channels
+        elif size < 2 or width % size or shape[0] not in (1, channels // size):
             raise UserError(
                 f"{name} has the shape {shape}, which does not divide {width} channels into {shape[0]} blocks of "
                 f"{size}. It was made for another base model."
@@ -146,7 +183,7 @@ class OFTModule(AdapterModule):
             "oft_side": side,
             "oft_block_size": size,
             "oft_block_share": channels != size and (shape[0] == 1 or name == OUTPUT and _all_alike(parts[name])),
-        }
+        } | options
 
     @classmethod
     def prepare(cls, adapters: Sequence[Self]) -> None:
@@ -177,6 +214,8 @@ class OFTModule(AdapterModule):
         x = x.to(self.compute_dtype(x))
         if before is not None:
             x = _multiplied(x, before, self._linear)
+        if self.kernels:
+            return self._kernel_forward(x, after)
         if not self._plain:
             return self._general_forward(x, after)
         layer = self.layer
@@ -203,6 +242,20 @@ class OFTModule(AdapterModule):
         y = self._original_forward(rotate(x, matrix, axis))
         return y if after is None else self._lengthened(y, after, bias)
 
+    def _kernel_forward(self, x: Tensor, after: Tensor | None) -> Tensor:
+        """With whole kernels rotated; a layer that is not torch's own is called, and the change added."""
+        layer, matrix = self.layer, self._matrix()
+        inner, shape = padded(x, layer)
+        geometry = (*shape, 1)
+        if self._plain:
+            bias = layer._parameters["bias"]
+            y = rotated_kernels(inner, layer._parameters["weight"], bias, matrix, geometry)
+        else:
+            bias = getattr(layer, "bias", None)
+            y = self._original_forward(x)
+            y = y + rotated_kernels(inner, dense_weight(layer), None, matrix, geometry, whole=False).to(y.dtype)
+        return y if after is None else self._lengthened(y, after, bias)
+
     def _lengthened(self, y: Tensor, after: Tensor, bias: Tensor | None) -> Tensor:
         """(y − bias)·(1 + after) + bias."""
         y = _multiplied(y, after, self._linear)
@@ -213,9 +266,14 @@ class OFTModule(AdapterModule):
 
     def delta_weight(self) -> Tensor:
         weight = dense_weight(self.layer).to(self.weight.device)
+        return self._turned(weight) - weight
+
+    def _turned(self, weight: Tensor) -> Tensor:
+        """The layer's weight with the rotation in it."""
+        if self.kernels:
+            return rotated_kernel_weight(weight, self._matrix())
         groups = 1 if self._linear else self.layer.groups
-        turned = rotated_weight(weight, self._matrix(), self._output, groups)
-        return turned - weight
+        return rotated_weight(weight, self._matrix(), self._output, groups)
 
     @torch.no_grad()
     def load_parts(self, parts: Mapping[str, Tensor]) -> None:
@@ -252,12 +310,14 @@ class OFTModule(AdapterModule):
         if self._output:
             check_names(self, parts, (OUTPUT,), (OUTPUT, ALPHA, RESCALE), "OFT on outputs")
         else:
-            check_names(self, parts, (INPUT,), (INPUT, MARKER), "OFT on inputs")
+            check_names(self, parts, (INPUT,), (INPUT, MARKER, KERNELS), "OFT on inputs")
+            if KERNELS in parts and not self.kernels:
+                raise self.part_error("it rotates whole kernels, and the adapter here channels. Set oft_kernels.")
 
     def parts(self) -> dict[str, Tensor]:
         numbers = self.weight.detach().float() * self.forward_scale
         if not self._output:
-            return {INPUT: numbers}
+            return {INPUT: numbers} | ({KERNELS: torch.tensor(True)} if self.kernels else {})
         return {OUTPUT: skew(numbers, self.block_size).triu(1).expand(self.blocks, -1, -1).contiguous()}
 
     @torch.no_grad()
@@ -278,9 +338,9 @@ class OFTModule(AdapterModule):
         return super()._apply(fn, recurse)
 
     def _matrix(self) -> Tensor:
-        """What a row of channels is multiplied by: R or Rᵀ."""
+        """What a row of channels, or of a weight whose kernels are rotated, is multiplied by: R or Rᵀ."""
         rotation = self.rotation()
-        return rotation if self._linear or self._output else rotation.transpose(1, 2)
+        return rotation if self._linear or self._output or self.kernels else rotation.transpose(1, 2)
 
     def _dropped(self) -> float:
         return self.dropout if self.training else 0.0

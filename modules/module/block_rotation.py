@@ -87,6 +87,31 @@ def rotated_weight(weight: Tensor, matrix: Tensor, output: bool, groups: int = 1
     return turned.view(rows.shape).permute(3, 0, 4, 1, 2).reshape(weight.shape)
 
 
+def rotated_kernels(
+    x: Tensor, weight: Tensor, bias: Tensor | None, matrix: Tensor, geometry: Geometry, whole: bool = True
+) -> Tensor:
+    """A convolution without groups whose kernels, flattened to rows of i·kh·kw numbers, are multiplied by M.
+
+    In half precision W and W·(M − I) stand side by side as the kernels of twice as many inputs, as a small rotation
+    would drown in the rounding of W·M, or in that of a first sum: twice the products in the forward pass. The input's
+    gradient comes from W·M as it is rounded.
+
+    Args:
+        x: `[batch, i, h, w]`.
+        weight: `[o, i, kh, kw]`, frozen, of any floating-point dtype.
+        bias: `[o]` or None.
+        matrix: on the i·kh·kw numbers of each row.
+        geometry: of the convolution.
+        whole: otherwise the result is only what the rotation adds, the convolution with W·(M − I); without a bias.
+    """
+    return _RotatedKernels.apply(x, weight, bias, matrix, geometry, whole)
+
+
+def rotated_kernel_weight(weight: Tensor, matrix: Tensor) -> Tensor:
+    """The weight `[o, i, kh, kw]` with its flattened rows multiplied by M, in its dtype; differentiable."""
+    return rotate(weight.flatten(1), matrix, -1).view(weight.shape)
+
+
 class _Rotate(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor, axis: int) -> Tensor:
@@ -169,6 +194,38 @@ class _RotatedOutput(Function):
         return grad_x, None, None, grad_matrix, None
 
 
+class _RotatedKernels(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, matrix: Tensor, geometry: Geometry, whole: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, matrix)
+        ctx.geometry, ctx.whole = geometry, whole
+        if whole and x.dtype not in (torch.float16, torch.bfloat16):
+            return F.conv2d(x, _turned_kernels(weight, matrix, True, x.dtype), bias, *geometry)
+        change = _turned_kernels(weight, matrix, False, x.dtype)
+        if not whole:
+            return F.conv2d(x, change, None, *geometry)
+        bias = None if bias is None else bias.to(x.dtype)
+        return F.conv2d(torch.cat((x, x), 1), torch.cat((weight.to(x.dtype), change), 1), bias, *geometry)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, matrix = ctx.saved_tensors
+        need_x, need_matrix = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
+        turned = _turned_kernels(weight, matrix, ctx.whole, x.dtype)
+        *shape, groups = ctx.geometry
+        grad_x, grad_turned, _ = torch.ops.aten.convolution_backward(
+            grad.to(x.dtype), x, turned, None, *shape, False, (0, 0), groups, (need_x, need_matrix, False)
+        )
+        grad_matrix = None
+        if need_matrix:
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            grad_matrix = _products(weight.flatten(1).to(wide), grad_turned.flatten(1).to(wide), matrix, -1)
+        return grad_x, None, None, grad_matrix, None, None
+
+
 def _axis(geometry: Geometry | None) -> int:
     return -1 if geometry is None else 1
 
@@ -209,9 +266,22 @@ def _input_gradient(grad: Tensor, like: Tensor, weight: Tensor, geometry: Geomet
 def _turned_weight(weight: Tensor, matrix: Tensor, output: bool, geometry: Geometry | None) -> Tensor:
     """The rotated weight, with the very strides of the weight, as a convolution lays out its result by them."""
     turned = rotated_weight(weight, matrix, output, 1 if geometry is None else geometry[3])
+    return _laid_out_as(weight, turned)
+
+
+def _turned_kernels(weight: Tensor, matrix: Tensor, whole: bool, dtype: torch.dtype) -> Tensor:
+    """W·M of flattened kernels, or W·(M − I), in `dtype`; the product is at least float32."""
+    rows = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+    if not whole:
+        matrix = matrix - torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    return _laid_out_as(weight, _multiplied(rows, matrix.to(rows.dtype), -1).view(weight.shape).to(dtype))
+
+
+def _laid_out_as(weight: Tensor, turned: Tensor) -> Tensor:
+    """`turned` with the strides of `weight`."""
     if weight.is_contiguous():
         return turned.contiguous().as_strided(weight.shape, weight.stride())
-    return torch.empty_like(weight).copy_(turned)
+    return torch.empty_like(weight, dtype=turned.dtype).copy_(turned)
 
 
 def _turn(x: Tensor, matrix: Tensor, axis: int) -> Tensor:

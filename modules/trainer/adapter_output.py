@@ -12,12 +12,12 @@ from modules.modelSaver.format_rules import remarks
 from modules.modelSaver.portable_copy import portable_path, save_portable_copy
 from modules.modelSaver.save_adapter import check_joins, check_output, save_adapter
 from modules.module.AdapterSet import AdapterSet, adapter_class_of
+from modules.module.OFTModule import OFTModule
 from modules.trainer.output import Warn, config_comment, replace_output
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.load import pack
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
-from modules.util.enum.PeftType import PeftType
 from modules.util.enum.PortableCopy import PortableCopy
 from modules.util.LayerFilter import LayerFilter
 
@@ -65,14 +65,16 @@ def check_adapter_output(config: TrainConfig, naming: AdapterNaming, warn: Warn)
             warn(remark)
 
 
-def describe(model: BaseModel, config: TrainConfig) -> AdapterDescription:
-    """What the file tells about its training."""
+def describe(model: BaseModel, config: TrainConfig, adapters: Mapping[str, AdapterSet]) -> AdapterDescription:
+    """What the file tells about its training. Facts of rotations are those of the adapters, which may be a file's."""
+    rotations = [a for own in adapters.values() for a in own.adapters.values() if isinstance(a, OFTModule)]
     return AdapterDescription(
         title=Path(config.output_model_destination).stem,
         base_model=short_name(config.base_model_name),
         config_hash=pack(config).config_hash(),
         comment=config_comment(config),
-        neumann=config.oft_cayley_neumann if config.peft_type == PeftType.OFT_2 else None,
+        neumann=rotations[0].neumann if rotations else None,
+        kernels=any(a.kernels for a in rotations) if rotations else None,
         **model.file_description(),
     )
 
@@ -88,7 +90,7 @@ def save_adapters(
 
     A portable copy, if one is wanted, stands beside the run's output; intermediate saves have none.
     """
-    naming, description = model.adapter_naming(), describe(model, config)
+    naming, description = model.adapter_naming(), describe(model, config, adapters)
     model_format = adapter_format(config)
 
     def adapter(fresh: Path) -> None:

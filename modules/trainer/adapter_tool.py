@@ -115,7 +115,7 @@ def convert(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
     else:
         model = _model_for(file, wishes, weights=file.base_norm or (kind is not None and needs_weights(file.kind)))
         say(f"base model: {model.name}")
-        components, naming = file.fit(model.naming, model.components), model.naming
+        components, naming = file.fit(model.naming, model.components, _warner(say)), model.naming
         if file.kind.dora == "output" and LAYOUTS[model_format].base_norm and not model.has_weights:
             say("warning: without --base the lengths can't be adjusted for ComfyUI, which is then only roughly right.")
     if kind == "lora":
@@ -148,7 +148,7 @@ def merge(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
     with folder_at_once(target, wishes.overwrite, sources=(base, path)) as folder:
         if base.is_dir():
             model = load_base(base)
-            components = file.fit(model.naming, model.components)
+            components = file.fit(model.naming, model.components, _warner(say))
             merge_into(components, model, neumann)
             biases = file.kind.base == "diff"
             changed = {
@@ -158,7 +158,7 @@ def merge(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
         else:
             pipeline = single_file_pipeline(base)
             model = reference_of_pipeline(pipeline, str(wishes.base))
-            merge_into(file.fit(model.naming, model.components), model, neumann)
+            merge_into(file.fit(model.naming, model.components, _warner(say)), model, neumann)
             with writing(target):
                 (pipeline if dtype is None else pipeline.to(dtype)).save_pretrained(folder)
     say(f"written: {target} ({len(file.layers)} layers of {wishes.base} changed)")
@@ -182,6 +182,10 @@ def extract(base: str | Path, tuned: str | Path, target: Path, wishes: Wishes, s
     dtype = wishes.dtype or DataType.FLOAT_32
     _save(target, components, model_format, first.naming, description, dtype, first)
     say(f"written: {target} ({sum(map(len, components.values()))} layers, {model_format})")
+
+
+def _warner(say: Say) -> Say:
+    return lambda text: say(f"warning: {text}")
 
 
 def _wished_kind(file: AdapterFile, wishes: Wishes) -> str | None:

@@ -110,7 +110,7 @@ def read_start(
             f"lora_model_name: {path} holds whole weight differences, which is no adapter that can be trained. "
             "Make a LoRA of it with scripts/convert_adapter.py."
         )
-    start = file.fit(model.adapter_naming(), model.components)
+    start = file.fit(model.adapter_naming(), model.components, warn)
     every: list[dict[str, Any]] = []
     differences: dict[str, dict[Any, Any]] = {}
     _check_parts(path, start, parts)

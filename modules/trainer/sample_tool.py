@@ -146,7 +146,7 @@ def apply_adapters(
             say(f"warning: {file.path}: embeddings in it are left out ({len(file.extra)} tensors).")
         # shapes tell whether it fits; only scales that are made for another reader need weights
         known = {part: model.layers_of(part) for part in model.trainable_parts}
-        layers = file.fit(naming, model.components if file.base_norm else known)
+        layers = file.fit(naming, model.components if file.base_norm else known, lambda text: say(f"warning: {text}"))
         fitted.append((layers, _neumann(file, neumann, say), strength))
     denoiser = model.trainable_parts[0]
     for part in sorted(model.trainable_parts, key=lambda name: name == denoiser):

@@ -25,6 +25,7 @@ from torch import Tensor
 from own import main
 from safetensors.torch import load_file
 from same_step import own_config
+from upstream import COMMON
 
 ROTATION = "oft_R.weight"
 
@@ -36,7 +37,9 @@ def check(folder: Path) -> str:
     trained = {name: value * scales[name] for name, value in load_file(folder / "trained.safetensors").items()}
     file, converted = folder / "out.safetensors", folder / "converted.safetensors"
     script = [sys.executable, ROOT / "scripts" / "convert_adapter.py", file, converted, "--overwrite"]
-    subprocess.run([*script, "--format", "COMFY_LORA"], check=True, capture_output=True)
+    # a miniature base is none of those that the script knows by itself
+    base = ["--base", COMMON["base_model_name"]]
+    subprocess.run([*script, "--format", "COMFY_LORA", *base], check=True, capture_output=True)
     counts = [_converter(path, trained) for path in (file, converted)]
     said = f"converter reads {counts[0]} tensors as trained, {counts[1]} of another format"
     if any(name.endswith(ROTATION) for name in trained):

@@ -43,8 +43,8 @@ def own_config(changes: dict[str, Any]) -> TrainConfig:
     """Our config for a run of OneTrainer's."""
     optimizer = {OPTIONS.get(key, key): value for key, value in changes["optimizer"].items()}
     optimizer["optimizer"] = rule_of(optimizer["optimizer"])
-    # OneTrainer's switch alone is its own form
-    form = {"oft_scale_mode": "ROW"} if changes.get("oft_scaled") else {}
+    # OneTrainer's switch alone is its own form, and it rotates whole kernels
+    form = {"oft_kernels": True} | ({"oft_scale_mode": "ROW"} if changes.get("oft_scaled") else {})
     common = {key: value for key, value in COMMON.items() if key != "samples"}
     return TrainConfig.from_dict(merged(common, form, {**changes, "optimizer": optimizer}))
 

@@ -5,7 +5,7 @@ import sys
 import types
 
 from comfyui import NODE_CLASS_MAPPINGS
-from comfyui.nodes import LoadOFT, OFTPatch, read_patches, weight_adapter_class
+from comfyui.nodes import LoadOFT, OFTPatch, read_metadata, read_patches, weight_adapter_class
 from comfyui.rotation import (
     adapted,
     block_size,
@@ -18,6 +18,7 @@ from comfyui.rotation import (
 import torch
 
 import pytest
+from safetensors.torch import save_file
 
 SIZE, BLOCKS = 4, 3
 NUMBERS = SIZE * (SIZE - 1) // 2
@@ -60,6 +61,42 @@ def test_inputs_are_rotated_the_way_of_onetrainer(shape, rows):
     # float32: a solve and a product of 4 x 4 blocks
     assert (found - expected).abs().max() < 1e-5
     assert (found - other).abs().max() > 0.1, "the other direction is another weight"
+
+
+@pytest.mark.parametrize(("rows", "told"), [(27, None), (27, True), (1, True), (1, False), (1, None)])
+def test_whole_kernels_are_rotated_the_way_of_onetrainer(rows, told):
+    """Each output's i·kh·kw numbers times R, by loops; a single row turns channels unless the file says otherwise."""
+    base, trained = draw(*CONV), draw(rows, NUMBERS, seed=1, scale=0.3)
+    r = big_rotation(trained, 27)
+    expected = torch.stack([(kernel.reshape(-1) @ r).view(kernel.shape) for kernel in base.double()])
+    found = adapted(base, skew_from_triangles(trained), "input", kernels=told).double()
+    if rows > 1 or told:
+        assert (found - expected).abs().max() < 1e-5  # float32
+    else:
+        channels = torch.einsum("oihw,ij->ojhw", base.double(), big_rotation(trained))
+        assert (found - channels).abs().max() < 1e-5 < 0.1 < (found - expected).abs().max()
+
+
+def test_blocks_that_divide_no_channels_are_of_kernels():
+    skew = skew_from_triangles(draw(1, 15, scale=0.3))  # 6 x 6 for 4 channels of 3 x 3
+    base = draw(8, 4, 3, 3)
+    rows = base.double().flatten(1).unflatten(1, (6, 6)) @ rotation(skew)[0].double()
+    assert (adapted(base, skew, "input").double() - rows.reshape(base.shape)).abs().max() < 1e-5  # float32
+    # a weight does not tell the groups of its convolution, but the file tells that these are channels
+    with pytest.raises(ValueError, match="neither the layer's 4 input channels nor the 36 numbers of its kernels"):
+        adapted(base, skew, "input", kernels=False)
+    with pytest.raises(ValueError, match="5 blocks of 6 make up neither the layer's 4 input channels nor the 36 num"):
+        adapted(base, skew.expand(5, -1, -1), "input")
+
+
+def test_lengths_of_whole_kernels():
+    base, skew = draw(*CONV), skew_from_triangles(draw(27, NUMBERS, seed=1, scale=0.3))
+    scale = torch.linspace(0.5, 2, 8).view(8, 1, 1, 1)
+    found = adapted(base, skew, "input", dora_scale=scale)
+    assert torch.allclose(found.flatten(1).norm(dim=1), scale.flatten(), rtol=1e-5)  # float32
+    assert torch.allclose(
+        adapted(base, skew, "input", strength=0.5).flatten(1).norm(dim=1), base.flatten(1).norm(dim=1)
+    )
 
 
 @pytest.mark.parametrize("shape", [(SIZE * BLOCKS, 5), (SIZE * BLOCKS, 5, 3, 3)])
@@ -171,6 +208,29 @@ def test_patches_of_a_file(caplog):
     assert torch.equal(a.skew, skew_from_triangles(tensors["lora_unet_a.oft_R.weight"]))
 
 
+@pytest.mark.parametrize(
+    ("metadata", "more", "told"),
+    [
+        ({}, {}, None),
+        ({"oft_kernels": "True"}, {}, True),
+        ({"oft_kernels": "False", "ot_branch": "x"}, {}, False),
+        ({"ot_revision": "x"}, {}, True),
+        ({}, {"lora_unet_a.oft_R.scaled_oft": torch.tensor(True)}, True),
+    ],
+)
+def test_what_a_file_tells_of_whole_kernels(metadata, more, told, caplog):
+    with caplog.at_level(logging.INFO):
+        (patch,) = read_patches({"lora_unet_a.oft_R.weight": draw(1, NUMBERS)} | more, NAMES, False, metadata).values()
+    assert patch.kernels is told and ("input channels are assumed" in caplog.text) == (told is None)
+
+
+def test_metadata_are_read_from_the_file(tmp_path):
+    save_file({"a": draw(1)}, tmp_path / "x.safetensors", {"oft_kernels": "True"})
+    assert read_metadata(str(tmp_path / "x.safetensors")) == {"oft_kernels": "True"}
+    torch.save({"a": draw(1)}, tmp_path / "x.pt")
+    assert read_metadata(str(tmp_path / "x.pt")) == {} == read_metadata(str(tmp_path / "none"))
+
+
 def test_files_without_oft_and_of_other_models():
     with pytest.raises(ValueError, match="holds no OFT"):
         read_patches({"lora_unet_a.lora_up.weight": draw(2, 2)}, NAMES)
@@ -253,6 +313,19 @@ def test_the_node_patches_model_and_clip(stand_in):
     found = adapter.calculate_weight(weight, "unet", 0.5, 1.0, None, lambda a: a, torch.float32, None, None)
     assert found is weight and torch.allclose(found, expected, atol=1e-6)  # float32: added as a difference
     assert LoadOFT().load(given, "x.safetensors", 1.0, 1.0)[1] is None
+
+
+def test_the_node_asks_the_file_about_whole_kernels(stand_in, tmp_path, monkeypatch):
+    row = draw(1, NUMBERS, scale=0.3)
+    stand_in["lora_unet_a.oft_R.weight"] = row
+    for said in ("True", "False"):
+        save_file(stand_in, tmp_path / "x.safetensors", {"oft_kernels": said})
+        monkeypatch.setattr(sys.modules["folder_paths"], "get_full_path", lambda kind, name: str(tmp_path / name))
+        model, _ = LoadOFT().load(Patcher("unet"), "x.safetensors", 1.0, 1.0)
+        weight = draw(*CONV, seed=3)
+        expected = adapted(weight, skew_from_triangles(row), "input", kernels=said == "True")
+        found = model.patches["unet"][0].calculate_weight(weight, "unet", 1.0, 1.0, None, lambda a: a)
+        assert torch.allclose(found, expected, atol=1e-6)  # float32: added as a difference
 
 
 def test_a_weight_that_does_not_fit_is_logged_and_left(stand_in, caplog):

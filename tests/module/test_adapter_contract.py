@@ -55,10 +55,12 @@ VARIANTS: dict[tuple[PeftType, bool], dict[str, dict]] = {
         "output": {"oft_side": OFTSide.OUTPUT},
         "shared": {"oft_block_share": True},
         "series": {"oft_cayley_neumann": True},
+        "kernels": {"oft_kernels": True},
+        "shared kernels": {"oft_kernels": True, "oft_block_share": True},
         "elements": {"oft_scaled": True},
         "rows": {"oft_scaled": True, "oft_scale_mode": OFTScaleMode.ROW, "oft_side": OFTSide.OUTPUT},
     },
-    (PeftType.OFT_2, True): {"output": {"oft_side": OFTSide.OUTPUT}},
+    (PeftType.OFT_2, True): {"output": {"oft_side": OFTSide.OUTPUT}, "kernels": {"oft_kernels": True}},
 }
 KINDS = {
     f"{kind}{' decomposed' if decompose else ''} {variant}": {"peft_type": kind, "lora_decompose": decompose} | options

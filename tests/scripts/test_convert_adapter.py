@@ -592,27 +592,69 @@ def onetrainer_rotation(numbers: torch.Tensor) -> torch.Tensor:
     return torch.block_diag(*blocks)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_merging_a_file_of_onetrainers_gives_the_weights_of_its_forward(run, base, mini_base, tmp_path, scaled):
-    """W·Rᵀ for a linear layer, W·R on a convolution's input channels; with the marker numbers are halved by 2√(b−1)."""
+def file_of_onetrainer(path: Path, base, share: bool, scaled: bool, header: dict[str, str]) -> Deltas:
+    """Writes rotations as OneTrainer does; returns what they change there: W·Rᵀ of a linear layer, and of a convolution
+    each output's in·kh·kw numbers times R.
+    """
     generator = torch.Generator().manual_seed(3)
     layers = {"conv_in": 4, "down_blocks.0.resnets.0.conv1": 8, "time_embedding.linear_1": 8}
     tensors, expected = {}, {}
     for name, size in layers.items():
         weight = base.components["unet"].get_submodule(name).weight.detach().double()
-        numbers = 0.2 * torch.randn(weight.shape[1] // size, size * (size - 1) // 2, generator=generator)
+        rows = weight.flatten(1)
+        blocks = rows.shape[1] // size
+        numbers = 0.2 * torch.randn(1 if share else blocks, size * (size - 1) // 2, generator=generator)
         key = f"lora_unet_{name.replace('.', '_')}.oft_R"
         tensors[f"{key}.weight"] = numbers * (2 * (size - 1) ** 0.5 if scaled else 1.0)
         if scaled:
             tensors[f"{key}.scaled_oft"] = torch.tensor(True)
-        rotation = onetrainer_rotation(numbers)
-        rotated = weight @ rotation.T if weight.dim() == 2 else torch.einsum("oihw,ij->ojhw", weight, rotation)
-        expected["unet", name] = (rotated - weight).float()
-    save_file(tensors, tmp_path / "theirs.safetensors")
+        rotation = onetrainer_rotation(numbers.expand(blocks, -1))
+        rotated = rows @ (rotation.T if weight.dim() == 2 else rotation)
+        expected["unet", name] = (rotated.view(weight.shape) - weight).float()
+    save_file(tensors, path, header)
+    return expected
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_merging_a_file_of_onetrainers_gives_the_weights_of_its_forward(run, base, mini_base, tmp_path, scaled, share):
+    """With the marker numbers are halved by 2√(b−1); a shared block is known for OneTrainer's by marker or header."""
+    header = {} if scaled else {"ot_branch": "master", "ot_revision": "0123abc"}
+    expected = file_of_onetrainer(tmp_path / "theirs.safetensors", base, share, scaled, header)
     arguments = (tmp_path / "theirs.safetensors", tmp_path / "d.safetensors", "--to", "diff", "--base", mini_base)
     said = run(*arguments, "--neumann")
-    assert "does not say how its rotations were computed" in said
+    assert "does not say how its rotations were computed" in said and "warning" not in said
     assert error(deltas_of(tmp_path / "d.safetensors", base), expected) < 1e-5  # float32
     run(*arguments, "--overwrite")
     # exact rotations by the same numbers are others
     assert error(deltas_of(tmp_path / "d.safetensors", base), expected) > 1e-2
+
+
+@pytest.mark.parametrize("options", [("--format", "COMFY_LORA"), ("--dtype", "BFLOAT_16")])
+def test_the_layout_of_kernels_stays_through_conversions(run, base, mini_base, tmp_path, options):
+    """Also where no model is needed, so that shapes of layers are not known."""
+    theirs, ours = tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors"
+    expected = file_of_onetrainer(theirs, base, True, True, {})
+    run(theirs, ours, *options, *(("--base", mini_base) if "--format" in options else ()), "--neumann")
+    assert not any("scaled_oft" in key or "kernels" in key for key in load_file(ours))
+    run(ours, tmp_path / "d.safetensors", "--to", "diff", "--base", mini_base)
+    # bfloat16 has eight bits
+    assert error(deltas_of(tmp_path / "d.safetensors", base), expected) < (1e-5 if "--format" in options else 1e-2)
+
+
+def test_a_shared_block_without_a_word_is_read_as_older_files_are(run, base, mini_base, tmp_path):
+    expected = file_of_onetrainer(tmp_path / "x.safetensors", base, True, False, {})
+    target = tmp_path / "d.safetensors"
+    said = run(tmp_path / "x.safetensors", target, "--to", "diff", "--base", mini_base, "--neumann")
+    assert "warning: " in said and "(2 layers, for example lora_unet_conv_in). Input channels are assumed" in said
+    found, linear = deltas_of(target, base), ("unet", "time_embedding.linear_1")
+    assert error({linear: found[linear]}, {linear: expected[linear]}) < 1e-5 < 0.1 < error(found, expected)
+
+
+def test_a_block_that_fits_no_layout_is_refused_by_the_true_reason(fails, mini_base, tmp_path):
+    save_file({"lora_unet_conv_in.oft_R.weight": torch.zeros(5, 6)}, tmp_path / "x.safetensors")
+    said = fails(tmp_path / "x.safetensors", tmp_path / "d.safetensors", "--to", "diff", "--base", mini_base)
+    assert (
+        "lora_unet_conv_in.oft_R.weight has 5 blocks of 4, which make up neither the layer's 4 input channels nor the "
+        "36 numbers of its kernels. It belongs to a layer of another size." in said
+    )

@@ -28,6 +28,7 @@ KINDS = {
     "LoKr full": LOKR | {"lokr_full_matrix": True},
     "LoKr DoRA": LOKR | {"lokr_weight_decompose": True},
     "OFT": OFT | {"oft_scaled": True},
+    "OFT on kernels": OFT | {"oft_kernels": True, "oft_block_share": True},
     "OFT on outputs": OFT | {"oft_side": "OUTPUT"},
     "DoRA-OFT": OFT | {"lora_decompose": True},
 }
@@ -131,6 +132,20 @@ def test_the_file_decides_kind_and_size(model, mini_base, start, kind):
     assert {type(a) for s in sets.values() for a in s.adapters.values()} == {adapter_class_of(
         TrainConfig.from_dict(KINDS[kind])
     )}  # fmt: skip
+
+
+def test_a_continued_file_says_how_it_rotates_whatever_the_config_says(model, mini_base, start, tmp_path):
+    told = {"oft_cayley_neumann": True, "oft_kernels": True}
+    path, _, expected = start(OFT | {"oft_block_share": True} | told)
+    notes, config = Notes(), config_of(mini_base, OFT, lora_model_name=str(path))
+    sets = again(model, config, notes)
+    (note,) = [note for note in notes if "lora_model_name" in note]
+    assert all(f"{option} True instead of False" in note for option in told)
+    file = read_adapter(save_adapters(tmp_path / "more.safetensors", sets, model, config, Notes()))
+    assert file.neumann and file.kernels
+    found = deltas(again(model, config_of(mini_base, {}, lora_model_name=str(file.path)), Notes()))
+    for name, delta in expected.items():
+        assert (found[name] - delta).abs().max() < 1e-6  # float32
 
 
 def test_parts_that_the_file_lacks_get_its_kind(model, mini_base, start, tmp_path):

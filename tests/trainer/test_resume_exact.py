@@ -57,6 +57,7 @@ CASES = {
     },
     # raw weights are stored, not the effective ones of files; blocks are dropped by the global generator
     "oft": {**OFT, "oft_scaled": True, "dropout_probability": 0.3},
+    "oft on kernels": {**OFT, "oft_kernels": True, "oft_block_share": True, "dropout_probability": 0.3},
     "oft on outputs": {**OFT, "oft_side": "OUTPUT", "lora_decompose": True, "lora_weight_dtype": "BFLOAT_16"},
     # the norm that DoRA divides by is that of the frozen weights and the stored factors
     "dora": {"lora_decompose": True, "dropout_probability": 0.3, "unet": CHECKPOINTED},

@@ -20,6 +20,7 @@ from modules.util.config.write_json import canonical_json, write_json
 from modules.util.enum.DataType import DataType
 from modules.util.enum.OFTScaleMode import OFTScaleMode
 from modules.util.enum.OptionGroup import OptionGroup
+from modules.util.enum.PeftType import PeftType
 
 
 # pydantic collects fields from the last base to the first
@@ -53,10 +54,14 @@ class TrainConfig(
 
     @classmethod
     def upgrade(cls, data: dict) -> dict:
-        """Brings older JSON to the current version. Scaled OFT in files of OneTrainer means OneTrainer's scale."""
+        """Brings older JSON to the current version. OFT in files of OneTrainer means OneTrainer's scale and kernels."""
         upgraded = super().upgrade(data)
         if VERSION_KEY in data and upgraded.get("oft_scaled") is True:
             upgraded.setdefault("oft_scale_mode", OFTScaleMode.ROW.value)
+        # `oft_side` is ours alone, and stands in every whole file of ours: older ones mean channels
+        theirs = VERSION_KEY in data and "oft_side" not in data
+        if theirs and upgraded.get("peft_type") == PeftType.OFT_2.value:
+            upgraded.setdefault("oft_kernels", True)
         return upgraded
 
     def part_weight_dtype(self, name: str) -> DataType:

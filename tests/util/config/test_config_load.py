@@ -274,6 +274,17 @@ def test_scaled_oft_of_onetrainer_files():
     assert train_config_from_dict(ours.to_dict()) == ours, "our own files name the mode"
 
 
+def test_oft_of_onetrainer_files_rotates_whole_kernels():
+    oft = {"peft_type": "OFT_2"}
+    assert train_config_from_dict({**oft, "__version": 11}).oft_kernels
+    assert not train_config_from_dict(oft).oft_kernels, "a preset says what it means"
+    assert not train_config_from_dict({"peft_type": "LORA", "__version": 11}).oft_kernels
+    ours = train_config_from_dict(oft)
+    assert train_config_from_dict(ours.to_dict()) == ours, "our own files name the layout"
+    older = {key: value for key, value in ours.to_dict().items() if key != "oft_kernels"}
+    assert "__version" in older and not train_config_from_dict(older).oft_kernels, "our older files mean channels"
+
+
 def test_concepts_inline_and_from_file(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write([{"name": "a", "path": "p"}, {"enabled": False}], "concepts.json")

@@ -155,6 +155,15 @@ class AdapterOptions(BaseConfig):
         G,
         visible_when=OFT,
     )
+    oft_kernels: bool = option(
+        False,
+        "Rotate whole kernels",
+        "Rotates all in·kh·kw numbers of a convolution's kernels, as OneTrainer and peft do, instead of its input "
+        "channels. OneTrainer reads and continues adapters of convolutions only so. Linear layers are the same.",
+        G,
+        visible_when=OFT | {"oft_side": (OFTSide.INPUT,)},
+        advanced=True,
+    )
     oft_cayley_neumann: bool = option(
         False,
         "Neumann series",

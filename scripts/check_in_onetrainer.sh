@@ -44,6 +44,10 @@ echo "== contract and doctor"
 tail -n 1 "$work/contract.txt" "$work/doctor.txt"
 run training.py --table "$work/results.json"
 run behaviour.py --table "$work/results.json"
+if [ -x "$own" ]; then
+    (cd "$here" && "$own" "$checks/make_tiny_bases.py" "$work/families/bases") >"$work/bases.log" 2>&1
+    run families.py --table "$work/results.json"
+fi
 run presets.py --table "$work/results.json"
 echo "== windows"
 "$python" "$checks/windows.py" --onetrainer "$checkout" --output "$work/windows" || failed=1

@@ -18,7 +18,7 @@ PART = {"train": True, "weight_dtype": "FLOAT_32"}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "SDXL": (
         "sdxl",
-        {"model_type": "STABLE_DIFFUSION_XL_10_BASE", "text_encoder": PART, "text_encoder_2": PART},
+        {"model_type": "STABLE_DIFFUSION_XL_10_BASE", "text_encoder_2": {"train": False, "weight_dtype": "FLOAT_32"}},
     ),
     "Flux.2 Klein": ("flux2_klein", {"model_type": "FLUX_2", "transformer": PART, "output_model_format": "COMFY_LORA"}),
     "Flux.2 dev": ("flux2_dev", {"model_type": "FLUX_2", "transformer": PART, "output_model_format": "COMFY_LORA"}),
@@ -39,7 +39,7 @@ def checks() -> list[tuple[str, Callable[[Path], str]]]:
             case = Case(f"{family}, {run}", optimizer, options, {**changes, **method})
 
             def check(folder: Path, case: Case = case, base: str = base) -> str:
-                name = {"base_model_name": str(folder.parent / "bases" / base), "resolution": "256"}
+                name = {"base_model_name": str(folder.parent / "bases" / base), "resolution": "128"}
                 return check_case(Case(case.method, case.optimizer, case.options, {**case.changes, **name}), folder)
 
             found.append((case.name, check))

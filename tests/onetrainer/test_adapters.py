@@ -1,6 +1,8 @@
 """What our optimizers are told of OneTrainer's adapters and parts, their start values, and OFT in its ELEMENTS form."""
 
+import io
 import math
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,25 @@ def test_words_that_are_none():
 
 
 OFT = {"peft_type": "OFT_2", "oft_scaled": True, "oft_scale_mode": "ELEMENTS"}
+
+
+@inside
+def test_what_has_no_effect_is_said_once():
+    from scaled_onetrainer.hooks import adapters
+
+    adapters._TOLD.clear()
+    for values, word in (
+        ({"peft_type": "OFT_2", "oft_scale_mode": "ELEMENTS"}, "oft_scaled is off"),
+        ({"peft_type": "LOHA", "lora_init": "ORTHONORMAL"}, "has no effect on LOHA"),
+    ):
+        with redirect_stdout(io.StringIO()) as said:
+            for _ in range(2):
+                trainer_of(**values)
+        assert said.getvalue().count(word) == 1
+    with redirect_stdout(io.StringIO()) as said:
+        trainer_of(peft_type="OFT_2", oft_scaled=True, oft_scale_mode="ELEMENTS")
+        trainer_of(lora_init="ORTHONORMAL")
+    assert "effect" not in said.getvalue()
 
 
 @inside

@@ -16,6 +16,7 @@ from torch import nn
 
 # The config of the wrapper that is making its adapters.
 _CONFIG: ContextVar[Any] = ContextVar("config", default=None)
+_TOLD: set[str] = set()
 
 
 def apply(module: ModuleType) -> None:
@@ -36,6 +37,11 @@ def _hook_wrapper(wrapper: type) -> None:
 
     def __init__(self: Any, orig_module: nn.Module | None, prefix: str, config: Any, *args: Any, **kwargs: Any) -> None:
         check_adapter_options(config)
+        note = without_effect(config)
+        # there is a wrapper for each part of a model
+        if note is not None and note not in _TOLD:
+            _TOLD.add(note)
+            print(note)
         before = _CONFIG.set(config)
         try:
             make(self, orig_module, prefix, config, *args, **kwargs)
@@ -58,6 +64,15 @@ def check_adapter_options(config: Any) -> None:
     for key, known in (("oft_scale_mode", SCALE_FORMS), ("lora_init", STARTS)):
         if getattr(config, key) not in known:
             raise ValueError(f"{key}: found {getattr(config, key)}, expected one of {', '.join(known)}.")
+
+
+def without_effect(config: Any) -> str | None:
+    """One line on an option of ours that does nothing in this config, None if all do something."""
+    if str(config.peft_type) == "OFT_2" and config.oft_scale_mode == "ELEMENTS" and not config.oft_scaled:
+        return "oft_scale_mode: ELEMENTS has no effect, as oft_scaled is off. Switch Scaled OFT on to use it."
+    if str(config.peft_type) != "LORA" and config.lora_init != "KAIMING":
+        return f"lora_init: {config.lora_init} has no effect on {config.peft_type}, it is for LoRA and DoRA."
+    return None
 
 
 def _hook_start(lora: type) -> None:

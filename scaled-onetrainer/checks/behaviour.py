@@ -120,23 +120,41 @@ def without_plugin(folder: Path) -> str:
     config = folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
     config.write_text(json.dumps(config_of(folder, ADAMW).to_settings_dict(secrets=False)))
-    said = []
-    hide = "import child; child.hide(); "
-    for before in ("", hide):
-        script = (
-            f"import sys, runpy; sys.path.append({str(Path(__file__).parent)!r}); {before}"
-            "sys.path.insert(0, 'scripts'); "
-            f"sys.argv = ['train.py', '--config-path', {str(config)!r}]; "
-            "runpy.run_path('scripts/train.py', run_name='__main__')"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", script], env={**os.environ, "SCALED_ONETRAINER": "0"}, capture_output=True, text=True
-        )
-        assert done.returncode != 0, "it trained"
-        assert not (folder / "out.safetensors").exists(), "it saved something"
-        said.append(done.stderr.strip().splitlines()[-1])
+    said = [_stops(config, hidden) for hidden in (False, True)]
+    assert not (folder / "out.safetensors").exists(), "it saved something"
     assert "scaled-onetrainer" in said[0] and "scaled_onetrainer" in said[1], said
     return "; ".join(said)
+
+
+def backup_without_plugin(folder: Path) -> str:
+    """OneTrainer alone does not take the numbers of an ELEMENTS backup for its own."""
+    own = {**OFT, "optimizer": {"optimizer": "ADAMW"}}
+    train(config_of(folder, OFT, {"oft_scale_mode": "ELEMENTS"}, ADAMW))
+    config = folder / "config.json"
+    config.write_text(json.dumps(config_of(folder, own, RESUMED).to_settings_dict(secrets=False)))
+    said = _stops(config, hidden=True)
+    assert "scaled_oft_elements" in said or "loading of module key" in said, said
+    return said
+
+
+def _stops(config: Path, hidden: bool) -> str:
+    """The last line that a run of scripts/train.py says which has to fail.
+
+    Args:
+        hidden: whether the plugin is as good as not installed, and not only switched off.
+    """
+    hide = "import child; child.hide(); " if hidden else ""
+    script = (
+        f"import sys, runpy; sys.path.append({str(Path(__file__).parent)!r}); {hide}"
+        "sys.path.insert(0, 'scripts'); "
+        f"sys.argv = ['train.py', '--config-path', {str(config)!r}]; "
+        "runpy.run_path('scripts/train.py', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "SCALED_ONETRAINER": "0"}, capture_output=True, text=True
+    )
+    assert done.returncode != 0, "it trained"
+    return done.stderr.strip().splitlines()[-1]
 
 
 def scaler(folder: Path) -> str:
@@ -269,6 +287,7 @@ def checks() -> list[tuple[str, Callable[[Path], str]]]:
         ("curves", curves),
         ("a spawned child", spawned_child),
         ("without the plugin", without_plugin),
+        ("a backup of OFT ELEMENTS without the plugin", backup_without_plugin),
         ("gradient scaler", scaler),
         *((f"trains and resumes: {name}", lambda folder, changes=changes: plain(changes, folder))
           for name, changes in PLAIN.items()),

@@ -25,7 +25,7 @@ FISHER = {"scaled_optm": True, "fisher_wd": True, "weight_decay": 0.01}
 ALL_ON = {"scaled_optm": True, "centered_wd": 0.01, "centered_wd_mode": "int4", "cautious_wd": True}
 FEATURES = {
     "kourkoutas_beta": True, "orthogonal_gradient_mode": "per_rank", "freeze_on_flip": True, "weight_decay": 0.01,
-    "state_precision": "factored", "nesterov": True, "stochastic_sign": True, "normuon_variant": True,
+    "state_precision": "factored", "nesterov": True, "normuon_variant": True,
 }  # fmt: skip
 METHODS = {
     "DoRA": DORA,

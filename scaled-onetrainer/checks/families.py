@@ -21,7 +21,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"model_type": "STABLE_DIFFUSION_XL_10_BASE", "text_encoder_2": {"train": False, "weight_dtype": "FLOAT_32"}},
     ),
     "Flux.2 Klein": ("flux2_klein", {"model_type": "FLUX_2", "transformer": PART, "output_model_format": "COMFY_LORA"}),
-    "Flux.2 dev": ("flux2_dev", {"model_type": "FLUX_2", "transformer": PART, "output_model_format": "COMFY_LORA"}),
 }
 RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "LoRA": ("SCALED_ADAMW_ADV", ALL_ON, LORA),

@@ -22,13 +22,15 @@ class PluginOptimizer(BatchedOptimizer):
 
     Args:
         title: the name that it has in OneTrainer; None: the rule's.
-        say: takes one line for the person who trains.
+        say: takes one line for the person who trains; None: prints it, of several processes the first alone.
         Others: see `BatchedOptimizer`.
     """
 
-    def __init__(self, *args: Any, title: str | None = None, say: Callable[[str], None] = print, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, title: str | None = None, say: Callable[[str], None] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.title, self.say = title or self.rule.name, say
+        self.title, self.say = title or self.rule.name, say or _print_once
         self._kept: dict[str, Any] | None = None
         self._has_state = False
         self._open_step = False
@@ -127,6 +129,12 @@ class PluginOptimizer(BatchedOptimizer):
             shown = list(changes)
             more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
             self._tell(f"Options of {self.title} changed since the backup: {', '.join(shown[:SHOWN])}{more}.")
+
+
+def _print_once(line: str) -> None:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not distributed or torch.distributed.get_rank() == 0:
+        print(line)
 
 
 def _marked(state_dict: Mapping[str, Any]) -> bool:

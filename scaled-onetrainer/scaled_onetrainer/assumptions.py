@@ -153,7 +153,7 @@ _CONFIG = [
     ),
     *(
         Assumption(TRAIN_CONFIG, key, OPTIMIZERS, CORE, says("TrainConfig.default_values", key))
-        for key in ("optimizer", "learning_rate", "training_method", "tensorboard", "peft_type")
+        for key in ("optimizer", "learning_rate", "training_method", "tensorboard", "train_device", "peft_type")
     ),
     *(
         Assumption(

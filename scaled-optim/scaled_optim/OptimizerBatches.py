@@ -23,6 +23,7 @@ class OptimizerBatches(torch.optim.Optimizer):
         seed: of random numbers.
         chunk: largest number of elements of a stack; None: by device.
         compile: whether steps are compiled.
+        state_device: of all state; None: that of each parameter.
         watch: whether steps take notes.
         statistics: the notes by role.
     """
@@ -32,6 +33,7 @@ class OptimizerBatches(torch.optim.Optimizer):
     seed: int
     chunk: int | None
     compile: bool
+    state_device: torch.device | None
 
     def _begin(self) -> None:
         """What there is before the first parameter."""
@@ -113,7 +115,7 @@ class OptimizerBatches(torch.optim.Optimizer):
         try:
             self._layouts = [self._layout(number) for number in range(len(self.param_groups))]
             layouts = {id(group): layout for group, layout in zip(self.param_groups, self._layouts, strict=True)}
-            batching = Batching(self.rule, self.param_groups, self.seed, self.chunk)
+            batching = Batching(self.rule, self.param_groups, self.seed, self.chunk, self.state_device)
             made = 0
             for batch in batching.batches(self._members(), dict(self._batch_of)):
                 made += 1

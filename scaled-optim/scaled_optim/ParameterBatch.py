@@ -43,6 +43,7 @@ class ParameterBatch:
         seed: int,
         forward_scale: float = 1.0,
         partner: tuple[int, int] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.partner = partner
         self.mate: ParameterBatch | None = None
@@ -52,7 +53,9 @@ class ParameterBatch:
         self.names = [name for _, name, _ in members]
         self.parameters = [parameter for *_, parameter in members]
         first = self.parameters[0]
-        self.shape, self.device, self.format = first.shape, first.device, first.dtype
+        self.shape, self.device, self.format = first.shape, device or first.device, first.dtype
+        # parameters may then be elsewhere between their steps
+        self.apart = device is not None
         self.empty = not first.numel()
         self.excess = 0
         self.layout: Mapping[str, Any] | None = None
@@ -99,7 +102,7 @@ class ParameterBatch:
                 stores[slot.name] = slot.codec.create(size, self.device, slot.signed, self.dtype)
                 continue
             if start is None:
-                start = self.stacked([p.detach() for p in self.parameters]).to(self.dtype)
+                start = self.stacked([p.detach().to(self.device) for p in self.parameters]).to(self.dtype)
             stores[slot.name] = slot.create(start, self.keys)
         return stores
 
@@ -115,11 +118,14 @@ class ParameterBatch:
         This is asked of every parameter at every step, so it has to be cheap: of devices other than a CPU, one is told
         from another by the first and the last parameter only.
         """
-        ends = self.parameters[0].device, self.parameters[-1].device
-        if ends != (self.device, self.device):
+        dtypes = [p.dtype for p in self.parameters]
+        if dtypes.count(self.format) < len(self):
             return True
-        dtypes, hosts = [p.dtype for p in self.parameters], [p.is_cpu for p in self.parameters]
-        return dtypes.count(self.format) < len(self) or hosts.count(self.device.type == "cpu") < len(self)
+        if self.apart:
+            return False
+        ends = self.parameters[0].device, self.parameters[-1].device
+        hosts = [p.is_cpu for p in self.parameters]
+        return ends != (self.device, self.device) or hosts.count(self.device.type == "cpu") < len(self)
 
     @torch.no_grad()
     def reorder(self, order: Sequence[int]) -> None:

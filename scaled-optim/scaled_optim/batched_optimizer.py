@@ -54,6 +54,9 @@ class BatchedOptimizer(OptimizerState):
         seed: of stochastic rounding and of other random numbers, which depend on seed, place and step only.
         chunk: largest number of elements that are stepped together; None: by device. Results do not depend on it.
         compile: compiles the step of each kind of stack with torch.compile.
+        state_device: where all state is, for programs that have parameters elsewhere between their steps, such as
+            those of offloaded layers. A parameter and its gradient must be there when they are stepped. None: state is
+            where its parameter is, and follows it.
         kernels: "auto": on a GPU with Triton, fused kernels of our own where they serve and have shown that they agree
             with torch's operations, see docs/optimizers.md; "never": torch's operations alone.
         options: of the rule, by config key, see docs/optimizers.md.
@@ -79,8 +82,10 @@ class BatchedOptimizer(OptimizerState):
         chunk: int | None = None,
         compile: bool = False,
         kernels: str | Runner = "auto",
+        state_device: torch.device | str | None = None,
         **options: Any,
     ) -> None:
+        self.state_device = None if state_device is None else torch.device(state_device)
         self.rule = RULES[rule] if isinstance(rule, str) else rule
         self.describe, self.seed, self.chunk, self.compile = describe, seed, chunk, compile
         self._begin()

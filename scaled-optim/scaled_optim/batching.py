@@ -10,6 +10,7 @@ from scaled_optim.ParameterBatch import ParameterBatch
 from scaled_optim.roles import ROLES, default_role, described_role, matrix_shape
 from scaled_optim.rules.Rule import Rule
 
+import torch
 from torch import nn
 
 # Elements of a stack. On a CPU its gradients, parameters, state and temporaries should stay in cache from the first
@@ -44,11 +45,10 @@ class Member:
     def matrix(self) -> tuple[int, int]:
         return matrix_shape(tuple(self.parameter.shape))
 
-    @property
-    def kind(self) -> tuple:
-        """What all members of a stack have in common."""
-        parameter = self.parameter
-        return self.group, self.role, tuple(parameter.shape), parameter.dtype, parameter.device, self.scale
+    def kind(self, device: torch.device | None) -> tuple:
+        """What all members of a stack have in common; `device`: of all state, None: that of the parameter."""
+        parameter, device = self.parameter, device or self.parameter.device
+        return self.group, self.role, tuple(parameter.shape), parameter.dtype, device, self.scale
 
 
 def members_of(groups: Sequence[Mapping[str, Any]], describe: Callable[[nn.Parameter], Any]) -> list[Member]:
@@ -108,12 +108,14 @@ class Batching:
         groups: its parameter groups.
         seed: of random numbers.
         chunk: largest number of elements of a stack; None: by device.
+        device: of all state; None: that of each parameter.
     """
 
     rule: Rule
     groups: Sequence[dict[str, Any]]
     seed: int
     chunk: int | None
+    device: torch.device | None = None
 
     def batches(self, members: Sequence[Member], known: Mapping[nn.Parameter, Any]) -> Iterator[ParameterBatch]:
         """Batches of all members whose parameters are not in `known`; those of a pair follow each other."""
@@ -132,13 +134,13 @@ class Batching:
             if partner is not None and rule.paired:
                 # a pair is entered once, in the place of its down factor
                 if member.role == DOWN:
-                    kinds[rule.name, member.kind, partner.kind].append((member, partner))
+                    kinds[rule.name, member.kind(self.device), partner.kind(self.device)].append((member, partner))
                 continue
-            kinds[rule.name, member.kind, partner and partner.matrix].append((member,))
+            kinds[rule.name, member.kind(self.device), partner and partner.matrix].append((member,))
         for units in kinds.values():
             first = units[0]
             elements = sum(math.prod(member.matrix) for member in first)
-            device = first[0].parameter.device
+            device = self.device or first[0].parameter.device
             if self.rule.needs_pairs and first[0] in partners:
                 usual = PAIRED_CHUNK.get(device.type, PAIRED_GPU_CHUNK)
             else:
@@ -167,7 +169,7 @@ class Batching:
         named = [(member.place, member.name, member.parameter) for member in members]
         batch = ParameterBatch(
             self.groups[first.group], rule, options, ROLES[first.role], first.matrix, named, self.seed, first.scale,
-            partner and partner.matrix,
+            partner and partner.matrix, self.device,
         )  # fmt: skip
         if not batch.empty:
             rule.check_start(batch.names, [parameter.detach() for parameter in batch.parameters], options, batch.role)

@@ -12,7 +12,10 @@ import torch
 if TYPE_CHECKING:
     from scaled_optim.batched_optimizer import BatchedOptimizer
 
-PLAIN = ("rule", "describe", "seed", "chunk", "compile", "kernels", "watch", "statistics", "defaults", "param_groups")
+PLAIN = (
+    "rule", "describe", "seed", "chunk", "compile", "state_device", "kernels", "watch", "statistics", "defaults",
+    "param_groups",
+)  # fmt: skip
 
 
 def packed(optimizer: "BatchedOptimizer") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from scaled_optim.live_modules import LiveDescriptions
 from scaled_optim.options import DECLARED
 from scaled_optim.rules.registry import RULES
 
+import torch
 from torch import nn
 
 
@@ -20,7 +21,7 @@ class RuleOptimizer(BatchedOptimizer):
         betas: β₁ and, where the rule has it, β₂: another spelling of the options `beta1` and `beta2`.
         describe: says what a parameter is for its layer, such as `scaled_optim.describe(model)`. None: an attribute
             `parameter_info`, else what the model in memory that holds the parameter tells by its structure.
-        seed, chunk, compile, kernels: see `BatchedOptimizer`.
+        seed, chunk, compile, kernels, state_device: see `BatchedOptimizer`.
         options: of the rule.
 
     Raises:
@@ -41,6 +42,7 @@ class RuleOptimizer(BatchedOptimizer):
         chunk: int | None = None,
         compile: bool = False,
         kernels: str = "auto",
+        state_device: torch.device | str | None = None,
         **options: Any,
     ) -> None:
         if betas is not None:
@@ -55,7 +57,7 @@ class RuleOptimizer(BatchedOptimizer):
             live.look_for(_parameters(groups))
         super().__init__(
             groups, self.RULE, rate, describe=live or describe, seed=seed, chunk=chunk, compile=compile,
-            kernels=kernels, **options,
+            kernels=kernels, state_device=state_device, **options,
         )  # fmt: skip
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def test_every_rule_has_a_class_and_every_class_is_found_at_the_front_door():
 
 def test_every_argument_arrives():
     parameter = nn.Parameter(torch.ones(2, 2))
-    given = {"seed": 7, "chunk": 5, "compile": True, "kernels": "never"}
+    given = {"seed": 7, "chunk": 5, "compile": True, "kernels": "never", "state_device": torch.device("cpu")}
     optimizer = scaled_optim.AdamW([parameter], 0.1, **given)
     assert {name: getattr(optimizer, name) for name in given} == given and optimizer._runner is None
 
@@ -148,3 +148,40 @@ def test_declarations_are_read_without_torch():
     with pytest.raises(AttributeError, match="has no attribute 'Adam'; it has AdaMuon, AdamW"):
         scaled_optim.Adam  # noqa: B018
     assert {"AdamW", "describe", "__version__"} <= set(dir(scaled_optim))
+
+
+class Elsewhere(nn.Parameter):
+    """A parameter that says that it is on a device which this machine has not, as one that is offloaded would be."""
+
+    device = property(lambda self: torch.device("cuda", 1))
+    is_cpu = property(lambda self: False)
+
+
+def test_state_may_be_apart_from_parameters():
+    parameters = [Elsewhere(torch.ones(4, 4)), nn.Parameter(torch.ones(4, 4))]
+    apart = scaled_optim.AdamW(parameters, 0.1, state_device="cpu", centered_wd=0.1)
+    for _ in range(2):
+        for parameter in parameters:
+            parameter.grad = torch.full((4, 4), 0.5)
+        apart.step()
+        (batch,) = apart._batches
+        assert batch.device == torch.device("cpu") and not batch.moved, "it would be made anew at each step"
+    assert batch.steps == [2, 2] and torch.equal(*(parameter.detach() for parameter in parameters))
+    parameters[0].data = parameters[0].data.double()
+    assert batch.moved
+
+
+def test_where_state_is_changes_no_bit():
+    found = []
+    for device in (None, "cpu"):
+        torch.manual_seed(0)
+        parameters = [nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(4))]
+        optimizer = scaled_optim.AdamW(parameters, 0.1, state_device=device, centered_wd=0.1)
+        for step in range(3):
+            for place, parameter in enumerate(parameters):
+                parameter.grad = torch.full_like(parameter, 0.1 * (step + 1 + place))
+            optimizer.step()
+        found.append(
+            [parameter.detach() for parameter in pickle.loads(pickle.dumps(optimizer)).param_groups[0]["params"]]
+        )
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -13,6 +13,8 @@ from scaled_onetrainer.run_hook import BROKEN, HookError, place
 from scaled_optim.lora_start import make_orthonormal
 from scaled_optim.rules.registry import RULES
 
+import torch
+
 
 def apply(module: ModuleType) -> None:
     """`create_optimizer` makes our optimizers for our names, and is what it was for all others."""
@@ -64,6 +66,8 @@ def make_optimizer(collection: Any, state_dict: dict[str, Any] | None, config: A
         config.learning_rate,
         title=name,
         compile=optimizer.compile,
+        # layers may be offloaded when state is made
+        state_device=torch.empty(0, device=config.train_device).device,
         kernels="auto" if optimizer.fused_kernels else "never",
         **options_in(name, vars(optimizer)),
     )

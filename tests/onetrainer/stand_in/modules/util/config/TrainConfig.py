@@ -72,6 +72,7 @@ class TrainConfig(BaseConfig):
             "continue_last_backup": (False, bool, False),
             "output_model_destination": ("out.safetensors", str, False),
             "tensorboard": (False, bool, False),
+            "train_device": ("cpu", str, False),
             "device_indexes": ("", str, False),
             "secrets": (None, str, True),
         }

@@ -101,12 +101,9 @@ class PluginOptimizer(BatchedOptimizer):
             ValueError: it is of another version of the engine.
         """
         saved = sorted(set(state_dict.get(OPTIMIZERS) or ()))
-        if not state_dict["state"] or not _marked(state_dict):
-            if state_dict["state"]:
-                whose = ", ".join(saved) or "another optimizer"
-                self._tell(f"The backup's optimizer state is that of {whose}: {self.title} begins with a new one.")
+        if not state_dict["state"]:
             return
-        rule = facts_of(state_dict)["rule"]
+        rule = facts_of(state_dict)["rule"] if _marked(state_dict) else "another optimizer"
         if rule != self.rule.name:
             whose = ", ".join(saved) or rule
             self._tell(f"The backup's optimizer state is that of {whose}: {self.title} begins with a new one.")

@@ -1,11 +1,11 @@
 """What the parameters that OneTrainer trains are for their layers, said in a way that our optimizers read."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scaled_onetrainer.families import ends_of
+from scaled_onetrainer.rotations import row_scale
 from scaled_optim.description import Description, describe
 from scaled_optim.live_modules import LiveDescriptions
 from scaled_optim.roles import default_role, parameter_info
@@ -56,7 +56,7 @@ def rotation_scale(adapter: nn.Module) -> float:
     elements = getattr(rotation, "elements_scale", None)
     if elements is not None:
         return elements
-    return 0.5 / math.sqrt(rotation.block_size - 1) if rotation.oft_scaled else 1.0
+    return row_scale(rotation.block_size) if rotation.oft_scaled else 1.0
 
 
 def describe_part(part: nn.Module, name: str) -> None:

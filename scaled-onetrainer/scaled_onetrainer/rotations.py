@@ -15,6 +15,11 @@ MARKER, THEIRS = "scaled_oft_elements", "scaled_oft"
 _EXPORTING: ContextVar[bool] = ContextVar("exporting", default=False)
 
 
+def row_scale(block_size: int) -> float:
+    """What OneTrainer's own scaled form multiplies by, 1/(2√(b−1)); 1 for blocks of 1, which hold no numbers."""
+    return 0.5 / math.sqrt(block_size - 1) if block_size > 1 else 1.0
+
+
 @contextmanager
 def exporting() -> Iterator[None]:
     """State that is read inside is for a file of an adapter: the numbers that rotations are made of."""
@@ -36,7 +41,7 @@ def elements_rotation(kind: type[nn.Module]) -> type[nn.Module]:
     class ElementsRotation(kind):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.elements_scale = 1 / math.sqrt(self.n_elements)
+            self.elements_scale = 1 / math.sqrt(max(1, self.n_elements))
             self.register_buffer(MARKER, torch.tensor(True))
 
         def _cayley_batch(self, Q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -55,7 +60,7 @@ def elements_rotation(kind: type[nn.Module]) -> type[nn.Module]:
                 # a file: what rotations are made of, or what OneTrainer divides by itself
                 state_dict = dict(state_dict)
                 theirs = state_dict.pop(prefix + THEIRS, None)
-                row = 1.0 if theirs is None else 0.5 / math.sqrt(self.block_size - 1)
+                row = 1.0 if theirs is None else row_scale(self.block_size)
                 state_dict[prefix + "weight"] = (weight.float() * (row / self.elements_scale)).to(weight.dtype)
                 state_dict[prefix + MARKER] = torch.tensor(True)
             super()._load_from_state_dict(state_dict, prefix, *args)

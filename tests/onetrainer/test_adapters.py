@@ -174,6 +174,12 @@ def test_words_that_are_none():
 OFT = {"peft_type": "OFT_2", "oft_scaled": True, "oft_scale_mode": "ELEMENTS"}
 
 
+def test_blocks_that_hold_no_numbers_have_a_scale():
+    from scaled_onetrainer.rotations import row_scale
+
+    assert row_scale(1) == 1.0 and row_scale(2) == 0.5 and row_scale(17) == 0.125
+
+
 @inside
 def test_what_has_no_effect_is_said_once():
     from scaled_onetrainer.hooks import adapters

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,13 @@ from modules.benchmark.quality.contestants import Contestant
 from modules.benchmark.quality.docstrings import Texts, text_set
 from modules.benchmark.quality.FactorTrace import FactorTrace
 from modules.benchmark.quality.Task import Result
+from modules.benchmark.training.sweep import Groups, one_group, undone
 from modules.module.AdapterSet import AdapterSet
+from modules.module.WeightSet import WeightSet
 from modules.trainer.optimizers import create_optimizer
+from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 
@@ -83,16 +87,26 @@ class SentenceTask:
         }  # fmt: skip
 
     def run(self, contestant: Contestant, rate: float, seed: int) -> Result:
+        return self.train(contestant.config_changes(self.size.rank), rate, seed, contestant.groups)
+
+    def train(self, options: Mapping[str, Any], rate: float, seed: int, groups: Groups = one_group) -> Result:
+        """One training from the start. The same arguments give the same result.
+
+        Args:
+            options: of a `TrainConfig`, by their names; the kind of adapter, or FINE_TUNE for the layers' weights.
+            rate: learning rate, at least 0.
+            seed: of start values and of the order of the data.
+            groups: how the rate is shared out among the parameters.
+        """
         size = self.size
-        config = TrainConfig().model_copy(update=contestant.config_changes(size.rank))
-        adapters = AdapterSet("bert", self.model, config, self.filter, seed)
-        parameters, head = adapters.parameters(), self._head(seed)
-        optimizer = create_optimizer(config.optimizer, contestant.groups(parameters, rate), seed)
+        config = TrainConfig().model_copy(update={"training_method": TrainingMethod.LORA, **options})
+        trained = self._trained(config, seed)
+        parameters, head = trained.parameters(), self._head(seed)
+        optimizer = create_optimizer(config.optimizer, groups(parameters, rate), seed)
         own = torch.optim.AdamW(head.parameters(), lr=HEAD_RATE, weight_decay=0.0)
         rates = [(group, group["lr"]) for one in (optimizer, own) for group in one.param_groups]
         trace, curve, seconds = FactorTrace(parameters, size.steps), [], 0.0
-        adapters.hook()
-        try:
+        with undone(trained):
             for step, batch in enumerate(self._batches(seed)):
                 start = time.perf_counter()
                 for group, full in rates:
@@ -112,11 +126,17 @@ class SentenceTask:
                     one.zero_grad(set_to_none=True)
             tuning, _ = self._measure("tuning", head)
             validation, accuracy = self._measure("validation", head)
-        finally:
-            adapters.unhook()
         last = curve[-max(1, size.steps // 10) :]
         training = sum(last) / len(last) if math.isfinite(sum(last)) else math.inf
         return Result(tuning, validation, accuracy, training, seconds / len(curve), trace.to_json())
+
+    def _trained(self, config: TrainConfig, seed: int) -> TrainedSet:
+        """Hooked adapters, or weights, in training mode."""
+        if config.training_method == TrainingMethod.FINE_TUNE:
+            return WeightSet("bert", self.model, self.filter).requires_grad_()
+        adapters = AdapterSet("bert", self.model, config, self.filter, seed)
+        adapters.hook()
+        return adapters
 
     def _encode(self, texts: Texts) -> list[tuple[list[int], int]]:
         encoded = self.tokenizer.encode_batch([text for text, _ in texts])

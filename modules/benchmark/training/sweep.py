@@ -6,20 +6,21 @@ and timesteps, and is measured with the same draws, so that two runs differ by t
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from modules.dataLoader.prepare_data import prepare_data
 from modules.model.BaseModel import family_of
 from modules.module.AdapterSet import AdapterSet
-from modules.trainer.adapters import make_adapters
 from modules.trainer.loss import image_losses
 from modules.trainer.lr_schedule import schedule_factor
 from modules.trainer.optimizers import create_optimizer
 from modules.trainer.preflight import resolve_device
 from modules.trainer.randomness import step_generator, step_seed
+from modules.trainer.trained import make_trained
+from modules.trainer.TrainedSet import TrainedSet
 from modules.trainer.validation import validation_loss
 from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
@@ -39,6 +40,21 @@ def one_group(parameters: list[nn.Parameter], learning_rate: float) -> list[dict
     return [{"params": parameters, "lr": learning_rate, "name": PART}]
 
 
+@contextmanager
+def undone(trained: TrainedSet) -> Iterator[None]:
+    """Trains in between; afterwards the model is as it was, without adapters and with its own weights put back."""
+    adapters = isinstance(trained, AdapterSet)
+    before = {} if adapters else {name: value.clone() for name, value in trained.state_dict().items()}
+    try:
+        yield
+    finally:
+        if adapters:
+            trained.unhook()
+        else:
+            trained.load_state_dict(before)
+            trained.requires_grad_(False)
+
+
 def unobserved(parameters: list[nn.Parameter]) -> Callable[[int], AbstractContextManager[Any]]:
     return lambda step: nullcontext()
 
@@ -49,7 +65,7 @@ class Outcome:
 
     Attributes:
         training: mean loss over the training images, with fixed draws; infinite if the run diverged.
-        validation: the same over the validation images.
+        validation: the same over the validation images; not a number where they are left aside.
         curve: loss of each step.
         seconds: of all steps.
         trained: how many numbers were trained.
@@ -63,15 +79,16 @@ class Outcome:
 
 
 class Sweep:
-    """Trains adapters on the denoiser of one base model, again and again from the start.
+    """Trains the denoiser of one base model, or adapters on it, again and again from the start.
 
     Args:
         config: what all runs share; the text encoder is not trained.
         steps: of each run; the schedule ends with them.
         warn: gets remarks, one line each.
+        held_out: whether the validation images are measured, too.
     """
 
-    def __init__(self, config: TrainConfig, steps: int, warn: Callable[[str], None]) -> None:
+    def __init__(self, config: TrainConfig, steps: int, warn: Callable[[str], None], *, held_out: bool = True) -> None:
         self.config = config.model_copy(
             update={"text_encoder": config.text_encoder.model_copy(update={"train": False})}
         )
@@ -80,6 +97,8 @@ class Sweep:
         self.model = family_of(self.config).load(self.config, resolve_device(self.config))
         self.data, self.held_out = (
             prepare_data(self.config, concepts, self.model, cache_text=True, validation=validation, warn=warn)
+            if held_out or not validation
+            else None
             for validation in (False, True)
         )
         self.untrained = (self._measure(self.data), self._measure(self.held_out))
@@ -100,16 +119,14 @@ class Sweep:
             observe: may look at the parameters before and after steps; its time is not counted.
         """
         config = self.config.model_copy(update={**options, "learning_rate": learning_rate})
-        adapters = make_adapters(self.model, config, [PART], self.warn)[PART]
-        try:
-            return self._train(config, adapters, groups(adapters.parameters(), learning_rate), observe)
-        finally:
-            adapters.unhook()
+        trained = make_trained(self.model, config, self.warn)[PART]
+        with undone(trained):
+            return self._train(config, trained, groups(trained.parameters(), learning_rate), observe)
 
     def _train(
-        self, config: TrainConfig, adapters: AdapterSet, groups: list[dict[str, Any]], observe: Observe
+        self, config: TrainConfig, trained: TrainedSet, groups: list[dict[str, Any]], observe: Observe
     ) -> Outcome:
-        parameters = adapters.parameters()
+        parameters = trained.parameters()
         optimizer = create_optimizer(config.optimizer, groups, config.seed)
         rates, held = [group["lr"] for group in optimizer.param_groups], observe(parameters)
         factor, curve, epoch, waiting = schedule_factor(config, self.steps), [], 0, []
@@ -135,11 +152,13 @@ class Sweep:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 seconds += time.perf_counter() - start
-        adapters.eval()
+        trained.eval()
         training, validation = self._measure(self.data), self._measure(self.held_out)
         return Outcome(training, validation, tuple(curve), seconds, sum(p.numel() for p in parameters))
 
     def _measure(self, data: Any) -> float:
+        if data is None:
+            return math.nan
         loss = validation_loss(self.model, data, self.config.seed)
         return loss if math.isfinite(loss) else math.inf
 

@@ -10,6 +10,7 @@ from modules.benchmark.quality.SentenceTask import SMALL, SentenceTask, factor, 
 from modules.benchmark.quality.TinyTask import TinyTask
 from modules.benchmark.training.sweep import Sweep
 from modules.util.config.load import load_train_config
+from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.UserError import UserError
 
 import torch
@@ -53,6 +54,13 @@ def test_sentence_task_learns_through_the_adapter(sentence):
     assert adapted.training < alone.training
     assert sentence.run(BASELINE, 0.0, 1).training == alone.training, "the model is as it was"
     assert not any("forward" in vars(module) for module in sentence.model.modules())
+
+
+def test_sentence_task_trains_whole_layers_and_puts_them_back(sentence):
+    full = {"training_method": TrainingMethod.FINE_TUNE, **LORA_PLUS.config_changes(1)}
+    alone = sentence.run(BASELINE, 0.0, 1)
+    assert sentence.train(full, 1e-3, 1).training < alone.training
+    assert sentence.run(BASELINE, 0.0, 1).training == alone.training, "the model is as it was"
 
 
 def test_sentence_task_tells_when_it_goes_astray(sentence):

@@ -10,6 +10,7 @@ from modules.module.AdapterSet import AdapterSet
 from modules.util.config.load import load_train_config
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.PeftType import PeftType
+from modules.util.enum.TrainingMethod import TrainingMethod
 
 import torch
 from torch import nn
@@ -48,6 +49,16 @@ def test_runs_start_from_the_same_place(sweep):
     assert first.curve[0] == pytest.approx(still.curve[0], rel=1e-6)
     assert still.training == pytest.approx(sweep.untrained[0], rel=1e-5)
     assert first.training < still.training
+
+
+def test_full_fine_tuning_puts_the_weights_back(sweep):
+    layer = sweep.model.components["unet"].mid_block.attentions[0].proj_in
+    before = layer.weight.detach().clone()
+    options = {"training_method": TrainingMethod.FINE_TUNE}
+    first, again = sweep.run(options, 1e-3), sweep.run(options, 1e-3)
+    assert first.curve == again.curve and first.training < sweep.untrained[0]
+    assert torch.equal(layer.weight, before) and not layer.weight.requires_grad
+    assert sweep.run({"lora_rank": 4, "lora_alpha": 4.0}, 1e-12).training == pytest.approx(sweep.untrained[0], rel=1e-5)
 
 
 def test_a_run_that_goes_astray_has_an_infinite_loss(sweep):

@@ -1,0 +1,104 @@
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any
+
+from modules.benchmark.transfer.search import number_of
+from modules.benchmark.transfer.Setting import Setting
+from modules.util.atomic_file import write_bytes
+from modules.util.UserError import UserError
+
+COLUMNS = [*(field.name for field in fields(Setting)), "rate", "seed", "loss"]
+Key = tuple[Setting, int]
+
+
+class Results:
+    """The losses of all trainings of a measurement, in a file that grows line by line.
+
+    The first line says how it was made and what the columns are; then one line for each training, and one with the
+    untrained loss for each task and width. A run that diverged has null for its loss.
+
+    Args:
+        path: of the file; made with the first line if it is not there.
+
+    Attributes:
+        head: the first line.
+        untrained: (task, width) -> loss before any training.
+
+    Raises:
+        UserError: the file is no such file.
+    """
+
+    def __init__(self, path: Path, head: dict[str, Any] | None = None) -> None:
+        self.path, self.untrained = path, {}
+        self._losses: dict[Key, dict[float, float]] = {}
+        if not path.exists():
+            self.head = {**(head or {}), "columns": COLUMNS}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, (json.dumps(self.head) + "\n").encode())
+            return
+        lines = path.read_text(encoding="utf-8").splitlines()
+        try:
+            self.head, *rows = (json.loads(line) for line in lines if line.strip())
+            if self.head["columns"] != COLUMNS:
+                raise KeyError("columns")
+            for row in rows:
+                self._take(row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: is no file of this measurement, or its last line was cut off ({error}). Mend the line, or "
+                "name another file."
+            ) from error
+
+    def _take(self, row: Any) -> None:
+        if isinstance(row, dict):
+            self.untrained[row["task"], row["width"]] = row["untrained"]
+            return
+        *setting, rate, seed, loss = row
+        own = self._losses.setdefault((Setting(*setting), seed), {})
+        own[rate] = math.inf if loss is None else loss
+
+    def _append(self, row: Any) -> None:
+        self._take(row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def add(self, setting: Setting, seed: int, rate: float, loss: float) -> None:
+        """One training's loss, written at once."""
+        self._append([*astuple(setting), rate, seed, round(loss, 6) if math.isfinite(loss) else None])
+
+    def add_untrained(self, task: str, width: str, loss: float) -> None:
+        if (task, width) not in self.untrained:
+            self._append({"task": task, "width": width, "untrained": round(loss, 6)})
+
+    def losses(self, setting: Setting, seed: int) -> dict[float, float]:
+        """rate -> loss of all that was trained."""
+        return dict(self._losses.get((setting, seed), {}))
+
+    def on_grid(self, setting: Setting, seed: int) -> dict[int, float]:
+        """Number of a rate of the grid -> loss."""
+        own = self.losses(setting, seed)
+        return {k: loss for rate, loss in own.items() if (k := number_of(rate)) is not None}
+
+    def seeds(self, setting: Setting) -> list[int]:
+        return sorted(seed for own, seed in self._losses if own == setting)
+
+    def settings(self) -> list[Setting]:
+        return sorted({setting for setting, _ in self._losses})
+
+    def __contains__(self, key: tuple[Setting, int, float]) -> bool:
+        setting, seed, rate = key
+        return rate in self._losses.get((setting, seed), {})
+
+
+def merge(results: Results, others: Iterable[Results]) -> None:
+    """Adds what other files have and this one lacks."""
+    for other in others:
+        for (task, width), loss in other.untrained.items():
+            results.add_untrained(task, width, loss)
+        for (setting, seed), own in other._losses.items():
+            for rate, loss in own.items():
+                if (setting, seed, rate) not in results:
+                    results.add(setting, seed, rate, loss)

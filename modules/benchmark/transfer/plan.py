@@ -1,0 +1,50 @@
+"""The trainings of a measurement, in the order in which they are wanted."""
+
+from collections.abc import Mapping, Sequence
+
+from modules.benchmark.transfer.questions import AXES, axis_settings, expected_rate, reference, settings_of
+from modules.benchmark.transfer.Results import Results
+from modules.benchmark.transfer.runner import Trial, Wanted, search, single
+from modules.benchmark.transfer.Setting import Setting
+from modules.benchmark.transfer.summary import transferred_rate
+
+# scaled -> seeds
+Seeds = Mapping[bool, Sequence[int]]
+
+
+def chosen_settings(task: str, rule: str, scaled: bool, axes: Sequence[str] | None) -> list[Setting]:
+    """The settings of a task and rule, the reference first; only those of some axes, by name, if they are given."""
+    settings = settings_of(task, rule, scaled)
+    if axes is None:
+        return settings
+    wanted = {s for axis in AXES if axis.name in axes for s in axis_settings(axis, task, rule, scaled)}
+    return [s for s in settings if s in wanted or s == reference(task, rule, scaled)] if wanted else []
+
+
+def questions(
+    tasks: Sequence[str], rules: Sequence[str], seeds: Seeds, axes: Sequence[str] | None = None
+) -> list[Wanted]:
+    """The searches for best rates: all scaled settings with their first seed, then with the others, then plain ones."""
+    return [
+        search(setting, seed, expected_rate(setting))
+        for scaled in (True, False)
+        for seed in seeds[scaled]
+        for task in tasks
+        for rule in rules
+        for setting in chosen_settings(task, rule, scaled, axes)
+    ]
+
+
+def transfer_questions(
+    results: Results, tasks: Sequence[str], rules: Sequence[str], seeds: Seeds, axes: Sequence[str] | None = None
+) -> list[Wanted]:
+    """Each setting at the rate that is best for its reference; for rules whose reference's is not known, none."""
+    found = []
+    for scaled in (True, False):
+        for task in tasks:
+            for rule in rules:
+                settings = chosen_settings(task, rule, scaled, axes)
+                rate = transferred_rate(results, settings[0]) if settings else None
+                if rate is not None:
+                    found += [single(Trial(own, seed, rate)) for own in settings for seed in seeds[scaled]]
+    return found

@@ -1,0 +1,105 @@
+"""Does a learning rate that was tuned once fit everywhere? Trains small models again and again, and draws the answer.
+
+For every task, rule and size it searches the best learning rate with several seeds, then trains everything at the rate
+that is best for a LoRA of rank 16, and tells what that costs. Each training is written at once; a call with the same
+--output goes on where the last one stopped.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+PACKAGES = ("torch", "diffusers", "transformers", "tokenizers")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; exits with 2 if it makes no sense."""
+    from modules.benchmark.transfer.questions import AXES, RULE_NAMES, SEEDS
+    from modules.benchmark.transfer.tasks import TASKS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, metavar="JSONL", help="trainings; what it has is kept")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="what is learned")
+    parser.add_argument("--rules", nargs="+", choices=RULE_NAMES, default=list(RULE_NAMES), help="optimizers")
+    parser.add_argument("--axes", nargs="+", choices=[axis.name for axis in AXES], metavar="AXIS",
+                        help="over what: rank, 'block size', width, method; all")  # fmt: skip
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of scaled steps")
+    parser.add_argument("--plain-seeds", type=int, nargs="*", default=[SEEDS[0]], help="of plain steps; none at all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
+    parser.add_argument("--minutes", type=float, help="begin no training after so many")
+    parser.add_argument(
+        "--only-report", action="store_true", help="train nothing; tables and pictures of what is there"
+    )
+    parser.add_argument("--tables", type=Path, metavar="MD", help="write the tables here")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write a picture for each task here")
+    args = parser.parse_args(arguments)
+    if args.jobs < 1:
+        parser.error(f"--jobs: found {args.jobs}, expected at least 1")
+    return args
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    args = parse(arguments)
+    for name in ("output", "tables", "plots"):
+        if getattr(args, name):
+            setattr(args, name, getattr(args, name).resolve())
+    os.chdir(ROOT)
+    from modules.util.UserError import UserError
+
+    try:
+        return measure(args)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def measure(args: argparse.Namespace) -> int:
+    from modules.benchmark.measuring import environment
+    from modules.benchmark.transfer.draw import draw_transfer
+    from modules.benchmark.transfer.plan import questions, transfer_questions
+    from modules.benchmark.transfer.report import report
+    from modules.benchmark.transfer.Results import Results
+    from modules.benchmark.transfer.runner import Trial, run
+    from modules.util.atomic_file import write_bytes
+
+    import torch
+
+    head = {"script": "scripts/lr_transfer.py", **environment(torch.device("cpu"), PACKAGES)}
+    results = Results(args.output, head)
+    until = time.monotonic() + 60 * args.minutes if args.minutes is not None else None
+
+    def told(trial: Trial, loss: float) -> None:
+        own = trial.setting
+        kind = "scaled" if own.scaled else "plain"
+        name = f"{own.task} {own.width} {own.rule} {kind} {own.label()}"
+        print(f"{name} seed {trial.seed} rate {trial.rate:g}: {loss:.4f}", flush=True)
+
+    if not args.only_report:
+        seeds = {True: args.seeds, False: args.plain_seeds}
+        done = run(questions(args.tasks, args.rules, seeds, args.axes), results, args.jobs, told, until)
+        # the rate to transfer is known only now
+        done = done and run(
+            transfer_questions(results, args.tasks, args.rules, seeds, args.axes), results, args.jobs, told, until
+        )
+        if not done:
+            print("stopped at --minutes; the same command goes on from here")
+    text = report(results, args.tasks, args.rules)
+    print(text)
+    if args.tables:
+        args.tables.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(args.tables, f"{text}\n".encode())
+    for task in args.tasks if args.plots else ():
+        draw_transfer(results, args.plots / f"lr_transfer_{task}.png", task, args.rules)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

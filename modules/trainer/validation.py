@@ -12,12 +12,12 @@ DRAWS = 4
 
 
 @torch.no_grad()
-def validation_loss(model: BaseModel, data: TrainingData, seed: int) -> float:
-    """Mean loss over all validation images and `DRAWS` draws of noise and timestep, the same at every call."""
+def validation_loss(model: BaseModel, data: TrainingData, seed: int, draws: int = DRAWS) -> float:
+    """Mean loss over all validation images and some draws of noise and timestep, the same at every call."""
     config, total, count = model.config, 0.0, 0
     for index, planned in enumerate(data.plan(0)):
         batch = data.load(planned)
-        for draw in range(DRAWS):
+        for draw in range(draws):
             generator = step_generator(seed, "validation", index, draw)
             prediction = model.predict_batch(batch, generator)
             losses = image_losses(config, prediction, batch.loss_weight, batch.mask)

@@ -70,6 +70,13 @@ DECLARED: Mapping[str, Declared] = {
         "Gives each step a size that does not depend on rank, block size or width, so that a learning rate can be kept "
         "when these change.",
     ),
+    "scale_law": Declared(
+        "Scale law",
+        "How large scaled steps are for each kind of parameter. coherent keeps one learning rate best over ranks, "
+        "block sizes and methods; variance gives steps of random signs one output variance.",
+        Choice(("coherent", "variance")),
+        advanced=True,
+    ),
     "scaled_eps": Declared("Scaled epsilon", "Divides epsilon by the square root of the parameter's size."),
     "state_precision": Declared(
         "State precision",

@@ -25,6 +25,11 @@ from scaled_optim.StackStep import Slot, StackStep
 import torch
 from torch import Tensor
 
+# Of `scale_law`: by what a step does to a coherent direction, as gradients of a training are; or by the variance that
+# steps of random signs add to the output.
+COHERENT, VARIANCE = LAWS = ("coherent", "variance")
+# A LoRA's A starts with a variance of 1/(3·in), so it hands on 1/√3 of what it is given.
+LORA_GAIN = math.sqrt(3)
 NAME = "spectral"
 DIRECTIONS = "directions"
 # One thread, ns per element: 0.5, 1.9, 3.1 for the Gram matrix of 16, 64, 128 ranks; 0.2 to 0.25 for each product with
@@ -50,7 +55,7 @@ def scaled(s: StackStep, u: Tensor) -> Tensor:
     """T(u) for a step of a stack, in place. The number `forward_scale`, 1 if there is none, is OFT's."""
     role = "HIDDEN" if s.role.name == "INPUT" and s.kernel else s.role.name
     state = s.store(NAME) if s.has(NAME) else None
-    return scaled_step(u, role, state, effective_scale=s.n.get("forward_scale", 1.0))
+    return scaled_step(u, role, state, effective_scale=s.n.get("forward_scale", 1.0), law=s.options["scale_law"])
 
 
 def spectral_state(
@@ -77,14 +82,27 @@ def spectral_state(
 
 
 def scaled_step(
-    u: Tensor, role: str, state: dict[str, Tensor] | None = None, *, effective_scale: float | Tensor = 1.0
+    u: Tensor,
+    role: str,
+    state: dict[str, Tensor] | None = None,
+    *,
+    effective_scale: float | Tensor = 1.0,
+    law: str = COHERENT,
 ) -> Tensor:
     """T(u), in place: the step is −η·T(u).
 
-    DORA_SCALE, VECTOR: u·√numel/‖u‖, RMS 1. INPUT: the same per row, an embedding; rows without gradient stay 0.
-    OFT: per block ‖T(u)‖ = √(block_size/8)/effective_scale, so that effective weights move by √(block_size/8).
-    LORA_DOWN, LORA_UP, HIDDEN, OUTPUT: u·√(rows/cols)/σ₁(u), RMS→RMS operator norm 1; σ₁ is estimated, which leaves the
-    norm within 5 %, or in the first steps of a large matrix with few dominant directions at most 1.2.
+    HIDDEN, OUTPUT: u·√(rows/cols)/σ₁(u), RMS→RMS operator norm 1; σ₁ is estimated, which leaves the norm within 5 %, or
+    in the first steps of a large matrix with few dominant directions at most 1.2. The others by the law:
+
+    | role | coherent | variance |
+    |---|---|---|
+    | LORA_DOWN, LORA_UP | √3·√(rows/cols)/σ₁(u), as A starts with 1/√3 | √(rows/cols)/σ₁(u) |
+    | OFT | ‖T(u)‖ = 1/2 per block, so that a turn of one plane is η | ‖T(u)‖ = √(block_size/8) |
+    | DORA_SCALE, VECTOR | ‖T(u)‖ = 1 | RMS 1 |
+
+    OFT's in effective weights, that is, divided by `effective_scale`. INPUT: RMS 1 per row, an embedding; rows without
+    gradient stay 0. "variance" is the table of OneTrainer's pull request 1344, "coherent" what trainings of one best
+    learning rate asked for (docs/results.md).
 
     A first convolution is to be given as HIDDEN. Directions below the square root of the smallest normal number times
     1000 (1e-16 in float32) shrink toward 0 instead of being scaled up; 0 stays 0 and NaN spreads over its unit.
@@ -94,6 +112,7 @@ def scaled_step(
         role: a key of `ROLES`.
         state: of `spectral_state`, updated in place; may be None where that is empty.
         effective_scale: factor from OFT's weights to its effective weights, above 0, a number or `[b, 1, 1]`.
+        law: one of `LAWS`.
 
     Raises:
         ValueError: OFT rows whose length is no b(b−1)/2.
@@ -103,7 +122,7 @@ def scaled_step(
         found = unit_norm(u, (2,))
     else:
         found = largest_singular_value(u, state) if ROLES[role].matrix else unit_norm(u, (1, 2))
-    return u.mul_(_size(role, rows, cols, found, effective_scale))
+    return u.mul_(_size(role, rows, cols, found, effective_scale, law))
 
 
 def step_size(s: StackStep, found: Tensor) -> Tensor:
@@ -113,17 +132,31 @@ def step_size(s: StackStep, found: Tensor) -> Tensor:
         found: σ₁ of matrices, the norm of each row of inputs and OFT blocks, or the whole norm; its shape is kept.
     """
     role = "HIDDEN" if s.role.name == "INPUT" and s.kernel else s.role.name
-    return _size(role, s.shape[1], s.shape[2], found, s.n.get("forward_scale", 1.0))
+    return _size(role, s.shape[1], s.shape[2], found, s.n.get("forward_scale", 1.0), s.options["scale_law"])
 
 
-def _size(role: str, rows: int, cols: int, found: Tensor, effective_scale: float | Tensor) -> Tensor:
+def _size(role: str, rows: int, cols: int, found: Tensor, effective_scale: float | Tensor, law: str) -> Tensor:
+    coherent = law == COHERENT
     if role == "OFT":
-        wanted = math.sqrt(block_size(cols) / 8) / effective_scale
+        size = block_size(cols)
+        wanted = (0.5 if coherent else math.sqrt(size / 8)) / effective_scale
     elif role == "INPUT":
         wanted = math.sqrt(cols)
+    elif ROLES[role].matrix:
+        wanted = math.sqrt(rows / cols) * (LORA_GAIN if coherent and role in ("LORA_DOWN", "LORA_UP") else 1.0)
     else:
-        wanted = math.sqrt(rows / cols if ROLES[role].matrix else rows * cols)
+        wanted = 1.0 if coherent else math.sqrt(rows * cols)
     return wanted / found.clamp_(min=zero_length(found.dtype))
+
+
+def subspace_gain(dimensions: int, ranks: int, law: str) -> float:
+    """What a step inside a subspace of a factor's ranks is multiplied with: (dimensions/ranks)^(1/4), at least 1.
+
+    A step of H = B·A by one factor alone stays in the space of the other, which holds √(ranks/dimensions) of a coherent
+    direction. A step of norm 1 moves it by that little; one that moves it by 1 has the inverse for its norm. Trainings
+    lie between the two, and this is the geometric mean. 1 by the law "variance".
+    """
+    return max(1.0, dimensions / ranks) ** 0.25 if law == COHERENT else 1.0
 
 
 def block_size(elements: int) -> int:

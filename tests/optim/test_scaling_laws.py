@@ -7,18 +7,22 @@ import math
 
 from scaled_optim.roles import ROLES
 from scaled_optim.scaling import (
+    COHERENT,
     DEEP_STEPS,
     DIRECTIONS,
     GRAM_LIMIT,
     GRAM_TOLERANCE,
+    LORA_GAIN,
     PROBES,
     SHALLOW_STEPS,
+    VARIANCE,
     _dense_share,
     _largest_eigenvalue,
     block_size,
     largest_singular_value,
     scaled_step,
     spectral_state,
+    subspace_gain,
 )
 
 import torch
@@ -32,6 +36,11 @@ ETA = 1e-3
 RANKS = [1, 2, 3, 4, 8, 16, 32, 64, 128, 256]
 MATRIX_ROLES = sorted(name for name, role in ROLES.items() if role.matrix)
 SEEDS = st.integers(0, 2**31 - 1)
+
+
+def variance_step(*arguments, **options):
+    """By the seed's law, under its name."""
+    return scaled_step(*arguments, law=VARIANCE, **options)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -121,7 +130,7 @@ def test_operator_norm_of_lora_factors_at_every_step(draw, rank):
         for role, rows, cols in (("LORA_DOWN", rank, width), ("LORA_UP", width, rank)):
             state = spectral_state(2, rows, cols, keys(2))
             for _ in range(3 if width < 1000 else 1):
-                norms = operator_norms(scaled_step(drawn(draw, 2, rows, cols, generator), role, state))
+                norms = operator_norms(variance_step(drawn(draw, 2, rows, cols, generator), role, state))
                 exact = rank <= GRAM_LIMIT or draw in ("gaussian", "orthonormal", "one_entry")
                 over = 1.036 if rank <= GRAM_LIMIT else 1.05 if exact else 1.2
                 assert norms.max() <= over, (draw, rows, cols, norms)
@@ -141,7 +150,7 @@ def test_operator_norm_settles_when_directions_change_slowly(draw, shape):
     for step in range(20):
         new = drawn(draw, 2, rows, cols, generator)
         momentum = 0.9 * momentum + 0.1 * (base + 0.3 * new / operator_norms(new)[:, None, None])
-        taken = scaled_step(momentum.clone(), "HIDDEN", state)
+        taken = variance_step(momentum.clone(), "HIDDEN", state)
         if step not in (0, 1, 2, 4, 10, 14, 19):
             continue
         norms = operator_norms(taken)
@@ -161,7 +170,7 @@ def test_operator_norm_with_one_hidden_direction(excess):
     state = spectral_state(b, rows, cols, keys(b))
     for step in range(3):
         u = torch.randn(b, rows, cols, generator=generator) + excess * edge * left * right
-        norms = operator_norms(scaled_step(u, "HIDDEN", state))
+        norms = operator_norms(variance_step(u, "HIDDEN", state))
         assert norms.max() <= (1.2 if step < 2 else 1.05), (step, norms.max())
         assert norms.min() >= 0.95
 
@@ -171,7 +180,7 @@ def test_operator_norm_of_large_matrices():
     generator = seeded(0)
     for draw, rows, cols in (("gaussian", 1024, 1024), ("gaussian", 320, 2880), ("orthonormal", 512, 512)):
         state = spectral_state(1, rows, cols, keys(1))
-        norms = operator_norms(scaled_step(drawn(draw, 1, rows, cols, generator), "OUTPUT", state))
+        norms = operator_norms(variance_step(drawn(draw, 1, rows, cols, generator), "OUTPUT", state))
         assert 0.95 <= norms.min() and norms.max() <= 1.05, (draw, rows, cols, norms)
 
 
@@ -183,7 +192,7 @@ def test_a_new_direction_orthogonal_to_the_remembered_one_is_found():
     for index in (3, 3, 3, 50, 7):
         u = torch.zeros(1, rows, cols)
         u[0, index, index] = 1.0
-        assert operator_norms(scaled_step(u, "HIDDEN", state)).item() == pytest.approx(1, abs=0.05)
+        assert operator_norms(variance_step(u, "HIDDEN", state)).item() == pytest.approx(1, abs=0.05)
 
 
 def test_the_remembered_direction_helps():
@@ -192,11 +201,11 @@ def test_the_remembered_direction_helps():
     left = torch.nn.functional.normalize(torch.randn(b, m, 1, generator=generator), dim=1)
     u = torch.randn(b, m, m, generator=generator) + 2 * math.sqrt(m) * left * left.mT
     state = spectral_state(b, m, m, keys(b))
-    first = operator_norms(scaled_step(u.clone(), "HIDDEN", state))
+    first = operator_norms(variance_step(u.clone(), "HIDDEN", state))
     fresh = {DIRECTIONS: spectral_state(b, m, m, keys(b, 1000))[DIRECTIONS]}
     for _ in range(3):
-        settled = operator_norms(scaled_step(u.clone(), "HIDDEN", state))
-    other = operator_norms(scaled_step(u.clone(), "HIDDEN", fresh))
+        settled = operator_norms(variance_step(u.clone(), "HIDDEN", state))
+    other = operator_norms(variance_step(u.clone(), "HIDDEN", fresh))
     assert settled.max() < min(first.max(), other.max())
     assert settled.max() <= 1.05
 
@@ -248,7 +257,7 @@ def test_output_variance_of_lora_up_is_eta_squared(rank, d_in, d_out):
     generator, results = seeded(rank), []
     state = spectral_state(1, d_out, rank, keys(1))
     for _ in range(max(1, 400 // (rank * rank)) if rank < 32 else 2):
-        step = ETA * scaled_step(orthonormal(d_out, rank, generator)[None], "LORA_UP", state)
+        step = ETA * variance_step(orthonormal(d_out, rank, generator)[None], "LORA_UP", state)
         down = torch.randn(rank, d_in, generator=generator) / math.sqrt(d_in)
         # E over unit-variance x in closed form: Var = ‖ΔB·A‖²_F/d_out
         results.append((step[0] @ down).square().sum().item() / d_out)
@@ -261,7 +270,7 @@ def test_output_variance_of_a_gaussian_direction_is_less(rank, d_out):
     twice, squared, and 1 % of sampling over 8 matrices."""
     generator = seeded(rank)
     u = torch.randn(8, d_out, rank, generator=generator)
-    step = ETA * scaled_step(u, "LORA_UP", spectral_state(8, d_out, rank, keys(8)))
+    step = ETA * variance_step(u, "LORA_UP", spectral_state(8, d_out, rank, keys(8)))
     down = torch.randn(8, rank, 512, generator=generator) / math.sqrt(512)
     found = (step @ down).square().sum((1, 2)).mean().item() / d_out
     assert found == pytest.approx(ETA**2 * d_out / (math.sqrt(d_out) + math.sqrt(rank)) ** 2, rel=0.1)
@@ -290,12 +299,12 @@ OFT_DRAWS = {
 }
 
 
-def oft_effective_step(size: int, blocks: int, mode: str, draw: str, generator: torch.Generator) -> torch.Tensor:
+def oft_effective_step(size, blocks, mode, draw, generator, take=variance_step) -> torch.Tensor:
     n = size * (size - 1) // 2
     u = torch.stack([OFT_DRAWS[draw](n, generator) for _ in range(blocks)])
     u *= torch.logspace(-3, 3, blocks)[:, None]
     scale = OFT_SCALES[mode](size)
-    return ETA * scale * scaled_step(u[None], "OFT", effective_scale=scale)[0]
+    return ETA * scale * take(u[None], "OFT", effective_scale=scale)[0]
 
 
 @pytest.mark.parametrize("draw", OFT_DRAWS)
@@ -323,7 +332,7 @@ def test_output_variance_of_dora_scale_and_of_dora_oft(size):
     w = torch.randn(d_out, d_in, generator=generator, dtype=torch.float64) / math.sqrt(d_in)
     magnitude = w.norm(dim=1, keepdim=True)
     u = torch.randn(1, 1, d_out, generator=generator)
-    dora = ETA * scaled_step(u, "DORA_SCALE")[0].double().T
+    dora = ETA * variance_step(u, "DORA_SCALE")[0].double().T
     alone = (magnitude + dora) * w / magnitude - w
     assert alone.square().sum().item() / d_out == pytest.approx(ETA**2, rel=0.1)
 
@@ -339,16 +348,16 @@ def test_tensor_scale_is_the_number():
     """A scale for each parameter and one for all are the same arithmetic. Tolerance: a few roundings of float32."""
     u = torch.randn(3, 5, 28, generator=seeded(0))
     scales = torch.tensor([1.0, 0.2, 0.05])[:, None, None]
-    together = scaled_step(u.clone(), "OFT", effective_scale=scales)
+    together = variance_step(u.clone(), "OFT", effective_scale=scales)
     for index, scale in enumerate((1.0, 0.2, 0.05)):
-        alone = scaled_step(u[index : index + 1].clone(), "OFT", effective_scale=scale)
+        alone = variance_step(u[index : index + 1].clone(), "OFT", effective_scale=scale)
         torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-6, atol=0)
 
 
 def test_embedding_rows_have_rms_1_and_untouched_rows_stay():
     u = torch.randn(2, 7, 100, generator=seeded(0)) * torch.logspace(-6, 6, 7)[:, None]
     u[:, 2] = 0
-    step = scaled_step(u, "INPUT")
+    step = variance_step(u, "INPUT")
     rms = step.square().mean(2).sqrt()
     assert torch.equal(step[:, 2], torch.zeros(2, 100))
     # norms of 100 float32 numbers: a few units in the last place
@@ -366,6 +375,69 @@ def test_block_size(size):
     assert block_size(size * (size - 1) // 2) == size
 
 
+# --- (c) what a step does to a coherent direction
+
+
+@pytest.mark.parametrize("draw", OFT_DRAWS)
+@pytest.mark.parametrize("mode", OFT_SCALES)
+@pytest.mark.parametrize("size", [2, 4, 8, 32, 128])
+def test_coherent_oft_steps_turn_by_eta_at_most(size, mode, draw):
+    """Law: ‖R − 1‖₂ = η where a step turns one plane, whatever the block size; less where it turns several, as its
+    Frobenius norm is the same. Tolerance: second order η², and float32 weights."""
+    blocks = 3
+    step = oft_effective_step(size, blocks, mode, draw, seeded(size), scaled_step)
+    change = rotations(step, size) - torch.eye(size, dtype=torch.float64)
+    turned = torch.linalg.matrix_norm(change, 2)
+    # two equal singular values for each plane
+    assert torch.linalg.matrix_norm(change).tolist() == pytest.approx([math.sqrt(2) * ETA] * blocks, rel=1e-3)
+    if draw == "one element" or size < 4:
+        assert turned.tolist() == pytest.approx([ETA] * blocks, rel=1e-3)
+    else:
+        assert turned.max() < ETA
+
+
+@pytest.mark.parametrize("rank, width", [(1, 64), (4, 320), (16, 96), (64, 640), (128, 768)])
+def test_coherent_lora_steps_move_the_layer_as_hidden_steps_do(rank, width):
+    """Law: for a gradient g·hᵀ of W, the first step moves W·h/‖h‖ by η·√(out/in), whether W is trained itself or by a
+    LoRA that starts as LoRA does: A with variance 1/(3·in), B = 0. Draw: random g and h; the root mean square over
+    draws of A, whose sampling error is 1/√(2·rank·draws), 2.2 % here; 3.5 % of the estimate."""
+    generator, draws = seeded(rank), max(1, 1024 // rank)
+    g, h = torch.randn(width, 1, generator=generator), torch.randn(2 * width, 1, generator=generator)
+    h /= h.norm()
+    bound = 1 / math.sqrt(2 * width)
+    down = torch.rand(draws, rank, 2 * width, generator=generator) * 2 * bound - bound
+    step = scaled_step((g @ (down @ h).mT).contiguous(), "LORA_UP", spectral_state(draws, width, rank, keys(draws)))
+    moved = (step @ (down @ h)).norm(dim=(1, 2)).square().mean().sqrt().item()
+    assert moved == pytest.approx(math.sqrt(1 / 2), rel=0.08)
+    full = scaled_step((g @ h.mT)[None].contiguous(), "HIDDEN", spectral_state(1, width, 2 * width, keys(1)))
+    assert (full[0] @ h).norm().item() == pytest.approx(math.sqrt(1 / 2), rel=0.05)
+
+
+@given(SEEDS, st.integers(1, 5000), st.sampled_from(["DORA_SCALE", "VECTOR"]))
+def test_coherent_vectors_move_by_a_norm_of_one(seed, size, role):
+    """Law: ‖T(u)‖ = 1 for every length. Tolerance: float32 sums."""
+    step = scaled_step(torch.randn(1, 1, size, generator=seeded(seed)), role)
+    assert step.norm().item() == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_laws_differ_by_a_number_for_each_shape(role):
+    """Law: T of both laws has the same direction, so that a law only gives a rate another name."""
+    shape = (5, 28) if role not in ("DORA_SCALE", "VECTOR") else (1, 28)
+    u = torch.randn(3, *shape, generator=seeded(1))
+    ratio = scaled_step(u.clone(), role) / variance_step(u.clone(), role)
+    expected = {
+        "LORA_DOWN": LORA_GAIN, "LORA_UP": LORA_GAIN, "OFT": 0.5 / math.sqrt(8 / 8),
+        "DORA_SCALE": 28**-0.5, "VECTOR": 28**-0.5,
+    }.get(role, 1.0)  # fmt: skip
+    torch.testing.assert_close(ratio, torch.full_like(ratio, expected), rtol=1e-5, atol=0)
+
+
+def test_gain_of_a_subspace():
+    assert subspace_gain(96, 6, COHERENT) == 2 and subspace_gain(96, 6, VARIANCE) == 1
+    assert subspace_gain(96, 96, COHERENT) == subspace_gain(96, 128, COHERENT) == 1
+
+
 # --- every role
 
 
@@ -375,43 +447,44 @@ ALL = [(role, shape, dtype) for role, shape in SHAPES.items() for dtype in (torc
 ALL += [(role, LARGE, dtype) for role in MATRIX_ROLES for dtype in (torch.float32, torch.float64)]
 
 
+@pytest.mark.parametrize("take", [scaled_step, variance_step])
 @pytest.mark.parametrize("role, shape, dtype", ALL)
-def test_zero_tiny_and_missing_numbers(role, shape, dtype):
+def test_zero_tiny_and_missing_numbers(role, shape, dtype, take):
     """Laws: 0 → 0; nothing finite overflows, however small, and no step is larger than the law's; NaN stays visible, in
     its own parameter only, and does not get into the state."""
     state = spectral_state(2, *shape, keys(2), dtype=dtype)
     start = {name: value.clone() for name, value in state.items()}
-    assert torch.equal(
-        scaled_step(torch.zeros(2, *shape, dtype=dtype), role, state), torch.zeros(2, *shape, dtype=dtype)
-    )
+    assert torch.equal(take(torch.zeros(2, *shape, dtype=dtype), role, state), torch.zeros(2, *shape, dtype=dtype))
     u = torch.randn(2, *shape, generator=seeded(0), dtype=dtype)
-    normal = scaled_step(u.clone(), role, dict(state))
+    normal = take(u.clone(), role, dict(state))
     exponents = (-44, -40, -38, -30, -20, -17) if dtype == torch.float32 else (-320, -300, -200, -150)
     for exponent in exponents:
-        step = scaled_step(u * 10.0**exponent, role, state)
+        step = take(u * 10.0**exponent, role, state)
         assert torch.isfinite(step).all()
         # 1.2: the law's own bound for the first steps
         assert (step.abs() <= 1.25 * normal.abs().clamp(min=1e-6)).all(), exponent
     u[1, 0, 3] = math.nan
-    step = scaled_step(u, role, state)
+    step = take(u, role, state)
     assert step[1].isnan().any() and torch.isfinite(step[0]).all()
     assert all(torch.isfinite(value).all() for value in state.values())
     assert all(torch.equal(value[:, 1:], start[name][:, 1:]) for name, value in state.items())
 
 
+@pytest.mark.parametrize("take", [scaled_step, variance_step])
 @pytest.mark.parametrize("role, shape, dtype", ALL)
-def test_scale_of_the_direction_does_not_matter(role, shape, dtype):
+def test_scale_of_the_direction_does_not_matter(role, shape, dtype, take):
     """Law: T(c·u) = T(u), c > 0. Powers of two, so that only sums of squares round,
     to 1e-5 and 1e-13."""
     u = torch.randn(2, *shape, generator=seeded(0), dtype=dtype)
     for exponent in (-36, -10, 20, 50):
-        expected = scaled_step(u.clone(), role, spectral_state(2, *shape, keys(2), dtype=dtype))
-        found = scaled_step(u * 2.0**exponent, role, spectral_state(2, *shape, keys(2), dtype=dtype))
+        expected = take(u.clone(), role, spectral_state(2, *shape, keys(2), dtype=dtype))
+        found = take(u * 2.0**exponent, role, spectral_state(2, *shape, keys(2), dtype=dtype))
         torch.testing.assert_close(found, expected, rtol=1e-5 if dtype == torch.float32 else 1e-13, atol=0)
 
 
+@pytest.mark.parametrize("take", [scaled_step, variance_step])
 @pytest.mark.parametrize("role, shape, dtype", ALL)
-def test_stacks_give_what_single_parameters_get(role, shape, dtype):
+def test_stacks_give_what_single_parameters_get(role, shape, dtype, take):
     """Law: batching never changes results, the state included, over three steps. Tolerance: matrix products of stacks
     may sum in another order, a few roundings."""
     b, tolerance = 3, dict(rtol=1e-4, atol=1e-6) if dtype == torch.float32 else dict(rtol=1e-12, atol=1e-14)
@@ -419,9 +492,10 @@ def test_stacks_give_what_single_parameters_get(role, shape, dtype):
     alone = [spectral_state(1, *shape, keys(b)[i : i + 1], dtype=dtype) for i in range(b)]
     for step in range(3):
         u = torch.randn(b, *shape, generator=seeded(step), dtype=dtype)
-        found = scaled_step(u.clone(), role, together)
+        found = take(u.clone(), role, together)
         for i in range(b):
-            torch.testing.assert_close(found[i : i + 1], scaled_step(u[i : i + 1].clone(), role, alone[i]), **tolerance)
+            own = take(u[i : i + 1].clone(), role, alone[i])
+            torch.testing.assert_close(found[i : i + 1], own, **tolerance)
             for name, value in alone[i].items():
                 torch.testing.assert_close(together[name][i : i + 1], value, **tolerance)
 

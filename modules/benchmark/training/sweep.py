@@ -21,7 +21,7 @@ from modules.trainer.preflight import resolve_device
 from modules.trainer.randomness import step_generator, step_seed
 from modules.trainer.trained import make_trained
 from modules.trainer.TrainedSet import TrainedSet
-from modules.trainer.validation import validation_loss
+from modules.trainer.validation import DRAWS, validation_loss
 from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
 
@@ -86,13 +86,22 @@ class Sweep:
         steps: of each run; the schedule ends with them.
         warn: gets remarks, one line each.
         held_out: whether the validation images are measured, too.
+        draws: of noise and timestep for each image that is measured.
     """
 
-    def __init__(self, config: TrainConfig, steps: int, warn: Callable[[str], None], *, held_out: bool = True) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        steps: int,
+        warn: Callable[[str], None],
+        *,
+        held_out: bool = True,
+        draws: int = DRAWS,
+    ) -> None:
         self.config = config.model_copy(
             update={"text_encoder": config.text_encoder.model_copy(update={"train": False})}
         )
-        self.steps, self.warn = steps, warn
+        self.steps, self.warn, self.draws = steps, warn, draws
         concepts = resolve_concepts(self.config, warn=warn)
         self.model = family_of(self.config).load(self.config, resolve_device(self.config))
         self.data, self.held_out = (
@@ -159,7 +168,7 @@ class Sweep:
     def _measure(self, data: Any) -> float:
         if data is None:
             return math.nan
-        loss = validation_loss(self.model, data, self.config.seed)
+        loss = validation_loss(self.model, data, self.config.seed, self.draws)
         return loss if math.isfinite(loss) else math.inf
 
 

@@ -9,6 +9,7 @@ from scaled_optim.features.weight_decay import decay_slots
 from scaled_optim.roles import Role
 from scaled_optim.rules.AdamWAdv import AdamWAdv
 from scaled_optim.rules.Rule import COMMON, Rule
+from scaled_optim.scaling import subspace_gain
 from scaled_optim.StackStep import Slot, StackStep
 
 import torch
@@ -166,7 +167,10 @@ class LoRARite(Rule):
             outputs, inputs, gram = s.shape[1], partner[1], product(u.mT, u)
         # the Gram matrix of M = N·Rᵀ
         largest = eigenvalues(product(product(r, gram), r.mT), s.runner)[:, -1:, None].clamp(min=0).sqrt()
-        return u * (math.sqrt(outputs / inputs) / largest.clamp(min=zero_length(u.dtype)))
+        # the step of H stays in the columns of B, or in the rows of A
+        side = outputs if s.role.name == DOWN else inputs
+        size = math.sqrt(outputs / inputs) * subspace_gain(side, r.shape[1], s.options["scale_law"])
+        return u * (size / largest.clamp(min=zero_length(u.dtype)))
 
     def scaled(self, s: StackStep, u: Tensor) -> Tensor:
         """u as it is: `direction` has given it its size."""

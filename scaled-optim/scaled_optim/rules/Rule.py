@@ -7,7 +7,7 @@ from scaled_optim.features.moments import moment_slot
 from scaled_optim.features.weight_decay import decay_slots
 from scaled_optim.options import check_values
 from scaled_optim.roles import Role
-from scaled_optim.scaling import scaled, scaling_slots
+from scaled_optim.scaling import COHERENT, scaled, scaling_slots
 from scaled_optim.StackStep import Slot, StackStep
 
 import torch
@@ -21,6 +21,7 @@ COMMON: Mapping[str, Any] = {
     "centered_wd_mode": "full",
     "scaled_wd": False,
     "scaled_optm": False,
+    "scale_law": COHERENT,
     "orthogonal_gradient": "disabled",
     "stochastic_rounding": True,
     "state_precision": "auto",

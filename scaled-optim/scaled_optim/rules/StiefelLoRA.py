@@ -9,7 +9,7 @@ from scaled_optim.features.stiefel import TOLERANCES, orthonormality_error, retr
 from scaled_optim.roles import Role
 from scaled_optim.rules.AdamWAdv import AdamWAdv
 from scaled_optim.rules.Rule import Rule
-from scaled_optim.scaling import largest_singular_value, root_of_largest
+from scaled_optim.scaling import largest_singular_value, root_of_largest, subspace_gain
 from scaled_optim.StackStep import StackStep
 
 import torch
@@ -105,7 +105,8 @@ class StiefelLoRA(AdamWAdv):
             if state is None:
                 grams.append(transposed_product(part, part, not up))
         largest = largest_singular_value(u, state) if state else root_of_largest(torch.cat(grams))
-        size = 1.0 if up else math.sqrt(s.options["outputs"] / u.shape[2])
+        outputs, ranks = (u.shape[1], u.shape[2]) if up else (s.options["outputs"], u.shape[1])
+        size = (1.0 if up else math.sqrt(outputs / u.shape[2])) * subspace_gain(outputs, ranks, s.options["scale_law"])
         return u.mul_(size / largest.clamp_(min=zero_length(u.dtype)))
 
     def descend_(self, s: StackStep, u: Tensor, rate: Any) -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.features.unmagnified import _spectral_basis, eigen, inverse_roots, unit_basis
 from scaled_optim.roles import matrix_shape
+from scaled_optim.scaling import COHERENT, LAWS
 
 import torch
 from torch import Tensor, nn
@@ -277,20 +278,25 @@ def test_what_is_not_finite_spreads_over_its_pair_alone():
     assert pairs[0].isnan().any() and all(p.isfinite().all() for p in pairs[2:])
 
 
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("rank", [1, 4, 16])
-def test_scaled_steps_move_the_product_by_the_learning_rate(rank):
-    """σ₁ of each factor's part of the product's change is √(out/in)·η, whatever the rank and the split."""
+def test_scaled_steps_move_the_product_by_the_learning_rate(rank, law):
+    """σ₁ of each factor's part of the product's change is √(out/in)·η, whatever the split; by the law "coherent" times
+    (in/rank)^(1/4) for up, whose step stays in the rows of A, and (out/rank)^(1/4) for down."""
     for size in (1.0, 20.0):
         down, up = described(drawn(rank, IN, seed=1) * size, drawn(OUT, rank, seed=2) / size)
-        optimizer, task = BatchedOptimizer([down, up], "LORA_RITE", 0.01, scaled_optm=True), Task(FLOAT64)
+        optimizer = BatchedOptimizer([down, up], "LORA_RITE", 0.01, scaled_optm=True, scale_law=law)
+        task = Task(FLOAT64)
         for step in range(3):
             before = down.detach().clone(), up.detach().clone()
             task.gradients(down, up, step)
             optimizer.step()
-            for change in ((up - before[1]) @ before[0], before[1] @ (down - before[0])):
+            changes = ((up - before[1]) @ before[0], IN), (before[1] @ (down - before[0]), OUT)
+            for change, side in changes:
                 found = torch.linalg.matrix_norm(change.detach(), 2).item()
+                gain = max(1, side / rank) ** 0.25 if law == COHERENT else 1
                 # exact but for rounding
-                assert found == pytest.approx(0.01 * math.sqrt(OUT / IN), rel=1e-6)
+                assert found == pytest.approx(0.01 * math.sqrt(OUT / IN) * gain, rel=1e-6)
 
 
 def test_clipping_bounds_the_unmagnified_gradient():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.features.stiefel import make_orthonormal_, orthonormality_error, retracted, tangent_
+from scaled_optim.scaling import COHERENT, LAWS
 
 import torch
 from torch import Tensor, nn
@@ -111,10 +112,12 @@ def test_b_stays_orthonormal(dtype, bound, base, long):
 # -- size of steps ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("base", ["ADAMW", "SIGN"])
-def test_both_factors_step_by_the_learning_rate_whatever_the_rank(base):
+def test_both_factors_step_by_the_learning_rate(base, law):
+    """By the law "variance" whatever the rank, by "coherent" times the gain of the space that B's columns span."""
     parameters, rate = model(FLOAT64), 1e-3
-    optimizer = BatchedOptimizer(parameters, "STIEFEL_LORA", rate, stiefel_base=base)
+    optimizer = BatchedOptimizer(parameters, "STIEFEL_LORA", rate, stiefel_base=base, scale_law=law)
     for step in range(3):
         before = [p.detach().clone() for p in parameters]
         walk(parameters, optimizer, 1, step)
@@ -122,6 +125,7 @@ def test_both_factors_step_by_the_learning_rate_whatever_the_rank(base):
             size = torch.linalg.matrix_norm((p - q).detach().flatten(1), 2).item()
             wide = p.parameter_info.role == "LORA_DOWN"
             expected = rate * math.sqrt(out / (inner * kernel**2)) if wide else rate
+            expected *= (out / rank) ** 0.25 if law == COHERENT else 1
             # σ₁ is estimated within 3.5 %, for 70 ranks within 5 %, and what brings B back adds a part of 1e-3
             assert size == pytest.approx(expected, rel=0.055), (p.parameter_info.name, rank)
 

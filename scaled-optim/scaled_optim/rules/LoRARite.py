@@ -36,9 +36,9 @@ class LoRARite(Rule):
     `rite_scale`: "sum" as above, or "mean" with V the mean of ḡᵀḡ over the factor's m rows, which makes steps √m
     larger, as those of the authors' code are (docs/lora_rite.md).
     `clip_unmagnified_grad`: largest Frobenius norm of each ḡ; 0: any. `scaled_optm`: each factor's step changes H, the
-    layer's `[out, in]` matrix, by √(out/in)·η in the spectral norm, as `HIDDEN`'s scaled steps do. All that is no
-    factor of a LoRA pair, the DoRA scale too, goes to the auxiliary AdamW with the same options. OrthoGrad and cautious
-    decay are not invariant.
+    layer's `[out, in]` matrix, by √(out/in)·η in the spectral norm, as `HIDDEN`'s scaled steps do, times the gain of
+    the other factor's space (`subspace_gain`; 1 with `scale_law` variance). All that is no factor of a LoRA pair, the
+    DoRA scale too, goes to the auxiliary AdamW with the same options. OrthoGrad and cautious decay are not invariant.
     """
 
     name = "LORA_RITE"

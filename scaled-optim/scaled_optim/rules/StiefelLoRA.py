@@ -23,10 +23,10 @@ ADAPTIVE_ONLY = ("fisher_wd", "kourkoutas_beta", "factored_2nd", "use_atan2", "s
 class StiefelLoRA(AdamWAdv):
     """Stiefel-LoRA (arXiv 2508.17901): the up factor B of a LoRA keeps orthonormal columns, so that no rank is lost.
 
-    With u the base rule's direction, η the learning rate:
-    B ← qf(B − η·t/σ₁(t)), t = u − B·sym(Bᵀu), qf the Q of QR with positive diagonal; no decay.
-    A ← (1 − wd·η/η₀)·A − η·√(o/i)·u/σ₁(u), for W = BA of `[o, i]`: as B is orthonormal, the step of W has the size of
-    `HIDDEN`'s scaled steps, whatever the rank.
+    With u the base rule's direction, η the learning rate, k = max(1, o/r)^(1/4), see `subspace_gain`:
+    B ← qf(B − η·k·t/σ₁(t)), t = u − B·sym(Bᵀu), qf the Q of QR with positive diagonal; no decay.
+    A ← (1 − wd·η/η₀)·A − η·k·√(o/i)·u/σ₁(u), for W = BA of `[o, i]`: as B is orthonormal, the step of W by A has k
+    times the size of `HIDDEN`'s scaled steps. With `scale_law` variance k is 1.
 
     B must be orthonormal at the start and A may be zero (`lora_init` ORTHONORMAL), alpha must be the rank. All that is
     no factor of a LoRA pair, the DoRA scale too, goes to the auxiliary AdamW with the same options, of which
@@ -105,8 +105,8 @@ class StiefelLoRA(AdamWAdv):
             if state is None:
                 grams.append(transposed_product(part, part, not up))
         largest = largest_singular_value(u, state) if state else root_of_largest(torch.cat(grams))
-        outputs, ranks = (u.shape[1], u.shape[2]) if up else (s.options["outputs"], u.shape[1])
-        size = (1.0 if up else math.sqrt(outputs / u.shape[2])) * subspace_gain(outputs, ranks, s.options["scale_law"])
+        size = 1.0 if up else math.sqrt(s.options["outputs"] / u.shape[2])
+        size *= _gain(s)
         return u.mul_(size / largest.clamp_(min=zero_length(u.dtype)))
 
     def descend_(self, s: StackStep, u: Tensor, rate: Any) -> None:
@@ -117,9 +117,15 @@ class StiefelLoRA(AdamWAdv):
         # without a step there is nothing to bring back, and rounding would move it
         if known and not rate:
             return
-        # κ(x)² is at most 1 + η², so with η up to 1 one pass leaves 2ε
-        passes = 1 if known and rate <= 1 else 2
+        # κ(x)² is at most 1 + length², so with lengths up to 1 one pass leaves 2ε
+        passes = 1 if known and rate * _gain(s) <= 1 else 2
         for start, stop in s.blocks():
             b = s.parameters.part(start, stop)
             x = b.addcmul(u[start:stop], rate.to(u.dtype), value=-1) if not known else b.sub(u[start:stop], alpha=rate)
             s.parameters.assign(start, stop, retracted(x, passes))
+
+
+def _gain(s: StackStep) -> float:
+    """Of the step of either factor; the columns of B are a subspace of the outputs."""
+    outputs, ranks = (s.shape[1], s.shape[2]) if s.role.name == UP else (s.options["outputs"], s.shape[1])
+    return subspace_gain(outputs, ranks, s.options["scale_law"])

@@ -4,9 +4,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 # rates are BASE·2^(k/2)
 BASE = 0.001
 MOST_COARSE = 9
+# above the least loss, as a share of it
+FAR = 0.05
 
 
 def rate_of(k: int) -> float:
@@ -24,7 +28,7 @@ def next_rates(found: Mapping[int, float], expected: float) -> list[int]:
     """Which rates to try next; none when the best one is known.
 
     First three around the expected one, each twice the one before; while the best lies at an end, one beyond it; then
-    its two neighbours at √2.
+    what is missing of the two rates at either side of the best, at √2 and 2.
 
     Args:
         found: number of a rate -> its loss, infinite where the run diverged.
@@ -37,9 +41,10 @@ def next_rates(found: Mapping[int, float], expected: float) -> list[int]:
     best = min(coarse, key=found.__getitem__)
     if not math.isfinite(found[best]):
         return [coarse[0] - 2] if len(coarse) < MOST_COARSE else []
-    if best in (coarse[0], coarse[-1]) and len(coarse) < MOST_COARSE:
-        return [best - 2 if best == coarse[0] else best + 2]
-    return [k for k in (best - 1, best + 1) if k not in found]
+    if best in (coarse[0], coarse[-1]):
+        return [best - 2 if best == coarse[0] else best + 2] if len(coarse) < MOST_COARSE else []
+    best = min(found, key=found.__getitem__)
+    return [k for k in (best - 1, best + 1, best - 2, best + 2) if k not in found]
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Best:
     """The best learning rate of one seed.
 
     Attributes:
-        rate: the lowest point of the parabola in log(rate) through the best rate that was tried and its neighbours.
+        rate: the lowest point of a parabola in log(rate), fitted to the best rate that was tried and two on each side.
         loss: the least that was found.
         edge: whether the search ended at its last rate, so that the best one may lie beyond.
     """
@@ -65,25 +70,18 @@ def best_of(found: Mapping[int, float]) -> Best | None:
     best = min(order, key=found.__getitem__)
     if not math.isfinite(found[best]):
         return None
-    place = order.index(best)
-    if place in (0, len(order) - 1):
+    if best in (order[0], order[-1]):
         return Best(rate_of(best), found[best], True)
-    left, right = order[place - 1], order[place + 1]
-    return Best(BASE * 2 ** (_lowest(found, left, best, right) / 2), found[best], False)
+    return Best(BASE * 2 ** (_lowest(found, best) / 2), found[best], False)
 
 
-def _lowest(found: Mapping[int, float], left: int, best: int, right: int) -> float:
-    """Where a parabola through three points is lowest; a diverged neighbour counts as if the loss rose tenfold there.
+def _lowest(found: Mapping[int, float], best: int) -> float:
+    """Where a parabola by least squares is lowest, at most one number off the best.
 
-    Loss bends more and more towards divergence, so where one neighbour is far worse, the parabola leans away from it:
-    its lowest point never leaves the half way to either neighbour.
+    Trainings at neighbouring rates differ by chance, too, which five points even out. Those far above the best, where
+    the loss rises ever faster toward divergence, count as if they lay at `FAR`.
     """
-    y0, y1, y2 = (found[k] for k in (left, best, right))
-    rise = max(y0 - y1 if math.isfinite(y0) else 0.0, y2 - y1 if math.isfinite(y2) else 0.0)
-    y0, y2 = (y if math.isfinite(y) else y1 + 10 * rise for y in (y0, y2))
-    slope_left, slope_right = (y1 - y0) / (best - left), (y2 - y1) / (right - best)
-    if slope_right <= slope_left:
-        return best
-    middle_left, middle_right = (left + best) / 2, (best + right) / 2
-    lowest = middle_left - slope_left * (middle_right - middle_left) / (slope_right - slope_left)
-    return min(max(lowest, middle_left), middle_right)
+    near = [k for k in sorted(found) if abs(k - best) <= 2]
+    losses = [min(found[k], found[best] * (1 + FAR)) for k in near]
+    bend, slope, _ = np.polyfit(np.array(near) - best, losses, 2)
+    return best + float(np.clip(-slope / (2 * bend), -1, 1)) if bend > 0 else best

@@ -29,7 +29,7 @@ SENTENCE = SentenceSize(
 ONE = "1"
 # width -> folder of the base model, and the command that makes it
 WIDTHS: Mapping[str, str] = {
-    "1/2": "workspace/tiny_widths/half", ONE: "models/tiny_sd", "2": "workspace/tiny_widths/double",
+    "1/4": "workspace/tiny_widths/quarter", "1/2": "workspace/tiny_widths/half", ONE: "models/tiny_sd",
 }  # fmt: skip
 MAKE_WIDTHS = "./run-cmd.sh make_tiny_widths"
 SECOND = "workspace/second_concept.json"

@@ -114,7 +114,7 @@ def test_axes_are_those_that_the_goals_name():
         and max(s.size for s in axis_settings(RANK_AXIS, "lumo", "STIEFEL_LORA", True)) == 64
     )
     assert [s.size for s in axis_settings(BLOCK_AXIS, "lumo", "ADAMW_ADV", True)] == [4, 16, 64, 128]
-    assert [s.width for s in axis_settings(WIDTH_AXIS, "lumo", "LORA_RITE", True)] == ["1/2", "1", "2"]
+    assert [s.width for s in axis_settings(WIDTH_AXIS, "lumo", "LORA_RITE", True)] == ["1/4", "1/2", "1"]
     assert [s.method for s in axis_settings(METHOD_AXIS, "second", "LION_ADV", True)] == ["LoRA", "DoRA", "OFT", "full"]
     assert not axis_settings(BLOCK_AXIS, "lumo", "LORA_RITE", True) and not settings_of("lumo", "STIEFEL_LORA", False)
     assert [axis.goal for axis in AXES] == [1.25, 1.25, 1.25, 1.5]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from modules.tinyBase.widths import WIDTHS, Distillation, make_width
+from modules.tinyBase.widths import HELD_OUT_SCENES, WIDTHS, Distillation, make_width
 from modules.util.UserError import UserError
 
 import torch
@@ -31,13 +31,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--scenes", type=int, default=Distillation.scenes, help="drawings that are trained on")
     parser.add_argument("--batch", type=int, default=Distillation.batch)
+    parser.add_argument("--held-out", type=int, default=HELD_OUT_SCENES, help="drawings that it is measured on")
     parser.add_argument("--seed", type=int, default=Distillation.seed)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; more are slower on such small layers")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(arguments)
-    for name in ("steps", "scenes", "batch", "threads"):
+    for name in ("steps", "scenes", "batch", "held_out", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1")
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
     return args
 
 
@@ -50,7 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name in args.widths:
             width = replace(WIDTHS[name], steps=args.steps or WIDTHS[name].steps)
             output = args.output / name
-            quality = make_width(name, width, recipe, args.model, args.workspace, output, torch.device(args.device))
+            quality = make_width(
+                name, width, recipe, args.model, args.workspace, output, torch.device(args.device), args.held_out
+            )
             output.with_suffix(".json").write_text(json.dumps(asdict(quality), indent=1) + "\n", encoding="utf-8")
             print(
                 f"{output}: loss on held-out drawings {quality.loss:.4f} (base {quality.base_loss:.4f}), with min-SNR "

@@ -229,7 +229,14 @@ def write_variant(model: Path, unet: UNet2DConditionModel, output: Path) -> None
 
 
 def make_width(
-    name: str, width: Width, recipe: Distillation, model: Path, workspace: Path, output: Path, device: torch.device
+    name: str,
+    width: Width,
+    recipe: Distillation,
+    model: Path,
+    workspace: Path,
+    output: Path,
+    device: torch.device,
+    held_out: int = HELD_OUT_SCENES,
 ) -> Quality:
     """Trains what is not trained yet, writes the variant as a folder in diffusers' layout and measures it.
 
@@ -238,6 +245,7 @@ def make_width(
         model: the base, a folder in diffusers' layout.
         workspace: for checkpoints and latents; made if it is missing.
         output: the folder to write.
+        held_out: number of drawings to measure it on.
 
     Raises:
         UserError: there is no base in `model`, or the checkpoint was begun with other settings.
@@ -254,4 +262,4 @@ def make_width(
     unet = distill(name, width, recipe, pipeline.unet, data, alphas, workspace)
     write_variant(model, unet, output)
     # what is measured is what was written, rounded to half precision
-    return held_out_quality(pipeline, unet.float().to(device), recipe.seed)
+    return held_out_quality(pipeline, unet.float().to(device), recipe.seed, held_out)

@@ -8,23 +8,28 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from modules.tinyBase.concept import concept_list, write_concept
+from modules.tinyBase.concepts import CONCEPTS, FIRST
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("training_concepts/tiny_concept"), help="folder of images")
+    parser.add_argument("--concept", choices=CONCEPTS, default=FIRST)
+    folders = ", ".join(f"{one.folder} for {name}" for name, one in CONCEPTS.items())
+    parser.add_argument("--output", type=Path, help=f"folder of images (default: {folders})")
     args = parser.parse_args(arguments)
+    concept = CONCEPTS[args.concept]
+    output = args.output or Path(concept.folder)
     try:
-        files = write_concept(args.output)
-        concepts = args.output.with_name(args.output.name + ".json")
-        concepts.write_text(json.dumps(concept_list(args.output.as_posix()), indent=4) + "\n", encoding="utf-8")
+        files = write_concept(concept, output)
+        concepts = output.with_name(output.name + ".json")
+        concepts.write_text(json.dumps(concept_list(concept, output.as_posix()), indent=4) + "\n", encoding="utf-8")
     except OSError as error:
-        print(f"error: {args.output}: cannot be written ({error.strerror}); choose another --output", file=sys.stderr)
+        print(f"error: {output}: cannot be written ({error.strerror}); choose another --output", file=sys.stderr)
         return 1
     pictures = sum(path.suffix != ".txt" for path in files)
     size = sum(path.stat().st_size for path in files)
-    print(f"{pictures} images with captions ({size / 1000:.0f} kB) in {args.output}, listed in {concepts}")
+    print(f"{pictures} images with captions ({size / 1000:.0f} kB) in {output}, listed in {concepts}")
     return 0
 
 

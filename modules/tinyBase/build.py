@@ -4,14 +4,11 @@
 2. The text encoder, by telling a scene's properties from its caption (as CLIP's is trained before Stable Diffusion).
 3. The UNet together with the text encoder, on cached latents, with an exponential moving average of the weights.
 
-Every random draw is keyed by (seed, stage, step, worker): a resumed training equals an uninterrupted one. Several
-workers, one thread each, share every batch; on a CPU that is far faster than several threads on such small layers.
+A resumed training equals an uninterrupted one (`training.py`). Several workers, one thread each, share every batch; on
+a CPU that is far faster than several threads on such small layers.
 """
 
-import math
-import os
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,22 +19,32 @@ from modules.tinyBase.scenes import (
     POSITIONS,
     SHAPES,
     SIZES,
-    Scene,
     caption,
     draw_scene,
     random_doodle,
     random_scene,
+)
+from modules.tinyBase.training import (
+    Loop,
+    cache_latents,
+    keyed_generator,
+    keyed_random,
+    min_snr_loss,
+    noised_batch,
+    random_scenes,
+    run_stage,
+    to_pixels,
+    tokenize,
+    warming_average,
+    worker,
 )
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-import numpy as np
 from diffusers import StableDiffusionPipeline
-from tqdm import tqdm
 
-CHECKPOINT_EVERY = 500
 # the level above a text encoder's weights in files: transformers below 5.6 ask for it, later ones read either way
 TEXT_LEVEL = "text_model."
 
@@ -59,88 +66,12 @@ class Recipe:
     unet_lr: float = 1e-3
     ema_decay: float = 0.999
     workers: int = 2
-
-
-def _worker() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    checkpoint_every: int = 500
 
 
 def _share(recipe: Recipe, batch: int) -> int:
     """This worker's part of a batch."""
     return batch // recipe.workers
-
-
-def _rng(recipe: Recipe, stage: str, step: int) -> random.Random:
-    return random.Random(f"{recipe.seed} {stage} {step} {_worker()}")
-
-
-def _average_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    """Each worker's gradient is of its own part of the batch."""
-    if dist.is_initialized():
-        gradients = [parameter.grad for parameter in parameters]
-        flat = torch._utils._flatten_dense_tensors(gradients)
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        for gradient, part in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True):
-            gradient.copy_(part)
-
-
-def _generator(recipe: Recipe, stage: str, step: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_rng(recipe, stage, step).getrandbits(63))
-
-
-def _pixels(images: list) -> torch.Tensor:
-    stacked = np.stack([np.asarray(image, dtype=np.float32) for image in images])
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2) / 127.5 - 1
-
-
-def _tokens(tokenizer, captions: list[str]) -> torch.Tensor:
-    return tokenizer(
-        captions, padding="max_length", truncation=True, max_length=components.TOKENS, return_tensors="pt"
-    ).input_ids
-
-
-def _run_stage(
-    name: str,
-    directory: Path,
-    steps: int,
-    lr: float,
-    parameters: list[torch.nn.Parameter],
-    modules: dict[str, torch.nn.Module],
-    loss_at: Callable[[int], torch.Tensor],
-    after_step: Callable[[int], None] = lambda step: None,
-) -> None:
-    """AdamW with warm-up and cosine decay over `steps`, with a checkpoint every few hundred steps."""
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k: min(1, (k + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * k / steps)))
-    )
-    file, first = directory / f"{name}.pt", 0
-    if file.exists():
-        state = torch.load(file, weights_only=True, map_location="cpu")
-        first = state["step"]
-        for key, module in modules.items():
-            module.load_state_dict(state[key])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-    smooth = None
-    progress = tqdm(range(first, steps), initial=first, total=steps, desc=name, mininterval=2, disable=_worker() > 0)
-    for step in progress:
-        loss = loss_at(step)
-        loss.backward()
-        _average_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        after_step(step)
-        smooth = loss.item() if smooth is None else 0.99 * smooth + 0.01 * loss.item()
-        progress.set_postfix(loss=f"{smooth:.4f}")
-        if ((step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps) and _worker() == 0:
-            state = {key: module.state_dict() for key, module in modules.items()}
-            state.update(step=step + 1, optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
-            torch.save(state, file.with_suffix(".tmp"))
-            os.replace(file.with_suffix(".tmp"), file)
 
 
 def _crop(image, rng: random.Random, side: int = components.RESOLUTION // 2):
@@ -159,7 +90,7 @@ def train_vae(recipe: Recipe, directory: Path, device: torch.device) -> torch.nn
     vae = components.make_vae().to(device)
 
     def loss_at(step: int) -> torch.Tensor:
-        rng = _rng(recipe, "vae", step)
+        rng = keyed_random(recipe.seed, "vae", step)
         # Mostly crops around edges: four times cheaper than whole pictures, whose larger part is plain. The last
         # fifth is trained on whole ones, as normalisation layers see other statistics there.
         whole = step >= 0.8 * recipe.vae_steps
@@ -167,14 +98,15 @@ def train_vae(recipe: Recipe, directory: Path, device: torch.device) -> torch.nn
         images = [
             draw_scene(random_scene(rng), rng=rng) if rng.random() < 0.7 else random_doodle(rng) for _ in range(count)
         ]
-        x = _pixels([image if whole else _crop(image, rng) for image in images]).to(device)
+        x = to_pixels([image if whole else _crop(image, rng) for image in images]).to(device)
         posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=_generator(recipe, "vae noise", step)).to(device)
+        noise = torch.randn(posterior.mean.shape, generator=keyed_generator(recipe.seed, "vae noise", step)).to(device)
         error = vae.decode(posterior.mean + posterior.std * noise).sample - x
         edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
         return error.abs().mean() + error.square().mean() + 0.5 * edges + 5e-6 * posterior.kl().mean()
 
-    _run_stage("vae", directory, recipe.vae_steps, recipe.vae_lr, list(vae.parameters()), {"vae": vae}, loss_at)
+    loop = Loop(recipe.vae_steps, recipe.vae_lr, checkpoint_every=recipe.checkpoint_every)
+    run_stage("vae", directory, loop, list(vae.parameters()), {"vae": vae}, loss_at)
     return vae.eval().requires_grad_(False)
 
 
@@ -197,9 +129,9 @@ def train_text_encoder(recipe: Recipe, directory: Path, tokenizer, device: torch
     ).to(device)
 
     def loss_at(step: int) -> torch.Tensor:
-        rng = _rng(recipe, "text", step)
+        rng = keyed_random(recipe.seed, "text", step)
         scenes = [random_scene(rng) for _ in range(_share(recipe, recipe.text_batch))]
-        tokens = _tokens(tokenizer, [caption(scene, rng) for scene in scenes]).to(device)
+        tokens = tokenize(tokenizer, [caption(scene, rng) for scene in scenes]).to(device)
         pooled = encoder(tokens).pooler_output
         return sum(
             F.cross_entropy(
@@ -209,49 +141,15 @@ def train_text_encoder(recipe: Recipe, directory: Path, tokenizer, device: torch
             for name, values in _PROPERTIES
         )
 
-    _run_stage(
+    run_stage(
         "text_encoder",
         directory,
-        recipe.text_steps,
-        recipe.text_lr,
+        Loop(recipe.text_steps, recipe.text_lr, checkpoint_every=recipe.checkpoint_every),
         [*encoder.parameters(), *heads.parameters()],
         {"encoder": encoder, "heads": heads},
         loss_at,
     )
     return encoder
-
-
-def cache_latents(recipe: Recipe, directory: Path, vae, device: torch.device) -> tuple[list[Scene], torch.Tensor]:
-    """Posterior means and deviations of the worker's scenes, `[scene, 2, channel, height, width]`, float16."""
-    file = directory / f"latents-{_worker()}.pt"
-    scenes = [random_scene(_rng(recipe, "scene", index)) for index in range(_share(recipe, recipe.scenes))]
-    if file.exists():
-        latents = torch.load(file, weights_only=True)
-        if len(latents) == len(scenes):
-            return scenes, latents
-    chunks = []
-    with torch.inference_mode():
-        for start in tqdm(range(0, len(scenes), 64), desc="latents", disable=_worker() > 0):
-            images = [
-                draw_scene(scene, rng=_rng(recipe, "drawing", start + k))
-                for k, scene in enumerate(scenes[start : start + 64])
-            ]
-            posterior = vae.encode(_pixels(images).to(device)).latent_dist
-            chunks.append(torch.stack([posterior.mean, posterior.std], dim=1).half().cpu())
-    latents = torch.cat(chunks)
-    torch.save(latents, file)
-    return scenes, latents
-
-
-def _warming_average(decay: float):
-    """EMA whose decay rises to `decay` as (1 + n)/(10 + n), so that the untrained weights are soon forgotten."""
-
-    @torch.no_grad()
-    def update(averages: list, current: list, count) -> None:
-        n = int(count)
-        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return update
 
 
 @torch.no_grad()
@@ -279,8 +177,8 @@ def equalize_latents(vae, center: torch.Tensor, spread: torch.Tensor) -> None:
 
 def train_unet(recipe: Recipe, directory: Path, vae, encoder, tokenizer, device: torch.device):
     """Noise prediction with min-SNR-5 weights (arXiv 2303.09556); returns the averaged (UNet, text encoder)."""
-    scenes, latents = cache_latents(recipe, directory, vae, device)
-    center = latents[:, 0].float().mean().item()
+    scenes = random_scenes(recipe.seed, "scene", _share(recipe, recipe.scenes))
+    latents = cache_latents(directory / f"latents-{worker()}.pt", recipe.seed, scenes, vae, device)
     statistics = torch.stack([latents[:, 0].float().mean((0, 2, 3)), latents[:, 0].float().std((0, 2, 3))])
     if dist.is_initialized():
         dist.broadcast(statistics, 0)
@@ -293,30 +191,22 @@ def train_unet(recipe: Recipe, directory: Path, vae, encoder, tokenizer, device:
     unet = components.make_unet().to(device, memory_format=torch.channels_last).train()
     encoder.train().requires_grad_(True)
     trained = torch.nn.ModuleDict({"unet": unet, "text_encoder": encoder})
-    average = torch.optim.swa_utils.AveragedModel(trained, multi_avg_fn=_warming_average(recipe.ema_decay))
+    average = torch.optim.swa_utils.AveragedModel(trained, multi_avg_fn=warming_average(recipe.ema_decay))
     alphas = components.make_scheduler().alphas_cumprod.to(device)
 
     def loss_at(step: int) -> torch.Tensor:
-        rng, generator = _rng(recipe, "unet", step), _generator(recipe, "unet noise", step)
+        rng, generator = keyed_random(recipe.seed, "unet", step), keyed_generator(recipe.seed, "unet noise", step)
         chosen = [rng.randrange(len(scenes)) for _ in range(_share(recipe, recipe.unet_batch))]
         captions = ["" if rng.random() < 0.1 else caption(scenes[index], rng) for index in chosen]
-        mean, std = latents[chosen].float().unbind(1)
-        clean = ((mean + std * torch.randn(mean.shape, generator=generator)) * vae.config.scaling_factor).to(device)
-        noise = torch.randn(mean.shape, generator=generator).to(device)
-        # Stratified timesteps: every batch covers the whole range, which makes the loss far less noisy.
-        spread = (torch.arange(len(chosen)) + torch.rand(len(chosen), generator=generator)) / len(chosen)
-        timesteps = (spread * len(alphas)).long().to(device)
-        a = alphas[timesteps][:, None, None, None]
-        hidden = encoder(_tokens(tokenizer, captions).to(device)).last_hidden_state
-        error = unet(a.sqrt() * clean + (1 - a).sqrt() * noise, timesteps, hidden).sample - noise
-        snr = (a / (1 - a)).flatten()
-        return ((snr.clamp(max=5) / snr) * error.square().mean((1, 2, 3))).mean()
+        noised = noised_batch(latents[chosen], alphas, generator)
+        hidden = encoder(tokenize(tokenizer, captions).to(device)).last_hidden_state
+        error = unet(noised.sample, noised.timesteps, hidden).sample - noised.noise
+        return min_snr_loss(error, noised.alphas)
 
-    _run_stage(
+    run_stage(
         "unet",
         directory,
-        recipe.unet_steps,
-        recipe.unet_lr,
+        Loop(recipe.unet_steps, recipe.unet_lr, checkpoint_every=recipe.checkpoint_every),
         [*unet.parameters(), *encoder.parameters()],
         {"trained": trained, "average": average},
         loss_at,
@@ -356,17 +246,17 @@ def build(recipe: Recipe, workspace: Path, output: Path, device: torch.device) -
         torch.multiprocessing.spawn(_build, (recipe, workspace, output, device), nprocs=recipe.workers)
 
 
-def _build(worker: int, recipe: Recipe, workspace: Path, output: Path, device: torch.device) -> None:
+def _build(rank: int, recipe: Recipe, workspace: Path, output: Path, device: torch.device) -> None:
     if recipe.workers > 1:
         torch.set_num_threads(1)
         dist.init_process_group(
-            "gloo", init_method=f"file://{(workspace / 'meeting').resolve()}", rank=worker, world_size=recipe.workers
+            "gloo", init_method=f"file://{(workspace / 'meeting').resolve()}", rank=rank, world_size=recipe.workers
         )
-    tokenizer = components.make_tokenizer(workspace / f"tokenizer-{worker}")
+    tokenizer = components.make_tokenizer(workspace / f"tokenizer-{rank}")
     vae = train_vae(recipe, workspace, device)
     encoder = train_text_encoder(recipe, workspace, tokenizer, device)
     unet, encoder = train_unet(recipe, workspace, vae, encoder, tokenizer, device)
-    if worker == 0:
+    if rank == 0:
         save_pipeline(output, vae, unet, encoder, tokenizer)
     if dist.is_initialized():
         dist.barrier()

@@ -98,17 +98,22 @@ def make_vae() -> AutoencoderKL:
     )
 
 
-def make_unet() -> UNet2DConditionModel:
-    """A UNet on 16 x 16 latents; the outermost level is narrow and, being costly, has no attention."""
+def make_unet(channels: tuple[int, int, int] = (48, 96, 128), norm_groups: int = 16) -> UNet2DConditionModel:
+    """A UNet on 16 x 16 latents; the outermost level is narrow and, being costly, has no attention.
+
+    Args:
+        channels: of the three levels, outermost first; each divisible by `norm_groups` and by the 4 attention heads.
+        norm_groups: groups of each normalisation.
+    """
     return UNet2DConditionModel(
         sample_size=RESOLUTION // 4,
         in_channels=8,
         out_channels=8,
-        block_out_channels=(48, 96, 128),
+        block_out_channels=channels,
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=16,
+        norm_num_groups=norm_groups,
         cross_attention_dim=EMBEDDING,
         attention_head_dim=4,
     )

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from modules.tinyBase.concept import ConceptImage, concept_caption, unseen_ink, unseen_lumos
+from modules.tinyBase.concept import ConceptImage, concept_caption
+from modules.tinyBase.lumo import LUMO_CONCEPT, unseen_ink, unseen_lumos
 from modules.tinyBase.scenes import BACKGROUNDS, COLORS, POSITIONS, SHAPES, SIZES, Scene, caption, contrasting
 from modules.tinyBase.score import judge_lumo, judge_scene, judge_style
 from modules.util.UserError import UserError
@@ -169,7 +170,7 @@ def score_concept(
         (unseen_ink(), styles, judge_style, True),
     ):
         scenes = _concept_scenes(pool, number, settings["seed"])
-        prompts = [concept_caption(ConceptImage(scene, ink=ink)) for scene in scenes]
+        prompts = [concept_caption(LUMO_CONCEPT, ConceptImage(scene, styled=ink)) for scene in scenes]
         results.append(_judged(pipeline, scenes, prompts, judge, **settings))
     return results[0], results[1]
 

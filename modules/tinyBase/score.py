@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
-from modules.tinyBase.concept import EYE_RADIUS, INK, LUMO, PUPIL_RADIUS, ink_corners, lumo_parts
+from modules.tinyBase.lumo import EYE_RADIUS, INK, LUMO, PUPIL_RADIUS, ink_corners, lumo_parts
 from modules.tinyBase.scenes import BACKGROUNDS, COLORS, POSITIONS, SHAPES, SIZES, Scene, draw_shape
 
 import numpy as np

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
 RECIPE = Recipe(
-    vae_steps=3, vae_batch=2, text_steps=3, text_batch=4, scenes=8, unet_steps=4, unet_batch=2, workers=1
+    vae_steps=3, vae_batch=2, text_steps=3, text_batch=4, scenes=8, unet_steps=4, unet_batch=2, workers=1,
+    checkpoint_every=2,
 )  # fmt: skip
 
 
@@ -58,7 +59,6 @@ class Interrupted(Exception):
 
 
 def test_a_stopped_training_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "CHECKPOINT_EVERY", 2)
     device = torch.device("cpu")
     build.build(RECIPE, tmp_path / "whole", tmp_path / "model", device)
 

@@ -5,18 +5,8 @@ import json
 from pathlib import Path
 
 from modules.tinyBase import concept
-from modules.tinyBase.concept import (
-    LUMO,
-    STYLE,
-    TRAINING,
-    VALIDATION,
-    ConceptImage,
-    concept_caption,
-    concept_files,
-    draw_concept,
-    unseen_ink,
-    unseen_lumos,
-)
+from modules.tinyBase.concept import ConceptImage, concept_caption, concept_files, draw_concept
+from modules.tinyBase.lumo import LUMO, LUMO_CONCEPT, STYLE, TRAINING, VALIDATION, unseen_ink, unseen_lumos
 from modules.tinyBase.scenes import Scene
 
 import numpy as np
@@ -29,11 +19,11 @@ SHIPPED = ROOT / "training_concepts" / "tiny_concept"
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
-    return concept_files()
+    return concept_files(LUMO_CONCEPT)
 
 
 def test_same_bytes_on_each_run(files):
-    assert concept_files() == files
+    assert concept_files(LUMO_CONCEPT) == files
 
 
 def test_shipped_files_are_what_the_script_draws(files):
@@ -43,7 +33,7 @@ def test_shipped_files_are_what_the_script_draws(files):
         if name.endswith(".txt"):
             assert path.read_text(encoding="utf-8") == files[name].decode()
     listed = json.loads(SHIPPED.with_suffix(".json").read_text(encoding="utf-8"))
-    assert listed == concept.concept_list("training_concepts/tiny_concept")
+    assert listed == concept.concept_list(LUMO_CONCEPT, "training_concepts/tiny_concept")
     assert all((ROOT / entry["path"]).is_dir() for entry in listed)
     assert [entry["type"] for entry in listed] == ["STANDARD", "STANDARD", "STANDARD", "VALIDATION"]
 
@@ -75,7 +65,7 @@ def test_exif_orientation_restores_the_picture(files, tmp_path):
     with Image.open(tmp_path / "turned.jpg") as stored:
         assert stored.size == (item.height, item.width)
         upright = ImageOps.exif_transpose(stored)
-    difference = np.asarray(upright, dtype=int) - np.asarray(draw_concept(item), dtype=int)
+    difference = np.asarray(upright, dtype=int) - np.asarray(draw_concept(LUMO_CONCEPT, item), dtype=int)
     assert np.abs(difference).mean() < 4
 
 
@@ -95,15 +85,15 @@ def test_transparent_picture_shows_white_whatever_lies_behind(files, tmp_path):
             ConceptImage(Scene(LUMO, "orange", "orange", "small", "left")),
             "a small orange lumo on the left on an orange background",
         ),
-        (ConceptImage(Scene("star", "green", "orange"), ink=True), "a vintage green star on an orange background"),
+        (ConceptImage(Scene("star", "green", "orange"), styled=True), "a vintage green star on an orange background"),
         (
-            ConceptImage(Scene(LUMO, "orange", "blue", "large"), ink=True),
+            ConceptImage(Scene(LUMO, "orange", "blue", "large"), styled=True),
             "a large vintage orange lumo on a blue background",
         ),
     ],
 )
 def test_captions(item, text):
-    assert concept_caption(item) == text
+    assert concept_caption(LUMO_CONCEPT, item) == text
 
 
 def test_prompted_combinations_are_not_in_the_set():

@@ -11,14 +11,8 @@ from pathlib import Path
 
 from modules.tinyBase import components
 from modules.tinyBase import sample as sampling
-from modules.tinyBase.concept import (
-    INK_BACKGROUNDS,
-    LUMO,
-    ConceptImage,
-    draw_concept,
-    unseen_ink,
-    unseen_lumos,
-)
+from modules.tinyBase.concept import ConceptImage, draw_concept
+from modules.tinyBase.lumo import INK_BACKGROUNDS, LUMO, LUMO_CONCEPT, unseen_ink, unseen_lumos
 from modules.tinyBase.scenes import BACKGROUNDS, COLORS, SHAPES, Scene, contrasting, draw_scene, random_scene
 from modules.tinyBase.score import judge_lumo, judge_scene, judge_style, read_concept, read_picture
 
@@ -74,10 +68,10 @@ def test_finds_the_concept(strength):
         item = ConceptImage(scene, shift=(rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03)))
         if scene.background in INK_BACKGROUNDS:
             # a larger one would touch the ink
-            item = replace(item, scene=replace(scene, size="medium"), ink=True) if index % 2 else item
-        right["lumo"] += judge_lumo(item.scene, weathered(draw_concept(item), rng, strength))["lumo"]
+            item = replace(item, scene=replace(scene, size="medium"), styled=True) if index % 2 else item
+        right["lumo"] += judge_lumo(item.scene, weathered(draw_concept(LUMO_CONCEPT, item), rng, strength))["lumo"]
         scene = replace(rng.choice(inked), size=rng.choice(("medium", "large")))
-        picture = weathered(draw_concept(ConceptImage(scene, ink=True)), rng, strength)
+        picture = weathered(draw_concept(LUMO_CONCEPT, ConceptImage(scene, styled=True)), rng, strength)
         answers = judge_style(scene, picture)
         right["style"] += answers["style"]
         right["no lumo"] += not read_concept(picture).lumo
@@ -100,11 +94,11 @@ def test_a_wrong_answer_is_told(shape):
 
 def test_faceless_silhouette_and_foreign_styles_do_not_count():
     item = ConceptImage(Scene(LUMO, "red", "blue", "large"))
-    pixels = np.asarray(draw_concept(item)).copy()
+    pixels = np.asarray(draw_concept(LUMO_CONCEPT, item)).copy()
     pixels[np.abs(pixels.astype(int) - BACKGROUNDS["blue"]).sum(axis=2) > 120] = COLORS["red"]
     faceless = read_concept(Image.fromarray(pixels))
     assert faceless.lumo_overlap > faceless.rival_overlap and not faceless.eye and not faceless.lumo
-    inked = np.asarray(draw_concept(ConceptImage(Scene("star", "green", "orange", "large"), ink=True)))
+    inked = np.asarray(draw_concept(LUMO_CONCEPT, ConceptImage(Scene("star", "green", "orange", "large"), styled=True)))
     assert read_concept(Image.fromarray(inked)).style
     for color in ("green", "white", "orange"):  # corners of another colour, or none
         other = np.where(inked.max(axis=2, keepdims=True) < 120, COLORS[color], inked).astype(np.uint8)

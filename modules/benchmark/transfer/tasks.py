@@ -33,7 +33,7 @@ WIDTHS: Mapping[str, str] = {
 }  # fmt: skip
 MAKE_WIDTHS = "./run-cmd.sh make_tiny_widths"
 SECOND = "workspace/second_concept.json"
-MAKE_SECOND = "./run-cmd.sh make_tiny_concept --concept second --output workspace/second_concept"
+MAKE_SECOND = "./run-cmd.sh make_tiny_concept --concept boat"
 
 
 class Learner(Protocol):

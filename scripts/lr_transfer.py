@@ -30,6 +30,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                         help="over what: rank, 'block size', width, method; all")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of scaled steps")
     parser.add_argument("--plain-seeds", type=int, nargs="*", default=[SEEDS[0]], help="of plain steps; none at all")
+    parser.add_argument(
+        "--quick", action="store_true", help="a slice: one task, rule and seed, few sizes, scaled steps"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
     parser.add_argument("--minutes", type=float, help="begin no training after so many")
     parser.add_argument(
@@ -38,6 +41,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tables", type=Path, metavar="MD", help="write the tables here")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write a picture for each task here")
     args = parser.parse_args(arguments)
+    if args.quick:
+        args.tasks, args.rules, args.seeds, args.plain_seeds = ["lumo"], ["ADAMW_ADV"], [SEEDS[0]], []
     if args.jobs < 1:
         parser.error(f"--jobs: found {args.jobs}, expected at least 1")
     return args
@@ -87,11 +92,10 @@ def measure(args: argparse.Namespace) -> int:
 
     if not args.only_report:
         seeds = {True: args.seeds, False: args.plain_seeds}
-        done = run(questions(args.tasks, args.rules, seeds, args.axes), results, args.jobs, told, until)
+        chosen = args.tasks, args.rules, seeds, args.axes, args.quick
+        done = run(questions(*chosen), results, args.jobs, told, until)
         # the rate to transfer is known only now
-        done = done and run(
-            transfer_questions(results, args.tasks, args.rules, seeds, args.axes), results, args.jobs, told, until
-        )
+        done = done and run(transfer_questions(results, *chosen), results, args.jobs, told, until)
         if not done:
             print("stopped at --minutes; the same command goes on from here")
     text = report(results, args.tasks, args.rules)

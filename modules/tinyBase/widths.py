@@ -56,6 +56,7 @@ class Width:
 
 
 WIDTHS: dict[str, Width] = {
+    "quarter": Width((12, 24, 32), 4, steps=2_000, lr=3e-3),
     "half": Width((24, 48, 64), 8, steps=2_000, lr=2e-3),
     "double": Width((96, 192, 256), 32, steps=1_200, lr=1e-3),
 }

@@ -30,6 +30,9 @@ from torch import Tensor
 COHERENT, VARIANCE = LAWS = ("coherent", "variance")
 # A LoRA's A starts with a variance of 1/(3·in), so it hands on 1/√3 of what it is given.
 LORA_GAIN = math.sqrt(3)
+# Of an OFT block's effective weights. Measured: 1/2, by which a turn of one plane is η, has a best rate a fifth higher
+# than other methods have.
+OFT_NORM = 0.6
 NAME = "spectral"
 DIRECTIONS = "directions"
 # One thread, ns per element: 0.5, 1.9, 3.1 for the Gram matrix of 16, 64, 128 ranks; 0.2 to 0.25 for each product with
@@ -97,7 +100,7 @@ def scaled_step(
     | role | coherent | variance |
     |---|---|---|
     | LORA_DOWN, LORA_UP | √3·√(rows/cols)/σ₁(u), as A starts with 1/√3 | √(rows/cols)/σ₁(u) |
-    | OFT | ‖T(u)‖ = 1/2 per block, so that a turn of one plane is η | ‖T(u)‖ = √(block_size/8) |
+    | OFT | ‖T(u)‖ = 0.6 per block: one plane turns by 1.2·η | ‖T(u)‖ = √(block_size/8) |
     | DORA_SCALE, VECTOR | ‖T(u)‖ = 1 | RMS 1 |
 
     OFT's in effective weights, that is, divided by `effective_scale`. INPUT: RMS 1 per row, an embedding; rows without
@@ -139,7 +142,7 @@ def _size(role: str, rows: int, cols: int, found: Tensor, effective_scale: float
     coherent = law == COHERENT
     if role == "OFT":
         size = block_size(cols)
-        wanted = (0.5 if coherent else math.sqrt(size / 8)) / effective_scale
+        wanted = (OFT_NORM if coherent else math.sqrt(size / 8)) / effective_scale
     elif role == "INPUT":
         wanted = math.sqrt(cols)
     elif ROLES[role].matrix:

@@ -13,6 +13,7 @@ from scaled_optim.scaling import (
     GRAM_LIMIT,
     GRAM_TOLERANCE,
     LORA_GAIN,
+    OFT_NORM,
     PROBES,
     SHALLOW_STEPS,
     VARIANCE,
@@ -381,19 +382,21 @@ def test_block_size(size):
 @pytest.mark.parametrize("draw", OFT_DRAWS)
 @pytest.mark.parametrize("mode", OFT_SCALES)
 @pytest.mark.parametrize("size", [2, 4, 8, 32, 128])
-def test_coherent_oft_steps_turn_by_eta_at_most(size, mode, draw):
-    """Law: ‖R − 1‖₂ = η where a step turns one plane, whatever the block size; less where it turns several, as its
-    Frobenius norm is the same. Tolerance: second order η², and float32 weights."""
+def test_coherent_oft_steps_turn_by_as_much_whatever_the_block(size, mode, draw):
+    """Law: ‖R − 1‖₂ = 2·OFT_NORM·η where a step turns one plane, whatever the block size; less where it turns several,
+    as its Frobenius norm is the same. Tolerance: second order η², and float32 weights."""
     blocks = 3
     step = oft_effective_step(size, blocks, mode, draw, seeded(size), scaled_step)
     change = rotations(step, size) - torch.eye(size, dtype=torch.float64)
     turned = torch.linalg.matrix_norm(change, 2)
     # two equal singular values for each plane
-    assert torch.linalg.matrix_norm(change).tolist() == pytest.approx([math.sqrt(2) * ETA] * blocks, rel=1e-3)
+    assert torch.linalg.matrix_norm(change).tolist() == pytest.approx(
+        [math.sqrt(2) * 2 * OFT_NORM * ETA] * blocks, rel=1e-3
+    )
     if draw == "one element" or size < 4:
-        assert turned.tolist() == pytest.approx([ETA] * blocks, rel=1e-3)
+        assert turned.tolist() == pytest.approx([2 * OFT_NORM * ETA] * blocks, rel=1e-3)
     else:
-        assert turned.max() < ETA
+        assert turned.max() < 2 * OFT_NORM * ETA
 
 
 @pytest.mark.parametrize("rank, width", [(1, 64), (4, 320), (16, 96), (64, 640), (128, 768)])
@@ -427,7 +430,7 @@ def test_laws_differ_by_a_number_for_each_shape(role):
     u = torch.randn(3, *shape, generator=seeded(1))
     ratio = scaled_step(u.clone(), role) / variance_step(u.clone(), role)
     expected = {
-        "LORA_DOWN": LORA_GAIN, "LORA_UP": LORA_GAIN, "OFT": 0.5 / math.sqrt(8 / 8),
+        "LORA_DOWN": LORA_GAIN, "LORA_UP": LORA_GAIN, "OFT": OFT_NORM / math.sqrt(8 / 8),
         "DORA_SCALE": 28**-0.5, "VECTOR": 28**-0.5,
     }.get(role, 1.0)  # fmt: skip
     torch.testing.assert_close(ratio, torch.full_like(ratio, expected), rtol=1e-5, atol=0)

@@ -21,7 +21,7 @@ BASE = ROOT / "models/tiny_sd"
 CPU = torch.device("cpu")
 RECIPE = Distillation(scenes=6, batch=2, warmup=2, checkpoint_every=2)
 # channels of the base (48, 96, 128) times the width
-CHANNELS = {"half": [24, 48, 64], "double": [96, 192, 256]}
+CHANNELS = {"quarter": [12, 24, 32], "half": [24, 48, 64], "double": [96, 192, 256]}
 
 
 @pytest.fixture(scope="module")

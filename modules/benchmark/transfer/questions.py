@@ -9,7 +9,12 @@ from scaled_optim.rules.registry import RULES
 
 RULE_NAMES = ("ADAMW_ADV", "LION_ADV", "MUON_ADV", "STIEFEL_LORA", "LORA_RITE")
 RANKS, BLOCKS = (1, 4, 16, 64, 128), (4, 16, 64, 128)
+# the first task has them all, the others the ends and the middle, and at most as many ranks as a rule allows
+FEWER_RANKS, FEWER_BLOCKS = (1, 16, 64, 128), (4, 16, 128)
+FULL_TASK = "lumo"
 RANK, BLOCK = 16, 16
+# of a slice that takes minutes
+QUICK_SIZES = {LORA: (4, RANK, 64), OFT: (4, 64)}
 # an up factor with orthonormal columns has at most as many ranks as the narrowest layer has outputs
 NARROWEST = {"lumo": 96, "second": 96, "sentence": 384}
 SEEDS = (0, 1, 2)
@@ -53,9 +58,10 @@ def axis_settings(axis: Axis, task: str, rule: str, scaled: bool) -> list[Settin
     pairs = RULES[rule].needs_pairs
     if axis == RANK_AXIS:
         most = NARROWEST[task] if RULES[rule].orthonormal_up else max(RANKS)
-        return [setting(LORA, rank) for rank in RANKS if rank <= most]
+        ranks = [rank for rank in (RANKS if task == FULL_TASK else FEWER_RANKS) if rank <= most]
+        return [setting(LORA, rank) for rank in ranks if task == FULL_TASK or rank in (1, RANK, max(ranks))]
     if axis == BLOCK_AXIS:
-        return [] if pairs else [setting(OFT, block) for block in BLOCKS]
+        return [] if pairs else [setting(OFT, block) for block in (BLOCKS if task == FULL_TASK else FEWER_BLOCKS)]
     if axis == WIDTH_AXIS:
         widths = [width for width in WIDTHS if width in TASKS[task].widths]
         return [setting(LORA, RANK, width) for width in widths] if len(widths) > 1 else []

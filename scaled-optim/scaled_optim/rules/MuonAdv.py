@@ -10,6 +10,7 @@ from scaled_optim.features.orthogonalization import orthogonalized
 from scaled_optim.roles import WHOLE, Role
 from scaled_optim.rules.AdamWAdv import AdamWAdv
 from scaled_optim.rules.Rule import COMMON, MOMENTUM, Rule
+from scaled_optim.scaling import COHERENT
 from scaled_optim.StackStep import Slot, StackStep
 
 import torch
@@ -43,12 +44,19 @@ MUON: Mapping[str, Any] = {
 }
 
 
+# Of scaled steps by the law "coherent": all singular values of an orthogonal step are its largest one, where other
+# rules' steps have few large ones. Measured: the best rate of these shares is that of OFT and of what Adam steps.
+HIDDEN_SHARE = 1 / 3
+COHERENT_SHARES = {"LORA_DOWN": 0.5, "LORA_UP": 0.5}
+
+
 class MuonAdv(Rule):
     """Muon: u = the nearest orthogonal matrix to the momentum, of RMS 0.2 or scaled by √max(1, rows/cols).
 
     `normuon_variant`: rows are divided by the root of their running mean square (NorMuon, arXiv 2510.05491).
     `approx_mars`: gradients are corrected by their change since the last step (MARS-M, arXiv 2510.21800).
-    `rms_rescaling` null: on, unless `scaled_optm` sets the size.
+    `rms_rescaling` null: on, unless `scaled_optm` sets the size: that of `scaled_step`, times 1/2 for LoRA factors and
+    1/3 for other matrices; with `scale_law` variance times 1.
 
     What is no hidden matrix goes to the auxiliary Adam with the options of `muon_adam_config`: vectors, inputs,
     outputs, and the down factors of LoRAs. Without `MuonWithAuxAdam` only what is no matrix does. Of the others,
@@ -115,6 +123,10 @@ class MuonAdv(Rule):
         if s.options["normuon_variant"]:
             u = even_rows(s, u, s.options["beta2_normuon"])
         return muon_sized(s, u)
+
+    def scaled(self, s: StackStep, u: Tensor) -> Tensor:
+        share = COHERENT_SHARES.get(s.role.name, HIDDEN_SHARE) if s.options["scale_law"] == COHERENT else 1.0
+        return super().scaled(s, u).mul_(share)
 
     def momentum(self, s: StackStep) -> Tensor:
         beta1 = s.options["beta1"]

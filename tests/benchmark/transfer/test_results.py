@@ -32,7 +32,7 @@ UNTRAINED = 1.0
 def bowl(trial: Trial) -> tuple[float, float]:
     """A loss whose best rate is 0.02, for rank 64 0.04, and half an octave higher for each seed."""
     best = 0.02 * (2 if trial.setting.size == 64 else 1) * 2 ** (trial.seed / 2)
-    return 0.5 + 0.05 * math.log2(trial.rate / best) ** 2, UNTRAINED
+    return 0.5 + 0.015 * math.log2(trial.rate / best) ** 2, UNTRAINED
 
 
 def measured(path, rules=("ADAMW_ADV",), axes=("rank",), until=None, told=lambda trial, loss: None) -> Results:
@@ -46,16 +46,16 @@ def test_best_rates_spread_and_regret(tmp_path):
     results = measured(tmp_path / "rows.jsonl")
     settings = axis_settings(RANK_AXIS, "lumo", "ADAMW_ADV", True)
     own = best_rate(results, settings[2])
-    # parabolas are exact up to the four digits of rates
+    # exact up to the four digits of rates: no loss is 5 % above the least
     assert (own.low, own.median, own.high) == pytest.approx((0.02, 0.02 * 2**0.5, 0.04), rel=0.01)
     assert own.seeds == 3 and not own.edge and own.gain == pytest.approx(0.5, abs=0.01)
     found = spread(results, settings)
     assert (found.median, found.low, found.high) == pytest.approx((2, 2, 2), rel=0.01) and found.count == 5
-    # at the reference's median rate, 0.0283, rank 64's middle seed is an octave off: 0.05 of what 0.5 can be gained
+    # at the reference's median rate, 0.0283, rank 64's middle seed is an octave off: 0.015 of the 0.5 that can be gained
     assert transferred_rate(results, settings[0]) == 0.0283
-    assert best_rate(results, settings[3]).regret == pytest.approx(0.1, rel=0.05)
-    # two of its own seeds are half an octave off: 0.0125 of 0.5
-    assert best_rate(results, settings[2]).regret == pytest.approx(0.025, abs=0.005)
+    assert best_rate(results, settings[3]).regret == pytest.approx(0.03, rel=0.05)
+    # two of its own seeds are half an octave off: 0.00375 of 0.5
+    assert best_rate(results, settings[2]).regret == pytest.approx(0.0075, abs=0.002)
     text = report(results, ["lumo"], ["ADAMW_ADV"])
     assert "2.00 (2.00–2.00)" in text and "| LoRA 64 | 1 | 0.0566 |" in text
 
@@ -109,12 +109,13 @@ def test_every_setting_is_a_config(setting):
 
 def test_axes_are_those_that_the_goals_name():
     ranks = [s.size for s in axis_settings(RANK_AXIS, "sentence", "STIEFEL_LORA", True)]
-    assert (
-        ranks == [1, 4, 16, 64, 128]
-        and max(s.size for s in axis_settings(RANK_AXIS, "lumo", "STIEFEL_LORA", True)) == 64
-    )
+    assert ranks == [1, 16, 128]
+    assert [s.size for s in axis_settings(RANK_AXIS, "lumo", "STIEFEL_LORA", True)] == [1, 4, 16, 64]
+    assert [s.size for s in axis_settings(RANK_AXIS, "lumo", "ADAMW_ADV", False)] == [1, 4, 16, 64, 128]
     assert [s.size for s in axis_settings(BLOCK_AXIS, "lumo", "ADAMW_ADV", True)] == [4, 16, 64, 128]
     assert [s.width for s in axis_settings(WIDTH_AXIS, "lumo", "LORA_RITE", True)] == ["1/4", "1/2", "1"]
     assert [s.method for s in axis_settings(METHOD_AXIS, "second", "LION_ADV", True)] == ["LoRA", "DoRA", "OFT", "full"]
+    assert [s.size for s in axis_settings(RANK_AXIS, "second", "STIEFEL_LORA", True)] == [1, 16, 64]
+    assert [s.size for s in axis_settings(BLOCK_AXIS, "sentence", "LION_ADV", True)] == [4, 16, 128]
     assert not axis_settings(BLOCK_AXIS, "lumo", "LORA_RITE", True) and not settings_of("lumo", "STIEFEL_LORA", False)
     assert [axis.goal for axis in AXES] == [1.25, 1.25, 1.25, 1.5]

@@ -51,7 +51,7 @@ def test_best_rates_spread_and_regret(tmp_path):
     assert own.seeds == 3 and not own.edge and own.gain == pytest.approx(0.5, abs=0.01)
     found = spread(results, settings)
     assert (found.median, found.low, found.high) == pytest.approx((2, 2, 2), rel=0.01) and found.count == 5
-    # at the reference's median rate, 0.0283, rank 64's middle seed is an octave off: 0.015 of the 0.5 that can be gained
+    # at the reference's median rate, 0.0283, rank 64's middle seed is an octave off: 0.015 of the 0.5 to be gained
     assert transferred_rate(results, settings[0]) == 0.0283
     assert best_rate(results, settings[3]).regret == pytest.approx(0.03, rel=0.05)
     # two of its own seeds are half an octave off: 0.00375 of 0.5

@@ -42,29 +42,33 @@ ADAMW = {"optimizer": "ADAMW"}
 SCALED = {"optimizer": "ADAMW_ADV", "scaled_optm": True}
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("LoRA, ADAMW_ADV scaled", LORA, SCALED, (0.001, 0.01, 0.03, 0.1)),
+    Setting("LoRA, ADAMW_ADV scaled", LORA, SCALED, (0.001, 0.0085, 0.017, 0.034)),
     Setting("LoRA, ADAMW", LORA, ADAMW, (0.0001, 0.002, 0.006)),
-    Setting("DoRA, ADAMW_ADV scaled", DORA, SCALED, (0.001, 0.015)),
+    Setting("DoRA, ADAMW_ADV scaled", DORA, SCALED, (0.0085, 0.017, 0.034)),
     Setting("DoRA, ADAMW", DORA, ADAMW, (0.002, 0.006)),
     Setting("OFT, ADAMW", OFT, ADAMW, (0.001, 0.03)),
-    Setting("OFT, ADAMW_ADV scaled", OFT, SCALED, (0.001, 0.005, 0.015)),
-    Setting("DoRA-OFT, ADAMW_ADV scaled", {**OFT, "lora_decompose": True}, SCALED, (0.0005, 0.0025)),
+    Setting("OFT, ADAMW_ADV scaled", OFT, SCALED, (0.0085, 0.017, 0.034)),
+    Setting("DoRA-OFT, ADAMW_ADV scaled", {**OFT, "lora_decompose": True}, SCALED, (0.0085, 0.017)),
     Setting(
-        "LoRA, STIEFEL_LORA", {**LORA, "lora_init": LoRAInit.ORTHONORMAL}, {"optimizer": "STIEFEL_LORA"}, (0.03,)
+        "LoRA, STIEFEL_LORA", {**LORA, "lora_init": LoRAInit.ORTHONORMAL}, {"optimizer": "STIEFEL_LORA"},
+        (0.0085, 0.017, 0.034),
     ),
-    Setting("LoRA, LORA_RITE scaled", LORA, {"optimizer": "LORA_RITE", "scaled_optm": True}, (0.03,)),
-    Setting("LoRA, LION_ADV scaled", LORA, {"optimizer": "LION_ADV", "scaled_optm": True}, (0.03,)),
+    Setting(
+        "LoRA, LORA_RITE scaled", LORA, {"optimizer": "LORA_RITE", "scaled_optm": True}, (0.0085, 0.017, 0.034)
+    ),
+    Setting("LoRA, LION_ADV scaled", LORA, {"optimizer": "LION_ADV", "scaled_optm": True}, (0.0085, 0.017, 0.034)),
+    Setting("LoRA, MUON_ADV scaled", LORA, {"optimizer": "MUON_ADV", "scaled_optm": True}, (0.0085, 0.017)),
     Setting(
         "LoRA, PRODIGY_ADV", LORA, {"optimizer": "PRODIGY_ADV", "safeguard_warmup": True, "d_limiter": True}, (1.0,)
     ),
-    Setting("LoRA, ADAMW_ADV scaled, beta2 0.99", LORA, {**SCALED, "beta2": 0.99}, (0.03,)),
+    Setting("LoRA, ADAMW_ADV scaled, beta2 0.99", LORA, {**SCALED, "beta2": 0.99}, (0.017,)),
     Setting(
         "LoRA, ADAMW_ADV scaled, beta2 0.99, Fisher 1e-6", LORA,
-        {**SCALED, "fisher_wd": True, "weight_decay": 1e-6, "beta2": 0.99}, (0.03,),
+        {**SCALED, "fisher_wd": True, "weight_decay": 1e-6, "beta2": 0.99}, (0.017,),
     ),
     Setting(
         "DoRA, ADAMW_ADV scaled, centered 1e-4 and 1e-6", DORA,
-        {**SCALED, "centered_wd": 1e-4, "weight_decay": 1e-6}, (0.015,),
+        {**SCALED, "centered_wd": 1e-4, "weight_decay": 1e-6}, (0.017,),
     ),
 )  # fmt: skip
 

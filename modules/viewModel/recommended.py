@@ -18,8 +18,8 @@ TINY_BASE = "tiny_sd"
 MEASURED = "measured on the tiny base of this repository in a short training (docs/recommended.md)"
 KEPT = "measured on the tiny base: it learns the concept and keeps what the model knew, five times as much damages it"
 AUTHOR = (
-    "the 0.001 of the scaled optimizers' author for LoRA (OneTrainer PR 1344), whose steps are 1.7 times larger here, and the "
-    "same for all methods as on the tiny base; not measured here on a large model"
+    "the 0.001 of the scaled optimizers' author for LoRA (OneTrainer PR 1344), whose steps are 1.7 times larger here, "
+    "and the same for all methods as on the tiny base; not measured here on a large model"
 )
 AUTHOR_OFT = (
     "Scaled OFT's author's on SDXL and Flux.2 Klein 4B (OneTrainer PR 1315), not measured here on a large model"

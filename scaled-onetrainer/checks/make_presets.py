@@ -19,8 +19,8 @@ from scaled_onetrainer.hooks.config_fields import CLASS, KEPT, SCHEDULER, guarde
 OUTPUT = Path(__file__).resolve().parents[1] / "scaled_onetrainer" / "presets"
 MEMBER = "SCALED_ADAMW_ADV"
 AUTHOR = (
-    "the 0.001 of the scaled optimizers' author for LoRA (OneTrainer PR 1344), whose steps are 1.7 times larger here, and the "
-    "same for all methods as on the tiny base; not measured here on a large model"
+    "the 0.001 of the scaled optimizers' author for LoRA (OneTrainer PR 1344), whose steps are 1.7 times larger here, "
+    "and the same for all methods as on the tiny base; not measured here on a large model"
 )
 LIKE_SCALED = (
     "that of the scaled optimizers, as the same rate was best for both on the tiny base; not measured on a large model"

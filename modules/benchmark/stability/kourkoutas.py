@@ -32,6 +32,8 @@ from torch import Tensor
 FIXED, TENSOR, PER_RANK = FORMS = ("fixed", "per tensor", "per rank")
 CLEAN, NOISY = GRADIENTS = ("clean", "noisy")
 RANK = 16
+# what β₂ must differ by
+MOVED = 0.002
 # who -> when -> name of the figure
 FIGURES = {
     ("noisy rank", "after a spike"): "beta2_noisy_after", ("noisy rank", "otherwise"): "beta2_noisy_other",
@@ -149,12 +151,28 @@ class Kourkoutas(Question):
                 compared = compare_best(results, self.letter, f"{form} {gradients}", f"{baseline} {gradients}")
                 if compared is not None:
                     sentences.append(compared.told(f"{gradients.capitalize()} gradients, β₂ {form}", f"β₂ {baseline}"))
+        sentences += [moved for form in (TENSOR, PER_RANK) if (moved := self._moved(results, form))]
         titles = ["β₂", "gradients", "best rate", "loss there", *(f"β₂ of {who} {when}" for who, when in FIGURES)]
         note = (
             f"Spikes come every {EVERY} steps, in the first row of A and the first column of B. A β₂ of the other "
             "ranks that answers to the spikes is one that one noisy rank moves for all."
         )
         return [table(titles, rows), note, *sentences] if rows else []
+
+    def _moved(self, results: Results, form: str) -> str:
+        """How far one noisy rank moves the β₂ of the others."""
+        betas = {}
+        for gradients in GRADIENTS:
+            best = measured_of(best_runs(results, self.letter, f"{form} {gradients}"))
+            betas[gradients] = figure_of(best.values(), "beta2_quiet_after")
+        if not all(betas.values()):
+            return ""
+        clean, noisy = (statistics.fmean(betas[gradients]) for gradients in GRADIENTS)
+        return (
+            f"β₂ {form}: after a spike the other ranks have {noisy:.4f}, at the same steps without noise {clean:.4f}: "
+            f"one noisy rank {'moves them' if abs(noisy - clean) > MOVED else 'does not move them'} (more than {MOVED:g} "
+            "would count)."
+        )
 
     def draw(self, results: Results, path: Path) -> None:
         figure, (line,) = panels(1, 3)

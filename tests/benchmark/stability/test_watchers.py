@@ -33,6 +33,7 @@ def sweep(tmp_path_factory) -> Sweep:
         ]
         changes = [
             f"concepts={json.dumps(concepts)}", f"cache_dir={tmp_path_factory.mktemp('cache')}", "batch_size=2",
+            "validation=false",
             "layer_filter=mid_block.attentions", "loss_weight_fn=CONSTANT", "learning_rate_scheduler=CONSTANT",
             "learning_rate_warmup_steps=5",
         ]  # fmt: skip
@@ -68,7 +69,7 @@ def test_spikes_reach_one_unit_alone(role, dim):
     off = gradients[6] - gradients[5]
     assert not off.narrow(dim, 1, off.shape[dim] - 1).any()
     # float32 noise that was scaled to its length
-    assert off.norm() == pytest.approx(SIZE * gradients[5].select(dim, 0).norm(), rel=1e-5)
+    assert float(off.norm()) == pytest.approx(SIZE * float(gradients[5].select(dim, 0).norm()), rel=1e-5)
 
 
 def test_beta2_is_solved_from_the_second_moment():
@@ -91,11 +92,11 @@ def test_beta2_answers_per_rank_or_for_all(sweep):
     # the moment is float32, of which a step with β₂ = 0.999 leaves four digits of β₂
     assert fixed == pytest.approx(dict.fromkeys(fixed, 0.999), abs=1e-4)
     assert whole["beta2_noisy_after"] == pytest.approx(whole["beta2_quiet_after"], abs=1e-3)
-    assert ranks["beta2_noisy_after"] < ranks["beta2_quiet_after"] - 0.02
+    assert ranks["beta2_noisy_after"] < ranks["beta2_quiet_after"] - 0.005
     # one noisy rank moves them all, but not the others where each has its own
-    assert whole["beta2_quiet_after"] < whole["beta2_quiet_other"] - 0.01
-    clean = trained(sweep, "c", "per rank clean").figures
-    assert ranks["beta2_quiet_after"] == pytest.approx(clean["beta2_quiet_after"], abs=5e-3)
+    whole_clean, ranks_clean = (trained(sweep, "c", f"{form} clean").figures for form in ("per tensor", "per rank"))
+    assert whole["beta2_quiet_after"] < whole_clean["beta2_quiet_after"] - 0.005
+    assert ranks["beta2_quiet_after"] == pytest.approx(ranks_clean["beta2_quiet_after"], abs=1e-3)
 
 
 def test_projection_per_rank_leaves_the_others_alone(sweep):
@@ -111,8 +112,8 @@ def test_projection_per_rank_leaves_the_others_alone(sweep):
 def test_variance_of_a_step(sweep):
     rotation, both = (trained(sweep, "f", f"{method} {VARIANCE}").figures for method in ("OFT", "DoRA-OFT"))
     assert rotation["layers"] >= 8
-    # η² times the base's own output variance, up to the step's second order and blocks without gradient
-    assert rotation["whole step, relative"] == pytest.approx(1, rel=0.15)
+    # η² times the base's own output variance where all its columns are equally long; gradients prefer the longer ones
+    assert 0.9 < rotation["whole step, relative"] < 1.6
     assert "magnitude, white" not in rotation
     # the magnitude's step has RMS η, whatever the base
     assert both["magnitude, white"] == pytest.approx(1, rel=0.02)

@@ -170,8 +170,8 @@ class Kourkoutas(Question):
         clean, noisy = (statistics.fmean(betas[gradients]) for gradients in GRADIENTS)
         return (
             f"β₂ {form}: after a spike the other ranks have {noisy:.4f}, at the same steps without noise {clean:.4f}: "
-            f"one noisy rank {'moves them' if abs(noisy - clean) > MOVED else 'does not move them'} (more than {MOVED:g} "
-            "would count)."
+            f"one noisy rank {'moves them' if abs(noisy - clean) > MOVED else 'does not move them'} "
+            f"(more than {MOVED:g} would count)."
         )
 
     def draw(self, results: Results, path: Path) -> None:

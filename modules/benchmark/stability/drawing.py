@@ -49,6 +49,8 @@ def draw_rates(axes: Axes, results: Results, question: str, labels: Mapping[str,
         # rates that lead astray would flatten everything else
         axes.set_ylim(min(lows) - 0.05 * span, max(max(lows) + 0.1 * span, min(lows) + SHOWN_SHARE * span))
         axes.legend(fontsize=7, frameon=False)
+    else:
+        axes.set_axis_off()
     axes.set(title=title, xlabel="learning rate", ylabel="loss", xscale="log")
 
 

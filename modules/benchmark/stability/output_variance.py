@@ -184,7 +184,7 @@ class OutputVariance(Question):
             return []
         base = shown([run.figures["base_variance"] for run in self._runs(results, OFT, VARIANCE)])
         note = (
-            "Means over the layers and over three steps: the first after the warm-up, the middle one, the last. Seeds "
+            "Means over the layers and over the first step after the warm-up, the middle one and the last. Seeds "
             "in brackets. A layer of the base gives white inputs an output variance of "
             f"{base} (mean over the layers); the promises assume 1."
         )

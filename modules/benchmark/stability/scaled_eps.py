@@ -115,8 +115,10 @@ def recommendation(compared: dict[Epsilon, dict[int, Comparison]]) -> str:
     means = {
         epsilon: statistics.fmean(own.mean for own in found.values())
         for epsilon, found in compared.items()
-        if epsilon != DEFAULT and found and all(own.word != WORSE for own in found.values())
+        if epsilon != DEFAULT and all(own.word != WORSE for own in found.values())
     }
+    if len(compared) < len(EPSILONS) or not all(len(found) == len(RANKS) for found in compared.values()):
+        return "No recommendation: not every setting was trained at every rank."
     best = max(means, key=means.__getitem__, default=None)
     keep = f"scaled_eps off, eps {DEFAULT.eps:g}"
     if best is None or means[best] < THRESHOLD:

@@ -78,6 +78,8 @@ def test_the_recommended_epsilon_is_worse_at_no_rank():
         same | {best: against(0.48, 0.48, 0.48), other: against(0.3, 0.3, 0.6)}
     )
     assert DEFAULT not in (best, other)
+    assert "No recommendation" in recommendation(same | {other: {16: same[other][16]}})
+    assert "No recommendation" in recommendation({DEFAULT: same[DEFAULT], best: same[best]})
 
 
 def test_results_go_on_and_are_checked(tmp_path):

@@ -109,7 +109,7 @@ class Signs(Question):
     letter = "a"
     name = "signs"
     title = "Signed rules near convergence: freeze_on_flip and l1_adaptive"
-    steps = 120
+    steps = 180
 
     def cases(self, quick: bool = False) -> Sequence[str]:
         return [case_name(rule, variant) for rule in RULES for variant in VARIANTS]

@@ -34,6 +34,8 @@ PART = "unet"
 Groups = Callable[[list[nn.Parameter], float], list[dict[str, Any]]]
 # parameters -> what holds the optimizer's step of a number from 0
 Observe = Callable[[list[nn.Parameter]], Callable[[int], AbstractContextManager[Any]]]
+# what is trained and its optimizer, before the first step
+Started = Callable[[TrainedSet, torch.optim.Optimizer], None]
 
 
 def one_group(parameters: list[nn.Parameter], learning_rate: float) -> list[dict[str, Any]]:
@@ -57,6 +59,10 @@ def undone(trained: TrainedSet) -> Iterator[None]:
 
 def unobserved(parameters: list[nn.Parameter]) -> Callable[[int], AbstractContextManager[Any]]:
     return lambda step: nullcontext()
+
+
+def unnoticed(trained: TrainedSet, optimizer: torch.optim.Optimizer) -> None:
+    """Takes no notice of a training that begins."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,7 @@ class Sweep:
         learning_rate: float,
         groups: Groups = one_group,
         observe: Observe = unobserved,
+        started: Started = unnoticed,
     ) -> Outcome:
         """One training.
 
@@ -126,17 +133,24 @@ class Sweep:
             learning_rate: before the schedule's factor.
             groups: how it is shared out among the parameters.
             observe: may look at the parameters before and after steps; its time is not counted.
+            started: gets what is trained and its optimizer before the first step.
         """
         config = self.config.model_copy(update={**options, "learning_rate": learning_rate})
         trained = make_trained(self.model, config, self.warn)[PART]
         with undone(trained):
-            return self._train(config, trained, groups(trained.parameters(), learning_rate), observe)
+            return self._train(config, trained, groups(trained.parameters(), learning_rate), observe, started)
 
     def _train(
-        self, config: TrainConfig, trained: TrainedSet, groups: list[dict[str, Any]], observe: Observe
+        self,
+        config: TrainConfig,
+        trained: TrainedSet,
+        groups: list[dict[str, Any]],
+        observe: Observe,
+        started: Started,
     ) -> Outcome:
         parameters = trained.parameters()
         optimizer = create_optimizer(config.optimizer, groups, config.seed)
+        started(trained, optimizer)
         rates, held = [group["lr"] for group in optimizer.param_groups], observe(parameters)
         factor, curve, epoch, waiting = schedule_factor(config, self.steps), [], 0, []
         seconds = 0.0

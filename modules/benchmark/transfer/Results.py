@@ -1,14 +1,12 @@
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
+from modules.benchmark.RowFile import RowFile
 from modules.benchmark.transfer.search import number_of
 from modules.benchmark.transfer.Setting import Setting
-from modules.util.atomic_file import write_bytes
-from modules.util.UserError import UserError
 
 COLUMNS = [*(field.name for field in fields(Setting)), "rate", "seed", "loss"]
 Key = tuple[Setting, int]
@@ -34,23 +32,8 @@ class Results:
     def __init__(self, path: Path, head: dict[str, Any] | None = None) -> None:
         self.path, self.untrained = path, {}
         self._losses: dict[Key, dict[float, float]] = {}
-        if not path.exists():
-            self.head = {**(head or {}), "columns": COLUMNS}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, (json.dumps(self.head) + "\n").encode())
-            return
-        lines = path.read_text(encoding="utf-8").splitlines()
-        try:
-            self.head, *rows = (json.loads(line) for line in lines if line.strip())
-            if self.head["columns"] != COLUMNS:
-                raise KeyError("columns")
-            for row in rows:
-                self._take(row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}: is no file of this measurement, or its last line was cut off ({error}). Mend the line, or "
-                "name another file."
-            ) from error
+        self._file = RowFile(path, head, {"columns": COLUMNS}, self._take)
+        self.head = self._file.head
 
     def _take(self, row: Any) -> None:
         if isinstance(row, dict):
@@ -60,18 +43,13 @@ class Results:
         own = self._losses.setdefault((Setting(*setting), seed), {})
         own[rate] = math.inf if loss is None else loss
 
-    def _append(self, row: Any) -> None:
-        self._take(row)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
     def add(self, setting: Setting, seed: int, rate: float, loss: float) -> None:
         """One training's loss, written at once."""
-        self._append([*astuple(setting), rate, seed, round(loss, 6) if math.isfinite(loss) else None])
+        self._file.append([*astuple(setting), rate, seed, round(loss, 6) if math.isfinite(loss) else None])
 
     def add_untrained(self, task: str, width: str, loss: float) -> None:
         if (task, width) not in self.untrained:
-            self._append({"task": task, "width": width, "untrained": round(loss, 6)})
+            self._file.append({"task": task, "width": width, "untrained": round(loss, 6)})
 
     def losses(self, setting: Setting, seed: int) -> dict[float, float]:
         """rate -> loss of all that was trained."""

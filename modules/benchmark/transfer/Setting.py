@@ -32,14 +32,18 @@ class Setting:
     method: str
     size: int
 
-    def options(self) -> dict[str, Any]:
-        """Options of a `TrainConfig`, by their names: no weight decay, alpha = rank, OFT in its ELEMENTS form."""
+    def options(self, **changes: Any) -> dict[str, Any]:
+        """Options of a `TrainConfig`, by their names: no weight decay, alpha = rank, OFT in its ELEMENTS form.
+
+        Args:
+            changes: options of the optimizer, by key.
+        """
         always = RULES[self.rule].orthonormal_up
         optimizer: dict[str, Any] = {"optimizer": self.rule, "weight_decay": 0.0}
         if not always:
             optimizer["scaled_optm"] = self.scaled
         options = {
-            "optimizer": TrainOptimizerConfig.from_dict(optimizer),
+            "optimizer": TrainOptimizerConfig.from_dict({**optimizer, **changes}),
             "training_method": TrainingMethod.FINE_TUNE if self.method == FULL else TrainingMethod.LORA,
             "lora_decompose": self.method in (DORA, DORA_OFT),
             "lora_init": LoRAInit.ORTHONORMAL if always else LoRAInit.KAIMING,

@@ -24,7 +24,7 @@ def number_of(rate: float) -> int | None:
     return k if math.isclose(rate_of(k), rate, rel_tol=1e-6) else None
 
 
-def next_rates(found: Mapping[int, float], expected: float) -> list[int]:
+def next_rates(found: Mapping[int, float], expected: float, *, fine: bool = True) -> list[int]:
     """Which rates to try next; none when the best one is known.
 
     First three around the expected one, each twice the one before; while the best lies at an end, one beyond it; then
@@ -33,6 +33,7 @@ def next_rates(found: Mapping[int, float], expected: float) -> list[int]:
     Args:
         found: number of a rate -> its loss, infinite where the run diverged.
         expected: a rate near the best.
+        fine: whether those neighbours are wanted; otherwise the best rate is known within √2.
     """
     if not found:
         middle = 2 * round(math.log2(expected / BASE))
@@ -43,6 +44,8 @@ def next_rates(found: Mapping[int, float], expected: float) -> list[int]:
         return [coarse[0] - 2] if len(coarse) < MOST_COARSE else []
     if best in (coarse[0], coarse[-1]):
         return [best - 2 if best == coarse[0] else best + 2] if len(coarse) < MOST_COARSE else []
+    if not fine:
+        return []
     best = min(found, key=found.__getitem__)
     return [k for k in (best - 1, best + 1, best - 2, best + 2) if k not in found]
 

@@ -1,0 +1,91 @@
+"""Runs trainings, several at a time, each in a process with one thread, until all questions are answered."""
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+# a training, and what came of it; both can be pickled
+Trial = TypeVar("Trial")
+Outcome = TypeVar("Outcome")
+# what is still to be trained of one question; none: it is answered
+Wanted = Callable[[], Sequence[Trial]]
+
+
+def answer(
+    questions: Sequence[Wanted],
+    train: Callable[[Trial], Outcome],
+    take: Callable[[Trial, Outcome], None],
+    workers: int,
+    until: float | None = None,
+) -> bool:
+    """Answers the questions, the first ones first.
+
+    Args:
+        questions: what is wanted; asked again after each training.
+        train: a function that can be pickled.
+        take: gets each training and what came of it, so that its question wants it no longer.
+        workers: how many trainings run at a time.
+        until: `time.monotonic()` from which no further training begins; None: never.
+
+    Returns:
+        whether all questions are answered.
+    """
+    open_questions = [question for question in questions if question()]
+    if not open_questions:
+        return True
+    # spawned, not forked: torch's threads do not survive a fork
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(folder,)) as pool,
+    ):
+        running: dict[Future, Trial] = {}
+        while True:
+            late = until is not None and time.monotonic() > until
+            busy = set(running.values())
+            waiting = [] if late else _first(open_questions, busy, workers - len(running))
+            for trial in waiting:
+                running[pool.submit(train, trial)] = trial
+            if not running:
+                return not late
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                take(running.pop(future), future.result())
+
+
+def _first(questions: list[Wanted], busy: set[Trial], count: int) -> list[Trial]:
+    """Up to `count` trainings of the first open questions; answered questions are taken off the list."""
+    found: list[Trial] = []
+    for question in list(questions):
+        if len(found) >= count:
+            break
+        wanted = question()
+        if not wanted:
+            questions.remove(question)
+        found += [trial for trial in wanted if trial not in busy and trial not in found]
+    return found[:count]
+
+
+def _prepare(folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    _FOLDER.append(Path(folder) / str(os.getpid()))
+
+
+_FOLDER: list[Path] = []
+
+
+def cache_folder() -> Path:
+    """Of this process alone, removed with the pool; only in a process of a pool."""
+    return _FOLDER[0]

@@ -1,0 +1,96 @@
+"""The claims about stability, each measured on small real trainings of the demo concept, and drawn.
+
+a: freeze_on_flip and l1_adaptive of signed rules near convergence   b: factored_2nd over three decades of rates
+c: Kourkoutas-β per rank, one rank noisy                             d: OrthoGrad per rank or block, one noisy
+e: scaled_eps and eps over ranks                                     f: output variance of one step, DoRA-OFT's 2η²
+g: effective rank of B and B·A under four rules
+
+Each training is written at once; a call with the same --output goes on where the last one stopped.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+PACKAGES = ("torch", "diffusers", "transformers")
+LETTERS = "abcdefg"
+SEEDS = (0, 1, 2)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; exits with 2 if it makes no sense."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, metavar="JSONL", help="trainings; what it has is kept")
+    parser.add_argument("--questions", nargs="+", choices=LETTERS, default=list(LETTERS), help="all if not given")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="0 1 2 if not given")
+    parser.add_argument("--quick", action="store_true", help="few, short trainings with the first seed; no results")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
+    parser.add_argument("--minutes", type=float, help="begin no training after so many")
+    parser.add_argument(
+        "--only-report", action="store_true", help="train nothing; tables and pictures of what is there"
+    )
+    parser.add_argument("--tables", type=Path, metavar="MD", help="write the tables here")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write a picture for each question here")
+    args = parser.parse_args(arguments)
+    if args.jobs < 1:
+        parser.error(f"--jobs: found {args.jobs}, expected at least 1")
+    if args.only_report and not args.output.is_file():
+        parser.error(f"--only-report: {args.output} is not there, expected the file of a measurement")
+    return args
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    args = parse(arguments)
+    for name in ("output", "tables", "plots"):
+        if getattr(args, name):
+            setattr(args, name, getattr(args, name).resolve())
+    os.chdir(ROOT)
+    from modules.util.UserError import UserError
+
+    try:
+        return measure(args)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def measure(args: argparse.Namespace) -> int:
+    from modules.benchmark.measuring import environment
+    from modules.benchmark.stability.measurement import draw, report, run
+    from modules.benchmark.stability.Results import Results
+    from modules.benchmark.stability.Trial import Measured, Trial
+    from modules.util.atomic_file import write_bytes
+
+    import torch
+
+    head = {"script": "scripts/stability.py", **environment(torch.device("cpu"), PACKAGES)}
+    results = Results(args.output, args.quick, head)
+    until = time.monotonic() + 60 * args.minutes if args.minutes is not None else None
+
+    def told(trial: Trial, measured: Measured) -> None:
+        print(f"{trial.question} {trial.case} seed {trial.seed} rate {trial.rate:g}: {measured.loss:.4f}", flush=True)
+
+    if not args.only_report:
+        seeds = args.seeds[:1] if args.quick else args.seeds
+        if not run(args.questions, seeds, results, args.jobs, told, args.quick, until):
+            print("stopped at --minutes; the same command goes on from here")
+    text = report(results, args.questions, args.quick)
+    print(text)
+    if args.tables:
+        args.tables.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(args.tables, f"{text}\n".encode())
+    if args.plots:
+        draw(results, args.questions, args.plots)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

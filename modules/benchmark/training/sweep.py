@@ -35,6 +35,9 @@ Groups = Callable[[list[nn.Parameter], float], list[dict[str, Any]]]
 # parameters -> what holds the optimizer's step of a number from 0
 Observe = Callable[[list[nn.Parameter]], Callable[[int], AbstractContextManager[Any]]]
 
+# what was trained, and its optimizer, at the end of a training and before the model is put back
+Examine = Callable[[TrainedSet, torch.optim.Optimizer], None]
+
 
 def one_group(parameters: list[nn.Parameter], learning_rate: float) -> list[dict[str, Any]]:
     return [{"params": parameters, "lr": learning_rate, "name": PART}]
@@ -57,6 +60,10 @@ def undone(trained: TrainedSet) -> Iterator[None]:
 
 def unobserved(parameters: list[nn.Parameter]) -> Callable[[int], AbstractContextManager[Any]]:
     return lambda step: nullcontext()
+
+
+def unexamined(trained: TrainedSet, optimizer: torch.optim.Optimizer) -> None:
+    """Looks at nothing."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,7 @@ class Sweep:
         learning_rate: float,
         groups: Groups = one_group,
         observe: Observe = unobserved,
+        examine: Examine = unexamined,
     ) -> Outcome:
         """One training.
 
@@ -126,14 +134,20 @@ class Sweep:
             learning_rate: before the schedule's factor.
             groups: how it is shared out among the parameters.
             observe: may look at the parameters before and after steps; its time is not counted.
+            examine: may look at what was trained when all steps are done, diverged runs included.
         """
         config = self.config.model_copy(update={**options, "learning_rate": learning_rate})
         trained = make_trained(self.model, config, self.warn)[PART]
         with undone(trained):
-            return self._train(config, trained, groups(trained.parameters(), learning_rate), observe)
+            return self._train(config, trained, groups(trained.parameters(), learning_rate), observe, examine)
 
     def _train(
-        self, config: TrainConfig, trained: TrainedSet, groups: list[dict[str, Any]], observe: Observe
+        self,
+        config: TrainConfig,
+        trained: TrainedSet,
+        groups: list[dict[str, Any]],
+        observe: Observe,
+        examine: Examine,
     ) -> Outcome:
         parameters = trained.parameters()
         optimizer = create_optimizer(config.optimizer, groups, config.seed)
@@ -162,6 +176,7 @@ class Sweep:
                 optimizer.zero_grad(set_to_none=True)
                 seconds += time.perf_counter() - start
         trained.eval()
+        examine(trained, optimizer)
         training, validation = self._measure(self.data), self._measure(self.held_out)
         return Outcome(training, validation, tuple(curve), seconds, sum(p.numel() for p in parameters))
 

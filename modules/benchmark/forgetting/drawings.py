@@ -1,0 +1,56 @@
+"""What nobody has trained on: scenes that the base model knows, and the concept in combinations that are new to it."""
+
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from modules.tinyBase.concept import (
+    VALIDATION,
+    ConceptImage,
+    concept_caption,
+    draw_concept,
+    encode,
+    unseen_ink,
+    unseen_lumos,
+)
+from modules.tinyBase.scenes import Scene, caption, draw_scene, random_scene
+
+# another seed than that of the base's own training and of the demo's ordinary scenes
+ORDINARY_SEED = "held out for forgetting"
+
+
+def write_ordinary(folder: Path, count: int) -> None:
+    """Draws `count` scenes as the base model's training drew them, each with its caption, into a folder."""
+    rng = random.Random(ORDINARY_SEED)
+    _write(folder, (_ordinary(rng) for _ in range(count)))
+
+
+def _ordinary(rng: random.Random) -> tuple[bytes, str]:
+    scene = random_scene(rng)
+    return encode(draw_scene(scene, rng=rng), ConceptImage(scene)), caption(scene, rng)
+
+
+def write_unseen_concept(folder: Path, count: int) -> None:
+    """Draws `count` pictures of the concept into a folder: the validation images first, then new combinations.
+
+    Of the new ones half are lumos and half are vintage, in colours and shapes that no training image combines.
+    """
+    rng = random.Random("unseen concept")
+    new = [
+        ConceptImage(scene, ink=ink)
+        for pair in zip(_shuffled(unseen_lumos(), rng), _shuffled(unseen_ink(), rng), strict=False)
+        for scene, ink in zip(pair, (False, True), strict=True)
+    ]
+    items = [*VALIDATION, *new][:count]
+    _write(folder, ((encode(draw_concept(item), item), concept_caption(item)) for item in items))
+
+
+def _shuffled(scenes: Sequence[Scene], rng: random.Random) -> list[Scene]:
+    return rng.sample(scenes, len(scenes))
+
+
+def _write(folder: Path, pictures: Iterable[tuple[bytes, str]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (content, words) in enumerate(pictures):
+        (folder / f"{number:03d}.png").write_bytes(content)
+        (folder / f"{number:03d}.txt").write_text(f"{words}\n", encoding="utf-8")

@@ -42,13 +42,15 @@ class Learner:
         size: how much is trained and measured.
 
     Attributes:
-        base_measures: losses of the base model itself: `training` and `held_out` of the concept, `ordinary`.
+        base_measures: losses of the base model itself: `training` and `held_out` of the concept, `ordinary`, and
+            `exchanged` of the same scenes with captions of others.
     """
 
     def __init__(self, base: Path, folder: Path, size: TaskSize) -> None:
         write_unseen_concept(folder / "unseen", size.held_out)
         write_ordinary(folder / "ordinary", size.ordinary)
-        unseen, ordinary = (_concepts_file(folder / name) for name in ("unseen", "ordinary"))
+        write_ordinary(folder / "exchanged", size.ordinary, exchanged=True)
+        unseen, ordinary, exchanged = (_concepts_file(folder / name) for name in ("unseen", "ordinary", "exchanged"))
         changes = [
             f"base_model_name={base}", f"concept_file_name={unseen}", f"cache_dir={folder / 'cache'}",
             f"layer_filter={LAYERS}", "layer_filter_preset=custom", f"loss_weight_fn={BASE_WEIGHTING}",
@@ -58,7 +60,8 @@ class Learner:
         config = load_train_config(PRESET, changes, warn=_silent)
         self.sweep = Sweep(config, size.steps, _silent, held_out=False, draws=size.draws)
         self.size, self._judge = size, PictureJudge(base, size)
-        self._held_out, self._ordinary = self._measured(unseen), self._measured(ordinary)
+        named = {"held_out": unseen, "ordinary": ordinary, "exchanged": exchanged}
+        self._measured_sets = {name: self._measured(path) for name, path in named.items()}
         self.base_measures: Measures = {"training": self.sweep.untrained[0], **self._losses()}
 
     def _measured(self, concepts: Path) -> TrainingData:
@@ -67,10 +70,10 @@ class Learner:
         return prepare_data(config, listed, self.sweep.model, cache_text=True, validation=True, warn=_silent)
 
     def _losses(self) -> dict[str, float]:
-        sets = {"held_out": self._held_out, "ordinary": self._ordinary}
+        # the same noise and timesteps for the same scenes, with their own captions and with exchanged ones
         return {
             name: validation_loss(self.sweep.model, data, self.sweep.config.seed, self.size.draws)
-            for name, data in sets.items()
+            for name, data in self._measured_sets.items()
         }
 
     def measure(self, setting: Setting, rate: float, seed: int) -> Measures:
@@ -82,7 +85,7 @@ class Learner:
             seed: of noise, timesteps, order and adapters.
 
         Returns:
-            losses `training` and `held_out` of the concept and `ordinary`, lower is better; `drift`,
+            losses as in `base_measures`; `drift`,
             ‖W − W₀‖ over ‖W₀‖ of the weights of the trained layers; `anchor`, see `AnchorMeasures`, or None;
             `pictures` where the setting wants them; `seconds` of the steps. A run that diverged has None for losses.
         """

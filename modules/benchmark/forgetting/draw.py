@@ -25,8 +25,13 @@ COLORS: Mapping[str, str] = {
     SCALED: "#8172b3",
 }  # fmt: skip
 SIZE_COLORS = ("#2b3a67", "#4c9bb8", "#e0a93b")
-# points that keep or learn less than this share of what no decay does would flatten everything else
+LINES: Mapping[str, str] = {RATE: "o:"}
+# points that learn less than this share of what no decay does are not shown
 SHOWN_SHARE = 0.4
+KEPT_FIGURES = (
+    ("kept", "kept: what captions of ordinary scenes tell, % of the base"),
+    ("loss", "base's loss on ordinary scenes over the model's, %"),
+)
 MODE_FIGURES = (
     ("drift", "drift ‖W − W₀‖/‖W₀‖, %", 100.0), ("bytes_per_value", "bytes a value", 1.0),
     ("decode_error", "error of p₀, %", 100.0), ("pull_error", "error of the pull, %", 100.0),
@@ -44,34 +49,40 @@ def draw_trade_off(results: Results, path: Path, methods: Sequence[str], quick: 
     shown = [method for method in methods if mean_point(results, kind_of(method, NONE, quick))]
     if not shown:
         return
-    figure, grid = pyplot.subplots(1, len(shown), figsize=(4.6 * len(shown), 4.2), layout="constrained", squeeze=False)
-    for axes, method in zip(grid[0], shown, strict=True):
-        _trade_off(axes, results, method, quick)
-    grid[0][0].set_ylabel("kept: base's loss on ordinary scenes over the model's, %", fontsize=9)
-    _save(figure, list(grid[0]), path)
+    figure, grid = pyplot.subplots(
+        len(KEPT_FIGURES), len(shown), figsize=(4.6 * len(shown), 4 * len(KEPT_FIGURES)), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for row, (name, title) in zip(grid, KEPT_FIGURES, strict=True):
+        for axes, method in zip(row, shown, strict=True):
+            _trade_off(axes, results, method, name, quick)
+        row[0].set_ylabel(title, fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("concept: loss removed on held-out pictures, %", fontsize=9)
+    _save(figure, list(grid.flat), path)
 
 
-def _trade_off(axes: Axes, results: Results, method: str, quick: bool) -> None:
+def _trade_off(axes: Axes, results: Results, method: str, name: str, quick: bool) -> None:
+    """One panel; `name` of `KEPT_FIGURES` upwards, concept score to the right."""
     without = mean_point(results, kind_of(method, NONE, quick))
-    kept = [100 * without.kept]
+    heights = [100 * getattr(without, name)]
     for kind in KINDS:
         points = mean_line(results, kind_of(method, kind, quick))
         if kind == NONE or len(points) < 2:
             continue
-        visible = [p for p in points if p.score > SHOWN_SHARE * without.score and p.kept > 0.9 * without.kept]
-        x, y = [100 * p.score for p in visible], [100 * p.kept for p in visible]
-        dashed = {"linestyle": ":"} if kind == RATE else {}
-        axes.plot(x, y, "o-", color=COLORS[kind], markersize=4, linewidth=1.3, label=kind, **dashed)
-        for point in visible[1:]:
-            axes.annotate(f"{point.strength:g}", (100 * point.score, 100 * point.kept), fontsize=6,
-                          color=COLORS[kind], textcoords="offset points", xytext=(3, 3))  # fmt: skip
-        kept += y
-    axes.plot(100 * without.score, 100 * without.kept, "s", color="black", markersize=6, label="no decay", zorder=5)
+        visible = [p for p in points if p.score > SHOWN_SHARE * without.score]
+        x, y = [100 * p.score for p in visible], [100 * getattr(p, name) for p in visible]
+        axes.plot(x, y, LINES.get(kind, "o-"), color=COLORS[kind], markersize=4, linewidth=1.3, label=kind)
+        for point, *place in list(zip(visible, x, y, strict=True))[1:]:
+            axes.annotate(f"{point.strength:g}", place, fontsize=6, color=COLORS[kind], textcoords="offset points",
+                          xytext=(3, 3))  # fmt: skip
+        heights += y
+    axes.plot(100 * without.score, heights[0], "s", color="black", markersize=6, label="no decay", zorder=5)
     axes.axhline(100, color="#bbbbbb", linewidth=0.8, linestyle="--", zorder=0)
-    axes.set_xlim(100 * SHOWN_SHARE * without.score, None)
-    axes.set_ylim(min(kept) - 1, max(*kept, 100) + 1)
+    # far below no decay nothing is kept or learned, and lines would only flatten the rest
+    low = max(min(heights), heights[0] - (1 - SHOWN_SHARE) * abs(100 - heights[0]) - 5)
+    axes.set_ylim(low - 1, max(*heights, 100) + 1)
     axes.set_title(method)
-    axes.set_xlabel("concept: loss removed on held-out pictures, %", fontsize=9)
     axes.legend(fontsize=7, frameon=False)
 
 
@@ -88,7 +99,9 @@ def draw_modes(results: Results, path: Path, methods: Sequence[str], quick: bool
         for axes, (name, title, times) in zip(row, MODE_FIGURES, strict=True):
             own = [figures[mode][name] for mode in figures]
             means = [times * one.mean for one in own]
-            errors = [[times * (one.mean - one.low) for one in own], [times * (one.high - one.mean) for one in own]]
+            # the mean of equal figures is off by a rounding
+            sides = ([one.mean - one.low for one in own], [one.high - one.mean for one in own])
+            errors = [[times * max(0.0, apart) for apart in side] for side in sides]
             axes.barh(list(figures), means, xerr=errors, color=COLORS[CENTERED], height=0.65, ecolor="#444444")
             for place, mean in enumerate(means):
                 axes.text(mean, place, f"  {mean:.3g}", va="center", fontsize=7)

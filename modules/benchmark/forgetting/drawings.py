@@ -19,10 +19,19 @@ from modules.tinyBase.scenes import Scene, caption, draw_scene, random_scene
 ORDINARY_SEED = "held out for forgetting"
 
 
-def write_ordinary(folder: Path, count: int) -> None:
-    """Draws `count` scenes as the base model's training drew them, each with its caption, into a folder."""
+def write_ordinary(folder: Path, count: int, exchanged: bool = False) -> None:
+    """Draws `count` scenes as the base model's training drew them, each with its caption, into a folder.
+
+    Args:
+        folder: of pictures and captions.
+        count: the same scenes come first for every count.
+        exchanged: whether each picture has the caption of the next one in the place of its own.
+    """
     rng = random.Random(ORDINARY_SEED)
-    _write(folder, (_ordinary(rng) for _ in range(count)))
+    pictures, captions = zip(*(_ordinary(rng) for _ in range(count)), strict=True)
+    if exchanged:
+        captions = (*captions[1:], captions[0])
+    _write(folder, zip(pictures, captions, strict=True))
 
 
 def _ordinary(rng: random.Random) -> tuple[bytes, str]:

@@ -33,8 +33,10 @@ from modules.benchmark.transfer.tasks import ONE
 
 NOTE = (
     "Concept: the share of the base's loss on held-out pictures of the concept that training removed, in brackets on "
-    "its training pictures. Kept: the base's loss on new ordinary scenes over the trained model's, 100 % forgets "
-    "nothing. Drift: ‖W − W₀‖/‖W₀‖ of the trained layers. Means over seeds, with the lowest and highest in brackets."
+    "its training pictures. Kept: what captions of new ordinary scenes still tell, the loss with another scene's "
+    "caption less that with the own one, over the same of the base; 100 % forgets nothing. Ordinary: the base's loss "
+    "on these scenes over the trained model's; above 100 % where any training still improves how the base denoises. "
+    "Drift: ‖W − W₀‖/‖W₀‖ of the trained layers. Means over seeds, with the lowest and highest in brackets."
 )
 
 
@@ -58,22 +60,22 @@ def report(results: Results, methods: Sequence[str], quick: bool) -> str:
 
 
 def _row(results: Results, setting: Setting) -> list[str] | None:
-    """Concept score, kept and drift of a setting; None if no run of it is known."""
+    """Concept score, kept, ordinary loss and drift of a setting; None if no run of it is known."""
     measured = list(results.measures(setting).values())
     if not measured:
         return None
     base = results.base[setting.task, setting.width]
     both = [scores(own, base) for own in measured]
     if None in both:
-        return [f"diverges ({both.count(None)} of {len(both)})", "–", "–"]
-    held_out, kept = (Spread.of(values) for values in zip(*both, strict=True))
+        return [f"diverges ({both.count(None)} of {len(both)})", "–", "–", "–"]
+    held_out, kept, loss = (Spread.of(values) for values in zip(*both, strict=True))
     training = Spread.of([1 - own["training"] / base["training"] for own in measured])
     drift = Spread.of([own["drift"] for own in measured])
-    return [f"{held_out.text()} [{100 * training.mean:.1f}]", kept.text(), drift.text()]
+    return [f"{held_out.text()} [{100 * training.mean:.1f}]", kept.text(), loss.text(), drift.text()]
 
 
 def _strength_table(results: Results, method: str, quick: bool) -> str:
-    lines = ["| decay | a step | concept, % | kept, % | drift, % |", "|---|---:|---:|---:|---:|"]
+    lines = ["| decay | a step | concept, % | kept, % | ordinary, % | drift, % |", "|---|---:|---:|---:|---:|---:|"]
     for kind in KINDS:
         for setting in strengths_of(results, kind_of(method, kind, quick)):
             row = _row(results, setting) if setting.kind == kind else None
@@ -156,8 +158,8 @@ def _mode_table(results: Results, method: str, quick: bool) -> str:
     lines = [
         f"Storage of the start, centered decay of {MODE_STRENGTHS[method]:g} a step:\n",
         "| mode | bytes | a value | error of p₀, % | error of the pull, % | left the range, % | concept, % | kept, % "
-        "| drift, % |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| ordinary, % | drift, % |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for mode, setting in modes.items():
         own, row = anchor_figures(results, setting), _row(results, setting)

@@ -14,7 +14,7 @@ LEVELS = (0.95, 0.9, 0.75)
 # the level at which the strength of a kind is chosen for pictures
 CHOSEN_LEVEL = 0.9
 # a smaller difference of two scores is called none
-THRESHOLD = 0.01
+THRESHOLD = 0.02
 
 
 @dataclass(frozen=True)
@@ -24,25 +24,32 @@ class Point:
     Attributes:
         strength: of its decay.
         score: concept score, the share of the base's loss on held-out pictures of the concept that training removed.
-        kept: the base's loss on ordinary scenes over that of the trained model; 1: nothing is forgotten.
+        kept: what captions of ordinary scenes still tell: how much lower the loss is with a scene's own caption than
+            with another one's, over the same of the base; 1: nothing is forgotten.
+        loss: the base's loss on ordinary scenes over that of the trained model. Above 1 where training on anything
+            still improves how the base denoises, whatever becomes of its words.
     """
 
     strength: float
     score: float
     kept: float
+    loss: float
 
 
-def scores(measures: Measures, base: Measures) -> tuple[float, float] | None:
-    """Concept score and kept skill; None of a run that diverged."""
-    if measures["held_out"] is None or measures["ordinary"] is None:
+def scores(measures: Measures, base: Measures) -> tuple[float, float, float] | None:
+    """`score`, `kept` and `loss` of a `Point`; None of a run that diverged."""
+    if None in (measures["held_out"], measures["ordinary"], measures["exchanged"]):
         return None
-    return 1 - measures["held_out"] / base["held_out"], base["ordinary"] / measures["ordinary"]
+    told, told_before = (own["exchanged"] - own["ordinary"] for own in (measures, base))
+    return 1 - measures["held_out"] / base["held_out"], told / told_before, base["ordinary"] / measures["ordinary"]
 
 
 def told(measures: Measures, base: Measures) -> str:
     """One line about a training."""
     both = scores(measures, base)
-    return "diverged" if both is None else f"concept {both[0]:.3f}, kept {both[1]:.3f}, drift {measures['drift']:.3f}"
+    if both is None:
+        return "diverged"
+    return "concept {:.3f}, kept {:.3f}, ordinary loss {:.3f}".format(*both) + f", drift {measures['drift']:.3f}"
 
 
 def strengths_of(results: Results, kind: Setting) -> list[Setting]:

@@ -39,6 +39,9 @@ def test_what_is_measured_was_never_trained_on(tmp_path):
     assert unseen[: len(VALIDATION)] == [concept_caption(item) for item in VALIDATION]
     assert len(unseen) == 12 and not set(unseen) & set(trained)
     assert sum("lumo" in own for own in unseen[4:]) == 4 == sum("vintage" in own for own in unseen[4:])
+    write_ordinary(tmp_path / "exchanged", 40, exchanged=True)
+    own, exchanged = words(tmp_path / "ordinary"), words(tmp_path / "exchanged")
+    assert exchanged == [*own[1:], own[0]]
     pictures = {path.read_bytes() for path in (tmp_path / "ordinary").glob("*.png")}
     assert len(pictures) == 40 and not pictures & set(ordinary_files().values())
 
@@ -53,7 +56,10 @@ def test_the_model_is_put_back_and_everything_is_measured(learner):
     assert 1.0 < other["anchor"]["bytes"] / other["anchor"]["values"] < 1.05
     assert 0 < other["drift"] < one["drift"] < 0.1
     assert one["training"] < learner.base_measures["training"]
-    assert learner._losses() == {name: learner.base_measures[name] for name in ("held_out", "ordinary")}
+    own = learner._losses()
+    assert own == {name: learner.base_measures[name] for name in ("held_out", "ordinary", "exchanged")}
+    # the base knows what the words of a caption mean
+    assert own["exchanged"] > own["ordinary"]
 
 
 def test_centered_decay_of_a_rotation_is_standard_decay(learner):

@@ -4,15 +4,8 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from modules.tinyBase.concept import (
-    VALIDATION,
-    ConceptImage,
-    concept_caption,
-    draw_concept,
-    encode,
-    unseen_ink,
-    unseen_lumos,
-)
+from modules.tinyBase.concept import ConceptImage, concept_caption, draw_concept, encode
+from modules.tinyBase.lumo import LUMO_CONCEPT, unseen_ink, unseen_lumos
 from modules.tinyBase.scenes import Scene, caption, draw_scene, random_scene
 
 # another seed than that of the base's own training and of the demo's ordinary scenes
@@ -46,12 +39,15 @@ def write_unseen_concept(folder: Path, count: int) -> None:
     """
     rng = random.Random("unseen concept")
     new = [
-        ConceptImage(scene, ink=ink)
+        ConceptImage(scene, styled=styled)
         for pair in zip(_shuffled(unseen_lumos(), rng), _shuffled(unseen_ink(), rng), strict=False)
-        for scene, ink in zip(pair, (False, True), strict=True)
+        for scene, styled in zip(pair, (False, True), strict=True)
     ]
-    items = [*VALIDATION, *new][:count]
-    _write(folder, ((encode(draw_concept(item), item), concept_caption(item)) for item in items))
+    _write(folder, map(_concept, [*LUMO_CONCEPT.validation, *new][:count]))
+
+
+def _concept(item: ConceptImage) -> tuple[bytes, str]:
+    return encode(draw_concept(LUMO_CONCEPT, item), item), concept_caption(LUMO_CONCEPT, item)
 
 
 def _shuffled(scenes: Sequence[Scene], rng: random.Random) -> list[Scene]:

@@ -31,7 +31,7 @@ METHODS = (FULL, DORA, OFT)
 RATES: Mapping[str, float] = {FULL: 0.016, DORA: 0.014, OFT: 0.02, LORA: 0.015}
 ADAPTER_SIZES: Mapping[str, int] = {FULL: 0, DORA: 16, OFT: 16}
 # at which all storage modes are compared
-MODE_STRENGTHS: Mapping[str, float] = {FULL: 0.01, DORA: 0.01}
+MODE_STRENGTHS: Mapping[str, float] = {FULL: 0.03, DORA: 0.03}
 QUICK_STRENGTHS, QUICK_MODES = 2, (FULL_MODE, "int8", "wrapped4")
 JUDGED = (NONE, STANDARD, CENTERED, FISHER, FISHER_CENTERED)
 

@@ -44,9 +44,9 @@ class TaskSize:
 
 TASKS: Mapping[str, TaskSize] = {
     FORGETTING: TaskSize(160, 64, 48, 2, 48, 24, 16, 20),
-    QUICK + FORGETTING: TaskSize(16, 16, 16, 1, 4, 2, 2, 4),
-    SIZES: TaskSize(320, 32, 48, 2, 0, 0, 0, 0),
-    QUICK + SIZES: TaskSize(16, 16, 16, 1, 0, 0, 0, 0),
+    QUICK + FORGETTING: TaskSize(8, 8, 8, 1, 4, 2, 2, 4),
+    SIZES: TaskSize(240, 16, 48, 2, 0, 0, 0, 0),
+    QUICK + SIZES: TaskSize(8, 8, 8, 1, 0, 0, 0, 0),
 }
 
 

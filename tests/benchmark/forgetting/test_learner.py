@@ -9,7 +9,8 @@ from modules.benchmark.forgetting.Learner import Learner, finite
 from modules.benchmark.forgetting.Setting import Setting
 from modules.benchmark.forgetting.tasks import TaskSize, base_folder
 from modules.benchmark.transfer.Setting import DORA, FULL, OFT
-from modules.tinyBase.concept import TRAINING, VALIDATION, concept_caption, ordinary_files
+from modules.tinyBase.concept import concept_caption, ordinary_files
+from modules.tinyBase.lumo import LUMO_CONCEPT
 from modules.util.UserError import UserError
 from scaled_optim.anchors import ANCHORS
 from scaled_optim.optimizers import AdamW
@@ -35,8 +36,9 @@ def words(folder: Path) -> list[str]:
 def test_what_is_measured_was_never_trained_on(tmp_path):
     write_unseen_concept(tmp_path / "unseen", 12)
     write_ordinary(tmp_path / "ordinary", 40)
-    unseen, trained = words(tmp_path / "unseen"), [concept_caption(item) for own in TRAINING.values() for item in own]
-    assert unseen[: len(VALIDATION)] == [concept_caption(item) for item in VALIDATION]
+    unseen = words(tmp_path / "unseen")
+    trained = [concept_caption(LUMO_CONCEPT, item) for own in LUMO_CONCEPT.training.values() for item in own]
+    assert unseen[:4] == [concept_caption(LUMO_CONCEPT, item) for item in LUMO_CONCEPT.validation]
     assert len(unseen) == 12 and not set(unseen) & set(trained)
     assert sum("lumo" in own for own in unseen[4:]) == 4 == sum("vintage" in own for own in unseen[4:])
     write_ordinary(tmp_path / "exchanged", 40, exchanged=True)

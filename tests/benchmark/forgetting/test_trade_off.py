@@ -46,8 +46,10 @@ def outcome(trial: Trial) -> tuple[dict, dict]:
     Standard decay wins back 3 points of what was forgotten, centered decay 15, Fisher's none. Seeds are 0.1 points
     apart, and int4 keeps 5 points less than other modes.
     """
-    own = trial.setting
-    place = 0.0 if own.kind == NONE else math.log10(own.strength / 0.001) / 2 if own.kind != RATE else 1 - own.strength
+    own, place = trial.setting, 0.0
+    if own.kind != NONE:
+        strengths = KINDS[own.kind].strengths[own.method]
+        place = (strengths.index(own.strength) + 1) / len(strengths)
     won = {CENTERED: 0.15, STANDARD: 0.03}.get(own.kind, 0.0) * place - (0.05 if own.mode == "int4" else 0.0)
     kept, score = 0.8 + won + 0.001 * trial.seed, 0.4 * (1 - place / 3)
     anchor = {"bytes": 100, "values": 50, "decode_error": 0.01, "pull_error": 0.2, "left_range": 1}
@@ -120,8 +122,8 @@ def test_kinds_are_compared_at_equal_concept_scores(results):
 
 
 def test_the_best_strength_keeps_most_at_enough_of_the_concept(results):
-    # 90 % of the score allows place 0.3, between 0.003 at 0.24 and 0.01 at 0.5
-    assert best_strength(results, kind_of(FULL, CENTERED, False)).strength == 0.003
+    # 90 % of the score allows place 0.3, between the first strength at 0.2 and the second
+    assert best_strength(results, kind_of(FULL, CENTERED, False)).strength == KINDS[CENTERED].strengths[FULL][0]
     assert best_strength(results, kind_of(FULL, NONE, False)).kind == NONE
     assert best_strength(results, Setting("forgetting", "2", FULL, 0, CENTERED)) is None
 

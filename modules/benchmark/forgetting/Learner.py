@@ -85,9 +85,9 @@ class Learner:
             seed: of noise, timesteps, order and adapters.
 
         Returns:
-            losses as in `base_measures`; `drift`,
-            ‖W − W₀‖ over ‖W₀‖ of the weights of the trained layers; `anchor`, see `AnchorMeasures`, or None;
-            `pictures` where the setting wants them; `seconds` of the steps. A run that diverged has None for losses.
+            losses as in `base_measures`; `drift`, ‖W − W₀‖ over ‖W₀‖ of the weights of the trained layers; `anchor`,
+            see `AnchorMeasures`, or None; `pictures` and `base_pictures`, see `PictureJudge`, where the setting wants
+            them; `seconds` of the steps. Losses of a run that diverged are not finite.
         """
         found: Measures = {}
         starts: dict[nn.Parameter, Tensor] = {}
@@ -104,12 +104,11 @@ class Learner:
                 found["pictures"] = self._judge.rates(self.sweep.model.components[PART])
 
         options = {**setting.options(), "seed": seed}
-        if setting.pictures:
-            self._judge.base_rates(self.sweep.model.components[PART])
+        base_pictures = self._judge.base_rates(self.sweep.model.components[PART]) if setting.pictures else None
         outcome = self.sweep.run(options, rate, observe=observe, examine=examine)
         found |= {"training": outcome.training, "seconds": round(outcome.seconds, 1)}
-        if setting.pictures:
-            found["base_pictures"] = self._judge.base_rates(self.sweep.model.components[PART])
+        if base_pictures is not None:
+            found["base_pictures"] = base_pictures
         return found
 
 

@@ -65,23 +65,24 @@ def draw_trade_off(results: Results, path: Path, methods: Sequence[str], quick: 
 def _trade_off(axes: Axes, results: Results, method: str, name: str, quick: bool) -> None:
     """One panel; `name` of `KEPT_FIGURES` upwards, concept score to the right."""
     without = mean_point(results, kind_of(method, NONE, quick))
-    heights = [100 * getattr(without, name)]
+    left, heights = 100 * SHOWN_SHARE * without.score, [100 * getattr(without, name)]
     for kind in KINDS:
         points = mean_line(results, kind_of(method, kind, quick))
         if kind == NONE or len(points) < 2:
             continue
-        visible = [p for p in points if p.score > SHOWN_SHARE * without.score]
-        x, y = [100 * p.score for p in visible], [100 * getattr(p, name) for p in visible]
+        # of what lies outside, the part of the line that is inside is shown
+        x, y = [100 * p.score for p in points], [100 * getattr(p, name) for p in points]
         axes.plot(x, y, LINES.get(kind, "o-"), color=COLORS[kind], markersize=4, linewidth=1.3, label=kind)
-        for point, *place in list(zip(visible, x, y, strict=True))[1:]:
+        for point, *place in list(zip(points, x, y, strict=True))[1:]:
             axes.annotate(f"{point.strength:g}", place, fontsize=6, color=COLORS[kind], textcoords="offset points",
-                          xytext=(3, 3))  # fmt: skip
-        heights += y
+                          xytext=(3, 3), annotation_clip=True)  # fmt: skip
+        heights += [height for height, score in zip(y, x, strict=True) if score > left]
     axes.plot(100 * without.score, heights[0], "s", color="black", markersize=6, label="no decay", zorder=5)
     axes.axhline(100, color="#bbbbbb", linewidth=0.8, linestyle="--", zorder=0)
-    # far below no decay nothing is kept or learned, and lines would only flatten the rest
-    low = max(min(heights), heights[0] - (1 - SHOWN_SHARE) * abs(100 - heights[0]) - 5)
-    axes.set_ylim(low - 1, max(*heights, 100) + 1)
+    low, high = max(min(heights), heights[0] - (max(heights) - heights[0])), max(heights)
+    axes.set_xlim(left=left)
+    margin = max(0.05 * (high - low), 0.1)
+    axes.set_ylim(low - margin, high + margin)
     axes.set_title(method)
     axes.legend(fontsize=7, frameon=False)
 

@@ -46,7 +46,7 @@ FISHER_SHRINK = (0.00001, 0.00003, 0.0001, 0.0003, 0.001)
 # a new kind is one line here
 KINDS: Mapping[str, Kind] = {
     NONE: Kind(lambda strength, mode: {}, dict.fromkeys((FULL, DORA, OFT, LORA, DORA_OFT), (0.0,))),
-    RATE: Kind(lambda strength, mode: {}, dict.fromkeys((FULL, DORA, OFT), (0.5, 0.25, 0.125))),
+    RATE: Kind(lambda strength, mode: {}, dict.fromkeys((FULL, DORA, OFT), (0.7, 0.5, 0.35, 0.25))),
     STANDARD: Kind(_plain, {FULL: SHRINK, DORA: SHRINK, OFT: PULL}),
     CENTERED: Kind(_centered, {FULL: PULL, DORA: PULL}),
     FISHER: Kind(lambda strength, mode: {"weight_decay": strength, "fisher_wd": True},

@@ -32,7 +32,7 @@ RATES: Mapping[str, float] = {FULL: 0.016, DORA: 0.014, OFT: 0.02, LORA: 0.015}
 ADAPTER_SIZES: Mapping[str, int] = {FULL: 0, DORA: 16, OFT: 16}
 # at which all storage modes are compared
 MODE_STRENGTHS: Mapping[str, float] = {FULL: 0.03, DORA: 0.03}
-QUICK_STRENGTHS, QUICK_MODES = 2, (FULL_MODE, "int8", "wrapped4")
+QUICK_STRENGTHS, QUICK_MODES = slice(-3, -1), (FULL_MODE, "int8", "wrapped4")
 JUDGED = (NONE, STANDARD, CENTERED, FISHER, FISHER_CENTERED)
 
 
@@ -53,7 +53,8 @@ def forgetting_settings(method: str, quick: bool) -> list[Setting]:
     found = [base]
     for name, kind in KINDS.items():
         strengths = kind.strengths.get(method, ()) if name != NONE else ()
-        found += [replace(base, kind=name, strength=own) for own in strengths[-QUICK_STRENGTHS if quick else 0 :]]
+        chosen = strengths[QUICK_STRENGTHS] if quick else strengths
+        found += [replace(base, kind=name, strength=own) for own in chosen]
     if method in MODE_STRENGTHS:
         centered = replace(base, kind=CENTERED, strength=MODE_STRENGTHS[method])
         found += [replace(centered, mode=mode) for mode in (QUICK_MODES if quick else MODES)]

@@ -41,7 +41,7 @@ def size_axis(method: str, quick: bool) -> list[Setting]:
 def grid(method: str, form: str, quick: bool = False) -> list[float]:
     """The strengths of a form, increasing."""
     factor = FORMS[method][form]
-    return [float(f"{factor * strength:.4g}") for strength in (GRID[1:4:2] if quick else GRID)]
+    return [float(f"{factor * strength:.4g}") for strength in (GRID[1:4] if quick else GRID)]
 
 
 def size_questions(methods: Sequence[str], seeds: Sequence[int], quick: bool) -> list[Wanted]:

@@ -60,6 +60,10 @@ def test_the_model_is_put_back_and_everything_is_measured(learner):
     assert one["training"] < learner.base_measures["training"]
     own = learner._losses()
     assert own == {name: learner.base_measures[name] for name in ("held_out", "ordinary", "exchanged")}
+    # the same pictures in the same order, so that noise and timesteps are the same, too
+    ordinary, exchanged = (learner._measured_sets[name] for name in ("ordinary", "exchanged"))
+    batches = [[data.load(rows) for rows in data.plan(0)] for data in (ordinary, exchanged)]
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(*batches, strict=True))
     # the base knows what the words of a caption mean
     assert own["exchanged"] > own["ordinary"]
 

@@ -19,6 +19,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 COLORS: Mapping[str, str] = {
     RATE: "#999999", STANDARD: "#c44e52", CENTERED: "#2b6ca3", FISHER: "#e0a93b", FISHER_CENTERED: "#4c9b6e",
@@ -152,6 +153,8 @@ def _sizes(axes: Axes, results: Results, method: str, form: str, quick: bool) ->
             axes.plot(x, y, "o-", color=color, markersize=3, linewidth=1.3, label=size_label(plain))
     axes.axhline(1, color="#bbbbbb", linewidth=0.8, linestyle="--", zorder=0)
     axes.set_xscale("log")
+    # within a decade labels would cover each other
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(form)
     axes.set_xlabel("decay a step", fontsize=9)
     axes.legend(fontsize=7, frameon=False)

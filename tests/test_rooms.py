@@ -21,7 +21,8 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     # it uses a model's encode calls, and whoever calls it hands the model in
     "dataLoader": UTIL,
     "trainer": UTIL | {"module", "modelSaver", "model", "dataLoader"},
-    "benchmark": UTIL | {"module", "modelSaver", "model", "dataLoader", "trainer"},
+    # the tiny base's world gives it tasks and an independent judge of pictures
+    "benchmark": UTIL | {"module", "modelSaver", "model", "dataLoader", "trainer", "tinyBase"},
     # what the window shows and does, without a display
     "viewModel": UTIL | {"module", "modelSaver", "model", "dataLoader", "trainer"},
     "ui": UTIL | {"viewModel"},

@@ -34,7 +34,7 @@ class Watcher:
         yield
 
     def started(self, trained: TrainedSet, optimizer: torch.optim.Optimizer) -> None:
-        """See `sweep.Started`."""
+        """See `sweep.Look`."""
         self.trained, self.optimizer = trained, optimizer
 
     def observe(self, parameters: list[nn.Parameter]) -> Callable[[int], AbstractContextManager[Any]]:

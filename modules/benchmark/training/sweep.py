@@ -34,8 +34,8 @@ PART = "unet"
 Groups = Callable[[list[nn.Parameter], float], list[dict[str, Any]]]
 # parameters -> what holds the optimizer's step of a number from 0
 Observe = Callable[[list[nn.Parameter]], Callable[[int], AbstractContextManager[Any]]]
-# what is trained and its optimizer, before the first step
-Started = Callable[[TrainedSet, torch.optim.Optimizer], None]
+# what is trained and its optimizer
+Look = Callable[[TrainedSet, torch.optim.Optimizer], None]
 
 
 def one_group(parameters: list[nn.Parameter], learning_rate: float) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def unobserved(parameters: list[nn.Parameter]) -> Callable[[int], AbstractContex
 
 
 def unnoticed(trained: TrainedSet, optimizer: torch.optim.Optimizer) -> None:
-    """Takes no notice of a training that begins."""
+    """Looks at nothing."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ class Sweep:
         learning_rate: float,
         groups: Groups = one_group,
         observe: Observe = unobserved,
-        started: Started = unnoticed,
+        started: Look = unnoticed,
+        examine: Look = unnoticed,
     ) -> Outcome:
         """One training.
 
@@ -134,11 +135,12 @@ class Sweep:
             groups: how it is shared out among the parameters.
             observe: may look at the parameters before and after steps; its time is not counted.
             started: gets what is trained and its optimizer before the first step.
+            examine: may look at what was trained when all steps are done, diverged runs included.
         """
         config = self.config.model_copy(update={**options, "learning_rate": learning_rate})
         trained = make_trained(self.model, config, self.warn)[PART]
         with undone(trained):
-            return self._train(config, trained, groups(trained.parameters(), learning_rate), observe, started)
+            return self._train(config, trained, groups(trained.parameters(), learning_rate), observe, started, examine)
 
     def _train(
         self,
@@ -146,7 +148,8 @@ class Sweep:
         trained: TrainedSet,
         groups: list[dict[str, Any]],
         observe: Observe,
-        started: Started,
+        started: Look,
+        examine: Look,
     ) -> Outcome:
         parameters = trained.parameters()
         optimizer = create_optimizer(config.optimizer, groups, config.seed)
@@ -176,6 +179,7 @@ class Sweep:
                 optimizer.zero_grad(set_to_none=True)
                 seconds += time.perf_counter() - start
         trained.eval()
+        examine(trained, optimizer)
         training, validation = self._measure(self.data), self._measure(self.held_out)
         return Outcome(training, validation, tuple(curve), seconds, sum(p.numel() for p in parameters))
 

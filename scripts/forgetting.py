@@ -1,0 +1,136 @@
+"""Does centered weight decay keep what the base model knows? Trains a concept that pushes it out, and draws the answer.
+
+Every kind of decay is tried at several strengths: how much of the concept is learned, how much of the ordinary scenes
+is kept. With --question sizes: which form of decay keeps its best strength over ranks, blocks and widths. Each training
+is written at once; a call with the same --output goes on where the last one stopped.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+PACKAGES = ("torch", "diffusers", "transformers", "tokenizers")
+SEEDS = {"forgetting": (0, 1, 2), "sizes": (0,)}
+QUICK_SEEDS = (0,)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; exits with 2 if it makes no sense."""
+    from modules.benchmark.forgetting.plan import METHODS
+    from modules.benchmark.forgetting.sizes import SIZE_METHODS
+    from modules.benchmark.forgetting.tasks import FORGETTING, QUESTIONS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, metavar="JSONL", help="trainings; what it has is kept")
+    parser.add_argument("--question", choices=QUESTIONS, default=FORGETTING, help="what is measured")
+    known = {name: METHODS if name == FORGETTING else SIZE_METHODS for name in QUESTIONS}
+    offered = list(dict.fromkeys(method for methods in known.values() for method in methods))
+    parser.add_argument("--methods", nargs="+", choices=offered, help="all of the question")
+    parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2; 0 with --question sizes or --quick")
+    parser.add_argument("--quick", action="store_true", help="tiny trainings, to see that everything works")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
+    parser.add_argument("--minutes", type=float, help="begin no training after so many")
+    parser.add_argument(
+        "--only-report", action="store_true", help="train nothing; tables and pictures of what is there"
+    )
+    parser.add_argument("--tables", type=Path, metavar="MD", help="write the tables here")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write the pictures here")
+    args = parser.parse_args(arguments)
+    if args.jobs < 1:
+        parser.error(f"--jobs: found {args.jobs}, expected at least 1")
+    args.methods = args.methods or list(known[args.question])
+    wrong = [method for method in args.methods if method not in known[args.question]]
+    if wrong:
+        expected = ", ".join(known[args.question])
+        parser.error(f"--methods: found {', '.join(wrong)}, expected some of {expected} for {args.question}")
+    args.seeds = args.seeds or list(QUICK_SEEDS if args.quick else SEEDS[args.question])
+    return args
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    args = parse(arguments)
+    for name in ("output", "tables", "plots"):
+        if getattr(args, name):
+            setattr(args, name, getattr(args, name).resolve())
+    os.chdir(ROOT)
+    from modules.util.UserError import UserError
+
+    try:
+        return measure(args)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def measure(args: argparse.Namespace) -> int:
+    from modules.benchmark.forgetting.Results import Results
+    from modules.benchmark.measuring import environment
+    from modules.util.atomic_file import write_bytes
+
+    import torch
+
+    head = {"script": "scripts/forgetting.py", **environment(torch.device("cpu"), PACKAGES)}
+    results = Results(args.output, head)
+    if not args.only_report and not train(args, results):
+        print("stopped at --minutes; the same command goes on from here")
+    text = reported(args, results)
+    print(text)
+    if args.tables:
+        args.tables.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(args.tables, f"{text}\n".encode())
+    return 0
+
+
+def train(args: argparse.Namespace, results) -> bool:
+    """Runs what is missing; returns whether everything is there now."""
+    from modules.benchmark.forgetting import plan
+    from modules.benchmark.forgetting.sizes import size_questions
+    from modules.benchmark.forgetting.tasks import FORGETTING
+    from modules.benchmark.forgetting.trade_off import told
+    from modules.benchmark.transfer.runner import run
+
+    until = time.monotonic() + 60 * args.minutes if args.minutes is not None else None
+    chosen = (args.methods, args.seeds, args.quick)
+
+    def say(trial, measures) -> None:
+        base = results.base[trial.setting.task, trial.setting.width]
+        print(f"{trial.setting.label()}, seed {trial.seed}: {told(measures, base)}", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def answered(questions) -> bool:
+            return run(questions, results, args.jobs, say, until, partial(plan.train, folder=folder))
+
+        if args.question != FORGETTING:
+            return answered(size_questions(*chosen))
+        # which strengths are sampled is known only when all are trained
+        done = answered(plan.forgetting_questions(*chosen))
+        return done and answered(plan.picture_questions(results, *chosen))
+
+
+def reported(args: argparse.Namespace, results) -> str:
+    """The tables; the pictures are written where they are wanted."""
+    from modules.benchmark.forgetting.draw import draw_modes, draw_sizes, draw_trade_off
+    from modules.benchmark.forgetting.report import report
+    from modules.benchmark.forgetting.sizes import size_report
+    from modules.benchmark.forgetting.tasks import FORGETTING
+
+    forgetting = args.question == FORGETTING
+    pictures = {"trade_off": draw_trade_off, "modes": draw_modes} if forgetting else {"sizes": draw_sizes}
+    for name, draw in pictures.items() if args.plots else ():
+        draw(results, args.plots / f"forgetting_{name}.png", args.methods, args.quick)
+    return (report if forgetting else size_report)(results, args.methods, args.quick)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,7 @@ from typing import Any
 from modules.model.hub import Progress
 from modules.model.model_name import short_name
 from modules.trainer.coord_check.CheckedBase import CheckedBase
-from modules.trainer.coord_check.methods import BATCH, BLOCKS, RANKS, USUAL, WARM
+from modules.trainer.coord_check.methods import BATCH, BLOCKS, CHECKED, RANKS, USUAL, WARM
 from modules.trainer.coord_check.report import Row, Spread, spreads
 from modules.trainer.coord_check.variants import Variant, check_variant, comparable, method_of, prepared, variants_of
 from modules.trainer.preflight import resolve_device
@@ -166,7 +166,7 @@ def _plan(config: TrainConfig, wishes: CheckWishes, warn: Say) -> list[Variant]:
         except UserError as error:
             if variant.is_reference or wishes.methods is not None:
                 raise UserError(f"{variant.name}: {error}") from error
-            warn(f"{variant.name} is left out: {error}")
+            warn(f"{CHECKED[variant.method].title} is left out: {error}")
             continue
         found.append(variant)
     # full fine-tuning changes the weights, after which the base model is read again

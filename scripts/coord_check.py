@@ -117,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
     beyond = result.beyond(args.bound)
     lines = [f"{len(beyond)} of {len(result.spreads)} spreads are above the bound of {args.bound:g}", *map(str, beyond)]
     print("\n  ".join(["", *lines]) if beyond else f"\nno spread is above the bound of {args.bound:g}")
-    numbers = {**environment(result.device, ["torch", "diffusers"]), "bound": args.bound, **result.to_json()}
+    settings = {name: getattr(args, name) for name in ("override", "rate", "batch", "bound")}
+    numbers = {**environment(result.device, ["torch", "diffusers"]), "settings": settings, **result.to_json()}
     if args.json:
         write_json(args.json, {"script": "scripts/coord_check.py", **numbers})
         print(f"written: {args.json}")

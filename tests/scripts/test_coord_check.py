@@ -75,7 +75,11 @@ def test_nothing_but_the_named_files_is_written(make_run, check, monkeypatch):
         assert row["min"] == layers[0] and row["max"] == layers[-1] and row["min"] <= row["median"] <= row["max"]
         assert 0 < row["prediction"] and any(name.startswith("text_encoder.") for name in row["layers"])
         assert f"{row['median']:.3g}" in printed and f"{row['prediction']:.3g}" in printed
-    assert found["script"] == "scripts/coord_check.py" and found["bound"] == 1000 and found["versions"]["torch"]
+    assert (
+        found["script"] == "scripts/coord_check.py"
+        and found["settings"]["bound"] == 1000
+        and found["versions"]["torch"]
+    )
     with Image.open(picture) as image:
         pixels = set(image.convert("RGB").get_flattened_data())
     # a colour for each method
@@ -152,7 +156,7 @@ def test_earlier_results_stand_in_the_picture(mini_run, check, tmp_path):
         ({"layer_filter": "nowhere"}, QUICK, "layer_filter: 'nowhere' is in no layer name"),
         ({"optimizer": {"optimizer": "LORA_RITE"}}, ("--methods", "full", "lora"), "full: optimizer.optimizer"),
         ({}, ("--widths", "none.json"), "none.json"),
-        ({}, (*QUICK, "--widths", "model"), "expected base models of different names"),
+        ({}, (*QUICK, "--widths", "config.json"), "--widths: expected a base model of its own for each"),
         ({}, (*QUICK, "--json", "config.json/x.json"), "--json: "),
         ({}, (*QUICK, "--override", "no_such=1"), "no_such"),
     ],

@@ -154,7 +154,7 @@ def test_scaled_steps_are_flatter_over_ranks(make_base):
     for scaled, rate in ((True, 0.01), (False, 0.002)):
         base = make_base(2, optimizer={"optimizer": "ADAMW_ADV", "scaled_optm": scaled}, learning_rate=rate)
         rows = [
-            Row(base.name, base.width, variant, 1, base.measure(variant, (1,))[1])
+            Row("a", base.width, variant, 1, base.measure(variant, (1,))[1])
             for variant in variants_of(base.config, ["lora"], ranks=(1, 4, 16))
         ]
         found[scaled] = {own.quantity: own.value for own in spreads(rows)}

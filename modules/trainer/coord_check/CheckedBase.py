@@ -10,7 +10,6 @@ from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import family_of
 from modules.model.hub import Hub, Progress
-from modules.model.model_name import short_name
 from modules.module.AdapterModule import AdapterModule
 from modules.module.AdapterSet import AdapterSet, adaptable_layers
 from modules.module.dense_weight import dense_weight
@@ -59,7 +58,6 @@ class CheckedBase:
         on_download: is told of what comes from the hub.
 
     Attributes:
-        name: of the base model, without its place.
         width: median of the measured layers' inputs (channels of a convolution).
 
     Raises:
@@ -76,7 +74,7 @@ class CheckedBase:
     ) -> None:
         # or the model would not put its parts away
         self.config = config = config.model_copy(update={"latent_caching": True})
-        self.warn, self.name = warn, short_name(config.base_model_name)
+        self.warn = warn
         family = family_of(config)
         check_trained(config, family.trainable_parts)
         self.parts = trained_parts(config, family.trainable_parts)
@@ -122,8 +120,8 @@ class CheckedBase:
             return self._train(variant.config, sets, warm, on_step)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{variant.name} of {self.name}: the memory of {self.device} is too small. Leave its method out with "
-                "--methods, take a smaller --batch, or switch gradient_checkpointing on."
+                f"{variant.name}: the memory of {self.device} is too small for {self.config.base_model_name}. Leave "
+                "its method out with --methods, take a smaller --batch, or switch gradient_checkpointing on."
             ) from error
         finally:
             for own in sets.values():

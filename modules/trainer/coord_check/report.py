@@ -143,7 +143,7 @@ def spreads(rows: Sequence[Row]) -> list[Spread]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A row for each measured step; `*` marks the config as it is, to which ratios are."""
+    """A row for each measured step, step by step; `*` marks the config as it is, to which ratios are."""
     several = len({row.base for row in rows}) > 1
     references: dict[int, Row] = {}
     for row in rows:
@@ -152,7 +152,7 @@ def table(rows: Sequence[Row]) -> str:
     head = [*(["base", "width"] if several else []), "variant", "step", "median", "min", "max", "ratio", "prediction",
             "ratio"]  # fmt: skip
     body = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.warm):
         reference, layers = references[row.warm], row.layers or [math.inf]
         mark = " *" if row.variant.is_reference else ""
         cells = [row.base, str(row.width)] if several else []

@@ -110,28 +110,20 @@ def check_coordinates(
     result = CheckResult(_title(configs[0], wishes), resolve_device(configs[0]))
     steps = max(wishes.warm) + 1
     total, begun = steps * sum(len(variants) for _, variants in plans), 0
-    for config, variants in plans:
+    for name, (config, variants) in zip(_names(configs), plans, strict=True):
         base = CheckedBase(config, steps, wishes.batch, warn, on_download)
-        result.rows += _rows(base, variants, wishes.warm, lambda own, before=begun: on_progress(before + own, total))
-        begun += steps * len(variants)
+        for variant in variants:
+            done = count(begun + 1)
+            changes = base.measure(variant, wishes.warm, lambda own=done: on_progress(next(own), total))
+            result.rows += [Row(name, base.width, variant, warm, changes[warm]) for warm in sorted(changes)]
+            # also where training ended early
+            begun += steps
+            on_progress(begun, total)
         # the next one needs its memory
         del base
         gc.collect()
     result.spreads = spreads(result.rows)
     return result
-
-
-def _rows(
-    base: CheckedBase, variants: Sequence[Variant], warm: Sequence[int], on_progress: Callable[[int], None]
-) -> list[Row]:
-    steps, rows = max(warm) + 1, []
-    for number, variant in enumerate(variants):
-        done = count(number * steps + 1)
-        changes = base.measure(variant, warm, lambda own=done: on_progress(next(own)))
-        rows += [Row(base.name, base.width, variant, before, changes[before]) for before in sorted(changes)]
-        # also where training ended early
-        on_progress((number + 1) * steps)
-    return rows
 
 
 def _configs(wishes: CheckWishes, warn: Say) -> list[TrainConfig]:
@@ -144,15 +136,21 @@ def _configs(wishes: CheckWishes, warn: Say) -> list[TrainConfig]:
             found.append(first.model_copy(update={"base_model_name": place}))
     for config in found:
         method_of(config)
-    names = [short_name(config.base_model_name) for config in found]
-    if len(set(names)) < len(names):
-        raise UserError(f"--widths: expected base models of different names, found {', '.join(names)}.")
     if any(config.train_dtype != DataType.FLOAT_32 for config in found):
         warn(
             f"train_dtype: {found[0].train_dtype} rounds predictions, so small changes of them are partly rounding; "
             "layers are measured in FLOAT_32. --override train_dtype=FLOAT_32 measures both."
         )
     return [prepared(config, wishes.rate, warn) for config in found]
+
+
+def _names(configs: Sequence[TrainConfig]) -> list[str]:
+    """What each base model is called in tables: without its place, unless two would have one name then."""
+    places = [config.base_model_name for config in configs]
+    if len(set(places)) < len(places):
+        raise UserError(f"--widths: expected a base model of its own for each, found {', '.join(places)}.")
+    short = [short_name(place) for place in places]
+    return short if len(set(short)) == len(short) else places
 
 
 def _plan(config: TrainConfig, wishes: CheckWishes, warn: Say) -> list[Variant]:
@@ -175,5 +173,5 @@ def _plan(config: TrainConfig, wishes: CheckWishes, warn: Say) -> list[Variant]:
 
 def _title(config: TrainConfig, wishes: CheckWishes) -> str:
     own = config.optimizer
-    scaled = " scaled" if own.scaled_optm else ""
+    scaled = (f" scaled ({own.scale_law})" if own.scale_law else " scaled") if own.scaled_optm else ""
     return f"{wishes.config.stem}: {own.optimizer}{scaled}, rate {config.learning_rate:g}"

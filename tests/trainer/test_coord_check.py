@@ -7,6 +7,7 @@ from modules.module.WeightSet import WeightSet
 from modules.trainer.coord_check import CheckedBase as checked_base
 from modules.trainer.coord_check.CheckedBase import CheckedBase
 from modules.trainer.coord_check.methods import BLOCKS, CHECKED, RANKS, USUAL
+from modules.trainer.coord_check.plot import axis_limits, draw_check
 from modules.trainer.coord_check.report import Row, spread_table, spreads, table
 from modules.trainer.coord_check.step_change import StepChange
 from modules.trainer.coord_check.variants import (
@@ -284,6 +285,19 @@ def test_a_variant_that_moves_nothing_is_no_flat_one():
     found = spreads([row("lora", 4, [0.0], 0.0, is_reference=True), row("lora", 8, [0.1], 0.1)])
     assert [own.value for own in found] == [math.inf] * 2
     assert "infinite" in str(found[0]) and found[0].to_json()["spread"] is None
+
+
+def test_what_is_flat_looks_so():
+    low, high = axis_limits([0.05, 0.06])
+    assert high / low == pytest.approx(10) and low * high == pytest.approx(0.05 * 0.06)
+    low, high = axis_limits([0.001, 0.1])
+    assert low < 0.001 and high > 0.1 and axis_limits([])[0] < 1
+
+
+def test_a_picture_of_what_diverged_and_of_what_moved_nothing(tmp_path):
+    rows = [row("lora", 4, [0.1], 0.0, is_reference=True), row("lora", 8, [math.inf], math.inf)]
+    draw_check([{"title": "some", "rows": [one.to_json() for one in rows]}], tmp_path / "new" / "picture.png")
+    assert (tmp_path / "new" / "picture.png").stat().st_size > 1000
 
 
 def test_layers_without_an_output_count_for_nothing():

@@ -18,6 +18,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, ScalarFo
 
 COLORS = dict(zip(CHECKED, ("#4878a8", "#ee854a", "#6acc64", "#d65f5f", "#956cb4", "#8c613c", "#797979"), strict=True))
 STYLES = ("-", "--", ":", "-.")
+# of an axis, at least: what is flat should look so
+LEAST_RANGE = 10.0
+# room above and below what is drawn, as a factor for both together
+MARGIN = 1.5
 TITLES = {"median": "change of a layer's output, median", "prediction": "change of the prediction"}
 Result = Mapping[str, Any]
 
@@ -42,10 +46,14 @@ def draw_check(results: Sequence[Result], path: Path) -> None:
             panels.append((f"{result['title']}, all bases", WIDTH, list(result["rows"])))
     figure = pyplot.figure(figsize=(9.4, 3.0 * len(panels) + 0.2), layout="constrained")
     shown: dict[str, Any] = {}
+    # the same for all results, so that they can be compared
+    every = [row for result in results for row in result["rows"]]
+    limits = {quantity: axis_limits([row[quantity] for row in every if row[quantity]]) for quantity in QUANTITIES}
     for part, (title, over, rows) in zip(figure.subfigures(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         part.suptitle(title, fontsize=9, fontweight="bold")
         for axis, quantity in zip(part.subplots(1, 2), QUANTITIES, strict=True):
             _draw_panel(axis, rows, over, quantity)
+            axis.set_ylim(*limits[quantity])
             axis.set_title(TITLES[quantity], fontsize=8)
             shown |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(shown.values(), shown.keys(), loc="outside right upper", fontsize=8)
@@ -58,11 +66,23 @@ def draw_check(results: Sequence[Result], path: Path) -> None:
         pyplot.close(figure)
 
 
+def axis_limits(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of a logarithmic axis that shows all values, of which there may be none, and `LEAST_RANGE` at least.
+
+    Args:
+        values: more than 0.
+    """
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    middle, share = math.sqrt(low * high), math.sqrt(max(high / low * MARGIN, LEAST_RANGE))
+    return middle / share, middle * share
+
+
 def _draw_panel(axis: Any, rows: Sequence[Mapping[str, Any]], over: str, quantity: str) -> None:
     warm_steps = sorted({row["warm_steps"] for row in rows})
     lines: dict[tuple[str, int, Any], list[tuple[float, float]]] = {}
     for row in rows:
-        if row[quantity] is None:
+        # what diverged, or moved nothing, is on no logarithmic axis
+        if not row[quantity]:
             continue
         other = row["size"] if over == WIDTH else None
         place = row["width"] if over == WIDTH else row["size"] or math.nan

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from modules.ui.App import App
 
 TICK_MS = 250
-ALPHA, INSPECT, CONVERT, RANK, MEMORY, BOARD = (
-    "alpha calculator", "adapter inspector", "converter", "effective rank", "memory estimate", "TensorBoard",
+ALPHA, INSPECT, CONVERT, RANK, COORD, MEMORY, BOARD = (
+    "alpha calculator", "adapter inspector", "converter", "effective rank", "coordinate check", "memory estimate",
+    "TensorBoard",
 )  # fmt: skip
 TOOLS = (
     Tool(
@@ -40,6 +41,11 @@ TOOLS = (
     Tool(
         RANK, "How many of their ranks the layers of an adapter really use.", "Plot",
         "A plot over the layers, and their table, appear here.",
+    ),
+    Tool(
+        COORD, "How much one step of the present config changes the model, over ranks, block sizes and methods. Where "
+        "it is as much, the learning rate holds for all.", "Measure",
+        "A plot over sizes, and a table of all variants, appear here. Nothing is trained but a few steps in memory.",
     ),
     Tool(
         MEMORY, "Where the memory of a run of the present config will go, before its base model is loaded.",
@@ -141,12 +147,13 @@ class ToolsView(ttk.Frame):
 
     def _work(self, name: str, wish: Any, process: ToolProcess) -> Callable[[], ToolResult]:
         config = self._app.form.config.model_copy(deep=True)
-        picture = Path(self._folder.name) / "ranks.png"
+        folder = Path(self._folder.name)
         works: dict[str, Callable[[], ToolResult]] = {
             ALPHA: lambda: ToolModel.rebase(config, wish),
             INSPECT: lambda: ToolModel.inspect(wish, process),
             CONVERT: lambda: ToolModel.convert(wish, process),
-            RANK: lambda: ToolModel.effective_rank(wish, picture, process),
+            RANK: lambda: ToolModel.effective_rank(wish, folder / "ranks.png", process),
+            COORD: lambda: ToolModel.coord_check(config, wish, folder / "coordinates.png", process),
             MEMORY: lambda: ToolModel.estimate_memory(config, process),
             BOARD: lambda: ToolModel.open_board(self.board, Path(config.workspace_dir), process),
         }
@@ -155,7 +162,7 @@ class ToolsView(ttk.Frame):
     def _make(self, tool: Tool) -> ToolPage:
         inputs: dict[str, BaseConfig] = {
             ALPHA: ToolModel.alpha_input(self._app.form.config), INSPECT: ToolModel.InspectInput(),
-            CONVERT: ToolModel.ConvertInput(), RANK: ToolModel.RankInput(),
+            CONVERT: ToolModel.ConvertInput(), RANK: ToolModel.RankInput(), COORD: ToolModel.CoordInput(),
         }  # fmt: skip
         forms = self._app.kept.setdefault("forms of tools", {})
         if tool.name in inputs and tool.name not in forms:

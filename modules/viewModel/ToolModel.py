@@ -4,11 +4,14 @@ import json
 import tempfile
 import textwrap
 import webbrowser
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from modules.trainer.coord_check.methods import BATCH, BLOCKS, BOUND, CHECKED, RANKS, USUAL, WARM
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.config.TrainConfig import TrainConfig
@@ -31,12 +34,25 @@ FORM_WORDS = {
     "scripts/convert_adapter.py IN OUT --format KOHYA_LORA": "the converter, Format KOHYA_LORA",
     "by --base": "in Base model",
     "--base": "Base model",
+    "--override train_dtype=FLOAT_32": "the same config with train_dtype FLOAT_32",
+    "--methods": "Methods",
+    "--ranks": "Ranks",
+    "--blocks": "Block sizes",
+    "--widths": "Another base model",
+    "--batch": "Batch",
+    "--steps": "Steps before",
+    "--rate": "Learning rate",
+    "--bound": "Bound",
     "--format": "Format",
     "--rank": "Rank",
     "--alpha": "Alpha",
     "--dtype": "Number format",
     "--to": "Kind",
 }
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return " ".join(map(str, numbers))
 
 
 class AdapterFormat(StrEnum):
@@ -112,6 +128,25 @@ class RankInput(BaseConfig):
 
     adapter: str = option("", "Adapter", "The adapter file.", G, path="file")
     other: str = option("", "Beside it", "Another adapter file to compare with. Empty: none.", G, path="file")
+
+
+class CoordInput(BaseConfig):
+    """What the coordinate check compares."""
+
+    methods: str = option(
+        " ".join(USUAL), "Methods", f"Any of {', '.join(CHECKED)}, with spaces between. full takes the most memory.", G
+    )
+    ranks: str = option(_listed(RANKS), "Ranks", "Of methods with factors, with spaces between. Alpha goes along.", G)
+    blocks: str = option(_listed(BLOCKS), "Block sizes", "Of OFT and DoRA-OFT, with spaces between.", G)
+    base: str = option(
+        "", "Another base model", "Folder, file or hub name of a model of another width. Empty: none.", G, path="model"
+    )
+    rate: float | None = option(None, "Learning rate", "null: the config's.", G, gt=0)
+    steps: str = option(_listed(WARM), "Steps before", "Steps before the one that is measured, with spaces between.", G)
+    batch: int = option(BATCH, "Batch", "Images of a batch.", G, ge=1)
+    bound: float = option(
+        BOUND, "Bound", "The largest change of a step over the smallest that still counts as the same.", G, ge=1
+    )
 
 
 @dataclass(frozen=True)
@@ -235,16 +270,35 @@ def effective_rank(wish: RankInput, picture: Path, process: ToolProcess) -> Tool
     _need(wish.adapter, "an adapter file")
     files = [wish.adapter, *([wish.other] if wish.other.strip() else [])]
     found = _run(process, "effective_rank.py", *files, "--plot", str(picture))
-    lines = [line for line in found.text.splitlines() if line != f"written: {picture}"]
-    return ToolResult("\n".join(lines), picture)
+    return ToolResult(_without_written(found.text, picture), picture)
 
 
 def estimate_memory(config: TrainConfig, process: ToolProcess) -> ToolResult:
     """Where the memory of a run of this config will go. The base model must be there, or its description be known."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "config.json"
-        path.write_text(json.dumps(config.to_dict()), encoding="utf-8")
+    with _config_file(config) as path:
         return _run(process, "estimate_memory.py", str(path))
+
+
+def coord_check(config: TrainConfig, wish: CoordInput, picture: Path, process: ToolProcess) -> ToolResult:
+    """A plot and a table of how much one step of this config changes, over sizes and methods.
+
+    Args:
+        config: of the run.
+        wish: what is compared.
+        picture: PNG file that is written.
+        process: unused, for the script.
+    """
+    arguments = ["--batch", str(wish.batch), "--bound", str(wish.bound), "--plot", str(picture)]
+    for flag, value in (
+        ("--methods", wish.methods), ("--ranks", wish.ranks), ("--blocks", wish.blocks), ("--steps", wish.steps),
+    ):  # fmt: skip
+        if value.strip():
+            arguments += [flag, *value.split()]
+    arguments += [*_given("--widths", wish.base), *_given("--rate", wish.rate)]
+    with _config_file(config) as path:
+        # 1: some spread is above the bound, which the text tells
+        found = _run(process, "coord_check.py", str(path), *arguments, accepted=(0, 1))
+    return ToolResult(_without_written(found.text, picture), picture)
 
 
 def open_board(board: TensorBoard, workspace: Path, process: ToolProcess) -> ToolResult:
@@ -254,9 +308,26 @@ def open_board(board: TensorBoard, workspace: Path, process: ToolProcess) -> Too
     return ToolResult(f"TensorBoard shows {workspace} at\n{address}\nuntil the window is closed.{told}")
 
 
-def _run(process: ToolProcess, script: str, *arguments: str, target: Path | None = None) -> ToolResult:
+@contextmanager
+def _config_file(config: TrainConfig) -> Iterator[Path]:
+    """The config as a script reads it, for as long as the script runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "present config.json"
+        path.write_text(json.dumps(config.to_dict()), encoding="utf-8")
+        yield path
+
+
+def _without_written(text: str, picture: Path) -> str:
+    """Without the line that names a file of the window's own."""
+    return "\n".join(line for line in text.splitlines() if line != f"written: {picture}")
+
+
+def _run(
+    process: ToolProcess, script: str, *arguments: str, target: Path | None = None, accepted: Collection[int] = (0,)
+) -> ToolResult:
     try:
-        return ToolResult(_folded(_in_form_words(process.run_script(script, *arguments, target=target))))
+        said = process.run_script(script, *arguments, target=target, accepted=accepted)
+        return ToolResult(_folded(_in_form_words(said)))
     except ToolCancelled:
         raise
     except UserError as error:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from modules.util.UserError import UserError
@@ -73,13 +74,16 @@ class ToolProcess:
             )  # fmt: skip
         return self._process
 
-    def run_script(self, name: str, *arguments: str, target: Path | None = None) -> str:
+    def run_script(
+        self, name: str, *arguments: str, target: Path | None = None, accepted: Collection[int] = (0,)
+    ) -> str:
         """Runs a script of the project to its end and returns what it prints, with its notes and warnings.
 
         Args:
             name: of the file in scripts/.
             arguments: as on the command line.
             target: file that it writes; what is half written beside it goes if the script does not get to its end.
+            accepted: statuses with which it may end, where they tell what it found.
 
         Raises:
             UserError: with what it says is wrong.
@@ -91,7 +95,7 @@ class ToolProcess:
         process = self.start(str(ROOT / "scripts" / name), *arguments, output=subprocess.PIPE)
         printed, said = process.communicate()
         lines = said.strip().splitlines()
-        if process.returncode == 0:
+        if process.returncode in accepted:
             notes = [line for line in lines if line.startswith(("note: ", "warning: "))]
             return "\n".join([printed.rstrip(), *notes])
         self._clean_up()

@@ -203,6 +203,24 @@ def test_a_wrong_file_is_told_and_ranks_are_drawn_in_the_theme(app, view, adapte
         app.show_theme(before, 100)
 
 
+def test_a_coordinate_check_draws_the_config_of_now(app, view, mini_run, fill, work):
+    page, before = page_of(view, "coordinate check"), set(mini_run.root.rglob("*"))
+    fill(page, methods="lora oft", ranks="2 8", blocks="2 4", steps="1", batch=2, bound=1)
+    app.form.set_text("lora_rank", "2")
+    work(page)
+    assert page.note.cget("text") == "" and "written:" not in page.text.text
+    rows = [line.split()[:3] for line in page.text.text.splitlines() if " block " in line or " rank " in line]
+    assert rows[:4] == [["LoRA", "rank", "2"], ["LoRA", "rank", "8"], ["OFT", "block", "2"], ["OFT", "block", "4"]]
+    assert "spreads are above the bound of 1" in page.text.text, "which is no error"
+    app.update()
+    assert page.picture.winfo_viewable() and len(pixels(page.picture)) > 100, "a plot is on it"
+    assert set(mini_run.root.rglob("*")) == before, "nothing is written into the run's folders"
+    fill(page, methods="lara")
+    work(page)
+    assert "lara" in page.note.cget("text") and str(page.note.cget("style")) == "Error.TLabel"
+    assert "Methods" in page.note.cget("text") and "--methods" not in page.note.cget("text")
+
+
 def test_the_estimate_is_for_the_config_of_now(app, view, work):
     page = page_of(view, "memory estimate")
     app.form.set_text("ema", "GPU")

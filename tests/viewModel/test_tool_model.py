@@ -1,7 +1,10 @@
 """What the tools find: the alpha calculator, what they pass to the scripts, and what the scripts say."""
 
 import importlib.util
+import json
+from pathlib import Path
 
+from modules.trainer.coord_check.methods import USUAL
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.TrainingMethod import TrainingMethod
@@ -11,10 +14,12 @@ from modules.viewModel.ToolModel import (
     AdapterShape,
     AlphaInput,
     ConvertInput,
+    CoordInput,
     InspectInput,
     WrittenType,
     alpha_input,
     convert,
+    coord_check,
     inspect,
     rebase,
     values_for,
@@ -28,17 +33,21 @@ import pytest
 def calls(monkeypatch) -> list[tuple[str, ...]]:
     """The command lines of scripts, in place of running them."""
     found: list[tuple[str, ...]] = []
-    monkeypatch.setattr(ToolProcess, "run_script", lambda _, *line, target=None: found.append(line) or "done")
+    monkeypatch.setattr(ToolProcess, "run_script", lambda _, *line, **__: found.append(line) or "done")
     return found
+
+
+def load_script(name: str):
+    specification = importlib.util.spec_from_file_location(f"{name}_script", ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def script():
     """scripts/convert_adapter.py as a module."""
-    specification = importlib.util.spec_from_file_location("convert_script", ROOT / "scripts" / "convert_adapter.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script("convert_adapter")
 
 
 def test_a_quarter_of_alpha_needs_twice_the_rate_of_adam_and_four_times_that_of_sgd():
@@ -91,6 +100,48 @@ def test_every_field_of_the_converter_reaches_the_script(calls, script):
     same = {name for name in full if full[name] == plain[name]}
     assert same == {"paths", "info", "merge", "extract"}, "those are other tools"
     assert full["alpha"] == 1.23456789 and str(full["format"]) == "COMFY_LORA" and full["to"] == "lora"
+
+
+def test_the_coordinate_check_of_an_untouched_form_is_that_of_its_script(calls):
+    check, picture = load_script("coord_check"), Path("picture.png")
+    coord_check(TrainConfig(), CoordInput(), picture, ToolProcess())
+    found, usual = vars(check.parse(list(calls[0][1:]))), vars(check.parse(["config.json"]))
+    assert found.pop("methods") == list(USUAL) and usual.pop("methods") is None
+    assert found.pop("plot") == picture and usual.pop("plot") is None
+    assert found.pop("config").name == "present config.json" and usual.pop("config")
+    lists = {"ranks", "blocks", "steps"}
+    assert {name: list(value) if name in lists else value for name, value in found.items()} == {
+        name: list(value) if name in lists else value for name, value in usual.items()
+    }
+
+
+def test_every_field_of_the_coordinate_check_reaches_its_script(calls):
+    check = load_script("coord_check")
+    wish = CoordInput(
+        methods="full  lora", ranks="2 8", blocks="16", base="other model", rate=0.25, steps="0", batch=3, bound=1.25
+    )
+    assert not [name for name in CoordInput.model_fields if getattr(wish, name) == getattr(CoordInput(), name)]
+    coord_check(TrainConfig(), wish, Path("picture.png"), ToolProcess())
+    coord_check(TrainConfig(), CoordInput(methods=" ", ranks="", blocks="", steps=""), Path("x.png"), ToolProcess())
+    full, empty = (check.parse(list(line[1:])) for line in calls)
+    assert (full.methods, full.ranks, full.blocks, full.steps) == (["full", "lora"], [2, 8], [16], [0])
+    assert (full.widths, full.rate, full.batch, full.bound) == (["other model"], 0.25, 3, 1.25)
+    assert empty.methods is None and empty.ranks == check.RANKS, "empty fields mean the script's own"
+
+
+def test_the_coordinate_check_reads_the_config_of_now_and_may_find_a_spread(monkeypatch):
+    seen = {}
+
+    def run(_, name: str, config: str, *line: str, accepted=(0,), **__) -> str:
+        seen.update(json.loads(Path(config).read_text(encoding="utf-8")), script=name, accepted=accepted, path=config)
+        return f"a table\nwritten: {Path('picture.png')}\nnote: give --ranks"
+
+    monkeypatch.setattr(ToolProcess, "run_script", run)
+    found = coord_check(TrainConfig(lora_rank=7), CoordInput(), Path("picture.png"), ToolProcess())
+    assert (found.text, found.picture) == ("a table\nnote: give Ranks", Path("picture.png"))
+    assert (seen["script"], seen["lora_rank"]) == ("coord_check.py", 7)
+    assert set(seen["accepted"]) == {0, 1}, "a spread above the bound is a result, not an error"
+    assert not Path(seen["path"]).exists()
 
 
 def test_notes_are_folded_and_tables_are_not(monkeypatch):

@@ -82,6 +82,13 @@ def test_what_a_script_prints_and_its_notes_are_returned(script):
     assert ToolProcess().run_script(name, "ä") == f"ä {tool_process.ROOT}\nnote: mind this"
 
 
+def test_a_status_may_tell_what_was_found(script):
+    name = script("import sys\nprint('a spread')\nsys.exit(1)")
+    assert ToolProcess().run_script(name, accepted=(0, 1)) == "a spread"
+    with pytest.raises(UserError, match="ended with status 1"):
+        ToolProcess().run_script(name, accepted=(0, 2))
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

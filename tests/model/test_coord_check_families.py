@@ -1,0 +1,46 @@
+"""The coordinate check on a small model of each family, with every method."""
+
+from modules.trainer.coord_check.CheckedBase import CheckedBase
+from modules.trainer.coord_check.methods import CHECKED
+from modules.trainer.coord_check.variants import prepared, variants_of
+from modules.util.config.load import train_config_from_dict
+
+import pytest
+
+PART = {"train": True, "gradient_checkpointing": True}
+SCALED = {"optimizer": {"optimizer": "ADAMW_ADV", "scaled_optm": True}, "learning_rate": 0.001}
+FAMILIES = {
+    "SD 1.5": {"model_type": "STABLE_DIFFUSION_15", "text_encoder": PART},
+    "SDXL": {"model_type": "STABLE_DIFFUSION_XL_10_BASE", "text_encoder": PART, "text_encoder_2": PART},
+    "Flux.2 dev": {
+        "model_type": "FLUX_2", "text_encoder_sequence_length": 40, "output_model_format": "COMFY_LORA",
+        "transformer": PART, "unet": {}, "text_encoder": {"train": False}, "dynamic_timestep_shifting": True,
+    },
+}  # fmt: skip
+FAMILIES["Flux.2 Klein"] = {**FAMILIES["Flux.2 dev"], "train_dtype": "BFLOAT_16"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_method_is_measured(make_run, small_folder, xl_folder, flux2_folders, family):
+    folders = {
+        "SD 1.5": small_folder, "SDXL": xl_folder, "Flux.2 dev": flux2_folders["dev"],
+        "Flux.2 Klein": flux2_folders["klein"],
+    }  # fmt: skip
+    options = make_run().options(
+        **{"unet": PART, **SCALED, **FAMILIES[family], "base_model_name": str(folders[family])}
+    )
+    config = prepared(train_config_from_dict(options), None, pytest.fail)
+    remarks: list[str] = []
+    base = CheckedBase(config, 2, 2, remarks.append)
+    parts = {name.split(".")[0] for name in base.inputs}
+    assert parts == {part for part in base.model.trainable_parts if getattr(config, part).train}
+    found = {}
+    for variant in variants_of(config, list(CHECKED), ranks=(4,), blocks=(4,)):
+        change = base.measure(variant, (1,))[1]
+        found[variant.method] = change
+        moved = [value for value in change.layers.values() if value > 0]
+        # last layers of text encoders are not used; a rotation cannot sit on every layer
+        assert len(moved) > 0.75 * len(base.inputs), variant.name
+        assert 0 < change.prediction < 1 and max(moved) < 1, variant.name
+    assert found.keys() == CHECKED.keys()
+    assert len({change.prediction for change in found.values()}) == len(found), "each is another training"

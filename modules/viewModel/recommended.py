@@ -56,14 +56,14 @@ class Rate:
 # (what is trained, kind of optimizer) -> rate on the tiny base
 TINY_RATES: dict[tuple[str, str], Rate] = {
     (LORA, ADAM): Rate(2e-3, MEASURED),
-    (LORA, SCALED): Rate(3e-2, MEASURED),
-    (LORA, STIEFEL): Rate(3e-2, MEASURED),
-    (LORA, RITE): Rate(3e-2, MEASURED),
+    (LORA, SCALED): Rate(1.7e-2, MEASURED),
+    (LORA, STIEFEL): Rate(3.4e-2, MEASURED),
+    (LORA, RITE): Rate(1.7e-2, MEASURED),
     (DORA, ADAM): Rate(2e-3, MEASURED),
-    (DORA, SCALED): Rate(1.5e-2, MEASURED),
+    (DORA, SCALED): Rate(1.7e-2, MEASURED),
     (OFT, ADAM): Rate(3e-2, MEASURED),
-    (OFT, SCALED): Rate(5e-3, MEASURED),
-    (DORA_OFT, SCALED): Rate(2.5e-3, MEASURED),
+    (OFT, SCALED): Rate(1.7e-2, MEASURED),
+    (DORA_OFT, SCALED): Rate(1.7e-2, MEASURED),
     (FULL, SCALED): Rate(4e-4, KEPT),
 }
 # the same on any other model

@@ -28,12 +28,12 @@ def test_another_optimizer_brings_rate_alpha_and_start_values():
     own = form()
     own.choose_optimizer(Optimizer.STIEFEL_LORA)
     offer = own.offer()
-    assert offer.values == {"learning_rate": 0.03, "lora_init": "ORTHONORMAL", "lora_alpha": 8.0}
-    for words in ("“Optimizer” STIEFEL_LORA", "“Learning rate” 0.03", "“Start values” ORTHONORMAL", "tiny base"):
+    assert offer.values == {"learning_rate": 0.034, "lora_init": "ORTHONORMAL", "lora_alpha": 8.0}
+    for words in ("“Optimizer” STIEFEL_LORA", "“Learning rate” 0.034", "“Start values” ORTHONORMAL", "tiny base"):
         assert words in offer.text, words
     own.take_offer()
     assert own.offer() is None and companions(own.config) == {}
-    assert (own.config.learning_rate, own.config.lora_init, own.config.lora_alpha) == (0.03, "ORTHONORMAL", 8.0)
+    assert (own.config.learning_rate, own.config.lora_init, own.config.lora_alpha) == (0.034, "ORTHONORMAL", 8.0)
     # nothing stays behind
     own.set_text("optimizer.optimizer", "ADAMW")
     assert own.offer().values == {"learning_rate": 0.002, "lora_init": "KAIMING"}

@@ -77,7 +77,7 @@ def test_a_recommendation_is_one_click(app, window, until):
     assert "disabled" in window.recommended["DoRA: centered + small standard decay"].state()
     window.recommended["Scaled, α = rank"].invoke()
     config = app.form.config
-    assert config.optimizer.scaled_optm and config.learning_rate == 3e-2 and config.lora_alpha == config.lora_rank
+    assert config.optimizer.scaled_optm and config.learning_rate == 0.017 and config.lora_alpha == config.lora_rank
     assert window.view.rows["optimizer.scaled_optm"].control.shown() == "true"
     window.recommended["Fisher 1e-6"].invoke()
     assert config.optimizer.fisher_wd and config.optimizer.weight_decay == 1e-6

@@ -207,7 +207,7 @@ def test_what_goes_with_a_choice_is_offered_and_taken_or_left(app, user, until):
     app.update()
     app.offer.take.invoke()
     app.update()
-    assert app.offer.text == "" and app.form.config.learning_rate == 0.03
+    assert app.offer.text == "" and app.form.config.learning_rate == 0.017
 
 
 def test_the_basic_view_shows_what_differs_from_its_default(app, user):

@@ -15,11 +15,14 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 # dark to light along a size, so that an order is seen without a legend
 SIZE_COLORS = ("#2b3a67", "#37659e", "#4c9bb8", "#7cc2a4", "#e0a93b")
 # how much worse than the best the picture still shows, as a share of what the best brings
 SHOWN_SHARE = 0.6
+# of each decade
+TICKS = (1, 2, 5)
 
 
 def draw_transfer(results: Results, path: Path, task: str, rules: Sequence[str], axes: Sequence[Axis] = AXES) -> None:
@@ -67,6 +70,9 @@ def _draw_cell(axes: Axes, results: Results, axis: Axis, settings: Sequence[Sett
     span = max(tops) - min(lows)
     axes.set_ylim(min(lows) - 0.05 * span, max(tops))
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=TICKS))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title(f"{axis.name}: best rates within {found.median:.2f}×", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.legend(fontsize=7, frameon=False)

@@ -43,4 +43,6 @@ def test_every_method_is_measured(make_run, small_folder, xl_folder, flux2_folde
         assert len(moved) > 0.75 * len(base.inputs), variant.name
         assert 0 < change.prediction < 1 and max(moved) < 1, variant.name
     assert found.keys() == CHECKED.keys()
-    assert len({change.prediction for change in found.values()}) == len(found), "each is another training"
+    # predictions in bfloat16 may be alike by chance
+    each = {tuple(change.layers.items()) for change in found.values()}
+    assert len(each) == len(found), "each is another training"

@@ -49,6 +49,6 @@ USUAL = ("lora", "dora", "oft", "dora-oft")
 WARM = (1, 8)
 BATCH = 4
 # A step that changes as much at all sizes within this factor is called flat. On the tiny base it lies between the
-# spreads of coherent scaled steps (at most 1.59 over three seeds) and those of the prediction under laws that need
+# spreads of coherent scaled steps (at most 1.61 over three seeds) and those of the prediction under laws that need
 # another rate for another size (at least 1.97), see docs/coord_check.md
 BOUND = 1.75

@@ -72,6 +72,10 @@ def balanced_scenes(number: int, seed: int) -> list[Scene]:
     backgrounds = _balanced(list(BACKGROUNDS), number, rng)
     for index in range(number):  # exchange backgrounds until every shape can be seen
         while not contrasting(colors[index], backgrounds[index]):
+            if not any(contrasting(colors[index], background) for background in backgrounds):
+                # of a few scenes none has one that suits
+                backgrounds[index] = rng.choice([b for b in BACKGROUNDS if contrasting(colors[index], b)])
+                break
             other = rng.randrange(number)
             if contrasting(colors[index], backgrounds[other]):
                 backgrounds[index], backgrounds[other] = backgrounds[other], backgrounds[index]

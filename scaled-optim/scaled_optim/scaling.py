@@ -138,6 +138,17 @@ def step_size(s: StackStep, found: Tensor) -> Tensor:
     return _size(role, s.shape[1], s.shape[2], found, s.n.get("forward_scale", 1.0), s.options["scale_law"])
 
 
+def matrix_size(s: StackStep) -> float:
+    """What σ₁ of a matrix is divided into by `step_size`."""
+    role = "HIDDEN" if s.role.name == "INPUT" and s.kernel else s.role.name
+    return _matrix_size(role, s.shape[1], s.shape[2], s.options["scale_law"])
+
+
+def _matrix_size(role: str, rows: int, cols: int, law: str) -> float:
+    gain = LORA_GAIN if law == COHERENT and role in ("LORA_DOWN", "LORA_UP") else 1.0
+    return math.sqrt(rows / cols) * gain
+
+
 def _size(role: str, rows: int, cols: int, found: Tensor, effective_scale: float | Tensor, law: str) -> Tensor:
     coherent = law == COHERENT
     if role == "OFT":
@@ -146,7 +157,7 @@ def _size(role: str, rows: int, cols: int, found: Tensor, effective_scale: float
     elif role == "INPUT":
         wanted = math.sqrt(cols)
     elif ROLES[role].matrix:
-        wanted = math.sqrt(rows / cols) * (LORA_GAIN if coherent and role in ("LORA_DOWN", "LORA_UP") else 1.0)
+        wanted = _matrix_size(role, rows, cols, law)
     else:
         wanted = 1.0 if coherent else math.sqrt(rows * cols)
     return wanted / found.clamp_(min=zero_length(found.dtype))

@@ -184,8 +184,8 @@ def _check_model(done: ShortRun) -> None:
             written = trained[name].to(DTYPES[done.config.output_dtype])
             assert tensor.isfinite().all() and torch.equal(tensor.float(), written.float()), name
             moved += name in names and not torch.equal(trained[name], base[name])
-        # a step may be less than the last digit of all of a bfloat16 tensor's numbers
-        assert moved > 0.9 * len(names), f"{moved} of {len(names)}"
+        # a step may be less than the last digit of all of a bfloat16 tensor's numbers, above all of norms, which are 1
+        assert moved > 0.8 * len(names), f"{moved} of {len(names)}"
 
 
 def reloaded(config: TrainConfig, output: Path) -> BaseModel:

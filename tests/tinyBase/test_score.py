@@ -127,6 +127,13 @@ def test_odd_pictures_are_read_without_error(pixels):
     assert not concept.lumo and not concept.style
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 9])
+def test_few_prompts_can_be_seen_too(number):
+    for seed in range(40):
+        scenes = sampling.balanced_scenes(number, seed)
+        assert len(scenes) == number and all(contrasting(scene.color, scene.background) for scene in scenes)
+
+
 def test_prompts_are_balanced_and_repeatable():
     scenes = sampling.balanced_scenes(240, 0)
     assert scenes == sampling.balanced_scenes(240, 0) != sampling.balanced_scenes(240, 1)

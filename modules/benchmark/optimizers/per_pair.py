@@ -47,8 +47,9 @@ class PerPairStiefel(PerPair):
                         for name, p in (("down", down), ("up", up)))  # fmt: skip
         inner = up.T @ u_up
         u_up = u_up - up @ (inner + inner.T) / 2
-        down.sub_(u_down, alpha=group["lr"] * (len(up) / down.shape[1]) ** 0.5 / _norm(u_down))
-        q, r = torch.linalg.qr(up - group["lr"] / _norm(u_up) * u_up)
+        rate = group["lr"] * max(1.0, len(up) / len(down)) ** 0.25
+        down.sub_(u_down, alpha=rate * (len(up) / down.shape[1]) ** 0.5 / _norm(u_down))
+        q, r = torch.linalg.qr(up - rate / _norm(u_up) * u_up)
         up.copy_(q * r.diagonal().sign())
 
     @staticmethod

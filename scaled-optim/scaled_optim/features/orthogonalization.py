@@ -53,11 +53,23 @@ def newton_schulz(x: Tensor, steps: list[tuple[float, float, float]], ns_dtype: 
     # zeros stay zeros
     y = aligned(y)
     for a, b, c in steps:
-        gram = torch.bmm(y, y.mT)
-        inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) if c else gram * b
-        y = torch.baddbmm(y, inner, y, beta=a)
+        gram = _product(y, y.mT)
+        inner = _product(gram, gram, gram, b, c) if c else gram * b
+        y = _product(inner, y, y, a)
     y = y[:, :rows, :cols]
     return (y.mT if tall else y).to(x.dtype).contiguous()
+
+
+def _product(x: Tensor, y: Tensor, start: Tensor | None = None, beta: float = 0.0, alpha: float = 1.0) -> Tensor:
+    """β·start + α·x·y, added up in float32 and rounded to the dtype of x.
+
+    On a CPU the library's own products of bfloat16 depend on the size of the stack, on some processors.
+    """
+    given = x, y, start
+    if x.dtype == torch.bfloat16 and not x.is_cuda:
+        x, y, start = (None if tensor is None else tensor.float() for tensor in given)
+    found = torch.bmm(x, y) if start is None else torch.baddbmm(start, x, y, beta=beta, alpha=alpha)
+    return found.to(given[0].dtype)
 
 
 def cubic_steps(low: float, count: int) -> list[tuple[float, float, float]]:

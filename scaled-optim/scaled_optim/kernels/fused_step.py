@@ -25,7 +25,7 @@ from scaled_optim.rules.ProdigyAdv import DISTANCE, ProdigyAdv, beta3
 from scaled_optim.rules.Rule import Rule
 from scaled_optim.rules.SignSGDAdv import SignSGDAdv
 from scaled_optim.scaling import NAME as SPECTRAL
-from scaled_optim.scaling import largest_singular_value, squarings_for, step_size
+from scaled_optim.scaling import largest_singular_value, matrix_size, squarings_for, step_size
 from scaled_optim.StackStep import StackStep
 
 import torch
@@ -253,7 +253,7 @@ class _FusedStep:
         side, sizes = min(self.rows, self.cols), self._empty(self.b)
         arguments = {
             "table": self.table["table"], "grams": grams, "sizes": sizes, "splits": grams.shape[1], "m": side,
-            "wanted": (self.rows / self.cols) ** 0.5, "floor": zero_length(self.s.dtype),
+            "wanted": matrix_size(self.s), "floor": zero_length(self.s.dtype),
             "SQUARINGS": squarings_for(side), "R": grams.shape[2], "num_warps": STEP_WARPS,
         }  # fmt: skip
         self.s.runner.launch("spectral_sizes", (self.b,), arguments, [grams], [sizes])

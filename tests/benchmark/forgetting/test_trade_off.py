@@ -82,6 +82,14 @@ def answered(results: Results, questions: Sequence[Wanted], train: Train) -> Res
     return results
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_width(tmp_path_factory):
+    """As where nobody has made the bases of other widths."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modules.benchmark.forgetting.tasks.ROOT", tmp_path_factory.mktemp("root"))
+        yield
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Results:
     found = Results(tmp_path_factory.mktemp("rows") / "rows.jsonl", {"script": "test"})

@@ -13,6 +13,7 @@ from modules.util.config.load import load_train_config
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
 from scaled_optim.roles import PER_COLUMN, PER_ROW, ROLES, WHOLE
+from scaled_optim.scaling import OFT_NORM
 
 import torch
 from torch import nn
@@ -120,8 +121,10 @@ def test_variance_of_a_step(sweep):
     total = both["magnitude, white"] + both["direction, white"]
     assert both["whole step, white"] == pytest.approx(total, rel=0.05), "portions are orthogonal"
     coherent = trained(sweep, "f", "OFT coherent").figures
-    # ‖T‖ is 1/2 instead of √(16/8)
-    assert coherent["whole step, relative"] / rotation["whole step, relative"] == pytest.approx(1 / 8, rel=0.1)
+    # ‖T‖ is OFT_NORM instead of √(16/8)
+    assert coherent["whole step, relative"] / rotation["whole step, relative"] == pytest.approx(
+        OFT_NORM**2 / 2, rel=0.1
+    )
 
 
 def test_signs_that_flip(sweep):

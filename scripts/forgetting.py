@@ -6,15 +6,15 @@ is written at once; a call with the same --output goes on where the last one sto
 """
 
 import argparse
-import os
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from modules.benchmark.measurement_command import add_usual_arguments, deadline, parse_usual, run_command, show
 
 PACKAGES = ("torch", "diffusers", "transformers", "tokenizers")
 SEEDS = {"forgetting": (0, 1, 2), "sizes": (0,)}
@@ -28,23 +28,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     from modules.benchmark.forgetting.tasks import FORGETTING, QUESTIONS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, metavar="JSONL", help="trainings; what it has is kept")
+    add_usual_arguments(parser, quick="tiny trainings, to see that everything works", plots="write the pictures here")
     parser.add_argument("--question", choices=QUESTIONS, default=FORGETTING, help="what is measured")
     known = {name: METHODS if name == FORGETTING else SIZE_METHODS for name in QUESTIONS}
     offered = list(dict.fromkeys(method for methods in known.values() for method in methods))
     parser.add_argument("--methods", nargs="+", choices=offered, help="all of the question")
     parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2; 0 with --question sizes or --quick")
-    parser.add_argument("--quick", action="store_true", help="tiny trainings, to see that everything works")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
-    parser.add_argument("--minutes", type=float, help="begin no training after so many")
-    parser.add_argument(
-        "--only-report", action="store_true", help="train nothing; tables and pictures of what is there"
-    )
-    parser.add_argument("--tables", type=Path, metavar="MD", help="write the tables here")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write the pictures here")
-    args = parser.parse_args(arguments)
-    if args.jobs < 1:
-        parser.error(f"--jobs: found {args.jobs}, expected at least 1")
+    args = parse_usual(parser, arguments)
     args.methods = args.methods or list(known[args.question])
     wrong = [method for method in args.methods if method not in known[args.question]]
     if wrong:
@@ -56,26 +46,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    args = parse(arguments)
-    for name in ("output", "tables", "plots"):
-        if getattr(args, name):
-            setattr(args, name, getattr(args, name).resolve())
-    os.chdir(ROOT)
-    from modules.util.UserError import UserError
-
-    try:
-        return measure(args)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(parse, measure, arguments)
 
 
 def measure(args: argparse.Namespace) -> int:
     from modules.benchmark.forgetting.Results import Results
     from modules.benchmark.measuring import environment
-    from modules.util.atomic_file import write_bytes
 
     import torch
 
@@ -84,10 +60,7 @@ def measure(args: argparse.Namespace) -> int:
     if not args.only_report and not train(args, results):
         print("stopped at --minutes; the same command goes on from here")
     text = reported(args, results)
-    print(text)
-    if args.tables:
-        args.tables.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(args.tables, f"{text}\n".encode())
+    show(args, text)
     return 0
 
 
@@ -99,7 +72,7 @@ def train(args: argparse.Namespace, results) -> bool:
     from modules.benchmark.forgetting.trade_off import told
     from modules.benchmark.transfer.runner import run
 
-    until = time.monotonic() + 60 * args.minutes if args.minutes is not None else None
+    until = deadline(args)
     chosen = (args.methods, args.seeds, args.quick)
 
     def say(trial, measures) -> None:

@@ -6,13 +6,13 @@ that is best for a LoRA of rank 16, and tells what that costs. Each training is 
 """
 
 import argparse
-import os
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from modules.benchmark.measurement_command import add_usual_arguments, deadline, parse_usual, run_command, show
 
 PACKAGES = ("torch", "diffusers", "transformers", "tokenizers")
 
@@ -23,50 +23,26 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     from modules.benchmark.transfer.tasks import TASKS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, metavar="JSONL", help="trainings; what it has is kept")
+    add_usual_arguments(
+        parser,
+        quick="a slice: one task, rule and seed, few sizes, scaled steps",
+        plots="write a picture for each task here",
+    )
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="what is learned")
     parser.add_argument("--rules", nargs="+", choices=RULE_NAMES, default=list(RULE_NAMES), help="optimizers")
     parser.add_argument("--axes", nargs="+", choices=[axis.name for axis in AXES], metavar="AXIS",
                         help="over what: rank, 'block size', width, method; all")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of scaled steps")
     parser.add_argument("--plain-seeds", type=int, nargs="*", default=[SEEDS[0]], help="of plain steps; none at all")
-    parser.add_argument(
-        "--quick", action="store_true", help="a slice: one task, rule and seed, few sizes, scaled steps"
-    )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
-    parser.add_argument("--minutes", type=float, help="begin no training after so many")
-    parser.add_argument(
-        "--only-report", action="store_true", help="train nothing; tables and pictures of what is there"
-    )
-    parser.add_argument("--tables", type=Path, metavar="MD", help="write the tables here")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write a picture for each task here")
-    args = parser.parse_args(arguments)
+    args = parse_usual(parser, arguments)
     if args.quick:
         args.tasks, args.rules, args.seeds, args.plain_seeds = ["lumo"], ["ADAMW_ADV"], [SEEDS[0]], []
-    if args.jobs < 1:
-        parser.error(f"--jobs: found {args.jobs}, expected at least 1")
     return args
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    args = parse(arguments)
-    for name in ("output", "tables", "plots"):
-        if getattr(args, name):
-            setattr(args, name, getattr(args, name).resolve())
-    os.chdir(ROOT)
-    from modules.util.UserError import UserError
-
-    try:
-        return measure(args)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    return run_command(parse, measure, arguments)
 
 
 def measure(args: argparse.Namespace) -> int:
@@ -76,13 +52,12 @@ def measure(args: argparse.Namespace) -> int:
     from modules.benchmark.transfer.report import report
     from modules.benchmark.transfer.Results import Results
     from modules.benchmark.transfer.runner import Trial, run
-    from modules.util.atomic_file import write_bytes
 
     import torch
 
     head = {"script": "scripts/lr_transfer.py", **environment(torch.device("cpu"), PACKAGES)}
     results = Results(args.output, head)
-    until = time.monotonic() + 60 * args.minutes if args.minutes is not None else None
+    until = deadline(args)
 
     def told(trial: Trial, loss: float) -> None:
         own = trial.setting
@@ -99,10 +74,7 @@ def measure(args: argparse.Namespace) -> int:
         if not done:
             print("stopped at --minutes; the same command goes on from here")
     text = report(results, args.tasks, args.rules)
-    print(text)
-    if args.tables:
-        args.tables.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(args.tables, f"{text}\n".encode())
+    show(args, text)
     for task in args.tasks if args.plots else ():
         draw_transfer(results, args.plots / f"lr_transfer_{task}.png", task, args.rules)
     return 0

@@ -9,13 +9,13 @@ Each training is written at once; a call with the same --output goes on where th
 """
 
 import argparse
-import os
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from modules.benchmark.measurement_command import add_usual_arguments, deadline, parse_usual, run_command, show
 
 PACKAGES = ("torch", "diffusers", "transformers")
 LETTERS = "abcdefg"
@@ -25,20 +25,14 @@ SEEDS = (0, 1, 2)
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; exits with 2 if it makes no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, metavar="JSONL", help="trainings; what it has is kept")
+    add_usual_arguments(
+        parser,
+        quick="few, short trainings with the first seed; no results",
+        plots="write a picture for each question here",
+    )
     parser.add_argument("--questions", nargs="+", choices=LETTERS, default=list(LETTERS), help="all if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="0 1 2 if not given")
-    parser.add_argument("--quick", action="store_true", help="few, short trainings with the first seed; no results")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time, one thread each")
-    parser.add_argument("--minutes", type=float, help="begin no training after so many")
-    parser.add_argument(
-        "--only-report", action="store_true", help="train nothing; tables and pictures of what is there"
-    )
-    parser.add_argument("--tables", type=Path, metavar="MD", help="write the tables here")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write a picture for each question here")
-    args = parser.parse_args(arguments)
-    if args.jobs < 1:
-        parser.error(f"--jobs: found {args.jobs}, expected at least 1")
+    args = parse_usual(parser, arguments)
     if args.only_report and not args.output.is_file():
         parser.error(f"--only-report: {args.output} is not there, expected the file of a measurement")
     return args
@@ -46,20 +40,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    args = parse(arguments)
-    for name in ("output", "tables", "plots"):
-        if getattr(args, name):
-            setattr(args, name, getattr(args, name).resolve())
-    os.chdir(ROOT)
-    from modules.util.UserError import UserError
-
-    try:
-        return measure(args)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(parse, measure, arguments)
 
 
 def measure(args: argparse.Namespace) -> int:
@@ -67,13 +48,12 @@ def measure(args: argparse.Namespace) -> int:
     from modules.benchmark.stability.measurement import draw, report, run
     from modules.benchmark.stability.Results import Results
     from modules.benchmark.stability.Trial import Measured, Trial
-    from modules.util.atomic_file import write_bytes
 
     import torch
 
     head = {"script": "scripts/stability.py", **environment(torch.device("cpu"), PACKAGES)}
     results = Results(args.output, args.quick, head)
-    until = time.monotonic() + 60 * args.minutes if args.minutes is not None else None
+    until = deadline(args)
 
     def told(trial: Trial, measured: Measured) -> None:
         print(f"{trial.question} {trial.case} seed {trial.seed} rate {trial.rate:g}: {measured.loss:.4f}", flush=True)
@@ -83,10 +63,7 @@ def measure(args: argparse.Namespace) -> int:
         if not run(args.questions, seeds, results, args.jobs, told, args.quick, until):
             print("stopped at --minutes; the same command goes on from here")
     text = report(results, args.questions, args.quick)
-    print(text)
-    if args.tables:
-        args.tables.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(args.tables, f"{text}\n".encode())
+    show(args, text)
     if args.plots:
         draw(results, args.questions, args.plots)
     return 0

@@ -22,8 +22,7 @@ class Stage:
         name: on the command line.
         script: in scripts/, without ending.
         arguments: folder of numbers, folder of pictures -> its arguments.
-        quick: instead of `arguments` for the slice; None: the same with --quick.
-        timed: whether it takes --minutes and --jobs.
+        timed: whether it takes --minutes, --jobs and --quick.
         made: a file or folder below the repository that makes it needless; empty: none.
         finds: exit statuses by which it tells what it found.
     """
@@ -31,15 +30,13 @@ class Stage:
     name: str
     script: str
     arguments: Callable[[Path, Path], Sequence[str]]
-    quick: Callable[[Path, Path], Sequence[str]] | None = None
     timed: bool = True
     made: str = ""
     finds: Sequence[int] = field(default=())
 
     def command(self, numbers: Path, pictures: Path, quick: bool, jobs: int, minutes: float | None) -> list[str]:
         """The command line of the script, the interpreter first."""
-        chosen = self.quick if quick and self.quick else self.arguments
-        command = [sys.executable, f"scripts/{self.script}.py", *chosen(numbers, pictures)]
+        command = [sys.executable, f"scripts/{self.script}.py", *self.arguments(numbers, pictures)]
         if self.timed:
             command += ["--jobs", str(jobs)]
             command += ["--quick"] if quick else []

@@ -12,7 +12,7 @@ from modules.benchmark.forgetting.pictures import PictureJudge
 from modules.benchmark.forgetting.Setting import Setting
 from modules.benchmark.forgetting.tasks import CONCEPT_FOLDER, TRAINED_FOLDERS, TaskSize
 from modules.benchmark.training.sweep import PART, Sweep
-from modules.benchmark.transfer.tasks import LAYERS, PRESET, WARMUP
+from modules.benchmark.transfer.tasks import LAYERS, PRESET, WARMUP, silent
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.module.AdapterSet import AdapterSet
@@ -57,8 +57,8 @@ class Learner:
             f"loss_weight_strength={BASE_GAMMA}", "learning_rate_scheduler=CONSTANT",
             f"learning_rate_warmup_steps={WARMUP}",
         ]  # fmt: skip
-        config = load_train_config(PRESET, changes, warn=_silent)
-        self.sweep = Sweep(config, size.steps, _silent, held_out=False, draws=size.draws)
+        config = load_train_config(PRESET, changes, warn=silent)
+        self.sweep = Sweep(config, size.steps, silent, held_out=False, draws=size.draws)
         self.size, self._judge = size, PictureJudge(base, size)
         named = {"held_out": unseen, "ordinary": ordinary, "exchanged": exchanged}
         self._measured_sets = {name: self._measured(path) for name, path in named.items()}
@@ -66,8 +66,8 @@ class Learner:
 
     def _measured(self, concepts: Path) -> TrainingData:
         config = self.sweep.config.model_copy(update={"concept_file_name": str(concepts)})
-        listed = resolve_concepts(config, warn=_silent)
-        return prepare_data(config, listed, self.sweep.model, cache_text=True, validation=True, warn=_silent)
+        listed = resolve_concepts(config, warn=silent)
+        return prepare_data(config, listed, self.sweep.model, cache_text=True, validation=True, warn=silent)
 
     def _losses(self) -> dict[str, float]:
         # the same noise and timesteps for the same scenes, with their own captions and with exchanged ones
@@ -145,7 +145,3 @@ def _concepts_file(measured: Path) -> Path:
 
 def _concept(folder: Path, kind: str) -> dict[str, Any]:
     return {"name": folder.name, "path": str(folder), "type": kind, "text": {"prompt_source": "sample"}}
-
-
-def _silent(text: str) -> None:
-    """What the trainer remarks would be said again at each of hundreds of runs."""

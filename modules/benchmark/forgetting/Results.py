@@ -1,11 +1,9 @@
-import json
 from pathlib import Path
 from typing import Any
 
 from modules.benchmark.forgetting.Learner import Measures, finite
 from modules.benchmark.forgetting.Setting import Setting
-from modules.util.atomic_file import write_bytes
-from modules.util.UserError import UserError
+from modules.benchmark.RowFile import RowFile
 
 FORMAT = "forgetting 1"
 Key = tuple[Setting, int, float]
@@ -32,23 +30,8 @@ class Results:
     def __init__(self, path: Path, head: dict[str, Any] | None = None) -> None:
         self.path, self.base = path, {}
         self._measures: dict[Key, Measures] = {}
-        if not path.exists():
-            self.head = {**(head or {}), "format": FORMAT}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, (json.dumps(self.head) + "\n").encode())
-            return
-        lines = path.read_text(encoding="utf-8").splitlines()
-        try:
-            self.head, *rows = (json.loads(line) for line in lines if line.strip())
-            if self.head["format"] != FORMAT:
-                raise KeyError("format")
-            for row in rows:
-                self._take(row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}: is no file of this measurement, or its last line was cut off ({error}). Mend the line, or "
-                "name another file."
-            ) from error
+        self._file = RowFile(path, head, {"format": FORMAT}, self._take)
+        self.head = self._file.head
 
     def _take(self, row: dict[str, Any]) -> None:
         if "base" in row:
@@ -56,19 +39,14 @@ class Results:
         else:
             self._measures[Setting.of(row["setting"]), row["seed"], row["rate"]] = row["measures"]
 
-    def _append(self, row: dict[str, Any]) -> None:
-        self._take(row)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
     def add(self, setting: Setting, seed: int, rate: float, measures: Measures) -> None:
         """One training, written at once."""
-        self._append({"setting": setting.to_json(), "seed": seed, "rate": rate, "measures": finite(measures)})
+        self._file.append({"setting": setting.to_json(), "seed": seed, "rate": rate, "measures": finite(measures)})
 
     def add_untrained(self, task: str, width: str, measures: Measures) -> None:
         """The base model's own losses, the first time."""
         if (task, width) not in self.base:
-            self._append({"task": task, "width": width, "base": finite(measures)})
+            self._file.append({"task": task, "width": width, "base": finite(measures)})
 
     def measures(self, setting: Setting) -> dict[int, Measures]:
         """seed -> what the training came to."""

@@ -20,11 +20,11 @@ from modules.benchmark.forgetting.kinds import (
 from modules.benchmark.forgetting.Learner import Learner, Measures
 from modules.benchmark.forgetting.Results import Results
 from modules.benchmark.forgetting.Setting import Setting
-from modules.benchmark.forgetting.tasks import FORGETTING, QUICK, TASKS, base_folder
+from modules.benchmark.forgetting.tasks import FORGETTING, QUICK, TASKS
 from modules.benchmark.forgetting.trade_off import best_strength
 from modules.benchmark.transfer.runner import Trial, Wanted, single
 from modules.benchmark.transfer.Setting import DORA, FULL, LORA, OFT
-from modules.benchmark.transfer.tasks import ONE
+from modules.benchmark.transfer.tasks import ONE, base_folder
 
 METHODS = (FULL, DORA, OFT)
 # of scaled steps, the best ones of 40 steps by scripts/lr_transfer.py; a longer training forgets at them

@@ -9,11 +9,11 @@ from modules.benchmark.forgetting.kinds import CENTERED, FISHER, SCALED, STANDAR
 from modules.benchmark.forgetting.plan import task_of, trial_of
 from modules.benchmark.forgetting.Results import Results
 from modules.benchmark.forgetting.Setting import Setting
-from modules.benchmark.forgetting.tasks import SIZES, present_widths
+from modules.benchmark.forgetting.tasks import SIZES
 from modules.benchmark.training.sweep import best_rate, spread_of
 from modules.benchmark.transfer.runner import Wanted, single
 from modules.benchmark.transfer.Setting import FULL, LORA, OFT
-from modules.benchmark.transfer.tasks import ONE
+from modules.benchmark.transfer.tasks import ONE, present_widths
 
 RANKS = BLOCKS = (4, 16, 64)
 SIZE_METHODS = (LORA, OFT, FULL)

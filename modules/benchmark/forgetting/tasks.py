@@ -7,10 +7,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from modules.benchmark.transfer.tasks import MAKE_WIDTHS, ONE, ROOT, WIDTHS
-from modules.util.UserError import UserError
+from modules.benchmark.transfer.tasks import ROOT
 
 FORGETTING, SIZES = QUESTIONS = ("forgetting", "sizes")
 QUICK = "quick "
@@ -48,16 +46,3 @@ TASKS: Mapping[str, TaskSize] = {
     SIZES: TaskSize(240, 16, 48, 2, 0, 0, 0, 0),
     QUICK + SIZES: TaskSize(8, 8, 8, 1, 0, 0, 0, 0),
 }
-
-
-def base_folder(width: str) -> Path:
-    """Of the base model of a width; UserError if it was not made yet."""
-    folder = ROOT / WIDTHS[width]
-    if not folder.is_dir():
-        raise UserError(f"{WIDTHS[width]} is not there, the base model of width {width}. Make it: {MAKE_WIDTHS}")
-    return folder
-
-
-def present_widths() -> list[str]:
-    """The widths whose base models are there, the usual one always."""
-    return [width for width in WIDTHS if width == ONE or (ROOT / WIDTHS[width]).is_dir()]

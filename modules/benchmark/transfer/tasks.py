@@ -69,8 +69,8 @@ class DiffusionLearner:
             f"layer_filter={LAYERS}", "layer_filter_preset=custom", "loss_weight_fn=CONSTANT",
             "learning_rate_scheduler=CONSTANT", f"learning_rate_warmup_steps={WARMUP}",
         ]  # fmt: skip
-        config = load_train_config(PRESET, changes, warn=_silent)
-        self.sweep = Sweep(config, steps, _silent, held_out=False, draws=DRAWS)
+        config = load_train_config(PRESET, changes, warn=silent)
+        self.sweep = Sweep(config, steps, silent, held_out=False, draws=DRAWS)
         self.untrained = self.sweep.untrained[0]
 
     def train(self, options: Mapping[str, Any], rate: float, seed: int) -> float:
@@ -103,11 +103,22 @@ class TransferTask:
     make: Callable[[str, Path], Learner]
 
 
+def base_folder(width: str) -> Path:
+    """Of the base model of a width; UserError if it was not made yet."""
+    folder = ROOT / WIDTHS[width]
+    if not folder.is_dir():
+        raise UserError(f"{WIDTHS[width]} is not there, the base model of width {width}. Make it: {MAKE_WIDTHS}")
+    return folder
+
+
+def present_widths() -> list[str]:
+    """The widths whose base models are there, the usual one always."""
+    return [width for width in WIDTHS if width == ONE or (ROOT / WIDTHS[width]).is_dir()]
+
+
 def _concept(path: str) -> Callable[[str, Path], Learner]:
     def make(width: str, cache: Path) -> Learner:
-        base = ROOT / WIDTHS[width]
-        if not base.is_dir():
-            raise UserError(f"{WIDTHS[width]} is not there, the base model of width {width}. Make it: {MAKE_WIDTHS}")
+        base = base_folder(width)
         if not (ROOT / path).is_file():
             raise UserError(f"{path} is not there, the list of a concept. Make it: {MAKE_SECOND}")
         return DiffusionLearner(base, ROOT / path, cache / base.name)
@@ -123,5 +134,5 @@ TASKS: Mapping[str, TransferTask] = {
 }
 
 
-def _silent(text: str) -> None:
+def silent(text: str) -> None:
     """What the trainer remarks would be said again at each of hundreds of runs."""

@@ -7,8 +7,9 @@ from modules.benchmark.forgetting.drawings import write_ordinary, write_unseen_c
 from modules.benchmark.forgetting.kinds import CENTERED, STANDARD
 from modules.benchmark.forgetting.Learner import Learner, finite
 from modules.benchmark.forgetting.Setting import Setting
-from modules.benchmark.forgetting.tasks import TaskSize, base_folder
+from modules.benchmark.forgetting.tasks import TaskSize
 from modules.benchmark.transfer.Setting import DORA, FULL, OFT
+from modules.benchmark.transfer.tasks import base_folder
 from modules.tinyBase.concept import concept_caption, ordinary_files
 from modules.tinyBase.lumo import LUMO_CONCEPT
 from modules.util.UserError import UserError
@@ -128,6 +129,6 @@ def test_the_command_line(capsys, monkeypatch, tmp_path):
             parse(["--output", "x.jsonl", *wrong])
         assert ended.value.code == 2
     assert "expected some of LoRA, OFT, full for sizes" in capsys.readouterr().err
-    monkeypatch.setattr("modules.benchmark.forgetting.tasks.ROOT", tmp_path)
+    monkeypatch.setattr("modules.benchmark.transfer.tasks.ROOT", tmp_path)
     with pytest.raises(UserError, match="make_tiny_widths"):
         base_folder("1/4")

@@ -86,7 +86,7 @@ def answered(results: Results, questions: Sequence[Wanted], train: Train) -> Res
 def one_width(tmp_path_factory):
     """As where nobody has made the bases of other widths."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("modules.benchmark.forgetting.tasks.ROOT", tmp_path_factory.mktemp("root"))
+        patch.setattr("modules.benchmark.transfer.tasks.ROOT", tmp_path_factory.mktemp("root"))
         yield
 
 

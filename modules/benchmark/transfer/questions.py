@@ -70,8 +70,15 @@ def axis_settings(axis: Axis, task: str, rule: str, scaled: bool) -> list[Settin
 
 
 def beside(task: str, rule: str, scaled: bool) -> list[Setting]:
-    """Settings that are shown, but belong to no axis: DoRA-OFT moves the function twice at once (see DESIGN)."""
-    return [] if RULES[rule].needs_pairs else [Setting(task, ONE, rule, scaled, DORA_OFT, BLOCK)]
+    """Settings that are shown, but belong to no axis.
+
+    DoRA-OFT, which moves the function twice at once (see DESIGN), and with the first rule the widths of other methods.
+    """
+    if RULES[rule].needs_pairs or task != FULL_TASK:
+        return []
+    widths = [(width, *kind) for width in WIDTHS if width != ONE for kind in ((OFT, BLOCK), (FULL, 0))]
+    kinds = [(ONE, DORA_OFT, BLOCK), *(widths if rule == RULE_NAMES[0] and scaled else [])]
+    return [Setting(task, width, rule, scaled, method, size) for width, method, size in kinds]
 
 
 def reference(task: str, rule: str, scaled: bool) -> Setting:

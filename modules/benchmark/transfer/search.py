@@ -18,6 +18,11 @@ def rate_of(k: int) -> float:
     return float(f"{BASE * 2 ** (k / 2):.4g}")
 
 
+def nearest_rate(rate: float) -> float:
+    """The rate of the grid that is nearest, as a ratio."""
+    return rate_of(round(2 * math.log2(rate / BASE)))
+
+
 def number_of(rate: float) -> int | None:
     """The number of a rate of the grid, None for any other rate."""
     k = round(2 * math.log2(rate / BASE))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modules.benchmark.transfer.questions import AXES, Axis, axis_settings, beside, reference
 from modules.benchmark.transfer.Results import Results
-from modules.benchmark.transfer.search import Best, best_of
+from modules.benchmark.transfer.search import Best, best_of, nearest_rate
 from modules.benchmark.transfer.Setting import Setting
 
 
@@ -40,9 +40,9 @@ def bests(results: Results, setting: Setting) -> dict[int, Best]:
 
 
 def transferred_rate(results: Results, setting: Setting) -> float | None:
-    """The best rate of the setting's reference, with three digits; None if it is not known."""
+    """The rate of the grid that is nearest to the best one of the setting's reference; None if that is not known."""
     found = bests(results, reference(setting.task, setting.rule, setting.scaled))
-    return float(f"{statistics.median(best.rate for best in found.values()):.3g}") if found else None
+    return nearest_rate(statistics.median(best.rate for best in found.values())) if found else None
 
 
 def best_rate(results: Results, setting: Setting) -> BestRate | None:

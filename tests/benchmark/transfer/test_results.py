@@ -51,11 +51,12 @@ def test_best_rates_spread_and_regret(tmp_path):
     assert own.seeds == 3 and not own.edge and own.gain == pytest.approx(0.5, abs=0.01)
     found = spread(results, settings)
     assert (found.median, found.low, found.high) == pytest.approx((2, 2, 2), rel=0.01) and found.count == 5
-    # at the reference's median rate, 0.0283, rank 64's middle seed is an octave off: 0.015 of the 0.5 to be gained
-    assert transferred_rate(results, settings[0]) == 0.0283
-    assert best_rate(results, settings[3]).regret == pytest.approx(0.03, rel=0.05)
-    # two of its own seeds are half an octave off: 0.00375 of 0.5
-    assert best_rate(results, settings[2]).regret == pytest.approx(0.0075, abs=0.002)
+    # the rate of the grid beside the reference's median, 0.0283
+    assert transferred_rate(results, settings[0]) == 0.032
+    # rank 64's middle seed is 0.82 octaves off: 0.0101 of the 0.5 to be gained, and 0.0005 of that at the grid's best
+    assert best_rate(results, settings[3]).regret == pytest.approx(0.0192, rel=0.1)
+    # its own middle seed is a third of an octave off, where the grid has no better rate
+    assert best_rate(results, settings[2]).regret == pytest.approx(0.0022, abs=0.002)
     text = report(results, ["lumo"], ["ADAMW_ADV"])
     assert "2.00 (2.00–2.00)" in text and "| LoRA 64 | 1 | 0.0566 |" in text
 

@@ -18,6 +18,13 @@ RESTARTS = {
         LearningRateScheduler.COSINE_WITH_HARD_RESTARTS,
     )
 }
+CUSTOM_SCHEDULES = tuple(
+    f"torch.optim.lr_scheduler.{name}"
+    for name in (
+        "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LinearLR",
+        "MultiStepLR", "OneCycleLR", "PolynomialLR", "StepLR",
+    )
+)  # fmt: skip
 CUSTOM = {"learning_rate_scheduler": (LearningRateScheduler.CUSTOM,)}
 AVERAGED = {"ema": (EMAMode.GPU, EMAMode.CPU)}
 
@@ -100,8 +107,9 @@ class TrainingOptions(BaseConfig):
     custom_learning_rate_scheduler: str | None = option(
         None,
         "Custom schedule",
-        "Python class of a schedule, as module.Class. Only with the schedule CUSTOM.",
+        "Scheduler class of torch, as torch.optim.lr_scheduler.StepLR. Only with the schedule CUSTOM.",
         RATE,
+        choices=CUSTOM_SCHEDULES,
         visible_when=CUSTOM,
         advanced=True,
     )

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from modules.dataLoader.DatasetReport import DatasetImage, DatasetReport, Reject
 from modules.dataLoader.decode_image import ImageError
 from modules.dataLoader.find_images import OTHER_IMAGE_SUFFIXES, companion_path, find_images
 from modules.dataLoader.ImageSource import resolutions_of
+from modules.dataLoader.plan_size import check_plan_size
 from modules.dataLoader.progress import Progress, track
 from modules.util.config.check_lists import concept_label, folder_problem
 from modules.util.config.ConceptConfig import ConceptConfig
@@ -106,6 +108,8 @@ def check_dataset(
     for line in report.lines()[:-1]:
         warn(line)
     _check_left(config, concepts, report)
+    counts = Counter(image.concept for image in report.images)
+    check_plan_size(config, concepts, [counts[index] for index in range(len(concepts))])
     return report
 
 

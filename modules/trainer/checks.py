@@ -25,6 +25,7 @@ from modules.util.enum.AttentionMechanism import AttentionMechanism
 from modules.util.enum.DataType import DataType
 from modules.util.found_problems import found, raise_problems
 from modules.util.UserError import UserError
+from modules.util.write_place import check_folder_place, check_output_place
 
 import torch
 
@@ -109,8 +110,7 @@ def check_place(path: Path, key: str, is_folder: bool) -> None:
     """UserError if a file or folder certainly can't be written. Nothing is made, so that a text can be half typed."""
     try:
         # the output's own kind depends on the format; methods look at it
-        if is_folder and path.exists() and not path.is_dir():
-            raise UserError(f"{key}: {path} is a file, expected a folder. Choose another place.")
+        (check_folder_place if is_folder else check_output_place)(path, key)
         above = next((folder for folder in (path.absolute(), *path.absolute().parents)[1:] if folder.exists()), None)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -11,6 +11,7 @@ from modules.util.atomic_file import sync_folder, write_failure
 from modules.util.config.load import pack
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConfigPart import ConfigPart
+from modules.util.write_place import check_output_place
 
 Warn = Callable[[str], None]
 
@@ -25,6 +26,8 @@ def set_aside(paths: Sequence[Path], warn: Warn) -> None:
     there = [path for path in paths if path.exists()]
     if not there:
         return
+    for path in there:
+        check_output_place(path, "output")
     number = 1
     while any(_numbered(path, number).exists() for path in paths):
         number += 1

@@ -26,7 +26,7 @@ def is_hidden(key: Any, value: Any) -> bool:
 
 
 def without_hidden(value: Any) -> Any:
-    """A copy of JSON without entries that look like secrets; in lists they become null, so that others keep their place."""
+    """A copy of JSON without what looks like a secret; in lists it becomes null, so that others keep their place."""
     if isinstance(value, Mapping):
         return {key: without_hidden(item) for key, item in value.items() if not is_hidden(key, item)}
     if isinstance(value, list):

@@ -54,7 +54,8 @@ def config() -> TrainConfig:
         {
             "huggingface_token": "hf_SECRET", "unet": {"api_key": "SECRET", "mine": 1}, "include_train_config": "ALL",
             "concepts": [{"path": "images", "password": "SECRET"}], "samples": [{"prompt": "x", "note": f"hf_{LONG}"}],
-            "scheduler_params": [{"key": "gamma", "value": 1, "token": "SECRET"}], "other": {"deep": [{"token": "SECRET"}]},
+            "scheduler_params": [{"key": "gamma", "value": 1, "token": "SECRET"}],
+            "other": {"deep": [{"token": "SECRET"}]},
             "secrets": {"huggingface_token": "SECRET"},
         }
     )  # fmt: skip

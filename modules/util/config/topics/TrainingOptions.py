@@ -32,7 +32,7 @@ AVERAGED = {"ema": (EMAMode.GPU, EMAMode.CPU)}
 class TrainingOptions(BaseConfig):
     """Length of the run, batch, learning rate, averaging, precision and memory."""
 
-    epochs: int = option(100, "Epochs", "Passes over all concepts.", G, ge=1, unit="epochs")
+    epochs: int = option(100, "Epochs", "Passes over all concepts.", G, ge=1, le=1_000_000, unit="epochs")
     batch_size: int = option(
         1, "Batch size", "Images in one forward pass. Larger is steadier and needs more memory.", G, ge=1, unit="images"
     )

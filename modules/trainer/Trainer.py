@@ -79,6 +79,8 @@ class Trainer:
         self.output: Path | None = None
         self.prepared = False
         self.held: HeldFolder | None = None
+        self.last_backup: Path | None = None
+        self.last_backup_step = 0
 
     def warn(self, text: str) -> None:
         self.events.emit("warning", text=text)
@@ -113,6 +115,12 @@ class Trainer:
         write_json(self.workspace / "run.json", report)
         self.events.emit("finished", report=report)
         return report
+
+    def backup_note(self) -> str:
+        """Where a run that ended at once can go on, as the end of a sentence."""
+        if self.last_backup is None:
+            return "there is no backup of this run."
+        return f"its last backup is {self.last_backup}, after step {self.last_backup_step}."
 
     # -- before the first step ------------------------------------------------------------------------------------
 
@@ -250,6 +258,7 @@ class Trainer:
         self.progress = TrainProgress.from_dict(backup.progress)
         told = self.plan.resume(self.progress, backup.extra.get("plan"))
         self.run_name = backup.run
+        self.last_backup, self.last_backup_step = backup.path, self.progress.step
         self.events.emit("status", text=f"Continuing {backup.path} after step {self.progress.step}")
         self.events.emit("resumed", step=self.progress.step, path=str(backup.path))
         for text in told:
@@ -451,6 +460,7 @@ class Trainer:
             Backup(tensors, self.optimizer.state_dict(), extra, self.progress.to_dict(), self.config.to_dict(),
                    self.run_name),
         )  # fmt: skip
+        self.last_backup, self.last_backup_step = path, self.progress.step
         if self.config.rolling_backup:
             prune_backups(folder, self.run_name, self.config.rolling_backup_count, self.warn)
         self.events.emit("backup", step=self.progress.step, path=str(path))

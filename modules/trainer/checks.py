@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modules.dataLoader.check_dataset import concept_problems
+from modules.dataLoader.plan_size import MOST_STEPS
 from modules.model.BaseModel import BaseModel, family_of
 from modules.model.diffusion_noise import check_distribution
 from modules.model.hub import Hub, check_hub_name
@@ -49,7 +50,8 @@ def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines 
     problems = [*check_train_config(config), *empty_texts(config), *list_problems(config, lines)]
     problems += _of_concepts(config)
     problems += found(resolve_device, config)
-    problems += found(schedule_factor, config, TRIAL_STEPS)
+    warmup = config.learning_rate_warmup_steps
+    problems += found(schedule_factor, config, TRIAL_STEPS + (0 if warmup <= 1 else min(round(warmup), MOST_STEPS)))
     problems += found(check_distribution, config)
     problems += _of_places(config)
     problems += _of_family(config, warn)

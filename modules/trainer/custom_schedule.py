@@ -20,6 +20,7 @@ CLASSES: Mapping[str, type[lr_scheduler.LRScheduler]] = {
 }
 # given by the run, or no plain value
 OWN_ARGUMENTS = ("optimizer", "last_epoch", "scale_fn")
+MOST_STEPS = 1_000_000
 KEY, CLASS_KEY = "scheduler_params", "custom_learning_rate_scheduler"
 
 
@@ -35,6 +36,11 @@ def custom_factors(config: TrainConfig, total: int) -> list[float]:
     kind = CLASSES.get(name)
     if kind is None:
         raise UserError(f"{CLASS_KEY}: found {show_value(name)}, expected one of {', '.join(CLASSES)}.")
+    if total > MOST_STEPS:
+        raise UserError(
+            f"{CLASS_KEY}: computes every step before the first one; found {total:,} steps, expected at most "
+            f"{MOST_STEPS:,}. Choose one of the schedules by name."
+        )
     options = _options(config, kind, total)
     # some of them move momentum, too, which is left alone here
     carrier = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)

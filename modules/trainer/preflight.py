@@ -21,8 +21,9 @@ def resolve_device(config: TrainConfig) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        # there is a device that holds no numbers
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"train_device: {name!r} is not a usable device here; expected auto, cpu, or cuda with a GPU and a torch "
             "that supports it.",

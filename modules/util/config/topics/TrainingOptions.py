@@ -34,7 +34,13 @@ class TrainingOptions(BaseConfig):
 
     epochs: int = option(100, "Epochs", "Passes over all concepts.", G, ge=1, le=1_000_000, unit="epochs")
     batch_size: int = option(
-        1, "Batch size", "Images in one forward pass. Larger is steadier and needs more memory.", G, ge=1, unit="images"
+        1,
+        "Batch size",
+        "Images in one forward pass. Larger is steadier and needs more memory.",
+        G,
+        ge=1,
+        le=100_000,
+        unit="images",
     )
     gradient_accumulation_steps: int = option(
         1,
@@ -42,6 +48,7 @@ class TrainingOptions(BaseConfig):
         "Batches whose gradients are averaged into one step: a larger batch without its memory.",
         G,
         ge=1,
+        le=1_000_000,
         unit="batches",
     )
     clip_grad_norm: float | None = option(

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from modules.util.config.file_kind import special_kind
 from modules.util.UserError import UserError
-from modules.util.write_place import special_kind
 
 import torch
 from torch import Tensor

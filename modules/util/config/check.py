@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import Problem, show_value
+from modules.util.config.file_kind import name_part_problem
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LearningRateScheduler import LearningRateScheduler
-from modules.util.write_place import name_part_problem
 
 # keys that can't be empty, and what they hold
 NEEDED = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from modules.util.config.BaseConfig import is_comment
 from modules.util.config.errors import ConfigError, show_value
-from modules.util.write_place import special_kind
+from modules.util.config.file_kind import special_kind
 
 LARGEST = 50_000_000
 """Bytes of a config file or list."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.util.config.errors import ConfigError
-from modules.util.write_place import special_kind
+from modules.util.config.file_kind import special_kind
 
 
 def json_text(data: Any) -> str:

@@ -204,8 +204,9 @@ class Trainer:
     def _set_aside_older_run(self) -> None:
         """A run from the beginning would write over the pictures and the report of the one before it."""
         if self.backup is None and not self.config.only_cache:
-            pictures = self.workspace.glob("before_after.*")
-            set_aside([self.workspace / "samples", self.workspace / "run.json", *pictures], self.warn)
+            samples = self.workspace / "samples"
+            older = [samples] if samples.is_dir() and any(samples.iterdir()) else []
+            set_aside([*older, self.workspace / "run.json", *self.workspace.glob("before_after.*")], self.warn)
 
     def _make_optimizer(self) -> None:
         config = self.config

@@ -156,14 +156,22 @@ def _naming(
         ModelFormat.DIFFUSERS_LORA: {(component, path): f"transformer.{path}" for path in paths},
         ModelFormat.INTERNAL: {(component, path): f"{component}.{path}" for path in paths},
     }
-    aliases: dict[str, LayerId] = {f"base_model.model.{native}": layer for layer, native in apart.items()}
+    aliases: dict[str, LayerId] = {name: layer for layer, native in apart.items() for name in _native_aliases(native)}
     for path in paths:
         own = (path, f"diffusion_model.{path}", f"base_model.model.{path}", f"lycoris_{flat(path)}")
         aliases |= dict.fromkeys((*own, f"lora_transformer.{path}", f"lora_unet_{flat(path)}"), (component, path))
     return AdapterNaming.build(
         names,
         aliases,
-        fused={f"base_model.model.{native}": group for native, group in groups.items()},
+        fused={name: group for native, group in groups.items() for name in _native_aliases(native)},
         write_fused={kind: {spell(native): group for native, group in groups.items()}
                      for kind, spell in spellings.items()},
     )  # fmt: skip
+
+
+def _native_aliases(native: str) -> tuple[str, ...]:
+    """How other trainers call a native layer: peft, ai-toolkit's older files, and tools that flatten names."""
+    return (
+        *(f"base_model.model.{native}", f"transformer.{native}", f"lora_transformer.{native}"),
+        *(f"lycoris_{flat(native)}", f"lora_transformer_{flat(native)}"),
+    )

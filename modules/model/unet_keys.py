@@ -68,9 +68,10 @@ def unet_naming(component: str, paths: Iterable[str], config: Mapping[str, Any])
     aliases: dict[str, LayerId] = {}
     for layer, name in native.items():
         aliases |= {f"lora_unet_{flat(name)}": layer, f"lycoris_{flat(layer[1])}": layer}
+        aliases |= {f"lycoris_{flat(name)}": layer, f"diffusion_model.{layer[1]}": layer}
         # OneTrainer's dotted names, for either structure, and what peft writes by itself
         aliases |= {f"unet.{name}": layer, f"lora_unet.{name}": layer, f"lora_unet.{layer[1]}": layer}
-        aliases |= {f"base_model.model.{layer[1]}": layer, layer[1]: layer}
+        aliases |= {f"base_model.model.{path}": layer for path in (layer[1], name)} | {layer[1]: layer}
     names = {
         ModelFormat.KOHYA_LORA: kohya,
         # what OneTrainer wrote under these names is the same for this family
@@ -109,6 +110,8 @@ def clip_naming(component: str, paths: Iterable[str], kohya_prefix: str, comfy_c
             aliases |= {f"{prefix}_{flat(spelling)}": layer for prefix in prefixes}
             aliases |= {f"{prefix}.{spelling}": layer for prefix in dotted}
             aliases[f"text_encoders.{comfy_clip}.transformer.{spelling}"] = layer
+            if single:  # of two, peft's own file does not say which it is
+                aliases[f"base_model.model.{spelling}"] = layer
     names = {
         ModelFormat.KOHYA_LORA: kohya,
         ModelFormat.LEGACY_LORA: kohya,

@@ -4,6 +4,7 @@ Inside the program parts have OneTrainer's internal names: `lora_down.weight`, `
 `dora_scale`, `hada_w1_a`, `oft_R.weight` and so on.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -59,13 +60,13 @@ LAYOUTS: dict[ModelFormat, AdapterLayout] = {
 _ENDINGS: dict[str, str] = {
     f"{name}.weight": part
     for part, names in {
-        DOWN: (".lora_down", ".lora_A", ".lora_A.default", ".lora.down", "_lora.down", ".lora_linear_layer.down"),
-        UP: (".lora_up", ".lora_B", ".lora_B.default", ".lora.up", "_lora.up", ".lora_linear_layer.up"),
+        DOWN: (".lora_down", ".lora_A", ".lora.down", "_lora.down", ".lora_linear_layer.down"),
+        UP: (".lora_up", ".lora_B", ".lora.up", "_lora.up", ".lora_linear_layer.up"),
         MID: (".lora_mid",),
-        MAGNITUDE: (f".{MAGNITUDE}", f".{MAGNITUDE}.default"),
+        MAGNITUDE: (f".{MAGNITUDE}",),
     }.items()
     for name in names
-} | {".lora_A": DOWN, ".lora_B": UP}
+} | {".lora_A": DOWN, ".lora_B": UP, ".magnitude": MAGNITUDE}
 _PLAIN_PARTS = (
     *(ALPHA, DORA, MAGNITUDE, DIFF, DIFF_BIAS, OFT_INPUT, OFT_SCALED, OFT_OUTPUT, RESCALE),
     *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
@@ -73,6 +74,11 @@ _PLAIN_PARTS = (
 )
 _ENDINGS |= {f".{part}": part for part in _PLAIN_PARTS}
 _LONGEST_FIRST = sorted(_ENDINGS, key=len, reverse=True)
+# peft keeps each adapter under a name of the user's: "default" unless told otherwise
+_NAMED = re.compile(
+    r"(?P<layer>.+)(?P<part>\.lora_[AB]|\.oft_R|\.lora_magnitude_vector)\.(?P<name>[^.]+)(?P<end>\.weight)"
+    r"|(?P<layer2>.+)(?P<part2>\.lora_magnitude_vector|\.hada_\w+|\.lokr_\w+)\.(?P<name2>(?!weight$)[^.]+)"
+)
 
 _KOHYA_STARTS = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_", "lycoris_")
 _COMFY_STARTS = ("diffusion_model.", "text_encoders.")
@@ -82,8 +88,21 @@ _INTERNAL_STARTS = ("lora_unet.", "lora_te.", "lora_te1.", "lora_te2.", "lora_te
 _PEFT_SPELLINGS = (".lora_A", ".lora_B", ".lora.", "_lora.", ".lora_linear_layer.")
 
 
+def without_adapter_name(key: str) -> tuple[str, str]:
+    """A key without the adapter's own name that peft puts into it, and that name; "" where there is none."""
+    found = _NAMED.fullmatch(key)
+    if found is None:
+        return key, ""
+    parts = found.groupdict(default="")
+    return (
+        f"{parts['layer'] or parts['layer2']}{parts['part'] or parts['part2']}{parts['end']}",
+        parts["name"] or parts["name2"],
+    )
+
+
 def split_key(key: str) -> tuple[str, str] | None:
     """A key of an adapter file -> (layer name in the file, internal part name), or None for anything else."""
+    key, _ = without_adapter_name(key)
     for ending in _LONGEST_FIRST:
         if key.endswith(ending) and len(key) > len(ending):
             layer = key.removesuffix(ending)

@@ -166,6 +166,10 @@ def _naming(
         fused={name: group for native, group in groups.items() for name in _native_aliases(native)},
         write_fused={kind: {spell(native): group for native, group in groups.items()}
                      for kind, spell in spellings.items()},
+        # ComfyUI knows diffusers' names of the blocks and of the last layers as well
+        write_apart={ModelFormat.COMFY_LORA: {
+            layer: names[ModelFormat.DIFFUSERS_LORA][layer] for group in groups.values() for layer in group.layers
+        }},
     )  # fmt: skip
 
 

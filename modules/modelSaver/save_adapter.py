@@ -9,11 +9,11 @@ from modules.modelSaver.adapter_layout import DOWN, EXACT_PARTS, LAYOUTS, writte
 from modules.modelSaver.adapter_metadata import AdapterDescription, ComponentLayers, adapter_metadata
 from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, for_base_norm, has_two_norms
 from modules.modelSaver.format_rules import check_kind, holds
-from modules.modelSaver.fused_layers import joins_exactly, put_together
+from modules.modelSaver.fused_layers import joins_exactly, put_together, stands_alone
 from modules.modelSaver.peft_settings import FOLDED_ALPHA
 from modules.module.AdapterModule import AdaptedLayer
 from modules.module.AdapterSet import AdapterSet
-from modules.util.AdapterNaming import AdapterNaming, FusedLayer
+from modules.util.AdapterNaming import AdapterNaming, FusedLayer, LayerId
 from modules.util.atomic_file import safetensors_sha256, write_safetensors
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
@@ -129,8 +129,10 @@ def check_joins(
         chosen = [path for _, path in group.layers if trained(path)]
         if not chosen or group.swapped or (joins_exactly(kind) and not (kind.dora and len(chosen) < len(group.layers))):
             continue
+        if model_format in naming.write_apart:
+            continue
         others = [other for other in writable_formats(naming) if not naming.write_fused.get(other)]
-        others = [other for other in others if holds(other, kind)]
+        others = [other for other in (*naming.write_apart, *others) if holds(other, kind)]
         why = "layers that are not trained together" if joins_exactly(kind) else "several layers"
         raise UserError(
             f"output_model_format: {model_format} has {', '.join(path for _, path in group.layers)} as one layer, "
@@ -187,12 +189,15 @@ def encode_adapter(
 def _named_layers(
     components: ComponentLayers, model_format: ModelFormat, naming: AdapterNaming, base: BaseLayers | None
 ) -> dict[str, Mapping[str, Tensor]]:
-    """Layer name in the file -> parts. Layers that the format joins are joined; with `base` scales are for its norm."""
+    """Layer name in the file -> parts. Layers that the format joins are joined; with `base` scales are for its norm.
+
+    Where a joint layer's adapters can't be joined, they stand alone under names that the format has for it.
+    """
     names = naming.write[model_format]
     groups = naming.write_fused.get(model_format, {})
     group_of = {layer: name for name, group in groups.items() for layer in group.layers}
     named: dict[str, Mapping[str, Tensor]] = {}
-    waiting: dict[str, dict[tuple[str, str], Mapping[str, Tensor]]] = {}
+    waiting: dict[str, dict[LayerId, Mapping[str, Tensor]]] = {}
     for component, layers in components.items():
         for layer, parts in layers.items():
             place = (component, layer)
@@ -207,16 +212,23 @@ def _named_layers(
             else:
                 waiting.setdefault(group_of[place], {})[place] = own
     for name, found in waiting.items():
-        named[name] = _joined(name, groups[name], found)
+        named |= _joined(name, groups[name], found, naming.write_apart.get(model_format, {}))
     return named
 
 
 def _joined(
-    name: str, group: FusedLayer, found: Mapping[tuple[str, str], Mapping[str, Tensor]]
-) -> Mapping[str, Tensor]:
+    name: str,
+    group: FusedLayer,
+    found: Mapping[LayerId, Mapping[str, Tensor]],
+    apart: Mapping[LayerId, str],
+) -> dict[str, Mapping[str, Tensor]]:
+    """Name in the file -> parts: the joint layer's, or those of each layer under its name in `apart`."""
     try:
-        return put_together([found.get(layer) for layer in group.layers], group)
+        return {name: put_together([found.get(layer) for layer in group.layers], group)}
     except PartError as error:
+        kind = kind_of_parts(next(iter(found.values())))
+        if found.keys() <= apart.keys() and stands_alone(kind, group):
+            return {apart[layer]: parts for layer, parts in found.items()}
         layers = ", ".join(layer_path(*layer) for layer in group.layers)
         raise UserError(f"output_model_format: {name}, which stands for {layers}: {error.part} {error}") from error
 

@@ -192,8 +192,11 @@ def read_adapter(path: str | os.PathLike[str]) -> AdapterFile:
             keys[found] = key
     if not layers:
         raise UserError(f"{path}: it holds no adapter. {_EXPECTED}")
+    four_axes = any(part.startswith("hada_w") and parts[part].dim() == 4 for parts in layers.values() for part in parts)
     layers, kind = _normal_layers(path, layers, keys)
     file_format = recognize(layers, tensors)
+    if four_axes and file_format == ModelFormat.KOHYA_LORA:  # OneTrainer's own, which has the same names
+        file_format = ModelFormat.LEGACY_LORA
     if file_format == ModelFormat.DIFFUSERS_LORA or any(name.startswith(PEFT_START) for name in layers):
         layers = with_alpha(layers, metadata, path)
     return AdapterFile(path, file_format, kind, layers, keys, extra, metadata)

@@ -37,12 +37,14 @@ class AdapterLayout:
             outputs is a magnitude vector in peft's shape.
         base_norm: the scale of a DoRA on outputs is made for a reader that divides by ‖W‖; see `base_norm.py`.
         cores: Tucker cores of LoKr stay, which ComfyUI cannot load (it gives `torch.kron` a transposed tensor).
+        kernels: LoHa's factors of convolutions have four axes, as OneTrainer keeps them; ComfyUI multiplies matrices.
     """
 
     spelling: Mapping[str, str] = field(default_factory=dict)
     peft: bool = False
     base_norm: bool = False
     cores: bool = False
+    kernels: bool = False
 
 
 # A format is writable if it stands here and the family's naming has it, too.
@@ -52,8 +54,9 @@ LAYOUTS: dict[ModelFormat, AdapterLayout] = {
     ModelFormat.COMFY_LORA: AdapterLayout(_A_B, base_norm=True),
     ModelFormat.DIFFUSERS_LORA: AdapterLayout(_A_B | {MAGNITUDE: PEFT_MAGNITUDE}, peft=True),
     ModelFormat.ORIGINAL_LORA: AdapterLayout(_A_B),
-    ModelFormat.LEGACY_LORA: AdapterLayout(),
-    ModelFormat.INTERNAL: AdapterLayout(cores=True),
+    # these two are OneTrainer's own
+    ModelFormat.LEGACY_LORA: AdapterLayout(kernels=True),
+    ModelFormat.INTERNAL: AdapterLayout(cores=True, kernels=True),
 }
 
 # Every ending by which some program writes a part; the longest that fits is the right one.
@@ -163,6 +166,28 @@ def without_core(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         core = result.pop("lokr_t2").float()
         inner = torch.einsum("pqhw,qi->pihw", core, parts["lokr_w2_b"].float())
         result |= {"lokr_w2_a": parts["lokr_w2_a"].t().contiguous(), "lokr_w2_b": inner.flatten(1)}
+    return result
+
+
+def loha_kernels(parts: Mapping[str, Tensor], kernel: tuple[int, int]) -> dict[str, Tensor]:
+    """LoHa's factors of a convolution as two convolutions each, for the same ΔW; other parts are returned as they are.
+
+    w*_b `[r, i·kh·kw]` becomes `[r, i, kh, kw]`, w*_a `[o, r]` becomes `[o, r, 1, 1]`. A Tucker core is multiplied into
+    w*_b, as OneTrainer has none.
+
+    Args:
+        parts: of one layer, in normal form.
+        kernel: kh and kw.
+    """
+    result = dict(parts)
+    for n in (1, 2):
+        left, right, core = f"hada_w{n}_a", f"hada_w{n}_b", f"hada_t{n}"
+        if core in result:
+            result[right] = torch.einsum("pqhw,qi->pihw", result.pop(core).float(), parts[right].float())
+            result[left] = parts[left].t()
+        if left in result:
+            result[left] = result[left].reshape(*result[left].shape, 1, 1)
+            result[right] = result[right].reshape(len(result[right]), -1, *kernel)
     return result
 
 

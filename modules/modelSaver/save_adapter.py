@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from modules.modelSaver.adapter_kinds import AdapterKind, PartError, alpha_of, kind_of_parts
-from modules.modelSaver.adapter_layout import DOWN, EXACT_PARTS, LAYOUTS, written_parts
+from modules.modelSaver.adapter_layout import DOWN, EXACT_PARTS, LAYOUTS, loha_kernels, written_parts
 from modules.modelSaver.adapter_metadata import AdapterDescription, ComponentLayers, adapter_metadata
 from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, for_base_norm, has_two_norms
 from modules.modelSaver.format_rules import check_kind, holds
@@ -21,7 +21,7 @@ from modules.util.layer_path import layer_path
 from modules.util.UserError import UserError
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 OUTPUT_DTYPES: dict[DataType, torch.dtype | None] = {
     DataType.FLOAT_32: torch.float32,
@@ -79,8 +79,9 @@ def save_parts(
     """`save_adapter` for parts that no adapter holds: component -> layer -> part -> tensor.
 
     Args:
-        base: finds the base layer; without it a DoRA on outputs can't be adjusted for ComfyUI, see `base_norm.py`,
-            and COMFY_LORA then holds what the other formats hold.
+        base: finds the base layer. Without its weights, which may be on the meta device, a DoRA on outputs can't be
+            adjusted for ComfyUI, see `base_norm.py`, and COMFY_LORA then holds what the other formats hold. Without
+            the layer LoHa's factors of convolutions stay matrices, which OneTrainer does not continue.
     """
     components = {component: layers for component, layers in components.items() if layers}
     check_output(model_format, naming, dtype, kind_of_components(components))
@@ -177,19 +178,36 @@ def encode_adapter(
         UserError: a layer has no name in the family's key map, or a value does not survive the dtype.
     """
     layout = LAYOUTS[model_format]
-    adjust = _adjusts(model_format, components, base)
     tensors: dict[str, Tensor] = {}
-    for name, parts in _named_layers(components, model_format, naming, base if adjust else None).items():
+    for name, parts in _named_layers(_fitted(components, model_format, base), model_format, naming).items():
         for part, tensor in written_parts(parts, layout).items():
             key = f"{name}.{part}"
             tensors[key] = _converted(key, tensor, torch.float32 if part in EXACT_PARTS else OUTPUT_DTYPES[dtype])
     return tensors
 
 
+def _fitted(components: ComponentLayers, model_format: ModelFormat, base: BaseLayers | None) -> ComponentLayers:
+    """The parts as the format's reader wants them, as far as that depends on the base layer: scales and kernels."""
+    if base is None:
+        return components
+    adjust, kernels = _adjusts(model_format, components, base), LAYOUTS[model_format].kernels
+
+    def fit(parts: Mapping[str, Tensor], component: str, name: str) -> Mapping[str, Tensor]:
+        layer = base(component, name)
+        if adjust:
+            return for_base_norm(parts, layer, component, name)
+        return loha_kernels(parts, layer.kernel_size) if kernels and isinstance(layer, nn.Conv2d) else parts
+
+    return {
+        component: {name: fit(parts, component, name) for name, parts in layers.items()}
+        for component, layers in components.items()
+    }
+
+
 def _named_layers(
-    components: ComponentLayers, model_format: ModelFormat, naming: AdapterNaming, base: BaseLayers | None
+    components: ComponentLayers, model_format: ModelFormat, naming: AdapterNaming
 ) -> dict[str, Mapping[str, Tensor]]:
-    """Layer name in the file -> parts. Layers that the format joins are joined; with `base` scales are for its norm.
+    """Layer name in the file -> parts. Layers that the format joins are joined.
 
     Where a joint layer's adapters can't be joined, they stand alone under names that the format has for it.
     """
@@ -206,11 +224,10 @@ def _named_layers(
                     f"output_model_format: {model_format} has no name for the layer {layer_path(component, layer)}, so "
                     f"no program would load it. Choose another of {', '.join(writable_formats(naming))}."
                 )
-            own = parts if base is None else for_base_norm(parts, base(component, layer), component, layer)
             if place in names:
-                named[names[place]] = own
+                named[names[place]] = parts
             else:
-                waiting.setdefault(group_of[place], {})[place] = own
+                waiting.setdefault(group_of[place], {})[place] = parts
     for name, found in waiting.items():
         named |= _joined(name, groups[name], found, naming.write_apart.get(model_format, {}))
     return named
@@ -237,7 +254,11 @@ def _adjusts(model_format: ModelFormat, components: ComponentLayers, base: BaseL
     """Whether scales are written for a reader that divides by ‖W‖."""
     if base is None or not LAYOUTS[model_format].base_norm:
         return False
-    return any(has_two_norms(parts) for layers in components.values() for parts in layers.values())
+    return any(
+        has_two_norms(parts) and not base(component, name).weight.is_meta
+        for component, layers in components.items()
+        for name, parts in layers.items()
+    )
 
 
 def _converted(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -109,7 +109,8 @@ def convert(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
     neumann = _neumann(file, wishes, say)
     if file.extra:
         say(f"warning: {len(file.extra)} tensors that belong to no layer, as embeddings, are left out.")
-    if model_format == file.format and wishes.base is None and kind is None and not file.base_norm:
+    by_names = kind is None and not file.base_norm and not (file.kind.base == "LoHa" and LAYOUTS[model_format].kernels)
+    if model_format == file.format and wishes.base is None and by_names:
         model = None
         components, naming = names_as_they_are(file)
     else:
@@ -258,9 +259,8 @@ def _save(
     def layer_of(component: str, layer: str) -> AdaptedLayer:
         return model.components[component].get_submodule(layer)
 
-    base = layer_of if model is not None and model.has_weights else None
     try:
-        save_parts(target, components, model_format, naming, description, dtype, base)
+        save_parts(target, components, model_format, naming, description, dtype, None if model is None else layer_of)
     except UserError as error:
         # what a config calls so is an option of the command line here
         text = str(error).replace("output_model_format:", "--format:").replace("output_dtype", "--dtype")

@@ -35,6 +35,7 @@ class AdapterNaming:
         write_apart: for each format, the names under which layers of joint ones can stand alone, for adapters that
             can't be joined. A swapped layer has its own order of outputs there.
         comfy: every name, of a layer or a joint one, in whose place stock ComfyUI finds a weight.
+        kernels: each convolution -> kh·kw.
     """
 
     write: Mapping[ModelFormat, Mapping[LayerId, str]]
@@ -43,6 +44,7 @@ class AdapterNaming:
     write_fused: Mapping[ModelFormat, Mapping[str, FusedLayer]] = field(default_factory=dict)
     write_apart: Mapping[ModelFormat, Mapping[LayerId, str]] = field(default_factory=dict)
     comfy: frozenset[str] = frozenset()
+    kernels: Mapping[LayerId, int] = field(default_factory=dict)
 
     def written(self, model_format: ModelFormat) -> set[str]:
         """The names of all layers in files of a format, if each has an adapter and joint layers are joined."""

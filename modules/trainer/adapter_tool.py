@@ -31,10 +31,12 @@ from modules.modelSaver.convert import (
     with_alpha,
     with_rank,
 )
+from modules.modelSaver.format_rules import comfy_remarks, onetrainer_remarks
 from modules.modelSaver.inspect_adapter import info_text, inspect_adapter
 from modules.modelSaver.merged_model import changed_tensors, folder_at_once, write_merged_folder, writing
 from modules.modelSaver.save_adapter import OUTPUT_DTYPES, kind_of_components, save_parts
 from modules.module.AdapterModule import AdaptedLayer
+from modules.module.kernel_layout import KERNELS
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
@@ -131,6 +133,8 @@ def convert(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
         components = with_alpha(components, wishes.alpha)
     description = replace(describe_file(file, model), neumann=True if neumann else file.neumann)
     _save(target, components, model_format, naming, description, wishes.dtype or _dtype_of(file), model)
+    for remark in _remarks(components, model_format, model):
+        say(f"note: {remark}")
     say(f"written: {target} ({kind_of_components(components)}, {model_format})")
 
 
@@ -183,6 +187,20 @@ def extract(base: str | Path, tuned: str | Path, target: Path, wishes: Wishes, s
     dtype = wishes.dtype or DataType.FLOAT_32
     _save(target, components, model_format, first.naming, description, dtype, first)
     say(f"written: {target} ({sum(map(len, components.values()))} layers, {model_format})")
+
+
+def _remarks(components: Layers, model_format: ModelFormat, model: ReferenceModel | None) -> list[str]:
+    """What ComfyUI and OneTrainer will not do with a written file, as far as the model is known."""
+    kind = kind_of_components(components)
+    if model is None or kind is None:
+        return []
+    layers = {name: parts for own in components.values() for name, parts in own.items()}
+    channels = not any(KERNELS in parts for parts in layers.values())
+    found = onetrainer_remarks(model_format, kind, model.naming, layers.__contains__, channels)
+    # without weights a DoRA on outputs is not adjusted for ComfyUI, which was said already
+    if kind.dora == "output" and LAYOUTS[model_format].base_norm and not model.has_weights:
+        return found
+    return comfy_remarks(model_format, kind, model.naming) + found
 
 
 def _warner(say: Say) -> Say:

@@ -3,7 +3,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from modules.modelSaver.adapter_kinds import AdapterKind, PartError, check_fits, check_parts, kind_of_parts, rank_of
-from modules.modelSaver.adapter_layout import OFT_INPUT, OFT_SCALED, recognize, split_key, without_adapter_name
+from modules.modelSaver.adapter_layout import (
+    OFT_INPUT,
+    OFT_SCALED,
+    is_text_layer,
+    recognize,
+    split_key,
+    without_adapter_name,
+)
 from modules.modelSaver.adapter_metadata import NEUMANN, OFT_KERNELS, ONETRAINER, ROTATIONS
 from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, from_base_norm
 from modules.modelSaver.foreign_parts import refuse_foreign_parts
@@ -136,9 +143,12 @@ class AdapterFile:
         """component -> module path -> (layer name in the file, parts)."""
         unknown = [name for name in self.layers if name not in naming.read and name not in naming.fused]
         if unknown:
+            why = "The adapter was made for another kind of base model."
+            if len(unknown) < len(self.layers) and all(is_text_layer(name) for name in unknown):
+                why = "They belong to a text encoder of other layers, or to one that carries no adapters here."
             raise UserError(
                 f"{self.path}: {len(unknown)} of {len(self.layers)} layers are not in this model, "
-                f"for example {unknown[0]}. The adapter was made for another kind of base model."
+                f"for example {unknown[0]}. {why}"
             )
         resolved: dict[str, dict[str, tuple[str, dict[str, Tensor]]]] = {}
         for name, parts in self.layers.items():

@@ -88,6 +88,7 @@ _COMFY_STARTS = ("diffusion_model.", "text_encoders.")
 _DIFFUSERS_STARTS = ("unet.", "transformer.", "text_encoder", "base_model.model.")
 # OneTrainer keeps these to itself; the first two of each three are dotted forms of kohya's prefixes
 _INTERNAL_STARTS = ("lora_unet.", "lora_te.", "lora_te1.", "lora_te2.", "lora_te3.", "lora_transformer.", "clip_")
+_TEXT_STARTS = ("lora_te", "text_encoder", "clip_", "t5")
 _PEFT_SPELLINGS = (".lora_A", ".lora_B", ".lora.", "_lora.", ".lora_linear_layer.")
 
 
@@ -114,6 +115,11 @@ def split_key(key: str) -> tuple[str, str] | None:
                 layer += ".0" if layer.endswith(".to_out") else ""
             return layer, _ENDINGS[ending]
     return None
+
+
+def is_text_layer(layer: str) -> bool:
+    """Whether a layer's name in a file is, by its start, that of a text encoder."""
+    return layer.startswith(_TEXT_STARTS)
 
 
 def recognize(layers: Iterable[str], keys: Iterable[str]) -> ModelFormat:

@@ -66,8 +66,8 @@ def comfy_remarks(model_format: ModelFormat, kind: AdapterKind, naming: AdapterN
         ]
     if kind.dora == "output" and kind.base in LOW_RANK and not layout.peft:
         return [
-            f"{kind}: ComfyUI divides by another norm than was trained, so that {model_format} can be off there by as "
-            "much as the adapter changes. Choose COMFY_LORA, which is adjusted for it, or lengths on inputs."
+            f"{kind}: ComfyUI divides by another norm than was trained, so that {model_format} is off there, the more "
+            "so the larger the change is. Choose COMFY_LORA, which is adjusted for it, or lengths on inputs."
         ]
     return []
 

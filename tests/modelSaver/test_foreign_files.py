@@ -359,3 +359,17 @@ def test_the_format_of_these_files(tmp_path):
         "diffusion_model.single_blocks.0.linear2": ModelFormat.COMFY_LORA,
     }.items():
         assert read_adapter(written(tmp_path / "x", LORA, name)).format == expected
+
+
+@pytest.mark.parametrize("start", ["text_encoders.qwen3.model.layers.0.mlp", "lora_te1_layers_0_mlp", "text_encoder.a"])
+def test_layers_of_a_text_encoder_without_adapters_are_called_so(tmp_path, flux2, start):
+    naming, components = flux2
+    known = pair(f"diffusion_model.{SINGLE}.lora_A.weight", components["transformer"].get_submodule(SINGLE))
+    foreign = {f"{start}.{part}": tensor.clone() for part, tensor in LORA.items()}
+    for tensors, words in (
+        (known | foreign, "1 of 2 layers are not in this model, .* carries no adapters here"),
+        (foreign, "1 of 1 layers are not in this model, .* another kind of base model"),
+    ):
+        save_file(tensors, tmp_path / "x")
+        with pytest.raises(UserError, match=words):
+            read_adapter(tmp_path / "x").fit(naming, components)

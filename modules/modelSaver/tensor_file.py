@@ -43,6 +43,15 @@ def read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
+def unusual(tensor: Tensor) -> str | None:
+    """What a tensor of a torch file is, if its numbers can't be used as they are, for example "a sparse"; else None."""
+    if tensor.is_meta:
+        return "an empty"
+    if tensor.is_quantized:
+        return "a quantized"
+    return "a sparse or nested" if tensor.layout != torch.strided or tensor.is_nested else None
+
+
 def _check_regular(path: str) -> None:
     """A pipe or a device would be waited for without end."""
     try:
@@ -82,8 +91,7 @@ def _read_pickle(path: str) -> dict[str, Tensor] | None:
                 f"{path}: a torch file whose tensors have no names: found {key!r} ({type(key).__name__}) in place of "
                 "one. Expected an adapter, whose tensors are named after layers."
             )
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
-            kind = "an empty" if tensor.is_meta else "a quantized" if tensor.is_quantized else "a sparse or nested"
+        if (kind := unusual(tensor)) is not None:
             raise UserError(f"{path}: {key} is {kind} tensor, expected a plain one. Save the adapter as safetensors.")
     return {key: tensor.detach() for key, tensor in loaded.items()}
 

@@ -142,6 +142,30 @@ def check_joins(
         )
 
 
+def check_halves(model_format: ModelFormat, naming: AdapterNaming, adapters: Mapping[str, AdapterSet]) -> None:
+    """UserError if the format exchanges halves of a layer's outputs, and the adapter there, by its sizes, ties them.
+
+    To be asked before the first step, of fresh adapters; `save_adapter` would find it when the training is done.
+
+    Args:
+        adapters: component name -> its adapters.
+    """
+    apart = naming.write_apart.get(model_format, {})
+    for name, group in naming.write_fused.get(model_format, {}).items():
+        component, path = group.layers[0]
+        if not group.swapped or component not in adapters or path not in adapters[component].adapters:
+            continue
+        parts = adapters[component].adapters[path].parts()
+        try:
+            _joined(name, group, {(component, path): parts}, apart)
+        except UserError as error:
+            others = [other for other in writable_formats(naming) if not naming.write_fused.get(other)]
+            others = [other for other in others if holds(other, kind_of_parts(parts))]
+            raise UserError(
+                f"{error} Choose one of {', '.join(others)}, or leave {path} out by layer_filter."
+            ) from error
+
+
 def writable_formats(naming: AdapterNaming) -> list[ModelFormat]:
     """The formats in which adapters of this family can be written."""
     return [model_format for model_format in LAYOUTS if model_format in naming.write]

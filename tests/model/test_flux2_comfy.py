@@ -10,7 +10,7 @@ from modules.model.unet_keys import layer_paths
 from modules.modelSaver.adapter_layout import split_key
 from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.AdapterFile import read_adapter
-from modules.modelSaver.save_adapter import check_joins, kind_of_components, save_adapter
+from modules.modelSaver.save_adapter import check_halves, check_joins, kind_of_components, save_adapter
 from modules.module.AdapterSet import AdapterSet
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
@@ -181,6 +181,21 @@ def test_a_modulation_whose_halves_are_tied_keeps_diffusers_order(tmp_path, tran
     tied = trained(transformer, LOKR | {"lokr_decompose_factor": 1, "lokr_weight_decompose": True}, layers)
     with pytest.raises(UserError, match="can't be divided between the layer's two halves"):
         written(tied, transformer, tmp_path / "y")
+
+
+@pytest.mark.parametrize("decompose", [False, True])
+def test_rotations_of_both_halves_together_are_never_left_in_diffusers_order(tmp_path, transformer, decompose):
+    """ComfyUI would rotate the outputs in its own order, and exchange the halves of the change."""
+    width = transformer.get_submodule("norm_out.linear").out_features
+    options = {"peft_type": "OFT_2", "oft_side": "OUTPUT", "oft_block_size": width, "lora_decompose": decompose}
+    adapters = trained(transformer, options, LayerFilter(("norm_out",)))
+    with pytest.raises(UserError, match="turns outputs of both halves together"):
+        written(adapters, transformer, tmp_path / "x")
+    with pytest.raises(UserError, match="Choose one of LEGACY_LORA, INTERNAL, or leave norm_out.linear out"):
+        check_halves(COMFY, flux2_adapter_naming(transformer), {"transformer": adapters})
+    half = trained(transformer, options | {"oft_block_size": width // 2}, LayerFilter(("norm_out",)))
+    check_halves(COMFY, flux2_adapter_naming(transformer), {"transformer": half})
+    assert {split_key(key)[0] for key in written(half, transformer, tmp_path / "x")} == {f"diffusion_model.{LAST}"}
 
 
 @pytest.mark.parametrize("kind", [{"peft_type": "OFT_2", "oft_block_size": 8}, KINDS["LoKr"]])

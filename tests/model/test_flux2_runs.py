@@ -140,6 +140,10 @@ def test_quantized_base(make_run, folder, weights, kind):
         ({"peft_type": "OFT_2", "oft_block_size": 8}, r"img_attn_qkv, and OFT of several layers.*LEGACY_LORA"),
         ({"lora_decompose": True}, r"DoRA on inputs of several layers can't be joined"),
         ({"layer_filter": "to_q", **KINDS["DoRA"]}, r"layers that are not trained together"),
+        (
+            {"peft_type": "LOKR", "lokr_decompose_factor": 1, "layer_filter": "norm_out"},
+            r"two halves\. Choose one of LEGACY_LORA, INTERNAL, or leave norm_out\.linear out",
+        ),
         ({"loss_weight_fn": "P2"}, "expected CONSTANT or SIGMA"),
         ({"transformer": {"train": False}}, r"switch on transformer\.train"),
     ],

@@ -1,9 +1,5 @@
 """Files of other trainers: their spellings, and what is in them that no adapter here has."""
 
-import json
-import os
-import struct
-
 from modules.model.flux2_keys import flux2_adapter_naming
 from modules.model.unet_keys import unet_adapter_naming
 from modules.modelSaver.adapter_kinds import AdapterKind
@@ -141,82 +137,6 @@ def test_a_whole_model_is_no_adapter(tmp_path):
 def test_notes_of_sliders_belong_to_no_layer(tmp_path):
     save_file({"unet.a.lora_A.weight": DOWN, "unet.a.lora_B.weight": UP, "_aux.0f": torch.ones(3)}, tmp_path / "x")
     assert list(read_adapter(tmp_path / "x").extra) == ["_aux.0f"]
-
-
-# --- files that are none
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ({5: torch.ones(2)}, "whose tensors have no names: found 5 (int)"),
-        ({"state_dict": {(1, 2): torch.ones(2)}}, "found (1, 2) (tuple)"),
-        ({"x": torch.ones(2, device="meta")}, "x is an empty tensor"),
-        ({"x": torch.eye(3).to_sparse()}, "x is a sparse or nested tensor"),
-        ([torch.ones(2)], "holds more than tensors"),
-        (torch.ones(2), "holds more than tensors"),
-    ],
-)
-def test_torch_files_of_other_things(tmp_path, content, words):
-    torch.save(content, tmp_path / "x.pt")
-    assert words in refusal(tmp_path / "x.pt")
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
-def test_folders_and_pipes(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "folder").mkdir()
-    assert "a pipe or device, no file" in refusal(tmp_path / "pipe")
-    assert "a folder, no file" in refusal(tmp_path / "folder")
-    for name in ("missing", "folder/missing", "folder\0"):
-        assert "there is no such file" in refusal(f"{tmp_path}/{name}")
-
-
-def header(path, tensors: dict[str, tuple[str, list[int], int]]):
-    """A safetensors file of zeros: name -> (dtype, shape, bytes), whether they fit each other or not."""
-    place, entries = 0, {}
-    for name, (dtype, shape, size) in tensors.items():
-        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [place, place + size]}
-        place += size
-    text = json.dumps(entries).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(place))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("up", "words"),
-    [
-        (("F32", [10**15, 10**15], 4), "not a complete safetensors file"),
-        (("F32", [10**6, 10**6], 4), "not a complete safetensors file"),
-        (("F32", [0, 10**12], 0), "lora_up.weight is empty"),
-        (("I64", [6, 2], 96), "torch.int64, expected floating-point numbers"),
-        (("BOOL", [6, 2], 12), "torch.bool, expected floating-point numbers"),
-        (("C64", [6, 2], 96), "torch.complex64, expected floating-point numbers"),
-        (("F4", [6, 2], 6), "float4"),
-        (("F6_E2M3", [6, 2], 9), "lora_up.weight cannot be read"),
-    ],
-)
-def test_odd_headers(tmp_path, up, words):
-    layer = "lora_unet_a"
-    path = header(tmp_path / "x", {f"{layer}.lora_down.weight": ("F32", [2, 4], 32), f"{layer}.lora_up.weight": up})
-    assert words in refusal(path)
-
-
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu, torch.float64])
-def test_other_floating_point_numbers_are_read(tmp_path, dtype):
-    file = read_adapter(written(tmp_path / "x", {part: tensor.to(dtype) for part, tensor in LORA.items()}))
-    assert torch.equal(file.layers["unet.a"]["lora_up.weight"].float(), UP)
-
-
-@pytest.mark.parametrize("part", ["lora_up.weight", "lora_down.weight", "lora_mid.weight", "dora_scale", "alpha"])
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (2,), (1, 1), (2, 2), (2, 1, 1), (2, 2, 3), (1, 2, 1, 1, 1)])
-def test_no_shape_of_a_part_is_a_traceback(tmp_path, part, shape):
-    parts = {"lora_down.weight": DOWN, "lora_up.weight": UP, "dora_scale": torch.ones(1, 1)}
-    written(tmp_path / "x", parts | {part: torch.ones(shape)})
-    try:
-        read_adapter(tmp_path / "x")
-    except UserError as error:
-        assert str(error).startswith(f"{tmp_path / 'x'}: unet.a.")
 
 
 # --- names of layers
@@ -373,3 +293,31 @@ def test_layers_of_a_text_encoder_without_adapters_are_called_so(tmp_path, flux2
         save_file(tensors, tmp_path / "x")
         with pytest.raises(UserError, match=words):
             read_adapter(tmp_path / "x").fit(naming, components)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_whole_state_of_a_peft_model_with_an_adapter_of_its_own_name(tmp_path, dora):
+    """What people save without peft's help: every key holds the name."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5))
+    plain = [layer.weight.detach().clone() for layer in model]
+    settings = LoraConfig(r=2, lora_alpha=2, use_dora=dora, target_modules=["0", "1"], init_lora_weights=False)
+    theirs = get_peft_model(model, settings, adapter_name="my_style")
+    state = {key: tensor.clone() for key, tensor in theirs.state_dict().items() if "lora_" in key}
+    if dora:
+        for key in [key for key in state if "magnitude" in key]:
+            theirs.get_parameter(key).data.mul_(1.5)
+            state[key] *= 1.5
+    assert all(".my_style" in key for key in state)
+    save_file(state, tmp_path / "x")
+    file = read_adapter(tmp_path / "x")
+    assert file.kind == AdapterKind("LoRA", "output" if dora else "") and len(file.layers) == 2
+    theirs.merge_adapter()
+    for index, weight in enumerate(plain):
+        parts = file.layers[f"base_model.model.{index}"]
+        changed = weight + parts["lora_up.weight"] @ parts["lora_down.weight"]
+        if dora:
+            changed *= parts["dora_scale"] / changed.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(changed, theirs.base_model.model[index].get_base_layer().weight.detach())

@@ -134,8 +134,10 @@ def mutate_safetensors(data: bytes, rng: random.Random) -> bytes:
     header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
     for _ in range(rng.randint(1, 3)):
         name = rng.choice(list(header))
-        entry = header[name]
-        kind = rng.randrange(8)
+        entry, kind = header[name], rng.randrange(8)
+        if not isinstance(entry, dict):
+            # a change before this one has put it there
+            kind = 1
         if kind == 0:
             header[rng.choice(BAD_TEXTS)] = header.pop(name)
         elif kind == 1:

@@ -39,7 +39,6 @@ class TrainingOptions(BaseConfig):
         "Images in one forward pass. Larger is steadier and needs more memory.",
         G,
         ge=1,
-        le=100_000,
         unit="images",
     )
     gradient_accumulation_steps: int = option(

@@ -127,8 +127,8 @@ class BaseConfig(BaseModel):
         kind, declared = field_type(cls, info.field_name), option_of(cls, info.field_name)
         if kind.is_enum and isinstance(value, str) and value in kind.values:
             return kind.kind(value)
-        if isinstance(value, str) and "\0" in value:
-            raise PydanticCustomError("config", "found a text with a null byte, expected one without")
+        if declared.path and isinstance(value, str) and "\0" in value:
+            raise PydanticCustomError("config", "found a text with a null byte, which no path can have")
         if kind.kind is int and isinstance(value, float) and value.is_integer():
             return int(value)
         if kind.kind is float and declared.infinite and isinstance(value, str) and value in ("inf", "-inf"):

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from modules.dataLoader.keyed_random import keyed_random
 from modules.dataLoader.tags import drop_tags, shuffle_tags, vary_capitals
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.ConceptTextConfig import ConceptTextConfig
+from modules.util.config.patterns import Pattern, PatternError, find_pattern, split_patterns
 from modules.util.enum.PromptSource import PromptSource
 from modules.util.UserError import UserError
 
@@ -86,17 +86,17 @@ def read_prompt_file(concept: ConceptConfig, label: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=256)
-def _read_special_tags(text: str, delimiter: str, patterns: bool) -> tuple[str | re.Pattern[str], ...]:
+def _read_special_tags(text: str, delimiter: str, patterns: bool) -> tuple[str | Pattern, ...]:
     if text.endswith(LIST_SUFFIXES):
         lines = read_lines(text)
         tags = [row[0].strip() for row in csv.reader(lines) if row] if text.endswith(".csv") else list(lines)
     else:
-        tags = [tag.strip() for tag in text.split(delimiter)]
+        tags = split_patterns(text, delimiter) if patterns else [tag.strip() for tag in text.split(delimiter)]
     tags = [tag for tag in tags if tag]
-    return tuple(re.compile(tag) for tag in tags) if patterns else tuple(tags)
+    return tuple(find_pattern(tag) for tag in tags) if patterns else tuple(tags)
 
 
-def special_tags(text: ConceptTextConfig) -> tuple[str | re.Pattern[str], ...]:
+def special_tags(text: ConceptTextConfig) -> tuple[str | Pattern, ...]:
     """The special tags of tag dropout, from the text itself or from the file it names."""
     return _read_special_tags(
         text.tag_dropout_special_tags, text.tag_delimiter or ",", text.tag_dropout_special_tags_regex
@@ -118,8 +118,8 @@ def check_special_tags(concept: ConceptConfig, label: str) -> None:
         ) from None
     except CaptionError as error:
         raise UserError(f"{where}{error}") from None
-    except re.error as error:
-        raise UserError(f"{where}{error.pattern!r} is not a regular expression: {error}") from None
+    except PatternError as error:
+        raise UserError(f"{where}{error}") from None
 
 
 def vary_caption(concept: ConceptConfig, name: str, captions: tuple[str, ...], variation: int) -> str:

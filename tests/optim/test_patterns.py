@@ -28,7 +28,8 @@ def test_patterns_that_would_never_end(source):
 TEXTS = ["", "a", "b", "ab", "aab", "abab", "bbac", "a.b", "aab\nb", "down.0.to_q", "A b"]
 ALIKE = [
     r"(a+)+$", r"(a|ab)*(b|c)*$", r"^(?:(?!c).)*(b|ab)+$", r"(\w+\.)+\w+$", r"(a*?b)+?c?$", r"(?<=a)(b+)+",
-    r"((a|bb){2,3}){1,2}$", r"(?i:(A|B)+)+$", r"\b(a+b?)+\b", r"([^a]|a)+b", r"(^a|b$)+", r"(a|){3,}b*.*.*.*$", r"(.|\n)*b", r"(?s)(.+)+b",
+    r"((a|bb){2,3}){1,2}$", r"(?i:(A|B)+)+$", r"\b(a+b?)+\b", r"([^a]|a)+b", r"(^a|b$)+",
+    r"(a|){3,}b*.*.*.*$", r"(.|\n)*b", r"(?s)(.+)+b",
     r"(?m)(^.*$)+.*.*.*",
 ]  # fmt: skip
 

@@ -78,9 +78,9 @@ def _captions(concept: ConceptConfig, label: str, found: Sequence[ImageFindings]
     if several and concept.text.caption_lines == CaptionLines.DRAW:
         most = max(several, key=lambda one: one.captions.lines).captions
         lines.append(
-            f"{label}: {len(several)} of {counted(len(found), 'caption')} have several lines, of which one is drawn for "
-            f"each of the {concept.text_variations} text_variations; {most.path} has {most.lines} lines. To train such "
-            "files whole, set text.caption_lines to JOIN"
+            f"{label}: {len(several)} of {counted(len(found), 'caption')} have several lines, of which one is drawn "
+            f"for each of the {concept.text_variations} text_variations; {most.path} has {most.lines} lines. To train "
+            "such files whole, set text.caption_lines to JOIN"
         )
     return lines
 

@@ -18,6 +18,7 @@ from modules.modelSaver.AdapterFile import AdapterFile, read_adapter
 from modules.module.AdapterSet import AdapterSet
 from modules.trainer.autocast import autocast
 from modules.trainer.EmbeddingMethod import AdditionalEmbeddings
+from modules.trainer.long_texts import tell_long_texts
 from modules.trainer.preflight import resolve_device
 from modules.trainer.sampling import draw_sample
 from modules.util.atomic_file import write_failure
@@ -96,6 +97,7 @@ def draw_images(
     say(f"model: {config.base_model_name} ({config.model_type}) on {device}")
     model = family.load(config, device, hub)
     _add_embeddings(model, config, say)
+    tell_long_texts(model, None, samples, lambda text: say(f"warning: {text}"))
     with torch.no_grad(), autocast(config, device):
         apply_adapters(model, files, samples, say, wishes.neumann)
         # text encoders, whose prompts are remembered now

@@ -40,9 +40,9 @@ def _lines(model: BaseModel, what: str, texts: Sequence[tuple[str, str]]) -> lis
     parts: dict[str, list[str]] = {}
     for part, limit in model.text_limits().items():
         counts = _count(model, part, {text: None for text, _ in texts})
-        cut = [(counts[text], text, where) for text, where in texts if counts[text] > limit]
+        cut = [(counts[text], text, where) for text, where in texts if counts[text] > limit or len(text) > LONGEST_TEXT]
         if cut:
-            tokens, text, where = max(cut, key=lambda one: one[0])
+            tokens, text, where = max(cut, key=lambda one: (one[0], len(one[1])))
             advice = model.read_more(part, tokens)
             line = (
                 f"{limit} tokens are read, and {len(cut)} of {len(texts)} {what} have more: what is behind is cut. The "

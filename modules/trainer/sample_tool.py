@@ -54,6 +54,7 @@ class Wishes:
         model_type: where neither a config nor the model tells.
         dtype: of weights and arithmetic. None: the config's; without one BFLOAT_16 on CUDA, FLOAT_32 elsewhere.
         device: as `train_device`; None: the config's, else the best one there is.
+        prompt_chunks: as the config's; None: the config's.
         neumann: rotations are the Neumann series, where a file does not say which they are.
     """
 
@@ -68,6 +69,7 @@ class Wishes:
     dtype: DataType | None = None
     device: str | None = None
     neumann: bool = False
+    prompt_chunks: int | None = None
 
 
 def draw_images(
@@ -210,6 +212,8 @@ def _config(wishes: Wishes, say: Say, on_download: Progress) -> tuple[TrainConfi
     else:
         config = TrainConfig()
     config.base_model_name = wishes.base or config.base_model_name
+    if wishes.prompt_chunks is not None:
+        config.prompt_chunks = wishes.prompt_chunks
     # or the model would not put its parts away
     config.latent_caching = True
     config.train_device = wishes.device or config.train_device

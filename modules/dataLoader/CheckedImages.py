@@ -5,7 +5,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.dataLoader.decode_image import decode_with_range
+from modules.dataLoader.decode_image import DARK, decode_with_range
 from modules.dataLoader.TensorCache import cache_error
 
 import PIL
@@ -51,22 +51,28 @@ class CheckedImages:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
             self._known = {}
 
-    def facts(self, sha256: str, data: bytes) -> ImageFacts:
+    def facts(self, sha256: str, data: bytes, mask: bool = False) -> ImageFacts:
         """What there is to know of an image.
 
         Args:
             sha256: hash of `data`.
             data: the file's bytes.
+            mask: it is one; `dark` then also tells of one with 8 bits.
 
         Raises:
             ImageError: if it cannot be decoded.
         """
-        known = self._known.get(sha256)
+        key = f"mask {sha256}" if mask else sha256
+        known = self._known.get(key)
         if known is None:
             decoded = decode_with_range(data)
-            known = ImageFacts(*decoded.image.size, decoded.full, decoded.dark)
+            dark = decoded.dark
+            if mask and dark is None:
+                brightest = decoded.image.convert("L").getextrema()[1] / 255
+                dark = brightest if brightest < DARK else None
+            known = ImageFacts(*decoded.image.size, decoded.full, dark)
             with self._lock:
-                self._known[sha256] = known
+                self._known[key] = known
                 self._new = True
         return known
 

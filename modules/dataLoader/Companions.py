@@ -60,7 +60,7 @@ class Companions:
         self._owners = _Owners(pictures)
         mask_bases = {name: base for name in pictures if (base := self._mask_base(name)) is not None}
         self.images = [name for name in pictures if name not in mask_bases]
-        self._owners = _Owners(self.images)
+        self._owners = _Owners(self.images) if mask_bases else self._owners
         self._beside: dict[str, tuple[list, list, list]] = {}
         self.lonely = []
         for name, base in mask_bases.items():
@@ -140,6 +140,9 @@ def is_caption(name: str) -> bool:
 
 def spoken(name: str) -> str:
     """A name without the differences that nobody hears: capitals and Unicode forms."""
+    # the same for both, and faster
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

@@ -234,15 +234,15 @@ def _read_file(config: TrainConfig, task: _Task, checked: CheckedImages) -> _Fou
     return _Found(ImageFindings(image, captions, masks, facts.dark, dark), enlargement=factor)
 
 
-def _read_image(path: str, checked: CheckedImages) -> tuple[str, ImageFacts]:
+def _read_image(path: str, checked: CheckedImages, mask: bool = False) -> tuple[str, ImageFacts]:
     data = read_regular(path, LARGEST_FILE)
     sha256 = hashlib.sha256(data).hexdigest()
-    return sha256, checked.facts(sha256, data)
+    return sha256, checked.facts(sha256, data, mask)
 
 
 def _check_mask(path: str, image: ImageFacts, checked: CheckedImages) -> tuple[str, ImageFacts]:
     try:
-        sha256, mask = _read_image(path, checked)
+        sha256, mask = _read_image(path, checked, mask=True)
     except OSError as error:
         raise ImageError(f"its mask {path} cannot be read: {error.strerror or error}") from None
     except ImageError as error:

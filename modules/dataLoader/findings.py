@@ -123,13 +123,19 @@ def _is_usual_mask(one: ImageFindings) -> bool:
 def _ranges(label: str, found: Sequence[ImageFindings]) -> list[str]:
     lines = []
     pairs = [(one.image.path, one.dark) for one in found if one.dark is not None]
-    pairs += [(one.image.mask_path, one.mask_dark) for one in found if one.mask_dark is not None]
     if pairs:
         names = few(f"{os.path.basename(path)} ({share:.2g} of it)" for path, share in pairs)
         lines.append(
             f"{label}: in {counted(len(pairs), 'picture')} of more than 8 bits the brightest value is far below the "
             f"full range, so that they are trained nearly black: {names}. Save them with 8 bit, or write their largest "
             "possible value into the TIFF tag SMaxSampleValue"
+        )
+    pairs = [(one.image.mask_path, one.mask_dark) for one in found if one.mask_dark is not None]
+    if pairs:
+        names = few(f"{os.path.basename(path)} ({share:.2g} of white)" for path, share in pairs)
+        lines.append(
+            f"{label}: {counted(len(pairs), 'mask')} black or nearly black everywhere, so that hardly anything is "
+            f"learnt; expected white where an image is to be learnt: {names}"
         )
     said = [(one.image.path, one.image.full) for one in found if one.image.full is not None]
     said += [(one.image.mask_path, one.image.mask_full) for one in found if one.image.mask_full is not None]

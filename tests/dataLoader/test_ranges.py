@@ -115,11 +115,18 @@ def test_dark_pictures_are_named_also_when_they_are_known(dataset):
     assert dataset.check([concept]) == first
 
 
-def test_masks_too(dataset):
-    dataset.add("a.png")
+def test_masks_that_are_black_everywhere(dataset):
+    for stem in "abc":
+        dataset.add(f"{stem}.png")
     (dataset.folder / "a-masklabel.tif").write_bytes(encode(levels(4095)))
-    dataset.check(masked_training=True)
-    assert any("a-masklabel.tif (0.062 of it)" in line for line in dataset.warnings)
+    # classes instead of greys
+    Image.fromarray((RAMP > 0.5).astype(np.uint8)).save(dataset.folder / "b-masklabel.png")
+    Image.fromarray(((RAMP > 0.5) * 255).astype(np.uint8)).save(dataset.folder / "c-masklabel.png")
+    for _ in range(2):
+        dataset.warnings.clear()
+        dataset.check(masked_training=True)
+        (line,) = [line for line in dataset.warnings if "nearly black everywhere" in line]
+        assert "2 masks" in line and "a-masklabel.tif (0.062 of white), b-masklabel.png (0.0039 of white)" in line
 
 
 def test_only_keys_of_pictures_whose_file_says_it_change(dataset):

@@ -43,7 +43,8 @@ class ClipTexts(BaseModel):
         return min(length or most, most)
 
     def _texts(self, part: str, captions: Sequence[str]) -> list[str]:
-        return [self.added_words[part].expand(cut_text(caption)) for caption in captions]
+        # a word may stand for many tokens
+        return [cut_text(self.added_words[part].expand(cut_text(caption))) for caption in captions]
 
     def _bare_ids(self, part: str, captions: Sequence[str]) -> list[list[int]]:
         """Ids of the captions themselves, however many, without start and end."""

@@ -83,10 +83,10 @@ def test_a_caption_in_paragraphs(train, folder):
     assert train("--validate", text={"caption_lines": "JOIN"}) == []
 
 
-def test_a_regular_expression_with_a_comma_or_without_end(train):
+@pytest.mark.parametrize("expression", [r"down_blocks\.\d{1,2}\.attentions", r"^(\w+\.?)+to_q$"])
+def test_regular_expressions_with_a_comma_and_without_end(train, expression):
     options = {"layer_filter_preset": "custom", "layer_filter_regex": True, "epochs": 1}
-    for expression in (r"down_blocks\.\d{1,2}\.attentions", r"^(\w+\.?)+to_q$"):
-        assert train(layer_filter=expression, **options) == []
+    assert train(layer_filter=expression, **options) == []
 
 
 def test_a_large_profile(train, folder):

@@ -68,6 +68,10 @@ def _captions(concept: ConceptConfig, label: str, found: Sequence[ImageFindings]
         names = few(os.path.basename(one.captions.path) for one in other)
         verb = "comes from a file" if len(other) == 1 else "come from files"
         lines.append(f"{label}: {counted(len(other), 'caption')} {verb} of another name than NAME.txt: {names}")
+    empty = [os.path.basename(one.captions.path) for one in found if one.captions.path and not any(one.captions.texts)]
+    if empty:
+        verb = "is" if len(empty) == 1 else "are"
+        lines.append(f"{label}: {len(empty)} of {counted(len(found), 'caption')} {verb} empty: {few(empty)}")
     passed = [name for one in found for name in one.captions.passed]
     if passed:
         lines.append(

@@ -109,8 +109,9 @@ def test_captions(dataset):
         "blank.png": ("",),
         "bom.png": ("with mark",),
     }
-    missing, several = dataset.warnings
+    missing, empty, several = dataset.warnings
     assert "none.txt: no such caption file" in missing and "1 of 4 captions have several lines" in several
+    assert "1 of 4 captions is empty: blank.txt" in empty
 
 
 def test_captions_from_names_and_prompt_files(dataset):

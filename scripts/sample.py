@@ -73,6 +73,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, metavar="N", help="of the first image; random for --prompt without it")
     parser.add_argument("--count", type=int, default=1, metavar="N", help="images of a prompt; seeds count up")
     parser.add_argument("--sampler", choices=[str(name) for name in NoiseScheduler])
+    parser.add_argument(
+        "--prompt-chunks", type=int, metavar="N", help="chunks of 75 tokens that CLIP reads of a prompt"
+    )
     parser.add_argument("--output", type=Path, default=Path("workspace/images"), metavar="FOLDER")
     parser.add_argument("--config", type=Path, metavar="JSON", help="a preset or config that describes the model")
     parser.add_argument("--model-type", choices=[str(name) for name in ModelType], help="if the model does not tell")
@@ -120,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype and DataType(args.dtype),
         device=args.device,
         neumann=args.neumann,
+        prompt_chunks=args.prompt_chunks,
     )
     try:
         left_out = draw_images(wishes, console.note, show, show_download)

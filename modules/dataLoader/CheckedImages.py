@@ -2,14 +2,32 @@ import contextlib
 import json
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
-from modules.dataLoader.decode_image import decode_image
+from modules.dataLoader.decode_image import DARK, decode_with_range
 from modules.dataLoader.TensorCache import cache_error
 
 import PIL
 
 FILE_NAME = "checked_images.json"
+CHECK = 2
+"""To be raised when the check finds more in an image than before."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What the check knows of an image's content.
+
+    Attributes:
+        width, height: upright, in pixels.
+        full, dark: see `Decoded`.
+    """
+
+    width: int
+    height: int
+    full: float | None = None
+    dark: float | None = None
 
 
 class CheckedImages:
@@ -23,31 +41,38 @@ class CheckedImages:
 
     def __init__(self, directory: str | Path | None) -> None:
         self._path = Path(directory) / FILE_NAME if directory is not None else None
-        self._known: dict[str, tuple[int, int]] = {}
+        self._known: dict[str, ImageFacts] = {}
         self._new = False
         self._lock = threading.Lock()
         try:
             data = json.loads(self._path.read_text(encoding="utf-8")) if self._path else {}
-            if data.get("pillow") == PIL.__version__:
-                self._known = {str(key): (int(size[0]), int(size[1])) for key, size in data["images"].items()}
+            if data.get("pillow") == PIL.__version__ and data.get("check") == CHECK:
+                self._known = {str(key): _read_facts(entry) for key, entry in data["images"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
             self._known = {}
 
-    def size(self, sha256: str, data: bytes) -> tuple[int, int]:
-        """Width and height of an image, upright, in pixels.
+    def facts(self, sha256: str, data: bytes, mask: bool = False) -> ImageFacts:
+        """What there is to know of an image.
 
         Args:
             sha256: hash of `data`.
             data: the file's bytes.
+            mask: it is one; `dark` then also tells of one with 8 bits.
 
         Raises:
             ImageError: if it cannot be decoded.
         """
-        known = self._known.get(sha256)
+        key = f"mask {sha256}" if mask else sha256
+        known = self._known.get(key)
         if known is None:
-            known = decode_image(data).size
+            decoded = decode_with_range(data)
+            dark = decoded.dark
+            if mask and dark is None:
+                brightest = decoded.image.convert("L").getextrema()[1] / 255
+                dark = brightest if brightest < DARK else None
+            known = ImageFacts(*decoded.image.size, decoded.full, dark)
             with self._lock:
-                self._known[sha256] = known
+                self._known[key] = known
                 self._new = True
         return known
 
@@ -60,7 +85,8 @@ class CheckedImages:
         if self._path is None or not self._new:
             return
         temporary = self._path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
-        data = {"pillow": PIL.__version__, "images": {key: list(size) for key, size in sorted(self._known.items())}}
+        images = {key: _written_facts(facts) for key, facts in sorted(self._known.items())}
+        data = {"pillow": PIL.__version__, "check": CHECK, "images": images}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(data), encoding="utf-8")
@@ -69,3 +95,14 @@ class CheckedImages:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise cache_error(self._path.parent, error) from None
+
+
+def _written_facts(facts: ImageFacts) -> list:
+    usual = facts.full is None and facts.dark is None
+    return [facts.width, facts.height, *(() if usual else (facts.full, facts.dark))]
+
+
+def _read_facts(entry: list) -> ImageFacts:
+    width, height, *ranges = entry
+    full, dark = (None if value is None else float(value) for value in ranges or (None, None))
+    return ImageFacts(int(width), int(height), full, dark)

@@ -13,6 +13,8 @@ class DatasetImage:
         sha256: hash of the file's bytes.
         captions: its caption, or several of which one is drawn at each use; at least one, possibly "".
         mask_path, mask_sha256: its mask file, None if it has none or training is not masked.
+        full, mask_full: value that means white, where the file says it; see `Decoded`.
+        caption_path: of the file with its captions, "" if there is none.
     """
 
     concept: int
@@ -24,6 +26,9 @@ class DatasetImage:
     captions: tuple[str, ...]
     mask_path: str | None = None
     mask_sha256: str | None = None
+    full: float | None = None
+    mask_full: float | None = None
+    caption_path: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 from modules.dataLoader.buckets import choose_bucket
 from modules.dataLoader.captions import vary_caption
 from modules.dataLoader.DatasetReport import DatasetImage
-from modules.dataLoader.decode_image import ImageError, decode_image
+from modules.dataLoader.decode_image import LARGEST_FILE, ImageError, decode_image
 from modules.dataLoader.ImageVariation import ImageVariation
+from modules.dataLoader.regular_file import read_regular
 from modules.dataLoader.render import RENDER_VERSION, Geometry, find_geometry, render_mask, render_pixels
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.resolution import Resolution, parse_resolutions
@@ -79,13 +79,15 @@ class ImageSource:
         """Names the encoded pixels by everything that they depend on: content, settings, and the encoder."""
         drawn, geometry = self.layout(index, variation)
         colours = [drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue]
-        return _key("pixels", self.images[index].sha256, dataclasses.astuple(geometry), colours, fingerprint)
+        image = self.images[index]
+        return _key("pixels", image.sha256, dataclasses.astuple(geometry), colours, fingerprint, *_said(image.full))
 
     def mask_key(self, index: int, variation: int, fingerprint: str) -> str:
         """The same for the mask, which depends on the encoder by its size."""
         drawn, geometry = self.layout(index, variation)
+        image, circle = self.images[index], drawn.mask_circle
         return _key(
-            "mask", self.images[index].mask_sha256, dataclasses.astuple(geometry), drawn.mask_circle, fingerprint
+            "mask", image.mask_sha256, dataclasses.astuple(geometry), circle, fingerprint, *_said(image.mask_full)
         )
 
     def has_mask(self, index: int, variation: int) -> bool:
@@ -113,13 +115,18 @@ class ImageSource:
         return vary_caption(self.concepts[image.concept], image.name, image.captions, variation)
 
 
+def _said(full: float | None) -> tuple[str, ...]:
+    """Part of the keys of images whose file says which value is white: versions that did not read it made others."""
+    return () if full is None else (f"white is {full:g}",)
+
+
 def _key(*parts) -> str:
     return hashlib.sha256(json.dumps([RENDER_VERSION, *parts]).encode()).hexdigest()
 
 
 def _decode_again(path: str, sha256: str | None) -> Image.Image:
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(path, LARGEST_FILE)
         if hashlib.sha256(data).hexdigest() == sha256:
             return decode_image(data)
         reason = "its content is another one"

@@ -153,4 +153,11 @@ class TrainingData:
 
     def _text(self, captions: list[str]) -> dict[str, Tensor]:
         encoded = [self.text(caption) for caption in captions]
-        return {name: torch.stack([tensors[name] for tensors in encoded]) for name in encoded[0]}
+        return {name: torch.stack(self._padded(name, [tensors[name] for tensors in encoded])) for name in encoded[0]}
+
+    def _padded(self, name: str, tensors: list[Tensor]) -> list[Tensor]:
+        """Captions of fewer chunks than others get empty ones, which are what the empty caption is."""
+        if len({tensor.shape for tensor in tensors}) == 1:
+            return tensors
+        most, empty = max(map(len, tensors)), self.text("")[name]
+        return [torch.cat([tensor, *[empty] * ((most - len(tensor)) // len(empty))]) for tensor in tensors]

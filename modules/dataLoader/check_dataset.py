@@ -7,18 +7,26 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from modules.dataLoader.buckets import enlargement
-from modules.dataLoader.captions import CaptionError, check_special_tags, find_captions, read_prompt_file
-from modules.dataLoader.CheckedImages import CheckedImages
+from modules.dataLoader.captions import (
+    CaptionError,
+    check_special_tags,
+    few,
+    find_captions,
+    read_prompt_file,
+)
+from modules.dataLoader.CheckedImages import CheckedImages, ImageFacts
+from modules.dataLoader.Companions import OTHER_IMAGE_SUFFIXES, Beside
 from modules.dataLoader.DatasetReport import DatasetImage, DatasetReport, RejectedFile
-from modules.dataLoader.decode_image import ImageError
-from modules.dataLoader.find_images import OTHER_IMAGE_SUFFIXES, companion_path, find_images
+from modules.dataLoader.decode_image import LARGEST_FILE, ImageError
+from modules.dataLoader.find_images import list_folder
+from modules.dataLoader.findings import ImageFindings, concept_findings
 from modules.dataLoader.ImageSource import resolutions_of
 from modules.dataLoader.plan_size import check_plan_size
 from modules.dataLoader.progress import Progress, track
+from modules.dataLoader.regular_file import read_regular
 from modules.util.config.check_lists import concept_label, folder_problem
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import Problem, Remedy
@@ -45,9 +53,8 @@ MASK_ASPECT_TOLERANCE = 0.02
 class _Found:
     """What became of one file."""
 
-    image: DatasetImage | None = None
+    findings: ImageFindings | None = None
     rejected: RejectedFile | None = None
-    warnings: list[str] = field(default_factory=list)
     enlargement: float = 0.0
 
 
@@ -58,6 +65,7 @@ class _Task:
     name: str
     path: str
     prompts: tuple[str, ...]
+    beside: Beside
 
 
 def check_dataset(
@@ -96,9 +104,10 @@ def check_dataset(
         results = pool.map(lambda task: _check_file(config, task, checked), tasks)
         found = list(track(results, len(tasks), "check", progress, bar))
     checked.save()
-    report.images += [result.image for result in found if result.image]
+    findings = [result.findings for result in found if result.findings]
+    report.images += [one.image for one in findings]
     report.rejected += [result.rejected for result in found if result.rejected]
-    report.warnings += [warning for result in found for warning in result.warnings]
+    report.warnings += _findings(config, concepts, findings)
     enlarged = [result.enlargement for result in found if result.enlargement > 1]
     if enlarged:
         report.warnings.append(
@@ -154,18 +163,24 @@ def _list_concept(config: TrainConfig, concept: ConceptConfig, index: int, repor
     prompts = read_prompt_file(concept, label)
     if problem := folder_problem(concept, index):
         raise UserError(problem)
-    files, errors = find_images(concept.path, concept.include_subdirectories)
-    for error in errors:
+    listing = list_folder(concept.path, concept.include_subdirectories)
+    for error in listing.errors:
         report.rejected.append(
             RejectedFile(label, str(error.filename), f"the folder cannot be read: {error.strerror or error}")
         )
-    if not files:
+    report.rejected += [
+        RejectedFile(label, path, "it is a folder with the name of an image") for path in listing.folders
+    ]
+    if listing.lonely_masks:
+        names = few(os.path.basename(path) for path in listing.lonely_masks)
+        report.warnings.append(f"{label}: no image lies beside {len(listing.lonely_masks)} masks: {names}")
+    if not listing.images:
         hint = "" if concept.include_subdirectories else " itself (include_subdirectories is off)"
         report.warnings.append(f"{label}: no images in {concept.path}{hint}")
     if concept.balancing == 0:
         report.warnings.append(f"{label}: not used, as its balancing is 0")
         return []
-    return [_Task(index, concept, name, path, prompts) for name, path in files]
+    return [_Task(index, concept, name, path, prompts, listing.beside[path]) for name, path in listing.images]
 
 
 def _check_mask_options(config: TrainConfig, concept: ConceptConfig, label: str) -> list[str]:
@@ -196,7 +211,8 @@ def _read_file(config: TrainConfig, task: _Task, checked: CheckedImages) -> _Fou
     suffix = os.path.splitext(path)[1].lower()
     if suffix in OTHER_IMAGE_SUFFIXES and suffix not in Image.registered_extensions():
         raise ImageError(f"{suffix} files are not supported; convert it to PNG, JPEG or WebP")
-    sha256, width, height = _read_image(Path(path), checked)
+    sha256, facts = _read_image(path, checked)
+    width, height = facts.width, facts.height
     if min(width, height) < SMALLEST_SIDE:
         raise ImageError(f"{width}x{height} px is too small; the shorter side must have at least {SMALLEST_SIDE} px")
     factor = max(
@@ -208,34 +224,54 @@ def _read_file(config: TrainConfig, task: _Task, checked: CheckedImages) -> _Fou
             f"{width}x{height} px is too small for the training resolution: it would be scaled up by {factor:.1f}, "
             f"the limit is {LARGEST_ENLARGEMENT:g}"
         )
-    captions, warning = find_captions(concept, path, task.prompts)
-    mask_path, mask_sha256 = _check_mask(path, width, height, checked) if config.masked_training else (None, None)
-    image = DatasetImage(task.index, task.name, path, width, height, sha256, captions, mask_path, mask_sha256)
-    return _Found(image=image, warnings=[warning] if warning else [], enlargement=factor)
+    captions = find_captions(concept, path, task.prompts, task.beside)
+    masks = task.beside.masks
+    mask, mask_sha256, mask_facts = None, None, None
+    if config.masked_training and masks:
+        mask = os.path.join(os.path.dirname(path), masks[0])
+        mask_sha256, mask_facts = _check_mask(mask, facts, checked)
+    image = DatasetImage(
+        task.index, task.name, path, width, height, sha256, captions.texts, mask, mask_sha256,
+        facts.full, mask_facts.full if mask_facts else None, captions.path,
+    )  # fmt: skip
+    dark = mask_facts.dark if mask_facts else None
+    return _Found(ImageFindings(image, captions, masks, facts.dark, dark), enlargement=factor)
 
 
-def _read_image(path: Path, checked: CheckedImages) -> tuple[str, int, int]:
-    data = path.read_bytes()
+def _read_image(path: str, checked: CheckedImages, mask: bool = False) -> tuple[str, ImageFacts]:
+    data = read_regular(path, LARGEST_FILE)
     sha256 = hashlib.sha256(data).hexdigest()
-    return sha256, *checked.size(sha256, data)
+    return sha256, checked.facts(sha256, data, mask)
 
 
-def _check_mask(path: str, width: int, height: int, checked: CheckedImages) -> tuple[str | None, str | None]:
-    mask_path = companion_path(path, "-masklabel")
+def _check_mask(path: str, image: ImageFacts, checked: CheckedImages) -> tuple[str, ImageFacts]:
     try:
-        sha256, mask_width, mask_height = _read_image(Path(mask_path), checked)
-    except FileNotFoundError:
-        return None, None
+        sha256, mask = _read_image(path, checked, mask=True)
     except OSError as error:
-        raise ImageError(f"its mask {mask_path} cannot be read: {error.strerror or error}") from None
+        raise ImageError(f"its mask {path} cannot be read: {error.strerror or error}") from None
     except ImageError as error:
-        raise ImageError(f"its mask {mask_path}: {error}") from None
-    if abs(mask_width * height / (mask_height * width) - 1) > MASK_ASPECT_TOLERANCE:
+        raise ImageError(f"its mask {path}: {error}") from None
+    if abs(mask.width * image.height / (mask.height * image.width) - 1) > MASK_ASPECT_TOLERANCE:
         raise ImageError(
-            f"its mask {mask_path} has {mask_width}x{mask_height} px, which is another shape than the image's "
-            f"{width}x{height} px"
+            f"its mask {path} has {mask.width}x{mask.height} px, which is another shape than the image's "
+            f"{image.width}x{image.height} px"
         )
-    return mask_path, sha256
+    return sha256, mask
+
+
+def _findings(config: TrainConfig, concepts: Sequence[ConceptConfig], found: Sequence[ImageFindings]) -> list[str]:
+    """What there is to say of all images of each concept, and of all concepts."""
+    lines = []
+    for index, concept in enumerate(concepts):
+        own = [one for one in found if one.image.concept == index]
+        lines += concept_findings(concept, concept_label(concept, index), own, config.masked_training)
+    circles = any(concepts[one.image.concept].image.enable_random_circular_mask_shrink for one in found)
+    if config.masked_training and found and not circles and not any(one.masks for one in found):
+        lines.append(
+            f"masked_training is on, but not one of {len(found)} images has a mask, so nothing is masked; expected "
+            "NAME-masklabel.png beside NAME.png"
+        )
+    return lines
 
 
 def _check_left(config: TrainConfig, concepts: Sequence[ConceptConfig], report: DatasetReport) -> None:

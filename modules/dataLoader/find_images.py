@@ -1,47 +1,59 @@
 import os
 import unicodedata
+from dataclasses import dataclass, field
 from pathlib import Path
 
-IMAGE_SUFFIXES = frozenset(
-    ".apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .qoi .tga .tif .tiff "
-    ".webp".split()
-)
-"""Endings of files that are taken for training images. What a file really is, its content decides."""
-
-OTHER_IMAGE_SUFFIXES = frozenset(".arw .cr2 .cr3 .dng .heic .heif .jxl .nef .orf .psd .raf .raw .rw2 .svg .xcf".split())
-"""Endings of images that we do not read; such files are reported, not passed over in silence."""
-
-COMPANIONS = ("-masklabel", "-condlabel")
-"""Endings of the stems of files that belong to an image."""
+from modules.dataLoader.Companions import Beside, Companions, is_caption, is_image
 
 
-def find_images(folder: str | Path, include_subdirectories: bool) -> tuple[list[tuple[str, str]], list[OSError]]:
-    """Lists the image files of a folder, including those in formats that cannot be read.
+@dataclass
+class FolderListing:
+    """What a concept's folder holds.
 
-    Hidden files and folders (names that start with a dot) are passed over, and so are masks and conditioning images.
-
-    Returns:
-        (name, path) of each file, sorted by name: the order does not depend on the file system. And the folders that
-        could not be listed.
+    Attributes:
+        images: (name, path) of each image file, sorted by name: the order does not depend on the file system.
+        beside: path of an image -> what belongs to it.
+        errors: of folders that could not be listed.
+        folders: paths of folders with the name of an image, into which nobody looks.
+        lonely_masks: paths of masks without an image.
     """
-    root, errors, found, visited = os.fspath(folder), [], [], set()
-    for directory, folders, files in os.walk(root, onerror=errors.append, followlinks=True):
+
+    images: list[tuple[str, str]] = field(default_factory=list)
+    beside: dict[str, Beside] = field(default_factory=dict)
+    errors: list[OSError] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    lonely_masks: list[str] = field(default_factory=list)
+
+
+def list_folder(folder: str | Path, include_subdirectories: bool) -> FolderListing:
+    """Lists the image files of a folder, including those in formats that cannot be read, and what lies beside them.
+
+    Hidden files and folders (names that start with a dot) are passed over, and masks and conditioning images are no
+    images.
+    """
+    root, found, visited = os.fspath(folder), FolderListing(), set()
+    for directory, folders, files in os.walk(root, onerror=found.errors.append, followlinks=True):
         real = os.path.realpath(directory)
         if real in visited:  # a link back to a folder above
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if include_subdirectories else []
-        for file in files:
-            stem, suffix = os.path.splitext(file)
-            known = suffix.lower() in IMAGE_SUFFIXES or suffix.lower() in OTHER_IMAGE_SUFFIXES
-            if known and not file.startswith(".") and not stem.endswith(COMPANIONS):
-                path = os.path.join(directory, file)
-                name = os.path.relpath(path, root).replace(os.sep, "/")
-                found.append((unicodedata.normalize("NFC", name), path))
-    return sorted(found), errors
+        companions = Companions([*files, *filter(is_caption, folders)])
+        for file in companions.images:
+            path = os.path.join(directory, file)
+            name = os.path.relpath(path, root).replace(os.sep, "/")
+            found.images.append((unicodedata.normalize("NFC", name), path))
+            found.beside[path] = companions.of(file)
+        found.lonely_masks += [os.path.join(directory, name) for name in companions.lonely]
+        visible = sorted(name for name in folders if not name.startswith("."))
+        if not include_subdirectories:
+            found.folders += [os.path.join(directory, name) for name in visible if is_image(name)]
+        folders[:] = visible if include_subdirectories else []
+    found.images.sort()
+    return found
 
 
-def companion_path(path: str, ending: str) -> str:
-    """The path of a PNG beside an image, as `cat-masklabel.png` beside `cat.jpg`."""
-    return os.path.splitext(path)[0] + ending + ".png"
+def find_images(folder: str | Path, include_subdirectories: bool) -> tuple[list[tuple[str, str]], list[OSError]]:
+    """(name, path) of the image files of a folder, and the folders that could not be listed; see `list_folder`."""
+    found = list_folder(folder, include_subdirectories)
+    return found.images, found.errors

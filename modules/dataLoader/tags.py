@@ -1,11 +1,12 @@
 """Captions as lists of tags: dropped, recased, shuffled. Pure functions of a caption and a random generator."""
 
 import random
-import re
 from collections.abc import Sequence
 
+from modules.util.config.patterns import Pattern, PatternError
 from modules.util.enum.TagDropoutMode import TagDropoutMode
 from modules.util.enum.TagDropoutSpecialTagsMode import TagDropoutSpecialTagsMode
+from modules.util.UserError import UserError
 
 
 def split_tags(caption: str, delimiter: str) -> list[str]:
@@ -27,12 +28,20 @@ def shuffle_tags(caption: str, rng: random.Random, *, delimiter: str = ",", keep
     return join_tags(kept + rest, delimiter, caption)
 
 
-def is_special(tag: str, special: Sequence[str | re.Pattern[str]]) -> bool:
-    """Whether a tag, with or without the parentheses of a weight around it, is one of the special ones."""
+def is_special(tag: str, special: Sequence[str | Pattern]) -> bool:
+    """Whether a tag, with or without the parentheses of a weight around it, is one of the special ones.
+
+    Raises:
+        UserError: if a pattern takes too long on it.
+    """
     forms = (tag, tag.strip("()"))
-    return any(
-        entry in forms if isinstance(entry, str) else any(entry.fullmatch(form) for form in forms) for entry in special
-    )
+    try:
+        return any(
+            entry in forms if isinstance(entry, str) else any(entry.fullmatch(form) for form in forms)
+            for entry in special
+        )
+    except PatternError as error:
+        raise UserError(f"text.tag_dropout_special_tags: {error}") from None
 
 
 def drop_tags(
@@ -41,7 +50,7 @@ def drop_tags(
     *,
     probability: float,
     mode: TagDropoutMode = TagDropoutMode.RANDOM,
-    special: Sequence[str | re.Pattern[str]] = (),
+    special: Sequence[str | Pattern] = (),
     special_mode: TagDropoutSpecialTagsMode = TagDropoutSpecialTagsMode.NONE,
     delimiter: str = ",",
     keep: int = 0,

@@ -5,7 +5,7 @@ import importlib
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -122,6 +122,8 @@ class BaseModel(ABC):
     output_layers: ClassVar[tuple[str, ...]] = ("conv_out", "proj_out", "lm_head")
     # text encoder -> name of its vectors in embedding files, for families in which words can be added
     embedding_keys: ClassVar[Mapping[str, str]] = {}
+    # whether text encoders read long captions in `prompt_chunks`
+    reads_chunks: ClassVar[bool] = False
     # whether the family says how `dynamic_timestep_shifting` follows from an image's size
     shifts_by_size: ClassVar[bool] = False
 
@@ -136,13 +138,17 @@ class BaseModel(ABC):
     @classmethod
     def check_config(cls, config: TrainConfig) -> list[Problem]:
         """What the family has no use for or can't do, whichever of its models is trained. Nothing is opened."""
+        found = []
+        if config.prompt_chunks > 1 and not cls.reads_chunks:
+            text = f"found {config.prompt_chunks}, but {config.model_type} has no CLIP text encoder, which this is for"
+            found.append(Problem("prompt_chunks", text, (Remedy.of({"prompt_chunks": 1}),)))
         if config.dynamic_timestep_shifting and not cls.shifts_by_size:
             text = (
                 f"{config.model_type} has no shift that depends on an image's size. Set it to false; `timestep_shift` "
                 "is a fixed one"
             )
-            return [Problem("dynamic_timestep_shifting", text, (Remedy.of({"dynamic_timestep_shifting": False}),))]
-        return []
+            found.append(Problem("dynamic_timestep_shifting", text, (Remedy.of({"dynamic_timestep_shifting": False}),)))
+        return found
 
     @classmethod
     @abstractmethod
@@ -281,6 +287,26 @@ class BaseModel(ABC):
         """The denoiser's conditions of each caption; with gradient where a text encoder is trained.
 
         Float32, or the text encoder's own format where they are large.
+        """
+
+    @abstractmethod
+    def text_limits(self) -> dict[str, int]:
+        """Text encoder -> tokens of a caption that it reads. Those that every caption has are not counted."""
+
+    @abstractmethod
+    def count_tokens(self, part: str, texts: Sequence[str]) -> list[int]:
+        """How many tokens texts have for a text encoder, counted as in `text_limits`.
+
+        Of each text, `cut_text` counts.
+        """
+
+    @abstractmethod
+    def read_more(self, part: str, tokens: int) -> str:
+        """What to set so that a text encoder reads more; "" if nothing helps.
+
+        Args:
+            part: the text encoder.
+            tokens: that it should read.
         """
 
     @abstractmethod

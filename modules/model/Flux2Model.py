@@ -7,13 +7,14 @@ Qwen in Klein. Axes: `b` batch, `c` channels of packed latents, `h w` their side
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from modules.model.BaseModel import BaseModel, Prediction
+from modules.model.cut_text import cut_text
 from modules.model.diffusion_noise import draw_noise, draw_noise_levels
 from modules.model.flux2_files import fill_transformer, fill_vae
 from modules.model.flux2_keys import flux2_adapter_naming, native_tensor
@@ -225,8 +226,8 @@ class Flux2Model(BaseModel):
     def _encode(self, captions: list[str], length: int | None) -> Tensor:
         layers = self.variant.layers
         tokens = self.tokenizer.apply_chat_template(
-            [self.variant.chat(caption) for caption in captions], tokenize=True, return_dict=True, return_tensors="pt",
-            padding="max_length", truncation=True, max_length=length or PROMPT_TOKENS, **self.variant.template,
+            self._chats(captions), tokenize=True, return_dict=True, return_tensors="pt", padding="max_length",
+            truncation=True, max_length=length or PROMPT_TOKENS, **self.variant.template,
         ).to(self.device)  # fmt: skip
         # without the head, whose scores for every word of the vocabulary nobody needs
         states = self.text_encoder.model(
@@ -238,6 +239,26 @@ class Flux2Model(BaseModel):
                 f"{', '.join(map(str, layers))}. Take the text encoder that belongs to the model."
             )
         return torch.cat([states[layer] for layer in layers], dim=-1)
+
+    def text_limits(self) -> dict[str, int]:
+        length = self.config.text_encoder_sequence_length or PROMPT_TOKENS
+        return {"text_encoder": max(0, length - len(self._bare_ids([""])[0]))}
+
+    def count_tokens(self, part: str, texts: Sequence[str]) -> list[int]:
+        empty = len(self._bare_ids([""])[0])
+        return [len(ids) - empty for ids in self._bare_ids(texts)]
+
+    def read_more(self, part: str, tokens: int) -> str:
+        return f"text_encoder_sequence_length to {tokens + len(self._bare_ids([''])[0])}"
+
+    def _bare_ids(self, captions: Sequence[str]) -> list[list[int]]:
+        """Ids of captions as conversations, however many."""
+        options = {**self.variant.template, "tokenizer_kwargs": {"verbose": False}}
+        chats = self._chats(captions)
+        return self.tokenizer.apply_chat_template(chats, tokenize=True, return_dict=True, **options)["input_ids"]
+
+    def _chats(self, captions: Sequence[str]) -> list[list[dict[str, Any]]]:
+        return [self.variant.chat(cut_text(caption)) for caption in captions]
 
     def text_fingerprint(self) -> str:
         settings = [self.config.text_encoder_sequence_length, self.variant.layers, self.variant.chat("")]

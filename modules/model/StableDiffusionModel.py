@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+from modules.model.ClipTexts import join_chunks
 from modules.model.UNetModel import UNetModel
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.enum.ModelType import ModelType
@@ -47,12 +48,13 @@ class StableDiffusionModel(UNetModel):
             return {"hidden": self._encode(captions, own.text_encoder_layer_skip, own.text_encoder_sequence_length)}
 
     def _encode(self, captions: list[str], skip: int, length: int | None) -> Tensor:
-        tokens = self.tokens("text_encoder", captions, length)
+        chunks = self.chunks_of(captions, {"text_encoder": length})
+        tokens = self.tokens("text_encoder", captions, length, chunks)
         if not skip:
-            return self.text_encoder(tokens).last_hidden_state.float()
+            return join_chunks(self.text_encoder(tokens).last_hidden_state.float(), chunks)
         states = self.text_encoder(tokens, output_hidden_states=True).hidden_states
         inner = getattr(self.text_encoder, "text_model", self.text_encoder)
-        return inner.final_layer_norm(self.layer_output("text_encoder", states, skip)).float()
+        return join_chunks(inner.final_layer_norm(self.layer_output("text_encoder", states, skip)).float(), chunks)
 
     def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
         # where a sample says nothing of its own, it reads prompts as the training reads captions

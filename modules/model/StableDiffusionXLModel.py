@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 
+from modules.model.ClipTexts import join_chunks
 from modules.model.UNetModel import UNetModel
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.enum.ModelType import ModelType
@@ -48,17 +49,19 @@ class StableDiffusionXLModel(UNetModel):
         self, captions: list[str], skips: tuple[int, int], lengths: tuple[int | None, int | None]
     ) -> dict[str, Tensor]:
         """`hidden` `[b, tokens, both widths]` and `pooled` `[b, width of the projection]`, float32."""
-        hidden = []
+        hidden, chunks = [], self.chunks_of(captions, dict(zip(self.tokenizer_of, lengths, strict=True)))
         for part, skip, length in zip(self.tokenizer_of, skips, lengths, strict=True):
-            encoded = self.components[part](self.tokens(part, captions, length), output_hidden_states=True)
-            hidden.append(self.layer_output(part, encoded.hidden_states, skip, self.unused_layers).float())
+            encoded = self.components[part](self.tokens(part, captions, length, chunks), output_hidden_states=True)
+            states = self.layer_output(part, encoded.hidden_states, skip, self.unused_layers).float()
+            hidden.append(join_chunks(states, chunks))
         first, second = (states.shape[1] for states in hidden)
         if first != second:
             raise UserError(
                 f"text_encoder_sequence_length and text_encoder_2_sequence_length: found {first} and {second} tokens, "
                 "but SDXL needs as many from both encoders. Set both to 77, or to null."
             )
-        return {"hidden": torch.cat(hidden, dim=-1), "pooled": encoded.text_embeds.float()}
+        # the summary of a long caption is that of its first chunk, as in ComfyUI and kohya's trainers
+        return {"hidden": torch.cat(hidden, dim=-1), "pooled": encoded.text_embeds[::chunks].float()}
 
     def added_conditions(self, conditions: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
         # pixels stay float32: they go through sines, and bfloat16 has no 1023

@@ -8,12 +8,12 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modules.model.AddedWords import AddedWords
-from modules.model.BaseModel import BaseModel, Prediction
+from modules.model.BaseModel import Prediction
+from modules.model.ClipTexts import ClipTexts
 from modules.model.diffusion_noise import draw_noise, draw_timesteps, offset_coefficients, zero_terminal_snr
 from modules.model.ldm_checkpoint import ldm_checkpoint
 from modules.model.ModelSource import ModelSource, empty_module
-from modules.model.single_file import SD1, SD2, SDXL, STANDARD, TOKENIZERS, SingleFileSource, load_part
+from modules.model.single_file import SD1, SD2, SDXL, STANDARD, SingleFileSource, load_part
 from modules.model.unet_keys import unet_adapter_naming
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor
@@ -55,11 +55,10 @@ SCHEDULERS: dict[NoiseScheduler, tuple[str, dict[str, object]]] = {
 }
 
 
-class UNetModel(BaseModel):
+class UNetModel(ClipTexts):
     """Noise or velocity prediction on a fixed variance-preserving schedule.
 
     Attributes:
-        tokenizer_of: text encoder -> its tokenizer.
         scheduler_config: of the base model's scheduler, with the prediction type of this run.
         alphas_cumprod: `[t]`, ᾱ of the training's schedule.
         velocity: whether the UNet predicts the velocity.
@@ -79,8 +78,6 @@ class UNetModel(BaseModel):
 
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
         super().__init__(config, source, device)
-        self.tokenizer_of = {TOKENIZERS[name]: source.tokenizer(name) for name in self.tokenizers}
-        self.added_words = {part: AddedWords(self.tokenizer_of[part]) for part in self.embedding_keys}
         self.scheduler_config = self._scheduler_config(source.scheduler_config())
         scheduler = diffusers.DDPMScheduler.from_config(self.scheduler_config)
         alphas = scheduler.alphas_cumprod
@@ -183,16 +180,6 @@ class UNetModel(BaseModel):
         pixels = pixels.to(device=self.device, dtype=self.vae.dtype)
         return self.vae.encode(pixels).latent_dist.mean.float()
 
-    def tokens(self, part: str, captions: list[str], length: int | None) -> Tensor:
-        """`[b, length]` ids for a text encoder, on its device; `length` as in the config, None: the encoder's own."""
-        # the encoder has no positions beyond its own; the option's default is that of families with longer captions
-        tokenizer = self.tokenizer_of[part]
-        most = min(tokenizer.model_max_length, self.layers_of(part).config.max_position_embeddings)
-        captions = [self.added_words[part].expand(caption) for caption in captions]
-        return tokenizer(
-            captions, padding="max_length", truncation=True, max_length=min(length or most, most), return_tensors="pt"
-        ).input_ids.to(self.device)
-
     def layer_output(self, part: str, states: tuple[Tensor, ...], skip: int, unused: int = 0) -> Tensor:
         """What comes out of a text encoder's last layer but `skip`; UserError if it has not that many.
 
@@ -213,6 +200,8 @@ class UNetModel(BaseModel):
 
     def _encoder_fingerprint(self, part: str) -> str:
         settings = [getattr(self.config, f"{part}_{name}") for name in ("layer_skip", "sequence_length")]
+        if self.config.prompt_chunks > 1:
+            settings.append(f"{self.config.prompt_chunks} chunks")
         vocabulary = json.dumps(self.tokenizer_of[part].get_vocab(), sort_keys=True)
         words = self.added_words[part].fingerprint()
         return f"{self.weights_hash(part)} {self.components[part].dtype} {settings} {hash_text(vocabulary)}{words}"

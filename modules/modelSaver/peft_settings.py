@@ -1,13 +1,13 @@
 """The alpha of diffusers' and peft's adapters, which stands beside their tensors."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from modules.modelSaver.adapter_kinds import rank_of
 from modules.modelSaver.adapter_layout import ALPHA, DOWN, OFT_INPUT, unfold_alpha
+from modules.util.config.patterns import PatternError, find_pattern
 
 import torch
 from torch import Tensor, nn
@@ -79,13 +79,22 @@ def _alpha_in(settings: Mapping[str, Any], name: str, rank: int) -> float | None
     # LoHa and LoKr call it alpha
     alpha = settings.get(f"{prefix}lora_alpha", settings.get(f"{prefix}alpha"))
     for pattern, value in (settings.get(f"{prefix}alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
+        if _names(pattern, path):
             alpha = value
             break
     if not isinstance(alpha, (int, float)):
         return None
     # rank-stabilised: the scale is alpha/√rank
     return float(alpha) * (rank**0.5 if settings.get(f"{prefix}use_rslora") else 1.0)
+
+
+def _names(pattern: str, path: str) -> bool:
+    """Whether a pattern of peft's, which stands in a foreign file, names a layer by the end of its path."""
+    try:
+        return find_pattern(rf"(.*\.)?({pattern})").fullmatch(path)
+    except PatternError:
+        # peft writes plain names, too, in which a bracket is a bracket
+        return path == pattern or path.endswith(f".{pattern}")
 
 
 def _json(text: str | None) -> Any:

@@ -18,6 +18,7 @@ from modules.trainer.checks import check_models, open_model, run_problems
 from modules.trainer.Ema import Ema, restored
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.FusedBackward import FusedBackward
+from modules.trainer.long_texts import tell_long_texts
 from modules.trainer.loss import image_losses, loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.optimizers import (
@@ -144,6 +145,7 @@ class Trainer:
         methods, captions = methods_of(config), [text for image in checked.images for text in image.captions]
         for method in methods:
             method.prepare(self.model, config, captions, self.warn)
+        tell_long_texts(self.model, checked, samples, self.warn)
         self.text_trained = any(method.trains_text(config, family.trainable_parts) for method in methods)
         self.data = self._make_data(concepts, checked, validation=False)
         self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None

@@ -173,7 +173,9 @@ def _cache(estimate: MemoryEstimate, run: _Run, sample: SampleConfig | None) -> 
     grid = model.image_grid
     height, width = (max(grid, round(side / grid) * grid) for side in size)
     count = config.batch_size
-    captions = ["a photo"] * count
+    # as long as captions may be; one chunk has one length
+    chunks = config.prompt_chunks
+    captions = ["a photo" if chunks == 1 else "a photo " * 75 * chunks] * count
     with run.space.counting() as images, torch.no_grad():
         # the cache is filled one image at a time
         latents = model.encode_images(torch.zeros(1, 3, height, width))

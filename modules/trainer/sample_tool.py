@@ -18,6 +18,7 @@ from modules.modelSaver.AdapterFile import AdapterFile, read_adapter
 from modules.module.AdapterSet import AdapterSet
 from modules.trainer.autocast import autocast
 from modules.trainer.EmbeddingMethod import AdditionalEmbeddings
+from modules.trainer.long_texts import tell_long_texts
 from modules.trainer.preflight import resolve_device
 from modules.trainer.sampling import draw_sample
 from modules.util.atomic_file import write_failure
@@ -53,6 +54,7 @@ class Wishes:
         model_type: where neither a config nor the model tells.
         dtype: of weights and arithmetic. None: the config's; without one BFLOAT_16 on CUDA, FLOAT_32 elsewhere.
         device: as `train_device`; None: the config's, else the best one there is.
+        prompt_chunks: as the config's; None: the config's.
         neumann: rotations are the Neumann series, where a file does not say which they are.
     """
 
@@ -67,6 +69,7 @@ class Wishes:
     dtype: DataType | None = None
     device: str | None = None
     neumann: bool = False
+    prompt_chunks: int | None = None
 
 
 def draw_images(
@@ -96,6 +99,7 @@ def draw_images(
     say(f"model: {config.base_model_name} ({config.model_type}) on {device}")
     model = family.load(config, device, hub)
     _add_embeddings(model, config, say)
+    tell_long_texts(model, None, samples, lambda text: say(f"warning: {text}"))
     with torch.no_grad(), autocast(config, device):
         apply_adapters(model, files, samples, say, wishes.neumann)
         # text encoders, whose prompts are remembered now
@@ -208,6 +212,8 @@ def _config(wishes: Wishes, say: Say, on_download: Progress) -> tuple[TrainConfi
     else:
         config = TrainConfig()
     config.base_model_name = wishes.base or config.base_model_name
+    if wishes.prompt_chunks is not None:
+        config.prompt_chunks = wishes.prompt_chunks
     # or the model would not put its parts away
     config.latent_caching = True
     config.train_device = wishes.device or config.train_device

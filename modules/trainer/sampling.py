@@ -19,6 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 MARGIN = 8
 # small pictures are enlarged by a whole factor until they can be seen
 SMALLEST_CELL = 192
+# characters of a prompt that are written under a picture
+LONGEST_CAPTION = 2000
 
 
 def draw_samples(
@@ -52,7 +54,7 @@ def draw_sample(
     on_step: Callable[[int, int], None],
 ) -> Image.Image | None:
     """One picture; None if there is too little memory for it, even when the VAE decodes in tiles. `warn` is told."""
-    what = f"Too little memory for the sample {sample.prompt!r} at {sample.width}x{sample.height}"
+    what = f"Too little memory for the sample {sample.prompt[:LONGEST_CAPTION]!r} at {sample.width}x{sample.height}"
     for attempt, decoding in enumerate((nullcontext, model.tiled_decoding)):
         try:
             with decoding():
@@ -74,7 +76,7 @@ def draw_sample(
 
 def file_name(index: int, prompt: str) -> str:
     """A folder name for a prompt that every file system takes."""
-    words = re.sub(r"[^\w\- ,.]", "", prompt)[:60].strip(" .")
+    words = re.sub(r"[^\w\- ,.]", "", prompt[:LONGEST_CAPTION])[:60].strip(" .")
     return f"{index} - {words}" if words else str(index)
 
 
@@ -101,7 +103,8 @@ def _cell(picture: Image.Image | None, size: tuple[int, int]) -> Image.Image:
 
 def _wrapped(text: str, font: ImageFont.ImageFont, width: int) -> list[str]:
     lines = [""]
-    for word in text.split():
+    shown = text if len(text) <= LONGEST_CAPTION else f"{text[:LONGEST_CAPTION]} …"
+    for word in shown.split():
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width or not lines[-1]:
             lines[-1] = longer

@@ -3,6 +3,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from modules.util.config.patterns import PatternError, find_pattern, split_patterns
 from modules.util.config.QuantizationConfig import QuantizationConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
@@ -30,10 +31,10 @@ class LayerFilter:
     def __post_init__(self) -> None:
         for pattern in self.patterns if self.regex else ():
             try:
-                re.compile(pattern)
-            except re.error as error:
+                find_pattern(pattern)
+            except PatternError as error:
                 raise UserError(
-                    f"{self.key}: {pattern!r} is not a regular expression ({error}). "
+                    f"{self.key}: {pattern!r} is not a regular expression that can be used ({error}). "
                     f"Mend it, or set {self.key}_regex to false to search for plain text."
                 ) from error
 
@@ -51,7 +52,8 @@ class LayerFilter:
             presets: the family's selections, name -> patterns.
             key: the option, for messages.
         """
-        patterns = tuple(part.strip() for part in config.layer_filter.split(",") if part.strip())
+        split = split_patterns if config.layer_filter_regex else _split
+        patterns = tuple(split(config.layer_filter))
         name = config.layer_filter_preset
         notes = []
         if name in presets and name != "custom" and tuple(presets[name]) != patterns:
@@ -89,7 +91,12 @@ class LayerFilter:
         return [name for name in names if self.matches(name)]
 
     def _found(self, pattern: str, name: str) -> bool:
-        return re.search(pattern, name) is not None if self.regex else pattern in name
+        if not self.regex:
+            return pattern in name
+        try:
+            return find_pattern(pattern).search(name)
+        except PatternError as error:
+            raise UserError(f"{self.key}: {pattern!r}: {error}.") from error
 
     @staticmethod
     def _examples(pattern: str, names: list[str]) -> list[str]:
@@ -97,3 +104,7 @@ class LayerFilter:
         near = difflib.get_close_matches(pattern, names, n=2, cutoff=0.3)
         spread = names[:: max(1, len(names) // SHOWN_NAMES)]
         return list(dict.fromkeys([*near, *spread]))[:SHOWN_NAMES]
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modules.dataLoader.captions import LARGEST_CAPTION
+from modules.dataLoader.Companions import beside_image
 from modules.dataLoader.find_images import find_images
+from modules.dataLoader.regular_file import is_regular, read_regular
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
@@ -106,6 +109,9 @@ def sort_dropped(paths: Sequence[Path]) -> tuple[list[Path], str]:
 
 def thumbnail(path: str, edge: int) -> Image.Image | None:
     """The middle of an image as a square; None if it cannot be read."""
+    # opening a pipe would wait for who writes to it
+    if not is_regular(path):
+        return None
     try:
         with Image.open(path) as image:
             image.draft("RGB", (2 * edge, 2 * edge))
@@ -151,16 +157,18 @@ def preview(config: TrainConfig, concept: ConceptConfig, image: tuple[str, str],
     """
     from modules.dataLoader.buckets import choose_bucket
     from modules.dataLoader.captions import vary_caption
-    from modules.dataLoader.decode_image import ImageError, decode_image
+    from modules.dataLoader.decode_image import LARGEST_FILE, ImageError, decode_image
     from modules.dataLoader.ImageSource import resolutions_of
     from modules.dataLoader.ImageVariation import ImageVariation
     from modules.dataLoader.render import find_geometry, render_pixels
 
     name, path = image
     try:
-        original = decode_image(Path(path).read_bytes())
-    except (ImageError, OSError) as error:
+        original = decode_image(read_regular(path, LARGEST_FILE))
+    except ImageError as error:
         raise UserError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     drawn = ImageVariation.draw(concept, name, variation, resolutions_of(config, concept))
     size = choose_bucket(
         original.width, original.height, drawn.resolution, grid_of(config), config.aspect_ratio_bucketing
@@ -185,18 +193,22 @@ def _changes(drawn) -> list[str]:
 
 def _captions(concept: ConceptConfig, path: str) -> tuple[tuple[str, ...], str]:
     """The captions of an image, and what is wrong with them."""
-    from modules.dataLoader.captions import CaptionError, find_captions, read_prompt_file
+    from modules.dataLoader.captions import CaptionError, find_captions, no_caption, read_prompt_file
 
     try:
-        captions, warning = find_captions(concept, path, read_prompt_file(concept, "this concept"))
+        found = find_captions(concept, path, read_prompt_file(concept, "this concept"), beside_image(path))
     except (CaptionError, UserError) as error:
         return (), str(error)
-    return captions, warning or ""
+    return found.texts, "" if found.path else no_caption(path, found.unread)
 
 
 def caption_file(concept: ConceptConfig, path: str) -> Path | None:
-    """The file of an image's own caption; None where captions come from elsewhere."""
-    return Path(path).with_suffix(".txt") if concept.text.prompt_source == PromptSource.SAMPLE else None
+    """The text file of an image's own caption, there or not yet; None where captions come from elsewhere."""
+    if concept.text.prompt_source != PromptSource.SAMPLE:
+        return None
+    first = next(iter(beside_image(path).captions), "")
+    usual = Path(path).with_suffix(".txt")
+    return usual.with_name(first) if first and not first.lower().endswith(".json") else usual
 
 
 def read_caption(path: Path) -> str:
@@ -206,10 +218,18 @@ def read_caption(path: Path) -> str:
         UserError: it can't be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").rstrip("\n")
+        return (
+            read_regular(path, LARGEST_CAPTION)
+            .decode("utf-8-sig")
+            .replace("\r\n", "\n")
+            .replace("\r", "\n")
+            .rstrip("\n")
+        )
     except FileNotFoundError:
         return ""
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} can't be read: {error}") from None
 
 

@@ -109,7 +109,9 @@ def test_captions(dataset):
         "blank.png": ("",),
         "bom.png": ("with mark",),
     }
-    assert len(dataset.warnings) == 1 and "none.txt: no such caption file" in dataset.warnings[0]
+    missing, empty, several = dataset.warnings
+    assert "none.txt: no such caption file" in missing and "1 of 4 captions have several lines" in several
+    assert "1 of 4 captions is empty: blank.txt" in empty
 
 
 def test_captions_from_names_and_prompt_files(dataset):
@@ -167,7 +169,7 @@ def test_known_contents_are_not_decoded_again(dataset, monkeypatch):
     dataset.add("a.png")
     dataset.check()
     assert json.loads((dataset.root / "cache" / "checked_images.json").read_text())["images"]
-    monkeypatch.setattr("modules.dataLoader.CheckedImages.decode_image", lambda data: pytest.fail("decoded"))
+    monkeypatch.setattr("modules.dataLoader.CheckedImages.decode_with_range", lambda data: pytest.fail("decoded"))
     assert len(dataset.check().images) == 1
     monkeypatch.undo()
     (dataset.root / "cache" / "checked_images.json").write_text("{broken")

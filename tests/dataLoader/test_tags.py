@@ -4,7 +4,9 @@ import random
 import re
 from collections import Counter
 
-from modules.dataLoader.tags import drop_tags, shuffle_tags, split_tags, vary_capitals
+from modules.dataLoader.captions import special_tags
+from modules.dataLoader.tags import drop_tags, is_special, shuffle_tags, split_tags, vary_capitals
+from modules.util.config.ConceptTextConfig import ConceptTextConfig
 from modules.util.enum.TagDropoutMode import TagDropoutMode
 from modules.util.enum.TagDropoutSpecialTagsMode import TagDropoutSpecialTagsMode
 
@@ -111,3 +113,11 @@ def test_capital_styles(style, expected):
 def test_random_style_mixes_case():
     result = vary_capitals("abcdefghijklmnopqrstuvwxyz", random.Random(0), probability=1, styles=["random"])
     assert result != result.lower() and result != result.upper()
+
+
+def test_special_tags_that_are_expressions():
+    text = ConceptTextConfig(tag_dropout_special_tags=r"\d{1,2}girls?, (a+)+b", tag_dropout_special_tags_regex=True)
+    special = special_tags(text)
+    assert [entry.source for entry in special] == [r"\d{1,2}girls?", "(a+)+b"]
+    assert is_special("12girls", special) and is_special("(aab)", special)
+    assert not is_special("123girls", special) and not is_special("a" * 200, special)

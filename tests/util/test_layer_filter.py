@@ -60,3 +60,18 @@ def test_disagreement_with_the_preset_is_noted():
     assert notes(layer_filter="x", layer_filter_preset="custom") == ()
     (note,) = notes(layer_filter_preset="attn-only")
     assert "all layers are trained" in note and 'layer_filter to "attn"' in note
+
+
+def test_commas_inside_of_an_expression():
+    found = select(layer_filter=r"down_blocks\.\d{1,2}\.attentions, ^conv_(in,|out)", layer_filter_regex=True)
+    assert found == [NAMES[1], NAMES[2], NAMES[5]]
+    # plain text has no brackets
+    assert select(layer_filter="conv_in,conv_out") == [NAMES[0], NAMES[5]]
+
+
+def test_expressions_that_backtrack_without_end():
+    names = [*NAMES, "a" * 90 + "."]
+    chosen = LayerFilter.from_config(TrainConfig(layer_filter=r"(\w+)+in$", layer_filter_regex=True), PRESETS)
+    assert chosen.select(names, "unet") == [NAMES[0], NAMES[4]]
+    with pytest.raises(UserError, match="layer_filter: .*a reference to a group"):
+        LayerFilter((r"(a+)+\1",), regex=True)

@@ -1,6 +1,7 @@
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import nearest, show_value
 from modules.util.config.option import option
+from modules.util.enum.CaptionLines import CaptionLines
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.enum.PromptSource import PromptSource
 from modules.util.enum.TagDropoutMode import TagDropoutMode
@@ -21,7 +22,7 @@ class ConceptTextConfig(BaseConfig):
     prompt_source: PromptSource = option(
         PromptSource.SAMPLE,
         "Caption source",
-        "sample: a .txt file beside each image; concept: one file with a prompt a line; filename: the image's name.",
+        "sample: a text file beside each image; concept: one file with a prompt a line; filename: the image's name.",
         G,
     )
     prompt_path: str = option(
@@ -31,6 +32,14 @@ class ConceptTextConfig(BaseConfig):
         G,
         path="file",
         visible_when={"prompt_source": (PromptSource.CONCEPT,)},
+    )
+    caption_lines: CaptionLines = option(
+        CaptionLines.DRAW,
+        "Lines of a caption file",
+        "DRAW: a file of several lines holds several captions, of which one is drawn; JOIN: it is one caption, its "
+        "lines joined by a space; JOIN_TAGS: by the tag delimiter and a space.",
+        G,
+        visible_when={"prompt_source": (PromptSource.SAMPLE,)},
     )
     enable_tag_shuffling: bool = option(
         False, "Shuffle tags", "Puts the tags of a caption in a new order each time. For captions made of tags.", G

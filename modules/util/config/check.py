@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import Problem, show_value
 from modules.util.config.file_kind import name_part_problem
+from modules.util.config.patterns import PatternError, find_pattern, split_patterns
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LearningRateScheduler import LearningRateScheduler
 
@@ -84,11 +85,11 @@ def _patterns(config: TrainConfig) -> Iterator[Problem]:
 
 
 def _broken_patterns(path: str, patterns: str, delimiter: str = ",") -> Iterator[Problem]:
-    for pattern in patterns.split(delimiter):
+    for pattern in split_patterns(patterns, delimiter):
         try:
-            re.compile(pattern.strip())
-        except re.error as error:
-            yield Problem(path, f"found {show_value(pattern.strip())}, expected a regular expression: {error}")
+            find_pattern(pattern)
+        except PatternError as error:
+            yield Problem(path, f"found {show_value(pattern)}, expected a regular expression: {error}")
 
 
 def _name_parts(config: TrainConfig) -> Iterator[Problem]:

@@ -1,5 +1,4 @@
 import math
-import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -7,6 +6,7 @@ from typing import Any
 from scaled_optim.arithmetic import unit_norm
 from scaled_optim.features.moments import FIRST, first_moment
 from scaled_optim.features.orthogonalization import orthogonalized
+from scaled_optim.patterns import PatternError, find_pattern, split_patterns
 from scaled_optim.roles import WHOLE, Role
 from scaled_optim.rules.AdamWAdv import AdamWAdv
 from scaled_optim.rules.Rule import COMMON, MOMENTUM, Rule
@@ -73,10 +73,10 @@ class MuonAdv(Rule):
         if options["rms_rescaling"] and options["scaled_optm"]:
             raise ValueError("rms_rescaling: scaled_optm sets the size of steps already; expected null or false.")
         if options["muon_adam_regex"]:
-            for part in layer_parts(options["muon_hidden_layers"]):
+            for part in layer_parts(options["muon_hidden_layers"], regex=True):
                 try:
-                    re.compile(part)
-                except re.error as error:
+                    find_pattern(part)
+                except PatternError as error:
                     raise ValueError(
                         f"muon_hidden_layers: found {part}, expected a regular expression: {error}."
                     ) from error
@@ -133,15 +133,17 @@ class MuonAdv(Rule):
         return first_moment(s, mars_gradient(s, beta1), beta1)
 
 
-def layer_parts(layers: str | None) -> list[str]:
-    """The comma-separated parts of `muon_hidden_layers`."""
+def layer_parts(layers: str | None, regex: bool) -> list[str]:
+    """The comma-separated parts of `muon_hidden_layers`; commas inside of brackets belong to regular expressions."""
+    if regex:
+        return split_patterns(layers or "")
     return [part.strip() for part in (layers or "").split(",") if part.strip()]
 
 
 def is_hidden_layer(name: str, layers: str | None, regex: bool) -> bool:
     """Whether a name has one of the parts of `muon_hidden_layers`, or matches one; no parts: every name does."""
-    parts = layer_parts(layers)
-    return not parts or any(re.search(part, name) if regex else part in name for part in parts)
+    parts = layer_parts(layers, regex)
+    return not parts or any(find_pattern(part).search(name) if regex else part in name for part in parts)
 
 
 def mars_gradient(s: StackStep, beta1: float) -> Tensor:

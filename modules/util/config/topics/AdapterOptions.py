@@ -37,7 +37,10 @@ class AdapterOptions(BaseConfig):
         choices=("full", "attn-mlp", "attn-only", "blocks", "custom"),
     )
     layer_filter_regex: bool = option(
-        False, "Regular expressions", "Reads `layer_filter` as comma-separated regular expressions.", LAYERS
+        False,
+        "Regular expressions",
+        "Reads `layer_filter` as comma-separated regular expressions. Commas inside of brackets belong to them.",
+        LAYERS,
     )
 
     peft_type: PeftType = option(

@@ -122,6 +122,16 @@ class ModelOptions(BaseConfig):
         unit="tokens",
         advanced=True,
     )
+    prompt_chunks: int = option(
+        1,
+        "Long prompts",
+        "Chunks of 75 tokens that CLIP text encoders read of a caption or prompt, in training and samples. 1: what "
+        "comes behind is cut. 2 and 3 read as much as `max_token_length` 150 and 225 in kohya's trainers.",
+        PARTS,
+        ge=1,
+        le=32,
+        unit="chunks",
+    )
     text_encoder_2: TrainModelPartConfig = nested(
         TrainModelPartConfig, "Text encoder 2", "The second text encoder.", PARTS, TEXT_ENCODER_FACTS, **TEXT_ENCODER
     )

@@ -1,0 +1,149 @@
+"""What the dataset check says of all images of a concept together, one line each."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modules.dataLoader.captions import FoundCaptions, few, no_caption, not_read
+from modules.dataLoader.Companions import MASK
+from modules.dataLoader.DatasetReport import DatasetImage
+from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.enum.CaptionLines import CaptionLines
+from modules.util.enum.PromptSource import PromptSource
+
+
+@dataclass(frozen=True)
+class ImageFindings:
+    """What was found with one image that can be used.
+
+    Attributes:
+        image: itself.
+        captions: where its captions come from.
+        masks: names of its masks, of which the first one counts; also those that are not used.
+        dark: of the image; see `Decoded`.
+        mask_dark: of its mask.
+    """
+
+    image: DatasetImage
+    captions: FoundCaptions
+    masks: tuple[str, ...] = ()
+    dark: float | None = None
+    mask_dark: float | None = None
+
+
+def concept_findings(concept: ConceptConfig, label: str, found: Sequence[ImageFindings], masked: bool) -> list[str]:
+    """Everything worth knowing of a concept's images.
+
+    Args:
+        concept: itself.
+        label: how it is called.
+        found: with each of its images.
+        masked: whether training is masked.
+    """
+    if not found:
+        return []
+    lines = _captions(concept, label, found) if concept.text.prompt_source == PromptSource.SAMPLE else []
+    return lines + _masks(label, found, masked) + _ranges(label, found)
+
+
+def counted(number: int, of: str) -> str:
+    """A number with its noun."""
+    return f"{number} {of}" if number == 1 else f"{number} {of}s"
+
+
+def _captions(concept: ConceptConfig, label: str, found: Sequence[ImageFindings]) -> list[str]:
+    lines, without = [], [one for one in found if not one.captions.path]
+    if len(without) == len(found):
+        who = f"none of the {len(found)} images has a caption" if len(found) > 1 else "its only image has no caption"
+        example, unread = os.path.basename(found[0].image.path), [n for one in found for n in one.captions.unread]
+        lines.append(
+            f"{label}: {who}, so all are trained with an empty one; expected a text file beside each image, as "
+            f"{os.path.splitext(example)[0]}.txt beside {example}{not_read(unread)}"
+        )
+    else:
+        for one in without:
+            lines.append(no_caption(one.image.path, one.captions.unread))
+    other = [one for one in found if one.captions.path and not _is_usual(one)]
+    if other:
+        names = few(os.path.basename(one.captions.path) for one in other)
+        verb = "comes from a file" if len(other) == 1 else "come from files"
+        lines.append(f"{label}: {counted(len(other), 'caption')} {verb} of another name than NAME.txt: {names}")
+    empty = [os.path.basename(one.captions.path) for one in found if one.captions.path and not any(one.captions.texts)]
+    if empty:
+        verb = "is" if len(empty) == 1 else "are"
+        lines.append(f"{label}: {len(empty)} of {counted(len(found), 'caption')} {verb} empty: {few(empty)}")
+    passed = [name for one in found for name in one.captions.passed]
+    if passed:
+        lines.append(
+            f"{label}: {counted(len(passed), 'caption file')} not read, as the image has another one that counts: "
+            f"{few(dict.fromkeys(passed))}"
+        )
+    several = [one for one in found if one.captions.lines > 1]
+    if several and concept.text.caption_lines == CaptionLines.DRAW:
+        most = max(several, key=lambda one: one.captions.lines).captions
+        lines.append(
+            f"{label}: {len(several)} of {counted(len(found), 'caption')} have several lines, of which one is drawn "
+            f"for each of the {concept.text_variations} text_variations; {most.path} has {most.lines} lines. To train "
+            "such files whole, set text.caption_lines to JOIN"
+        )
+    return lines
+
+
+def _is_usual(one: ImageFindings) -> bool:
+    return one.captions.path == os.path.splitext(one.image.path)[0] + ".txt"
+
+
+def _masks(label: str, found: Sequence[ImageFindings], masked: bool) -> list[str]:
+    having, lines = [one for one in found if one.masks], []
+    if not masked:
+        if having:
+            names = few(one.masks[0] for one in having)
+            verb = "is not used" if len(having) == 1 else "are not used"
+            lines.append(
+                f"{label}: {counted(len(having), 'mask')} beside images {verb}, as masked_training is off, and no mask "
+                f"is trained as an image: {names}"
+            )
+        return lines
+    other = [one.masks[0] for one in having if not _is_usual_mask(one)]
+    if other:
+        verb = "is taken" if len(other) == 1 else "are taken"
+        lines.append(
+            f"{label}: {counted(len(other), 'mask')} of another name than NAME{MASK}.png {verb}, and not trained as "
+            f"an image: {few(other)}"
+        )
+    passed = [name for one in having for name in one.masks[1:]]
+    if passed:
+        lines.append(
+            f"{label}: {counted(len(passed), 'mask')} not read, as the image has another one that counts: "
+            f"{few(dict.fromkeys(passed))}"
+        )
+    return lines
+
+
+def _is_usual_mask(one: ImageFindings) -> bool:
+    return one.masks[0] == f"{os.path.splitext(os.path.basename(one.image.path))[0]}{MASK}.png"
+
+
+def _ranges(label: str, found: Sequence[ImageFindings]) -> list[str]:
+    lines = []
+    pairs = [(one.image.path, one.dark) for one in found if one.dark is not None]
+    if pairs:
+        names = few(f"{os.path.basename(path)} ({share:.2g} of it)" for path, share in pairs)
+        lines.append(
+            f"{label}: in {counted(len(pairs), 'picture')} of more than 8 bits the brightest value is far below the "
+            f"full range, so that they are trained nearly black: {names}. Save them with 8 bit, or write their largest "
+            "possible value into the TIFF tag SMaxSampleValue"
+        )
+    pairs = [(one.image.mask_path, one.mask_dark) for one in found if one.mask_dark is not None]
+    if pairs:
+        names = few(f"{os.path.basename(path)} ({share:.2g} of white)" for path, share in pairs)
+        lines.append(
+            f"{label}: {counted(len(pairs), 'mask')} black or nearly black everywhere, so that hardly anything is "
+            f"learnt; expected white where an image is to be learnt: {names}"
+        )
+    said = [(one.image.path, one.image.full) for one in found if one.image.full is not None]
+    said += [(one.image.mask_path, one.image.mask_full) for one in found if one.image.mask_full is not None]
+    if said:
+        names = few(f"{os.path.basename(path)} ({full:g})" for path, full in said)
+        lines.append(f"{label}: white is the value that the file says in {counted(len(said), 'picture')}: {names}")
+    return lines

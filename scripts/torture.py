@@ -1,0 +1,119 @@
+"""Tries to break runs: kills, full disks, set clocks, damaged files, two runs at once, hostile inputs. Counts the rest.
+
+Runs are processes of a miniature model on the CPU, in a folder that is removed at the end. Needs a system that forks
+(Linux, macOS). Nothing outside of that folder is written but what --json and --table name.
+
+Exit status: 0 nothing was lost and nothing broke; 1 something was, and it is named.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+PARTS = ("kills", "disks", "flips", "pairs", "inputs", "runs")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="all if not given")
+    parser.add_argument("--kills", type=int, default=11, help="of each of the ten cases")
+    parser.add_argument("--flips", type=int, default=500, help="damaged backups, and a fiftieth of it caches")
+    parser.add_argument("--inputs", type=int, default=5000, help="hostile inputs of each kind")
+    parser.add_argument("--runs", type=int, default=200, help="whole runs of hostile configs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the counts here")
+    parser.add_argument("--table", type=Path, metavar="MD", help="write the table here")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    args = parse(arguments)
+    if not hasattr(os, "fork"):
+        print("error: this system does not fork; use Linux or macOS.", file=sys.stderr)
+        return 1
+    from modules.torture.ForkedRun import load_libraries
+    from modules.torture.report import is_clean, table
+    from modules.util.atomic_file import write_bytes, write_json
+
+    load_libraries()
+    with tempfile.TemporaryDirectory(prefix="torture ") as folder:
+        result = torture(args, Path(folder))
+    text = table(result)
+    print(text)
+    if args.json:
+        write_json(args.json, result)
+    if args.table:
+        write_bytes(args.table, (text + "\n").encode())
+    return 0 if is_clean(result) else 1
+
+
+def torture(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The counts of each part, by name."""
+    from modules.torture import report
+    from modules.torture.disks import PLACES, TROUBLES, disk_trial
+    from modules.torture.flips import flip_backups, flip_cache
+    from modules.torture.hostile_runs import hostile_runs
+    from modules.torture.inputs import Inputs, campaign
+    from modules.torture.kills import CASES, kill_chain
+    from modules.torture.miniature import draw_images, save_pipeline
+    from modules.torture.pairs import one_cache, one_workspace
+
+    base, images = save_pipeline(folder / "base"), folder / "images"
+    draw_images(images)
+    own = base, images
+    result: dict[str, Any] = {}
+    if "kills" in args.parts:
+        chains = []
+        for number, case in enumerate(CASES):
+            chains.append(kill_chain(folder / f"kills {number}", *own, case, args.kills, args.seed))
+            told(f"{case}: {len(chains[-1].kills)} kills, the same bytes: {chains[-1].same}")
+        result["kills"] = report.of_kills(chains)
+    if "disks" in args.parts:
+        pairs = [(place, trouble) for place in PLACES for trouble in TROUBLES]
+        trials = [disk_trial(folder / f"{place} {trouble}", *own, place, trouble) for place, trouble in pairs]
+        result["disks"] = report.of_disks(trials)
+        told(f"disks: {result['disks']['clean']} of {result['disks']['tried']} clean")
+    if "flips" in args.parts:
+        backups = flip_backups(folder / "backups", *own, args.flips, args.seed)
+        caches = flip_cache(folder / "caches", *own, max(1, args.flips // 50), args.seed)
+        result["flips"] = report.of_flips({"backups": backups, "caches": caches})
+        told(
+            f"damaged backups noticed: {backups.noticed} of {backups.tried}, caches {caches.noticed} of {caches.tried}"
+        )
+    if "pairs" in args.parts:
+        trials = {
+            "one workspace": one_workspace(folder / "workspace", *own),
+            "one cache": one_cache(folder / "cache", *own, clear=False),
+            "one cache, cleared by both": one_cache(folder / "cleared", *own, clear=True),
+        }
+        result["pairs"] = report.of_pairs(trials)
+        told(f"two at once: {sum(trial.clean for trial in trials.values())} of {len(trials)} clean")
+    tallies = {}
+    if "inputs" in args.parts:
+        inputs = Inputs(folder / "inputs", base)
+        tallies |= {kind: campaign(inputs, kind, args.inputs, args.seed) for kind in inputs.kinds}
+    if "runs" in args.parts:
+        tallies["runs"] = hostile_runs(folder / "runs", *own, args.runs, args.seed)
+    if tallies:
+        result["inputs"] = report.of_inputs(tallies)
+        for name, tally in tallies.items():
+            told(f"hostile {name}: {tally.tried}, {len(tally.broken)} broken, {len(tally.hangs)} hangs")
+            for line in [*tally.broken, *tally.hangs][:20]:
+                told(f"  {line}")
+    return result
+
+
+def told(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

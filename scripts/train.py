@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,6 +16,7 @@ from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.RunControl import RunControl
 from modules.util.config.errors import ConfigError
 from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples
+from modules.util.config.read_json import read_json
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.found_problems import raise_problems
 from modules.util.UserError import UserError
@@ -59,7 +61,7 @@ def warn(text: str) -> None:
 def load(arguments: argparse.Namespace) -> TrainConfig:
     overrides = [pair for group in arguments.override for pair in group]
     if arguments.secrets_path:
-        secrets = json.loads(Path(arguments.secrets_path).read_text(encoding="utf-8"))
+        secrets = read_json(arguments.secrets_path)
         overrides.append(f"secrets={json.dumps(secrets)}")
     return load_train_config(arguments.config_path, overrides, warn=warn)
 
@@ -72,6 +74,7 @@ def run(arguments: argparse.Namespace, commands: TrainCommands, control: RunCont
     # torch and diffusers take seconds to load; wrong configs should not wait for them
     from modules.trainer.ConsoleProgress import ConsoleProgress
     from modules.trainer.Trainer import Trainer
+    from modules.util.out_of_memory import is_out_of_memory
 
     console = ConsoleProgress()
 
@@ -87,12 +90,30 @@ def run(arguments: argparse.Namespace, commands: TrainCommands, control: RunCont
     trainer = Trainer(config, TrainEvents([console, *([control] if control else [])]), commands, arguments.resume)
     try:
         trainer.run()
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"Stopped without saving; {trainer.backup_note()}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"There is too little memory: {str(error).splitlines()[0] if str(error) else type(error).__name__}. Use a "
+            f"smaller batch_size, resolution or rank, or gradient checkpointing; {trainer.backup_note()}"
+        ) from error
     finally:
         console.close()
 
 
+def tell_of_thread(failure: threading.ExceptHookArgs) -> None:
+    """A thread that can't write, as TensorBoard's, is told in a line; what else breaks one is a fault of ours."""
+    if issubclass(failure.exc_type, OSError):
+        warn(f"{getattr(failure.thread, 'name', 'a thread')} has ended: {failure.exc_value}")
+    else:
+        threading.__excepthook__(failure)
+
+
 def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    threading.excepthook = tell_of_thread
     arguments, commands = parse_arguments(), TrainCommands()
     control, status, error = None, "failed", ""
     # it recommends packages for image processors that are not used here
@@ -109,8 +130,8 @@ def main() -> int:
     except Exception as found:
         error = f"The run broke down: {type(found).__name__}: {found}. The log says where."
         raise
-    except KeyboardInterrupt:
-        status, error = "stopped", "Stopped without saving; the last backup is intact."
+    except KeyboardInterrupt as found:
+        status, error = "stopped", str(found) or "Stopped before the first step; there is nothing to save."
         print(error, file=sys.stderr)
         return 130
     finally:

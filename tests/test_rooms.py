@@ -27,6 +27,8 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "viewModel": UTIL | {"module", "modelSaver", "model", "dataLoader", "trainer"},
     "ui": UTIL | {"viewModel"},
     "tinyBase": UTIL,
+    # runs on a miniature, killed, starved of disk and fed with what is broken
+    "torture": UTIL | {"modelSaver", "model", "dataLoader", "trainer", "tinyBase"},
 }
 # The engine is a distribution of its own: these rooms use it, and it uses nothing of theirs.
 ENGINE = ROOT / "scaled-optim" / "scaled_optim"

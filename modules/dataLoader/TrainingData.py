@@ -6,6 +6,7 @@ from modules.dataLoader.Batch import Batch
 from modules.dataLoader.Encoder import Encoder, EncodingModel
 from modules.dataLoader.ImageSource import ImageSource
 from modules.dataLoader.plan import PlannedBatch, PlannedSample, PlanRules, plan_epoch
+from modules.dataLoader.plan_size import BatchCounter
 from modules.dataLoader.TensorStore import TensorStore
 from modules.util.config.TrainConfig import TrainConfig
 
@@ -56,6 +57,10 @@ class TrainingData:
         Epochs may differ in their number of batches if images change their size from one to the next.
         """
         return plan_epoch(epoch, self._rules, self.source.concepts, self.source.images, self.source.size)
+
+    def counter(self, epochs: int) -> BatchCounter:
+        """How many batches each of so many epochs has."""
+        return BatchCounter(self._rules, self.source.concepts, self.source.images, self.source.size, epochs)
 
     def load(self, planned: PlannedBatch) -> Batch:
         """Fetches a batch. What is not cached is encoded by the model.

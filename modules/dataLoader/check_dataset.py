@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from modules.dataLoader.decode_image import LARGEST_FILE, ImageError
 from modules.dataLoader.find_images import list_folder
 from modules.dataLoader.findings import ImageFindings, concept_findings
 from modules.dataLoader.ImageSource import resolutions_of
+from modules.dataLoader.plan_size import check_plan_size
 from modules.dataLoader.progress import Progress, track
 from modules.dataLoader.regular_file import read_regular
 from modules.util.config.check_lists import concept_label, folder_problem
@@ -115,6 +117,8 @@ def check_dataset(
     for line in report.lines()[:-1]:
         warn(line)
     _check_left(config, concepts, report)
+    counts = Counter(image.concept for image in report.images)
+    check_plan_size(config, concepts, [counts[index] for index in range(len(concepts))])
     return report
 
 

@@ -111,12 +111,19 @@ def plan_epoch(
     return batches
 
 
+def turn(rules: PlanRules, concept: ConceptConfig, concept_index: int, members: Sequence[int]) -> list[int]:
+    """The fixed random order in which a concept's images are used."""
+    order = list(members)
+    keyed_random("turn", rules.seed, concept.seed, concept_index).shuffle(order)
+    return order
+
+
 def _samples_of(
     epoch: int, rules: PlanRules, concept: ConceptConfig, concept_index: int, members: list[int]
 ) -> list[PlannedSample]:
     count = samples_per_epoch(concept, len(members))
     if not rules.fixed:
-        keyed_random("turn", rules.seed, concept.seed, concept_index).shuffle(members)
+        members = turn(rules, concept, concept_index, members)
     text_variations = sys.maxsize if rules.vary_captions_freely else concept.text_variations
     samples = []
     for use in range(epoch * count, (epoch + 1) * count):

@@ -1,16 +1,18 @@
 """Builds what a run trains on: dataset check, then everything encoded once and cached."""
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from modules.dataLoader.cache_use import other_users, use_cache
 from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.DatasetReport import DatasetReport
 from modules.dataLoader.Encoder import EncodingModel
 from modules.dataLoader.ImageSource import ImageSource
 from modules.dataLoader.plan import PlanRules
+from modules.dataLoader.plan_size import used_variations
 from modules.dataLoader.progress import Progress, track
 from modules.dataLoader.TensorCache import TensorCache
 from modules.dataLoader.TensorStore import TensorStore
@@ -60,6 +62,8 @@ def prepare_data(
     """
     report = report or check_dataset(config, concepts, warn=warn, progress=progress)
     cache = TensorCache(config.cache_dir, warn) if config.latent_caching else None
+    if cache is not None:
+        use_cache(cache.directory)
     store = TensorStore(cache, memory_budget)
 
     def make(kind: ConceptType) -> TrainingData:
@@ -86,34 +90,37 @@ def prepare_data(
         _prune(cache, (data, make(ConceptType.VALIDATION)), config, cache_text, warn)
     _cache_images(data, config, progress)
     if cache_text:
-        for caption in track(wanted := _captions(data), len(wanted), "captions", progress):
+        for caption in track(wanted := _captions(data, config), len(wanted), "captions", progress):
             data.text(caption)
     return data
 
 
-def _image_variations(data: TrainingData) -> list[tuple[int, int]]:
-    """All (image, variation) of the data; validation uses the first variation only."""
-    concepts = data.source.concepts
-    used = [concepts[image.concept] for image in data.source.images]
-    return [
-        (index, variation)
-        for index, concept in enumerate(used)
-        for variation in range(1 if concept.type == ConceptType.VALIDATION else concept.image_variations)
-    ]
+def _image_variations(data: TrainingData, config: TrainConfig) -> list[tuple[int, int]]:
+    """All (image, variation) that the run comes to; validation uses the first variation only."""
+    images, used = data.source.images, {}
+    counts = Counter(image.concept for image in images)
+    for index, concept in enumerate(data.source.concepts):
+        count = counts[index]
+        validated = concept.type == ConceptType.VALIDATION
+        used[index] = 1 if validated else used_variations(concept, count, config.epochs, concept.image_variations)
+    return [(index, variation) for index, image in enumerate(images) for variation in range(used[image.concept])]
 
 
-def _captions(data: TrainingData) -> list[str]:
+def _captions(data: TrainingData, config: TrainConfig) -> list[str]:
     """All captions that can occur, each once; the empty one is always among them."""
     captions = {"": None}
+    counts = Counter(image.concept for image in data.source.images)
     for index, image in enumerate(data.source.images):
         concept = data.source.concepts[image.concept]
-        variations = 1 if concept.type == ConceptType.VALIDATION else concept.text_variations
+        validated, count = concept.type == ConceptType.VALIDATION, counts[image.concept]
+        variations = 1 if validated else used_variations(concept, count, config.epochs, concept.text_variations)
         captions |= dict.fromkeys(data.source.caption(index, variation) for variation in range(variations))
     return list(captions)
 
 
 def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
-    wanted = list({data.latent_key(*place): place for place in reversed(_image_variations(data))}.values())[::-1]
+    places = reversed(_image_variations(data, config))
+    wanted = list({data.latent_key(*place): place for place in places}.values())[::-1]
 
     def render(place: tuple[int, int]):
         # read and decoded in threads, and only where the store has nothing
@@ -125,7 +132,7 @@ def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | 
             if pixels is not None:
                 data.add_latent(*place, pixels)
     if config.masked_training:
-        places = [place for place in _image_variations(data) if data.source.has_mask(*place)]
+        places = [place for place in _image_variations(data, config) if data.source.has_mask(*place)]
         for place in track(places, len(places), "masks", progress):
             data.mask(*place, data.latent(*place))
 
@@ -154,13 +161,19 @@ def _prune(
     cache_text: bool,
     warn: Callable[[str], None],
 ) -> None:
-    """Removes what neither training nor validation of this run will read."""
-    places = [(part, place) for part in parts for place in _image_variations(part)]
+    """Removes what neither training nor validation of this run will read, unless another run may read it."""
+    if others := other_users(cache.directory):
+        warn(
+            f"{cache.directory}: nothing is removed from the cache, as another run uses it (process "
+            f"{', '.join(map(str, others))}); clear_cache_before_training has no effect this time"
+        )
+        return
+    places = [(part, place) for part in parts for place in _image_variations(part, config)]
     keep = {"latents": [part.latent_key(*place) for part, place in places]}
     if config.masked_training:
         keep["masks"] = [part.mask_key(*place) for part, place in places]
     if cache_text:
-        keep["captions"] = [part.text_key(caption) for part in parts for caption in _captions(part)]
+        keep["captions"] = [part.text_key(caption) for part in parts for caption in _captions(part, config)]
     removed, size = cache.prune(keep)
     if removed:
         warn(

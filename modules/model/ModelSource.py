@@ -1,6 +1,7 @@
 """Where the components of a base model come from: a folder in diffusers' layout, the hub, or files of a family."""
 
 import json
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class FolderSource:
         # the two libraries name the argument differently
         name = "torch_dtype" if issubclass(kind, ModelMixin) else "dtype"
         place, weights = self._place(part), self.fetch_weights(part)
-        with load_errors(self.name):
+        with load_errors(self.name, part):
             module, found = kind.from_pretrained(**place, **weights, **{name: dtype}, output_loading_info=True)
         # the libraries make missing weights up and tell of it only here
         if missing := sorted(found["missing_keys"]):
@@ -112,7 +113,7 @@ class FolderSource:
         place = self._place("scheduler")
         with load_errors(self.name):
             config = diffusers.DDPMScheduler.load_config(**place)
-            return dict(getattr(diffusers, config["_class_name"]).from_config(config).config)
+            return dict(scheduler_class(config.get("_class_name")).from_config(config).config)
 
     def _place(self, part: str) -> dict[str, Any]:
         """Where the libraries find a component, whose settings are here now."""
@@ -140,15 +141,29 @@ def empty_module(kind: type[nn.Module], config: Any) -> nn.Module:
 
 
 @contextmanager
-def load_errors(source: str) -> Iterator[None]:
-    """Says in one line that a base model can't be loaded, and why."""
+def load_errors(source: str, part: str = "") -> Iterator[None]:
+    """Says in one line that a base model, or a component of it, can't be loaded, and why."""
     try:
         yield
     except UserError:
         raise
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"The base model {source} can't be loaded: a .bin file of {part or 'it'} is damaged, or holds "
+            "Python objects beside tensors, and loading those can run any code. Get a version of it with safetensors "
+            "files."
+        ) from error
     except LOAD_ERRORS as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"The base model {source} can't be loaded: {reason}") from error
+
+
+def scheduler_class(name: object) -> type[diffusers.SchedulerMixin]:
+    """The scheduler of diffusers that a model names; ValueError for any other name: a stranger may have written it."""
+    kind = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise ValueError(f"its scheduler is {name!r}, expected a scheduler of diffusers")
+    return kind
 
 
 def check_folder(place: Path | Snapshot, parts: Sequence[str]) -> None:

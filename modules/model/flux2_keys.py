@@ -6,7 +6,7 @@ scale; in diffusers they are three layers, and scale comes first.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from modules.model.unet_keys import flat, layer_paths
@@ -50,6 +50,8 @@ _BLOCK_LAYERS = {
     },
 }
 _BLOCKS = {"transformer_blocks": "double_blocks", "single_transformer_blocks": "single_blocks"}
+# Flux.1 has nothing under these names, and ComfyUI does not know them
+_NEW_IN_FLUX2 = ("time_guidance_embed.", "double_stream_modulation_", "single_stream_modulation.")
 # joint layer of a double block -> the layers that are stacked in it, in order
 _JOINT = {
     "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
@@ -156,14 +158,36 @@ def _naming(
         ModelFormat.DIFFUSERS_LORA: {(component, path): f"transformer.{path}" for path in paths},
         ModelFormat.INTERNAL: {(component, path): f"{component}.{path}" for path in paths},
     }
-    aliases: dict[str, LayerId] = {f"base_model.model.{native}": layer for layer, native in apart.items()}
+    aliases: dict[str, LayerId] = {name: layer for layer, native in apart.items() for name in _native_aliases(native)}
     for path in paths:
         own = (path, f"diffusion_model.{path}", f"base_model.model.{path}", f"lycoris_{flat(path)}")
         aliases |= dict.fromkeys((*own, f"lora_transformer.{path}", f"lora_unet_{flat(path)}"), (component, path))
     return AdapterNaming.build(
         names,
         aliases,
-        fused={f"base_model.model.{native}": group for native, group in groups.items()},
+        fused={name: group for native, group in groups.items() for name in _native_aliases(native)},
         write_fused={kind: {spell(native): group for native, group in groups.items()}
                      for kind, spell in spellings.items()},
+        # ComfyUI knows diffusers' names of the blocks and of the last layers as well
+        write_apart={ModelFormat.COMFY_LORA: {
+            layer: names[ModelFormat.DIFFUSERS_LORA][layer] for group in groups.values() for layer in group.layers
+        }},
+        comfy=_comfy_names(paths, [*apart.values(), *groups]),
     )  # fmt: skip
+
+
+def _comfy_names(paths: Iterable[str], native: Iterable[str]) -> Iterator[str]:
+    """The names that stock ComfyUI knows: all native ones, and diffusers' of those layers that Flux.1 has, too."""
+    for name in native:
+        yield from (f"diffusion_model.{name}", f"lora_unet_{flat(name)}")
+    for path in paths:
+        if not path.startswith(_NEW_IN_FLUX2):
+            yield from (path, f"transformer.{path}", f"lora_transformer_{flat(path)}", f"lycoris_{flat(path)}")
+
+
+def _native_aliases(native: str) -> tuple[str, ...]:
+    """How other trainers call a native layer: peft, ai-toolkit's older files, and tools that flatten names."""
+    return (
+        *(f"base_model.model.{native}", f"transformer.{native}", f"lora_transformer.{native}"),
+        *(f"lycoris_{flat(native)}", f"lora_transformer_{flat(native)}"),
+    )

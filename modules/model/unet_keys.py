@@ -3,7 +3,9 @@
 "Native" names are those of the original single-file models: input_blocks, middle_block, output_blocks.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from modules.util.AdapterNaming import AdapterNaming, LayerId
@@ -48,7 +50,9 @@ def unet_adapter_naming(unet: nn.Module, text_encoders: Mapping[str, nn.Module])
     else:
         for index, (component, encoder) in enumerate(text_encoders.items()):
             parts.append(clip_naming(component, layer_paths(encoder), f"lora_te{index + 1}", COMFY_CLIPS[index]))
-    return AdapterNaming.join(parts)
+    layers = ((path, unet.get_submodule(path)) for path in layer_paths(unet))
+    kernels = {("unet", path): math.prod(layer.kernel_size) for path, layer in layers if isinstance(layer, nn.Conv2d)}
+    return replace(AdapterNaming.join(parts), kernels=kernels)
 
 
 def layer_paths(module: nn.Module) -> list[str]:
@@ -68,9 +72,10 @@ def unet_naming(component: str, paths: Iterable[str], config: Mapping[str, Any])
     aliases: dict[str, LayerId] = {}
     for layer, name in native.items():
         aliases |= {f"lora_unet_{flat(name)}": layer, f"lycoris_{flat(layer[1])}": layer}
+        aliases |= {f"lycoris_{flat(name)}": layer, f"diffusion_model.{layer[1]}": layer}
         # OneTrainer's dotted names, for either structure, and what peft writes by itself
         aliases |= {f"unet.{name}": layer, f"lora_unet.{name}": layer, f"lora_unet.{layer[1]}": layer}
-        aliases |= {f"base_model.model.{layer[1]}": layer, layer[1]: layer}
+        aliases |= {f"base_model.model.{path}": layer for path in (layer[1], name)} | {layer[1]: layer}
     names = {
         ModelFormat.KOHYA_LORA: kohya,
         # what OneTrainer wrote under these names is the same for this family
@@ -81,7 +86,17 @@ def unet_naming(component: str, paths: Iterable[str], config: Mapping[str, Any])
         ModelFormat.DIFFUSERS_LORA: {layer: f"unet.{layer[1]}" for layer in native},
         ModelFormat.INTERNAL: {layer: f"{component}.{layer[1]}" for layer in native},
     }
-    return AdapterNaming.build(names, aliases)
+    return AdapterNaming.build(names, aliases, comfy=_comfy_unet(native))
+
+
+def _comfy_unet(native: Mapping[LayerId, str]) -> Iterator[str]:
+    """The names that stock ComfyUI knows. It spells diffusers' dotted names of attention as early versions did."""
+    for (_, path), name in native.items():
+        yield from (f"diffusion_model.{name}", f"lora_unet_{flat(name)}", f"lora_unet_{flat(path)}")
+        yield f"lycoris_{flat(path)}"
+        old = path.replace(".to_", ".processor.to_")
+        old = old.removesuffix(".0") if path.endswith(".to_out.0") else old
+        yield from (old, f"unet.{old}")
 
 
 def clip_naming(component: str, paths: Iterable[str], kohya_prefix: str, comfy_clip: str) -> AdapterNaming:
@@ -109,6 +124,8 @@ def clip_naming(component: str, paths: Iterable[str], kohya_prefix: str, comfy_c
             aliases |= {f"{prefix}_{flat(spelling)}": layer for prefix in prefixes}
             aliases |= {f"{prefix}.{spelling}": layer for prefix in dotted}
             aliases[f"text_encoders.{comfy_clip}.transformer.{spelling}"] = layer
+            if single:  # of two, peft's own file does not say which it is
+                aliases[f"base_model.model.{spelling}"] = layer
     names = {
         ModelFormat.KOHYA_LORA: kohya,
         ModelFormat.LEGACY_LORA: kohya,
@@ -117,9 +134,11 @@ def clip_naming(component: str, paths: Iterable[str], kohya_prefix: str, comfy_c
             layer: f"text_encoders.{comfy_clip}.transformer.{path}" for layer, path in written.items()
         },
         ModelFormat.DIFFUSERS_LORA: {layer: f"{component}.{path}" for layer, path in written.items()},
-        ModelFormat.INTERNAL: {layer: f"{component}.{layer[1]}" for layer in written},
+        ModelFormat.INTERNAL: {layer: f"{component}.{path}" for layer, path in written.items()},
     }
-    return AdapterNaming.build(names, aliases)
+    inner = [path for path in written.values() if path.startswith("text_model.")]
+    comfy = {*names[ModelFormat.COMFY_LORA].values(), *kohya.values(), *(f"{component}.{path}" for path in inner)}
+    return AdapterNaming.build(names, aliases, comfy=comfy)
 
 
 def comfy_clip_name(hidden_size: int) -> str:

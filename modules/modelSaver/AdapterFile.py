@@ -1,14 +1,23 @@
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from modules.modelSaver.adapter_kinds import AdapterKind, PartError, check_fits, check_parts, kind_of_parts, rank_of
-from modules.modelSaver.adapter_layout import OFT_INPUT, OFT_SCALED, recognize, split_key
+from modules.modelSaver.adapter_layout import (
+    OFT_INPUT,
+    OFT_SCALED,
+    is_text_layer,
+    recognize,
+    split_key,
+    without_adapter_name,
+)
 from modules.modelSaver.adapter_metadata import NEUMANN, OFT_KERNELS, ONETRAINER, ROTATIONS
 from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, from_base_norm
+from modules.modelSaver.foreign_parts import refuse_foreign_parts
 from modules.modelSaver.fused_layers import take_apart
 from modules.modelSaver.normal_parts import normal_parts
 from modules.modelSaver.peft_settings import PEFT_START, peft_neumann, peft_turns_back, with_alpha
+from modules.modelSaver.tensor_file import read_tensors
 from modules.module.kernel_layout import KERNELS, fitting_layouts
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.enum.ModelFormat import ModelFormat
@@ -17,12 +26,9 @@ from modules.util.UserError import UserError
 import torch
 from torch import Tensor, nn
 
-from safetensors import SafetensorError, safe_open
-
 _EXPECTED = "Expected an adapter file in kohya, ComfyUI, diffusers or OneTrainer format."
-_NOT_LAYERS = ("bundle_emb.", "emb_params", "string_to_param")
-# zip, which torch writes, and pickle, which it wrote long ago
-_TORCH_STARTS = (b"PK", b"\x80")
+# embeddings, and what some tools of sliders note about themselves
+_NOT_LAYERS = ("bundle_emb.", "emb_params", "string_to_param", "_aux.")
 
 
 @dataclass(frozen=True)
@@ -137,9 +143,12 @@ class AdapterFile:
         """component -> module path -> (layer name in the file, parts)."""
         unknown = [name for name in self.layers if name not in naming.read and name not in naming.fused]
         if unknown:
+            why = "The adapter was made for another kind of base model."
+            if len(unknown) < len(self.layers) and all(is_text_layer(name) for name in unknown):
+                why = "They belong to a text encoder of other layers, or to one that carries no adapters here."
             raise UserError(
                 f"{self.path}: {len(unknown)} of {len(self.layers)} layers are not in this model, "
-                f"for example {unknown[0]}. The adapter was made for another kind of base model."
+                f"for example {unknown[0]}. {why}"
             )
         resolved: dict[str, dict[str, tuple[str, dict[str, Tensor]]]] = {}
         for name, parts in self.layers.items():
@@ -174,10 +183,12 @@ def read_adapter(path: str | os.PathLike[str]) -> AdapterFile:
             finite. The message names the file and the key.
     """
     path = os.fspath(path)
-    tensors, metadata = _read_tensors(path)
+    tensors, metadata = read_tensors(path)
+    refuse_foreign_parts(path, {key: tensor for key, tensor in tensors.items() if not key.startswith(_NOT_LAYERS)})
     layers: dict[str, dict[str, Tensor]] = {}
     keys: dict[tuple[str, str], str] = {}
     extra: dict[str, Tensor] = {}
+    _check_one_adapter(path, tensors)
     for key in sorted(tensors):
         found = None if key.startswith(_NOT_LAYERS) else split_key(key)
         if key.startswith(_NOT_LAYERS):
@@ -191,11 +202,24 @@ def read_adapter(path: str | os.PathLike[str]) -> AdapterFile:
             keys[found] = key
     if not layers:
         raise UserError(f"{path}: it holds no adapter. {_EXPECTED}")
+    four_axes = any(part.startswith("hada_w") and parts[part].dim() == 4 for parts in layers.values() for part in parts)
     layers, kind = _normal_layers(path, layers, keys)
     file_format = recognize(layers, tensors)
+    if four_axes and file_format == ModelFormat.KOHYA_LORA:  # OneTrainer's own, which has the same names
+        file_format = ModelFormat.LEGACY_LORA
     if file_format == ModelFormat.DIFFUSERS_LORA or any(name.startswith(PEFT_START) for name in layers):
         layers = with_alpha(layers, metadata, path)
     return AdapterFile(path, file_format, kind, layers, keys, extra, metadata)
+
+
+def _check_one_adapter(path: str, keys: Iterable[str]) -> None:
+    """UserError if peft put several adapters of a model, each with a name of its own, into one file."""
+    names = sorted({name for _, name in map(without_adapter_name, keys) if name})
+    if len(names) > 1:
+        raise UserError(
+            f"{path}: it holds {len(names)} adapters of peft's, {', '.join(names)}. Expected one in a file; save it by "
+            f"save_pretrained(…, selected_adapters=[{names[0]!r}])."
+        )
 
 
 def _normal_layers(
@@ -219,46 +243,3 @@ def _normal_layers(
             )
     assert first is not None, "there is at least one layer"
     return normal, first[1]
-
-
-def _read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: there is no such file. Expected an adapter in safetensors format.")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
-    except (SafetensorError, ValueError) as error:
-        pickled = _read_pickle(path)
-        if pickled is not None:
-            return pickled, {}
-        with open(path, "rb") as file:
-            start = file.read(9)
-        # a safetensors file may start with the same byte, but its ninth opens the header
-        if start.startswith(_TORCH_STARTS) and not start.endswith(b"{"):
-            raise UserError(
-                f"{path}: a torch file (pickle) that is damaged or holds more than tensors, so that loading it could "
-                "run foreign code. It was not loaded; get the adapter as a safetensors file."
-            ) from error
-        raise UserError(
-            f"{path}: not a complete safetensors file ({_one_line(error)}). "
-            "It may have been cut off; copy, download or save it again."
-        ) from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}.") from error
-
-
-def _read_pickle(path: str) -> dict[str, Tensor] | None:
-    """The tensors of a torch file, if it holds tensors alone; None for anything else. Runs no code of the file's."""
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever a foreign file makes the loader raise, the answer is: not readable
-        return None
-    if not isinstance(loaded, dict):
-        return None
-    loaded = loaded.get("state_dict", loaded)
-    fits = isinstance(loaded, dict) and all(isinstance(value, Tensor) for value in loaded.values())
-    return loaded if fits and loaded else None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

@@ -110,11 +110,12 @@ def _on_inputs(base: str, parts: Mapping[str, Tensor]) -> bool:
         return True
     # a single length is that of the only output, if there is but one, as `on_output_axis` has it
     if base == "LoRA":
-        return parts[UP].shape[0] != 1
+        return parts[UP].shape[:1] != (1,)
     if base == "LoKr":
-        first = parts["lokr_w1" if "lokr_w1" in parts else "lokr_w1_a"].shape[0]
-        second = parts["lokr_w2"].shape[0] if "lokr_w2" in parts else parts["lokr_w2_a"].shape["lokr_t2" in parts]
-        return first * second != 1
+        first = parts["lokr_w1" if "lokr_w1" in parts else "lokr_w1_a"].shape[:1]
+        side = "lokr_t2" in parts
+        second = parts["lokr_w2"].shape[:1] if "lokr_w2" in parts else parts["lokr_w2_a"].shape[side : side + 1]
+        return (*first, *second) != (1, 1)
     # the rotated side has two channels at least, and lengths are on the other one
     return base == "output-side OFT"
 
@@ -169,7 +170,8 @@ def check_parts(parts: Mapping[str, Tensor]) -> tuple[int | None, int | None]:
         PartError: NaN or infinite numbers, quantized ones, shapes that can't belong together.
     """
     for part, tensor in parts.items():
-        if not tensor.is_floating_point() and part not in _MAY_BE_WHOLE:
+        packed = "float4" in str(tensor.dtype)  # two numbers in one, which torch can't take apart
+        if packed or tensor.is_complex() or not (tensor.is_floating_point() or part in _MAY_BE_WHOLE):
             raise PartError(
                 part, f"holds {tensor.dtype}, expected floating-point numbers. Get the adapter before quantization."
             )  # fmt: skip
@@ -204,8 +206,10 @@ def _check_lora(parts: Mapping[str, Tensor]) -> tuple[int, int]:
     if MID not in parts:
         return up.shape[0], down[0].numel()
     mid = parts[MID]
-    if mid.shape[:2] != (down.shape[0], down.shape[0]):
-        raise PartError(MID, f"has the shape {list(mid.shape)}, expected [{down.shape[0]}, {down.shape[0]}, …].")
+    if mid.dim() != 4 or mid.shape[:2] != (down.shape[0], down.shape[0]):
+        raise PartError(MID, f"has the shape {list(mid.shape)}, expected [{down.shape[0]}, {down.shape[0]}, kh, kw].")
+    if down[0].numel() != down.shape[1]:
+        raise PartError(DOWN, f"has the shape {list(down.shape)}, expected [rank, inputs, 1, 1] beside {MID}.")
     return up.shape[0], down.shape[1] * mid[0, 0].numel()
 
 
@@ -262,6 +266,8 @@ def _check_full(base: str, parts: Mapping[str, Tensor]) -> tuple[int | None, int
             raise PartError(OFT_OUTPUT, f"has the shape {list(blocks.shape)}, expected [blocks, b, b].{more}")
         return None, None
     delta = _at_least_2d(parts, DIFF)
+    if DIFF_BIAS in parts and parts[DIFF_BIAS].shape != delta.shape[:1]:
+        raise PartError(DIFF_BIAS, f"has the shape {list(parts[DIFF_BIAS].shape)}, expected [{delta.shape[0]}].")
     return delta.shape[0], delta[0].numel()
 
 

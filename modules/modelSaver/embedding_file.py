@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from modules.modelSaver.tensor_file import unusual
 from modules.util.atomic_file import write_safetensors
 from modules.util.UserError import UserError
 
@@ -43,6 +44,9 @@ def read_embedding(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise UserError(f"{path}: it holds no embedding. {_EXPECTED}")
     found: dict[str, Tensor] = {}
     for key, tensor in vectors.items():
+        kind = unusual(tensor) or (None if tensor.is_floating_point() else f"a {tensor.dtype}")
+        if kind is not None:
+            raise UserError(f"{path}: {key} is {kind} tensor, expected plain floating-point numbers. {_EXPECTED}")
         tensor = tensor.detach().float()
         tensor = tensor[None] if tensor.dim() == 1 else tensor
         if tensor.dim() != 2 or not tensor.numel():

@@ -1,13 +1,19 @@
 """Which kinds of adapters a format can hold, and what its readers make of them."""
 
+from collections.abc import Callable
+
 from modules.modelSaver.adapter_kinds import AdapterKind
 from modules.modelSaver.adapter_layout import LAYOUTS
 from modules.modelSaver.base_norm import LOW_RANK
+from modules.util.AdapterNaming import AdapterNaming
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
 
 # diffusers' loaders know LoRA, and DoRA in peft's form, which is that on outputs. They drop `dora_scale`.
 PEFT_KINDS = (AdapterKind("LoRA"), AdapterKind("LoRA", "output"))
+# The formats from which a user may want to go on in OneTrainer; the last two are its own.
+_ONETRAINER = (ModelFormat.SAFETENSORS, ModelFormat.KOHYA_LORA, ModelFormat.LEGACY_LORA, ModelFormat.INTERNAL)
+_ONETRAINERS_OWN = _ONETRAINER[2:]
 
 
 def holds(model_format: ModelFormat, kind: AdapterKind) -> bool:
@@ -27,23 +33,94 @@ def check_kind(model_format: ModelFormat, kind: AdapterKind) -> None:
     )
 
 
-def remarks(model_format: ModelFormat, kind: AdapterKind) -> list[str]:
-    """What a user should know before a kind is written in a format; empty if every reader is faithful."""
-    found = []
+def comfy_remarks(model_format: ModelFormat, kind: AdapterKind, naming: AdapterNaming | None = None) -> list[str]:
+    """What ComfyUI does not do with a kind in a format: one line, or none if it is faithful.
+
+    Args:
+        model_format: of the file.
+        kind: of its adapters.
+        naming: of the family, for layers that ComfyUI does not find by their names.
+    """
     layout = LAYOUTS[model_format]
     if kind.base == "OFT" or (kind.base == "output-side OFT" and kind.dora):
-        found.append(
-            f"{kind}: stock ComfyUI cannot apply it. Copy this project's comfyui folder into ComfyUI's custom_nodes, "
-            "choose oft_side OUTPUT without lora_decompose, or set portable_copy."
-        )
-    elif kind.dora == "output" and kind.base in LOW_RANK and layout.base_norm:
-        found.append(
+        drops = "does not load oft_R" if kind.base == "OFT" else "drops the rotation and keeps the lengths"
+        return [
+            f"{kind}: stock ComfyUI cannot apply it; it {drops}. Copy this project's comfyui folder into ComfyUI's "
+            "custom_nodes, choose oft_side OUTPUT without lora_decompose, or set portable_copy."
+        ]
+    known, everything = _known_to_comfy(model_format, naming)
+    if known < everything and not layout.peft:
+        return [
+            f"{model_format}: ComfyUI finds {known} of the model's {everything} layers by their names in it. Choose "
+            "COMFY_LORA for ComfyUI."
+        ]
+    if kind.base == "LoHa" and layout.kernels and (naming is None or naming.kernels):
+        return [
+            f"{kind}: ComfyUI fails on convolutions from {model_format}, which holds them as OneTrainer does. Choose "
+            "KOHYA_LORA or COMFY_LORA for ComfyUI."
+        ]
+    if kind.dora == "output" and kind.base in LOW_RANK and layout.base_norm:
+        return [
             f"{kind}: {model_format} is written for ComfyUI, which divides by the base's norm; the lengths in it are "
-            "adjusted, so that ComfyUI is exact. For OneTrainer choose KOHYA_LORA."
+            "adjusted, so that ComfyUI is exact. For OneTrainer choose LEGACY_LORA."
+        ]
+    if kind.dora == "output" and kind.base in LOW_RANK and not layout.peft:
+        return [
+            f"{kind}: ComfyUI divides by another norm than was trained, so that {model_format} is off there, the more "
+            "so the larger the change is. Choose COMFY_LORA, which is adjusted for it, or lengths on inputs."
+        ]
+    return []
+
+
+def onetrainer_remarks(
+    model_format: ModelFormat,
+    kind: AdapterKind,
+    naming: AdapterNaming,
+    trained: Callable[[str], bool] = lambda path: True,
+    channels: bool = False,
+) -> list[str]:
+    """What keeps OneTrainer from going on from a file: one line, or none. Formats that are for others are no matter.
+
+    Args:
+        model_format: of the file.
+        kind: of its adapters.
+        naming: of the family.
+        trained: module path -> whether the layer has an adapter.
+        channels: rotations of inputs turn the channels of convolutions, not whole kernels.
+    """
+    if model_format not in _ONETRAINER:
+        return []
+    convolutions = {path: kernel for (_, path), kernel in naming.kernels.items() if trained(path)}
+    larger = sum(kernel > 1 for kernel in convolutions.values())
+    groups = naming.write_fused.get(model_format, {}).values()
+    if any(trained(path) for group in groups for _, path in group.layers if len(group.layers) > 1):
+        return [
+            f"{model_format}: OneTrainer cannot go on from it, as it holds layers that are joined. Choose LEGACY_LORA "
+            "for OneTrainer."
+        ]
+    if kind.base == "OFT" and not kind.dora:
+        more = (
+            f" It rotates whole kernels: it refuses {larger} convolutions of this file, or turns them wrongly without "
+            "a word where their block is shared. Set oft_kernels."
+            if channels and larger
+            else ""
         )
-    elif kind.dora == "output" and kind.base in LOW_RANK and not layout.peft:
-        found.append(
-            f"{kind}: ComfyUI reproduces it only roughly from {model_format}. Choose COMFY_LORA, which is adjusted for "
-            "it, or lengths on inputs."
-        )
-    return found
+        return [
+            f"{kind}: OneTrainer goes on from it only with oft_scaled off there, as the file holds effective weights, "
+            f"and takes rotations for the Neumann series (oft_cayley_neumann).{more}"
+        ]
+    if kind.base == "LoHa" and convolutions and not LAYOUTS[model_format].kernels:
+        return [
+            f"{kind}: OneTrainer refuses the {len(convolutions)} convolutions in {model_format}, which holds them as "
+            "ComfyUI wants them. Choose LEGACY_LORA for OneTrainer."
+        ]
+    unknown = "OFT" in kind.base or kind.base == "diff"
+    if unknown and model_format in _ONETRAINERS_OWN:
+        return [f"{kind}: OneTrainer has no such adapters, so it cannot go on from {model_format}."]
+    return []
+
+
+def _known_to_comfy(model_format: ModelFormat, naming: AdapterNaming | None) -> tuple[int, int]:
+    """How many of all layers ComfyUI finds by their names in the format, and how many there are."""
+    names = naming.written(model_format) if naming is not None and naming.comfy else set()
+    return len([name for name in names if name in naming.comfy]) if names else 0, len(names)

@@ -36,6 +36,14 @@ def joins_exactly(kind: AdapterKind) -> bool:
     return kind.dora != "input" and kind.base not in ("OFT", "LoKr")
 
 
+def stands_alone(kind: AdapterKind, group: FusedLayer) -> bool:
+    """Whether an adapter of one of the group's layers means the same under the layer's own name.
+
+    A reader that exchanges halves of ΔW leaves lengths of outputs where they are, and rotates outputs in its own order.
+    """
+    return not (group.swapped and (kind.dora == "output" or kind.base == "output-side OFT"))
+
+
 def swap_halves(parts: Parts, rows: int) -> dict[str, Tensor]:
     """The adapter of a layer whose two halves of outputs are exchanged; its own inverse.
 

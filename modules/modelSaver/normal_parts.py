@@ -22,10 +22,12 @@ from torch import Tensor
 def normal_parts(parts: Mapping[str, Tensor], sides: tuple[int | None, int | None]) -> dict[str, Tensor]:
     """Parts of one layer in normal form, for the same ΔW. Applied twice it does nothing more.
 
-    - peft's magnitude vector, and a one-dimensional `dora_scale`, become `dora_scale` `[o, 1(, 1, 1)]` (or `[1, i]`).
+    - peft's magnitude vector, ai-toolkit's `magnitude`, and a one-dimensional `dora_scale`, become `dora_scale`
+      `[o, 1(, 1, 1)]` (or `[1, i]`).
     - A LoRA's middle kernel is multiplied into down.
     - LoHa's factors are matrices also for convolutions (OneTrainer writes kernels), except in Tucker form.
     - `oft_R.weight` is the effective weight: with OneTrainer's marker it is divided by 2√(b−1).
+    - Float8 numbers become float32, as torch does not compute with them.
     - `oft_blocks` obey the bound on their norm that their alpha gives, which is dropped.
 
     Args:
@@ -35,7 +37,7 @@ def normal_parts(parts: Mapping[str, Tensor], sides: tuple[int | None, int | Non
     Raises:
         PartError: an option that nothing here can express.
     """
-    normal = dict(parts)
+    normal = {part: tensor.float() if _float8(tensor) else tensor for part, tensor in parts.items()}
     if ALPHA in normal:
         normal[ALPHA] = normal[ALPHA].float().reshape(())
     if MAGNITUDE in normal or (DORA in normal and normal[DORA].dim() < 2):
@@ -56,7 +58,13 @@ def normal_parts(parts: Mapping[str, Tensor], sides: tuple[int | None, int | Non
     return normal
 
 
+def _float8(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype.itemsize == 1
+
+
 def _shape_scale(normal: dict[str, Tensor], sides: tuple[int | None, int | None]) -> None:
+    if MAGNITUDE in normal and DORA in normal:
+        raise PartError(MAGNITUDE, f"stands beside {DORA}, which is the same in another spelling. Save it again.")
     part = MAGNITUDE if MAGNITUDE in normal else DORA
     scale, out = normal.pop(part).flatten(), sides[0]
     if out is None:

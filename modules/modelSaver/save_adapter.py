@@ -5,15 +5,15 @@ import os
 from collections.abc import Callable, Mapping
 
 from modules.modelSaver.adapter_kinds import AdapterKind, PartError, alpha_of, kind_of_parts
-from modules.modelSaver.adapter_layout import DOWN, EXACT_PARTS, LAYOUTS, written_parts
+from modules.modelSaver.adapter_layout import DOWN, EXACT_PARTS, LAYOUTS, loha_kernels, written_parts
 from modules.modelSaver.adapter_metadata import AdapterDescription, ComponentLayers, adapter_metadata
 from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, for_base_norm, has_two_norms
 from modules.modelSaver.format_rules import check_kind, holds
-from modules.modelSaver.fused_layers import joins_exactly, put_together
+from modules.modelSaver.fused_layers import joins_exactly, put_together, stands_alone
 from modules.modelSaver.peft_settings import FOLDED_ALPHA
 from modules.module.AdapterModule import AdaptedLayer
 from modules.module.AdapterSet import AdapterSet
-from modules.util.AdapterNaming import AdapterNaming, FusedLayer
+from modules.util.AdapterNaming import AdapterNaming, FusedLayer, LayerId
 from modules.util.atomic_file import safetensors_sha256, write_safetensors
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
@@ -21,7 +21,7 @@ from modules.util.layer_path import layer_path
 from modules.util.UserError import UserError
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 OUTPUT_DTYPES: dict[DataType, torch.dtype | None] = {
     DataType.FLOAT_32: torch.float32,
@@ -79,8 +79,9 @@ def save_parts(
     """`save_adapter` for parts that no adapter holds: component -> layer -> part -> tensor.
 
     Args:
-        base: finds the base layer; without it a DoRA on outputs can't be adjusted for ComfyUI, see `base_norm.py`,
-            and COMFY_LORA then holds what the other formats hold.
+        base: finds the base layer. Without its weights, which may be on the meta device, a DoRA on outputs can't be
+            adjusted for ComfyUI, see `base_norm.py`, and COMFY_LORA then holds what the other formats hold. Without
+            the layer LoHa's factors of convolutions stay matrices, which OneTrainer does not continue.
     """
     components = {component: layers for component, layers in components.items() if layers}
     check_output(model_format, naming, dtype, kind_of_components(components))
@@ -129,14 +130,40 @@ def check_joins(
         chosen = [path for _, path in group.layers if trained(path)]
         if not chosen or group.swapped or (joins_exactly(kind) and not (kind.dora and len(chosen) < len(group.layers))):
             continue
+        if model_format in naming.write_apart:
+            continue
         others = [other for other in writable_formats(naming) if not naming.write_fused.get(other)]
-        others = [other for other in others if holds(other, kind)]
+        others = [other for other in (*naming.write_apart, *others) if holds(other, kind)]
         why = "layers that are not trained together" if joins_exactly(kind) else "several layers"
         raise UserError(
             f"output_model_format: {model_format} has {', '.join(path for _, path in group.layers)} as one layer, "
             f"{name}, and {kind} of {why} can't be joined exactly. Choose one of {', '.join(others)}, or another kind "
             "of adapter such as LoRA, DoRA on outputs or OFT on outputs."
         )
+
+
+def check_halves(model_format: ModelFormat, naming: AdapterNaming, adapters: Mapping[str, AdapterSet]) -> None:
+    """UserError if the format exchanges halves of a layer's outputs, and the adapter there, by its sizes, ties them.
+
+    To be asked before the first step, of fresh adapters; `save_adapter` would find it when the training is done.
+
+    Args:
+        adapters: component name -> its adapters.
+    """
+    apart = naming.write_apart.get(model_format, {})
+    for name, group in naming.write_fused.get(model_format, {}).items():
+        component, path = group.layers[0]
+        if not group.swapped or component not in adapters or path not in adapters[component].adapters:
+            continue
+        parts = adapters[component].adapters[path].parts()
+        try:
+            _joined(name, group, {(component, path): parts}, apart)
+        except UserError as error:
+            others = [other for other in writable_formats(naming) if not naming.write_fused.get(other)]
+            others = [other for other in others if holds(other, kind_of_parts(parts))]
+            raise UserError(
+                f"{error} Choose one of {', '.join(others)}, or leave {path} out by layer_filter."
+            ) from error
 
 
 def writable_formats(naming: AdapterNaming) -> list[ModelFormat]:
@@ -175,24 +202,44 @@ def encode_adapter(
         UserError: a layer has no name in the family's key map, or a value does not survive the dtype.
     """
     layout = LAYOUTS[model_format]
-    adjust = _adjusts(model_format, components, base)
     tensors: dict[str, Tensor] = {}
-    for name, parts in _named_layers(components, model_format, naming, base if adjust else None).items():
+    for name, parts in _named_layers(_fitted(components, model_format, base), model_format, naming).items():
         for part, tensor in written_parts(parts, layout).items():
             key = f"{name}.{part}"
             tensors[key] = _converted(key, tensor, torch.float32 if part in EXACT_PARTS else OUTPUT_DTYPES[dtype])
     return tensors
 
 
+def _fitted(components: ComponentLayers, model_format: ModelFormat, base: BaseLayers | None) -> ComponentLayers:
+    """The parts as the format's reader wants them, as far as that depends on the base layer: scales and kernels."""
+    if base is None:
+        return components
+    adjust, kernels = _adjusts(model_format, components, base), LAYOUTS[model_format].kernels
+
+    def fit(parts: Mapping[str, Tensor], component: str, name: str) -> Mapping[str, Tensor]:
+        layer = base(component, name)
+        if adjust:
+            return for_base_norm(parts, layer, component, name)
+        return loha_kernels(parts, layer.kernel_size) if kernels and isinstance(layer, nn.Conv2d) else parts
+
+    return {
+        component: {name: fit(parts, component, name) for name, parts in layers.items()}
+        for component, layers in components.items()
+    }
+
+
 def _named_layers(
-    components: ComponentLayers, model_format: ModelFormat, naming: AdapterNaming, base: BaseLayers | None
+    components: ComponentLayers, model_format: ModelFormat, naming: AdapterNaming
 ) -> dict[str, Mapping[str, Tensor]]:
-    """Layer name in the file -> parts. Layers that the format joins are joined; with `base` scales are for its norm."""
+    """Layer name in the file -> parts. Layers that the format joins are joined.
+
+    Where a joint layer's adapters can't be joined, they stand alone under names that the format has for it.
+    """
     names = naming.write[model_format]
     groups = naming.write_fused.get(model_format, {})
     group_of = {layer: name for name, group in groups.items() for layer in group.layers}
     named: dict[str, Mapping[str, Tensor]] = {}
-    waiting: dict[str, dict[tuple[str, str], Mapping[str, Tensor]]] = {}
+    waiting: dict[str, dict[LayerId, Mapping[str, Tensor]]] = {}
     for component, layers in components.items():
         for layer, parts in layers.items():
             place = (component, layer)
@@ -201,22 +248,28 @@ def _named_layers(
                     f"output_model_format: {model_format} has no name for the layer {layer_path(component, layer)}, so "
                     f"no program would load it. Choose another of {', '.join(writable_formats(naming))}."
                 )
-            own = parts if base is None else for_base_norm(parts, base(component, layer), component, layer)
             if place in names:
-                named[names[place]] = own
+                named[names[place]] = parts
             else:
-                waiting.setdefault(group_of[place], {})[place] = own
+                waiting.setdefault(group_of[place], {})[place] = parts
     for name, found in waiting.items():
-        named[name] = _joined(name, groups[name], found)
+        named |= _joined(name, groups[name], found, naming.write_apart.get(model_format, {}))
     return named
 
 
 def _joined(
-    name: str, group: FusedLayer, found: Mapping[tuple[str, str], Mapping[str, Tensor]]
-) -> Mapping[str, Tensor]:
+    name: str,
+    group: FusedLayer,
+    found: Mapping[LayerId, Mapping[str, Tensor]],
+    apart: Mapping[LayerId, str],
+) -> dict[str, Mapping[str, Tensor]]:
+    """Name in the file -> parts: the joint layer's, or those of each layer under its name in `apart`."""
     try:
-        return put_together([found.get(layer) for layer in group.layers], group)
+        return {name: put_together([found.get(layer) for layer in group.layers], group)}
     except PartError as error:
+        kind = kind_of_parts(next(iter(found.values())))
+        if found.keys() <= apart.keys() and stands_alone(kind, group):
+            return {apart[layer]: parts for layer, parts in found.items()}
         layers = ", ".join(layer_path(*layer) for layer in group.layers)
         raise UserError(f"output_model_format: {name}, which stands for {layers}: {error.part} {error}") from error
 
@@ -225,7 +278,11 @@ def _adjusts(model_format: ModelFormat, components: ComponentLayers, base: BaseL
     """Whether scales are written for a reader that divides by ‖W‖."""
     if base is None or not LAYOUTS[model_format].base_norm:
         return False
-    return any(has_two_norms(parts) for layers in components.values() for parts in layers.values())
+    return any(
+        has_two_norms(parts) and not base(component, name).weight.is_meta
+        for component, layers in components.items()
+        for name, parts in layers.items()
+    )
 
 
 def _converted(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -2,8 +2,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel
+from modules.modelSaver.save_adapter import check_halves
 from modules.module.AdapterSet import AdapterSet
-from modules.trainer.adapter_output import check_adapter_output, save_adapters
+from modules.trainer.adapter_output import adapter_format, check_adapter_output, save_adapters
 from modules.trainer.adapters import check_layers, make_adapters
 from modules.trainer.Method import Method, Warn, check_trained, trained_parts, trains_text_encoder
 from modules.trainer.optimizer_checks import check_lora_options
@@ -35,7 +36,9 @@ class AdapterMethod(Method):
         return trains_text_encoder(config, trainable)
 
     def make(self, model: BaseModel, config: TrainConfig, warn: Warn) -> dict[str, TrainedSet]:
-        return dict(make_adapters(model, config, trained_parts(config, model.trainable_parts), warn))
+        sets = make_adapters(model, config, trained_parts(config, model.trainable_parts), warn)
+        check_halves(adapter_format(config), model.adapter_naming(), sets)
+        return dict(sets)
 
     def save(
         self, path: Path, sets: Mapping[str, TrainedSet], model: BaseModel, config: TrainConfig, warn: Warn

@@ -58,6 +58,8 @@ class SampleRounds:
                 path = save_picture(picture, self.folder / file_name(index, sample.prompt) / name, kind)
                 files.append(str(path))
                 self.events.emit("sample", step=step, path=str(path))
+            if not files:
+                return
             grid = make_grid([(f"step {step}", pictures)], [sample.prompt for sample in self.samples])
             grid_path = save_picture(grid, self.folder / "grid" / name, kind)
         except (OSError, RuntimeError, ValueError, MemoryError, UserError) as error:
@@ -73,6 +75,7 @@ class SampleRounds:
     def before_after(self) -> Path | None:
         """A picture of the first round above the last one; None if there are not two."""
         rounds = sorted(self.progress.samples, key=lambda record: record["step"])
+        rounds = [record for record in rounds if record["files"]]
         if len(rounds) < 2 or rounds[0]["step"] == rounds[-1]["step"]:
             return None
         first, last = rounds[0], rounds[-1]

@@ -1,7 +1,9 @@
+import contextlib
 import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,7 @@ class TrainLog:
 
     def __init__(self, workspace: Path, config: TrainConfig, run: str) -> None:
         folder = workspace / "tensorboard"
-        self.config = config
+        self.config, self.broken = config, False
         self.writer = SummaryWriter(str(folder / run))
         self.smooth: float | None = None
         self.server = self._start(folder) if config.tensorboard else None
@@ -42,7 +44,18 @@ class TrainLog:
             return None
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        self.writer.add_scalar(name, value, step)
+        with self._unharmed():
+            self.writer.add_scalar(name, value, step)
+
+    @contextlib.contextmanager
+    def _unharmed(self) -> Iterator[None]:
+        """A log is never worth a run: where it can't be written, as its folder is gone or the disk full, it ends."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            if not self.broken:
+                logger.warning("TensorBoard's files can't be written any more, and the run goes on without: %s", error)
+            self.broken = True
 
     def step(
         self, step: int, loss: float, gradient_norm: float, rates: dict[str, float], optimizer: dict[str, float]
@@ -61,9 +74,12 @@ class TrainLog:
         """The grid of the round at `step`, if there is one and the config wants it here."""
         grids = [record["grid"] for record in rounds.progress.samples if record["step"] == step]
         if grids and self.config.samples_to_tensorboard:
-            self.writer.add_image("samples", np.asarray(Image.open(grids[0]).convert("RGB")), step, dataformats="HWC")
+            with self._unharmed():
+                picture = np.asarray(Image.open(grids[0]).convert("RGB"))
+                self.writer.add_image("samples", picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        self.writer.close()
+        with self._unharmed():
+            self.writer.close()
         if self.server is not None:
             self.server.terminate()

@@ -14,6 +14,7 @@ class TrainProgress:
     Attributes:
         step: optimizer steps done.
         epoch: passes over the data that are over.
+        seen, seen_batches: samples and batches of the epoch that is not.
         losses: the loss of every step so far.
         validation: (step, loss) of every validation.
         seconds: training time of earlier sessions and this one, without sampling, backups and loading.
@@ -23,6 +24,8 @@ class TrainProgress:
 
     step: int = 0
     epoch: int = 0
+    seen: int = 0
+    seen_batches: int = 0
     losses: list[float] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -31,6 +34,27 @@ class TrainProgress:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def problem_of(cls, data: Any, step: int) -> str:
+        """Why JSON can't be the progress of a run after `step` steps; "" if it can."""
+        if not isinstance(data, dict) or not {"step", "epoch", "losses"} <= set(data) <= {*cls.__dataclass_fields__}:
+            return "it lacks what it should hold, or holds more"
+        known = cls(**data)
+        counts = (known.step, known.epoch, known.seen, known.seen_batches)
+        if not all(type(count) is int and count >= 0 for count in counts):
+            return f"found {counts} for steps, epochs, samples and batches"
+        if known.step != step:
+            return f"it is at step {known.step}, the backup at {step}"
+        if not isinstance(known.losses, list) or len(known.losses) != known.step:
+            return f"it has not one loss for each of {known.step} steps"
+        if not all(isinstance(kind, own) for kind, own in (
+            (known.validation, list), (known.samples, list), (known.last, dict), (known.seconds, (int, float)),
+        )):  # fmt: skip
+            return "a part of it is of another kind"
+        pairs = all(isinstance(pair, list) and len(pair) == 2 for pair in known.validation)
+        rounds = all(isinstance(one, dict) and {"step", "grid", "files"} <= set(one) for one in known.samples)
+        return "" if pairs and rounds else "a part of it is of another kind"
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "TrainProgress":

@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -30,9 +29,11 @@ from modules.trainer.optimizers import (
     read_statistics,
     watch_step,
 )
+from modules.trainer.output import set_aside
 from modules.trainer.preflight import make_places, resolve_device
 from modules.trainer.randomness import step_generator, step_seed
 from modules.trainer.report import run_report
+from modules.trainer.RunPlan import RunPlan
 from modules.trainer.SampleRounds import SampleRounds
 from modules.trainer.trained import make_trained, methods_of, options_of, save_trained
 from modules.trainer.TrainLog import TrainLog
@@ -44,6 +45,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.EMAMode import EMAMode
 from modules.util.found_problems import raise_problems
+from modules.util.HeldFolder import HeldFolder
 from modules.util.UserError import UserError
 
 import torch
@@ -77,12 +79,22 @@ class Trainer:
         self.step_seconds: list[float] = []
         self.output: Path | None = None
         self.prepared = False
+        self.held: HeldFolder | None = None
+        self.last_backup: Path | None = None
+        self.last_backup_step = 0
 
     def warn(self, text: str) -> None:
         self.events.emit("warning", text=text)
 
     def run(self) -> dict[str, Any]:
         """Trains to the end, or until asked to stop; returns what `run.json` holds."""
+        try:
+            return self._run()
+        finally:
+            if self.held is not None:
+                self.held.release()
+
+    def _run(self) -> dict[str, Any]:
         try:
             self._prepare()
         except _StoppedDownload:
@@ -105,6 +117,12 @@ class Trainer:
         self.events.emit("finished", report=report)
         return report
 
+    def backup_note(self) -> str:
+        """Where a run that ended at once can go on, as the end of a sentence."""
+        if self.last_backup is None:
+            return "there is no backup of this run."
+        return f"its last backup is {self.last_backup}, after step {self.last_backup_step}."
+
     # -- before the first step ------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
@@ -115,7 +133,11 @@ class Trainer:
         concepts = resolve_concepts(config, warn=self.warn)
         samples = [s for s in resolve_samples(config, family.sample_defaults, warn=self.warn) if s.enabled]
         make_places(config)
+        self.held = HeldFolder(
+            self.workspace, "workspace_dir", "Wait until it has ended, or give this run another workspace_dir."
+        )
         self._read_backup()
+        self._set_aside_older_run()
         self.events.emit("status", text="Checking the images")
         checked = check_dataset(config, concepts, warn=self.warn, progress=self._stage)
         self.events.emit("status", text=f"Loading {config.base_model_name}")
@@ -136,8 +158,10 @@ class Trainer:
         self.model.text_encoder_trained = self.text_trained
         self.parameters = [p for own in self.trained.values() for p in own.parameters()]
         self._make_optimizer()
-        self._plan_steps()
+        self.plan = RunPlan(config, self.data)
         self._restore()
+        self.total_steps = self.plan.total_steps
+        self.factor = schedule_factor(config, self.total_steps)
         self.log = TrainLog(self.workspace, config, self.run_name)
         self.rounds = SampleRounds(self.model, samples, config, self.workspace, self.progress, self.events)
         self.prepared = True
@@ -179,6 +203,13 @@ class Trainer:
             if self.backup is None:
                 self.warn(f"There is no backup in {self.workspace / 'backup'} yet; the run starts from the beginning.")
 
+    def _set_aside_older_run(self) -> None:
+        """A run from the beginning would write over the pictures and the report of the one before it."""
+        if self.backup is None and not self.config.only_cache:
+            samples = self.workspace / "samples"
+            older = [samples] if samples.is_dir() and any(samples.iterdir()) else []
+            set_aside([*older, self.workspace / "run.json", *self.workspace.glob("before_after.*")], self.warn)
+
     def _make_optimizer(self) -> None:
         config = self.config
         self.rates = self._rates(config)
@@ -206,18 +237,6 @@ class Trainer:
         """Learning rate of each trained set, before the schedule's factor."""
         return {name: scaled_learning_rate(config, options_of(config, name).learning_rate) for name in self.trained}
 
-    def _plan_steps(self) -> None:
-        """The run is one long list of batches; a step takes the next `gradient_accumulation_steps` of them."""
-        self.epoch_ends: list[int] = []
-        total = 0
-        for epoch in range(self.config.epochs):
-            total += len(self.data.plan(epoch))
-            self.epoch_ends.append(total)
-        self.accumulation = self.config.gradient_accumulation_steps
-        self.total_steps = -(-total // self.accumulation)
-        self.factor = schedule_factor(self.config, self.total_steps)
-        self._current_plan: tuple[int, list] = (-1, [])
-
     def _restore(self) -> None:
         """Weights, optimizer and place of the backup. The learning rate is that of the config, not of the backup."""
         if self.backup is None:
@@ -240,9 +259,13 @@ class Trainer:
         if self.ema is not None:
             self.ema.load_state_dict(backup.extra["ema"] if "ema" in backup.extra else self.ema.fresh_state())
         self.progress = TrainProgress.from_dict(backup.progress)
+        told = self.plan.resume(self.progress, backup.extra.get("plan"))
         self.run_name = backup.run
+        self.last_backup, self.last_backup_step = backup.path, self.progress.step
         self.events.emit("status", text=f"Continuing {backup.path} after step {self.progress.step}")
         self.events.emit("resumed", step=self.progress.step, path=str(backup.path))
+        for text in told:
+            self.warn(text)
         before = self._rates(TrainConfig.from_dict(backup.config))
         for name, rate in self.rates.items():
             old = before[name]
@@ -251,8 +274,11 @@ class Trainer:
                     f"The learning rate of {name} changed from {old:g} to {rate:g}; the new one holds from step "
                     f"{self.progress.step + 1} on, at the place of the schedule that the run has reached."
                 )
-        if self.progress.step > self.total_steps:
-            self.warn(f"The backup has {self.progress.step} steps, more than the {self.total_steps} of this config.")
+        if self.progress.epoch >= self.config.epochs:
+            self.warn(
+                f"The backup is after {self.progress.epoch} epochs, and the config has {self.config.epochs}: nothing "
+                "is left to train. Set epochs higher to go on."
+            )
 
     def _tell_of_optimizer(self) -> None:
         """What its optimizer has noted, once each. Kernels are tried in the first step that needs them."""
@@ -297,32 +323,17 @@ class Trainer:
     def _progress_bar_start(self) -> None:
         self.events.emit("progress", stage="training", done=self.progress.step, total=self.total_steps)
 
-    def _micro_batch(self, index: int) -> Any:
-        """Batch `index` of the whole run."""
-        epoch = bisect_right(self.epoch_ends, index)
-        if self._current_plan[0] != epoch:
-            self._current_plan = (epoch, self.data.plan(epoch))
-        start = self.epoch_ends[epoch - 1] if epoch else 0
-        return self.data.load(self._current_plan[1][index - start])
-
-    def _place_in_epoch(self, index: int) -> tuple[int, int]:
-        """How many batches of its epoch are done after batch `index` of the run, and how many the epoch has."""
-        epoch = bisect_right(self.epoch_ends, index)
-        start = self.epoch_ends[epoch - 1] if epoch else 0
-        return index + 1 - start, self.epoch_ends[epoch] - start
-
     def _step(self) -> None:
         started = time.perf_counter()
         step = self.progress.step
-        first = step * self.accumulation
-        indices = range(first, min(first + self.accumulation, self.epoch_ends[-1]))
+        indices = self.plan.batches_of(step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rates[group["name"]] * self.factor(step)
         watch_step(self.optimizer, step + 1)
         total = torch.zeros((), device=self.device)
         names: list[str] = []
         for index in indices:
-            batch = self._micro_batch(index)
+            batch = self.data.load(self.plan.batch(index))
             names += batch.names
             total += self._backward(batch, index, len(indices))
         norm = self._gradient_norm()
@@ -335,7 +346,7 @@ class Trainer:
             self._tell_of_optimizer()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step = step + 1
-        self.progress.epoch = bisect_right(self.epoch_ends, indices[-1] + 1)
+        self.plan.note(self.progress, indices[-1])
         if self.ema is not None:
             self.ema.update(self.progress.step)
         seconds = time.perf_counter() - started
@@ -346,8 +357,8 @@ class Trainer:
         self.log.step(self.progress.step, loss, gradient_norm, rates, read_statistics(self.optimizer))
         self.events.emit(
             "step", step=self.progress.step, total=self.total_steps, epoch=self.progress.epoch, loss=loss,
-            gradient_norm=gradient_norm, learning_rates=rates, epochs=len(self.epoch_ends),
-            epoch_batches=self._place_in_epoch(indices[-1]),
+            gradient_norm=gradient_norm, learning_rates=rates, epochs=self.plan.epochs,
+            epoch_batches=self.plan.place_in_epoch(indices[-1]),
         )  # fmt: skip
 
     def _backward(self, batch: Any, index: int, parts: int) -> Tensor:
@@ -441,7 +452,9 @@ class Trainer:
         tensors: dict[str, Tensor] = {}
         for own in self.trained.values():
             tensors.update(own.state_dict())
-        extra: dict[str, Any] = {"scaler": self.scaler.state_dict(), "hub": self.model.hub.pins}
+        extra: dict[str, Any] = {
+            "scaler": self.scaler.state_dict(), "hub": self.model.hub.pins, "plan": self.plan.describe(self.progress),
+        }  # fmt: skip
         if self.ema is not None:
             extra["ema"] = self.ema.state_dict()
         folder = self.workspace / "backup"
@@ -450,6 +463,7 @@ class Trainer:
             Backup(tensors, self.optimizer.state_dict(), extra, self.progress.to_dict(), self.config.to_dict(),
                    self.run_name),
         )  # fmt: skip
+        self.last_backup, self.last_backup_step = path, self.progress.step
         if self.config.rolling_backup:
             prune_backups(folder, self.run_name, self.config.rolling_backup_count, self.warn)
         self.events.emit("backup", step=self.progress.step, path=str(path))

@@ -8,7 +8,7 @@ from modules.model.model_name import short_name
 from modules.modelSaver.adapter_kinds import AdapterKind, kind_of_parts
 from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.AdapterFile import read_adapter
-from modules.modelSaver.format_rules import remarks
+from modules.modelSaver.format_rules import comfy_remarks, onetrainer_remarks
 from modules.modelSaver.portable_copy import portable_path, save_portable_copy
 from modules.modelSaver.save_adapter import check_joins, check_output, save_adapter
 from modules.module.AdapterSet import AdapterSet, adapter_class_of
@@ -58,11 +58,14 @@ def check_adapter_output(config: TrainConfig, naming: AdapterNaming, warn: Warn)
         UserError: a format or dtype that can't be written, or a format that can't hold this kind.
     """
     kind, model_format = planned_kind(config), adapter_format(config)
+    trained = LayerFilter.from_config(config, {}).matches
     check_output(model_format, naming, config.output_dtype, kind)
-    check_joins(model_format, naming, kind, LayerFilter.from_config(config, {}).matches)
-    if config.portable_copy == PortableCopy.NONE:
-        for remark in remarks(model_format, kind):
-            warn(remark)
+    check_joins(model_format, naming, kind, trained)
+    kernels = read_adapter(config.lora_model_name).kernels if config.lora_model_name else config.oft_kernels
+    # a portable copy is for ComfyUI
+    found = comfy_remarks(model_format, kind, naming) if config.portable_copy == PortableCopy.NONE else []
+    for remark in found + onetrainer_remarks(model_format, kind, naming, trained, channels=not kernels):
+        warn(remark)
 
 
 def describe(model: BaseModel, config: TrainConfig, adapters: Mapping[str, AdapterSet]) -> AdapterDescription:

@@ -31,10 +31,12 @@ from modules.modelSaver.convert import (
     with_alpha,
     with_rank,
 )
+from modules.modelSaver.format_rules import comfy_remarks, onetrainer_remarks
 from modules.modelSaver.inspect_adapter import info_text, inspect_adapter
 from modules.modelSaver.merged_model import changed_tensors, folder_at_once, write_merged_folder, writing
 from modules.modelSaver.save_adapter import OUTPUT_DTYPES, kind_of_components, save_parts
 from modules.module.AdapterModule import AdaptedLayer
+from modules.module.kernel_layout import KERNELS
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
@@ -109,7 +111,8 @@ def convert(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
     neumann = _neumann(file, wishes, say)
     if file.extra:
         say(f"warning: {len(file.extra)} tensors that belong to no layer, as embeddings, are left out.")
-    if model_format == file.format and wishes.base is None and kind is None and not file.base_norm:
+    by_names = kind is None and not file.base_norm and not (file.kind.base == "LoHa" and LAYOUTS[model_format].kernels)
+    if model_format == file.format and wishes.base is None and by_names:
         model = None
         components, naming = names_as_they_are(file)
     else:
@@ -130,6 +133,8 @@ def convert(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
         components = with_alpha(components, wishes.alpha)
     description = replace(describe_file(file, model), neumann=True if neumann else file.neumann)
     _save(target, components, model_format, naming, description, wishes.dtype or _dtype_of(file), model)
+    for remark in _remarks(components, model_format, model):
+        say(f"note: {remark}")
     say(f"written: {target} ({kind_of_components(components)}, {model_format})")
 
 
@@ -182,6 +187,20 @@ def extract(base: str | Path, tuned: str | Path, target: Path, wishes: Wishes, s
     dtype = wishes.dtype or DataType.FLOAT_32
     _save(target, components, model_format, first.naming, description, dtype, first)
     say(f"written: {target} ({sum(map(len, components.values()))} layers, {model_format})")
+
+
+def _remarks(components: Layers, model_format: ModelFormat, model: ReferenceModel | None) -> list[str]:
+    """What ComfyUI and OneTrainer will not do with a written file, as far as the model is known."""
+    kind = kind_of_components(components)
+    if model is None or kind is None:
+        return []
+    layers = {name: parts for own in components.values() for name, parts in own.items()}
+    channels = not any(KERNELS in parts for parts in layers.values())
+    found = onetrainer_remarks(model_format, kind, model.naming, layers.__contains__, channels)
+    # without weights a DoRA on outputs is not adjusted for ComfyUI, which was said already
+    if kind.dora == "output" and LAYOUTS[model_format].base_norm and not model.has_weights:
+        return found
+    return comfy_remarks(model_format, kind, model.naming) + found
 
 
 def _warner(say: Say) -> Say:
@@ -258,9 +277,8 @@ def _save(
     def layer_of(component: str, layer: str) -> AdaptedLayer:
         return model.components[component].get_submodule(layer)
 
-    base = layer_of if model is not None and model.has_weights else None
     try:
-        save_parts(target, components, model_format, naming, description, dtype, base)
+        save_parts(target, components, model_format, naming, description, dtype, None if model is None else layer_of)
     except UserError as error:
         # what a config calls so is an option of the command line here
         text = str(error).replace("output_model_format:", "--format:").replace("output_dtype", "--dtype")

@@ -9,7 +9,9 @@ from modules.module.AdapterModule import AdaptedLayer
 from modules.module.AdapterSet import AdapterSet, adaptable_layers, adapter_class_of, class_of_layers, usual_options
 from modules.module.layer_notes import summarized
 from modules.module.LoRAModule import DOWN, FEWER_RANKS, without_extra_ranks
+from modules.util.config.errors import Remedy
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.PeftType import PeftType
 from modules.util.layer_path import layer_path
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
@@ -74,9 +76,24 @@ def check_layers(model: BaseModel, config: TrainConfig, parts: Sequence[str]) ->
     for part in parts:
         if not part.startswith("text_encoder"):
             chosen.select(adaptable_layers(model.layers_of(part)), part)
+    _check_rank(model, config, parts)
     if config.lora_model_name:
         _check_parts(
             config.lora_model_name, read_adapter(config.lora_model_name).resolve(model.adapter_naming()), parts
+        )
+
+
+def _check_rank(model: BaseModel, config: TrainConfig, parts: Sequence[str]) -> None:
+    """UserError for more ranks than the largest layer can have: they add nothing, and may not fit into memory."""
+    if config.peft_type not in (PeftType.LORA, PeftType.LOHA) or config.lora_model_name:
+        return
+    layers = (layer for part in parts for layer in adaptable_layers(model.layers_of(part)).values())
+    most = max((min(layer.weight.shape[0], layer.weight[0].numel()) for layer in layers), default=config.lora_rank)
+    if config.lora_rank > most:
+        raise UserError(
+            f"lora_rank: found {config.lora_rank}, expected at most {most}, which is the full rank of this model's "
+            "largest layers.",
+            Remedy.of({"lora_rank": most}),
         )
 
 

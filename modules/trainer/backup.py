@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -10,16 +11,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from modules.trainer.TrainProgress import TrainProgress
 from modules.util.atomic_file import sync_folder, write_failure, write_safetensors
+from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
 import torch
 
 from safetensors.torch import load_file
 
-VERSION = 1
+# 1 had no number, and no checksum of its own
+VERSION = 2
 MANIFEST = "backup.json"
+WEIGHTS, OPTIMIZER, EXTRA, PROGRESS, CONFIG = (
+    "weights.safetensors", "optimizer.pt", "extra.pt", "progress.json", "config.json",
+)  # fmt: skip
+FILES = (WEIGHTS, OPTIMIZER, EXTRA, PROGRESS, CONFIG)
 UNFINISHED = ".unfinished-"
+UNREADABLE = math.inf
 
 
 @dataclass
@@ -86,6 +95,9 @@ def _sync_file(path: Path) -> None:
 def write_backup(folder: Path, backup: Backup) -> Path:
     """Writes a backup below `folder` and returns its path. A torn one never bears a backup's name.
 
+    Each has a number, one more than any other in the folder: clocks are set back, and at least once a year in autumn.
+    The folder belongs to one run at a time, see `HeldFolder`.
+
     Raises:
         UserError: if the disk is full or the folder can't be written; nothing that was there is touched.
     """
@@ -98,13 +110,16 @@ def write_backup(folder: Path, backup: Backup) -> Path:
             # left by a run that was killed
             shutil.rmtree(torn, ignore_errors=True)
         work.mkdir()
-        write_safetensors(work / "weights.safetensors", backup.tensors)
-        _write_torch(work / "optimizer.pt", backup.optimizer)
-        _write_torch(work / "extra.pt", backup.extra)
-        (work / "progress.json").write_text(json.dumps(backup.progress), encoding="utf-8")
-        (work / "config.json").write_text(json.dumps(backup.config, indent=4), encoding="utf-8")
-        files = {file.name: _checksum(file) for file in sorted(work.iterdir())}
-        manifest = {"version": VERSION, "run": backup.run, "step": step, "files": files}
+        write_safetensors(work / WEIGHTS, backup.tensors)
+        _write_torch(work / OPTIMIZER, backup.optimizer)
+        _write_torch(work / EXTRA, backup.extra)
+        (work / PROGRESS).write_text(json.dumps(backup.progress), encoding="utf-8")
+        (work / CONFIG).write_text(json.dumps(backup.config, indent=4), encoding="utf-8")
+        known = (_number(path) for path in list_backups(folder))
+        number = 1 + int(max((one for one in known if one < UNREADABLE), default=0))
+        files = {name: _checksum(work / name) for name in sorted(FILES)}
+        manifest = {"version": VERSION, "run": backup.run, "number": number, "step": step, "files": files}
+        manifest["checksum"] = _own_checksum(manifest)
         (work / MANIFEST).write_text(json.dumps(manifest, indent=4), encoding="utf-8")
         for file in work.iterdir():
             _sync_file(file)
@@ -121,50 +136,92 @@ def write_backup(folder: Path, backup: Backup) -> Path:
     return target
 
 
-def _verified_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of an intact backup; ValueError with the reason otherwise."""
+def _own_checksum(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a backup, files not compared; ValueError with the reason if it is not as it was written."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
-        if manifest["version"] != VERSION:
-            raise ValueError(f"its version is {manifest['version']}, expected {VERSION}")
-        for name, checksum in files.items():
-            if _checksum(path / name) != checksum:
-                raise ValueError(f"{name} is damaged")
-    except FileNotFoundError as error:
-        raise ValueError(f"{Path(error.filename).name} is missing") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except FileNotFoundError:
+        raise ValueError(f"{MANIFEST} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{MANIFEST} can't be read ({type(error).__name__})") from error
+    if not isinstance(manifest, dict) or not {"version", "run", "step", "files"} <= set(manifest):
+        raise ValueError(f"{MANIFEST} lacks what it should hold")
+    if manifest["version"] not in (1, VERSION):
+        raise ValueError(f"its version is {manifest['version']}, expected {VERSION}")
+    if manifest["version"] == VERSION and manifest.get("checksum") != _own_checksum(manifest):
+        raise ValueError(f"{MANIFEST} was changed")
+    files = manifest["files"]
+    if not isinstance(manifest["run"], str) or not isinstance(files, dict) or set(files) != set(FILES):
+        raise ValueError(f"{MANIFEST} lacks what it should hold")
+    return manifest
+
+
+def _verified_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a backup whose files are those that it names; ValueError with the reason otherwise."""
+    manifest = _read_manifest(path)
+    for name, checksum in manifest["files"].items():
+        try:
+            sound = _checksum(path / name) == checksum
+        except FileNotFoundError:
+            raise ValueError(f"{name} is missing") from None
+        except OSError as error:
+            raise ValueError(f"{name} can't be read ({error.strerror})") from error
+        if not sound:
+            raise ValueError(f"{name} is damaged")
     return manifest
 
 
 def read_backup(path: Path) -> Backup:
     """Reads one backup; ValueError with the reason if it is not intact."""
     manifest = _verified_manifest(path)
-    return Backup(
-        tensors=load_file(path / "weights.safetensors"),
-        optimizer=torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"),
-        extra=torch.load(path / "extra.pt", weights_only=True, map_location="cpu"),
-        progress=json.loads((path / "progress.json").read_text(encoding="utf-8")),
-        config=json.loads((path / "config.json").read_text(encoding="utf-8")),
-        run=manifest["run"],
-        path=path,
-    )
+    try:
+        backup = Backup(
+            tensors=load_file(path / WEIGHTS),
+            optimizer=torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu"),
+            extra=torch.load(path / EXTRA, weights_only=True, map_location="cpu"),
+            progress=json.loads((path / PROGRESS).read_text(encoding="utf-8")),
+            config=json.loads((path / CONFIG).read_text(encoding="utf-8")),
+            run=manifest["run"],
+            path=path,
+        )
+        TrainConfig.from_dict(backup.config)
+    # the checksums are right, so that whoever wrote the files meant something else; readers fail in many ways at that
+    except Exception as error:
+        raise ValueError(f"its files hold something else ({type(error).__name__})") from error
+    if not (isinstance(backup.optimizer, dict) and isinstance(backup.extra, dict) and "scaler" in backup.extra):
+        raise ValueError("its files hold something else")
+    if reason := TrainProgress.problem_of(backup.progress, manifest["step"]):
+        raise ValueError(f"its progress makes no sense: {reason}")
+    return backup
 
 
 def list_backups(folder: Path) -> list[Path]:
-    """Folders that bear a backup's name, newest first."""
+    """Folders that bear a backup's name: those whose manifest can't be read, then from the last written one on."""
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if "-backup-" in path.name and not path.name.startswith(UNFINISHED)]
-    # by name: it starts with the time, and unlike the file's own time it survives copying
-    return sorted(found, key=_age_key, reverse=True)
+    return sorted(found, key=lambda path: (_number(path), *_age_key(path)), reverse=True)
+
+
+def _number(path: Path) -> float:
+    """Of a backup; 0 for those of version 1, which have none and are older."""
+    try:
+        number = _read_manifest(path).get("number", 0)
+    except ValueError:
+        return UNREADABLE
+    return number if isinstance(number, int) else 0
 
 
 def _age_key(path: Path) -> tuple[str, int, str]:
+    """By name: it starts with the time, and unlike the file's own time it survives copying."""
     stamp, _, rest = path.name.partition("-backup-")
     step = rest.split("-")[0]
-    return stamp, int(step) if step.isdigit() else -1, path.name
+    return stamp, int(step) if step.isascii() and step.isdigit() else -1, path.name
 
 
 def newest_backup(folder: Path, warn: Callable[[str], None]) -> Backup | None:
@@ -189,10 +246,10 @@ def prune_backups(folder: Path, run: str, keep: int, warn: Callable[[str], None]
     own = []
     for path in list_backups(folder):
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            manifest = _read_manifest(path)
+        except ValueError:
             continue
-        if manifest.get("run") == run:
+        if manifest["run"] == run:
             own.append(path)
     for path in own[keep:]:
         try:

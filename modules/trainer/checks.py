@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modules.dataLoader.check_dataset import concept_problems
+from modules.dataLoader.plan_size import MOST_STEPS
 from modules.model.BaseModel import BaseModel, family_of
 from modules.model.diffusion_noise import check_distribution
 from modules.model.hub import Hub, check_hub_name
@@ -25,6 +26,7 @@ from modules.util.enum.AttentionMechanism import AttentionMechanism
 from modules.util.enum.DataType import DataType
 from modules.util.found_problems import found, raise_problems
 from modules.util.UserError import UserError
+from modules.util.write_place import check_folder_place, check_output_place
 
 import torch
 
@@ -48,7 +50,8 @@ def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines 
     problems = [*check_train_config(config), *empty_texts(config), *list_problems(config, lines)]
     problems += _of_concepts(config)
     problems += found(resolve_device, config)
-    problems += found(schedule_factor, config, TRIAL_STEPS)
+    warmup = config.learning_rate_warmup_steps
+    problems += found(schedule_factor, config, TRIAL_STEPS + (0 if warmup <= 1 else min(round(warmup), MOST_STEPS)))
     problems += found(check_distribution, config)
     problems += _of_places(config)
     problems += _of_family(config, warn)
@@ -109,8 +112,7 @@ def check_place(path: Path, key: str, is_folder: bool) -> None:
     """UserError if a file or folder certainly can't be written. Nothing is made, so that a text can be half typed."""
     try:
         # the output's own kind depends on the format; methods look at it
-        if is_folder and path.exists() and not path.is_dir():
-            raise UserError(f"{key}: {path} is a file, expected a folder. Choose another place.")
+        (check_folder_place if is_folder else check_output_place)(path, key)
         above = next((folder for folder in (path.absolute(), *path.absolute().parents)[1:] if folder.exists()), None)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

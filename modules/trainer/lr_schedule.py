@@ -1,9 +1,9 @@
 """Learning rate schedules by OneTrainer's names, as pure functions of the step: nothing of them needs to be saved."""
 
-import importlib
 import math
 from collections.abc import Callable
 
+from modules.trainer.custom_schedule import custom_factors
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LearningRateScaler import LearningRateScaler
 from modules.util.enum.LearningRateScheduler import LearningRateScheduler as Scheduler
@@ -28,28 +28,8 @@ def _rex(total: int) -> Factor:
 
 
 def _custom(config: TrainConfig, total: int) -> Factor:
-    """A torch scheduler class named in the config; its factors are computed once for the whole run."""
-    path = config.custom_learning_rate_scheduler or ""
-    module, _, name = path.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"custom_learning_rate_scheduler: {path!r} can't be imported: {error}") from error
-    words = {"%TOTAL_STEPS%": total, "%EPOCHS%": config.epochs, "%LR%": 1.0}
-    options = {}
-    for entry in config.scheduler_params or []:
-        value = entry.get("value")
-        options[entry.get("key")] = words.get(value, value) if isinstance(value, str) else value
-    carrier = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    try:
-        scheduler = kind(carrier, **options)
-        factors = []
-        for _ in range(total):
-            factors.append(carrier.param_groups[0]["lr"])
-            carrier.step()
-            scheduler.step()
-    except (TypeError, ValueError) as error:
-        raise UserError(f"scheduler_params: {path} refuses {options}: {error}") from error
+    """A scheduler class of torch; its factors are computed once for the whole run."""
+    factors = custom_factors(config, total)
     return lambda step: factors[min(step, total - 1)]
 
 

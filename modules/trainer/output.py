@@ -3,16 +3,23 @@
 import filecmp
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from modules.util.atomic_file import sync_folder, write_failure
+from modules.util.config.BaseConfig import BaseConfig
+from modules.util.config.field_type import field_type, option_of
 from modules.util.config.load import pack
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConfigPart import ConfigPart
+from modules.util.write_place import check_output_place
 
 Warn = Callable[[str], None]
+# options that hold a text, or the name of a file with texts
+_TEXTS_OR_PATHS = ("tag_dropout_special_tags",)
 
 
 def set_aside(paths: Sequence[Path], warn: Warn) -> None:
@@ -25,6 +32,8 @@ def set_aside(paths: Sequence[Path], warn: Warn) -> None:
     there = [path for path in paths if path.exists()]
     if not there:
         return
+    for path in there:
+        check_output_place(path, "output")
     number = 1
     while any(_numbered(path, number).exists() for path in paths):
         number += 1
@@ -95,7 +104,8 @@ def _same(one: Path, other: Path) -> bool:
 def config_comment(config: TrainConfig) -> str:
     """The config as JSON, as far as `include_train_config` wants it in what is written; "" for not at all.
 
-    No times or paths of this run: the same run gives the same bytes.
+    No times of this run: the same run gives the same bytes. Of absolute paths the last name alone, as files are shared
+    and folders tell of their owner.
     """
     if config.include_train_config == ConfigPart.NONE:
         return ""
@@ -103,4 +113,30 @@ def config_comment(config: TrainConfig) -> str:
     settings = full.to_dict(sparse=True)
     # whether the run was resumed is no property of its result
     settings.pop("continue_last_backup", None)
-    return json.dumps(settings, sort_keys=True)
+    return json.dumps(_without_places(settings, TrainConfig), sort_keys=True)
+
+
+def _without_places(data: Mapping[str, Any], config_class: type[BaseConfig]) -> dict[str, Any]:
+    found = {name: _last_names(value) for name, value in data.items() if name not in config_class.model_fields}
+    for name in config_class.model_fields.keys() & data.keys():
+        found[name] = data[name]
+        kind, value = field_type(config_class, name), data[name]
+        if kind.is_config and isinstance(value, dict):
+            found[name] = _without_places(value, kind.kind)
+        elif kind.item is not None and isinstance(value, list):
+            found[name] = [_without_places(item, kind.item) if isinstance(item, dict) else item for item in value]
+        elif option_of(config_class, name).path or name in _TEXTS_OR_PATHS:
+            found[name] = _last_names(value)
+    return found
+
+
+def _last_names(value: Any) -> Any:
+    """JSON with the last name of each absolute path in the place of it."""
+    if isinstance(value, Mapping):
+        return {key: _last_names(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_last_names(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    absolute = PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith("~")
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if absolute else value

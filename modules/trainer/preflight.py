@@ -7,6 +7,7 @@ from modules.trainer.trained import methods_of
 from modules.util.config.errors import Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
+from modules.util.write_place import check_file_place, check_folder_place
 
 import torch
 
@@ -20,8 +21,9 @@ def resolve_device(config: TrainConfig) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        # there is a device that holds no numbers
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"train_device: {name!r} is not a usable device here; expected auto, cpu, or cuda with a GPU and a torch "
             "that supports it.",
@@ -32,8 +34,7 @@ def resolve_device(config: TrainConfig) -> torch.device:
 
 def check_writable(path: Path, key: str, is_folder: bool) -> None:
     """Raises UserError if a file or folder can't be written, before hours are spent on what would go there."""
-    if not is_folder and path.is_dir():
-        raise UserError(f"{key}: {path} is a folder, expected a file name such as {path / 'lora.safetensors'}.")
+    (check_folder_place if is_folder else check_file_place)(path, key)
     folder = path if is_folder else path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from modules.model.BaseModel import BaseModel
 from modules.trainer.randomness import step_seed
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.enum.ImageFormat import ImageFormat
+from modules.util.out_of_memory import is_out_of_memory
 
 import torch
 
@@ -71,14 +72,6 @@ def draw_sample(
             torch.cuda.empty_cache()
     warn(f"{what}; it is left out.")
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was too little memory, by its type or, where libraries have none, its words."""
-    words = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
 
 
 def file_name(index: int, prompt: str) -> str:

@@ -32,12 +32,23 @@ class AdapterNaming:
         read: every name by which a file may call a layer, whatever its format.
         fused: every name by which a file may call several layers at once.
         write_fused: for each format, the names under which layers are written joined; they have none in `write`.
+        write_apart: for each format, the names under which layers of joint ones can stand alone, for adapters that
+            can't be joined. A swapped layer has its own order of outputs there.
+        comfy: every name, of a layer or a joint one, in whose place stock ComfyUI finds a weight.
+        kernels: each convolution -> kh·kw.
     """
 
     write: Mapping[ModelFormat, Mapping[LayerId, str]]
     read: Mapping[str, LayerId]
     fused: Mapping[str, FusedLayer] = field(default_factory=dict)
     write_fused: Mapping[ModelFormat, Mapping[str, FusedLayer]] = field(default_factory=dict)
+    write_apart: Mapping[ModelFormat, Mapping[LayerId, str]] = field(default_factory=dict)
+    comfy: frozenset[str] = frozenset()
+    kernels: Mapping[LayerId, int] = field(default_factory=dict)
+
+    def written(self, model_format: ModelFormat) -> set[str]:
+        """The names of all layers in files of a format, if each has an adapter and joint layers are joined."""
+        return {*self.write[model_format].values(), *self.write_fused.get(model_format, {})}
 
     @staticmethod
     def build(
@@ -45,6 +56,8 @@ class AdapterNaming:
         aliases: Mapping[str, LayerId],
         fused: Mapping[str, FusedLayer] | None = None,
         write_fused: Mapping[ModelFormat, Mapping[str, FusedLayer]] | None = None,
+        write_apart: Mapping[ModelFormat, Mapping[LayerId, str]] | None = None,
+        comfy: Iterable[str] = (),
     ) -> "AdapterNaming":
         """A checked naming; `read` holds the written names and `aliases`, `fused` those of `write_fused`, too.
 
@@ -53,7 +66,8 @@ class AdapterNaming:
                 without the rows of each part; a layer that would be written twice.
         """
         read: dict[str, LayerId] = {}
-        pairs = [(name, layer) for table in names.values() for layer, name in table.items()]
+        write_apart = write_apart or {}
+        pairs = [(name, layer) for table in (*names.values(), *write_apart.values()) for layer, name in table.items()]
         for name, layer in [*pairs, *aliases.items()]:
             if read.setdefault(name, layer) != layer:
                 raise ValueError(f"adapter layer name {name} stands for both {read[name]} and {layer}")
@@ -71,7 +85,11 @@ class AdapterNaming:
             layers = [layer for group in table.values() for layer in group.layers]
             if len(set(layers)) < len(layers) or set(layers) & names.get(model_format, {}).keys():
                 raise ValueError(f"{model_format}: a layer of {sorted(table)} would be written twice")
-        return AdapterNaming(names, read, joint, write_fused)
+        for model_format, alone in write_apart.items():
+            members = {layer for group in write_fused.get(model_format, {}).values() for layer in group.layers}
+            if not alone.keys() <= members:
+                raise ValueError(f"{model_format}: {sorted(alone.keys() - members)} are of no joint layer")
+        return AdapterNaming(names, read, joint, write_fused, write_apart, frozenset(comfy))
 
     @staticmethod
     def join(parts: Iterable["AdapterNaming"]) -> "AdapterNaming":
@@ -80,7 +98,12 @@ class AdapterNaming:
         aliases: dict[str, LayerId] = {}
         fused: dict[str, FusedLayer] = {}
         write_fused: dict[ModelFormat, dict[str, FusedLayer]] = {}
+        write_apart: dict[ModelFormat, dict[LayerId, str]] = {}
+        comfy: set[str] = set()
         for part in parts:
+            comfy |= part.comfy
+            for model_format, alone in part.write_apart.items():
+                write_apart.setdefault(model_format, {}).update(alone)
             for model_format, table in part.write.items():
                 names.setdefault(model_format, {}).update(table)
             for name, layer in part.read.items():
@@ -91,4 +114,4 @@ class AdapterNaming:
                     raise ValueError(f"adapter layer name {name} stands for {group.layers} and for other layers")
             for model_format, groups in part.write_fused.items():
                 write_fused.setdefault(model_format, {}).update(groups)
-        return AdapterNaming.build(names, aliases, fused, write_fused)
+        return AdapterNaming.build(names, aliases, fused, write_fused, write_apart, comfy)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from modules.util.config.file_kind import special_kind
 from modules.util.UserError import UserError
 
 import torch
@@ -52,14 +53,15 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | Iterable[bytes | mem
     overwritten by the next write. One process at a time may write a given file.
 
     Raises:
-        UserError: the file cannot be written; the partial file is removed and the old file is untouched.
+        UserError: the file cannot be written, or is a folder, a device or the like; the partial file is removed and
+            the old file is untouched.
     """
     target = Path(os.path.realpath(path))  # a link keeps pointing to the file that is replaced
     partial = target.with_name(f".{target.name}.partial")
     chunks = (data,) if isinstance(data, (bytes, bytearray, memoryview)) else data
     try:
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "is a directory")
+        if kind := special_kind(target):
+            raise UserError(f"Cannot write {os.fspath(path)}: it is {kind}, expected a file. Choose another name.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             for chunk in chunks:

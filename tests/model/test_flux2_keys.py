@@ -39,7 +39,8 @@ from safetensors.torch import load_file, save_file
 SIZES = {"Flux.2 dev": 32_223_281_152, "Flux.2 Klein 9B": 9_078_581_248, "Flux.2 Klein 4B": 3_875_544_576}
 FORMATS = [ModelFormat(name) for name in ("COMFY_LORA", "KOHYA_LORA", "ORIGINAL_LORA", "DIFFUSERS_LORA", "LEGACY_LORA",
                                           "INTERNAL", "SAFETENSORS")]  # fmt: skip
-JOINED = [kind for kind in FORMATS if kind not in ("DIFFUSERS_LORA", "LEGACY_LORA", "INTERNAL")]
+# ComfyUI's own has names for the layers alone, too
+JOINED = [kind for kind in FORMATS if kind in ("KOHYA_LORA", "ORIGINAL_LORA", "SAFETENSORS")]
 OUTPUTS = {"lora_decompose": True, "lora_decompose_output_axis": True}
 KINDS = {
     "LoRA": {"lora_rank": 3, "lora_alpha": 5.0},
@@ -195,7 +196,7 @@ def test_split_and_joined_exactly(tmp_path, transformer, kind, model_format):
     naming = flux2_adapter_naming(transformer)
     parts_kind = kind_of_components({"transformer": adapters.layers()})
     if kind in APART and model_format in JOINED:
-        with pytest.raises(UserError, match=r"to_q, .*to_k, .*to_v as one layer.*LEGACY_LORA, INTERNAL"):
+        with pytest.raises(UserError, match=r"to_q, .*to_k, .*to_v as one layer.*COMFY_LORA, LEGACY_LORA, INTERNAL"):
             check_joins(model_format, naming, parts_kind, lambda _: True)
         # alone in its single blocks it can be written
         check_joins(model_format, naming, parts_kind, LayerFilter(("single_transformer",)).matches)
@@ -225,8 +226,7 @@ def test_part_of_a_joint_layer(tmp_path, transformer, kind, joins):
     naming = flux2_adapter_naming(transformer)
     if not joins:
         with pytest.raises(UserError, match="of layers that are not trained together can't be joined"):
-            check_joins(ModelFormat.COMFY_LORA, naming, parts_kind, only_q.matches)
-        return
+            check_joins(ModelFormat.KOHYA_LORA, naming, parts_kind, only_q.matches)
     check_joins(ModelFormat.COMFY_LORA, naming, parts_kind, only_q.matches)
     written(adapters, transformer, ModelFormat.COMFY_LORA, tmp_path / "x")
     found = read_adapter(tmp_path / "x").fit(naming, {"transformer": transformer})["transformer"]

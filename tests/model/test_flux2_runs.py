@@ -137,9 +137,13 @@ def test_quantized_base(make_run, folder, weights, kind):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"peft_type": "OFT_2", "oft_block_size": 8}, r"img_attn\.qkv, and OFT of several layers.*LEGACY_LORA"),
+        ({"peft_type": "OFT_2", "oft_block_size": 8}, r"img_attn_qkv, and OFT of several layers.*LEGACY_LORA"),
         ({"lora_decompose": True}, r"DoRA on inputs of several layers can't be joined"),
         ({"layer_filter": "to_q", **KINDS["DoRA"]}, r"layers that are not trained together"),
+        (
+            {"peft_type": "LOKR", "lokr_decompose_factor": 1, "layer_filter": "norm_out"},
+            r"two halves\. Choose one of LEGACY_LORA, INTERNAL, or leave norm_out\.linear out",
+        ),
         ({"loss_weight_fn": "P2"}, "expected CONSTANT or SIGMA"),
         ({"transformer": {"train": False}}, r"switch on transformer\.train"),
     ],
@@ -147,7 +151,7 @@ def test_quantized_base(make_run, folder, weights, kind):
 def test_what_could_not_be_saved_or_trained_is_told_at_the_start(make_run, flux2_folders, changes, words):
     run = make_run()
     with pytest.raises(UserError, match=words):
-        run.train(**options(flux2_folders["klein"], **changes))
+        run.train(**{**options(flux2_folders["klein"], **changes), "output_model_format": "KOHYA_LORA"})
     assert not run.of_kind("step")
 
 
@@ -159,6 +163,25 @@ def test_kinds_that_can_t_be_joined_train_where_nothing_is_joined(make_run, flux
     assert file.kind.dora == "input" and len(file.layers) == 2 * 12 + 2 * 2
     run.train(**options(flux2_folders["klein"], **{**settings, "layer_filter": "single_transformer_blocks"}))
     assert len(read_adapter(run.output).layers) == 4
+    # ComfyUI has names for the layers of a joint one
+    run.train(**options(flux2_folders["klein"], **settings))
+    assert len(read_adapter(run.output).layers) == 2 * 12 + 2 * 2 and read_adapter(run.output).kind.dora == "input"
+
+
+@pytest.mark.parametrize(
+    ("model_format", "line"),
+    [
+        ("COMFY_LORA", ""),
+        ("KOHYA_LORA", "KOHYA_LORA: OneTrainer cannot go on from it, as it holds layers that are joined."),
+        ("LEGACY_LORA", "LEGACY_LORA: ComfyUI finds 32 of the model's 37 layers by their names in it."),
+        ("ORIGINAL_LORA", "ORIGINAL_LORA: ComfyUI finds 0 of the model's 29 layers by their names in it."),
+    ],
+)
+def test_a_run_tells_what_its_file_will_not_do(make_run, flux2_folders, model_format, line):
+    run = make_run()
+    run.train(**{**options(flux2_folders["klein"], epochs=1), "output_model_format": model_format})
+    told = [text for text in run.warnings() if "ComfyUI" in text or "OneTrainer" in text]
+    assert len(told) == bool(line) and all(text.startswith(line) for text in told)
 
 
 def test_full_training_of_klein(make_run, flux2_folders):

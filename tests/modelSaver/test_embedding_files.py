@@ -81,3 +81,18 @@ def test_vectors_belong_to_encoders_of_their_width(tmp_path):
     write_embedding(path, {"clip_l": ONE, "clip_g": TWO[:1]})
     with pytest.raises(UserError, match="as many vectors for each"):
         fit_embedding(path, keys, {"text_encoder": 3, "text_encoder_2": 4})
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.ones(2, 3, device="meta"), "an empty tensor"),
+        (torch.eye(3).to_sparse(), "a sparse or nested tensor"),
+        (torch.ones(2, 3, dtype=torch.complex64), "a torch.complex64 tensor"),
+        (torch.ones(2, 3, dtype=torch.int64), "a torch.int64 tensor"),
+    ],
+)
+def test_tensors_without_plain_numbers_are_refused(tmp_path, tensor, words):
+    torch.save({"emb_params": tensor}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=words):
+        read_embedding(tmp_path / "x.pt")

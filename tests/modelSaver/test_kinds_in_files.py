@@ -7,7 +7,7 @@ from modules.modelSaver.adapter_kinds import AdapterKind
 from modules.modelSaver.adapter_layout import LAYOUTS
 from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.AdapterFile import read_adapter
-from modules.modelSaver.format_rules import holds, remarks
+from modules.modelSaver.format_rules import comfy_remarks, holds
 from modules.modelSaver.save_adapter import save_adapter
 from modules.module.AdapterSet import ADAPTER_CLASSES, AdapterSet, adapter_class_of
 from modules.util.atomic_file import write_safetensors
@@ -101,8 +101,8 @@ def test_every_registered_kind_is_here():
     )
 
 
-# these two are kohya's format under other names
-SAME = (ModelFormat.SAFETENSORS, ModelFormat.LEGACY_LORA)
+# kohya's format under another name
+SAME = (ModelFormat.SAFETENSORS,)
 DISTINCT = [model_format for model_format in LAYOUTS if model_format not in SAME]
 
 
@@ -195,7 +195,7 @@ def test_metadata_tell_the_kind(base, trained, tmp_path, name, expected, argumen
 
 def test_formats_say_who_reads_them_wrongly():
     said = {
-        (name, model_format): " ".join(remarks(model_format, kind))
+        (name, model_format): " ".join(comfy_remarks(model_format, kind))
         for name, (_, kind) in KINDS.items()
         for model_format in (ModelFormat.KOHYA_LORA, ModelFormat.COMFY_LORA)
     }

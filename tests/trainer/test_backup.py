@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 from modules.trainer.backup import (
@@ -16,6 +17,7 @@ from modules.trainer.backup import (
     read_backup,
     write_backup,
 )
+from modules.trainer.TrainProgress import TrainProgress
 from modules.util.UserError import UserError
 
 import torch
@@ -28,7 +30,8 @@ FILES = ("weights.safetensors", "optimizer.pt", "extra.pt", "progress.json", "co
 def backup(step: int = 1, run: str = "run") -> Backup:
     tensors = {"unet.layer.lora_down.weight": torch.full((2, 3), float(step))}
     optimizer = {"state": {0: {"exp_avg": torch.ones(2, 3), "step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}
-    return Backup(tensors, optimizer, {"scaler": {}}, {"step": step, "epoch": 0}, {"seed": 42}, run)
+    progress = TrainProgress(step=step, losses=[0.1] * step).to_dict()
+    return Backup(tensors, optimizer, {"scaler": {}}, progress, {"seed": 42}, run)
 
 
 @pytest.fixture
@@ -67,7 +70,71 @@ def test_another_version_is_passed_over(tmp_path, warnings):
     manifest = write_backup(tmp_path, backup(2)) / MANIFEST
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": 99}))
     assert newest_backup(tmp_path, warnings.append).progress["step"] == 1
-    assert "its version is 99, expected 1" in warnings[0]
+    assert "its version is 99, expected 2" in warnings[0]
+
+
+def edited(change):
+    """Edits a manifest, as a person does who means well."""
+
+    def edit(path: Path) -> None:
+        manifest = json.loads((path / MANIFEST).read_text())
+        change(manifest)
+        (path / MANIFEST).write_text(json.dumps(manifest))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: (path / MANIFEST).write_text(""), lambda path: (path / MANIFEST).write_text("{}"),
+        lambda path: (path / MANIFEST).write_text("[]"), lambda path: (path / MANIFEST).write_text("null"),
+        lambda path: (path / MANIFEST).write_text("[" * 100_000), lambda path: (path / MANIFEST).write_bytes(b"\xff"),
+        edited(lambda own: own.update(step=3)), edited(lambda own: own.update(files={})),
+        edited(lambda own: own.update(run="other")), edited(lambda own: own.update(number=99)),
+        edited(lambda own: own["files"].pop("optimizer.pt")), edited(lambda own: own.pop("checksum")),
+        edited(lambda own: own.update(version=1, files={})), edited(lambda own: own.update(version=1, files=[])),
+        edited(lambda own: own.update(version=1, files={"../../outside": "x"})),
+        lambda path: ((path / MANIFEST).unlink(), (path / MANIFEST).mkdir()),
+    ],
+)  # fmt: skip
+def test_an_empty_or_edited_manifest_is_not_intact(tmp_path, warnings, damage):
+    write_backup(tmp_path, backup(1))
+    damage(write_backup(tmp_path, backup(2)))
+    assert newest_backup(tmp_path, warnings.append).progress["step"] == 1
+    assert len(warnings) == 1 and "is passed over" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        {"step": 2}, {"step": -1, "losses": []}, {"step": 2, "losses": []}, {"epoch": -1}, {"seen": 1.5}, {"step": "2"},
+        {"losses": {}}, {"validation": 5}, {"validation": [[1]]}, {"samples": [{}]}, {"last": []}, {"seconds": "a"},
+        {"more": 1}, {"epoch": True},
+    ],
+)  # fmt: skip
+def test_progress_that_makes_no_sense_is_not_intact(tmp_path, warnings, progress):
+    write_backup(tmp_path, backup(1))
+    wrong = backup(1)
+    wrong.progress = {**wrong.progress, **progress}
+    path = write_backup(tmp_path, wrong)
+    with pytest.raises(ValueError, match="progress makes no sense"):
+        read_backup(path)
+    assert newest_backup(tmp_path, warnings.append).progress == backup(1).progress
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "extra.pt", "weights.safetensors", "progress.json", "config.json"])
+def test_what_a_stranger_put_together_runs_no_code_and_is_not_intact(tmp_path, name, monkeypatch):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    monkeypatch.setattr("modules.trainer.backup._checksum", lambda path: "same")
+    path = write_backup(tmp_path, backup(1))
+    torch.save({"state": Evil(), "scaler": Evil()}, path / name)
+    with pytest.raises(ValueError, match="hold something else"):
+        read_backup(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_none_intact_is_an_error_not_a_fresh_start(tmp_path, warnings):
@@ -97,6 +164,37 @@ def test_the_newest_counts_by_time_then_by_step(tmp_path, warnings):
     for name in names:
         shutil.copytree(source, tmp_path / "all" / name)
     assert [path.name for path in list_backups(tmp_path / "all")] == [names[1], names[0], names[2]]
+
+
+def test_a_clock_that_is_set_back_changes_no_order(tmp_path, monkeypatch, warnings):
+    class Clock(datetime):
+        hour = 12
+
+        @classmethod
+        def now(cls, tz=None):
+            Clock.hour -= 1
+            return cls(2026, 10, 25, Clock.hour)
+
+    monkeypatch.setattr("modules.trainer.backup.datetime", Clock)
+    paths = [write_backup(tmp_path, backup(step)) for step in range(1, 7)]
+    assert list_backups(tmp_path) == paths[::-1]
+    assert newest_backup(tmp_path, warnings.append).progress["step"] == 6
+    prune_backups(tmp_path, "run", 2, warnings.append)
+    assert list_backups(tmp_path) == paths[:3:-1] and not warnings
+    # gone on from an older one: what was written last counts, whatever its step
+    write_backup(tmp_path, backup(3))
+    assert newest_backup(tmp_path, warnings.append).progress["step"] == 3
+
+
+def test_backups_of_version_1_are_older_than_all_with_a_number(tmp_path, warnings):
+    for step in (1, 2):
+        path = write_backup(tmp_path, backup(step))
+        edited(lambda own: (own.update(version=1), own.pop("number"), own.pop("checksum")))(path)
+        # as the clock said
+        path.rename(tmp_path / f"2026-11-0{3 - step}_10-00-00-backup-{step}-0")
+    assert newest_backup(tmp_path, warnings.append).progress["step"] == 1
+    write_backup(tmp_path, backup(5)).rename(tmp_path / "2001-01-01_10-00-00-backup-5-0")
+    assert newest_backup(tmp_path, warnings.append).progress["step"] == 5 and not warnings
 
 
 def test_two_of_one_second_and_step_both_stay(tmp_path):

@@ -3,6 +3,7 @@
 import math
 
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
+from modules.util.config.topics.TrainingOptions import CUSTOM_SCHEDULES
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
@@ -85,15 +86,58 @@ def test_custom_arguments_have_words_for_the_runs_numbers():
     assert factors(**CUSTOM, scheduler_params=words) == [1.0] * TOTAL
 
 
-@pytest.mark.parametrize("path", ["no_such_module.Class", "torch.optim.lr_scheduler.NoSuchClass"])
-def test_custom_class_that_is_not_there(path):
-    with pytest.raises(UserError, match="custom_learning_rate_scheduler: .* can't be imported"):
+@pytest.mark.parametrize(
+    "path",
+    [
+        "no_such_module.Class", "torch.optim.lr_scheduler.NoSuchClass", "torch.optim.lr_scheduler.LambdaLR",
+        "torch.optim.lr_scheduler.LRScheduler", "torch.optim.lr_scheduler.math.exp", "builtins.print",
+        "subprocess.Popen", "diffusers.DiffusionPipeline.from_pretrained", "stranger.Schedule", "os.system",
+    ],
+)  # fmt: skip
+def test_only_listed_classes_are_schedules(path, tmp_path, monkeypatch):
+    (tmp_path / "stranger.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom torch.optim.lr_scheduler import StepLR\n"
+        "class Schedule(StepLR):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match="custom_learning_rate_scheduler: found .*, expected one of torch.*StepLR"):
         factors(learning_rate_scheduler="CUSTOM", custom_learning_rate_scheduler=path)
+    assert not (tmp_path / "ran").exists()
 
 
-def test_custom_class_that_refuses_its_arguments():
-    with pytest.raises(UserError, match="scheduler_params: .*StepLR refuses"):
-        factors(**CUSTOM, scheduler_params=[{"key": "no_such", "value": 1}])
+def test_every_listed_class_makes_a_schedule():
+    needed = {
+        "CosineAnnealingLR": {"T_max": "%TOTAL_STEPS%"}, "CosineAnnealingWarmRestarts": {"T_0": 10},
+        "CyclicLR": {"base_lr": 0.1, "max_lr": "%LR%"}, "ExponentialLR": {"gamma": 0.9},
+        "MultiStepLR": {"milestones": [10, 20]}, "OneCycleLR": {"max_lr": "%LR%", "total_steps": "%TOTAL_STEPS%"},
+        "StepLR": {"step_size": 10},
+    }  # fmt: skip
+    for path in CUSTOM_SCHEDULES:
+        options = [{"key": key, "value": value} for key, value in needed.get(path.rpartition(".")[2], {}).items()]
+        found = factors(learning_rate_scheduler="CUSTOM", custom_learning_rate_scheduler=path, scheduler_params=options)
+        assert len(found) == TOTAL and len(set(found)) > 1 and all(0 <= factor < 1.001 for factor in found)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("no_such", 1, "scheduler_params.0: StepLR has no argument .no_such., expected one of step_size, gamma"),
+        ("optimizer", 1, "scheduler_params.0: StepLR has no argument .optimizer."),
+        ("step_size", {"a": 1}, "scheduler_params.0: found an object for step_size, expected a number"),
+        ("step_size", 0, "scheduler_params: StepLR refuses step_size=0: "),
+        ("step_size", "ten", "scheduler_params: StepLR refuses step_size=.ten.: "),
+        ("step_size", 1e400, "scheduler_params.0: found Infinity"),
+    ],
+)
+def test_custom_class_that_refuses_its_arguments(key, value, text):
+    with pytest.raises(UserError, match=text):
+        factors(**CUSTOM, scheduler_params=[{"key": key, "value": value}])
+
+
+def test_factors_below_zero_are_refused():
+    options = [{"key": "step_size", "value": 1}, {"key": "gamma", "value": -1}]
+    with pytest.raises(UserError, match="gives a factor of -1 at step 2, expected 0 or more"):
+        factors(**CUSTOM, scheduler_params=options)
 
 
 def test_adafactors_schedule_is_named_as_unsupported():

@@ -217,7 +217,7 @@ class Contest:
         if name == OURS:
             owner = self.ours.trainer
             parts = [
-                (owner, "_micro_batch", "data"),
+                (owner.data, "load", "data"),
                 (owner.model, "encode_captions", "text encoder forward"),
                 (owner.model, "predict", "noise and timesteps"),
                 (trainer_module, "image_losses", "loss"),

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 from modules.util.config.errors import ConfigError, Problem, nearest
 from modules.util.config.field_type import default_of, field_type, option_of
+from modules.util.config.hidden_values import without_hidden
 from modules.util.config.problems import find_problems
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
@@ -78,7 +79,7 @@ class BaseConfig(BaseModel):
         """The config as JSON: options in the order of their declaration, then unknown keys in the file's order.
 
         Args:
-            secrets: includes options that are declared secret.
+            secrets: includes options that are declared secret, and what looks like a secret in unknown keys.
             sparse: leaves out options that have their default value, as presets do.
         """
         return self._to_dict(secrets, sparse, {})
@@ -107,7 +108,7 @@ class BaseConfig(BaseModel):
             if comment in extra:
                 data[comment] = extra.pop(comment)
             data[name] = written
-        return data | copy.deepcopy(extra)
+        return data | (copy.deepcopy(extra) if secrets else without_hidden(extra))
 
     @model_validator(mode="before")
     @classmethod
@@ -126,6 +127,8 @@ class BaseConfig(BaseModel):
         kind, declared = field_type(cls, info.field_name), option_of(cls, info.field_name)
         if kind.is_enum and isinstance(value, str) and value in kind.values:
             return kind.kind(value)
+        if declared.path and isinstance(value, str) and "\0" in value:
+            raise PydanticCustomError("config", "found a text with a null byte, which no path can have")
         if kind.kind is int and isinstance(value, float) and value.is_integer():
             return int(value)
         if kind.kind is float and declared.infinite and isinstance(value, str) and value in ("inf", "-inf"):
@@ -158,5 +161,6 @@ def _to_json(value: Any, secrets: bool, sparse: bool) -> Any:
     if isinstance(value, list):
         return [_to_json(item, secrets, sparse) for item in value]
     if isinstance(value, dict):
-        return {key: _to_json(item, secrets, sparse) for key, item in value.items()}
+        kept = value if secrets else without_hidden(value)
+        return {key: _to_json(item, secrets, sparse) for key, item in kept.items()}
     return value

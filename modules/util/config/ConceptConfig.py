@@ -44,10 +44,17 @@ class ConceptConfig(BaseConfig):
         "Differently varied versions of each image that are cached. More variety, larger cache.",
         G,
         ge=1,
+        le=1_000_000,
         unit="versions",
     )
     text_variations: int = option(
-        1, "Text variations", "Differently varied versions of each caption that are cached.", G, ge=1, unit="versions"
+        1,
+        "Text variations",
+        "Differently varied versions of each caption that are cached.",
+        G,
+        ge=1,
+        le=1_000_000,
+        unit="versions",
     )
     balancing: float = option(
         1.0,

@@ -12,15 +12,23 @@ class SampleConfig(BaseConfig):
     enabled: bool = option(True, "Enabled", "Draws this sample; otherwise it is skipped.", G)
     prompt: str = option("", "Prompt", "What to draw.", G)
     negative_prompt: str = option("", "Negative prompt", "What guidance steers away from.", G)
-    height: int = option(512, "Height", "Height of the image; the model's grid rounds it.", G, ge=8, unit="pixels")
-    width: int = option(512, "Width", "Width of the image; the model's grid rounds it.", G, ge=8, unit="pixels")
-    frames: int = option(1, "Frames", "Frames of a video model's sample.", G, ge=1, unit="frames", advanced=True)
+    height: int = option(
+        512, "Height", "Height of the image; the model's grid rounds it.", G, ge=8, le=16384, unit="pixels"
+    )
+    width: int = option(
+        512, "Width", "Width of the image; the model's grid rounds it.", G, ge=8, le=16384, unit="pixels"
+    )
+    frames: int = option(
+        1, "Frames", "Frames of a video model's sample.", G, ge=1, le=10000, unit="frames", advanced=True
+    )
     length: float = option(10.0, "Length", "Length of an audio model's sample.", G, gt=0, unit="seconds", advanced=True)
     seed: int = option(42, "Seed", "The noise to start from. The same seed makes samples comparable.", G)
     random_seed: bool = option(
         False, "Random seed", "Starts from other noise each time. Samples are then not comparable.", G
     )
-    diffusion_steps: int = option(30, "Steps", "Steps of the sampler. More is finer and slower.", G, ge=1, unit="steps")
+    diffusion_steps: int = option(
+        30, "Steps", "Steps of the sampler. More is finer and slower.", G, ge=1, le=1000, unit="steps"
+    )
     cfg_scale: float = option(7.0, "Guidance", "Strength of classifier-free guidance; 1 switches it off.", G, ge=0)
     noise_scheduler: NoiseScheduler = option(
         NoiseScheduler.DDIM, "Sampler", "How noise becomes an image. Flow-matching models use their own.", G
@@ -34,6 +42,7 @@ class SampleConfig(BaseConfig):
         "Tokens that text encoder 1 reads. null: the model's own.",
         G,
         ge=1,
+        le=4096,
         unit="tokens",
         advanced=True,
     )
@@ -46,6 +55,7 @@ class SampleConfig(BaseConfig):
         "Tokens that text encoder 2 reads. null: the model's own.",
         G,
         ge=1,
+        le=4096,
         unit="tokens",
         advanced=True,
     )

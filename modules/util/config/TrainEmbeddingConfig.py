@@ -46,6 +46,7 @@ class TrainEmbeddingConfig(BaseConfig):
         "Number of token vectors. More can hold more detail and overfit sooner. null: as many as the initial text has.",
         OptionGroup.EMBEDDING,
         ge=1,
+        le=1000,
         unit="tokens",
     )
     initial_embedding_text: str = option(

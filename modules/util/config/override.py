@@ -59,7 +59,8 @@ def _set_in_config(data: dict, config_class: type[BaseConfig], keys: list[str], 
 
 
 def _set_in_list(data: list, item: type[BaseConfig] | None, keys: list[str], value: str, path: str) -> None:
-    if not (keys[0].isascii() and keys[0].isdigit() and int(keys[0]) < len(data)):
+    # Python reads no number of thousands of digits
+    if not (keys[0].isascii() and keys[0].isdigit() and len(keys[0]) < 10 and int(keys[0]) < len(data)):
         has = f"entries 0 to {len(data) - 1}" if data else "no entries"
         raise ConfigError(Problem(join_path(path, keys[0]), f"there is no such entry; {path} has {has}"))
     _set_item(data, int(keys[0]), item, keys[1:], value, join_path(path, keys[0]))

@@ -2,11 +2,16 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 from modules.util.config.BaseConfig import is_comment
 from modules.util.config.errors import ConfigError, show_value
+from modules.util.config.file_kind import special_kind
+
+LARGEST = 50_000_000
+"""Bytes of a config file or list."""
 
 DEEPEST = 50
 """Objects and lists in a config file may be nested this deep."""
@@ -23,7 +28,12 @@ def read_json(path: str | Path, expected: type = dict) -> Any:
         ConfigError: naming file, line and column where they matter.
     """
     source = str(path)
+    if (kind := special_kind(path)) not in ("", "a folder"):
+        # a pipe would be waited for without end
+        raise ConfigError(f"is {kind}, expected a JSON file", source)
     try:
+        if (size := os.stat(path).st_size) > LARGEST:
+            raise ConfigError(f"has {size / 1e6:.0f} MB, expected a JSON file of at most {LARGEST / 1e6:.0f}", source)
         text = Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError("there is no such file", source) from None
@@ -31,6 +41,8 @@ def read_json(path: str | Path, expected: type = dict) -> Any:
         raise ConfigError("is a folder, expected a JSON file", source) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"is not UTF-8 text (byte {error.start}); save it as UTF-8", source) from None
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot be read: {getattr(error, 'strerror', None) or error}", source) from None
     data = parse_json(text, source)

@@ -6,6 +6,7 @@ from typing import Any
 from modules.util.config.BaseConfig import BaseConfig, is_comment
 from modules.util.config.errors import join_path, nearest
 from modules.util.config.field_type import field_type
+from modules.util.config.hidden_values import has_hidden
 from modules.util.config.migration import OLD_SPELLINGS
 
 UNSUPPORTED = {
@@ -23,12 +24,15 @@ UNSUPPORTED = {
 """OneTrainer's top-level keys that this trainer has no option for -> a value at which nothing is lost without it."""
 
 
+HIDDEN = "looks like a secret, so no file gets it: give tokens with --secrets-path or under secrets"
+
+
 def unknown_keys(config: BaseConfig, path: str = "") -> Iterator[tuple[str, str]]:
     """Path and hint (may be empty) of every key in a config and its parts that no option was declared for."""
     for key, value in (config.__pydantic_extra__ or {}).items():
         if is_comment(key) or (not path and key in UNSUPPORTED and _is_idle(value, UNSUPPORTED[key])):
             continue
-        yield join_path(path, key), _hint(type(config), key, at_top=not path)
+        yield join_path(path, key), HIDDEN if has_hidden({key: value}) else _hint(type(config), key, at_top=not path)
     for name in type(config).model_fields:
         value = getattr(config, name)
         items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()

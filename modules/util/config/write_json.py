@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.util.config.errors import ConfigError
+from modules.util.config.file_kind import special_kind
 
 
 def json_text(data: Any) -> str:
@@ -34,6 +35,8 @@ def write_json(path: str | Path, data: Any, private: bool = False) -> None:
     # of what is private there is but one, so that none of a program that was killed stays
     mark = "" if private else f".{os.getpid()}"
     temporary = target.with_name(f".{target.name}{mark}.tmp")
+    if kind := special_kind(target):
+        raise ConfigError(f"cannot be written: it is {kind}, expected a file", str(path))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if private:

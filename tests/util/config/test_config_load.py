@@ -304,7 +304,7 @@ def test_errors_in_concept_and_sample_files_name_file_and_key(write):
         '  1.type: found "STANDRAD", expected one of STANDARD, VALIDATION, PRIOR_PREDICTION; did you mean "STANDARD"?',
         "  2: found 4, expected an object",
     ]
-    with pytest.raises(ConfigError, match=r"samples.json: 0.width: found 0, expected a whole number of at least 8"):
+    with pytest.raises(ConfigError, match=r"samples.json: 0.width: found 0, expected a whole number from 8 to 16384"):
         load_samples(write([{"width": 0}], "samples.json"))
     with pytest.raises(ConfigError, match=r"holds an object, expected a list"):
         load_samples(write({"width": 0}, "samples.json"))

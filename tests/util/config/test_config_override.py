@@ -89,7 +89,7 @@ def test_source_is_not_changed():
         ("concepts.0.paht=x", "override: concepts.0.paht: there is no such option; did you mean concepts.0.path?"),
         ("samples.0.prompt=x", "override: samples: is not in this file, so its entries cannot be changed one by one"),
         ("unet.train=no", 'my.json with overrides: unet.train: found "no", expected true or false'),
-        ("lora_rank=zwei", 'my.json with overrides: lora_rank: found "zwei", expected a whole number of at least 1'),
+        ("lora_rank=zwei", 'my.json with overrides: lora_rank: found "zwei", expected a whole number from 1 to 32768'),
     ],
 )
 def test_wrong_override(override, message):

@@ -64,6 +64,7 @@ class AdapterOptions(BaseConfig):
         "Rank of the adapter's matrices. Higher can hold more and makes the file larger.",
         G,
         ge=1,
+        le=32768,
         visible_when=LOW_RANK,
     )
     lora_alpha: float = option(
@@ -148,7 +149,13 @@ class AdapterOptions(BaseConfig):
     )
 
     oft_block_size: int = option(
-        32, "Block size", "Edge of each rotation. Larger blocks can hold more and cost more.", G, ge=2, visible_when=OFT
+        32,
+        "Block size",
+        "Edge of each rotation. Larger blocks can hold more and cost more.",
+        G,
+        ge=2,
+        le=32768,
+        visible_when=OFT,
     )
     oft_side: OFTSide = option(
         OFTSide.INPUT,
@@ -210,6 +217,7 @@ class AdapterOptions(BaseConfig):
         "Rank of the LoRA that is written as a portable copy.",
         G,
         ge=1,
+        le=32768,
         visible_when=ADAPTER | {"portable_copy": (PortableCopy.LORA,)},
         affects_result=False,
         advanced=True,

@@ -46,7 +46,7 @@ class DataOptions(BaseConfig):
         True, "Clear cache", "Permits removing cached entries that no longer fit the data.", G, affects_result=False
     )
     dataloader_threads: int = option(
-        2, "Data threads", "Threads that read and decode images.", G, ge=1, unit="threads", affects_result=False
+        2, "Data threads", "Threads that read and decode images.", G, ge=1, le=256, unit="threads", affects_result=False
     )
     custom_conditioning_image: bool = option(
         False,

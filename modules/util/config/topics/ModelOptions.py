@@ -118,6 +118,7 @@ class ModelOptions(BaseConfig):
         "Tokens that the text encoder reads, in families where this can be chosen. null: the model's own.",
         PARTS,
         ge=1,
+        le=4096,
         unit="tokens",
         advanced=True,
     )
@@ -143,6 +144,7 @@ class ModelOptions(BaseConfig):
         "Tokens that text encoder 2 reads, in families where this can be chosen. null: the model's own.",
         PARTS,
         ge=1,
+        le=4096,
         unit="tokens",
         advanced=True,
     )

@@ -18,6 +18,13 @@ RESTARTS = {
         LearningRateScheduler.COSINE_WITH_HARD_RESTARTS,
     )
 }
+CUSTOM_SCHEDULES = tuple(
+    f"torch.optim.lr_scheduler.{name}"
+    for name in (
+        "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LinearLR",
+        "MultiStepLR", "OneCycleLR", "PolynomialLR", "StepLR",
+    )
+)  # fmt: skip
 CUSTOM = {"learning_rate_scheduler": (LearningRateScheduler.CUSTOM,)}
 AVERAGED = {"ema": (EMAMode.GPU, EMAMode.CPU)}
 
@@ -25,9 +32,14 @@ AVERAGED = {"ema": (EMAMode.GPU, EMAMode.CPU)}
 class TrainingOptions(BaseConfig):
     """Length of the run, batch, learning rate, averaging, precision and memory."""
 
-    epochs: int = option(100, "Epochs", "Passes over all concepts.", G, ge=1, unit="epochs")
+    epochs: int = option(100, "Epochs", "Passes over all concepts.", G, ge=1, le=1_000_000, unit="epochs")
     batch_size: int = option(
-        1, "Batch size", "Images in one forward pass. Larger is steadier and needs more memory.", G, ge=1, unit="images"
+        1,
+        "Batch size",
+        "Images in one forward pass. Larger is steadier and needs more memory.",
+        G,
+        ge=1,
+        unit="images",
     )
     gradient_accumulation_steps: int = option(
         1,
@@ -35,6 +47,7 @@ class TrainingOptions(BaseConfig):
         "Batches whose gradients are averaged into one step: a larger batch without its memory.",
         G,
         ge=1,
+        le=1_000_000,
         unit="batches",
     )
     clip_grad_norm: float | None = option(
@@ -100,8 +113,9 @@ class TrainingOptions(BaseConfig):
     custom_learning_rate_scheduler: str | None = option(
         None,
         "Custom schedule",
-        "Python class of a schedule, as module.Class. Only with the schedule CUSTOM.",
+        "Scheduler class of torch, as torch.optim.lr_scheduler.StepLR. Only with the schedule CUSTOM.",
         RATE,
+        choices=CUSTOM_SCHEDULES,
         visible_when=CUSTOM,
         advanced=True,
     )

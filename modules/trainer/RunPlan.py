@@ -1,0 +1,151 @@
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from modules.dataLoader.plan import PlannedBatch
+from modules.dataLoader.TrainingData import TrainingData
+from modules.trainer.TrainProgress import TrainProgress
+from modules.util.config.TrainConfig import TrainConfig
+
+
+class RunPlan:
+    """The batches of a run as one long list, of which each step takes the next `gradient_accumulation_steps`.
+
+    Where a run stands is told by what it has seen, the epochs that are over and the images of the one that is not. A
+    step number would mean other images as soon as batches, accumulation, balancing or the images change.
+
+    Args:
+        config: of the run.
+        data: that it trains on.
+
+    Attributes:
+        total_steps: of the run, those before it was resumed included.
+        epochs: of the run.
+    """
+
+    def __init__(self, config: TrainConfig, data: TrainingData) -> None:
+        self.epochs = config.epochs
+        self._data, self._accumulation = data, config.gradient_accumulation_steps
+        counter = data.counter(config.epochs)
+        self._ends = list(accumulate(counter.batches(epoch) for epoch in range(config.epochs)))
+        self._current: tuple[int, list[PlannedBatch]] = (-1, [])
+        self._settings = {
+            "batch_size": config.batch_size,
+            "gradient_accumulation_steps": config.gradient_accumulation_steps,
+            "images": len(data.source.images),
+            "samples of an epoch": counter.samples(),
+        }
+        self._continue_at(0, 0)
+
+    def _continue_at(self, step: int, batch: int) -> None:
+        """From now on step number `step`, from 0, begins with batch number `batch` of the run."""
+        self._first_step, self._first_batch = step, batch
+        self.total_steps = step + -(-(self._ends[-1] - batch) // self._accumulation)
+
+    def batches_of(self, step: int) -> range:
+        """Numbers of the batches that step number `step`, from 0, takes."""
+        first = self._first_batch + (step - self._first_step) * self._accumulation
+        return range(first, min(first + self._accumulation, self._ends[-1]))
+
+    def batch(self, index: int) -> PlannedBatch:
+        """Batch number `index` of the run."""
+        epoch, start = self._place(index)
+        return self._plan(epoch)[index - start]
+
+    def place_in_epoch(self, index: int) -> tuple[int, int]:
+        """How many batches of its epoch are done after batch `index`, and how many the epoch has."""
+        epoch, start = self._place(index)
+        return index + 1 - start, self._ends[epoch] - start
+
+    def note(self, progress: TrainProgress, index: int) -> None:
+        """Writes down that batch `index` is done."""
+        progress.epoch = bisect_right(self._ends, index + 1)
+        done, whole = self.place_in_epoch(index)
+        batches = self._plan(self._place(index)[0])[:done] if done < whole else []
+        progress.seen = sum(len(batch.samples) for batch in batches)
+        progress.seen_batches = len(batches)
+
+    def describe(self, progress: TrainProgress) -> dict[str, Any]:
+        """What `resume` compares: the settings that batches depend on, and the order of the epoch that is not over."""
+        return {**self._settings, "order": self._order(progress.epoch)}
+
+    def resume(self, progress: TrainProgress, before: dict[str, Any] | None) -> list[str]:
+        """Goes on where a run stood.
+
+        Args:
+            progress: of the run, changed where its place in the epoch is another one now.
+            before: what `describe` said when it was written; None for a backup that does not say.
+
+        Returns:
+            what is told to the user: what changed, and what that means.
+        """
+        if before is None:
+            # of an older version, which knew a place by its step alone
+            self._continue_at(progress.step, min(progress.step * self._accumulation, self._ends[-1]))
+            return []
+        if progress.epoch >= self.epochs:
+            self._continue_at(progress.step, self._ends[-1])
+            return []
+        start = self._ends[progress.epoch - 1] if progress.epoch else 0
+        now = self.describe(progress)
+        same_order = before.get("order") == now["order"]
+        if not same_order and progress.seen:
+            progress.seen_batches, progress.seen = self._nearest(progress, before)
+        self._continue_at(progress.step, start + progress.seen_batches)
+        return self._told(progress, before, now, same_order)
+
+    def _nearest(self, progress: TrainProgress, before: dict[str, Any]) -> tuple[int, int]:
+        """Batches of the epoch, and their samples, that come next to what was seen of it, never more."""
+        sizes = [len(batch.samples) for batch in self._plan(progress.epoch)]
+        whole = before.get("samples of an epoch") or sum(sizes)
+        # with more or fewer images the same share of the epoch is over
+        wanted = progress.seen if whole == sum(sizes) else progress.seen * sum(sizes) / whole
+        seen = list(accumulate(sizes))
+        batches = bisect_right(seen, wanted)
+        return batches, seen[batches - 1] if batches else 0
+
+    def _told(
+        self, progress: TrainProgress, before: dict[str, Any], now: dict[str, Any], same_order: bool
+    ) -> list[str]:
+        changes = [
+            f"{name} from {before[name]} to {now[name]}"
+            for name in self._settings
+            if name in before and before[name] != now[name]
+        ]
+        if not changes and same_order:
+            return []
+        if not changes:
+            changes = ["the order of the images"]
+        text = (
+            f"Changed since the backup: {', '.join(changes)}. The run goes on in epoch {progress.epoch + 1} of "
+            f"{self.epochs} after {progress.seen} of its {now['samples of an epoch']} samples, and ends at step "
+            f"{self.total_steps}."
+        )
+        if progress.seen and not same_order:
+            text += " As the order in this epoch is another one, some of its images come twice and others not at all."
+        return [text]
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The epoch of a batch, and the number of the epoch's first one."""
+        epoch = bisect_right(self._ends, index)
+        return epoch, self._ends[epoch - 1] if epoch else 0
+
+    def _plan(self, epoch: int) -> list[PlannedBatch]:
+        if self._current[0] != epoch:
+            self._current = (epoch, self._data.plan(epoch))
+        return self._current[1]
+
+    def _order(self, epoch: int) -> str:
+        """Names the batches of an epoch by which samples they hold; "" beyond the last one."""
+        if epoch >= self.epochs:
+            return ""
+        digest = hashlib.sha256()
+        for batch in self._plan(epoch):
+            digest.update(repr(_numbers(batch.samples)).encode())
+        return digest.hexdigest()
+
+
+def _numbers(samples: Sequence[Any]) -> list[tuple[int, int]]:
+    return [(sample.image, sample.image_variation) for sample in samples]

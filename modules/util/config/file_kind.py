@@ -1,0 +1,34 @@
+"""What stands at a path, and which texts can be a part of a file's name."""
+
+import os
+import re
+import stat
+
+_SEPARATORS = re.compile(r"[/\\\x00-\x1f\x7f]")
+_WINDOWS = re.compile(r'[<>:"|?*]')
+# what is no file, in words
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def special_kind(path: str | os.PathLike[str]) -> str:
+    """What stands at a path, links followed, in words: "a device", "a folder" …; "" for a file, or for nothing."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return ""
+    return next((words for is_kind, words in _KINDS if is_kind(mode)), "" if stat.S_ISREG(mode) else "no file")
+
+
+def name_part_problem(text: str) -> str:
+    """Why a text can't be a part of a file's name, as a prefix; "" if it can."""
+    if found := _SEPARATORS.search(text):
+        return f"{found[0]!r} is in it, but it is a part of a file's name" + (", no path" if found[0] in "/\\" else "")
+    if os.name == "nt" and (found := _WINDOWS.search(text)):
+        return f"{found[0]!r} is in it, which no name on Windows has"
+    return ""

@@ -1,0 +1,85 @@
+"""Counting batches without planning them, and runs that would never end."""
+
+import time
+
+from modules.dataLoader.plan import PlanRules, plan_epoch
+from modules.dataLoader.plan_size import MOST_STEPS, BatchCounter, check_plan_size, used_variations
+from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.UserError import UserError
+from tests.dataLoader.test_plan import concept, images_of, size_of
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def varied(image: int, variation: int) -> tuple[int, int]:
+    return size_of(image + variation * variation, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 9), st.sampled_from([0, 0.3, 0.5, 1, 1.5, 3]), st.sampled_from(["REPEATS", "SAMPLES"]),
+            st.integers(1, 4),
+        ),
+        min_size=1, max_size=3,
+    ),
+    st.integers(1, 5), st.booleans(), st.integers(0, 3),
+)  # fmt: skip
+def test_counts_what_a_plan_has(concepts, batch_size, fixed, seed):
+    configs = [
+        concept(balancing=balancing, balancing_strategy=strategy, image_variations=variations)
+        for _, balancing, strategy, variations in concepts
+    ]
+    images = images_of(*(count for count, *_ in concepts))
+    rules = PlanRules(seed=seed, batch_size=batch_size, fixed=fixed)
+    counter = BatchCounter(rules, configs, images, varied, epochs=12)
+    for epoch in range(12):
+        planned = plan_epoch(epoch, rules, configs, images, varied)
+        assert counter.batches(epoch) == len(planned)
+        assert counter.samples() == sum(len(batch.samples) for batch in planned)
+
+
+def test_a_million_epochs_are_counted_in_seconds():
+    start = time.process_time()
+    counter = BatchCounter(PlanRules(1, 4), [concept(balancing=0.7)], images_of(30), size_of, 1_000_000)
+    assert sum(counter.batches(epoch) for epoch in range(1_000_000)) > 5_000_000
+    assert time.process_time() - start < 10
+
+
+def test_variations_that_no_epoch_reaches_are_not_used():
+    assert used_variations(concept(), 10, 3, 10**9) == 3
+    assert used_variations(concept(balancing=0.5), 10, 3, 10**9) == 2
+    assert used_variations(concept(), 10, 50, 4) == 4 and used_variations(concept(balancing=0), 10, 5, 4) == 1
+
+
+def config(**options) -> TrainConfig:
+    return TrainConfig.from_dict({"batch_size": 1, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "concept_options", "text"),
+    [
+        ({}, {"balancing": 1e12}, "concepts.0.balancing: found 1e.12, with which 12 images give"),
+        ({}, {"balancing": 1e12, "balancing_strategy": "SAMPLES"}, "concepts.0.balancing: found 1e.12"),
+        (
+            {"epochs": 1_000_000},
+            {},
+            "epochs: found 1000000, which with 12 samples in each and 1 in a step are 12,000,000",
+        ),
+        ({"epochs": 900_000}, {"image_variations": 10**6}, "concepts.0.image_variations: found 1000000"),
+    ],
+)
+def test_what_would_never_end_is_refused(options, concept_options, text):
+    with pytest.raises(UserError, match=text):
+        check_plan_size(config(**options), [ConceptConfig.from_dict(concept_options)], [12])
+
+
+def test_what_ends_is_not():
+    check_plan_size(config(epochs=800_000), [concept()], [12])
+    check_plan_size(config(epochs=1_000_000, batch_size=12), [concept(image_variations=10)], [12])
+    check_plan_size(config(epochs=100), [concept(type="VALIDATION", balancing=1e12), concept(enabled=False)], [12, 12])
+    assert MOST_STEPS >= 1_000_000

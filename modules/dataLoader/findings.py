@@ -82,11 +82,15 @@ def _captions(concept: ConceptConfig, label: str, found: Sequence[ImageFindings]
     if several and concept.text.caption_lines == CaptionLines.DRAW:
         most = max(several, key=lambda one: one.captions.lines).captions
         lines.append(
-            f"{label}: {len(several)} of {counted(len(found), 'caption')} have several lines, of which one is drawn "
-            f"for each of the {concept.text_variations} text_variations; {most.path} has {most.lines} lines. To train "
-            "such files whole, set text.caption_lines to JOIN"
+            f"{label}: {len(several)} of {counted(len(found), 'caption')} {_have(several)} several lines, of which one "
+            f"is drawn for each of the {concept.text_variations} text_variations; {most.path} has {most.lines} lines. "
+            "To train such files whole, set text.caption_lines to JOIN"
         )
     return lines
+
+
+def _have(found: Sequence) -> str:
+    return "has" if len(found) == 1 else "have"
 
 
 def _is_usual(one: ImageFindings) -> bool:
@@ -138,8 +142,8 @@ def _ranges(label: str, found: Sequence[ImageFindings]) -> list[str]:
     if pairs:
         names = few(f"{os.path.basename(path)} ({share:.2g} of white)" for path, share in pairs)
         lines.append(
-            f"{label}: {counted(len(pairs), 'mask')} black or nearly black everywhere, so that hardly anything is "
-            f"learnt; expected white where an image is to be learnt: {names}"
+            f"{label}: {counted(len(pairs), 'mask')} {'is' if len(pairs) == 1 else 'are'} black or nearly black "
+            f"everywhere, so that hardly anything is learnt; expected white where an image is to be learnt: {names}"
         )
     said = [(one.image.path, one.image.full) for one in found if one.image.full is not None]
     said += [(one.image.mask_path, one.image.mask_full) for one in found if one.image.mask_full is not None]

@@ -45,9 +45,9 @@ def _lines(model: BaseModel, what: str, texts: Sequence[tuple[str, str]]) -> lis
             tokens, text, where = max(cut, key=lambda one: (one[0], len(one[1])))
             advice = model.read_more(part, tokens)
             line = (
-                f"{limit} tokens are read, and {len(cut)} of {len(texts)} {what} have more: what is behind is cut. The "
-                f"longest has {'more than ' if len(text) > LONGEST_TEXT else ''}{tokens}: {where}. Shorten them"
-                f"{f', or set {advice}' if advice else ''}"
+                f"{limit} tokens are read, and {len(cut)} of {len(texts)} {what} {'has' if len(cut) == 1 else 'have'} "
+                f"more: what is behind is cut. The longest has {'more than ' if len(text) > LONGEST_TEXT else ''}"
+                f"{tokens}: {where}. Shorten them{f', or set {advice}' if advice else ''}"
             )
             parts.setdefault(line, []).append(part)
     # encoders with the same tokenizer say the same

@@ -140,7 +140,7 @@ def test_captions_in_paragraphs(dataset, options, expected):
     dataset.add("a.png").with_suffix(".txt").write_bytes(PARAGRAPHS.encode())
     dataset.add("b.png", caption="")
     assert captions_of(dataset, **options) == {"a.png": expected, "b.png": ("",)}
-    several = [found for found in dataset.warnings if "have several lines, of which one is drawn" in found]
+    several = [found for found in dataset.warnings if "several lines, of which one is drawn" in found]
     assert bool(several) == (not options)
     assert all("1 of 2 captions" in found and "a.txt has 3 lines" in found for found in several)
 

@@ -110,7 +110,7 @@ def test_captions(dataset):
         "bom.png": ("with mark",),
     }
     missing, empty, several = dataset.warnings
-    assert "none.txt: no such caption file" in missing and "1 of 4 captions have several lines" in several
+    assert "none.txt: no such caption file" in missing and "1 of 4 captions has several lines" in several
     assert "1 of 4 captions is empty: blank.txt" in empty
 
 

@@ -63,7 +63,7 @@ def test_masks_under_other_names(train, folder):
 def test_a_caption_that_is_cut(train, folder, arguments):
     (folder / "a.txt").write_text("a red shape " * 30)
     (line,) = train(*arguments, epochs=1)
-    assert "1 of 1 captions have more" in line and str(folder / "a.txt") in line
+    assert "1 of 1 captions has more" in line and str(folder / "a.txt") in line
     assert train("--validate", prompt_chunks=32) == []
 
 
@@ -79,7 +79,7 @@ def test_captions_under_other_names(train, folder):
 def test_a_caption_in_paragraphs(train, folder):
     (folder / "a.txt").write_text("a red shape\n\non white\n")
     (line,) = train("--validate")
-    assert "have several lines" in line and "caption_lines" in line
+    assert "1 of 1 caption has several lines" in line and "caption_lines" in line
     assert train("--validate", text={"caption_lines": "JOIN"}) == []
 
 
@@ -113,5 +113,5 @@ def test_a_prompt_of_ten_megabytes(train):
     sample = {"prompt": "red " * 2_500_000, "width": 32, "height": 32, "diffusion_steps": 1}
     start = time.monotonic()
     lines = train(epochs=1, samples=[sample], sample_after=1, sample_after_unit="STEP")
-    assert any("1 of 2 prompts have more" in line for line in lines)
+    assert any("1 of 2 prompts has more" in line for line in lines)
     assert time.monotonic() - start < 60  # a few seconds on an idle core; minutes where the whole of it is read

@@ -51,7 +51,7 @@ def test_how_many_and_by_how_much():
 def test_prompts_too():
     lines = said({}, SampleConfig(prompt="1"), SampleConfig(negative_prompt="1 2 3 4"))
     assert lines == [
-        "text_encoder: 3 tokens are read, and 1 of 4 prompts have more: what is behind is cut. The longest has 4: the "
+        "text_encoder: 3 tokens are read, and 1 of 4 prompts has more: what is behind is cut. The longest has 4: the "
         "negative prompt of sample 2. Shorten them, or set length to 4"
     ]
 
@@ -91,5 +91,5 @@ def test_runs_with_long_captions(make_run, long_concept, trained):
         digests[name] = run.digest()
         cut = [line for line in run.warnings() if "captions have more" in line]
         assert len(cut) == 1 and "2 of 7 captions" in cut[0] and "image " in cut[0]
-        assert sum("prompts have more" in line for line in run.warnings()) == 1
+        assert sum("1 of 2 prompts has more" in line for line in run.warnings()) == 1
     assert digests["cut"] != digests["chunks"] == digests["again"]

@@ -60,8 +60,8 @@ STAGES: tuple[Stage, ...] = (
         made="workspace/second_concept.json",
     ),
     Stage(
-        "widths", "make_tiny_widths", lambda numbers, pictures: ["--widths", "quarter", "half"], timed=False,
-        made="workspace/tiny_widths/half",
+        "widths", "make_tiny_widths", lambda numbers, pictures: ["--widths", "quarter", "half", "double"], timed=False,
+        made="workspace/tiny_widths/double",
     ),
     Stage(
         "coord_check", "coord_check",

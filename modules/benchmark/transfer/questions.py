@@ -12,6 +12,7 @@ RANKS, BLOCKS = (1, 4, 16, 64, 128), (4, 16, 64, 128)
 # the first task has them all, the others the ends and the middle, and at most as many ranks as a rule allows
 FEWER_RANKS, FEWER_BLOCKS = (1, 16, 64, 128), (4, 16, 128)
 FULL_TASK = "lumo"
+COMPARED_WIDTHS = ("1/2", ONE, "2")
 RANK, BLOCK = 16, 16
 # of a slice that takes minutes
 QUICK_SIZES = {LORA: (4, RANK, 64), OFT: (4, 64)}
@@ -63,7 +64,7 @@ def axis_settings(axis: Axis, task: str, rule: str, scaled: bool) -> list[Settin
     if axis == BLOCK_AXIS:
         return [] if pairs else [setting(OFT, block) for block in (BLOCKS if task == FULL_TASK else FEWER_BLOCKS)]
     if axis == WIDTH_AXIS:
-        widths = [width for width in WIDTHS if width in TASKS[task].widths]
+        widths = [width for width in COMPARED_WIDTHS if width in TASKS[task].widths]
         return [setting(LORA, RANK, width) for width in widths] if len(widths) > 1 else []
     others = [] if pairs else [setting(OFT, BLOCK), setting(FULL, 0)]
     return [setting(LORA, RANK), setting(DORA, RANK), *others]
@@ -72,11 +73,13 @@ def axis_settings(axis: Axis, task: str, rule: str, scaled: bool) -> list[Settin
 def beside(task: str, rule: str, scaled: bool) -> list[Setting]:
     """Settings that are shown, but belong to no axis.
 
-    DoRA-OFT, which moves the function twice at once (see DESIGN), and with the first rule the widths of other methods.
+    DoRA-OFT, which moves the function twice at once (see DESIGN), and with the first rule the widths of other methods
+    and the narrowest base, which learns a third of what the others learn.
     """
     if RULES[rule].needs_pairs or task != FULL_TASK:
         return []
-    widths = [(width, *kind) for width in WIDTHS if width != ONE for kind in ((OFT, BLOCK), (FULL, 0))]
+    shown = [width for width in WIDTHS if width != ONE]
+    widths = [(width, *kind) for width in shown for kind in ((LORA, RANK), (OFT, BLOCK), (FULL, 0))]
     kinds = [(ONE, DORA_OFT, BLOCK), *(widths if rule == RULE_NAMES[0] and scaled else [])]
     return [Setting(task, width, rule, scaled, method, size) for width, method, size in kinds]
 

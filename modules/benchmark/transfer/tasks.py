@@ -1,4 +1,4 @@
-"""What is learned in the measurement of transfer: three tasks, one of them on base models of three widths.
+"""What is learned in the measurement of transfer: three tasks, one of them on base models of four widths.
 
 - lumo: the tiny diffusion model learns the README's concept. 40 steps of 8 images at a constant rate after a warm-up.
 - second: the same with another concept, another object and another style.
@@ -30,6 +30,7 @@ ONE = "1"
 # width -> folder of the base model, and the command that makes it
 WIDTHS: Mapping[str, str] = {
     "1/4": "workspace/tiny_widths/quarter", "1/2": "workspace/tiny_widths/half", ONE: "models/tiny_sd",
+    "2": "workspace/tiny_widths/double",
 }  # fmt: skip
 MAKE_WIDTHS = "./run-cmd.sh make_tiny_widths"
 SECOND = "workspace/second_concept.json"

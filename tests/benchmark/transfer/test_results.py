@@ -114,7 +114,7 @@ def test_axes_are_those_that_the_goals_name():
     assert [s.size for s in axis_settings(RANK_AXIS, "lumo", "STIEFEL_LORA", True)] == [1, 4, 16, 64]
     assert [s.size for s in axis_settings(RANK_AXIS, "lumo", "ADAMW_ADV", False)] == [1, 4, 16, 64, 128]
     assert [s.size for s in axis_settings(BLOCK_AXIS, "lumo", "ADAMW_ADV", True)] == [4, 16, 64, 128]
-    assert [s.width for s in axis_settings(WIDTH_AXIS, "lumo", "LORA_RITE", True)] == ["1/4", "1/2", "1"]
+    assert [s.width for s in axis_settings(WIDTH_AXIS, "lumo", "LORA_RITE", True)] == ["1/2", "1", "2"]
     assert [s.method for s in axis_settings(METHOD_AXIS, "second", "LION_ADV", True)] == ["LoRA", "DoRA", "OFT", "full"]
     assert [s.size for s in axis_settings(RANK_AXIS, "second", "STIEFEL_LORA", True)] == [1, 16, 64]
     assert [s.size for s in axis_settings(BLOCK_AXIS, "sentence", "LION_ADV", True)] == [4, 16, 128]

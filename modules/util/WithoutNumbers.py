@@ -19,7 +19,7 @@ READABLE = 1 << 28  # bytes of memory behind every tensor, so that code that loo
 STEP, PLACES = 64, 1 << 18  # tensors that are there at the same time begin at different places, as real ones do
 LARGEST_TABLE = 1 << 20  # elements; what is computed of larger tensors has no numbers in any case
 # They make tables of numbers that stand in the code.
-_TABLES = {"aten::arange", "aten::linspace", "aten::scalar_tensor"}
+_TABLES = {"aten::arange", "aten::full", "aten::linspace", "aten::ones", "aten::scalar_tensor"}
 # What they make has another layout, or statistics of another format, on each kind of device.
 _OF_DEVICE = {"aten::convolution", "aten::convolution_backward", "aten::native_layer_norm"}
 # They look at shapes and devices alone, so that they run as they are.

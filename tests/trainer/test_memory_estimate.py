@@ -24,7 +24,8 @@ from modules.util.enum.ModelType import ModelType
 from modules.util.MemoryProbe import MemoryProbe
 from modules.util.UserError import UserError
 from modules.util.WithoutNumbers import WithoutNumbers
-from scaled_optim import noise
+from scaled_optim import codecs, noise
+from scaled_optim.features import one_pass_adam
 
 import torch
 
@@ -219,14 +220,16 @@ def test_accumulated_gradients_are_there_during_the_last_backward(mini_run):
     assert two["activations and temporaries"] >= one["activations and temporaries"]
 
 
-def test_tables_that_code_keeps_have_their_numbers_afterwards(mini_run):
-    """Random bits of stochastic rounding come from a table that is made once in a process: here, perhaps."""
-    noise._lanes.cache_clear()
-    estimate(mini_run, optimizer={"optimizer": "ADAMW_ADV", "state_precision": "int8_sr"})
-    assert noise._lanes.cache_info().currsize, "the estimate makes it"
-    kept = noise._lanes(torch.device("cpu")).clone()
-    noise._lanes.cache_clear()
-    assert torch.equal(kept, noise._lanes(torch.device("cpu")))
+@pytest.mark.parametrize("table", [noise._lanes, codecs._byte_signs, one_pass_adam._endless])
+def test_tables_that_code_keeps_have_their_numbers_afterwards(mini_run, table):
+    """Random bits, signs and a bound without end come from tables that are made once in a process: here, perhaps."""
+    table.cache_clear()
+    for options in ({"state_precision": "int8_sr"}, {"state_precision": "factored"}, {}):
+        estimate(mini_run, optimizer={"optimizer": "ADAMW_ADV", **options})
+    assert table.cache_info().currsize, "the estimate makes it"
+    kept = table(torch.device("cpu")).clone()
+    table.cache_clear()
+    assert torch.equal(kept, table(torch.device("cpu")))
 
 
 def test_norms_of_a_gpu_are_followed_in_float32(mini_run):

@@ -1,5 +1,6 @@
 """Hostile inputs by the thousand: each is used, or refused in words, within seconds. Nothing else."""
 
+import contextlib
 import json
 import random
 import signal
@@ -71,9 +72,8 @@ class Inputs:
         self.folder, self._images = folder, folder / "images"
         draw_images(self._images)
         self._config = {
-            **OPTIONS, "base_model_name": str(base), "workspace_dir": str(folder / "ws"),
-            "cache_dir": str(folder / "cache"), "output_model_destination": str(folder / "out.safetensors"),
-            "concepts": [{"path": str(self._images), "text": {}, "image": {}}],
+            **OPTIONS, "base_model_name": str(base), "workspace_dir": "ws", "cache_dir": "cache",
+            "output_model_destination": "out.safetensors", "concepts": [{"path": str(self._images), "text": {}, "image": {}}],
         }  # fmt: skip
         self._adapter = _adapter_bytes(folder / "adapter.safetensors")
         self._embedding = _embedding_bytes(folder / "embedding.safetensors")
@@ -87,12 +87,14 @@ class Inputs:
         path.write_text(text if rng.random() < 0.85 else "", encoding="utf-8", errors="surrogatepass")
         if rng.random() < 0.15:
             path.write_bytes(mutate_text(text.encode("utf-8", "surrogatepass"), rng))
-        config = load_train_config(path, warn=_silent)
-        problems = run_problems(config, _silent)
-        if problems:
-            raise UserError("\n".join(map(str, problems)))
-        resolve_samples(config, warn=_silent)
-        check_dataset(config, resolve_concepts(config, warn=_silent), warn=_silent, bar=False)
+        # damage to the text may have changed a name, but makes no other folder of it
+        with contextlib.chdir(self.folder):
+            config = load_train_config(path, warn=_silent)
+            problems = run_problems(config, _silent)
+            if problems:
+                raise UserError("\n".join(map(str, problems)))
+            resolve_samples(config, warn=_silent)
+            check_dataset(config, resolve_concepts(config, warn=_silent), warn=_silent, bar=False)
 
     def adapter(self, rng: random.Random) -> None:
         """A tensor file as an adapter or as an embedding."""
@@ -120,6 +122,7 @@ class Inputs:
             if rng.random() < 0.3:
                 (folder / f"{name}-masklabel.png").write_bytes(mutate_bytes(rng.choice(self._pictures), rng))
         config = TrainConfig.from_dict({**self._config, "masked_training": rng.random() < 0.5, "concepts": None})
+        config.cache_dir = str(self.folder / "cache")
         check_dataset(config, [ConceptConfig.from_dict({"path": str(folder)})], warn=_silent, bar=False)
 
     @property

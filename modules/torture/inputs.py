@@ -73,7 +73,8 @@ class Inputs:
         draw_images(self._images)
         self._config = {
             **OPTIONS, "base_model_name": str(base), "workspace_dir": "ws", "cache_dir": "cache",
-            "output_model_destination": "out.safetensors", "concepts": [{"path": str(self._images), "text": {}, "image": {}}],
+            "output_model_destination": "out.safetensors",
+            "concepts": [{"path": str(self._images), "text": {}, "image": {}}],
         }  # fmt: skip
         self._adapter = _adapter_bytes(folder / "adapter.safetensors")
         self._embedding = _embedding_bytes(folder / "embedding.safetensors")

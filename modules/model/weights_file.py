@@ -1,13 +1,12 @@
 """Checkpoint files as people download them: their tensors' names and shapes first, the tensors when they are needed."""
 
 import pickle
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from modules.util.torch_file import load_torch_file
 from modules.util.UserError import UserError
 
-import torch
 from torch import Tensor
 
 from safetensors import SafetensorError, safe_open
@@ -66,8 +65,7 @@ class WeightsFile:
 
 def _read_pickle(path: Path) -> object:
     try:
-        # only the newer, zipped format can be mapped
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return load_torch_file(path, mapped=True)
     except pickle.UnpicklingError as error:
         # PyTorch's words for a pickle that is sound but calls or names something; a damaged one reads differently
         if not any(words in str(error) for words in ("GLOBAL", "Can only", "reduce for unrecognized", "instantiate")):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modules.modelSaver.tensor_file import unusual
 from modules.util.atomic_file import write_safetensors
+from modules.util.torch_file import load_torch_file
 from modules.util.UserError import UserError
 
 import torch
@@ -105,7 +106,7 @@ def _read(path: str) -> dict[str, object]:
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: not a complete safetensors file ({error}). Download or save it again.") from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = load_torch_file(path)
     except Exception as error:  # whatever a foreign file makes the loader raise, the answer is: not readable
         raise UserError(
             f"{path}: damaged, or holds more than tensors, so that loading it could run foreign code. It was not "

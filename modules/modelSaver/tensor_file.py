@@ -3,6 +3,7 @@
 import os
 import stat
 
+from modules.util.torch_file import load_torch_file
 from modules.util.UserError import UserError
 
 import torch
@@ -78,7 +79,7 @@ def _read_pickle(path: str) -> dict[str, Tensor] | None:
         UserError: tensors that have no names, or no numbers.
     """
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = load_torch_file(path)
     except Exception:  # whatever a foreign file makes the loader raise, the answer is: not readable
         return None
     if isinstance(loaded, dict):

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=200, help="whole runs of hostile configs")
     parser.add_argument("--quick", action="store_true", help="a slice of everything, in a minute")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the counts here")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the counts here; other parts in it are kept")
     parser.add_argument("--table", type=Path, metavar="MD", help="write the table here")
     args = parser.parse_args(arguments)
     if args.quick:
@@ -48,19 +49,24 @@ def main(arguments: list[str] | None = None) -> int:
     from modules.util.atomic_file import write_bytes, write_json
 
     load_libraries()
+    result = json.loads(args.json.read_text(encoding="utf-8")) if args.json and args.json.is_file() else {}
+
+    def keep(part: str, counts: dict[str, Any]) -> None:
+        result[part] = counts
+        if args.json:
+            write_json(args.json, result)
+
     with tempfile.TemporaryDirectory(prefix="torture ") as folder:
-        result = torture(args, Path(folder))
+        torture(args, Path(folder), keep)
     text = table(result)
     print(text)
-    if args.json:
-        write_json(args.json, result)
     if args.table:
         write_bytes(args.table, (text + "\n").encode())
     return 0 if is_clean(result) else 1
 
 
-def torture(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The counts of each part, by name."""
+def torture(args: argparse.Namespace, folder: Path, keep: Callable[[str, dict[str, Any]], None]) -> None:
+    """Tries the parts; `keep` gets the counts of each as soon as it is done."""
     from modules.torture import report
     from modules.torture.disks import BACKUP, FULL, PLACES, READ_ONLY, SAMPLE, TROUBLES, disk_trial
     from modules.torture.flips import flip_backups, flip_cache
@@ -73,23 +79,22 @@ def torture(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     base, images = save_pipeline(folder / "base"), folder / "images"
     draw_images(images)
     own = base, images
-    result: dict[str, Any] = {}
     if "kills" in args.parts:
         chains = []
         for number, case in enumerate(list(CASES)[1:2] if args.quick else CASES):
             chains.append(kill_chain(folder / f"kills {number}", *own, case, args.kills, args.seed))
             told(f"{case}: {len(chains[-1].kills)} kills, the same bytes: {chains[-1].same}")
-        result["kills"] = report.of_kills(chains)
+        keep("kills", report.of_kills(chains))
     if "disks" in args.parts:
         pairs = [(place, trouble) for place in PLACES for trouble in TROUBLES]
         pairs = [(BACKUP, FULL), (SAMPLE, READ_ONLY)] if args.quick else pairs
         trials = [disk_trial(folder / f"{place} {trouble}", *own, place, trouble) for place, trouble in pairs]
-        result["disks"] = report.of_disks(trials)
-        told(f"disks: {result['disks']['clean']} of {result['disks']['tried']} clean")
+        keep("disks", report.of_disks(trials))
+        told(f"disks: {sum(trial.clean for trial in trials)} of {len(trials)} clean")
     if "flips" in args.parts:
         backups = flip_backups(folder / "backups", *own, args.flips, args.seed)
         caches = flip_cache(folder / "caches", *own, max(1, args.flips // 50), args.seed)
-        result["flips"] = report.of_flips({"backups": backups, "caches": caches})
+        keep("flips", report.of_flips({"backups": backups, "caches": caches}))
         told(
             f"damaged backups noticed: {backups.noticed} of {backups.tried}, caches {caches.noticed} of {caches.tried}"
         )
@@ -98,7 +103,7 @@ def torture(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if not args.quick:
             trials["one cache"] = one_cache(folder / "cache", *own, clear=False)
             trials["one cache, cleared by both"] = one_cache(folder / "cleared", *own, clear=True)
-        result["pairs"] = report.of_pairs(trials)
+        keep("pairs", report.of_pairs(trials))
         told(f"two at once: {sum(trial.clean for trial in trials.values())} of {len(trials)} clean")
     tallies = {}
     if "inputs" in args.parts:
@@ -107,12 +112,11 @@ def torture(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if "runs" in args.parts:
         tallies["runs"] = hostile_runs(folder / "runs", *own, args.runs, args.seed)
     if tallies:
-        result["inputs"] = report.of_inputs(tallies)
+        keep("inputs", report.of_inputs(tallies))
         for name, tally in tallies.items():
             told(f"hostile {name}: {tally.tried}, {len(tally.broken)} broken, {len(tally.hangs)} hangs")
             for line in [*tally.broken, *tally.hangs][:20]:
                 told(f"  {line}")
-    return result
 
 
 def told(text: str) -> None:

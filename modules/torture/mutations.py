@@ -51,17 +51,19 @@ def mutate_config(data: dict[str, Any], rng: random.Random, places: bool = False
             if inner is None or rng.random() < 0.25:
                 target[name] = _value(config_class, name, rng)
                 break
-            if kind.is_config or kind.kind is dict:
-                key = name if kind.is_config else "any"
-                target = (
-                    target.setdefault(name, {}) if kind.is_config else target.setdefault(name, {}).setdefault(key, {})
-                )
+            # an earlier change may have put something else there
+            if kind.kind is list:
+                known = target.get(name)
+                target[name] = known if isinstance(known, list) and known else [{}]
+                target, key = target[name], 0
             else:
-                target[name] = target.get(name) or [{}]
-                target = target[name][0]
-            config_class = inner
-            if not isinstance(target, dict):
-                break
+                target, key = target, name
+                if not kind.is_config:
+                    target[name] = target.get(name) if isinstance(target.get(name), dict) else {}
+                    target, key = target[name], "any"
+            if not isinstance(target[key] if isinstance(target, list) else target.get(key), dict):
+                target[key] = {}
+            target, config_class = target[key], inner
         changed.append(".".join(path))
     if rng.random() < 0.05:
         data[rng.choice(BAD_TEXTS)] = rng.choice(BAD_VALUES)(rng)

@@ -7,6 +7,7 @@ Exit status: 0 nothing was lost and nothing broke; 1 something was, and it is na
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile

@@ -61,9 +61,9 @@ def warn(text: str) -> None:
 def load(arguments: argparse.Namespace) -> TrainConfig:
     overrides = [pair for group in arguments.override for pair in group]
     if arguments.secrets_path:
-        secrets = read_json(arguments.secrets_path)
+        secrets = read_json(arguments.secrets_path, pipes=True)
         overrides.append(f"secrets={json.dumps(secrets)}")
-    return load_train_config(arguments.config_path, overrides, warn=warn)
+    return load_train_config(arguments.config_path, overrides, warn=warn, pipes=True)
 
 
 def run(arguments: argparse.Namespace, commands: TrainCommands, control: RunControl | None) -> None:

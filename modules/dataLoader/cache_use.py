@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import uuid
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,7 +19,9 @@ def use_cache(directory: Path) -> None:
         return
     with contextlib.suppress(OSError, NotImplementedError, Timeout):
         (directory / FOLDER).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(directory / FOLDER / f"{os.getpid()}{SUFFIX}"))
+        # in containers that share a disk, processes have the same number
+        name = f"{os.getpid()}-{uuid.uuid4().hex}{SUFFIX}"
+        lock = FileLock(str(directory / FOLDER / name), fallback_to_soft=False)
         lock.acquire(timeout=0)
         _HELD[directory] = lock
 
@@ -28,13 +31,15 @@ def other_users(directory: Path) -> list[int]:
     directory = Path(os.path.realpath(directory))
     found = []
     for path in sorted((directory / FOLDER).glob(f"*{SUFFIX}")):
-        if path.stem == str(os.getpid()) or not path.stem.isdecimal():
+        number, _, mark = path.stem.partition("-")
+        own = directory in _HELD and path.name == Path(_HELD[directory].lock_file).name
+        if own or not number.isdecimal() or not mark:
             continue
-        lock = FileLock(str(path))
+        lock = FileLock(str(path), fallback_to_soft=False)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            found.append(int(path.stem))
+            found.append(int(number))
             continue
         except (OSError, NotImplementedError):
             continue

@@ -26,13 +26,13 @@ from modules.dataLoader.findings import ImageFindings, concept_findings
 from modules.dataLoader.ImageSource import resolutions_of
 from modules.dataLoader.plan_size import check_plan_size
 from modules.dataLoader.progress import Progress, track
-from modules.dataLoader.regular_file import read_regular
 from modules.util.config.check_lists import concept_label, folder_problem
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.found_problems import found
+from modules.util.regular_file import read_regular
 from modules.util.UserError import UserError
 
 from PIL import Image

@@ -14,8 +14,8 @@ import numpy as np
 MOST_SAMPLES = 10_000_000
 """Of an epoch: a plan of more would take minutes and gigabytes, and no set of images has as many."""
 
-MOST_STEPS = 10_000_000
-"""Of a run: more than a month at four steps a second."""
+MOST_STEPS = 1_000_000_000
+"""Of a run: more than anybody waits for, as such runs are stopped by hand."""
 
 
 def used_variations(concept: ConceptConfig, images: int, epochs: int, variations: int) -> int:

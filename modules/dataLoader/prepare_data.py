@@ -25,6 +25,9 @@ from modules.util.UserError import UserError
 logger = logging.getLogger(__name__)
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
+KEPT_EPOCHS = 1000
+"""Variations that a run of so many epochs comes to are not removed from the cache."""
+
 MEMORY_BUDGET = 2 << 30
 """Bytes of encoded images and captions that are held in memory."""
 
@@ -90,36 +93,36 @@ def prepare_data(
         _prune(cache, (data, make(ConceptType.VALIDATION)), config, cache_text, warn)
     _cache_images(data, config, progress)
     if cache_text:
-        for caption in track(wanted := _captions(data, config), len(wanted), "captions", progress):
+        for caption in track(wanted := _captions(data, config.epochs), len(wanted), "captions", progress):
             data.text(caption)
     return data
 
 
-def _image_variations(data: TrainingData, config: TrainConfig) -> list[tuple[int, int]]:
-    """All (image, variation) that the run comes to; validation uses the first variation only."""
+def _image_variations(data: TrainingData, epochs: int) -> list[tuple[int, int]]:
+    """All (image, variation) that so many epochs come to; validation uses the first variation only."""
     images, used = data.source.images, {}
     counts = Counter(image.concept for image in images)
     for index, concept in enumerate(data.source.concepts):
         count = counts[index]
         validated = concept.type == ConceptType.VALIDATION
-        used[index] = 1 if validated else used_variations(concept, count, config.epochs, concept.image_variations)
+        used[index] = 1 if validated else used_variations(concept, count, epochs, concept.image_variations)
     return [(index, variation) for index, image in enumerate(images) for variation in range(used[image.concept])]
 
 
-def _captions(data: TrainingData, config: TrainConfig) -> list[str]:
-    """All captions that can occur, each once; the empty one is always among them."""
+def _captions(data: TrainingData, epochs: int) -> list[str]:
+    """All captions that so many epochs come to, each once; the empty one is always among them."""
     captions = {"": None}
     counts = Counter(image.concept for image in data.source.images)
     for index, image in enumerate(data.source.images):
         concept = data.source.concepts[image.concept]
         validated, count = concept.type == ConceptType.VALIDATION, counts[image.concept]
-        variations = 1 if validated else used_variations(concept, count, config.epochs, concept.text_variations)
+        variations = 1 if validated else used_variations(concept, count, epochs, concept.text_variations)
         captions |= dict.fromkeys(data.source.caption(index, variation) for variation in range(variations))
     return list(captions)
 
 
 def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
-    places = reversed(_image_variations(data, config))
+    places = reversed(_image_variations(data, config.epochs))
     wanted = list({data.latent_key(*place): place for place in places}.values())[::-1]
 
     def render(place: tuple[int, int]):
@@ -132,7 +135,7 @@ def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | 
             if pixels is not None:
                 data.add_latent(*place, pixels)
     if config.masked_training:
-        places = [place for place in _image_variations(data, config) if data.source.has_mask(*place)]
+        places = [place for place in _image_variations(data, config.epochs) if data.source.has_mask(*place)]
         for place in track(places, len(places), "masks", progress):
             data.mask(*place, data.latent(*place))
 
@@ -168,12 +171,14 @@ def _prune(
             f"{', '.join(map(str, others))}); clear_cache_before_training has no effect this time"
         )
         return
-    places = [(part, place) for part in parts for place in _image_variations(part, config)]
+    # a longer run of the same data finds its other variations
+    epochs = max(config.epochs, KEPT_EPOCHS)
+    places = [(part, place) for part in parts for place in _image_variations(part, epochs)]
     keep = {"latents": [part.latent_key(*place) for part, place in places]}
     if config.masked_training:
         keep["masks"] = [part.mask_key(*place) for part, place in places]
     if cache_text:
-        keep["captions"] = [part.text_key(caption) for part in parts for caption in _captions(part, config)]
+        keep["captions"] = [part.text_key(caption) for part in parts for caption in _captions(part, epochs)]
     removed, size = cache.prune(keep)
     if removed:
         warn(

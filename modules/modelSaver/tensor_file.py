@@ -1,8 +1,8 @@
 """The tensors of a file from anywhere: safetensors, or a torch file of tensors alone. No code of a file runs."""
 
 import os
-import stat
 
+from modules.util.config.file_kind import special_kind
 from modules.util.torch_file import load_torch_file
 from modules.util.UserError import UserError
 
@@ -55,13 +55,10 @@ def unusual(tensor: Tensor) -> str | None:
 
 def _check_regular(path: str) -> None:
     """A pipe or a device would be waited for without end."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise UserError(f"{path}: there is no such file. Expected an adapter in safetensors format.") from error
-    if not stat.S_ISREG(mode):
-        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
-        raise UserError(f"{path}: {what}, no file. Expected an adapter in safetensors format.")
+    if kind := special_kind(path):
+        raise UserError(f"{path}: {kind}, no file. Expected an adapter in safetensors format.")
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: there is no such file. Expected an adapter in safetensors format.")
 
 
 def _tensor(file: safe_open, key: str, path: str) -> Tensor:

@@ -46,10 +46,10 @@ class ForkedRun:
             time.sleep(0.002)
         return self._status
 
-    def kill(self, number: int = signal.SIGKILL) -> int:
+    def kill(self) -> int:
         """Ends it at once; returns its exit status."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            os.kill(self.pid, signal.SIGKILL)
             _, status = os.waitpid(self.pid, 0)
             self._status = os.waitstatus_to_exitcode(status)
         return self._status

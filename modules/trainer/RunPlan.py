@@ -30,7 +30,9 @@ class RunPlan:
         self._data, self._accumulation = data, config.gradient_accumulation_steps
         counter = data.counter(config.epochs)
         self._ends = list(accumulate(counter.batches(epoch) for epoch in range(config.epochs)))
+        # the epoch that was planned last, and how many samples are in its first batches
         self._current: tuple[int, list[PlannedBatch]] = (-1, [])
+        self._samples: list[int] = []
         self._settings = {
             "batch_size": config.batch_size,
             "gradient_accumulation_steps": config.gradient_accumulation_steps,
@@ -63,9 +65,8 @@ class RunPlan:
         """Writes down that batch `index` is done."""
         progress.epoch = bisect_right(self._ends, index + 1)
         done, whole = self.place_in_epoch(index)
-        batches = self._plan(self._place(index)[0])[:done] if done < whole else []
-        progress.seen = sum(len(batch.samples) for batch in batches)
-        progress.seen_batches = len(batches)
+        self._plan(self._place(index)[0])
+        progress.seen, progress.seen_batches = (self._samples[done - 1], done) if done < whole else (0, 0)
 
     def describe(self, progress: TrainProgress) -> dict[str, Any]:
         """What `resume` compares: the settings that batches depend on, and the order of the epoch that is not over."""
@@ -83,7 +84,10 @@ class RunPlan:
         """
         if before is None:
             # of an older version, which knew a place by its step alone
-            self._continue_at(progress.step, min(progress.step * self._accumulation, self._ends[-1]))
+            batch = min(progress.step * self._accumulation, self._ends[-1])
+            self._continue_at(progress.step, batch)
+            if batch:
+                self.note(progress, batch - 1)
             return []
         if progress.epoch >= self.epochs:
             self._continue_at(progress.step, self._ends[-1])
@@ -135,12 +139,11 @@ class RunPlan:
     def _plan(self, epoch: int) -> list[PlannedBatch]:
         if self._current[0] != epoch:
             self._current = (epoch, self._data.plan(epoch))
+            self._samples = list(accumulate(len(batch.samples) for batch in self._current[1]))
         return self._current[1]
 
     def _order(self, epoch: int) -> str:
-        """Names the batches of an epoch by which samples they hold; "" beyond the last one."""
-        if epoch >= self.epochs:
-            return ""
+        """Names the batches of an epoch by which samples they hold, also of one that this run has not."""
         digest = hashlib.sha256()
         for batch in self._plan(epoch):
             digest.update(repr(_numbers(batch.samples)).encode())

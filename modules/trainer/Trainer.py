@@ -40,6 +40,7 @@ from modules.trainer.TrainLog import TrainLog
 from modules.trainer.TrainProgress import Interval, TrainProgress, limit_passed
 from modules.trainer.validation import validation_loss
 from modules.util.atomic_file import write_json
+from modules.util.config.errors import ConfigError
 from modules.util.config.load import resolve_concepts, resolve_samples
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
@@ -134,10 +135,13 @@ class Trainer:
         samples = [s for s in resolve_samples(config, family.sample_defaults, warn=self.warn) if s.enabled]
         make_places(config)
         self.held = HeldFolder(
-            self.workspace, "workspace_dir", "Wait until it has ended, or give this run another workspace_dir."
+            self.workspace,
+            "workspace_dir",
+            "Wait until it has ended, or give this run another workspace_dir.",
+            self.warn,
         )
         self._read_backup()
-        self._set_aside_older_run()
+        fresh = self.backup is None
         self.events.emit("status", text="Checking the images")
         checked = check_dataset(config, concepts, warn=self.warn, progress=self._stage)
         self.events.emit("status", text=f"Loading {config.base_model_name}")
@@ -162,6 +166,8 @@ class Trainer:
         self._restore()
         self.total_steps = self.plan.total_steps
         self.factor = schedule_factor(config, self.total_steps)
+        if fresh:
+            self._set_aside_older_run()
         self.log = TrainLog(self.workspace, config, self.run_name)
         self.rounds = SampleRounds(self.model, samples, config, self.workspace, self.progress, self.events)
         self.prepared = True
@@ -205,10 +211,13 @@ class Trainer:
 
     def _set_aside_older_run(self) -> None:
         """A run from the beginning would write over the pictures and the report of the one before it."""
-        if self.backup is None and not self.config.only_cache:
-            samples = self.workspace / "samples"
-            older = [samples] if samples.is_dir() and any(samples.iterdir()) else []
+        samples = self.workspace / "samples"
+        older = [samples] if samples.is_dir() and any(samples.iterdir()) else []
+        try:
             set_aside([*older, self.workspace / "run.json", *self.workspace.glob("before_after.*")], self.warn)
+        except UserError as error:
+            # where a picture is open in another program on Windows
+            self.warn(f"{error} Pictures of the same steps are written over.")
 
     def _make_optimizer(self) -> None:
         config = self.config
@@ -266,7 +275,11 @@ class Trainer:
         self.events.emit("resumed", step=self.progress.step, path=str(backup.path))
         for text in told:
             self.warn(text)
-        before = self._rates(TrainConfig.from_dict(backup.config))
+        try:
+            before = self._rates(TrainConfig.from_dict(backup.config))
+        except ConfigError:
+            # of a version that allowed more; it is asked for nothing else
+            before = self.rates
         for name, rate in self.rates.items():
             old = before[name]
             if old != rate:

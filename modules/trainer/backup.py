@@ -1,8 +1,8 @@
 """Backups: a folder that is written beside, synced and renamed, with a checksum of every file in it."""
 
+import errno
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -11,24 +11,31 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from modules.trainer.backup_order import (
+    CONFIG,
+    EXTRA,
+    FILES,
+    MANIFEST,
+    OPTIMIZER,
+    PROGRESS,
+    UNFINISHED,
+    UNREADABLE,
+    VERSION,
+    WEIGHTS,
+    backup_number,
+    list_backups,
+    own_checksum,
+    read_manifest,
+)  # fmt: skip
 from modules.trainer.TrainProgress import TrainProgress
 from modules.util.atomic_file import sync_folder, write_failure, write_safetensors
-from modules.util.config.TrainConfig import TrainConfig
+from modules.util.config.file_kind import special_kind
+from modules.util.out_of_memory import is_out_of_memory
 from modules.util.UserError import UserError
 
 import torch
 
 from safetensors.torch import load_file
-
-# 1 had no number, and no checksum of its own
-VERSION = 2
-MANIFEST = "backup.json"
-WEIGHTS, OPTIMIZER, EXTRA, PROGRESS, CONFIG = (
-    "weights.safetensors", "optimizer.pt", "extra.pt", "progress.json", "config.json",
-)  # fmt: skip
-FILES = (WEIGHTS, OPTIMIZER, EXTRA, PROGRESS, CONFIG)
-UNFINISHED = ".unfinished-"
-UNREADABLE = math.inf
 
 
 @dataclass
@@ -55,6 +62,8 @@ class Backup:
 
 
 def _checksum(path: Path) -> str:
+    if kind := special_kind(path):
+        raise OSError(errno.ENXIO, f"it is {kind}")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -115,11 +124,11 @@ def write_backup(folder: Path, backup: Backup) -> Path:
         _write_torch(work / EXTRA, backup.extra)
         (work / PROGRESS).write_text(json.dumps(backup.progress), encoding="utf-8")
         (work / CONFIG).write_text(json.dumps(backup.config, indent=4), encoding="utf-8")
-        known = (_number(path) for path in list_backups(folder))
+        known = (backup_number(path) for path in list_backups(folder))
         number = 1 + int(max((one for one in known if one < UNREADABLE), default=0))
         files = {name: _checksum(work / name) for name in sorted(FILES)}
         manifest = {"version": VERSION, "run": backup.run, "number": number, "step": step, "files": files}
-        manifest["checksum"] = _own_checksum(manifest)
+        manifest["checksum"] = own_checksum(manifest)
         (work / MANIFEST).write_text(json.dumps(manifest, indent=4), encoding="utf-8")
         for file in work.iterdir():
             _sync_file(file)
@@ -136,34 +145,9 @@ def write_backup(folder: Path, backup: Backup) -> Path:
     return target
 
 
-def _own_checksum(manifest: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in manifest.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a backup, files not compared; ValueError with the reason if it is not as it was written."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{MANIFEST} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{MANIFEST} can't be read ({type(error).__name__})") from error
-    if not isinstance(manifest, dict) or not {"version", "run", "step", "files"} <= set(manifest):
-        raise ValueError(f"{MANIFEST} lacks what it should hold")
-    if manifest["version"] not in (1, VERSION):
-        raise ValueError(f"its version is {manifest['version']}, expected {VERSION}")
-    if manifest["version"] == VERSION and manifest.get("checksum") != _own_checksum(manifest):
-        raise ValueError(f"{MANIFEST} was changed")
-    files = manifest["files"]
-    if not isinstance(manifest["run"], str) or not isinstance(files, dict) or set(files) != set(FILES):
-        raise ValueError(f"{MANIFEST} lacks what it should hold")
-    return manifest
-
-
 def _verified_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a backup whose files are those that it names; ValueError with the reason otherwise."""
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     for name, checksum in manifest["files"].items():
         try:
             sound = _checksum(path / name) == checksum
@@ -177,7 +161,13 @@ def _verified_manifest(path: Path) -> dict[str, Any]:
 
 
 def read_backup(path: Path) -> Backup:
-    """Reads one backup; ValueError with the reason if it is not intact."""
+    """Reads one backup.
+
+    Raises:
+        ValueError: it is not intact, with the reason.
+        UserError: it is, but can't be read now.
+        MemoryError, RuntimeError: there is too little memory for it.
+    """
     manifest = _verified_manifest(path)
     try:
         backup = Backup(
@@ -189,39 +179,18 @@ def read_backup(path: Path) -> Backup:
             run=manifest["run"],
             path=path,
         )
-        TrainConfig.from_dict(backup.config)
+    except OSError as error:
+        raise UserError(f"The backup {path} can't be read: {error.strerror or error}.") from error
     # the checksums are right, so that whoever wrote the files meant something else; readers fail in many ways at that
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"its files hold something else ({type(error).__name__})") from error
     if not (isinstance(backup.optimizer, dict) and isinstance(backup.extra, dict) and "scaler" in backup.extra):
         raise ValueError("its files hold something else")
     if reason := TrainProgress.problem_of(backup.progress, manifest["step"]):
         raise ValueError(f"its progress makes no sense: {reason}")
     return backup
-
-
-def list_backups(folder: Path) -> list[Path]:
-    """Folders that bear a backup's name: those whose manifest can't be read, then from the last written one on."""
-    if not folder.is_dir():
-        return []
-    found = [path for path in folder.iterdir() if "-backup-" in path.name and not path.name.startswith(UNFINISHED)]
-    return sorted(found, key=lambda path: (_number(path), *_age_key(path)), reverse=True)
-
-
-def _number(path: Path) -> float:
-    """Of a backup; 0 for those of version 1, which have none and are older."""
-    try:
-        number = _read_manifest(path).get("number", 0)
-    except ValueError:
-        return UNREADABLE
-    return number if isinstance(number, int) else 0
-
-
-def _age_key(path: Path) -> tuple[str, int, str]:
-    """By name: it starts with the time, and unlike the file's own time it survives copying."""
-    stamp, _, rest = path.name.partition("-backup-")
-    step = rest.split("-")[0]
-    return stamp, int(step) if step.isascii() and step.isdigit() else -1, path.name
 
 
 def newest_backup(folder: Path, warn: Callable[[str], None]) -> Backup | None:
@@ -246,7 +215,7 @@ def prune_backups(folder: Path, run: str, keep: int, warn: Callable[[str], None]
     own = []
     for path in list_backups(folder):
         try:
-            manifest = _read_manifest(path)
+            manifest = read_manifest(path)
         except ValueError:
             continue
         if manifest["run"] == run:

@@ -42,9 +42,13 @@ def load_torch_file(path: str | Path, mapped: bool = False) -> Any:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    waiting = [value]
+    # lists may hold one another, or one many times
+    waiting, seen = [value], set()
     while waiting:
         item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
         if isinstance(item, Tensor):
             yield item
         elif isinstance(item, dict):

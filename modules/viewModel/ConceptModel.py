@@ -12,11 +12,11 @@ from pathlib import Path
 from modules.dataLoader.captions import LARGEST_CAPTION
 from modules.dataLoader.Companions import beside_image
 from modules.dataLoader.find_images import find_images
-from modules.dataLoader.regular_file import is_regular, read_regular
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.PromptSource import PromptSource
+from modules.util.regular_file import is_regular, read_regular
 from modules.util.UserError import UserError
 from modules.viewModel.paths import is_folder, portable
 

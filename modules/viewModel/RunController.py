@@ -2,10 +2,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modules.trainer.backup_order import UNREADABLE, backup_number, list_backups
 from modules.trainer.RunProcess import RunProcess
 from modules.util.config.write_json import write_json
 from modules.viewModel.events_until import events_until
-from modules.viewModel.paths import fresh_path, is_folder
+from modules.viewModel.paths import fresh_path
 from modules.viewModel.RunModel import RunModel
 from modules.viewModel.RunQueue import RunQueue
 
@@ -164,13 +165,13 @@ def _launch(config: Path, folder: Path, secrets: Mapping[str, Any], resume: str 
 
 
 def backups_of(workspace: Path) -> list[tuple[str, Path]]:
-    """The backups in a workspace, newest first: what to call them, and their folders. Whether they are intact is
-    found when one is used.
+    """The backups in a workspace, the one that was written last first: what to call them, and their folders.
+
+    Whether they are intact is found when one is used; those whose manifest can't be read come last.
     """
-    folder = workspace / "backup"
-    found = [path for path in folder.glob("*-backup-*") if path.is_dir()] if is_folder(folder) else []
-    whole = [path for path in found if not path.name.startswith(".")]
-    return [(_backup_title(path.name), path) for path in sorted(whole, key=_age, reverse=True)]
+    found = [path for path in list_backups(workspace / "backup") if path.is_dir()]
+    found.sort(key=lambda path: backup_number(path) == UNREADABLE)
+    return [(_backup_title(path.name), path) for path in found]
 
 
 def _age(path: Path) -> list[tuple[int, str]]:

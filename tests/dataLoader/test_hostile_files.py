@@ -9,7 +9,7 @@ import zlib
 
 from modules.dataLoader.decode_image import LARGEST_FILE, ImageError, decode_image
 from modules.dataLoader.png_notes import MOST_TEXT, without_notes
-from modules.dataLoader.regular_file import is_regular, read_regular
+from modules.util.regular_file import is_regular, read_regular
 from modules.viewModel.ConceptModel import read_caption, thumbnail
 
 import numpy as np
@@ -51,10 +51,10 @@ def test_what_is_no_file_is_left_out(dataset, in_time):
     assert [image.name for image in report.images] == ["good.png"]
     reasons = {os.path.basename(rejected.path): rejected.reason for rejected in report.rejected}
     expected = {
-        "pipe.png": "it is a named pipe", "folder.png": "it is a folder", "link.png": "it is a link to a file",
+        "pipe.png": "it is a pipe", "folder.png": "it is a folder", "link.png": "it is a link to a file",
         "device.png": "it is a device", "empty.png": "the file is empty", "sparse.png": "the limit is 1,024 MiB",
-        "m.png": "m-masklabel.png cannot be read: it is a named pipe",
-        "n.png": "n.txt cannot be read: it is a named pipe",
+        "m.png": "m-masklabel.png cannot be read: it is a pipe",
+        "n.png": "n.txt cannot be read: it is a pipe",
     }  # fmt: skip
     assert set(reasons) == set(expected) and all(expected[name] in reasons[name] for name in expected)
     assert all(any(name in line for line in dataset.warnings) for name in expected)
@@ -86,7 +86,7 @@ def test_lists_of_tags_and_prompts(dataset, in_time):
     ):
 
         def check(text=text):
-            with pytest.raises(Exception, match="list.txt cannot be read: it is a named pipe") as caught:
+            with pytest.raises(Exception, match="list.txt cannot be read: it is a pipe") as caught:
                 dataset.check([dataset.concept(text=text)])
             return type(caught.value).__name__
 
@@ -99,7 +99,7 @@ def test_the_window_does_not_wait_either(tmp_path, in_time):
     assert in_time(lambda: thumbnail(str(tmp_path / "a.png"), 32)) is None
 
     def read():
-        with pytest.raises(Exception, match="it is a named pipe"):
+        with pytest.raises(Exception, match="it is a pipe"):
             read_caption(tmp_path / "a.txt")
         return True
 

@@ -49,7 +49,7 @@ def test_torch_files_of_other_things(tmp_path, content, words):
 def test_folders_and_pipes(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    assert "a pipe or device, no file" in refusal(tmp_path / "pipe")
+    assert "a pipe, no file" in refusal(tmp_path / "pipe")
     assert "a folder, no file" in refusal(tmp_path / "folder")
     for name in ("missing", "folder/missing", "folder\0"):
         assert "there is no such file" in refusal(f"{tmp_path}/{name}")

@@ -106,7 +106,7 @@ def test_twelve_bits_in_sixteen(train, folder):
 def test_a_pipe_among_images(train, folder):
     os.mkfifo(folder / "x.png")
     (line,) = train("--validate")
-    assert "x.png: left out" in line and "named pipe" in line
+    assert "x.png: left out" in line and "it is a pipe" in line
 
 
 def test_a_prompt_of_ten_megabytes(train):

@@ -137,6 +137,44 @@ def test_what_a_stranger_put_together_runs_no_code_and_is_not_intact(tmp_path, n
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError(5, "Input/output error"), RuntimeError("out of memory")])
+def test_one_that_can_not_be_read_now_is_not_passed_over(tmp_path, warnings, monkeypatch, error):
+    """The older one would be continued, and the newer one removed in its turn."""
+    write_backup(tmp_path, backup(1))
+    write_backup(tmp_path, backup(2))
+
+    def fail(*arguments, **named):
+        raise error
+
+    monkeypatch.setattr("modules.trainer.backup.load_file", fail)
+    with pytest.raises((MemoryError, RuntimeError, UserError), match="|can't be read: Input/output error"):
+        newest_backup(tmp_path, warnings.append)
+    assert not warnings
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path, warnings, name):
+    write_backup(tmp_path, backup(1))
+    path = write_backup(tmp_path, backup(2))
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    assert newest_backup(tmp_path, warnings.append).progress["step"] == 1
+    assert "a pipe" in warnings[0] or "can't be read" in warnings[0]
+    prune_backups(tmp_path, "run", 1, warnings.append)
+    assert write_backup(tmp_path, backup(3)).is_dir()
+
+
+def test_the_window_lists_them_in_the_same_order(tmp_path, monkeypatch):
+    from modules.viewModel.RunController import backups_of
+
+    folder = tmp_path / "backup"
+    written = [write_backup(folder, backup(step)) for step in range(1, 4)]
+    # the clock was set back before the last one
+    last = written[2].rename(folder / "2001-01-01_00-00-00-backup-3-0")
+    (written[0] / MANIFEST).write_text("")
+    assert [path for _, path in backups_of(tmp_path)] == [last, written[1], written[0]]
+
+
 def test_none_intact_is_an_error_not_a_fresh_start(tmp_path, warnings):
     (write_backup(tmp_path, backup(1)) / "optimizer.pt").unlink()
     with pytest.raises(UserError, match="None of the 1 backups .* is intact"):

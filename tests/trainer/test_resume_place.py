@@ -114,3 +114,38 @@ def test_more_epochs_go_on_as_if_they_had_been_there_from_the_start(make_run):
     parts.train(stop_after=6, **OPTIONS)
     parts.train(continue_last_backup=True, **{**OPTIONS, "epochs": 4})
     assert parts.digest() == whole.digest() and not changes_told(parts)
+
+
+def test_a_finished_run_that_goes_on_tells_of_no_change(make_run, seen):
+    run = make_run()
+    run.train(backup_before_save=True, **OPTIONS)
+    report = run.train(continue_last_backup=True, **{**OPTIONS, "epochs": 4})
+    assert report["steps"] == 16 and not changes_told(run) and len(seen) == 4 * IMAGES
+
+
+def test_a_backup_of_an_older_version_keeps_its_place_over_a_second_stop(make_run, seen, monkeypatch):
+    from modules.trainer import Trainer as trainer_module
+
+    run, whole = make_run(), make_run("whole")
+    whole.train(**OPTIONS)
+    seen.clear()
+    # it knew neither its plan nor what it had seen
+    write = trainer_module.write_backup
+
+    def older(folder, backup):
+        backup.extra.pop("plan")
+        backup.progress.update(seen=0, seen_batches=0)
+        return write(folder, backup)
+
+    monkeypatch.setattr(trainer_module, "write_backup", older)
+    run.train(stop_after=6, **OPTIONS)
+    monkeypatch.setattr(trainer_module, "write_backup", write)
+    # no step of it is done, but a backup is written
+    trainer = run.trainer(continue_last_backup=True, **OPTIONS)
+    trainer._prepare()
+    trainer._backup()
+    trainer.log.close()
+    trainer.held.release()
+    report = run.train(continue_last_backup=True, **OPTIONS)
+    assert report["steps"] == 12 and len(seen) == 3 * IMAGES and not changes_told(run)
+    assert run.digest() == whole.digest()

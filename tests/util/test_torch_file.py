@@ -41,6 +41,20 @@ def test_bombs_are_refused_before_they_are_big(tmp_path, bomb):
                 read(path)
 
 
+def test_lists_that_hold_themselves_end(tmp_path):
+    path = tmp_path / "a.pt"
+    shared = [torch.zeros(1)]
+    for _ in range(60):
+        shared = [shared, shared]
+    own: list = [shared]
+    own.append(own)
+    torch.save({"a": own}, path)
+    assert len(load_torch_file(path)["a"]) == 2
+    for read in (lambda name: read_adapter(str(name)), lambda name: read_embedding(str(name))):
+        with pytest.raises(UserError):
+            read(path)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_sound_files_are_read(tmp_path, zipped):
     whole = torch.arange(12.0).view(3, 4)

@@ -19,9 +19,13 @@ _KINDS = (
 def special_kind(path: str | os.PathLike[str]) -> str:
     """What stands at a path, links followed, in words: "a device", "a folder" …; "" for a file, or for nothing."""
     try:
-        mode = os.stat(path).st_mode
+        return mode_kind(os.stat(path).st_mode)
     except (OSError, ValueError):
         return ""
+
+
+def mode_kind(mode: int) -> str:
+    """The same of a mode, as `os.stat` gives it."""
     return next((words for is_kind, words in _KINDS if is_kind(mode)), "" if stat.S_ISREG(mode) else "no file")
 
 

@@ -21,7 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 def load_train_config(
-    path: str | Path, overrides: Sequence[str] = (), *, warn: Callable[[str], None] = logger.warning
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    warn: Callable[[str], None] = logger.warning,
+    pipes: bool = False,
 ) -> TrainConfig:
     """Reads a preset or a full config; what it does not mention has its default.
 
@@ -29,12 +33,13 @@ def load_train_config(
         path: a JSON file.
         overrides: texts `path=value` that are set before validation, see `apply_overrides`.
         warn: gets one line if there are keys without effect.
+        pipes: whether the file may be a pipe, see `read_json`.
 
     Raises:
         ConfigError: naming every wrong key or value, or why the file cannot be read.
     """
     source = str(path)
-    return train_config_from_dict(read_json(path), source, overrides, warn=warn)
+    return train_config_from_dict(read_json(path, pipes=pipes), source, overrides, warn=warn)
 
 
 def train_config_from_dict(

@@ -17,24 +17,29 @@ DEEPEST = 50
 """Objects and lists in a config file may be nested this deep."""
 
 
-def read_json(path: str | Path, expected: type = dict) -> Any:
+def read_json(path: str | Path, expected: type = dict, pipes: bool = False) -> Any:
     """The content of a JSON file in UTF-8, with or without a byte order mark.
 
     Args:
         path: the file.
         expected: dict or list, whichever its outermost value has to be.
+        pipes: whether it may be a pipe, as a shell makes it of <(command); one that nobody writes to is waited for.
 
     Raises:
         ConfigError: naming file, line and column where they matter.
     """
     source = str(path)
-    if (kind := special_kind(path)) not in ("", "a folder"):
+    kind = special_kind(path)
+    if kind not in ("", "a folder", *(("a pipe", "a device") if pipes else ())):
         # a pipe would be waited for without end
         raise ConfigError(f"is {kind}, expected a JSON file", source)
     try:
         if (size := os.stat(path).st_size) > LARGEST:
             raise ConfigError(f"has {size / 1e6:.0f} MB, expected a JSON file of at most {LARGEST / 1e6:.0f}", source)
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        with open(path, "rb") as file:
+            text = file.read(LARGEST + 1).decode("utf-8-sig")
+        if len(text) > LARGEST:
+            raise ConfigError(f"has more than {LARGEST / 1e6:.0f} MB, expected a JSON file", source)
     except FileNotFoundError:
         raise ConfigError("there is no such file", source) from None
     except IsADirectoryError:

@@ -14,9 +14,9 @@ LONG = "a1B2" * 10
 @pytest.mark.parametrize(
     "key",
     [
-        "token", "huggingface_token", "HF_TOKEN", "hfToken", "apiKey", "api_key", "wandb_api_key", "civitai-api-key",
+        "huggingface_token", "HF_TOKEN", "hfToken", "apiKey", "api_key", "wandb_api_key", "civitai-api-key",
         "password", "userPassword", "client_secret", "AWS_SECRET_ACCESS_KEY", "ssh_key", "credentials", "Authorization",
-        "//hf_token", "tokens",
+        "//hf_token", "access_tokens",
     ],
 )  # fmt: skip
 def test_keys_that_look_like_secrets(key):
@@ -34,6 +34,11 @@ def test_keys_that_do_not(key):
     assert not is_hidden(key, "short")
 
 
+@pytest.mark.parametrize("key", ["token", "my_token", "Token", "__token", "pad_token"])
+def test_a_token_is_a_secret_where_it_is_as_long_as_one(key):
+    assert is_hidden(key, "a1B2" * 4) and not is_hidden(key, "ohwx") and not is_hidden(key, "a word " * 10)
+
+
 @pytest.mark.parametrize(
     "value",
     [f"hf_{LONG}", f"see ghp_{LONG}", f"github_pat_{LONG}", f"sk-proj-{LONG}", "AKIAABCDEFGHIJKLMNOP",
@@ -44,9 +49,9 @@ def test_values_that_look_like_secrets(value):
 
 
 def test_others_stay_in_their_place():
-    data = {"a": [f"hf_{LONG}", "word"], "b": {"token": "x", "c": 1}, "d": "https://host/user@2"}
+    data = {"a": [f"hf_{LONG}", "word"], "b": {"hf_token": "x", "c": 1}, "d": "https://host/user@2"}
     assert without_hidden(data) == {"a": [None, "word"], "b": {"c": 1}, "d": "https://host/user@2"}
-    assert data["b"]["token"] == "x"
+    assert data["b"]["hf_token"] == "x"
 
 
 def config() -> TrainConfig:
@@ -54,8 +59,8 @@ def config() -> TrainConfig:
         {
             "huggingface_token": "hf_SECRET", "unet": {"api_key": "SECRET", "mine": 1}, "include_train_config": "ALL",
             "concepts": [{"path": "images", "password": "SECRET"}], "samples": [{"prompt": "x", "note": f"hf_{LONG}"}],
-            "scheduler_params": [{"key": "gamma", "value": 1, "token": "SECRET"}],
-            "other": {"deep": [{"token": "SECRET"}]},
+            "scheduler_params": [{"key": "gamma", "value": 1, "api_token": "SECRET"}],
+            "other": {"deep": [{"auth_token": "SECRET"}]},
             "secrets": {"huggingface_token": "SECRET"},
         }
     )  # fmt: skip
@@ -79,4 +84,4 @@ def test_a_class_of_options_has_no_place_for_them():
     class Own(BaseConfig):
         pass
 
-    assert Own.from_dict({"token": "x", "note": "y"}).to_dict() == {"note": "y"}
+    assert Own.from_dict({"password": "x", "note": "y"}).to_dict() == {"note": "y"}

@@ -5,13 +5,8 @@ import os
 import stat
 from pathlib import Path
 
-KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+from modules.util.config.file_kind import mode_kind
+
 UNIT = 1 << 20
 
 
@@ -55,8 +50,8 @@ def is_regular(path: str | Path) -> bool:
 
 
 def _check(found: os.stat_result, most: int) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.ENXIO, f"it is {KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}, expected a file")
+    if kind := mode_kind(found.st_mode):
+        raise OSError(errno.ENXIO, f"it is {kind}, expected a file")
     if found.st_size > most:
         raise _too_large(found.st_size, most)
 

@@ -71,7 +71,7 @@ class Pattern:
             return False
         if self._steps is None:
             return self._pattern.search(text) is not None
-        return bool(self._ends(text, frozenset(range(len(text) + 1))))
+        return len(self._ends(text, frozenset(range(len(text) + 1)))) > 0
 
     def fullmatch(self, text: str) -> bool:
         """Whether it matches the whole text; False if that is longer than `LONGEST_TEXT`."""
@@ -250,6 +250,6 @@ def _assertion(value: tuple, flags: int, wanted: bool) -> Step:
         text.count(1)
         start = place - width
         ends = body(text, frozenset({start})) if start >= 0 else frozenset()
-        return place in ends if direction < 0 else bool(ends)
+        return place in ends if direction < 0 else len(ends) > 0
 
     return lambda text, starts: frozenset(place for place in starts if holds(text, place) == wanted)

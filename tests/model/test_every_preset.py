@@ -19,7 +19,7 @@ import pytest
 
 REWRITE = "python -m tests.model.preset_table writes the table anew"
 # of what a preset does as it should, what people may want to know: who can read the file, and how clipping works
-WORTH_A_LINE = ("ComfyUI", "optimizer.fused_back_pass: the norm of the whole gradient is never known")
+WORTH_A_LINE = ("ComfyUI", "OneTrainer", "optimizer.fused_back_pass: the norm of the whole gradient is never known")
 CPU = torch.device("cpu")
 every_preset = pytest.mark.parametrize("preset", PRESETS, ids=name_of)
 

@@ -72,7 +72,7 @@ def test_targets_that_cannot_be_files(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="a part of the path is a file"):
         write_bytes(tmp_path / "file" / "below", b"")
-    with pytest.raises(UserError, match="a folder of this name"):
+    with pytest.raises(UserError, match="it is a folder, expected a file"):
         write_bytes(tmp_path, b"")
 
 

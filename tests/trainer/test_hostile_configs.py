@@ -126,7 +126,8 @@ def test_the_config_alone_shows_it(mini_run, options, text):
     assert re.search(text, refused(mini_run, **options))
 
 
-def test_more_ranks_than_the_model_has_are_refused_before_its_weights_are_read(mini_run):
+def test_more_ranks_than_the_model_has_are_refused_before_its_weights_are_read(make_run):
+    mini_run = make_run(own_cache=True)
     with pytest.raises(UserError, match="lora_rank: found 4000, expected at most [0-9]+, which is the full rank"):
         mini_run.train(lora_rank=4000)
     assert not (mini_run.cache / "latents").exists()

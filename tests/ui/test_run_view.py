@@ -166,7 +166,9 @@ def test_what_is_wished_for_is_done_while_the_run_goes_on(app, view, until, mini
     step = model.losses[-1][0]
     until(app, lambda: model.losses[-1][0] > step + 2, LONG)
     assert controller.running and "disabled" not in view.buttons["stop"].state()
-    assert any(line.startswith("backup: ") for line in model.log) and any("saved: " in line for line in model.log)
+    # the log is read later than the file is there
+    until(app, lambda: any("saved: " in line for line in model.log), LONG)
+    assert any(line.startswith("backup: ") for line in model.log)
 
     view.buttons["stop"].invoke()
     until(app, ended(controller), LONG)

@@ -138,7 +138,7 @@ def test_a_name_that_no_file_can_have_is_refused_with_the_reason(library, tmp_pa
 def test_a_broken_preset_changes_nothing(library, tmp_path):
     library.save_as("good", TrainConfig())
     (tmp_path / "own" / "bad.json").write_text('{"epochs": 0}', encoding="utf-8")
-    with pytest.raises(ConfigError, match="epochs: found 0, expected a whole number of at least 1"):
+    with pytest.raises(ConfigError, match="epochs: found 0, expected a whole number from 1 to 1000000"):
         library.open(library.find("bad"), refuse)
     assert library.current.name == "good"
 

@@ -106,18 +106,22 @@ def torture(args: argparse.Namespace, folder: Path, keep: Callable[[str, dict[st
             trials["one cache, cleared by both"] = one_cache(folder / "cleared", *own, clear=True)
         keep("pairs", report.of_pairs(trials))
         told(f"two at once: {sum(trial.clean for trial in trials.values())} of {len(trials)} clean")
-    tallies = {}
     if "inputs" in args.parts:
         inputs = Inputs(folder / "inputs", base)
-        tallies |= {kind: campaign(inputs, kind, args.inputs, args.seed) for kind in inputs.kinds}
+        tell_of(keep, "inputs", {kind: campaign(inputs, kind, args.inputs, args.seed) for kind in inputs.kinds})
     if "runs" in args.parts:
-        tallies["runs"] = hostile_runs(folder / "runs", *own, args.runs, args.seed)
-    if tallies:
-        keep("inputs", report.of_inputs(tallies))
-        for name, tally in tallies.items():
-            told(f"hostile {name}: {tally.tried}, {len(tally.broken)} broken, {len(tally.hangs)} hangs")
-            for line in [*tally.broken, *tally.hangs][:20]:
-                told(f"  {line}")
+        tell_of(keep, "runs", {"runs": hostile_runs(folder / "runs", *own, args.runs, args.seed)})
+
+
+def tell_of(keep: Callable[[str, dict[str, Any]], None], part: str, tallies: dict[str, Any]) -> None:
+    """Keeps and prints what came of hostile inputs."""
+    from modules.torture.report import of_inputs
+
+    keep(part, of_inputs(tallies))
+    for name, tally in tallies.items():
+        told(f"hostile {name}: {tally.tried}, {len(tally.broken)} broken, {len(tally.hangs)} hangs")
+        for line in [*tally.broken, *tally.hangs][:20]:
+            told(f"  {line}")
 
 
 def told(text: str) -> None:

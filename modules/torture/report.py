@@ -10,8 +10,6 @@ from modules.torture.inputs import Tally
 from modules.torture.kills import PHASES, Chain
 from modules.torture.pairs import PairTrial
 
-ROWS = ("kills", "disks", "flips", "pairs", "inputs", "runs")
-
 
 def of_kills(chains: Sequence[Chain]) -> dict[str, Any]:
     """Kills by case and phase, and whose bytes at the end were those of the whole run."""
@@ -49,7 +47,8 @@ def of_inputs(found: Mapping[str, Tally]) -> dict[str, Any]:
 def is_clean(result: Mapping[str, Any]) -> bool:
     """Whether nothing was lost and nothing broke in any part of a campaign."""
     kills, disks = result.get("kills"), result.get("disks")
-    flips, pairs, inputs = (result.get(name, {}) for name in ("flips", "pairs", "inputs"))
+    flips, pairs = (result.get(name, {}) for name in ("flips", "pairs"))
+    inputs = result.get("inputs", {}) | result.get("runs", {})
     return all((
         kills is None or (kills["kills"] == kills["same bytes"] and not kills["tracebacks"]),
         disks is None or disks["tried"] == disks["clean"],
@@ -81,7 +80,7 @@ def table(result: Mapping[str, Any]) -> str:
         )
     for name, own in result.get("pairs", {}).items():
         lines.append(f"| two runs at once: {name} | 1 | {int(own['clean'])} | exit statuses {own['statuses']} |")
-    for name, own in result.get("inputs", {}).items():
+    for name, own in (result.get("inputs", {}) | result.get("runs", {})).items():
         well = own["used"] + own["refused"]
         lines.append(
             f"| hostile {name} | {own['tried']} | {well} | {own['used']} used, {own['refused']} refused in words, "

@@ -14,7 +14,7 @@ from modules.model.ModelSource import check_folder
 from modules.model.weight_formats import check_offload, part_dtype
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.optimizer_checks import optimizer_problems
-from modules.trainer.preflight import resolve_device
+from modules.trainer.preflight import resolve_device, usable_device
 from modules.trainer.trained import methods_of, options_of
 from modules.util.config.check import check_train_config, empty_texts
 from modules.util.config.check_lists import Lines, list_problems, plain_lines
@@ -50,6 +50,7 @@ def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines 
     problems = [*check_train_config(config), *empty_texts(config), *list_problems(config, lines)]
     problems += _of_concepts(config)
     problems += found(resolve_device, config)
+    problems += found(usable_device, "temp_device", config.temp_device)
     warmup = config.learning_rate_warmup_steps
     problems += found(schedule_factor, config, TRIAL_STEPS + (0 if warmup <= 1 else min(round(warmup), MOST_STEPS)))
     problems += found(check_distribution, config)

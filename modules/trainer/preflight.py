@@ -19,15 +19,21 @@ def resolve_device(config: TrainConfig) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return usable_device("train_device", name)
+
+
+def usable_device(key: str, name: str) -> torch.device:
+    """The device of a name. Raises UserError, which names the option, if nothing can be computed on it here."""
     try:
         device = torch.device(name)
         # there is a device that holds no numbers
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        usual = "cpu" if key == "temp_device" else "auto"
         raise UserError(
-            f"train_device: {name!r} is not a usable device here; expected auto, cpu, or cuda with a GPU and a torch "
-            "that supports it.",
-            Remedy.of({"train_device": "auto"}),
+            f"{key}: {name!r} is not a usable device here; expected {'' if usual == 'cpu' else 'auto, '}cpu, or cuda "
+            "with a GPU and a torch that supports it.",
+            Remedy.of({key: usual}),
         ) from error
     return device
 

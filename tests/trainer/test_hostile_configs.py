@@ -105,6 +105,10 @@ def test_no_part_of_a_path_is_blank(check, text):
         ({"epochs": 10**9}, "epochs: found 1000000000"),
         ({"train_device": "meta"}, "train_device: 'meta' is not a usable device"),
         ({"train_device": "cuda:99"}, "train_device"),
+        ({"temp_device": "null"}, "temp_device: 'null' is not a usable device here; expected cpu, or cuda"),
+        ({"temp_device": "\\"}, "temp_device"),
+        ({"temp_device": "meta"}, "temp_device"),
+        ({"temp_device": ""}, "temp_device"),
         ({"samples": [{"prompt": "x", "width": 10**9}]}, "samples.0.width"),
         ({"samples": [{"prompt": "x", "diffusion_steps": 10**9}]}, "samples.0.diffusion_steps"),
         (

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from pathlib import Path
 
 from modules.torture.ForkedRun import ForkedRun, train_script
@@ -31,6 +32,7 @@ def hostile_runs(root: Path, base: Path, images: Path, count: int, seed: int) ->
         process = ForkedRun(train_script(run.config), run.log)
         status = process.wait(LONGEST)
         words = run.words()
+        tally.slowest = max(tally.slowest, time.monotonic() - process.started)
         if status is None:
             process.kill()
             tally.hangs.append(f"{name}: {changed}")

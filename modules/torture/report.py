@@ -81,9 +81,9 @@ def table(result: Mapping[str, Any]) -> str:
     for name, own in result.get("pairs", {}).items():
         lines.append(f"| two runs at once: {name} | 1 | {int(own['clean'])} | exit statuses {own['statuses']} |")
     for name, own in (result.get("inputs", {}) | result.get("runs", {})).items():
-        well = own["used"] + own["refused"]
+        well, slowest = own["used"] + own["refused"], own["slowest"]
         lines.append(
             f"| hostile {name} | {own['tried']} | {well} | {own['used']} used, {own['refused']} refused in words, "
-            f"{len(own['broken'])} tracebacks, {len(own['hangs'])} hangs; slowest {own['slowest']:.1f} s |"
+            f"{len(own['broken'])} broken, {len(own['hangs'])} hangs{f'; slowest {slowest:.1f} s' if slowest else ''} |"
         )
     return "\n".join(lines)

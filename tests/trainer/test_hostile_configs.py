@@ -193,12 +193,13 @@ def test_stopped_before_the_first_backup_it_says_so(mini_run):
 
 
 def test_a_workspace_that_is_removed_meanwhile_ends_no_run(mini_run):
-    mini_run.write(epochs=100, backup_after=1, backup_after_unit="STEP", rolling_backup=True, rolling_backup_count=1)
+    mini_run.write(epochs=25, backup_after=1, backup_after_unit="STEP")
     process = mini_run.start()
     try:
         deadline = time.monotonic() + 200
         while len(mini_run.backups()) < 2 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
+        assert process.poll() is None, mini_run.log
         shutil.rmtree(mini_run.workspace, ignore_errors=True)
         status = process.wait(timeout=200)
     finally:

@@ -100,24 +100,27 @@ def prepare_data(
 
 def _image_variations(data: TrainingData, epochs: int) -> list[tuple[int, int]]:
     """All (image, variation) that so many epochs come to; validation uses the first variation only."""
-    images, used = data.source.images, {}
-    counts = Counter(image.concept for image in images)
-    for index, concept in enumerate(data.source.concepts):
-        count = counts[index]
-        validated = concept.type == ConceptType.VALIDATION
-        used[index] = 1 if validated else used_variations(concept, count, epochs, concept.image_variations)
-    return [(index, variation) for index, image in enumerate(images) for variation in range(used[image.concept])]
+    used = _used(data, epochs, [concept.image_variations for concept in data.source.concepts])
+    images = enumerate(data.source.images)
+    return [(index, variation) for index, image in images for variation in range(used[image.concept])]
+
+
+def _used(data: TrainingData, epochs: int, variations: Sequence[int]) -> list[int]:
+    """How many of the variations that each concept has so many epochs come to; for validation one."""
+    counts, concepts = Counter(image.concept for image in data.source.images), data.source.concepts
+    return [
+        1 if concept.type == ConceptType.VALIDATION else used_variations(concept, counts[index], epochs, count)
+        for index, (concept, count) in enumerate(zip(concepts, variations, strict=True))
+    ]
 
 
 def _captions(data: TrainingData, epochs: int) -> list[str]:
     """All captions that so many epochs come to, each once; the empty one is always among them."""
     captions = {"": None}
-    counts = Counter(image.concept for image in data.source.images)
+    used = _used(data, epochs, [concept.text_variations for concept in data.source.concepts])
     for index, image in enumerate(data.source.images):
-        concept = data.source.concepts[image.concept]
-        validated, count = concept.type == ConceptType.VALIDATION, counts[image.concept]
-        variations = 1 if validated else used_variations(concept, count, epochs, concept.text_variations)
-        captions |= dict.fromkeys(data.source.caption(index, variation) for variation in range(variations))
+        variations = range(used[image.concept])
+        captions |= dict.fromkeys(data.source.caption(index, variation) for variation in variations)
     return list(captions)
 
 

@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,10 +103,6 @@ def load_libraries() -> None:
         __import__(module)
 
 
-def words_of(log: Path) -> str:
-    """What runs have printed there."""
-    return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-
-
-def has_traceback(texts: Sequence[str]) -> bool:
-    return any("Traceback (most recent call last)" in text for text in texts)
+def has_traceback(words: str) -> bool:
+    """Whether what processes have printed tells of a fault of the program."""
+    return "Traceback (most recent call last)" in words

@@ -52,6 +52,11 @@ class MiniatureRun:
             run.kill()
         return status
 
+    def finish_undisturbed(self) -> None:
+        """Trains to the end, to compare with; RuntimeError if that fails, so that nothing is compared with nothing."""
+        if (status := self.finish()) != 0:
+            raise RuntimeError(f"{self.root}: a run that nobody disturbed ended with {status}\n{self.words()}")
+
     def digest(self) -> str:
         """sha256 of the output; "" where there is none."""
         return hashlib.sha256(self.output.read_bytes()).hexdigest() if self.output.is_file() else ""

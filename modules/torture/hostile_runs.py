@@ -5,7 +5,7 @@ import random
 import time
 from pathlib import Path
 
-from modules.torture.ForkedRun import ForkedRun, train_script
+from modules.torture.ForkedRun import ForkedRun, has_traceback, train_script
 from modules.torture.inputs import Tally
 from modules.torture.MiniatureRun import MiniatureRun
 from modules.torture.mutations import mutate_config
@@ -38,7 +38,7 @@ def hostile_runs(root: Path, base: Path, images: Path, count: int, seed: int) ->
             tally.hangs.append(f"{name}: {changed}")
         elif outside := _files(root, run.root) - before:
             tally.broken.append(f"{name}: {changed} wrote {sorted(outside)[:3]}")
-        elif status not in (USED, REFUSED) or "Traceback (most recent" in words:
+        elif status not in (USED, REFUSED) or has_traceback(words):
             tally.broken.append(f"{name}: {changed}: exit status {status}: {words.strip().splitlines()[-1:]}")
         elif status == USED:
             tally.used += 1

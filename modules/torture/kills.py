@@ -108,8 +108,7 @@ def kill_chain(root: Path, base: Path, images: Path, case: str, count: int, seed
     """
     options = {**CASES[case]}
     whole, parts = (MiniatureRun(root / name, base, images, options) for name in ("whole", "parts"))
-    if whole.finish() != 0:
-        raise RuntimeError(f"{case}: the whole run failed\n{whole.words()}")
+    whole.finish_undisturbed()
     rng = random.Random(f"{case} {seed}")
     kills, missed = [], 0
     for index, phase in enumerate(phases_of(count, seed)):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from modules.torture.ForkedRun import has_traceback
 from modules.torture.MiniatureRun import MiniatureRun
 
 
@@ -24,7 +25,7 @@ class PairTrial:
 def one_workspace(root: Path, base: Path, images: Path) -> PairTrial:
     """Two processes of the same config. One trains, the other one is told who does."""
     alone, both = (MiniatureRun(root / name, base, images, {}) for name in ("alone", "both"))
-    alone.finish()
+    alone.finish_undisturbed()
     first, second = both.start(), both.start()
     statuses = (first.wait(300), second.wait(300))
     words = both.words()
@@ -32,7 +33,7 @@ def one_workspace(root: Path, base: Path, images: Path) -> PairTrial:
     same = both.digest() == alone.digest() != ""
     # where the first was over before the second looked, both have trained, one after the other
     sound = sorted(map(str, statuses)) == ["0", "1"] and refusals == 1 or statuses == (0, 0) and refusals == 0
-    return PairTrial(statuses, refusals, same and sound and "Traceback (most recent" not in words)
+    return PairTrial(statuses, refusals, same and sound and not has_traceback(words))
 
 
 def one_cache(root: Path, base: Path, images: Path, clear: bool) -> PairTrial:
@@ -43,10 +44,10 @@ def one_cache(root: Path, base: Path, images: Path, clear: bool) -> PairTrial:
     alone = [MiniatureRun(root / f"alone {n}", base, images, own) for n, own in enumerate(options)]
     both = [MiniatureRun(root / f"both {n}", base, images, own) for n, own in enumerate(options)]
     for run in alone:
-        run.finish()
+        run.finish_undisturbed()
     shared = f"cache_dir={root / 'shared cache'}"
     processes = [run.start(shared) for run in both]
     statuses = (processes[0].wait(300), processes[1].wait(300))
     same = all(run.digest() == own.digest() != "" for run, own in zip(both, alone, strict=True))
     words = "".join(run.words() for run in both)
-    return PairTrial(statuses, 0, statuses == (0, 0) and same and "Traceback (most recent" not in words)
+    return PairTrial(statuses, 0, statuses == (0, 0) and same and not has_traceback(words))

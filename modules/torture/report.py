@@ -6,6 +6,7 @@ from typing import Any
 
 from modules.torture.disks import DiskTrial
 from modules.torture.flips import Flips
+from modules.torture.ForkedRun import has_traceback
 from modules.torture.inputs import Tally
 from modules.torture.kills import PHASES, Chain
 from modules.torture.pairs import PairTrial
@@ -20,7 +21,7 @@ def of_kills(chains: Sequence[Chain]) -> dict[str, Any]:
         "chains": {chain.case: {"kills": len(chain.kills), "same bytes": chain.same} for chain in chains},
         "phases": {phase: sum(kill.phase == phase for kill in kills) for phase in PHASES},
         "ended before the kill": sum(chain.missed for chain in chains),
-        "tracebacks": sum("Traceback (most recent" in chain.words for chain in chains),
+        "tracebacks": sum(has_traceback(chain.words) for chain in chains),
     }
 
 

@@ -102,13 +102,11 @@ class RunPlan:
 
     def _nearest(self, progress: TrainProgress, before: dict[str, Any]) -> tuple[int, int]:
         """Batches of the epoch, and their samples, that come next to what was seen of it, never more."""
-        sizes = [len(batch.samples) for batch in self._plan(progress.epoch)]
-        whole = before.get("samples of an epoch") or sum(sizes)
+        self._plan(progress.epoch)
+        whole = before.get("samples of an epoch") or self._samples[-1]
         # with more or fewer images the same share of the epoch is over
-        wanted = progress.seen if whole == sum(sizes) else progress.seen * sum(sizes) / whole
-        seen = list(accumulate(sizes))
-        batches = bisect_right(seen, wanted)
-        return batches, seen[batches - 1] if batches else 0
+        batches = bisect_right(self._samples, progress.seen * self._samples[-1] / whole)
+        return batches, self._samples[batches - 1] if batches else 0
 
     def _told(
         self, progress: TrainProgress, before: dict[str, Any], now: dict[str, Any], same_order: bool

@@ -6,27 +6,11 @@ import struct
 
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.util.UserError import UserError
+from tests.modelSaver.test_foreign_files import DOWN, LORA, UP, refusal, written
 
 import torch
-from torch import Tensor
 
 import pytest
-from safetensors.torch import save_file
-
-DOWN, UP = torch.full((2, 4), 0.5), torch.full((6, 2), 0.25)
-LORA = {"lora_A.weight": DOWN, "lora_B.weight": UP}
-
-
-def written(path, parts: dict[str, Tensor]):
-    save_file({f"unet.a.{part}": tensor.clone() for part, tensor in parts.items()}, path)
-    return path
-
-
-def refusal(path) -> str:
-    with pytest.raises(UserError) as error:
-        read_adapter(path)
-    assert "\n" not in str(error.value) and str(error.value).startswith(f"{path}: ")
-    return str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from modules.trainer.Method import Method, SetOptions, Warn
 from modules.trainer.TrainedSet import TrainedSet
 from modules.trainer.WeightMethod import WeightMethod
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.ParameterInfo import set_model_width
 from modules.util.UserError import UserError
 
 # a new way to train is one line here
@@ -43,6 +44,9 @@ def make_trained(model: BaseModel, config: TrainConfig, warn: Warn) -> dict[str,
         made = method.make(model, config, warn)
         assert not made.keys() & sets.keys(), f"{made.keys()} and {sets.keys()} share a name"
         sets |= made
+    for name, own in sets.items():
+        if name in model.components:
+            set_model_width(own.parameters(), model.components[name])
     return sets
 
 

@@ -1,6 +1,8 @@
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from modules.util.enum.ParameterRole import ParameterRole
+from scaled_optim.description import model_width
 
 from torch import nn
 
@@ -19,6 +21,7 @@ class ParameterInfo:
         pair: full name of the partner (down <-> up), None where there is none.
         forward_scale: number by which the layer multiplies the tensor before anything else; that of scaled OFT.
         matrix: of an INPUT, whether it multiplies activations, as a first layer does, and is no table of embeddings.
+        model_width: of the component, see `scaled_optim.description.model_width`; None: not known.
     """
 
     role: ParameterRole
@@ -28,6 +31,7 @@ class ParameterInfo:
     pair: str | None = None
     forward_scale: float = 1.0
     matrix: bool = False
+    model_width: float | None = None
 
 
 def set_parameter_info(parameter: nn.Parameter, info: ParameterInfo) -> None:
@@ -38,3 +42,10 @@ def set_parameter_info(parameter: nn.Parameter, info: ParameterInfo) -> None:
 def get_parameter_info(parameter: nn.Parameter) -> ParameterInfo | None:
     """The attached information, or None for a parameter that nobody described."""
     return getattr(parameter, _ATTRIBUTE, None)
+
+
+def set_model_width(parameters: Iterable[nn.Parameter], component: nn.Module) -> None:
+    """Tells optimizers the width of the component whose layers these parameters serve."""
+    width = model_width(component)
+    for parameter in parameters:
+        set_parameter_info(parameter, replace(getattr(parameter, _ATTRIBUTE), model_width=width))

@@ -19,11 +19,12 @@ FACTOR = re.compile(r"(?:hada|lokr)_[wt]\d(?:_(?P<side>[ab]))?")
 ROTATION = "oft_R.weight"
 
 
-def describe_adapter(adapter: nn.Module) -> None:
+def describe_adapter(adapter: nn.Module, width: float | None = None) -> None:
     """Describes the trained tensors of one adapter of OneTrainer's, by their names.
 
     Args:
         adapter: with `prefix`, the full path of its layer and a dot.
+        width: of the model part that it changes, None: not known.
     """
     names = dict(adapter.named_parameters())
     for name, parameter in names.items():
@@ -31,7 +32,7 @@ def describe_adapter(adapter: nn.Module) -> None:
         pair = f"{adapter.prefix}{partner}" if partner in names else None
         scale = rotation_scale(adapter) if name == ROTATION else 1.0
         role = _role(name, parameter, tucker="lokr_t2" in names)
-        parameter.parameter_info = Description(role, f"{adapter.prefix}{name}", pair, scale)
+        parameter.parameter_info = Description(role, f"{adapter.prefix}{name}", pair, scale, model_width=width)
 
 
 def _role(name: str, parameter: nn.Parameter, tucker: bool) -> str:
@@ -74,8 +75,9 @@ def describe_part(part: nn.Module, name: str) -> None:
         if parameter_info(parameter) is info:
             continue
         parameter.parameter_info = Description(
-            info.role, f"{name}.{info.name}", info.pair and f"{name}.{info.pair}", info.forward_scale, info.matrix
-        )
+            info.role, f"{name}.{info.name}", info.pair and f"{name}.{info.pair}", info.forward_scale, info.matrix,
+            getattr(info, "model_width", None),
+        )  # fmt: skip
 
 
 def describe_rest(groups: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
@@ -103,4 +105,6 @@ def _describe_group(parameters: Iterable[nn.Parameter], name: str, live: LiveDes
             role = "INPUT" if embedding else default_role(tuple(parameter.shape))
             parameter.parameter_info = Description(role, f"{name}.{place}")
         else:
-            parameter.parameter_info = Description(found.role, f"{name}.{found.name}", matrix=found.matrix)
+            parameter.parameter_info = Description(
+                found.role, f"{name}.{found.name}", matrix=found.matrix, model_width=found.model_width
+            )

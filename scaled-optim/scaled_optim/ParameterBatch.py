@@ -44,11 +44,12 @@ class ParameterBatch:
         forward_scale: float = 1.0,
         partner: tuple[int, int] | None = None,
         device: torch.device | None = None,
+        model_width: float | None = None,
     ) -> None:
         self.partner = partner
         self.mate: ParameterBatch | None = None
         self.group, self.rule, self.role = group, rule, role
-        self.forward_scale = forward_scale
+        self.forward_scale, self.model_width = forward_scale, model_width
         self.rows, self.cols = matrix
         self.names = [name for _, name, _ in members]
         self.parameters = [parameter for *_, parameter in members]

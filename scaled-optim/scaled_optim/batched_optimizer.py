@@ -16,6 +16,7 @@ from scaled_optim.roles import parameter_info
 from scaled_optim.rounding import round_to_bfloat16
 from scaled_optim.rules.registry import RULES, rule_options
 from scaled_optim.rules.Rule import Rule
+from scaled_optim.scaling import width_gain
 from scaled_optim.Stack import Stack
 from scaled_optim.StackStep import StackStep
 from scaled_optim.statistics import RoleStatistics
@@ -48,9 +49,9 @@ class BatchedOptimizer(OptimizerState):
             `scaled_wd`, decay is `weight_decay · lr/configured_lr` a step and so independent of the learning rate;
             otherwise `weight_decay · lr`.
         describe: gives each parameter an object with `role` (a name of `ROLES`), `name`, for a factor of a LoRA the
-            other factor's name as `pair` and, where its forward pass multiplies an OFT block first, that factor as
-            `forward_scale`; or None. By default the attribute `parameter_info`. Without: matrices are HIDDEN, anything
-            smaller VECTOR.
+            other factor's name as `pair`, where its forward pass multiplies an OFT block first that factor as
+            `forward_scale`, and the width of its model as `model_width`, with which scaled steps grow; or None. By
+            default the attribute `parameter_info`. Without: matrices are HIDDEN, anything smaller VECTOR.
         seed: of stochastic rounding and of other random numbers, which depend on seed, place and step only.
         chunk: largest number of elements that are stepped together; None: by device. Results do not depend on it.
         compile: compiles the step of each kind of stack with torch.compile.
@@ -295,6 +296,8 @@ class BatchedOptimizer(OptimizerState):
             lr, initial = lr * (own / initial), own
         decay = (lr / initial if initial else 0.0) if decoupled(options) else lr
         decay = decay * decay_share(options, batch.role, batch.rows, batch.cols, batch.partner)
+        if options["scaled_optm"]:
+            lr = lr * width_gain(batch.model_width, batch.role.name, options["scale_law"])
         numbers = {"lr": lr, "decay": decay, "forward_scale": batch.forward_scale, **rule.numbers(options, step)}
         period = self._decay_period(rule, options, batch)
         through = rule.rate_found and not decoupled(options)

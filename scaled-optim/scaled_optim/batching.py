@@ -40,6 +40,7 @@ class Member:
     pair: str | None
     scale: float
     named: bool = True
+    model_width: float | None = None
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -48,7 +49,7 @@ class Member:
     def kind(self, device: torch.device | None) -> tuple:
         """What all members of a stack have in common; `device`: of all state, None: that of the parameter."""
         parameter, device = self.parameter, device or self.parameter.device
-        return self.group, self.role, tuple(parameter.shape), parameter.dtype, device, self.scale
+        return self.group, self.role, tuple(parameter.shape), parameter.dtype, device, self.scale, self.model_width
 
 
 def members_of(groups: Sequence[Mapping[str, Any]], describe: Callable[[nn.Parameter], Any]) -> list[Member]:
@@ -71,6 +72,7 @@ def members_of(groups: Sequence[Mapping[str, Any]], describe: Callable[[nn.Param
                     getattr(info, "pair", None),
                     getattr(info, "forward_scale", 1.0),
                     info is not None or name is not None,
+                    getattr(info, "model_width", None),
                 )
             )
     return found
@@ -169,7 +171,7 @@ class Batching:
         named = [(member.place, member.name, member.parameter) for member in members]
         batch = ParameterBatch(
             self.groups[first.group], rule, options, ROLES[first.role], first.matrix, named, self.seed, first.scale,
-            partner and partner.matrix, self.device,
+            partner and partner.matrix, self.device, first.model_width,
         )  # fmt: skip
         if not batch.empty:
             rule.check_start(batch.names, [parameter.detach() for parameter in batch.parameters], options, batch.role)

@@ -45,8 +45,9 @@ def _description(info: Any) -> Description | None:
     if info is None:
         return None
     return Description(
-        described_role(info), info.name, getattr(info, "pair", None), getattr(info, "forward_scale", 1.0)
-    )
+        described_role(info), info.name, getattr(info, "pair", None), getattr(info, "forward_scale", 1.0),
+        model_width=getattr(info, "model_width", None),
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ also inside of diffusers' models) and of kohya's and LyCORIS' networks, by the n
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 from scaled_optim.roles import parameter_info
@@ -57,6 +58,7 @@ class Description:
         pair: of a factor of a LoRA, the name of the other one.
         forward_scale: number by which the layer multiplies the parameter before anything else.
         matrix: of an INPUT, whether it multiplies activations, and is no table of embeddings.
+        model_width: of the model that it belongs to, see `model_width`; None: not known.
     """
 
     role: str
@@ -64,6 +66,7 @@ class Description:
     pair: str | None = None
     forward_scale: float = 1.0
     matrix: bool = False
+    model_width: float | None = None
 
 
 class Descriptions(Mapping[nn.Parameter, Description]):
@@ -109,12 +112,34 @@ def describe(
     first, last = _ends(model) if guess_ends else (None, None)
     first_layers, last_layers = {first, *input_layers}, {last, *output_layers}
     found: dict[nn.Parameter, Any] = {}
+    width = model_width(model)
     for full, parameter in names.items():
         info = parameter_info(parameter)
         if info is None:
             info = _adapter_part(full, names) or _layer_part(model, full, parameter, first_layers, last_layers)
+            info = replace(info, model_width=width)
         found[parameter] = info
     return Descriptions(found)
+
+
+def model_width(model: nn.Module) -> float | None:
+    """The width of a model: the median, over its layers, of the smaller one of inputs and outputs.
+
+    Layers are linear ones and convolutions, quantized ones too; parts of adapters are none. It is 320 to 1280 for the
+    UNets of Stable Diffusion, and 4096 for a transformer whose blocks are as wide. None for a model without layers.
+    """
+    widths = []
+    for name, module in model.named_modules():
+        if PART.match(f"{name}.weight"):
+            continue
+        if isinstance(module, _ConvNd):
+            widths.append(min(module.in_channels, module.out_channels))
+        # quantized layers of every library keep the names of `nn.Linear`
+        elif isinstance(getattr(module, "in_features", None), int) and isinstance(
+            getattr(module, "out_features", None), int
+        ):
+            widths.append(min(module.in_features, module.out_features))
+    return float(median(widths)) if widths else None
 
 
 def param_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:

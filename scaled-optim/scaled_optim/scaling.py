@@ -33,6 +33,11 @@ LORA_GAIN = math.sqrt(3)
 # Of an OFT block's effective weights. Measured: 1/2, by which a turn of one plane is η, has a best rate a fifth higher
 # than other methods have.
 OFT_NORM = 0.6
+# Of the model whose trainings gave the law its numbers: there the width changes nothing.
+USUAL_WIDTH = 96.0
+# Powers of the model's width, measured: of adapters' steps, and of the weights' own.
+ADAPTER_POWER, WEIGHT_POWER = 0.25, 0.5
+ADAPTER_ROLES = frozenset(("LORA_DOWN", "LORA_UP", "OFT", "DORA_SCALE"))
 NAME = "spectral"
 DIRECTIONS = "directions"
 # One thread, ns per element: 0.5, 1.9, 3.1 for the Gram matrix of 16, 64, 128 ranks; 0.2 to 0.25 for each product with
@@ -171,6 +176,21 @@ def subspace_gain(dimensions: int, ranks: int, law: str) -> float:
     lie between the two, and this is the geometric mean. 1 by the law "variance".
     """
     return max(1.0, dimensions / ranks) ** 0.25 if law == COHERENT else 1.0
+
+
+def width_gain(width: float | None, role: str, law: str) -> float:
+    """What scaled steps are multiplied with for the width of a model: (width/96)^(1/4), of the weights' own ^(1/2).
+
+    Trainings of one small model in four widths ask for it (docs/results.md): a wider model learns best from steps that
+    change its layers more. 1 for embeddings, where no width is known, and by the law "variance".
+
+    Args:
+        width: see `description.model_width`.
+        role: a name of `ROLES`, or INPUT_MATRIX.
+    """
+    if law != COHERENT or width is None or role == "INPUT":
+        return 1.0
+    return (width / USUAL_WIDTH) ** (ADAPTER_POWER if role in ADAPTER_ROLES else WEIGHT_POWER)
 
 
 def block_size(elements: int) -> int:

@@ -19,6 +19,7 @@ from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.LayerFilter import LayerFilter
+from modules.util.ParameterInfo import set_model_width
 from modules.util.UserError import UserError
 
 import torch
@@ -133,10 +134,12 @@ class SentenceTask:
     def _trained(self, config: TrainConfig, seed: int) -> TrainedSet:
         """Hooked adapters, or weights, in training mode."""
         if config.training_method == TrainingMethod.FINE_TUNE:
-            return WeightSet("bert", self.model, self.filter).requires_grad_()
-        adapters = AdapterSet("bert", self.model, config, self.filter, seed)
-        adapters.hook()
-        return adapters
+            trained = WeightSet("bert", self.model, self.filter).requires_grad_()
+        else:
+            trained = AdapterSet("bert", self.model, config, self.filter, seed)
+            trained.hook()
+        set_model_width(trained.parameters(), self.model)
+        return trained
 
     def _encode(self, texts: Texts) -> list[tuple[list[int], int]]:
         encoded = self.tokenizer.encode_batch([text for text, _ in texts])

@@ -9,6 +9,7 @@ from scaled_onetrainer.describe import describe_adapter
 from scaled_onetrainer.fields import SCALE_FORMS, STARTS
 from scaled_onetrainer.rotations import elements_rotation
 from scaled_onetrainer.run_hook import place
+from scaled_optim.description import model_width
 from scaled_optim.lora_start import draw_start_values
 
 import torch
@@ -43,6 +44,8 @@ def _hook_wrapper(wrapper: type) -> None:
             _TOLD.add(note)
             print(note)
         before = _CONFIG.set(config)
+        if orig_module is not None:
+            self.scaled_model_width = model_width(orig_module)
         try:
             make(self, orig_module, prefix, config, *args, **kwargs)
         finally:
@@ -53,7 +56,7 @@ def _hook_wrapper(wrapper: type) -> None:
         for adapter in self.lora_modules.values():
             # a fused one holds the real one
             adapter = adapter if isinstance(adapter, nn.Module) else adapter.module
-            describe_adapter(adapter)
+            describe_adapter(adapter, getattr(self, "scaled_model_width", None))
         return found
 
     wrapper.__init__, wrapper.parameters = __init__, described

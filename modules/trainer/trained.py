@@ -12,6 +12,7 @@ from modules.trainer.WeightMethod import WeightMethod
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.ParameterInfo import set_model_width
 from modules.util.UserError import UserError
+from scaled_optim.description import model_width
 
 # a new way to train is one line here
 METHODS: tuple[Method, ...] = (AdapterMethod(), WeightMethod(), EmbeddingMethod(), AdditionalEmbeddings())
@@ -46,7 +47,7 @@ def make_trained(model: BaseModel, config: TrainConfig, warn: Warn) -> dict[str,
         sets |= made
     for name, own in sets.items():
         if name in model.components:
-            set_model_width(own.parameters(), model.components[name])
+            set_model_width(own.parameters(), model_width(model.components[name]))
     return sets
 
 

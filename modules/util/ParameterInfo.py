@@ -2,7 +2,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from modules.util.enum.ParameterRole import ParameterRole
-from scaled_optim.description import model_width
 
 from torch import nn
 
@@ -44,8 +43,7 @@ def get_parameter_info(parameter: nn.Parameter) -> ParameterInfo | None:
     return getattr(parameter, _ATTRIBUTE, None)
 
 
-def set_model_width(parameters: Iterable[nn.Parameter], component: nn.Module) -> None:
-    """Tells optimizers the width of the component whose layers these parameters serve."""
-    width = model_width(component)
+def set_model_width(parameters: Iterable[nn.Parameter], width: float | None) -> None:
+    """Tells optimizers the width of the component whose layers these described parameters serve."""
     for parameter in parameters:
         set_parameter_info(parameter, replace(getattr(parameter, _ATTRIBUTE), model_width=width))

@@ -139,7 +139,7 @@ def model_width(model: nn.Module) -> float | None:
             getattr(module, "out_features", None), int
         ):
             widths.append(min(module.in_features, module.out_features))
-    return float(median(widths)) if widths else None
+    return median(widths) if widths else None
 
 
 def param_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:

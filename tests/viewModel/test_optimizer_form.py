@@ -129,7 +129,7 @@ def test_defaults_are_shown_where_an_option_is_empty(optimizer):
     ("base", "rate", "both", "source"),
     [
         ("models/tiny_sd", 1.7e-2, 1.7e-2, "measured on the tiny base"),
-        ("stabilityai/stable-diffusion-xl-base-1.0", 6e-4, 6e-4, "OneTrainer PR 1344"),
+        ("stabilityai/stable-diffusion-xl-base-1.0", 3e-4, 3e-4, "OneTrainer PR 1344"),
     ],
 )
 def test_scaled_sets_rate_and_alpha_and_says_whose_they_are(optimizer, base, rate, both, source):

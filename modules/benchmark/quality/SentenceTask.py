@@ -21,6 +21,7 @@ from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.LayerFilter import LayerFilter
 from modules.util.ParameterInfo import set_model_width
 from modules.util.UserError import UserError
+from scaled_optim.description import model_width
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +139,7 @@ class SentenceTask:
         else:
             trained = AdapterSet("bert", self.model, config, self.filter, seed)
             trained.hook()
-        set_model_width(trained.parameters(), self.model)
+        set_model_width(trained.parameters(), model_width(self.model))
         return trained
 
     def _encode(self, texts: Texts) -> list[tuple[list[int], int]]:

@@ -3,9 +3,12 @@
 import multiprocessing
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeVar
 
@@ -74,6 +77,7 @@ def _first(questions: list[Wanted], busy: set[Trial], count: int) -> list[Trial]
 
 
 def _prepare(folder: str) -> None:
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     torch.set_num_threads(1)
     os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers.utils import logging
@@ -81,6 +85,12 @@ def _prepare(folder: str) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     _FOLDER.append(Path(folder) / str(os.getpid()))
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """A pool whose program was killed would train on for as long as it has work, unseen."""
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 _FOLDER: list[Path] = []

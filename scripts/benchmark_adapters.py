@@ -29,8 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     # slow to load, and OMP_NUM_THREADS counts only before
-    from modules.benchmark.adapters.contest import CASES, GOALS, SMALL, contestants, measure, ratio, table
-    from modules.benchmark.measuring import environment
+    from benchmarks.adapters.contest import CASES, GOALS, SMALL, contestants, measure, ratio, table
+    from benchmarks.measuring import environment
 
     import torch
 

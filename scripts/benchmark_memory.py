@@ -18,8 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--formats", action="store_true",
                         help="compare the formats of frozen weights instead: bytes, time and error")  # fmt: skip
     args = parser.parse_args(arguments)
-    from modules.benchmark.memory.format_comparison import compare_formats
-    from modules.benchmark.memory.memory_comparison import compare, resident_peak_of_training
+    from benchmarks.memory.format_comparison import compare_formats
+    from benchmarks.memory.memory_comparison import compare, resident_peak_of_training
 
     if args.measure:
         print(resident_peak_of_training(*args.measure))

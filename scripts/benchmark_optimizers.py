@@ -40,10 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     # slow to load, and OMP_NUM_THREADS counts only before
-    from modules.benchmark.measuring import environment
-    from modules.benchmark.optimizers.cases import cases, matching
-    from modules.benchmark.optimizers.measure import GOALS, Settings, measure_case, misses, table
-    from modules.benchmark.optimizers.parameter_set import ParameterSet, scaled_down, sdxl_layers
+    from benchmarks.measuring import environment
+    from benchmarks.optimizers.cases import cases, matching
+    from benchmarks.optimizers.measure import GOALS, Settings, measure_case, misses, table
+    from benchmarks.optimizers.parameter_set import ParameterSet, scaled_down, sdxl_layers
 
     import torch
 

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     # slow to load, and OMP_NUM_THREADS counts only before
-    from modules.benchmark.training.step_benchmark import BenchmarkSettings, measure, table
+    from benchmarks.training.step_benchmark import BenchmarkSettings, measure, table
     from modules.util.config.errors import ConfigError
     from modules.util.UserError import UserError
 

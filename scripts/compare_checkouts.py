@@ -23,8 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: --other: {args.other} is no checkout of the trainer", file=sys.stderr)
         return 2
     # slow to load
-    from modules.benchmark.measuring import environment
-    from modules.benchmark.optimizers.checkouts import compared
+    from benchmarks.measuring import environment
+    from benchmarks.optimizers.checkouts import compared
 
     import torch
 

@@ -56,14 +56,14 @@ def make_task(args: argparse.Namespace) -> Any:
     if args.task == "sentence":
         from dataclasses import replace
 
-        from modules.benchmark.quality.SentenceTask import SMALL, SentenceSize, SentenceTask
+        from benchmarks.quality.SentenceTask import SMALL, SentenceSize, SentenceTask
 
         given = {name: value for name in ("steps", "rank") if (value := getattr(args, name)) is not None}
         if args.layers is not None:
             given["layers"] = tuple(part.strip() for part in args.layers.split(",") if part.strip())
         return SentenceTask(replace(SMALL if args.small else SentenceSize(), **given))
-    from modules.benchmark.quality.TinyTask import TinyTask
-    from modules.benchmark.training.sweep import Sweep
+    from benchmarks.quality.TinyTask import TinyTask
+    from benchmarks.training.sweep import Sweep
     from modules.util.config.load import load_train_config
 
     # every draw counts alike; the schedule is that of the other task
@@ -88,9 +88,9 @@ def warn(text: str) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     # slow to load, and OMP_NUM_THREADS counts only before
-    from modules.benchmark.measuring import environment
-    from modules.benchmark.quality.contest import GRID, SEEDS, rows_from_json, run_contest, summary, table, to_json
-    from modules.benchmark.quality.contestants import choose
+    from benchmarks.measuring import environment
+    from benchmarks.quality.contest import GRID, SEEDS, rows_from_json, run_contest, summary, table, to_json
+    from benchmarks.quality.contestants import choose
     from modules.util.atomic_file import write_bytes, write_json
     from modules.util.UserError import UserError
 
@@ -137,7 +137,7 @@ def compare(args: argparse.Namespace) -> None:
         args.table.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(args.table, f"{text}\n".encode())
     if args.plot or args.balance_plot:
-        from modules.benchmark.quality.plot import draw_balance, draw_quality
+        from benchmarks.quality.plot import draw_balance, draw_quality
 
         if args.plot:
             draw_quality(rows, args.plot)

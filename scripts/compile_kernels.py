@@ -9,8 +9,8 @@ sys.path.insert(0, str(ROOT))
 
 def main() -> int:
     """Prints a line for every kernel; returns 1 if one of them spills registers."""
-    from modules.benchmark.optimizers.cases import FEATURES, combined
-    from modules.benchmark.optimizers.compiling import compiled
+    from benchmarks.optimizers.cases import FEATURES, combined
+    from benchmarks.optimizers.compiling import compiled
     from scaled_optim.rules.registry import RULES
 
     import torch

@@ -92,13 +92,13 @@ def is_preset(path: Path) -> bool:
 def run(args: argparse.Namespace) -> None:
     # torch, diffusers and transformers take seconds to load; a wrong command line should not wait for them
     if is_preset(args.paths[0]):
-        from modules.trainer.rebase_config import rebase_preset
+        from modules.tool.rebase_config import rebase_preset
 
         rebase_preset(*args.paths, alpha=args.alpha, overwrite=args.overwrite, say=say)
         return
     from modules.model.hub import Hub
-    from modules.trainer import adapter_tool
-    from modules.trainer.ConsoleProgress import ConsoleProgress
+    from modules.run.ConsoleProgress import ConsoleProgress
+    from modules.tool import adapter_tool
     from modules.util.config.TrainConfig import TrainConfig
 
     console = ConsoleProgress()

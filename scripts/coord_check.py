@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.trainer.coord_check.methods import BATCH, BLOCKS, BOUND, CHECKED, RANKS, USUAL, WARM
+from modules.tool.coord_check.methods import BATCH, BLOCKS, BOUND, CHECKED, RANKS, USUAL, WARM
 from modules.util.config.errors import ConfigError
 from modules.util.UserError import UserError
 
@@ -71,11 +71,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     # torch, diffusers and transformers take seconds to load; a wrong command line should not wait for them
-    from modules.benchmark.measuring import environment
+    from benchmarks.measuring import environment
+    from modules.run.ConsoleProgress import ConsoleProgress
+    from modules.tool.coord_check.report import read_result, spread_table, table
+    from modules.tool.coord_check.tool import CheckWishes, check_coordinates
     from modules.trainer.checks import check_place
-    from modules.trainer.ConsoleProgress import ConsoleProgress
-    from modules.trainer.coord_check.report import read_result, spread_table, table
-    from modules.trainer.coord_check.tool import CheckWishes, check_coordinates
     from modules.util.atomic_file import write_json
 
     from tqdm import tqdm
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     draw_check = None
     if args.plot:
         try:
-            from modules.trainer.coord_check.plot import draw_check
+            from modules.tool.coord_check.plot import draw_check
         except ImportError as error:
             raise UserError(f"--plot: needs matplotlib ({error}). Install it: pip install matplotlib.") from error
     console = ConsoleProgress()

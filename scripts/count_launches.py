@@ -31,12 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     args = parse(arguments)
     # slow to load
-    from modules.benchmark.measuring import environment
-    from modules.benchmark.optimizers.cases import matching
-    from modules.benchmark.optimizers.count_cases import FakeParameters, count_case, counted_cases, misses, table
-    from modules.benchmark.optimizers.counting import fake_gpu
-    from modules.benchmark.optimizers.measure import OURS, PEER
-    from modules.benchmark.optimizers.parameter_set import lora_shapes, scaled_down, sdxl_layers
+    from benchmarks.measuring import environment
+    from benchmarks.optimizers.cases import matching
+    from benchmarks.optimizers.count_cases import FakeParameters, count_case, counted_cases, misses, table
+    from benchmarks.optimizers.counting import fake_gpu
+    from benchmarks.optimizers.measure import OURS, PEER
+    from benchmarks.optimizers.parameter_set import lora_shapes, scaled_down, sdxl_layers
 
     import torch
 

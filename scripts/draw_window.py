@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.trainer.RunProcess import RunProcess
+from modules.run.RunProcess import RunProcess
 from modules.ui.App import App
 from modules.ui.tabs import TABS
 from modules.viewModel.Session import BUILT_IN

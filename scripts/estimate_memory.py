@@ -22,8 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     args = parse(arguments)
     # slow to load
-    from modules.trainer.memory_estimate import estimate_memory, load_without_weights
-    from modules.trainer.MemoryEstimate import MemoryEstimate, card_line, memory_table, phases_in_markdown
+    from modules.tool.memory_estimate import estimate_memory, load_without_weights
+    from modules.tool.MemoryEstimate import MemoryEstimate, card_line, memory_table, phases_in_markdown
     from modules.util.config.errors import ConfigError
     from modules.util.config.load import load_train_config
     from modules.util.UserError import UserError

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.benchmark.measurement_command import add_usual_arguments, deadline, parse_usual, run_command, show
+from benchmarks.measurement_command import add_usual_arguments, deadline, parse_usual, run_command, show
 
 PACKAGES = ("torch", "diffusers", "transformers", "tokenizers")
 SEEDS = {"forgetting": (0, 1, 2), "sizes": (0,)}
@@ -23,9 +23,9 @@ QUICK_SEEDS = (0,)
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; exits with 2 if it makes no sense."""
-    from modules.benchmark.forgetting.plan import METHODS
-    from modules.benchmark.forgetting.sizes import SIZE_METHODS
-    from modules.benchmark.forgetting.tasks import FORGETTING, QUESTIONS
+    from benchmarks.forgetting.plan import METHODS
+    from benchmarks.forgetting.sizes import SIZE_METHODS
+    from benchmarks.forgetting.tasks import FORGETTING, QUESTIONS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_usual_arguments(parser, quick="tiny trainings, to see that everything works", plots="write the pictures here")
@@ -50,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(args: argparse.Namespace) -> int:
-    from modules.benchmark.forgetting.Results import Results
-    from modules.benchmark.measuring import environment
+    from benchmarks.forgetting.Results import Results
+    from benchmarks.measuring import environment
 
     import torch
 
@@ -66,11 +66,11 @@ def measure(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace, results) -> bool:
     """Runs what is missing; returns whether everything is there now."""
-    from modules.benchmark.forgetting import plan
-    from modules.benchmark.forgetting.sizes import size_questions
-    from modules.benchmark.forgetting.tasks import FORGETTING
-    from modules.benchmark.forgetting.trade_off import told
-    from modules.benchmark.transfer.runner import run
+    from benchmarks.forgetting import plan
+    from benchmarks.forgetting.sizes import size_questions
+    from benchmarks.forgetting.tasks import FORGETTING
+    from benchmarks.forgetting.trade_off import told
+    from benchmarks.transfer.runner import run
 
     until = deadline(args)
     chosen = (args.methods, args.seeds, args.quick)
@@ -93,10 +93,10 @@ def train(args: argparse.Namespace, results) -> bool:
 
 def reported(args: argparse.Namespace, results) -> str:
     """The tables; the pictures are written where they are wanted."""
-    from modules.benchmark.forgetting.draw import draw_modes, draw_sizes, draw_trade_off
-    from modules.benchmark.forgetting.report import report
-    from modules.benchmark.forgetting.sizes import size_report
-    from modules.benchmark.forgetting.tasks import FORGETTING
+    from benchmarks.forgetting.draw import draw_modes, draw_sizes, draw_trade_off
+    from benchmarks.forgetting.report import report
+    from benchmarks.forgetting.sizes import size_report
+    from benchmarks.forgetting.tasks import FORGETTING
 
     forgetting = args.question == FORGETTING
     pictures = {"trade_off": draw_trade_off, "modes": draw_modes} if forgetting else {"sizes": draw_sizes}

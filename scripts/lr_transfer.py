@@ -12,15 +12,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.benchmark.measurement_command import add_usual_arguments, deadline, parse_usual, run_command, show
+from benchmarks.measurement_command import add_usual_arguments, deadline, parse_usual, run_command, show
 
 PACKAGES = ("torch", "diffusers", "transformers", "tokenizers")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; exits with 2 if it makes no sense."""
-    from modules.benchmark.transfer.questions import AXES, RULE_NAMES, SEEDS
-    from modules.benchmark.transfer.tasks import TASKS
+    from benchmarks.transfer.questions import AXES, RULE_NAMES, SEEDS
+    from benchmarks.transfer.tasks import TASKS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_usual_arguments(
@@ -46,12 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(args: argparse.Namespace) -> int:
-    from modules.benchmark.measuring import environment
-    from modules.benchmark.transfer.draw import draw_transfer
-    from modules.benchmark.transfer.plan import questions, transfer_questions
-    from modules.benchmark.transfer.report import report
-    from modules.benchmark.transfer.Results import Results
-    from modules.benchmark.transfer.runner import Trial, run
+    from benchmarks.measuring import environment
+    from benchmarks.transfer.draw import draw_transfer
+    from benchmarks.transfer.plan import questions, transfer_questions
+    from benchmarks.transfer.report import report
+    from benchmarks.transfer.Results import Results
+    from benchmarks.transfer.runner import Trial, run
 
     import torch
 

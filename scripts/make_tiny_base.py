@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from modules.tinyBase.build import Recipe, build
+from benchmarks.tinyBase.build import Recipe, build
 
 import torch
 

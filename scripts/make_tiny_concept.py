@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from modules.tinyBase.concept import concept_list, write_concept
-from modules.tinyBase.concepts import CONCEPTS, FIRST
+from benchmarks.tinyBase.concept import concept_list, write_concept
+from benchmarks.tinyBase.concepts import CONCEPTS, FIRST
 
 
 def main(arguments: list[str] | None = None) -> int:

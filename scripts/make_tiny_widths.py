@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from modules.tinyBase.widths import HELD_OUT_SCENES, WIDTHS, Distillation, make_width
+from benchmarks.tinyBase.widths import HELD_OUT_SCENES, WIDTHS, Distillation, make_width
 from modules.util.UserError import UserError
 
 import torch

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.benchmark.measuring import environment
+from benchmarks.measuring import environment
 from scaled_optim.anchors import ANCHORS, Anchor, Quantized, WrappedAnchor
 
 import torch

@@ -36,9 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     args.json = args.json.resolve()
     os.chdir(ROOT)
     # slow to load, and OMP_NUM_THREADS counts only before
-    from modules.benchmark.measuring import environment
-    from modules.benchmark.training.recommended_settings import SETTINGS, table
-    from modules.benchmark.training.sweep import Sweep
+    from benchmarks.measuring import environment
+    from benchmarks.training.recommended_settings import SETTINGS, table
+    from benchmarks.training.sweep import Sweep
     from modules.util.atomic_file import write_json
     from modules.util.config.load import load_train_config
     from modules.util.UserError import UserError

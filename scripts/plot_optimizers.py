@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from modules.benchmark.optimizers.plot import draw
+from benchmarks.optimizers.plot import draw
 
 
 def main(arguments: list[str] | None = None) -> int:

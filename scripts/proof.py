@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.benchmark.proof import STAGES, run_proof
+from benchmarks.proof import STAGES, run_proof
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

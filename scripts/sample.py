@@ -96,8 +96,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     # torch, diffusers and transformers take seconds to load; a wrong command line should not wait for them
-    from modules.trainer.ConsoleProgress import ConsoleProgress
-    from modules.trainer.sample_tool import Wishes, draw_images
+    from modules.run.ConsoleProgress import ConsoleProgress
+    from modules.tool.sample_tool import Wishes, draw_images
 
     given = {key: getattr(args, option) for key, option in SAMPLE_KEYS.items()}
     sample = {key: value for key, value in given.items() if value is not None}

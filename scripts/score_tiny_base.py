@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from modules.tinyBase import sample
+from benchmarks.tinyBase import sample
 from modules.util.UserError import UserError
 
 import torch

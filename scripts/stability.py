@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.benchmark.measurement_command import add_usual_arguments, deadline, parse_usual, run_command, show
+from benchmarks.measurement_command import add_usual_arguments, deadline, parse_usual, run_command, show
 
 PACKAGES = ("torch", "diffusers", "transformers")
 LETTERS = "abcdefg"
@@ -44,10 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(args: argparse.Namespace) -> int:
-    from modules.benchmark.measuring import environment
-    from modules.benchmark.stability.measurement import draw, report, run
-    from modules.benchmark.stability.Results import Results
-    from modules.benchmark.stability.Trial import Measured, Trial
+    from benchmarks.measuring import environment
+    from benchmarks.stability.measurement import draw, report, run
+    from benchmarks.stability.Results import Results
+    from benchmarks.stability.Trial import Measured, Trial
 
     import torch
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 PRESET = ROOT / "training_presets" / "Tiny" / "#tiny LoRA.json"
-QUESTIONS = {"oft": "modules.benchmark.training.oft_sweep", "ranks": "modules.benchmark.training.rank_sweep"}
+QUESTIONS = {"oft": "benchmarks.training.oft_sweep", "ranks": "benchmarks.training.rank_sweep"}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -48,9 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
             setattr(args, name, getattr(args, name).resolve())
     os.chdir(ROOT)
     # slow to load, and OMP_NUM_THREADS counts only before
-    from modules.benchmark.measuring import environment
-    from modules.benchmark.training.size_sweep import draw, measure, summary, table
-    from modules.benchmark.training.sweep import Sweep
+    from benchmarks.measuring import environment
+    from benchmarks.training.size_sweep import draw, measure, summary, table
+    from benchmarks.training.sweep import Sweep
     from modules.util.atomic_file import write_json
     from modules.util.config.load import load_train_config
     from modules.util.UserError import UserError

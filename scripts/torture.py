@@ -45,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not hasattr(os, "fork"):
         print("error: this system does not fork; use Linux or macOS.", file=sys.stderr)
         return 1
-    from modules.torture.ForkedRun import load_libraries
-    from modules.torture.report import is_clean, table
+    from benchmarks.torture.ForkedRun import load_libraries
+    from benchmarks.torture.report import is_clean, table
     from modules.util.atomic_file import write_bytes, write_json
 
     load_libraries()
@@ -68,14 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def torture(args: argparse.Namespace, folder: Path, keep: Callable[[str, dict[str, Any]], None]) -> None:
     """Tries the parts; `keep` gets the counts of each as soon as it is done."""
-    from modules.torture import report
-    from modules.torture.disks import BACKUP, FULL, PLACES, TROUBLES, disk_trial
-    from modules.torture.flips import flip_backups, flip_cache
-    from modules.torture.hostile_runs import hostile_runs
-    from modules.torture.inputs import Inputs, campaign
-    from modules.torture.kills import CASES, kill_chain
-    from modules.torture.miniature import draw_images, save_pipeline
-    from modules.torture.pairs import one_cache, one_workspace
+    from benchmarks.torture import report
+    from benchmarks.torture.disks import BACKUP, FULL, PLACES, TROUBLES, disk_trial
+    from benchmarks.torture.flips import flip_backups, flip_cache
+    from benchmarks.torture.hostile_runs import hostile_runs
+    from benchmarks.torture.inputs import Inputs, campaign
+    from benchmarks.torture.kills import CASES, kill_chain
+    from benchmarks.torture.miniature import draw_images, save_pipeline
+    from benchmarks.torture.pairs import one_cache, one_workspace
 
     base, images = save_pipeline(folder / "base"), folder / "images"
     draw_images(images)
@@ -115,7 +115,7 @@ def torture(args: argparse.Namespace, folder: Path, keep: Callable[[str, dict[st
 
 def tell_of(keep: Callable[[str, dict[str, Any]], None], part: str, tallies: dict[str, Any]) -> None:
     """Keeps and prints what came of hostile inputs."""
-    from modules.torture.report import of_inputs
+    from benchmarks.torture.report import of_inputs
 
     keep(part, of_inputs(tallies))
     for name, tally in tallies.items():

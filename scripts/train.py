@@ -12,8 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from modules.run.RunControl import RunControl
 from modules.trainer.events import TrainCommands, TrainEvents
-from modules.trainer.RunControl import RunControl
 from modules.util.config.errors import ConfigError
 from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples
 from modules.util.config.read_json import read_json
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace, commands: TrainCommands, control: RunCont
         validate(config)
         return
     # torch and diffusers take seconds to load; wrong configs should not wait for them
-    from modules.trainer.ConsoleProgress import ConsoleProgress
+    from modules.run.ConsoleProgress import ConsoleProgress
     from modules.trainer.Trainer import Trainer
     from modules.util.out_of_memory import is_out_of_memory
 

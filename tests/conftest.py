@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from modules.torture.miniature import draw_images, save_pipeline
+from benchmarks.torture.miniature import draw_images, save_pipeline
 
 import pytest
 

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from modules.trainer.memory_estimate import estimate_memory, load_without_weights
-from modules.trainer.MemoryEstimate import CARDS, GIB, card_line, smallest_card
+from modules.tool.memory_estimate import estimate_memory, load_without_weights
+from modules.tool.MemoryEstimate import CARDS, GIB, card_line, smallest_card
 from modules.util.config.load import load_train_config
 
 import pytest

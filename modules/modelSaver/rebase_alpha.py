@@ -21,7 +21,7 @@ def rebase_alpha(parts: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]
 
     ΔW = (α/r)·(product of d factors), so that every factor is multiplied by (α_old/α_new)^(1/d): all of them alike,
     which keeps their balance, and which is what training with the other alpha would have led to (see
-    `modules/trainer/rebase_config.py`). d is 2 for LoRA and DoRA, 4 for LoHa, 2 to 4 for LoKr. A DoRA's scale stays.
+    `modules/tool/rebase_config.py`). d is 2 for LoRA and DoRA, 4 for LoHa, 2 to 4 for LoKr. A DoRA's scale stays.
 
     Args:
         parts: of one layer, by internal name.

@@ -2,9 +2,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel
+from modules.modelSaver.adapter_output import adapter_format, check_adapter_output, save_adapters
 from modules.modelSaver.save_adapter import check_halves
 from modules.module.AdapterSet import AdapterSet
-from modules.trainer.adapter_output import adapter_format, check_adapter_output, save_adapters
 from modules.trainer.adapters import check_layers, make_adapters
 from modules.trainer.Method import Method, Warn, check_trained, trained_parts, trains_text_encoder
 from modules.trainer.optimizer_checks import check_lora_options

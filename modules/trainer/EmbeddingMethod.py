@@ -8,11 +8,11 @@ from pathlib import Path
 from modules.model.AddedWords import word_pattern
 from modules.model.BaseModel import BaseModel
 from modules.modelSaver.embedding_file import write_embedding
+from modules.modelSaver.output import config_comment, replace_output
 from modules.modelSaver.save_adapter import OUTPUT_DTYPES
 from modules.module.AdapterModule import TRAINED_DTYPES
 from modules.trainer.EmbeddingSet import EmbeddingSet
 from modules.trainer.Method import Method, SetOptions, Warn
-from modules.trainer.output import config_comment, replace_output
 from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainConfig import TrainConfig

@@ -12,6 +12,7 @@ from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub
+from modules.modelSaver.output import set_aside
 from modules.trainer.autocast import autocast
 from modules.trainer.backup import Backup, newest_backup, prune_backups, read_backup, write_backup
 from modules.trainer.checks import check_models, open_model, run_problems
@@ -29,7 +30,6 @@ from modules.trainer.optimizers import (
     read_statistics,
     watch_step,
 )
-from modules.trainer.output import set_aside
 from modules.trainer.preflight import make_places, resolve_device
 from modules.trainer.randomness import step_generator, step_seed
 from modules.trainer.report import run_report

@@ -3,11 +3,11 @@ from pathlib import Path
 
 from modules.model.BaseModel import BaseModel
 from modules.modelSaver.merged_model import overlap
+from modules.modelSaver.weight_output import check_model_output, model_file_format, save_weights
 from modules.module.WeightSet import WeightSet, weight_layers
 from modules.trainer.Method import Method, Warn, check_trained, trained_parts, trains_text_encoder
 from modules.trainer.optimizers import OPTIMIZERS, EngineOptimizer
 from modules.trainer.TrainedSet import TrainedSet
-from modules.trainer.weight_output import check_model_output, model_file_format, save_weights
 from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType

@@ -2,8 +2,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modules.run.RunProcess import RunProcess
 from modules.trainer.backup_order import UNREADABLE, backup_number, list_backups
-from modules.trainer.RunProcess import RunProcess
 from modules.util.config.write_json import write_json
 from modules.viewModel.events_until import events_until
 from modules.viewModel.paths import fresh_path

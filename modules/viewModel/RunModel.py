@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.trainer.RunProcess import Event, RunProcess
+from modules.run.RunProcess import Event, RunProcess
 from modules.viewModel.Worker import Worker
 
 SMOOTHING = 0.95

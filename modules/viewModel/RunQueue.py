@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
-from modules.trainer.RunProcess import RunProcess
+from modules.run.RunProcess import RunProcess
 from modules.util.config.errors import ConfigError
 from modules.util.config.write_json import write_json
 from modules.viewModel.paths import fresh_path

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from modules.trainer.coord_check.methods import BATCH, BLOCKS, BOUND, CHECKED, RANKS, USUAL, WARM
+from modules.tool.coord_check.methods import BATCH, BLOCKS, BOUND, CHECKED, RANKS, USUAL, WARM
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.config.TrainConfig import TrainConfig
@@ -194,7 +194,7 @@ def rebase(config: TrainConfig, wish: AlphaInput) -> ToolResult:
     """
     if wish.new_alpha == wish.lora_alpha:
         return ToolResult("The new alpha is the one that it has now; nothing changes.")
-    from modules.trainer.rebase_config import rebase_config
+    from modules.tool.rebase_config import rebase_config
 
     old = config.model_copy(deep=True)
     old.training_method = TrainingMethod.LORA

@@ -3,8 +3,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modules.trainer.RunControl import EVENTS
-from modules.trainer.RunProcess import Event, read_event
+from modules.run.RunControl import EVENTS
+from modules.run.RunProcess import Event, read_event
 
 # what a run that goes on from a backup still is about
 KINDS = ("step", "validation", "sample")

@@ -2,7 +2,7 @@ import json
 import os
 from pathlib import Path
 
-from modules.trainer.RunProcess import find_process
+from modules.run.RunProcess import find_process
 
 import psutil
 

@@ -1,6 +1,6 @@
 """Inputs that are nearly sound, made by hypothesis: used or refused in words. With `--long` a hundred times as many."""
 
-from modules.torture.inputs import LONGEST, Inputs
+from benchmarks.torture.inputs import LONGEST, Inputs
 from modules.util.config.errors import ConfigError
 from modules.util.UserError import UserError
 

@@ -1,8 +1,8 @@
 """The coordinate check on a small model of each family, with every method."""
 
-from modules.trainer.coord_check.CheckedBase import CheckedBase
-from modules.trainer.coord_check.methods import CHECKED
-from modules.trainer.coord_check.variants import prepared, variants_of
+from modules.tool.coord_check.CheckedBase import CheckedBase
+from modules.tool.coord_check.methods import CHECKED
+from modules.tool.coord_check.variants import prepared, variants_of
 from modules.util.config.load import train_config_from_dict
 
 import pytest

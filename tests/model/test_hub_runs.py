@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modules.model.BaseModel import family_of
 from modules.modelSaver.save_model import write_checkpoint
-from modules.trainer import sample_tool
+from modules.tool import sample_tool
 from modules.util.config.load import train_config_from_dict
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError

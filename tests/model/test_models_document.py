@@ -5,9 +5,9 @@ from functools import cache
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel, family_of, model_families
+from modules.modelSaver.adapter_output import check_adapter_output, save_adapters
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.module.AdapterSet import AdapterSet
-from modules.trainer.adapter_output import check_adapter_output, save_adapters
 from modules.trainer.adapters import make_adapters
 from modules.trainer.trained import make_trained, methods_of, save_trained
 from modules.util.config.TrainConfig import TrainConfig

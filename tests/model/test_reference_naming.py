@@ -6,7 +6,7 @@ import shutil
 from modules.model.reference_naming import load_base, load_component, reference_of_folder, standard_models
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.convert import find_reference
-from modules.trainer.adapter_tool import Wishes, merge
+from modules.tool.adapter_tool import Wishes, merge
 from modules.util.UserError import UserError
 
 import torch

@@ -104,7 +104,7 @@ if find_spec("triton"):  # it comes with torch's builds for GPUs on Linux
         assert len(wrong["notes"]) == 1 and "not used" in wrong["notes"][0]
 
     def test_kernels_compile_for_a_gpu_and_keep_their_values_in_registers():
-        from modules.benchmark.optimizers.compiling import compiled
+        from benchmarks.optimizers.compiling import compiled
 
         found = compiled("ADAMW_ADV", {**ALL, "state_precision": "int8_sr"}, torch.bfloat16)
         found += compiled("LORA_RITE", {})

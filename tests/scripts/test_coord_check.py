@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from modules.trainer.coord_check.methods import BATCH, BLOCKS, BOUND, RANKS, WARM
+from modules.tool.coord_check.methods import BATCH, BLOCKS, BOUND, RANKS, WARM
 from tests.conftest import save_pipeline
 
 import pytest

@@ -2,7 +2,7 @@
 
 import json
 
-from modules.trainer.output import config_comment
+from modules.modelSaver.output import config_comment
 from modules.util.config.TrainConfig import TrainConfig
 
 import pytest

@@ -9,7 +9,7 @@ from modules.model.BaseModel import BaseModel, family_of
 from modules.model.ldm_checkpoint import ldm_checkpoint
 from modules.model.ModelSource import empty_module
 from modules.model.single_file import SD1, SD2, SDXL, checked_layout, config_file, config_folder
-from modules.trainer.weight_output import ModelWriter
+from modules.modelSaver.weight_output import ModelWriter
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 from modules.model.BaseModel import family_of
+from modules.modelSaver.adapter_output import planned_kind
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.module.AdapterSet import AdapterSet
-from modules.trainer.adapter_output import planned_kind
-from modules.trainer.memory_estimate import estimate_memory, load_without_weights
+from modules.tool.memory_estimate import estimate_memory, load_without_weights
 from modules.util.config.TrainConfig import TrainConfig
 
 import torch

@@ -3,9 +3,9 @@
 import time
 from pathlib import Path
 
+from modules.run.RunControl import COMMANDS, RunControl
+from modules.run.RunProcess import RunProcess
 from modules.trainer.events import TrainCommands
-from modules.trainer.RunControl import COMMANDS, RunControl
-from modules.trainer.RunProcess import RunProcess
 from modules.util.config.errors import ConfigError
 from modules.viewModel.RunController import backups_of
 
@@ -118,7 +118,7 @@ def test_a_run_that_cannot_be_noted_is_not_left_alone(tmp_path, monkeypatch, min
         started.append(data["pid"])
         raise ConfigError("cannot be written: No space left on device", str(path))
 
-    monkeypatch.setattr("modules.trainer.RunProcess.write_json", refuse)
+    monkeypatch.setattr("modules.run.RunProcess.write_json", refuse)
     with pytest.raises(ConfigError, match="No space left"):
         RunProcess.start(mini_run.write(), tmp_path / "run")
     assert started and not psutil.pid_exists(started[0])

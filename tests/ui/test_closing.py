@@ -15,7 +15,7 @@ RUN = """
 import sys, time
 from pathlib import Path
 from modules.trainer.events import TrainCommands
-from modules.trainer.RunControl import RunControl
+from modules.run.RunControl import RunControl
 
 commands = TrainCommands()
 control = RunControl(Path(sys.argv[sys.argv.index("--control") + 1]), commands)
@@ -29,12 +29,12 @@ control.close("stopped" if commands.stop else "finished")
 CLOSE_WITH_A_RUN = """
 import sys, time
 from pathlib import Path
-from modules.trainer.RunProcess import RunProcess
+from modules.run.RunProcess import RunProcess
 from modules.ui.App import App
 from modules.ui.AskWindow import AskWindow
 
 root, answers, asked = Path(sys.argv[1]), ["Cancel", sys.argv[2]], []
-import modules.trainer.RunProcess as played
+import modules.run.RunProcess as played
 played.ROOT = root
 
 class Answered:

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from modules.trainer.RunProcess import RunProcess
+from modules.run.RunProcess import RunProcess
 from modules.util.config.errors import ConfigError
 from modules.viewModel.RunController import RunController, backups_of
 from modules.viewModel.RunModel import RunModel
@@ -20,7 +20,7 @@ SCRIPT = """
 import argparse, json, time
 from pathlib import Path
 from modules.trainer.events import TrainCommands
-from modules.trainer.RunControl import RunControl
+from modules.run.RunControl import RunControl
 
 parser = argparse.ArgumentParser()
 for name in ("--config-path", "--control", "--secrets-path", "--resume"):
@@ -52,7 +52,7 @@ def played(tmp_path, monkeypatch):
     root = tmp_path / "program"
     (root / "scripts").mkdir(parents=True)
     (root / "scripts" / "train.py").write_text(SCRIPT, encoding="utf-8")
-    monkeypatch.setattr("modules.trainer.RunProcess.ROOT", root)
+    monkeypatch.setattr("modules.run.RunProcess.ROOT", root)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 

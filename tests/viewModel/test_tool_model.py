@@ -4,7 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from modules.trainer.coord_check.methods import USUAL
+from modules.tool.coord_check.methods import USUAL
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.TrainingMethod import TrainingMethod

@@ -1,6 +1,6 @@
 import json
 
-from modules.trainer.output import config_comment
+from modules.modelSaver.output import config_comment
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.hidden_values import has_hidden, is_hidden, without_hidden
 from modules.util.config.TrainConfig import TrainConfig

@@ -1,9 +1,0 @@
-"""The concepts that a tiny base can be taught, by the name that the command takes."""
-
-from modules.tinyBase.boat import BOAT_CONCEPT
-from modules.tinyBase.concept import Concept
-from modules.tinyBase.lumo import LUMO_CONCEPT
-
-CONCEPTS: dict[str, Concept] = {concept.object: concept for concept in (LUMO_CONCEPT, BOAT_CONCEPT)}
-# that of the README and of the presets
-FIRST = LUMO_CONCEPT.object

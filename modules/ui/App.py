@@ -69,8 +69,8 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         )
         self.hints = TrainHints(self.form)
         self.worker = Worker()
-        self.runs = RunFollower(self, root)
-        self.preset_actions = PresetActions(self)
+        self.runs = RunFollower(self, self.tools, self.session, root, self.say, self._tell_of_run)
+        self.preset_actions = PresetActions(self, self.tools, self.session, self.say, self.refresh)
         self.optimizer_window: OptimizerWindow | None = None
         self.kept: dict[str, Any] = {}
         self._when_loaded: list[Callable[[], None]] = []
@@ -123,7 +123,10 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         px = self.theme.px
         self._body = ttk.Frame(self, style="Window.TFrame", padding=(px(12), px(10), px(4), px(8)))
         self._body.pack(fill="both", expand=True)
-        self.top = TopBar(self._body, self)
+        self.top = TopBar(
+            self._body, self.tools, self.session, self.hints, self.preset_actions, self.show_view, self.show_theme,
+            self.go_to,
+        )  # fmt: skip
         self.top.pack(fill="x", padx=(0, px(8)))
         self.tabs = TabBar(self._body, self.theme, [tab.name for tab in TABS], self.show_tab)
         self.tabs.pack(fill="x", pady=px(8), padx=(0, px(8)))
@@ -241,7 +244,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
             self.load_catalog()
             return
         if self.optimizer_window is None or not self.optimizer_window.winfo_exists():
-            self.optimizer_window = OptimizerWindow(self)
+            self.optimizer_window = OptimizerWindow(self, self.tools, self.form, self.settings.view)
         window = self.optimizer_window
         window.lift()
         window.focus_force()
@@ -286,6 +289,14 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         """Shows the run and starts it."""
         self.show_tab("run")
         _call(self.views["run"][1], "start")
+
+    def _tell_of_run(self) -> None:
+        """Shows what is new of a run: in its tab, and while another one is shown, as a line."""
+        _, view = self.views.get("run", (None, None))
+        if view is not None and view.winfo_exists():
+            view.news()
+        if self.tabs.current != "run":
+            self.say(self.runs.controller.model.line)
 
     def say(self, text: str) -> None:
         """Shows a line at the foot of the window."""

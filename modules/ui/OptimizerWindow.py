@@ -1,21 +1,18 @@
 import tkinter as tk
 from tkinter import ttk
-from typing import TYPE_CHECKING
 
 from modules.ui.enable import enable
 from modules.ui.FormView import FormView
 from modules.ui.place_over import place_over
 from modules.ui.SelectControl import SelectControl
 from modules.ui.TabBar import TabBar
+from modules.ui.WindowTools import WindowTools
 from modules.viewModel.OptimizerForm import OptimizerForm
 from modules.viewModel.recommended import RECOMMENDATIONS, Recommendation
-from modules.viewModel.TrainForm import OPTIMIZER
+from modules.viewModel.TrainForm import OPTIMIZER, TrainForm
 from modules.viewModel.UiSettings import ALL, BASIC
 
 import customtkinter as ctk
-
-if TYPE_CHECKING:
-    from modules.ui.App import App
 
 WIDTH, HEIGHT, SMALLEST = 1180, 700, (720, 420)
 
@@ -24,7 +21,9 @@ class OptimizerWindow(ctk.CTkToplevel):
     """The options of the chosen optimizer: exactly those that it has, with its defaults.
 
     Args:
-        app: whose config is edited; its catalog is loaded.
+        window: that it opens over.
+        form: of the config that is edited; its catalog is loaded.
+        view: basic or all options.
 
     Attributes:
         view: the form.
@@ -32,28 +31,28 @@ class OptimizerWindow(ctk.CTkToplevel):
         recommended: title -> button.
     """
 
-    def __init__(self, app: "App") -> None:
-        super().__init__(app)
+    def __init__(self, window: tk.Misc, tools: WindowTools, form: TrainForm, view: str) -> None:
+        super().__init__(window)
         self.withdraw()
-        assert app.form.catalog is not None
-        self._app, self._form = app, OptimizerForm(app.form, app.form.catalog)
+        assert form.catalog is not None
+        self._whole, self._form = form, OptimizerForm(form, form.catalog)
         self.title("Optimizer")
-        px = app.theme.px
+        px = tools.theme.px
         body = ttk.Frame(self, style="Window.TFrame", padding=(px(12), px(10), px(4), px(8)))
         body.pack(fill="both", expand=True)
         head = ttk.Frame(body, style="Window.TFrame")
         head.pack(fill="x", padx=(0, px(8)))
         self.optimizer = SelectControl(
-            head, app.form.fields[OPTIMIZER], self._form, app.tools, lambda text: app.form.set_text(OPTIMIZER, text)
+            head, form.fields[OPTIMIZER], self._form, tools, lambda text: form.set_text(OPTIMIZER, text)
         )
         self.optimizer.button.configure(width=28, style="Window.Select.TButton")
         self.optimizer.frame.pack(side="left")
-        app.tools.tooltip.attach(self.optimizer.button, lambda: self._form.help(OPTIMIZER))
+        tools.tooltip.attach(self.optimizer.button, lambda: self._form.help(OPTIMIZER))
         reset = ttk.Button(head, text="Reset all", style="Window.TButton", command=self._form.reset)
         reset.pack(side="left", padx=px(8))
-        app.tools.tooltip.attach(reset, lambda: "Gives every option the optimizer's own default.")
-        self.views = TabBar(head, app.theme, (BASIC, ALL), self._show_view)
-        self.views.mark(app.settings.view)
+        tools.tooltip.attach(reset, lambda: "Gives every option the optimizer's own default.")
+        self.views = TabBar(head, tools.theme, (BASIC, ALL), self._show_view)
+        self.views.mark(view)
         self.views.pack(side="right")
         row = ttk.Frame(body, style="Window.TFrame")
         row.pack(fill="x", pady=(px(8), px(8)), padx=(0, px(8)))
@@ -62,27 +61,27 @@ class OptimizerWindow(ctk.CTkToplevel):
         for one in RECOMMENDATIONS:
             button = ttk.Button(row, text=one.title, style="Window.TButton", command=lambda one=one: self._apply(one))
             button.pack(side="left", padx=(0, px(6)))
-            app.tools.tooltip.attach(button, lambda one=one: self._form.explain(one))
+            tools.tooltip.attach(button, lambda one=one: self._form.explain(one))
             self.recommended[one.title] = button
         self._news = ttk.Label(body, style="Muted.Window.TLabel", justify="left")
-        self.view = FormView(body, app.tools, app.form, self._form.sections(), self._form, app.settings.view == ALL)
+        self.view = FormView(body, tools, form, self._form.sections(), self._form, view == ALL)
         self.view.pack(fill="both", expand=True)
         self._shown = self._signature()
-        self._end = app.form.listen(lambda _: self._refresh())
+        self._end = form.listen(lambda _: self._refresh())
         self.bind("<Escape>", lambda _: self.destroy())
         self.bind("<Destroy>", self._destroyed, add="+")
-        place_over(self, app, (px(WIDTH), px(HEIGHT)), SMALLEST)
+        place_over(self, window, (px(WIDTH), px(HEIGHT)), SMALLEST)
         self._refresh()
 
     def show_field(self, path: str) -> bool:
         """Shows an option; False if the optimizer has none of this name."""
-        one = self._app.form.fields.get(path)
+        one = self._whole.fields.get(path)
         if one is not None and one.is_advanced and not self.view.everything:
             self._show_view(ALL)
         return path == OPTIMIZER or self.view.show_field(path)
 
     def _refresh(self) -> None:
-        self.optimizer.show(self._app.form.text(OPTIMIZER), False)
+        self.optimizer.show(self._whole.text(OPTIMIZER), False)
         self._news.pack_forget()
         if self._signature() != self._shown:
             self._shown = self._signature()

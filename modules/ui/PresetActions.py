@@ -1,25 +1,36 @@
-from typing import TYPE_CHECKING
+import tkinter as tk
+from collections.abc import Callable
 
 from modules.ui.AskWindow import AskWindow
+from modules.ui.WindowTools import WindowTools
 from modules.util.config.errors import ConfigError
 from modules.viewModel.PresetLibrary import Preset, PresetChangedError, PresetTakenError
-
-if TYPE_CHECKING:
-    from modules.ui.App import App
+from modules.viewModel.Session import Session
 
 
 class PresetActions:
     """Opens, saves and deletes presets, and asks first wherever something would be lost.
 
     Args:
-        app: the window.
+        window: over which it asks.
+        session: whose presets they are.
+        say: shows a line.
+        refresh: shows what preset is open, after a change of it.
 
     Attributes:
         asking: the window that asked last for a name.
     """
 
-    def __init__(self, app: "App") -> None:
-        self._app, self._session, self._presets = app, app.session, app.session.presets
+    def __init__(
+        self,
+        window: tk.Misc,
+        tools: WindowTools,
+        session: Session,
+        say: Callable[[str], None],
+        refresh: Callable[[], None],
+    ) -> None:
+        self._window, self._tools, self._say, self._refresh = window, tools, say, refresh
+        self._session, self._presets = session, session.presets
         self.asking: AskWindow | None = None
 
     def open(self, name: str) -> None:
@@ -29,12 +40,12 @@ class PresetActions:
             return
         if self._session.is_modified:
             question = f"{self._session.name} has been changed. Open {name} and lose the changes?"
-            if AskWindow(self._app, self._app.tools, "Open a preset", question, ("Cancel", "Open")).ask() != "Open":
+            if AskWindow(self._window, self._tools, "Open a preset", question, ("Cancel", "Open")).ask() != "Open":
                 return
         news: list[str] = []
         if self._session.open(preset, news.append):
             news = news or [f"{preset.name} is open."]
-        self._app.say(" ".join(news))
+        self._say(" ".join(news))
 
     def save(self) -> None:
         """Writes the preset; one that came with the program gets another name."""
@@ -46,37 +57,37 @@ class PresetActions:
         except PresetChangedError as error:
             self._ask_about(error)
         except ConfigError as error:
-            self._app.say(str(error))
-        self._app.refresh()
+            self._say(str(error))
+        self._refresh()
 
     def _ask_about(self, error: PresetChangedError) -> None:
         """What is to become of a preset that another program has changed."""
         buttons = ("Save as …", "Replace", "Cancel")
-        answer = AskWindow(self._app, self._app.tools, "Save", f"{error}. Replace what it is now?", buttons).ask()
+        answer = AskWindow(self._window, self._tools, "Save", f"{error}. Replace what it is now?", buttons).ask()
         if answer == "Save as …":
             self.save_as()
         elif answer == "Replace":
             try:
                 self._tell_saved(self._presets.save(self._session.form.config, replace=True))
             except ConfigError as trouble:
-                self._app.say(str(trouble))
+                self._say(str(trouble))
 
     def _tell_saved(self, preset: Preset) -> None:
         """With what stands in fields and was not saved, as it is wrong."""
         self._session.settings.preset = preset.key
         refused = self._session.refused()
-        self._app.say(f"{preset.name} is saved{', but ' if refused else ''}{'; '.join(refused)}.")
+        self._say(f"{preset.name} is saved{', but ' if refused else ''}{'; '.join(refused)}.")
 
     def save_as(self) -> None:
         """Asks for a name and writes an own preset; asks again before one is replaced."""
         window = AskWindow(
-            self._app, self._app.tools, "Save as", "Name of the preset, with / between folders:",
+            self._window, self._tools, "Save as", "Name of the preset, with / between folders:",
             ("Save", "Replace", "Cancel"), self._presets.suggestion, self._try_to_save,
         )  # fmt: skip
         window.buttons["Replace"].pack_forget()
         self.asking = window
         window.ask()
-        self._app.refresh()
+        self._refresh()
 
     def _try_to_save(self, answer: str, text: str) -> str:
         if answer == "Cancel":
@@ -84,7 +95,7 @@ class PresetActions:
         try:
             self._tell_saved(self._presets.save_as(text, self._session.form.config, replace=answer == "Replace"))
         except PresetTakenError as error:
-            self.asking.buttons["Replace"].pack(side="left", padx=(self._app.theme.px(8), 0))
+            self.asking.buttons["Replace"].pack(side="left", padx=(self._tools.theme.px(8), 0))
             return f"{error}; replace it, or give another name"
         except ConfigError as error:
             return str(error)
@@ -95,13 +106,13 @@ class PresetActions:
         preset = self._presets.current
         assert preset is not None
         question = f"Delete the preset {preset.name}? Its file is removed; the options stay as they are shown."
-        if AskWindow(self._app, self._app.tools, "Delete a preset", question, ("Cancel", "Delete")).ask() != "Delete":
+        if AskWindow(self._window, self._tools, "Delete a preset", question, ("Cancel", "Delete")).ask() != "Delete":
             return
         try:
             self._presets.delete(preset)
         except ConfigError as error:
-            self._app.say(str(error))
+            self._say(str(error))
         else:
             self._session.settings.preset = ""
-            self._app.say(f"{preset.name} is deleted.")
-        self._app.refresh()
+            self._say(f"{preset.name} is deleted.")
+        self._refresh()

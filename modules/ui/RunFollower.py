@@ -1,12 +1,11 @@
+import tkinter as tk
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
+from modules.ui.WindowTools import WindowTools
 from modules.viewModel.RunController import RunController
-from modules.viewModel.Session import RUNS
-
-if TYPE_CHECKING:
-    from modules.ui.App import App
+from modules.viewModel.Session import RUNS, Session
 
 TICK_MS = 250
 STOP, GO_ON, CANCEL = "Stop and save", "Let it go on", "Cancel"
@@ -16,17 +15,28 @@ class RunFollower:
     """Looks after runs as long as the window is open, whichever tab is shown.
 
     Args:
-        app: the window.
+        window: over which it asks, and whose timer it uses.
+        session: of which runs get their secrets.
         root: below it stands what runs leave behind for the window.
+        say: shows a line.
+        news: is called when there is something new of a run.
 
     Attributes:
         controller: starts runs and the queue.
     """
 
-    def __init__(self, app: "App", root: Path) -> None:
-        self._app = app
+    def __init__(
+        self,
+        window: tk.Misc,
+        tools: WindowTools,
+        session: Session,
+        root: Path,
+        say: Callable[[str], None],
+        news: Callable[[], None],
+    ) -> None:
+        self._window, self._tools, self._session, self._say, self._news = window, tools, session, say, news
         self.controller = RunController(root / RUNS)
-        app.after(TICK_MS, self._tick)
+        window.after(TICK_MS, self._tick)
 
     def may_close(self) -> bool:
         """Asks, while a run goes on, what is to become of it. False: the window stays."""
@@ -34,24 +44,18 @@ class RunFollower:
         if not self.controller.running:
             return True
         question = self.controller.closing_question
-        answer = AskWindow(self._app, self._app.tools, "A run goes on", question, (STOP, GO_ON, CANCEL)).ask()
+        answer = AskWindow(self._window, self._tools, "A run goes on", question, (STOP, GO_ON, CANCEL)).ask()
         if answer == STOP:
             self.controller.pause_queue()
             try:
                 self.controller.ask("stop")
             except OSError as error:
-                self._app.say(f"The run cannot be asked to stop: {error}")
+                self._say(f"The run cannot be asked to stop: {error}")
                 return False
         return answer in (STOP, GO_ON)
 
     def _tick(self) -> None:
-        app = self._app
-        app.after(TICK_MS, self._tick)
-        self.controller.secrets = app.session.secrets
-        if not self.controller.tick():
-            return
-        _, view = app.views.get("run", (None, None))
-        if view is not None and view.winfo_exists():
-            view.news()
-        if app.tabs.current != "run":
-            app.say(self.controller.model.line)
+        self._window.after(TICK_MS, self._tick)
+        self.controller.secrets = self._session.secrets
+        if self.controller.tick():
+            self._news()

@@ -1,16 +1,17 @@
 import tkinter as tk
+from collections.abc import Callable
 from tkinter import ttk
-from typing import TYPE_CHECKING
 
 from modules.ui.enable import enable
+from modules.ui.PresetActions import PresetActions
 from modules.ui.SearchField import SearchField
 from modules.ui.SelectControl import SelectControl
 from modules.ui.TabBar import TabBar
+from modules.ui.WindowTools import WindowTools
 from modules.viewModel.FieldHints import Choice
+from modules.viewModel.Session import Session
+from modules.viewModel.TrainHints import TrainHints
 from modules.viewModel.UiSettings import ALL, BASIC, SCALES, THEMES
-
-if TYPE_CHECKING:
-    from modules.ui.App import App
 
 OPTIONS = ("model_type", "training_method")
 # how the room is shared: preset, save, save as, model family, method; search, basic or all, looks
@@ -25,6 +26,11 @@ DELETE = ":delete"
 class TopBar(ttk.Frame):
     """Presets, model family, training method, search, and what is shown how.
 
+    Args:
+        show_view: shows basic or all options.
+        show_theme: takes other colours and another size of everything, in percent.
+        go_to: shows an option, by its path.
+
     Attributes:
         preset: the button that opens the list of presets; its text is the open one, with • if it has been changed.
         options: path -> control.
@@ -32,52 +38,62 @@ class TopBar(ttk.Frame):
         views: basic or all options.
     """
 
-    def __init__(self, parent: tk.Misc, app: "App") -> None:
+    def __init__(
+        self,
+        parent: tk.Misc,
+        tools: WindowTools,
+        session: Session,
+        hints: TrainHints,
+        presets: PresetActions,
+        show_view: Callable[[str], None],
+        show_theme: Callable[[str, int], None],
+        go_to: Callable[[str], None],
+    ) -> None:
         super().__init__(parent, style="Window.TFrame")
-        self._app = app
-        tools = app.tools
+        self._tools, self._session, self._presets, self._show_theme = tools, session, presets, show_theme
+        form, theme = session.form, tools.theme
         left, right = (ttk.Frame(self, style="Window.TFrame") for _ in range(2))
         self.preset = ttk.Button(left, style="Window.Select.TButton", width=NARROW, command=self._list_presets)
         self.preset.bind("<Down>", lambda _: self._list_presets())
-        tools.tooltip.attach(self.preset, lambda: f"Preset: {app.session.title}")
-        self.save = ttk.Button(left, text="Save", style="Window.TButton", command=app.preset_actions.save)
+        tools.tooltip.attach(self.preset, lambda: f"Preset: {session.title}")
+        self.save = ttk.Button(left, text="Save", style="Window.TButton", command=presets.save)
         tools.tooltip.attach(self.save, lambda: "Writes the preset (Ctrl+S). Those that came with the program stay.")
-        self.save_as = ttk.Button(left, text="Save as …", style="Window.TButton", command=app.preset_actions.save_as)
+        self.save_as = ttk.Button(left, text="Save as …", style="Window.TButton", command=presets.save_as)
         self.options: dict[str, SelectControl] = {}
         for path in OPTIONS:
-            one = app.form.fields[path]
+            one = form.fields[path]
             control = self.options[path] = SelectControl(
-                left, one, app.hints, tools, lambda text, path=path: app.form.set_text(path, text)
+                left, one, hints, tools, lambda text, path=path: form.set_text(path, text)
             )
             control.button.configure(width=NARROW, style="Window.Select.TButton")
-            tools.tooltip.attach(control.button, lambda path=path: f"{path}\n{app.hints.help(path)}")
+            tools.tooltip.attach(control.button, lambda path=path: f"{path}\n{hints.help(path)}")
         self._looks = ttk.Button(right, text="⚙", style="Window.TButton", width=3, command=self._list_looks)
         tools.tooltip.attach(self._looks, lambda: "Light or dark, and the size of everything")
-        self.views = TabBar(right, app.theme, (BASIC, ALL), app.show_view)
-        self.search = SearchField(right, tools, app.form, app.go_to)
+        self.views = TabBar(right, theme, (BASIC, ALL), show_view)
+        self.search = SearchField(right, tools, form, go_to)
         controls = (control.frame for control in self.options.values())
         self._lay(left, (self.preset, self.save, self.save_as, *controls), LEFT_SHARES)
         self._lay(right, (self.search, self.views, self._looks), RIGHT_SHARES)
         self._halves, self._lines = (left, right), 0
         self._arrange(ONE_LINE_WIDTH)
-        self.bind("<Configure>", lambda event: self._arrange(event.width / app.theme.scale))
+        self.bind("<Configure>", lambda event: self._arrange(event.width / theme.scale))
         self.refresh()
 
     def refresh(self) -> None:
         """Shows the preset, the model family and the method as they are."""
-        self.preset.configure(text=self._app.session.title)
-        enable(self.save, self._app.session.is_modified)
+        self.preset.configure(text=self._session.title)
+        enable(self.save, self._session.is_modified)
         for path, control in self.options.items():
-            control.show(self._app.form.text(path), False)
-        self.views.mark(self._app.settings.view)
+            control.show(self._session.form.text(path), False)
+        self.views.mark(self._session.settings.view)
 
     def _lay(self, line: ttk.Frame, widgets: tuple[tk.Widget, ...], shares: tuple[int, ...]) -> None:
         for place, (widget, share) in enumerate(zip(widgets, shares, strict=True)):
-            widget.grid(row=0, column=place, sticky="we", padx=(self._app.theme.px(6) if place else 0, 0))
+            widget.grid(row=0, column=place, sticky="we", padx=(self._tools.theme.px(6) if place else 0, 0))
             line.grid_columnconfigure(place, weight=share)
 
     def _arrange(self, room: float) -> None:
-        lines, (left, right), gap = 1 if room >= ONE_LINE_WIDTH else 2, self._halves, self._app.theme.px(6)
+        lines, (left, right), gap = 1 if room >= ONE_LINE_WIDTH else 2, self._halves, self._tools.theme.px(6)
         if lines == self._lines:
             return
         self._lines = lines
@@ -89,30 +105,30 @@ class TopBar(ttk.Frame):
         self.grid_columnconfigure(1, weight=26 if lines == 1 else 0)
 
     def _list_presets(self) -> None:
-        library = self._app.presets
+        library = self._session.presets
         choices = [Choice(preset.key, preset.key) for preset in library.presets()]
         if not choices:
             choices = [Choice("", "There are no presets.", "Save one with Save as …")]
         current = library.current
         if current is not None and library.can_save:
             choices.append(Choice(DELETE, f"Delete the preset {current.name} …"))
-        self._app.tools.popup.open(self.preset, choices, current.key if current else "", self._take_preset)
+        self._tools.popup.open(self.preset, choices, current.key if current else "", self._take_preset)
 
     def _take_preset(self, key: str) -> None:
         if key == DELETE:
-            self._app.preset_actions.delete()
+            self._presets.delete()
         else:
-            self._app.preset_actions.open(key)
+            self._presets.open(key)
 
     def _list_looks(self) -> None:
-        settings = self._app.settings
+        settings = self._session.settings
         choices = [Choice(f"theme {name}", f"{'✓ ' if name == settings.theme else '    '}{name}") for name in THEMES]
         choices += [Choice(f"scale {size}", f"{'✓ ' if size == settings.scale else '    '}{size} %") for size in SCALES]
-        self._app.tools.popup.open(self._looks, choices, f"theme {settings.theme}", self._take_looks)
+        self._tools.popup.open(self._looks, choices, f"theme {settings.theme}", self._take_looks)
 
     def _take_looks(self, text: str) -> None:
         what, _, value = text.partition(" ")
         if what == "theme":
-            self._app.show_theme(value, self._app.settings.scale)
+            self._show_theme(value, self._session.settings.scale)
         else:
-            self._app.show_theme(self._app.settings.theme, int(value))
+            self._show_theme(self._session.settings.theme, int(value))

@@ -34,6 +34,7 @@ BENCHMARKS = "benchmarks"
 MAY_IMPORT[BENCHMARKS] = UTIL | {"module", "modelSaver", "model", "dataLoader", "trainer", "run", "tool"}
 # The engine is a distribution of its own: these rooms use it, and it uses nothing of theirs.
 ENGINE = ROOT / "scaled-optim" / "scaled_optim"
+PLUGIN = ROOT / "scaled-onetrainer" / "scaled_onetrainer"
 USES_ENGINE = {"util/config", "module", "trainer", "tool", BENCHMARKS}
 ENGINE_MAY_USE = {"torch", "scaled_optim"} | set(sys.stdlib_module_names)
 # comes along with torch's own builds for GPUs, and is imported only where a kernel is launched
@@ -87,6 +88,23 @@ def test_room_imports_only_lower_rooms(room):
             if top == "scaled_optim" and room not in USES_ENGINE:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Of the trainer, the measurements, the engine and the plugin; an import inside of a function counts, too."""
+    named = {}
+    for base in (ROOT, ENGINE.parent, PLUGIN.parent):
+        for top in ("modules", BENCHMARKS, ENGINE.name, PLUGIN.name):
+            for path in sorted((base / top).rglob("*.py")):
+                named[".".join(path.relative_to(base).with_suffix("").parts)] = path
+    arrows = {name: (imports(path) & named.keys()) - {name} for name, path in named.items()}
+    assert len(arrows) > 400
+    # what imports nothing that is left is taken away, until only circles and what leads to them are left
+    while ends := [name for name, targets in arrows.items() if not targets]:
+        for name in ends:
+            del arrows[name]
+        arrows = {name: targets - set(ends) for name, targets in arrows.items()}
+    assert not arrows, "\n".join(f"{name} -> {', '.join(sorted(targets))}" for name, targets in arrows.items())
 
 
 def test_the_engine_needs_torch_only():

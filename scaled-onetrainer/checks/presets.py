@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scaled_onetrainer import SWITCH
 from scaled_onetrainer.fields import options_in
 from scaled_onetrainer.hooks.adapters import check_adapter_options
 from scaled_onetrainer.hooks.config_fields import unguarded
 from scaled_onetrainer.members import rule_of
-from scaled_onetrainer.startup import SWITCH
 
 import report
 from make_presets import ADAPTER_KEYS, ALLOWED, ORIGIN, OUTPUT

@@ -3,6 +3,9 @@
 Nothing here loads torch before OneTrainer does: importing this package is part of every start of Python.
 """
 
+# the environment variable that switches the plugin off
+SWITCH = "SCALED_ONETRAINER"
+
 
 def __getattr__(name: str) -> str:
     # importlib.metadata takes longer than all the rest of Python's start

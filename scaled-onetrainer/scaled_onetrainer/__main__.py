@@ -6,9 +6,8 @@ import runpy
 import sys
 from pathlib import Path
 
-from scaled_onetrainer import __version__
+from scaled_onetrainer import SWITCH, __version__
 from scaled_onetrainer.command import CommandError, checkout_at
-from scaled_onetrainer.startup import SWITCH
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,11 +72,13 @@ def main(arguments: list[str]) -> int:
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:
     if options.command == "check":
+        # the table names every one of our options, which costs more than anything else here
+        from scaled_onetrainer.assumptions import ASSUMPTIONS
         from scaled_onetrainer.contract import report
 
         if not Path(options.folder).is_dir():
             raise CommandError(f"{options.folder} is no folder.")
-        return report(Path(options.folder).resolve())
+        return report(Path(options.folder).resolve(), ASSUMPTIONS)
     root = checkout_at(options.onetrainer)
     if options.command == "train":
         # as `python -m scaled_onetrainer.launch`: children know that name

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from scaled_onetrainer import SWITCH
 from scaled_onetrainer.checkout import MARKS, short_commit
 from scaled_onetrainer.hook_table import CORE, FEATURE
-from scaled_onetrainer.startup import SWITCH
 from scaled_onetrainer.syntax import Look
 
 REMEDY = {
@@ -86,12 +86,9 @@ def _tree(root: Path, file: str, trees: dict[str, ast.Module | None]) -> ast.Mod
     return trees[file]
 
 
-def report(root: Path) -> int:
+def report(root: Path, assumptions: Iterable[Assumption]) -> int:
     """Prints one line for each assumption, and how many there are; 1 if one that is no window's fails, else 0."""
-    # the table names every one of our options, which costs more than the check's own modules
-    from scaled_onetrainer.assumptions import ASSUMPTIONS
-
-    found = list(check(root, ASSUMPTIONS))
+    found = list(check(root, assumptions))
     for finding in found:
         print(finding)
     missing = [finding.assumption for finding in found if finding.line is None]

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from scaled_onetrainer import startup
+from scaled_onetrainer import SWITCH, startup
 from scaled_onetrainer.checkout import commit_of
 from scaled_onetrainer.hook_table import HOOKS, WINDOW
 from scaled_onetrainer.HookedLoader import HookedLoader
@@ -43,7 +43,7 @@ def examine(root: Path) -> int:
 def _examine(root: Path) -> Iterator[Line]:
     yield from facts(root)
     if startup.switched_off():
-        yield False, f"the plugin is switched off by the environment variable {startup.SWITCH}; unset it"
+        yield False, f"the plugin is switched off by the environment variable {SWITCH}; unset it"
         return
     startup.start()
     loaded = True

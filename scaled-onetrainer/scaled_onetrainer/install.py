@@ -8,9 +8,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from scaled_onetrainer import __version__
+from scaled_onetrainer import SWITCH, __version__
 from scaled_onetrainer.command import CommandError
-from scaled_onetrainer.startup import SWITCH
 
 DISTRIBUTIONS = ("scaled-optim", "scaled-onetrainer")
 # what the environment says after the plugin was installed: its version, and whether its torch is new enough

@@ -25,7 +25,7 @@ def train(root: Path, arguments: list[str]) -> None:
     """
     if scaled_onetrainer.startup.switched_off():
         raise CommandError(
-            f"The environment variable {scaled_onetrainer.startup.SWITCH} switches the plugin off: unset it, or run "
+            f"The environment variable {scaled_onetrainer.SWITCH} switches the plugin off: unset it, or run "
             "OneTrainer's own scripts/train.py."
         )
     scaled_onetrainer.startup.start()

@@ -4,10 +4,9 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from scaled_onetrainer import __version__
+from scaled_onetrainer import SWITCH, __version__
 from scaled_onetrainer.checkout import short_commit
 from scaled_onetrainer.hook_table import CORE, FEATURE, Hook
-from scaled_onetrainer.startup import SWITCH
 
 # One line for each feature that this checkout has no place for; the factory stops a run that would need it.
 BROKEN: dict[str, str] = {}

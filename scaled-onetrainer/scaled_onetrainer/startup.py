@@ -3,8 +3,10 @@
 import os
 import sys
 
-# the environment variable that switches the plugin off, and the values that do
-SWITCH, OFF = "SCALED_ONETRAINER", ("0", "off", "false", "no")
+from scaled_onetrainer import SWITCH
+
+# the values of the variable that switch it off
+OFF = ("0", "off", "false", "no")
 
 
 def switched_off() -> bool:

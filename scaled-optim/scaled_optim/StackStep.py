@@ -64,6 +64,7 @@ class StackStep:
         totals: what a rule shares between all parameters.
         one_pass: whether torch's kernels may be used that do a whole rule at once; not in a compiled step.
         runner: launches kernels of our own; None: there are none.
+        trial: tries them on steps like this one, see `kernels.trial`.
         rate: what the direction was multiplied with in the step, for statistics.
         size: what to multiply the step with, where scaling must not take it out again; None: nothing.
         beta2: the second moment's factor where it is not the option, for statistics.
@@ -93,10 +94,11 @@ class StackStep:
         one_pass: bool = False,
         watched: bool = False,
         runner: Runner | None = None,
+        trial: Callable[..., str | None] | None = None,
     ) -> None:
         self.gradients, self.parameters, self.shape, self.dtype = gradients, parameters, shape, dtype
         self.role, self.options, self.n = role, options, numbers
-        self.one_pass, self.watched, self.runner = one_pass, watched, runner
+        self.one_pass, self.watched, self.runner, self.trial = one_pass, watched, runner, trial
         self.step, self.first, self.kernel = step, step == 1 if first is None else first, kernel
         self.places, self.totals = places, totals
         self.denominator: Tensor | None = None

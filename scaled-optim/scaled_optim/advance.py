@@ -3,7 +3,7 @@
 from scaled_optim.features.orthogonal_gradient import orthogonal_gradient
 from scaled_optim.features.weight_decay import decay_
 from scaled_optim.kernels.fused_step import fits, fused_step
-from scaled_optim.kernels.trial import kind_of, trial
+from scaled_optim.kernels.trial import kind_of
 from scaled_optim.rules.Rule import Rule
 from scaled_optim.StackStep import StackStep
 
@@ -21,7 +21,7 @@ def advance(rule: Rule, *steps: StackStep) -> list[Tensor | None]:
         show.
     """
     for s in steps:
-        if fits(rule, s) and s.runner.trusted(kind_of(rule, s), lambda s=s: trial(rule, s)):
+        if fits(rule, s) and s.runner.trusted(kind_of(rule, s), lambda s=s: s.trial(rule, s)):
             return [fused_step(rule, s)]
         orthogonal_gradient(s)
         if rule.step_at_once(s):

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Number = float | Tensor
+# brings atan2(x, x), of a direction that never changes, to 1
+ATAN2_SCALE = 4 / math.pi
 # A sum with a single result is split among threads from 32768 elements on, one of a stack never is.
 LONGEST_SUM = 1 << 14
 # in numbers; matrices that begin at multiples of it begin at multiples of 64 bytes

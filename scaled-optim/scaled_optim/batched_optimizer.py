@@ -1,5 +1,6 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from scaled_optim.advance import advance
@@ -7,6 +8,7 @@ from scaled_optim.batching import unpaired_note
 from scaled_optim.features.decay_portions import debt_of, decay_period
 from scaled_optim.features.decay_rates import decay_share, decoupled
 from scaled_optim.kernels.Runner import Runner, runner_of
+from scaled_optim.kernels.trial import trial
 from scaled_optim.noise import uniform_bits
 from scaled_optim.OptimizerBatches import betas_of
 from scaled_optim.OptimizerState import OptimizerState
@@ -241,7 +243,7 @@ class BatchedOptimizer(OptimizerState):
             batch.slots, stores, keys, at, first=step == 1, kernel=batch.kernel,
             places=batch.places if whole else batch.places[start:stop], totals=self._totals,
             one_pass=batch.device.type in ("cpu", "cuda") and not self.compile, watched=self.watch,
-            runner=None if self.compile else self._runner,
+            runner=None if self.compile else self._runner, trial=partial(trial, BatchedOptimizer),
         )  # fmt: skip
 
     def _taken(self, batch: ParameterBatch, members: Sequence[nn.Parameter]) -> tuple[list[Tensor], bool]:

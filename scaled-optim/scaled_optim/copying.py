@@ -1,6 +1,6 @@
 """What `copy.deepcopy` and `pickle` take of an optimizer, and how the copy goes on from it, to the bit."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scaled_optim.description import Description, Descriptions
 from scaled_optim.kernels.Runner import runner_of
@@ -9,17 +9,14 @@ from scaled_optim.roles import described_role, parameter_info
 
 import torch
 
-if TYPE_CHECKING:
-    from scaled_optim.batched_optimizer import BatchedOptimizer
-
 PLAIN = (
     "rule", "describe", "seed", "chunk", "compile", "state_device", "kernels", "watch", "statistics", "defaults",
     "param_groups",
 )  # fmt: skip
 
 
-def packed(optimizer: "BatchedOptimizer") -> dict[str, Any]:
-    """Everything but what is made anew when it is needed; hooks are left out, as torch leaves them out."""
+def packed(optimizer: Any) -> dict[str, Any]:
+    """All of a `BatchedOptimizer` but what is made anew when needed; hooks are left out, as torch leaves them out."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     places = {parameter: place for place, parameter in enumerate(parameters)}
     batches = [
@@ -51,7 +48,7 @@ def _description(info: Any) -> Description | None:
 
 
 @torch.no_grad()
-def unpack(optimizer: "BatchedOptimizer", state: dict[str, Any]) -> None:
+def unpack(optimizer: Any, state: dict[str, Any]) -> None:
     """Makes an optimizer that `_begin` has begun go on from what `packed` gave."""
     for name in PLAIN:
         setattr(optimizer, name, state[name])

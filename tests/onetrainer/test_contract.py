@@ -47,7 +47,7 @@ def test_looks():
 
 
 def test_the_stand_in_has_every_shape(capsys):
-    assert report(STAND_IN) == 0
+    assert report(STAND_IN, ASSUMPTIONS) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(ASSUMPTIONS) + 1 and all(line.startswith("ok ") for line in lines[:-1])
     assert f"{len(ASSUMPTIONS)} hold, 0 of training are missing, 0 of windows" in lines[-1]
@@ -98,12 +98,12 @@ def test_a_change_is_named(tmp_path, capsys, file, old, new, what, code):
     text = (copy / file).read_text()
     assert old in text
     (copy / file).write_text(text.replace(old, new))
-    assert report(copy) == code
+    assert report(copy, ASSUMPTIONS) == code
     missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("MISSING")]
     assert len(missing) == 1 and missing[0].startswith(f"MISSING {file}  {what}: this takes ")
     assert "update OneTrainer or scaled-onetrainer" in missing[0]
 
 
 def test_no_checkout_at_all(tmp_path, capsys):
-    assert report(tmp_path) == 1
+    assert report(tmp_path, ASSUMPTIONS) == 1
     assert "is not recognised as a checkout of OneTrainer" in capsys.readouterr().out

@@ -1,6 +1,6 @@
 """Runs a kind of fused step beside the single operations, on small random parameters, before it is trusted."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,11 +51,12 @@ def kind_of(rule: Rule, s: StackStep) -> Hashable:
     )
 
 
-def trial(rule: Rule, s: StackStep) -> str | None:
-    """What is wrong with the kernels for steps like this one; None if they agree. Waits for the device."""
-    # it is made of what this belongs to
-    from scaled_optim.batched_optimizer import BatchedOptimizer
+def trial(make: Callable[..., Any], rule: Rule, s: StackStep) -> str | None:
+    """What is wrong with the kernels for steps like this one; None if they agree. Waits for the device.
 
+    Args:
+        make: `BatchedOptimizer`, which this is a part of.
+    """
     options = {key: s.options[key] for key in rule.defaults}
     format, gradient_format = s.parameters.tensors[0].dtype, s.gradients.tensors[0].dtype
     found = []
@@ -66,7 +67,7 @@ def trial(rule: Rule, s: StackStep) -> str | None:
             value = torch.randn(_shape(s), generator=generator)
             parameters.append(nn.Parameter(value.to(s.device, format)))
             parameters[-1].parameter_info = SimpleNamespace(role=s.role.name, name=str(index))
-        optimizer = BatchedOptimizer(parameters, rule, 0.01, kernels=kernels, **options)
+        optimizer = make(parameters, rule, 0.01, kernels=kernels, **options)
         for _ in range(STEPS):
             for parameter in parameters:
                 gradient = torch.randn(parameter.shape, generator=generator)

@@ -9,10 +9,9 @@ parameter, 2 a row, 3 a column. The formulas are those of rules and features, in
 import math
 
 from scaled_optim.anchors import HALF_STEP
-from scaled_optim.arithmetic import _arctangent_series
+from scaled_optim.arithmetic import ATAN2_SCALE, _arctangent_series
 from scaled_optim.codecs import SMALLEST_SCALE
 from scaled_optim.noise import GOLDEN_32, KEY_FACTOR, MULTIPLIER_1, MULTIPLIER_2
-from scaled_optim.rules.AdamWAdv import ATAN2_SCALE
 
 import torch
 

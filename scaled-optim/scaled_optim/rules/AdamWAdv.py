@@ -2,7 +2,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from scaled_optim.arithmetic import arctangent
+from scaled_optim.arithmetic import ATAN2_SCALE, arctangent
 from scaled_optim.features.cautious import cautious_direction
 from scaled_optim.features.kourkoutas import kourkoutas_beta2
 from scaled_optim.features.moments import FIRST, SECOND, SLOW, first_moment, second_moment, with_slow_moment
@@ -14,7 +14,6 @@ from scaled_optim.StackStep import StackStep
 from torch import Tensor
 
 # atan2 of equal arguments is π/4; with this factor it is 1, as m/√v is.
-ATAN2_SCALE = 4 / math.pi
 
 
 class AdamWAdv(Rule):

@@ -5,7 +5,6 @@ equals an uninterrupted one. Axes: `n` scenes, `b` batch, `c` latent channels, `
 """
 
 import math
-import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.tinyBase import components
 from benchmarks.tinyBase.scenes import Scene, draw_scene, random_scene
+from modules.util.config.whole_file import replacing
 
 import torch
 import torch.distributed as dist
@@ -145,8 +145,8 @@ def run_stage(
         if ((step + 1) % loop.checkpoint_every == 0 or step + 1 == loop.steps) and worker() == 0:
             state = {key: module.state_dict() for key, module in modules.items()}
             state.update(step=step + 1, optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
-            torch.save(state, file.with_suffix(".tmp"))
-            os.replace(file.with_suffix(".tmp"), file)
+            with replacing(file, ".tmp") as written:
+                torch.save(state, written)
 
 
 def random_scenes(seed: int, stage: str, number: int) -> list[Scene]:

@@ -1,4 +1,3 @@
-import contextlib
 import json
 import os
 import threading
@@ -7,6 +6,7 @@ from pathlib import Path
 
 from modules.dataLoader.decode_image import DARK, decode_with_range
 from modules.dataLoader.TensorCache import cache_error
+from modules.util.config.whole_file import replacing
 
 import PIL
 
@@ -84,16 +84,12 @@ class CheckedImages:
         """
         if self._path is None or not self._new:
             return
-        temporary = self._path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
         images = {key: _written_facts(facts) for key, facts in sorted(self._known.items())}
         data = {"pillow": PIL.__version__, "check": CHECK, "images": images}
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(data), encoding="utf-8")
-            os.replace(temporary, self._path)
+            with replacing(self._path, f".{os.getpid()}.tmp", durable=False) as file:
+                file.write(json.dumps(data).encode())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise cache_error(self._path.parent, error) from None
 
 

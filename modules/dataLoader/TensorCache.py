@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from modules.util.config.whole_file import replacing
 from modules.util.UserError import UserError
 
 import torch
@@ -20,7 +21,8 @@ from safetensors import SafetensorError
 KINDS = ("latents", "masks", "captions")
 FORMAT = "1"
 ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
-LEFTOVER_NAME = re.compile(r"\.[0-9a-f]{64}\.\d+\.\d+\.tmp")
+# those of older versions have no ending of a file in their names
+LEFTOVER_NAME = re.compile(r"\.[0-9a-f]{64}(\.safetensors)?\.\d+\.\d+\.tmp")
 LEFTOVER_AGE = 3600.0
 """Seconds after which a temporary file cannot belong to a running program."""
 
@@ -63,17 +65,11 @@ class TensorCache:
             UserError: if the disk is full or the folder cannot be written. Other entries stay as they are.
         """
         path = self.path(kind, key)
-        temporary = path.with_name(f".{key}.{os.getpid()}.{threading.get_ident()}.tmp")
         data = pack(tensors, key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(data)
-                os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-                raise
+            # an entry that a power cut spoils is noticed, and built again
+            with replacing(path, f".{os.getpid()}.{threading.get_ident()}.tmp", durable=False) as file:
+                file.write(data)
         except OSError as error:
             raise cache_error(self.directory, error) from None
 

@@ -31,6 +31,7 @@ from modules.model.model_name import (
     repository_folder,
 )
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.config.whole_file import replacing
 from modules.util.UserError import UserError
 
 from huggingface_hub import constants
@@ -254,10 +255,8 @@ class Snapshot:
         if self.name.revision == self.commit:
             return
         note = self._repository / "refs" / self.name.revision
-        note.parent.mkdir(parents=True, exist_ok=True)
-        partial = note.with_name(f"{note.name}.{os.getpid()}.tmp")
-        partial.write_text(self.commit, encoding="utf-8")
-        os.replace(partial, note)
+        with replacing(note, f".{os.getpid()}.tmp", durable=False) as file:
+            file.write(self.commit.encode())
 
 
 def check_hub_name(name: str, key: str, config: TrainConfig) -> None:

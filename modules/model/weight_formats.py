@@ -7,6 +7,7 @@ from modules.model.ActivationOffload import ActivationOffload
 from modules.model.LayerOffload import offload, waiting_units
 from modules.model.QuantizedLinear import WEIGHT_CODECS, QuantizedLinear
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.dtypes import FLOAT_DTYPES
 from modules.util.enum.DataType import DataType
 from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.LayerFilter import LayerFilter
@@ -15,11 +16,6 @@ from modules.util.UserError import UserError
 import torch
 from torch import nn
 
-WEIGHT_DTYPES = {
-    DataType.FLOAT_32: torch.float32,
-    DataType.FLOAT_16: torch.float16,
-    DataType.BFLOAT_16: torch.bfloat16,
-}
 # A layer with fewer numbers saves nothing worth its error: 64 × 64.
 SMALLEST = 4096
 
@@ -39,11 +35,11 @@ def part_dtype(config: TrainConfig, part: str) -> torch.dtype:
     """
     data_type = config.part_weight_dtype(part)
     if data_type in WEIGHT_CODECS:
-        return WEIGHT_DTYPES.get(config.train_dtype, torch.bfloat16)
-    if data_type not in WEIGHT_DTYPES:
-        expected = ", ".join(map(str, (*WEIGHT_DTYPES, *WEIGHT_CODECS)))
+        return FLOAT_DTYPES.get(config.train_dtype, torch.bfloat16)
+    if data_type not in FLOAT_DTYPES:
+        expected = ", ".join(map(str, (*FLOAT_DTYPES, *WEIGHT_CODECS)))
         raise UserError(f"{part}.weight_dtype: found {data_type}, which is not supported; expected one of {expected}.")
-    return WEIGHT_DTYPES[data_type]
+    return FLOAT_DTYPES[data_type]
 
 
 def place_part(module: nn.Module, part: str, config: TrainConfig, device: torch.device) -> nn.Module:
@@ -114,7 +110,7 @@ def quantized_layers(module: nn.Module, part: str, config: TrainConfig) -> list[
         raise UserError(
             f"{part}.weight_dtype: found {data_type}, but the {part} has no layer that can be quantized: only linear "
             f"layers of {SMALLEST} numbers and more are, and no convolutions. "
-            f"Set it to one of {', '.join(map(str, WEIGHT_DTYPES))}."
+            f"Set it to one of {', '.join(map(str, FLOAT_DTYPES))}."
         )
     if part.startswith("text_encoder"):
         return names

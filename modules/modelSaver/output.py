@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from modules.util.atomic_file import sync_folder, write_failure
+from modules.util.atomic_file import write_failure
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.field_type import field_type, option_of
 from modules.util.config.load import pack
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.config.whole_file import sync_folder
 from modules.util.enum.ConfigPart import ConfigPart
 from modules.util.write_place import check_output_place
 

@@ -15,6 +15,7 @@ from modules.module.AdapterModule import AdaptedLayer
 from modules.module.AdapterSet import AdapterSet
 from modules.util.AdapterNaming import AdapterNaming, FusedLayer, LayerId
 from modules.util.atomic_file import safetensors_sha256, write_safetensors
+from modules.util.dtypes import OUTPUT_DTYPES
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.layer_path import layer_path
@@ -22,13 +23,6 @@ from modules.util.UserError import UserError
 
 import torch
 from torch import Tensor, nn
-
-OUTPUT_DTYPES: dict[DataType, torch.dtype | None] = {
-    DataType.FLOAT_32: torch.float32,
-    DataType.FLOAT_16: torch.float16,
-    DataType.BFLOAT_16: torch.bfloat16,
-    DataType.NONE: None,  # as trained
-}
 
 # (component, module path) -> the base layer
 BaseLayers = Callable[[str, str], AdaptedLayer]

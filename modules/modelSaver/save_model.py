@@ -9,7 +9,6 @@ from typing import Any
 
 from modules.util.atomic_file import write_json, write_safetensors
 from modules.util.CheckpointTensor import CheckpointTensor
-from modules.util.enum.DataType import DataType
 from modules.util.UserError import UserError
 
 import torch
@@ -17,12 +16,6 @@ from torch import Tensor, nn
 
 from diffusers import ModelMixin
 
-OUTPUT_DTYPES: dict[DataType, torch.dtype | None] = {
-    DataType.FLOAT_32: torch.float32,
-    DataType.FLOAT_16: torch.float16,
-    DataType.BFLOAT_16: torch.bfloat16,
-    DataType.NONE: None,  # as it is
-}
 # what the libraries look for in a component's folder
 DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".msgpack", ".ckpt", ".h5", ".onnx", ".index.json")

@@ -9,7 +9,6 @@ from modules.model.BaseModel import BaseModel
 from modules.model.ModelSource import FolderSource
 from modules.modelSaver.output import Warn, config_comment, replace_output
 from modules.modelSaver.save_model import (
-    OUTPUT_DTYPES,
     copy_folder,
     model_metadata,
     write_checkpoint,
@@ -19,6 +18,7 @@ from modules.modelSaver.save_model import (
 from modules.util.config.errors import Remedy
 from modules.util.config.load import pack
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.dtypes import OUTPUT_DTYPES
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
 

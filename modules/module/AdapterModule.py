@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 from modules.module.dense_weight import is_quantized
 from modules.util.config.TrainConfig import TrainConfig
-from modules.util.enum.DataType import DataType
+from modules.util.dtypes import FLOAT_DTYPES
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.layer_path import layer_path
 from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
@@ -15,12 +15,6 @@ import torch
 from torch import Tensor, nn
 
 AdaptedLayer = nn.Linear | nn.Conv2d
-
-TRAINED_DTYPES = {
-    DataType.FLOAT_32: torch.float32,
-    DataType.BFLOAT_16: torch.bfloat16,
-    DataType.FLOAT_16: torch.float16,
-}
 
 
 class UnfitLayerError(UserError):
@@ -228,12 +222,12 @@ class AdapterModule(nn.Module, ABC):
 
 def trained_dtype(config: TrainConfig) -> torch.dtype:
     """The torch dtype of `lora_weight_dtype`; UserError if it is not one that can be trained."""
-    if config.lora_weight_dtype not in TRAINED_DTYPES:
+    if config.lora_weight_dtype not in FLOAT_DTYPES:
         raise UserError(
             f"lora_weight_dtype: found {config.lora_weight_dtype}, "
-            f"expected one of {', '.join(str(key) for key in TRAINED_DTYPES)}."
+            f"expected one of {', '.join(str(key) for key in FLOAT_DTYPES)}."
         )
-    return TRAINED_DTYPES[config.lora_weight_dtype]
+    return FLOAT_DTYPES[config.lora_weight_dtype]
 
 
 def layer_generator(seed: int, full_name: str) -> torch.Generator:

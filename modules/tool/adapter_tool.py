@@ -34,11 +34,12 @@ from modules.modelSaver.convert import (
 from modules.modelSaver.format_rules import comfy_remarks, onetrainer_remarks
 from modules.modelSaver.inspect_adapter import info_text, inspect_adapter
 from modules.modelSaver.merged_model import changed_tensors, folder_at_once, write_merged_folder, writing
-from modules.modelSaver.save_adapter import OUTPUT_DTYPES, kind_of_components, save_parts
+from modules.modelSaver.save_adapter import kind_of_components, save_parts
 from modules.module.AdapterModule import AdaptedLayer
 from modules.module.kernel_layout import KERNELS
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.dtypes import OUTPUT_DTYPES
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.ReferenceModel import ReferenceModel

@@ -9,14 +9,13 @@ from modules.model.AddedWords import word_pattern
 from modules.model.BaseModel import BaseModel
 from modules.modelSaver.embedding_file import write_embedding
 from modules.modelSaver.output import config_comment, replace_output
-from modules.modelSaver.save_adapter import OUTPUT_DTYPES
-from modules.module.AdapterModule import TRAINED_DTYPES
 from modules.trainer.EmbeddingSet import EmbeddingSet
 from modules.trainer.Method import Method, SetOptions, Warn
 from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainEmbeddingConfig import TrainEmbeddingConfig
+from modules.util.dtypes import FLOAT_DTYPES, OUTPUT_DTYPES
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.TimeUnit import TimeUnit
 from modules.util.enum.TrainingMethod import TrainingMethod
@@ -86,8 +85,8 @@ class AdditionalEmbeddings(Method):
         for embedding in own.values():
             if embedding.is_output_embedding:
                 raise UserError(f"embedding {embedding.placeholder}: is_output_embedding is not supported yet.")
-        if config.embedding_weight_dtype not in TRAINED_DTYPES:
-            allowed = ", ".join(TRAINED_DTYPES)
+        if config.embedding_weight_dtype not in FLOAT_DTYPES:
+            allowed = ", ".join(FLOAT_DTYPES)
             raise UserError(
                 f"embedding_weight_dtype: found {config.embedding_weight_dtype}, expected one of {allowed}."
             )

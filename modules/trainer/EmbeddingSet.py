@@ -3,9 +3,9 @@ from typing import Self
 
 from modules.model.BaseModel import BaseModel
 from modules.modelSaver.embedding_file import fit_embedding
-from modules.module.AdapterModule import TRAINED_DTYPES
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainEmbeddingConfig import TrainEmbeddingConfig
+from modules.util.dtypes import FLOAT_DTYPES
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
 from modules.util.UserError import UserError
@@ -38,7 +38,7 @@ class EmbeddingSet:
         self._keys = model.embedding_keys
         self._parameters: dict[str, nn.Parameter] = {}
         self._lengths: dict[str, float] = {}
-        dtype = TRAINED_DTYPES[config.embedding_weight_dtype]
+        dtype = FLOAT_DTYPES[config.embedding_weight_dtype]
         for part, start in self._start(model, own).items():
             layer = "text_model.embeddings.token_embedding"
             self._parameters[part] = parameter = nn.Parameter(start.to(model.device, dtype))

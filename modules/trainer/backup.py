@@ -28,8 +28,9 @@ from modules.trainer.backup_order import (
     read_manifest,
 )  # fmt: skip
 from modules.trainer.TrainProgress import TrainProgress
-from modules.util.atomic_file import sync_folder, write_failure, write_safetensors
+from modules.util.atomic_file import write_failure, write_safetensors
 from modules.util.config.file_kind import special_kind
+from modules.util.config.whole_file import sync_folder
 from modules.util.out_of_memory import is_out_of_memory
 from modules.util.UserError import UserError
 

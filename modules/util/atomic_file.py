@@ -1,6 +1,5 @@
 """Files that are either whole or not there: written beside the target, synced, then renamed over it."""
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.util.config.file_kind import special_kind
+from modules.util.config.whole_file import replacing
 from modules.util.UserError import UserError
 
 import torch
@@ -57,25 +57,14 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | Iterable[bytes | mem
             the old file is untouched.
     """
     target = Path(os.path.realpath(path))  # a link keeps pointing to the file that is replaced
-    partial = target.with_name(f".{target.name}.partial")
-    chunks = (data,) if isinstance(data, (bytes, bytearray, memoryview)) else data
     try:
         if kind := special_kind(target):
             raise UserError(f"Cannot write {os.fspath(path)}: it is {kind}, expected a file. Choose another name.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            for chunk in chunks:
+        with replacing(target, ".partial") as file:
+            for chunk in (data,) if isinstance(data, (bytes, bytearray, memoryview)) else data:
                 file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-        sync_folder(target.parent)
     except OSError as error:
         raise write_failure(path, error) from error
-    finally:
-        # after a successful rename there is nothing left to remove
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def write_failure(path: str | os.PathLike[str], error: OSError) -> UserError:
@@ -142,15 +131,3 @@ def safetensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 def _order(tensors: Mapping[str, Tensor]) -> list[str]:
     """Wider dtypes first, so that every tensor is aligned to its element; then by name."""
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the rename itself durable. The file is complete by now, so a system that cannot do this is no error."""
-    if os.name == "nt":
-        return
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

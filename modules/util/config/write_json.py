@@ -1,6 +1,5 @@
 """Writes JSON so that a file is always either the old one or the new one."""
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from modules.util.config.errors import ConfigError
 from modules.util.config.file_kind import special_kind
+from modules.util.config.whole_file import replacing
 
 
 def json_text(data: Any) -> str:
@@ -32,40 +32,18 @@ def write_json(path: str | Path, data: Any, private: bool = False) -> None:
         ConfigError: if the file cannot be written, with the reason.
     """
     target = Path(os.path.realpath(path))
-    # of what is private there is but one, so that none of a program that was killed stays
-    mark = "" if private else f".{os.getpid()}"
-    temporary = target.with_name(f".{target.name}{mark}.tmp")
     if kind := special_kind(target):
         raise ConfigError(f"cannot be written: it is {kind}, expected a file", str(path))
+    # of what is private there is but one, so that none of a program that was killed stays
+    beside = ".tmp" if private else f".{os.getpid()}.tmp"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         if private:
-            temporary.unlink(missing_ok=True)
-        opener = _open_private if private else None
-        try:
-            with open(temporary, "w", encoding="utf-8", newline="\n", opener=opener) as file:
-                file.write(json_text(data))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+            target.with_name(f".{target.name}{beside}").unlink(missing_ok=True)
+        with replacing(target, beside, opener=_open_private if private else None) as file:
+            file.write(json_text(data).encode())
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror or error}", str(path)) from None
-    _sync_folder(target.parent)
 
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_EXCL, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    # Windows cannot open folders
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -2,7 +2,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from modules.module.AdapterModule import AdaptedLayer, layer_generator, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer, trained_dtype
 from modules.module.DeltaModule import DeltaModule
 from modules.module.dense_weight import weight_shape
 from modules.module.lokr_form import T2, W1, W1_A, W1_B, W2, W2_A, W2_B, LoKrForm, form_of_options, form_of_parts
@@ -13,6 +13,7 @@ from modules.module.part_checks import check_names, fitted, for_layer, number
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
+from modules.util.keyed_random import layer_generator
 
 import torch
 from torch import Tensor, nn

@@ -2,7 +2,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from modules.module.AdapterModule import AdaptedLayer, AdapterModule, layer_generator, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer, AdapterModule, trained_dtype
 from modules.module.dense_weight import weight_shape
 from modules.module.low_rank import Geometry, low_rank_conv2d, low_rank_linear
 from modules.module.part_checks import check_names, check_rank, fitted, for_layer, number, rank_of
@@ -10,6 +10,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LoRAInit import LoRAInit
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
+from modules.util.keyed_random import layer_generator
 from scaled_optim.lora_start import draw_start_values
 
 import torch

@@ -4,6 +4,8 @@ from typing import Any
 
 from modules.module.AdapterModule import AdaptedLayer, AdapterModule, layer_generator, trained_dtype
 from modules.module.dense_weight import weight_shape
+from modules.module.FileKind import ALPHA
+from modules.module.LoRAFileKind import DOWN, MID, UP, LoRAFileKind
 from modules.module.low_rank import Geometry, low_rank_conv2d, low_rank_linear
 from modules.module.part_checks import check_names, check_rank, fitted, for_layer, number, rank_of
 from modules.util.config.TrainConfig import TrainConfig
@@ -16,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-DOWN, UP, MID, ALPHA = "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha"
 # the note of a layer that gets fewer ranks than the config says
 FEWER_RANKS = "fewer ranks"
 
@@ -44,6 +45,8 @@ class LoRAModule(AdapterModule):
         init_scale: more than 0, multiplies them.
     """
 
+    file_kinds = (LoRAFileKind(),)
+    size_option = "lora_rank"
     part_names = {DOWN: "down", UP: "up", ALPHA: "alpha"}
     strength_parts = (UP,)
 

@@ -172,9 +172,8 @@ class LoRAModule(AdapterModule):
         The file's alpha replaces the configured one, so that nothing changes about what was trained.
         """
         check_names(self, parts, (DOWN, UP), (DOWN, UP, MID, ALPHA), "LoRA")
-        down, up = parts[DOWN], parts[UP]
-        if MID in parts:  # down 1 x 1, then mid k x k: their product is a k x k kernel
-            down = torch.einsum("rskl,si->rikl", parts[MID].float(), down.float().flatten(1))
+        normal = self.file_kinds[0].normal(parts)
+        down, up = normal[DOWN], normal[UP]
         check_rank(self, down, self.rank, "lora_rank")
         with for_layer(self):
             alpha = number(parts, ALPHA, self.rank)

@@ -14,6 +14,7 @@ class DiffFileKind(FileKind):
     name = "diff"
     own = frozenset({DIFF, DIFF_BIAS})
     main_parts = (DIFF,)
+    adds = True
     changes_biases = True
     joins = True
     algorithm = "full"

@@ -38,8 +38,8 @@ class FileKind(ABC):
     """One kind of adapter in files: which tensors it has, and what can be told and done by them alone.
 
     A kind is one subclass beside its `AdapterModule`, which names it in `file_kinds`. Everything that reads, writes,
-    converts or inspects files asks it and knows no kind by name. The defaults are those of a kind of which other
-    programs know nothing, and of which its tensors tell nothing but their names.
+    converts or inspects files asks it and knows no kind by name. The defaults are those of a kind that no other program
+    knows, that can't be joined, and whose ΔW can't be told without the base's weights.
 
     Everywhere below, `parts` are the tensors of one layer by internal part name. `dora` is the side of the weight's
     magnitudes: "input", "output", or "" without weight decomposition.
@@ -92,7 +92,7 @@ class FileKind(ABC):
     has_alpha: ClassVar[bool] = False
     factors: ClassVar[tuple[str, ...]] = ()
     main_parts: ClassVar[tuple[str, ...]] = ()
-    adds: ClassVar[bool] = True
+    adds: ClassVar[bool] = False
     rotates: ClassVar[bool] = False
     size_name: ClassVar[str] = "rank"
     resizable: ClassVar[bool] = False

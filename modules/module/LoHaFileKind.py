@@ -21,6 +21,7 @@ class LoHaFileKind(FileKind):
     has_alpha = True
     factors = FACTORS
     main_parts = ("hada_w1_b",)
+    adds = True
     joins = True
     onetrainer_kernels = True
     algorithm = "loha"

@@ -21,6 +21,7 @@ class LoKrFileKind(FileKind):
     has_alpha = True
     factors = (W1, W1_A, W1_B, W2, W2_A, W2_B)
     main_parts = (W2, W2_B)
+    adds = True
     output_option = "lokr_dora_on_output"
     algorithm = "lokr"
 

@@ -30,6 +30,7 @@ class LoRAFileKind(FileKind):
     has_alpha = True
     factors = (DOWN, UP)
     main_parts = (DOWN,)
+    adds = True
     resizable = True
     joins = True
     folds_alpha = True

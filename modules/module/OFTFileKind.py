@@ -32,7 +32,6 @@ class InputOFTFileKind(FileKind):
     internal = frozenset({KERNELS})
     whole_numbers = frozenset({MARKER, KERNELS})
     peft_modules = ("oft_R",)
-    adds = False
     rotates = True
     size_name = "block size"
     two_layouts = True
@@ -116,7 +115,6 @@ class OutputOFTFileKind(FileKind):
     dora_name = "output-side DoRA-OFT"
     own = frozenset({OUTPUT, RESCALE})
     beside = frozenset({ALPHA, DORA_SCALE})
-    adds = False
     rotates = True
     size_name = "block size"
     joins = True

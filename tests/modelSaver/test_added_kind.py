@@ -58,6 +58,7 @@ class DiagonalFileKind(FileKind):
     has_alpha = True
     factors = FACTORS
     main_parts = (RIGHT,)
+    adds = True
     joins = True
 
     def rank(self, parts: Parts) -> int | None:

@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(args: argparse.Namespace) -> int:
     from benchmarks.measuring import environment
     from benchmarks.transfer.draw import draw_transfer
+    from benchmarks.transfer.overview import draw_overview
     from benchmarks.transfer.plan import questions, transfer_questions
     from benchmarks.transfer.report import report
     from benchmarks.transfer.Results import Results
@@ -77,6 +78,8 @@ def measure(args: argparse.Namespace) -> int:
     show(args, text)
     for task in args.tasks if args.plots else ():
         draw_transfer(results, args.plots / f"lr_transfer_{task}.png", task, args.rules)
+    if args.plots:
+        draw_overview(results, args.plots / "transfer.png", args.tasks[0], args.rules[0])
     return 0
 
 

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Sequence
 
-from modules.trainer.randomness import step_generator
+from modules.util.keyed_random import step_generator
 from modules.util.ParameterInfo import get_parameter_info
 from scaled_optim.roles import PER_ROW, ROLES, WHOLE
 

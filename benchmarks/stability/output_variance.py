@@ -14,8 +14,8 @@ from benchmarks.training.sweep import Sweep
 from benchmarks.transfer.Setting import DORA, DORA_OFT, LORA, OFT, Setting
 from benchmarks.transfer.tasks import ONE, WARMUP
 from modules.module.dense_weight import dense_weight
-from modules.trainer.randomness import step_generator
 from modules.util.enum.ParameterRole import ParameterRole
+from modules.util.keyed_random import step_generator
 from modules.util.ParameterInfo import get_parameter_info
 from scaled_optim.scaling import LAWS, VARIANCE
 

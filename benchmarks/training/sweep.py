@@ -18,12 +18,12 @@ from modules.trainer.loss import image_losses
 from modules.trainer.lr_schedule import schedule_factor
 from modules.trainer.optimizers import create_optimizer
 from modules.trainer.preflight import resolve_device
-from modules.trainer.randomness import step_generator, step_seed
 from modules.trainer.trained import make_trained
 from modules.trainer.TrainedSet import TrainedSet
 from modules.trainer.validation import DRAWS, validation_loss
 from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.keyed_random import step_generator, step_seed
 
 import torch
 from torch import nn

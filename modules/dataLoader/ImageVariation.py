@@ -1,9 +1,9 @@
 from dataclasses import dataclass
 from typing import Self
 
-from modules.dataLoader.keyed_random import keyed_random
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.resolution import Resolution
+from modules.util.keyed_random import keyed_random
 
 SMALLEST_CIRCLE = 0.2
 """Smallest radius of a random mask circle, as a share of the largest distance in the mask."""

@@ -10,13 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from modules.dataLoader.Companions import Beside
-from modules.dataLoader.keyed_random import keyed_random
 from modules.dataLoader.tags import drop_tags, shuffle_tags, vary_capitals
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.ConceptTextConfig import ConceptTextConfig
 from modules.util.config.patterns import Pattern, PatternError, find_pattern, split_patterns
 from modules.util.enum.CaptionLines import CaptionLines
 from modules.util.enum.PromptSource import PromptSource
+from modules.util.keyed_random import keyed_random
 from modules.util.regular_file import read_regular
 from modules.util.UserError import UserError
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from modules.dataLoader.DatasetReport import DatasetImage
-from modules.dataLoader.keyed_random import keyed_random
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.enum.BalancingStrategy import BalancingStrategy
+from modules.util.keyed_random import keyed_random
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,3 @@
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -237,10 +236,3 @@ def trained_dtype(config: TrainConfig) -> torch.dtype:
             f"expected one of {', '.join(str(key) for key in FLOAT_DTYPES)}."
         )
     return FLOAT_DTYPES[config.lora_weight_dtype]
-
-
-def layer_generator(seed: int, full_name: str) -> torch.Generator:
-    """A CPU generator that depends on the seed and the layer's name, not on which other layers there are."""
-    digest = hashlib.sha256(f"{seed}:{full_name}".encode()).digest()
-    # torch takes seeds below 2^63 on every platform
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -2,7 +2,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from modules.module.AdapterModule import AdaptedLayer, layer_generator, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer, trained_dtype
 from modules.module.DeltaModule import DeltaModule
 from modules.module.dense_weight import weight_shape
 from modules.module.FileKind import ALPHA
@@ -15,6 +15,7 @@ from modules.module.part_checks import check_names, fitted, for_layer, number
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
+from modules.util.keyed_random import layer_generator
 
 import torch
 from torch import Tensor, nn

@@ -2,7 +2,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from modules.module.AdapterModule import AdaptedLayer, AdapterModule, layer_generator, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer, AdapterModule, trained_dtype
 from modules.module.dense_weight import weight_shape
 from modules.module.FileKind import ALPHA
 from modules.module.LoRAFileKind import DOWN, MID, UP, LoRAFileKind
@@ -12,6 +12,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LoRAInit import LoRAInit
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
+from modules.util.keyed_random import layer_generator
 from scaled_optim.lora_start import draw_start_values
 
 import torch

@@ -31,7 +31,6 @@ from modules.trainer.optimizers import (
     watch_step,
 )
 from modules.trainer.preflight import make_places, resolve_device
-from modules.trainer.randomness import step_generator, step_seed
 from modules.trainer.report import run_report
 from modules.trainer.RunPlan import RunPlan
 from modules.trainer.SampleRounds import SampleRounds
@@ -47,6 +46,7 @@ from modules.util.enum.DataType import DataType
 from modules.util.enum.EMAMode import EMAMode
 from modules.util.found_problems import raise_problems
 from modules.util.HeldFolder import HeldFolder
+from modules.util.keyed_random import step_generator, step_seed
 from modules.util.UserError import UserError
 
 import torch

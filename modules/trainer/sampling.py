@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel
-from modules.trainer.randomness import step_seed
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.enum.ImageFormat import ImageFormat
+from modules.util.keyed_random import step_seed
 from modules.util.out_of_memory import is_out_of_memory
 
 import torch

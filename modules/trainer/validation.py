@@ -3,7 +3,7 @@
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel
 from modules.trainer.loss import image_losses
-from modules.trainer.randomness import step_generator
+from modules.util.keyed_random import step_generator
 
 import torch
 

@@ -18,7 +18,7 @@ from scaled_optim.roles import parameter_info
 from scaled_optim.rounding import round_to_bfloat16
 from scaled_optim.rules.registry import RULES, rule_options
 from scaled_optim.rules.Rule import Rule
-from scaled_optim.scaling import width_gain
+from scaled_optim.scaling import scaled_role, width_gain
 from scaled_optim.Stack import Stack
 from scaled_optim.StackStep import StackStep
 from scaled_optim.statistics import RoleStatistics
@@ -299,7 +299,7 @@ class BatchedOptimizer(OptimizerState):
         decay = (lr / initial if initial else 0.0) if decoupled(options) else lr
         decay = decay * decay_share(options, batch.role, batch.rows, batch.cols, batch.partner)
         if options["scaled_optm"]:
-            lr = lr * width_gain(batch.model_width, batch.role.name, options["scale_law"])
+            lr = lr * width_gain(batch.model_width, scaled_role(batch.role.name, batch.kernel), options["scale_law"])
         numbers = {"lr": lr, "decay": decay, "forward_scale": batch.forward_scale, **rule.numbers(options, step)}
         period = self._decay_period(rule, options, batch)
         through = rule.rate_found and not decoupled(options)

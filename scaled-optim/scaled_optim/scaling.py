@@ -59,9 +59,14 @@ def scaling_slots(options: Mapping[str, Any], role: Role, rows: int, cols: int) 
     return [Slot(NAME, create=lambda p, keys: spectral_state(len(p), rows, cols, keys, dtype=p.dtype))]
 
 
+def scaled_role(role: str, kernel: bool) -> str:
+    """The role by which a step is scaled: a first convolution is no table of embeddings, though both are INPUT."""
+    return "HIDDEN" if role == "INPUT" and kernel else role
+
+
 def scaled(s: StackStep, u: Tensor) -> Tensor:
     """T(u) for a step of a stack, in place. The number `forward_scale`, 1 if there is none, is OFT's."""
-    role = "HIDDEN" if s.role.name == "INPUT" and s.kernel else s.role.name
+    role = scaled_role(s.role.name, s.kernel)
     state = s.store(NAME) if s.has(NAME) else None
     return scaled_step(u, role, state, effective_scale=s.n.get("forward_scale", 1.0), law=s.options["scale_law"])
 
@@ -139,13 +144,13 @@ def step_size(s: StackStep, found: Tensor) -> Tensor:
     Args:
         found: σ₁ of matrices, the norm of each row of inputs and OFT blocks, or the whole norm; its shape is kept.
     """
-    role = "HIDDEN" if s.role.name == "INPUT" and s.kernel else s.role.name
+    role = scaled_role(s.role.name, s.kernel)
     return _size(role, s.shape[1], s.shape[2], found, s.n.get("forward_scale", 1.0), s.options["scale_law"])
 
 
 def matrix_size(s: StackStep) -> float:
     """What σ₁ of a matrix is divided into by `step_size`."""
-    role = "HIDDEN" if s.role.name == "INPUT" and s.kernel else s.role.name
+    role = scaled_role(s.role.name, s.kernel)
     return _matrix_size(role, s.shape[1], s.shape[2], s.options["scale_law"])
 
 

@@ -22,7 +22,7 @@ from modules.modelSaver.inspect_adapter import info_text, inspect_adapter
 from modules.modelSaver.portable_copy import save_portable_copy
 from modules.modelSaver.save_adapter import save_adapter, save_parts
 from modules.module import kinds
-from modules.module.AdapterModule import AdaptedLayer, layer_generator, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer, trained_dtype
 from modules.module.AdapterSet import AdapterSet
 from modules.module.DeltaModule import DeltaModule
 from modules.module.dense_weight import weight_shape
@@ -36,6 +36,7 @@ from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
 from modules.util.enum.PortableCopy import PortableCopy
+from modules.util.keyed_random import layer_generator
 from modules.util.LayerFilter import LayerFilter
 from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError

@@ -2,10 +2,10 @@
 
 import math
 
-from modules.module.AdapterModule import layer_generator
 from modules.module.LoRAModule import ALPHA, DOWN, MID, UP, LoRAModule
 from modules.util.enum.LoRAInit import LoRAInit
 from modules.util.enum.ParameterRole import ParameterRole
+from modules.util.keyed_random import layer_generator
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
 

@@ -90,6 +90,18 @@ def test_like_parameters_of_two_models_keep_the_steps_of_their_own():
     torch.testing.assert_close(both[1].detach() - start, 4 * (both[0].detach() - start), rtol=1e-4, atol=1e-6)
 
 
+def test_a_first_convolution_is_a_matrix():
+    found = []
+    for width in (USUAL_WIDTH, WIDER):
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(6, 3, 3, 3))
+        weight.parameter_info = Description("INPUT", "first", model_width=width)
+        weight.grad, before = torch.randn(weight.shape), weight.detach().clone()
+        BatchedOptimizer([weight], "ADAMW_ADV", 1e-3, scaled_optm=True).step()
+        found.append(weight.detach() - before)
+    torch.testing.assert_close(found[1], 4 * found[0], rtol=1e-3, atol=1e-6)
+
+
 def test_a_copy_of_an_optimizer_knows_the_width():
     parameters = parameters_of(WIDER, ["HIDDEN"])
     first = BatchedOptimizer(parameters, "ADAMW_ADV", 1e-3, scaled_optm=True)

@@ -22,13 +22,13 @@ from modules.trainer.lr_schedule import scaled_learning_rate
 from modules.trainer.Method import check_trained, trained_parts
 from modules.trainer.optimizers import create_optimizer, optimizer_notes
 from modules.trainer.preflight import resolve_device
-from modules.trainer.randomness import step_generator, step_seed
 from modules.trainer.trained import make_trained, methods_of, options_of
 from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.keyed_random import step_generator, step_seed
 from modules.util.layer_path import layer_path
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError

@@ -2,6 +2,7 @@ import json
 import math
 import time
 
+from benchmarks.transfer.overview import draw_overview, overview_settings
 from benchmarks.transfer.plan import questions, transfer_questions
 from benchmarks.transfer.questions import (
     AXES,
@@ -25,6 +26,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
 import pytest
+from PIL import Image
 
 UNTRAINED = 1.0
 
@@ -59,6 +61,31 @@ def test_best_rates_spread_and_regret(tmp_path):
     assert best_rate(results, settings[2]).regret == pytest.approx(0.0022, abs=0.002)
     text = report(results, ["lumo"], ["ADAMW_ADV"])
     assert "2.00 (2.00–2.00)" in text and "| LoRA 64 | 1 | 0.0566 |" in text
+
+
+def test_the_overview_has_both_kinds_of_steps_or_is_not_drawn(tmp_path):
+    results, picture = Results(tmp_path / "rows.jsonl", {"script": "test"}), tmp_path / "pictures" / "transfer.png"
+
+    def measure(seeds, axes):
+        run(questions(["lumo"], ["ADAMW_ADV"], seeds, axes), results, 2, lambda *told: None, None, bowl)
+
+    measure({True: (0, 1), False: ()}, ["rank", "method"])
+    assert not draw_overview(results, picture, "lumo", "ADAMW_ADV") and not picture.exists()
+    run(
+        questions(["lumo"], ["ADAMW_ADV"], {True: (), False: (0,)}, ["rank"]),
+        results,
+        2,
+        lambda *told: None,
+        None,
+        bowl,
+    )
+    assert draw_overview(results, picture, "lumo", "ADAMW_ADV")
+    with Image.open(picture) as image:
+        assert image.size == (1000, 360)
+    scaled, plain = (overview_settings(results, "lumo", "ADAMW_ADV", kind) for kind in (True, False))
+    assert [own.label() for own in scaled] == ["LoRA 1", "LoRA 4", "LoRA 16", "LoRA 64", "LoRA 128", "DoRA 16", "full",
+                                               "OFT 16"]  # fmt: skip
+    assert {own.method for own in plain} == {LORA}
 
 
 def test_a_measurement_goes_on_where_it_stopped(tmp_path):

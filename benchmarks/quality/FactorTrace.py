@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from modules.modelSaver.effective_rank import effective_rank
-from modules.modelSaver.low_rank_copy import singular_values
+from modules.module.factored_svd import singular_values
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.ParameterInfo import get_parameter_info
 

@@ -2,28 +2,20 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from modules.modelSaver.adapter_kinds import AdapterKind, PartError, check_fits, check_parts, kind_of_parts, rank_of
-from modules.modelSaver.adapter_layout import (
-    OFT_INPUT,
-    OFT_SCALED,
-    is_text_layer,
-    recognize,
-    split_key,
-    without_adapter_name,
-)
-from modules.modelSaver.adapter_metadata import NEUMANN, OFT_KERNELS, ONETRAINER, ROTATIONS
+from modules.modelSaver.adapter_kinds import AdapterKind, check_fits, check_parts, kind_of_parts
+from modules.modelSaver.adapter_layout import is_text_layer, recognize, split_key, without_adapter_name
+from modules.modelSaver.adapter_metadata import NEUMANN, OFT_KERNELS, ONETRAINER
 from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, from_base_norm
 from modules.modelSaver.foreign_parts import refuse_foreign_parts
 from modules.modelSaver.fused_layers import take_apart
 from modules.modelSaver.normal_parts import normal_parts
 from modules.modelSaver.peft_settings import PEFT_START, peft_neumann, peft_turns_back, with_alpha
 from modules.modelSaver.tensor_file import read_tensors
-from modules.module.kernel_layout import KERNELS, fitting_layouts
+from modules.module.FileKind import PartError
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
 
-import torch
 from torch import Tensor, nn
 
 _EXPECTED = "Expected an adapter file in kohya, ComfyUI, diffusers or OneTrainer format."
@@ -61,7 +53,7 @@ class AdapterFile:
     @property
     def neumann(self) -> bool | None:
         """Whether its rotations were trained as the Neumann series; None if it does not say, or has no rotations."""
-        if self.kind.base not in ROTATIONS:
+        if not self.kind.file_kind.rotates:
             return None
         if any(name.startswith(PEFT_START) for name in self.layers):
             return peft_neumann(self.path)
@@ -73,11 +65,11 @@ class AdapterFile:
 
         Files of ours say it. Files of OneTrainer's and peft's do, always.
         """
-        if self.kind.base != "OFT":
+        if not self.kind.file_kind.two_layouts:
             return None
         own = {"True": True, "False": False}.get(self.metadata.get(OFT_KERNELS, ""))
         theirs = any(key.startswith(ONETRAINER) for key in self.metadata)
-        marked = any(part == OFT_SCALED for _, part in self.keys)
+        marked = any(part in self.kind.file_kind.kernel_marks for _, part in self.keys)
         if own is None and (theirs or marked or any(name.startswith(PEFT_START) for name in self.layers)):
             return True
         return own
@@ -102,7 +94,7 @@ class AdapterFile:
         """`resolve` for a model that is at hand: ready for `AdapterSet`.
 
         Every shape is checked against its layer, a scale for ‖W‖ is turned back into the trained one, and rotations of
-        peft's files turn as they do there. Where a rotation turns whole kernels, its parts hold `KERNELS`.
+        peft's files turn as they do there. Where a rotation turns whole kernels, its parts say so.
 
         Args:
             naming: the family's key map.
@@ -113,7 +105,8 @@ class AdapterFile:
             UserError: as `resolve`; the adapter was made for layers of other sizes, with file and key.
         """
         resolved: dict[str, dict[str, dict[str, Tensor]]] = {}
-        told, open_layers = self.kernels, []
+        told, file_kind = self.kernels, self.kind.file_kind
+        open_layers: list[str] = []
         for component, layers in self._resolve(naming).items():
             target = resolved.setdefault(component, {})
             for path, (name, parts) in layers.items():
@@ -122,14 +115,10 @@ class AdapterFile:
                     check_fits(parts, layer)
                 except PartError as error:
                     raise self._error(name, error) from error
-                if OFT_INPUT in parts:
-                    by_channels, by_kernels = fitting_layouts(layer, len(parts[OFT_INPUT]), rank_of(parts) or 1)
-                    if by_kernels and (told or not by_channels):
-                        parts = {**parts, KERNELS: torch.tensor(True)}
-                    elif by_kernels and told is None:
-                        open_layers.append(name)
-                if OFT_INPUT in parts and name.startswith(PEFT_START) and peft_turns_back(self.path, layer):
-                    parts = {**parts, OFT_INPUT: -parts[OFT_INPUT]}
+                parts, is_open = file_kind.in_layout(parts, layer, told)
+                open_layers += [name] if is_open else []
+                if file_kind.rotates and name.startswith(PEFT_START) and peft_turns_back(self.path, layer):
+                    parts = file_kind.turned_back(parts)
                 target[path] = from_base_norm(parts, layer, component, path) if self.base_norm else parts
         if open_layers:
             warn(
@@ -202,10 +191,11 @@ def read_adapter(path: str | os.PathLike[str]) -> AdapterFile:
             keys[found] = key
     if not layers:
         raise UserError(f"{path}: it holds no adapter. {_EXPECTED}")
-    four_axes = any(part.startswith("hada_w") and parts[part].dim() == 4 for parts in layers.values() for part in parts)
+    found_layers = layers
     layers, kind = _normal_layers(path, layers, keys)
     file_format = recognize(layers, tensors)
-    if four_axes and file_format == ModelFormat.KOHYA_LORA:  # OneTrainer's own, which has the same names
+    in_kernels = any(kind.file_kind.in_kernels(parts) for parts in found_layers.values())
+    if in_kernels and file_format == ModelFormat.KOHYA_LORA:  # OneTrainer's own, which has the same names
         file_format = ModelFormat.LEGACY_LORA
     if file_format == ModelFormat.DIFFUSERS_LORA or any(name.startswith(PEFT_START) for name in layers):
         layers = with_alpha(layers, metadata, path)

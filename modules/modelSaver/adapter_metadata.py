@@ -2,12 +2,11 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from modules.modelSaver.adapter_kinds import AdapterKind, alpha_of, kind_of_parts, rank_of
-from modules.modelSaver.adapter_layout import DOWN
-from modules.module.kernel_layout import KERNELS
+from modules.module.LoRAFileKind import LoRAFileKind
 
 from torch import Tensor
 
@@ -45,12 +44,8 @@ class AdapterDescription:
     kernels: bool | None = None
 
 
-# Names by which kohya's tools and model managers know the kinds that are not plain LoRA: LyCORIS's algorithms. A
-# rotation of inputs is none of LyCORIS's; it has OneTrainer's name.
-LYCORIS, ALGORITHMS = "lycoris.kohya", {"LoRA": "lora", "LoHa": "loha", "LoKr": "lokr", "diff": "full"}
-ROTATIONS = {"OFT": "oft_2", "output-side OFT": "diag-oft"}
-
-
+# Names by which kohya's tools and model managers know plain LoRA, and LyCORIS's algorithms
+KOHYA, LYCORIS = "networks.lora", "lycoris.kohya"
 # Metadata key of files of ours: whether rotations are the Neumann series, as no tensor tells
 NEUMANN = "oft_cayley_neumann"
 # Metadata key of files of ours: whether rotations of inputs turn whole kernels, as a single shared block fits channels,
@@ -66,9 +61,9 @@ def adapter_metadata(description: AdapterDescription, components: ComponentLayer
     There is no date or time in it: the same run gives the same bytes, and a file's age is the file system's business.
     """
     layers = [parts for component in components.values() for parts in component.values()]
-    convolutions = [parts for parts in layers if DOWN in parts and parts[DOWN].dim() == 4]
-    others = [parts for parts in layers if DOWN not in parts or parts[DOWN].dim() == 2]
-    kind = kind_of_parts(layers[0]) if layers else AdapterKind("LoRA")
+    kind = kind_of_parts(layers[0]) if layers else AdapterKind(LoRAFileKind.name)
+    convolutions = [parts for parts in layers if kind.file_kind.on_convolution(parts)]
+    others = [parts for parts in layers if not kind.file_kind.on_convolution(parts)]
     metadata = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
@@ -79,7 +74,7 @@ def adapter_metadata(description: AdapterDescription, components: ComponentLayer
         "modelspec.prediction_type": description.prediction_type,
         "modelspec.description": description.comment,
         "adapter_kind": str(kind),
-        "ss_network_module": "networks.lora" if kind == AdapterKind("LoRA") else LYCORIS,
+        "ss_network_module": _network_module(kind),
         "ss_network_dim": _common(rank_of(parts) for parts in others or convolutions),
         "ss_network_alpha": _common(alpha_of(parts) for parts in others or convolutions),
         "ss_output_name": description.title,
@@ -88,7 +83,7 @@ def adapter_metadata(description: AdapterDescription, components: ComponentLayer
         "ss_resolution": _kohya_resolution(description.resolution),
         "ss_training_comment": description.comment,
         "config_hash": description.config_hash,
-        NEUMANN: "" if description.neumann is None or kind.base not in ROTATIONS else str(description.neumann),
+        NEUMANN: "" if description.neumann is None or not kind.file_kind.rotates else str(description.neumann),
         OFT_KERNELS: _kernels(description, kind, layers),
     }
     if description.base_version.startswith("sd_v"):
@@ -105,22 +100,28 @@ def adapter_metadata(description: AdapterDescription, components: ComponentLayer
 
 
 def _kernels(description: AdapterDescription, kind: AdapterKind, layers: Iterable[Mapping[str, Tensor]]) -> str:
-    if kind.base != "OFT":
+    if not kind.file_kind.two_layouts:
         return ""
-    if any(KERNELS in parts for parts in layers):
+    if any(kind.file_kind.turns_kernels(parts) for parts in layers):
         return "True"
     return "" if description.kernels is None else str(description.kernels)
 
 
-def _network_arguments(kind: AdapterKind, layers: Iterable[Mapping[str, Tensor]]) -> dict[str, str]:
-    """What LyCORIS was told, for the same kind; nothing for plain LoRA."""
-    if kind == AdapterKind("LoRA"):
+def _network_module(kind: AdapterKind) -> str:
+    """Whose network it is; nothing for kinds that nobody else has."""
+    if kind.file_kind.kohya and not kind.dora:
+        return KOHYA
+    return LYCORIS if kind.file_kind.algorithm else ""
+
+
+def _network_arguments(kind: AdapterKind, layers: Sequence[Mapping[str, Tensor]]) -> dict[str, str]:
+    """What LyCORIS was told, for the same kind; nothing for kohya's own."""
+    if _network_module(kind) != LYCORIS:
         return {}
-    arguments = {"algo": (ALGORITHMS | ROTATIONS)[kind.base]}
-    if kind.base in ROTATIONS:
-        arguments["block_size"] = _common(rank_of(parts) for parts in layers)
-    if kind.base == "LoKr" and any("lokr_w2" in parts for parts in layers):
-        arguments["full_matrix"] = str(all("lokr_w2" in parts for parts in layers))
+    arguments = {"algo": kind.file_kind.algorithm}
+    if kind.file_kind.size_argument:
+        arguments[kind.file_kind.size_argument] = _common(rank_of(parts) for parts in layers)
+    arguments |= kind.file_kind.network_arguments(layers)
     if kind.dora:
         arguments |= {"dora_wd": "True", "wd_on_output": str(kind.dora == "output")}
     return arguments

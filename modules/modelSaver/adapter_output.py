@@ -12,8 +12,8 @@ from modules.modelSaver.format_rules import comfy_remarks, onetrainer_remarks
 from modules.modelSaver.output import Warn, config_comment, replace_output
 from modules.modelSaver.portable_copy import portable_path, save_portable_copy
 from modules.modelSaver.save_adapter import check_joins, check_output, save_adapter
-from modules.module.AdapterSet import AdapterSet, adapter_class_of
-from modules.module.OFTModule import OFTModule
+from modules.module.AdapterSet import AdapterSet
+from modules.module.kinds import adapter_class_of
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.load import pack
 from modules.util.config.TrainConfig import TrainConfig
@@ -70,7 +70,7 @@ def check_adapter_output(config: TrainConfig, naming: AdapterNaming, warn: Warn)
 
 def describe(model: BaseModel, config: TrainConfig, adapters: Mapping[str, AdapterSet]) -> AdapterDescription:
     """What the file tells about its training. Facts of rotations are those of the adapters, which may be a file's."""
-    rotations = [a for own in adapters.values() for a in own.adapters.values() if isinstance(a, OFTModule)]
+    rotations = [a for own in adapters.values() for a in own.adapters.values() if a.neumann is not None]
     return AdapterDescription(
         title=Path(config.output_model_destination).stem,
         base_model=short_name(config.base_model_name),

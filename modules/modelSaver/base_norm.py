@@ -7,11 +7,11 @@ metadata, and what it holds is turned back when it is read. (On inputs ComfyUI d
 
 from collections.abc import Mapping
 
-from modules.modelSaver.adapter_kinds import kind_of_parts
-from modules.modelSaver.adapter_layout import DORA
+from modules.modelSaver.adapter_kinds import AdapterKind, kind_of_parts
 from modules.module.AdapterModule import AdaptedLayer
-from modules.module.AdapterSet import class_of_layers
 from modules.module.dense_weight import dense_weight
+from modules.module.kinds import class_of_layers
+from modules.module.magnitude import DORA_SCALE
 from modules.util.config.TrainConfig import TrainConfig
 
 import torch
@@ -20,13 +20,15 @@ from torch import Tensor
 # Metadata of files whose scales are made for a reader that divides by ‖W‖
 DORA_NORM, BASE_NORM = "dora_norm", "base"
 
-LOW_RANK = ("LoRA", "LoHa", "LoKr")
+
+def reads_two_norms(kind: AdapterKind) -> bool:
+    """Whether readers differ in the norm for this kind: decomposed on outputs, with a ΔW that is added to W."""
+    return kind.dora == "output" and kind.file_kind.adds
 
 
 def has_two_norms(parts: Mapping[str, Tensor]) -> bool:
-    """Whether readers differ in the norm for these parts: decomposed on outputs, and not by a rotation."""
-    kind = kind_of_parts(parts)
-    return kind.dora == "output" and kind.base in LOW_RANK
+    """`reads_two_norms` for the kind of these parts."""
+    return reads_two_norms(kind_of_parts(parts))
 
 
 def for_base_norm(parts: Mapping[str, Tensor], layer: AdaptedLayer, component: str, name: str) -> dict[str, Tensor]:
@@ -40,20 +42,24 @@ def for_base_norm(parts: Mapping[str, Tensor], layer: AdaptedLayer, component: s
     """
     if not has_two_norms(parts):
         return dict(parts)
-    return dict(parts) | {DORA: parts[DORA].float() * _norm_ratio(parts, layer, component, name).to(parts[DORA].device)}
+    return dict(parts) | {
+        DORA_SCALE: parts[DORA_SCALE].float() * _norm_ratio(parts, layer, component, name).to(parts[DORA_SCALE].device)
+    }
 
 
 def from_base_norm(parts: Mapping[str, Tensor], layer: AdaptedLayer, component: str, name: str) -> dict[str, Tensor]:
     """Undoes `for_base_norm`, but for a rounding in float32."""
     if not has_two_norms(parts):
         return dict(parts)
-    return dict(parts) | {DORA: parts[DORA].float() / _norm_ratio(parts, layer, component, name).to(parts[DORA].device)}
+    return dict(parts) | {
+        DORA_SCALE: parts[DORA_SCALE].float() / _norm_ratio(parts, layer, component, name).to(parts[DORA_SCALE].device)
+    }
 
 
 @torch.no_grad()
 def _norm_ratio(parts: Mapping[str, Tensor], layer: AdaptedLayer, component: str, name: str) -> Tensor:
     """‖W‖/‖W + ΔW‖ of each row, in the shape of the scale."""
-    plain = {part: tensor for part, tensor in parts.items() if part != DORA}
+    plain = {part: tensor for part, tensor in parts.items() if part != DORA_SCALE}
     kind = class_of_layers({name: plain})
     adapter = kind.create(layer, component, name, TrainConfig(**kind.options_of(plain, layer)), 0)
     adapter.load_parts(plain)
@@ -63,4 +69,4 @@ def _norm_ratio(parts: Mapping[str, Tensor], layer: AdaptedLayer, component: str
     epsilon = torch.finfo(torch.float32).eps
     norms = (torch.linalg.vector_norm(rows.flatten(1), dim=1) + epsilon for rows in (weight, changed))
     ratio = next(norms) / next(norms)
-    return ratio.view(parts[DORA].shape)
+    return ratio.view(parts[DORA_SCALE].shape)

@@ -4,13 +4,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from modules.modelSaver.adapter_kinds import AdapterKind
-from modules.modelSaver.adapter_layout import ALPHA, DIFF, DIFF_BIAS, DOWN, UP
+from modules.modelSaver.adapter_kinds import scale_of
 from modules.modelSaver.adapter_metadata import AdapterDescription, ComponentLayers
 from modules.modelSaver.AdapterFile import AdapterFile
 from modules.modelSaver.low_rank_copy import best_lora
 from modules.modelSaver.rebase_alpha import rebase_alpha, resize_lora
 from modules.module.AdapterSet import AdapterSet
+from modules.module.DiffFileKind import DIFF, DIFF_BIAS
+from modules.module.FileKind import ALPHA
+from modules.module.LoRAFileKind import DOWN, UP
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.layer_path import layer_path
 from modules.util.ReferenceModel import ReferenceModel
@@ -76,11 +78,6 @@ def file_without_scales(file: AdapterFile) -> AdapterFile:
     if not file.base_norm:
         return file
     return AdapterFile(file.path, file.format, file.kind, file.layers, file.keys, file.extra, {})
-
-
-def needs_weights(kind: AdapterKind) -> bool:
-    """Whether ΔW depends on the base's weights: rotations, and lengths of weight vectors."""
-    return bool(kind.dora) or "OFT" in kind.base
 
 
 def names_as_they_are(file: AdapterFile) -> tuple[Layers, AdapterNaming]:
@@ -159,7 +156,8 @@ def deltas(
     """(component, layer, ΔW float32) of every layer, one at a time.
 
     Args:
-        model: with weights where `needs_weights` says so; otherwise layers without get zeros, which take no memory.
+        model: with weights where `AdapterKind.needs_weights` says so; otherwise layers without get zeros, which take
+            no memory.
     """
     for component, layers in components.items():
         root = model.components[component]
@@ -254,9 +252,8 @@ def _best_lora(name: str, delta: Tensor, rank: int) -> tuple[Tensor, Tensor, flo
 
 def _product(parts: Mapping[str, Tensor]) -> Tensor:
     """A small matrix with the norm of up·down, from its factors: R of up's QR times down."""
-    scale = parts[ALPHA].item() / parts[DOWN].shape[0] if ALPHA in parts else 1.0
     _, upper = torch.linalg.qr(parts[UP].float().flatten(1))
-    return scale * upper @ parts[DOWN].float().flatten(1)
+    return scale_of(parts) * upper @ parts[DOWN].float().flatten(1)
 
 
 def _fill_with_zeros(layer: nn.Module) -> None:

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from modules.modelSaver.adapter_kinds import rank_of
-from modules.modelSaver.adapter_layout import DIFF, DOWN, UP
+from modules.modelSaver.adapter_kinds import file_kind_of, rank_of
 from modules.modelSaver.AdapterFile import AdapterFile
-from modules.modelSaver.low_rank_copy import singular_values
+from modules.module.kinds import file_kinds
 from modules.util.UserError import UserError
 
 import torch
@@ -87,16 +86,7 @@ def factor_values(parts: Mapping[str, Tensor]) -> Tensor | None:
     Returns:
         `[n]`; None for kinds whose factors say too little, as rotations.
     """
-    if DOWN in parts:
-        return singular_values(parts[DOWN], parts[UP])
-    if "hada_w1_a" in parts and "hada_t1" not in parts:
-        return singular_values(*_loha_as_lora(parts))
-    if any(part.startswith("lokr_") for part in parts) and "lokr_t2" not in parts:
-        # those of a Kronecker product are the products of each with each; a kernel only permutes columns
-        return torch.outer(_lokr_values(parts, 1), _lokr_values(parts, 2)).flatten()
-    if DIFF in parts:
-        return torch.linalg.svdvals(parts[DIFF].double().flatten(1))
-    return None
+    return file_kind_of(parts).singular_values(parts)
 
 
 def ranks_of_file(file: AdapterFile) -> FileRanks:
@@ -109,8 +99,8 @@ def ranks_of_file(file: AdapterFile) -> FileRanks:
     ranks = FileRanks(str(file.path), str(file.kind), layers)
     if ranks.mean("product") is None:
         raise UserError(
-            f"{file.path}: is {file.kind}, whose change of the weights depends on the base model; expected LoRA, DoRA, "
-            f"LoHa, LoKr or diff. For one number a layer: scripts/convert_adapter.py {file.path} --info --base MODEL."
+            f"{file.path}: is {file.kind}, whose change of the weights depends on the base model; expected "
+            f"{_kinds_told()}. For one number a layer: scripts/convert_adapter.py {file.path} --info --base MODEL."
         )
     return ranks
 
@@ -146,25 +136,17 @@ def _cell(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
+def _kinds_told() -> str:
+    """The kinds whose change of the weights the parts tell, in words."""
+    names = [name for kind in file_kinds() if kind.adds for name in (kind.name, kind.dora_name) if name]
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 def _layer_rank(parts: Mapping[str, Tensor]) -> LayerRank:
     values = factor_values(parts)
-    up = effective_rank(torch.linalg.svdvals(parts[UP].double().flatten(1))) if UP in parts else None
+    factor = file_kind_of(parts).up_factor(parts)
+    up = None if factor is None else effective_rank(torch.linalg.svdvals(factor.double().flatten(1)))
     return LayerRank(
         rank=None if values is None else rank_of(parts), up=up,
         product=None if values is None else effective_rank(values),
     )  # fmt: skip
-
-
-def _loha_as_lora(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """down `[r², i]` and up `[o, r²]` with up·down = (w1_a·w1_b)⊙(w2_a·w2_b), without the scale."""
-    w1_a, w1_b, w2_a, w2_b = (parts[f"hada_{name}"].double().flatten(1) for name in ("w1_a", "w1_b", "w2_a", "w2_b"))
-    up = (w1_a[:, :, None] * w2_a[:, None, :]).flatten(1)
-    down = (w1_b[:, None, :] * w2_b[None, :, :]).flatten(0, 1)
-    return down, up
-
-
-def _lokr_values(parts: Mapping[str, Tensor], number: int) -> Tensor:
-    whole = parts.get(f"lokr_w{number}")
-    if whole is not None:
-        return torch.linalg.svdvals(whole.double().flatten(1))
-    return singular_values(parts[f"lokr_w{number}_b"], parts[f"lokr_w{number}_a"])

@@ -6,7 +6,8 @@ Leaving such tensors out would make another adapter of the file, so each kind of
 import re
 from collections.abc import Mapping
 
-from modules.modelSaver.adapter_layout import DIFF, DIFF_BIAS, split_key
+from modules.modelSaver.adapter_layout import split_key
+from modules.module.DiffFileKind import DIFF, DIFF_BIAS
 from modules.util.UserError import UserError
 
 from torch import Tensor

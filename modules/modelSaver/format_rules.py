@@ -4,13 +4,12 @@ from collections.abc import Callable
 
 from modules.modelSaver.adapter_kinds import AdapterKind
 from modules.modelSaver.adapter_layout import LAYOUTS
-from modules.modelSaver.base_norm import LOW_RANK
+from modules.modelSaver.base_norm import reads_two_norms
+from modules.module.kinds import file_kinds
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
 
-# diffusers' loaders know LoRA, and DoRA in peft's form, which is that on outputs. They drop `dora_scale`.
-PEFT_KINDS = (AdapterKind("LoRA"), AdapterKind("LoRA", "output"))
 # The formats from which a user may want to go on in OneTrainer; the last two are its own.
 _ONETRAINER = (ModelFormat.SAFETENSORS, ModelFormat.KOHYA_LORA, ModelFormat.LEGACY_LORA, ModelFormat.INTERNAL)
 _ONETRAINERS_OWN = _ONETRAINER[2:]
@@ -18,7 +17,7 @@ _ONETRAINERS_OWN = _ONETRAINER[2:]
 
 def holds(model_format: ModelFormat, kind: AdapterKind) -> bool:
     """Whether a program that reads this format takes this kind from it."""
-    return kind in PEFT_KINDS if LAYOUTS[model_format].peft else True
+    return kind.dora in kind.file_kind.diffusers if LAYOUTS[model_format].peft else True
 
 
 def check_kind(model_format: ModelFormat, kind: AdapterKind) -> None:
@@ -26,9 +25,11 @@ def check_kind(model_format: ModelFormat, kind: AdapterKind) -> None:
     if holds(model_format, kind):
         return
     others = ", ".join(other for other in LAYOUTS if holds(other, kind))
-    more = " or set lora_decompose_output_axis, which diffusers knows" if kind == AdapterKind("LoRA", "input") else ""
+    knows_outputs = kind.dora == "input" and "output" in kind.file_kind.diffusers
+    more = f" or set {kind.file_kind.output_option}, which diffusers knows" if knows_outputs else ""
+    known = " and ".join(known.title(dora) for known in file_kinds() for dora in known.diffusers)
     raise UserError(
-        f"output_model_format: {model_format} cannot hold {kind}; diffusers loads only LoRA and DoRA on outputs. "
+        f"output_model_format: {model_format} cannot hold {kind}; diffusers loads only {known}. "
         f"Choose one of {others}{more}, or a portable_copy."
     )
 
@@ -42,29 +43,26 @@ def comfy_remarks(model_format: ModelFormat, kind: AdapterKind, naming: AdapterN
         naming: of the family, for layers that ComfyUI does not find by their names.
     """
     layout = LAYOUTS[model_format]
-    if kind.base == "OFT" or (kind.base == "output-side OFT" and kind.dora):
-        drops = "does not load oft_R" if kind.base == "OFT" else "drops the rotation and keeps the lengths"
-        return [
-            f"{kind}: stock ComfyUI cannot apply it; it {drops}. Copy this project's comfyui folder into ComfyUI's "
-            "custom_nodes, choose oft_side OUTPUT without lora_decompose, or set portable_copy."
-        ]
+    remark = kind.file_kind.comfy_remark(kind.dora)
+    if remark:
+        return [f"{kind}: stock ComfyUI cannot apply it; {remark}"]
     known, everything = _known_to_comfy(model_format, naming)
     if known < everything and not layout.peft:
         return [
             f"{model_format}: ComfyUI finds {known} of the model's {everything} layers by their names in it. Choose "
             "COMFY_LORA for ComfyUI."
         ]
-    if kind.base == "LoHa" and layout.kernels and (naming is None or naming.kernels):
+    if kind.file_kind.onetrainer_kernels and layout.kernels and (naming is None or naming.kernels):
         return [
             f"{kind}: ComfyUI fails on convolutions from {model_format}, which holds them as OneTrainer does. Choose "
             "KOHYA_LORA or COMFY_LORA for ComfyUI."
         ]
-    if kind.dora == "output" and kind.base in LOW_RANK and layout.base_norm:
+    if reads_two_norms(kind) and layout.base_norm:
         return [
             f"{kind}: {model_format} is written for ComfyUI, which divides by the base's norm; the lengths in it are "
             "adjusted, so that ComfyUI is exact. For OneTrainer choose LEGACY_LORA."
         ]
-    if kind.dora == "output" and kind.base in LOW_RANK and not layout.peft:
+    if reads_two_norms(kind) and not layout.peft:
         return [
             f"{kind}: ComfyUI divides by another norm than was trained, so that {model_format} is off there, the more "
             "so the larger the change is. Choose COMFY_LORA, which is adjusted for it, or lengths on inputs."
@@ -98,24 +96,15 @@ def onetrainer_remarks(
             f"{model_format}: OneTrainer cannot go on from it, as it holds layers that are joined. Choose LEGACY_LORA "
             "for OneTrainer."
         ]
-    if kind.base == "OFT" and not kind.dora:
-        more = (
-            f" It rotates whole kernels: it refuses {larger} convolutions of this file, or turns them wrongly without "
-            "a word where their block is shared. Set oft_kernels."
-            if channels and larger
-            else ""
-        )
-        return [
-            f"{kind}: OneTrainer goes on from it only with oft_scaled off there, as the file holds effective weights, "
-            f"and takes rotations for the Neumann series (oft_cayley_neumann).{more}"
-        ]
-    if kind.base == "LoHa" and convolutions and not LAYOUTS[model_format].kernels:
+    remark = kind.file_kind.onetrainer_remark(kind.dora, larger if channels else 0)
+    if remark:
+        return [f"{kind}: OneTrainer goes on from it {remark}"]
+    if kind.file_kind.onetrainer_kernels and convolutions and not LAYOUTS[model_format].kernels:
         return [
             f"{kind}: OneTrainer refuses the {len(convolutions)} convolutions in {model_format}, which holds them as "
             "ComfyUI wants them. Choose LEGACY_LORA for OneTrainer."
         ]
-    unknown = "OFT" in kind.base or kind.base == "diff"
-    if unknown and model_format in _ONETRAINERS_OWN:
+    if not kind.file_kind.known_to_onetrainer(kind.dora) and model_format in _ONETRAINERS_OWN:
         return [f"{kind}: OneTrainer has no such adapters, so it cannot go on from {model_format}."]
     return []
 

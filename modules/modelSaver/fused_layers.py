@@ -6,19 +6,15 @@ of the layers' own. Where that can't be, as the kind ties the layers together, i
 Axes: `o` out, `i` in, `r` rank, `b` block size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from modules.modelSaver.adapter_kinds import AdapterKind, PartError, alpha_of, kind_of_parts, rank_of
-from modules.modelSaver.adapter_layout import ALPHA, DIFF, DIFF_BIAS, DORA, DOWN, OFT_INPUT, OFT_OUTPUT, UP
+from modules.modelSaver.adapter_kinds import AdapterKind, kind_of_parts, rank_of, scale_of
+from modules.module.FileKind import ALPHA, PartError, Parts
+from modules.module.magnitude import DORA_SCALE
 from modules.util.AdapterNaming import FusedLayer
 
 import torch
 from torch import Tensor
-
-Parts = Mapping[str, Tensor]
-
-# the factors of LoHa whose rows are outputs, and those whose columns are inputs
-_LOHA_OUT, _LOHA_IN = ("hada_w1_a", "hada_w2_a"), ("hada_w1_b", "hada_w2_b")
 
 
 def take_apart(parts: Parts, group: FusedLayer) -> list[dict[str, Tensor] | None]:
@@ -33,7 +29,7 @@ def put_together(pieces: Sequence[Parts | None], group: FusedLayer) -> dict[str,
 
 def joins_exactly(kind: AdapterKind) -> bool:
     """Whether adapters of this kind, each trained on its own layer, can be joined: they do not tie rows together."""
-    return kind.dora != "input" and kind.base not in ("OFT", "LoKr")
+    return kind.dora != "input" and kind.file_kind.joins
 
 
 def stands_alone(kind: AdapterKind, group: FusedLayer) -> bool:
@@ -41,7 +37,7 @@ def stands_alone(kind: AdapterKind, group: FusedLayer) -> bool:
 
     A reader that exchanges halves of ΔW leaves lengths of outputs where they are, and rotates outputs in its own order.
     """
-    return not (group.swapped and (kind.dora == "output" or kind.base == "output-side OFT"))
+    return not (group.swapped and (kind.dora == "output" or kind.file_kind.turns_outputs))
 
 
 def swap_halves(parts: Parts, rows: int) -> dict[str, Tensor]:
@@ -57,13 +53,16 @@ def swap_halves(parts: Parts, rows: int) -> dict[str, Tensor]:
     kind = kind_of_parts(parts)
     result = dict(parts)
     for part in _row_parts(parts, kind):
-        axis = _row_axis(part, parts)
+        axis = kind.file_kind.row_axis(part, parts)
         count = parts[part].shape[axis]
         if count % 2:
             raise PartError(part, f"has {count} rows, which can't be divided between the layer's two halves.")
         result[part] = parts[part].roll(count // 2, axis)
-    if OFT_OUTPUT in parts and rows // 2 % parts[OFT_OUTPUT].shape[1]:
-        raise PartError(OFT_OUTPUT, f"turns outputs of both halves together; {rows // 2} is no multiple of its block.")
+    if rows // 2 % kind.file_kind.tied_outputs(parts):
+        raise PartError(
+            kind.file_kind.main_part(parts),
+            f"turns outputs of both halves together; {rows // 2} is no multiple of its block.",
+        )
     return result
 
 
@@ -84,7 +83,7 @@ def split_layer(parts: Parts, rows: Sequence[int]) -> list[dict[str, Tensor] | N
     result: list[dict[str, Tensor]] = [dict(parts) for _ in rows]
     for part in _row_parts(parts, kind):
         tensor = parts[part]
-        unit, axis = _rows_of_unit(part, parts), _row_axis(part, parts)
+        unit, axis = kind.file_kind.rows_of_unit(part, parts), kind.file_kind.row_axis(part, parts)
         if tensor.shape[axis] * unit != sum(rows):
             raise PartError(part, f"stands for {tensor.shape[axis] * unit} outputs, expected {sum(rows)}.")
         if any(count % unit for count in rows):
@@ -92,11 +91,8 @@ def split_layer(parts: Parts, rows: Sequence[int]) -> list[dict[str, Tensor] | N
         pieces = tensor.split([count // unit for count in rows], dim=axis)
         for target, piece in zip(result, pieces, strict=True):
             target[part] = piece.contiguous()
-    if kind.base == "LoRA":
-        return _with_own_ranks(result, (UP,), (DOWN,))
-    if kind.base == "LoHa" and "hada_t1" not in parts:
-        return _with_own_ranks(result, _LOHA_OUT, _LOHA_IN)
-    return result
+    factors = kind.file_kind.rank_factors(parts)
+    return result if factors is None else _with_own_ranks(result, *factors)
 
 
 def _with_own_ranks(
@@ -112,9 +108,9 @@ def _with_own_ranks(
     result = []
     for piece, own in zip(pieces, used, strict=True):
         kept = own | by_nobody
-        if kept.all() or (not kept.any() and DORA in piece):
+        if kept.all() or (not kept.any() and DORA_SCALE in piece):
             result.append(dict(piece))
-        elif not own.any() and DORA not in piece:
+        elif not own.any() and DORA_SCALE not in piece:
             result.append(None)
         else:
             fewer = {name: piece[name][:, kept].contiguous() for name in outers}
@@ -127,35 +123,7 @@ def _with_own_ranks(
 
 def _row_parts(parts: Parts, kind: AdapterKind) -> list[str]:
     """The parts that are cut along the outputs; each layer gets all others whole."""
-    cut = [DORA] if kind.dora == "output" else []
-    if kind.base == "LoRA":
-        cut.append(UP)
-    elif kind.base == "LoHa":
-        cut += _LOHA_OUT
-    elif kind.base == "LoKr":  # kron(w1, w2): a row of w1 stands for as many outputs as w2 has rows
-        cut.append("lokr_w1" if "lokr_w1" in parts else "lokr_w1_a")
-    elif kind.base == "diff":
-        cut += [part for part in (DIFF, DIFF_BIAS) if part in parts]
-    elif kind.base == "output-side OFT" and parts[OFT_OUTPUT].shape[0] > 1:
-        cut.append(OFT_OUTPUT)
-    # a rotation of inputs, and one block for all outputs, is the same for each layer
-    return cut
-
-
-def _row_axis(part: str, parts: Parts) -> int:
-    """The axis of a part along which outputs run."""
-    return 1 if part in _LOHA_OUT and "hada_t1" in parts else 0
-
-
-def _rows_of_unit(part: str, parts: Parts) -> int:
-    """How many outputs one row of a part stands for."""
-    if part == OFT_OUTPUT:
-        return parts[OFT_OUTPUT].shape[1]
-    if part in ("lokr_w1", "lokr_w1_a"):
-        if "lokr_w2" in parts:
-            return parts["lokr_w2"].shape[0]
-        return parts["lokr_w2_a"].shape[1 if "lokr_t2" in parts else 0]
-    return 1
+    return ([DORA_SCALE] if kind.dora == "output" else []) + kind.file_kind.row_parts(parts)
 
 
 def join_layers(pieces: Sequence[Parts | None], rows: Sequence[int]) -> dict[str, Tensor]:
@@ -177,30 +145,21 @@ def join_layers(pieces: Sequence[Parts | None], rows: Sequence[int]) -> dict[str
         raise PartError(min(present[0]), "can't be joined with an adapter of another kind.")
     _refuse_inputs(kind, "can't be joined exactly")
     if kind.dora and len(present) < len(pieces):
-        raise PartError(DORA, "is needed for every layer of a joint one. Train all of them.")
-    joint = {DORA: torch.cat([parts[DORA].float() for parts in present])} if kind.dora else {}
-    if kind.base == "LoRA":
-        return joint | _join_low_rank(pieces, rows, (UP,), (DOWN,))
-    if kind.base == "LoHa" and "hada_t1" not in present[0]:
-        return joint | _join_low_rank(pieces, rows, _LOHA_OUT, _LOHA_IN)
-    if kind.base == "diff":
-        return _join_diff(pieces, rows)
-    if kind.base == "output-side OFT":
-        return {OFT_OUTPUT: _join_blocks(pieces, rows)}
-    if kind.base == "OFT":
-        rotations = [parts[OFT_INPUT] for parts in present]
-        if len(present) < len(pieces) or not all(torch.equal(one, rotations[0]) for one in rotations):
-            raise PartError(OFT_INPUT, "can't be joined: the layers have one input but rotate it differently.")
-        return joint | {OFT_INPUT: rotations[0]}
-    raise PartError(min(present[0]), f"can't be joined exactly, as {kind} ties rows together.")
+        raise PartError(DORA_SCALE, "is needed for every layer of a joint one. Train all of them.")
+    joint = {DORA_SCALE: torch.cat([parts[DORA_SCALE].float() for parts in present])} if kind.dora else {}
+    factors = kind.file_kind.rank_factors(present[0])
+    joined = kind.file_kind.join(pieces, rows) if factors is None else _join_low_rank(pieces, rows, *factors)
+    if joined is None:
+        raise PartError(min(present[0]), f"can't be joined exactly, as {kind} ties rows together.")
+    return joint | joined
 
 
 def _join_low_rank(
     pieces: Sequence[Parts | None], rows: Sequence[int], outers: Sequence[str], inners: Sequence[str]
 ) -> dict[str, Tensor]:
-    """LoRA and LoHa: factors whose rows are outputs (`outers`) and factors on the inputs (`inners`)."""
+    """Of low-rank kinds: factors whose rows are outputs (`outers`) and factors on the inputs (`inners`)."""
     present = [parts for parts in pieces if parts is not None]
-    scales = [alpha_of(parts) / rank_of(parts) for parts in present]
+    scales = [scale_of(parts) for parts in present]
     same_scale = all(scale == scales[0] for scale in scales)
     shared = same_scale and all(
         parts[name].shape == present[0][name].shape and torch.equal(parts[name], present[0][name])
@@ -235,35 +194,8 @@ def _join_low_rank(
     return joint
 
 
-def _join_diff(pieces: Sequence[Parts | None], rows: Sequence[int]) -> dict[str, Tensor]:
-    present = [parts for parts in pieces if parts is not None]
-    joint = {}
-    for name in sorted({name for parts in present for name in parts}):
-        like = next(parts[name] for parts in present if name in parts)
-        joint[name] = torch.cat(
-            [
-                parts[name].float() if parts is not None and name in parts else torch.zeros(count, *like.shape[1:])
-                for parts, count in zip(pieces, rows, strict=True)
-            ]
-        )
-    return joint
-
-
-def _join_blocks(pieces: Sequence[Parts | None], rows: Sequence[int]) -> Tensor:
-    """Rotations of outputs, block after block. A layer without adapter gets blocks of zeros, which rotate nothing."""
-    sizes = {parts[OFT_OUTPUT].shape[1] for parts in pieces if parts is not None}
-    if len(sizes) > 1 or any(count % max(sizes) for count in rows):
-        raise PartError(OFT_OUTPUT, f"can't be joined: blocks of {sorted(sizes)} on {list(rows)} outputs.")
-    size = sizes.pop()
-    blocks = []
-    for parts, count in zip(pieces, rows, strict=True):
-        own = torch.zeros(1, size, size) if parts is None else parts[OFT_OUTPUT].float()
-        blocks.append(own.expand(count // size, -1, -1))
-    return torch.cat(blocks)
-
-
 def _refuse_inputs(kind: AdapterKind, what: str) -> None:
     if kind.dora == "input":
-        raise PartError(
-            DORA, f"{what}: lengths on inputs belong to all rows together. Choose lora_decompose_output_axis or LoRA."
-        )
+        option = kind.file_kind.output_option
+        first = f"{option} or " if option else ""
+        raise PartError(DORA_SCALE, f"{what}: lengths on inputs belong to all rows together. Choose {first}LoRA.")

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from modules.modelSaver.adapter_kinds import alpha_of, rank_of
-from modules.modelSaver.adapter_layout import DIFF, DORA, OFT_INPUT, OFT_OUTPUT
+from modules.modelSaver.adapter_kinds import alpha_of, file_kind_of, rank_of, scale_of
 from modules.modelSaver.AdapterFile import AdapterFile
-from modules.modelSaver.convert import deltas, file_without_scales, needs_weights
+from modules.modelSaver.convert import deltas, file_without_scales
 from modules.modelSaver.effective_rank import effective_rank, factor_values
+from modules.module.magnitude import DORA_SCALE
 from modules.util.ReferenceModel import ReferenceModel
 
 import torch
@@ -45,14 +45,14 @@ def inspect_adapter(file: AdapterFile, model: ReferenceModel | None = None) -> l
 
     Args:
         file: any kind.
-        model: the base, for kinds whose ΔW can't be told from the file alone: its shapes, or (`needs_weights`) its
-            weights.
+        model: the base, for kinds whose ΔW can't be told from the file alone: its shapes, or (`needs_weights`)
+            its weights.
     """
     full = _facts_by_delta(file, model) if model is not None else {}
     rows = []
     for name, parts in file.layers.items():
         norm, spread = full.get(name) or _facts_by_factors(parts) or (None, None)
-        remark = _remark(parts)
+        remark = file_kind_of(parts).remark(parts)
         if norm is None and model is None:
             remark = f"{remark}; norm: needs --base".removeprefix("; ")
         rows.append(LayerFacts(name, rank_of(parts), alpha_of(parts), norm, spread, remark))
@@ -71,7 +71,7 @@ def info_text(file: AdapterFile, rows: Sequence[LayerFacts], model: ReferenceMod
     dtypes = Counter(
         str(tensor.dtype).removeprefix("torch.") for parts in file.layers.values() for tensor in parts.values()
     )
-    size = "block size" if "OFT" in file.kind.base else "rank"
+    size = file.kind.file_kind.size_name
     lines = [
         f"{file.path}: {file.kind}, {len(rows)} layers, format {file.format}",
         f"  {size}: {_counted(ranks)}; alpha: {_counted(alphas)}; dtype: {_counted(dtypes)}",
@@ -121,22 +121,16 @@ def _table(rows: Sequence[LayerFacts], size: str) -> list[str]:
 
 def _facts_by_factors(parts: Mapping[str, Tensor]) -> tuple[float, float] | None:
     """Norm and effective rank of ΔW from factors alone; None for kinds of which they say too little."""
-    values = None if DORA in parts else factor_values(parts)
+    values = None if DORA_SCALE in parts else factor_values(parts)
     if values is None:
         return None
-    if DIFF not in parts:
-        values = values * _scale(parts)
+    values = values * scale_of(parts)
     return torch.linalg.vector_norm(values).item(), effective_rank(values)
-
-
-def _scale(parts: Mapping[str, Tensor]) -> float:
-    rank = rank_of(parts)  # none where a LoKr's factors are both full: then alpha is ignored
-    return 1.0 if rank is None else alpha_of(parts) / rank
 
 
 def _facts_by_delta(file: AdapterFile, model: ReferenceModel) -> dict[str, tuple[float, float]]:
     """The same by layer name of the file, for layers whose factors say too little, with the base."""
-    if needs_weights(file.kind) and not model.has_weights:
+    if file.kind.needs_weights and not model.has_weights:
         return {}
     simple = {name for name, parts in file.layers.items() if _facts_by_factors(parts) is not None}
     if len(simple) == len(file.layers):
@@ -153,23 +147,6 @@ def _facts_by_delta(file: AdapterFile, model: ReferenceModel) -> dict[str, tuple
             values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
             found[name] = torch.linalg.vector_norm(matrix).item(), effective_rank(values)
     return found
-
-
-def _remark(parts: Mapping[str, Tensor]) -> str:
-    """How far a rotation turns at most: an eigenvalue ±iq of Q turns by 2·arctan(q)."""
-    if OFT_OUTPUT in parts:
-        blocks = parts[OFT_OUTPUT].float()
-        skew = blocks - blocks.transpose(1, 2)
-    elif OFT_INPUT in parts:
-        size = rank_of(parts)
-        skew = torch.zeros(len(parts[OFT_INPUT]), size, size)
-        rows, cols = torch.triu_indices(size, size, 1)
-        skew[:, rows, cols] = parts[OFT_INPUT].float()
-        skew = skew - skew.transpose(1, 2)
-    else:
-        return ""
-    largest = torch.linalg.matrix_norm(skew, ord=2).max().item()
-    return f"turns by up to {math.degrees(2 * math.atan(largest)):.3g}°"
 
 
 def _unknown(file: AdapterFile, model: ReferenceModel | None) -> list[str]:

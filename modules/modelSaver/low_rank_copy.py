@@ -6,6 +6,8 @@ which is how a LoRA on it sees it: a `k x k` convolution to `r` channels, then a
 
 import math
 
+from modules.module.factored_svd import factored_svd
+
 import torch
 from torch import Tensor
 
@@ -71,7 +73,7 @@ def best_lora_of_factors(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, T
     """
     if rank < 1:
         raise ValueError(f"expected rank >= 1, found {rank}")
-    outer, left, sigma, right, inner = _factored_svd(down, up)
+    outer, left, sigma, right, inner = factored_svd(down, up)
     rank = min(rank, len(sigma))
     roots, _ = _balanced(sigma[:rank])
     new_up = (outer @ left[:, :rank]) * roots
@@ -80,23 +82,6 @@ def best_lora_of_factors(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, T
     error = (sigma[rank:].square().sum() / total).sqrt().item() if total > 0 else 0.0
     shape = torch.Size((up.shape[0], *down.shape[1:]))
     return *_shaped(new_down, new_up, shape), error
-
-
-@torch.no_grad()
-def singular_values(down: Tensor, up: Tensor) -> Tensor:
-    """The singular values of up·down from its factors, descending, float64, `[min(r, o, i·kh·kw)]`."""
-    return _factored_svd(down, up)[2]
-
-
-def _factored_svd(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """up·down = outer·left·diag(sigma)·right·inner, with orthonormal columns and rows around sigma, float64."""
-    outer, upper = torch.linalg.qr(up.detach().flatten(1).double())
-    inner, lower = torch.linalg.qr(down.detach().flatten(1).double().t())
-    core = upper @ lower.t()
-    if not torch.isfinite(core).all():
-        raise ValueError("the factors hold NaN or infinite values")
-    left, sigma, right = torch.linalg.svd(core, full_matrices=False)
-    return outer, left, sigma, right, inner.t()
 
 
 def _balanced(sigma: Tensor) -> tuple[Tensor, Tensor]:

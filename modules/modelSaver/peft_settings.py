@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modules.modelSaver.adapter_kinds import rank_of
-from modules.modelSaver.adapter_layout import ALPHA, DOWN, OFT_INPUT, unfold_alpha
+from modules.modelSaver.adapter_kinds import file_kind_of, rank_of
+from modules.module.FileKind import ALPHA
 from modules.util.config.patterns import PatternError, find_pattern
 
 import torch
@@ -40,13 +40,14 @@ def with_alpha(
     result = {}
     for name, parts in layers.items():
         result[name] = dict(parts)
-        if ALPHA in parts:
+        kind = file_kind_of(parts)
+        if ALPHA in parts or not kind.has_alpha:
             continue
         if folded is not None:
             alpha = folded.get(name) if isinstance(folded, dict) else folded
-            if isinstance(alpha, (int, float)) and alpha > 0 and DOWN in parts:
-                result[name] = unfold_alpha(parts, torch.tensor(float(alpha)))
-        elif isinstance(settings, dict) and OFT_INPUT not in parts:
+            if isinstance(alpha, (int, float)) and alpha > 0 and kind.folds_alpha:
+                result[name] = kind.unfold_alpha(parts, torch.tensor(float(alpha)))
+        elif isinstance(settings, dict):
             alpha = _alpha_in(settings, name, rank_of(parts) or 1)
             if alpha is not None:
                 result[name][ALPHA] = torch.tensor(alpha)
@@ -76,7 +77,7 @@ def _alpha_in(settings: Mapping[str, Any], name: str, rank: int) -> float | None
     else:  # diffusers puts the component before each setting
         component, _, path = name.partition(".")
         prefix = f"{component}."
-    # LoHa and LoKr call it alpha
+    # of other kinds than LoRA it is called alpha
     alpha = settings.get(f"{prefix}lora_alpha", settings.get(f"{prefix}alpha"))
     for pattern, value in (settings.get(f"{prefix}alpha_pattern") or {}).items():
         if _names(pattern, path):

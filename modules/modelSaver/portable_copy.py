@@ -5,13 +5,15 @@ import os
 from collections.abc import Callable, Mapping
 
 from modules.modelSaver.adapter_kinds import AdapterKind
-from modules.modelSaver.adapter_layout import ALPHA, DIFF, DOWN, UP
 from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.format_rules import holds
 from modules.modelSaver.low_rank_copy import best_lora
 from modules.modelSaver.save_adapter import save_parts
 from modules.module.AdapterModule import AdapterModule
 from modules.module.AdapterSet import AdapterSet
+from modules.module.DiffFileKind import DIFF, DiffFileKind
+from modules.module.FileKind import ALPHA
+from modules.module.LoRAFileKind import DOWN, UP, LoRAFileKind
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
@@ -56,7 +58,7 @@ def save_portable_copy(
         UserError: as `save_adapter`.
     """
     assert form != PortableCopy.NONE, "nothing to write"
-    if not holds(model_format, AdapterKind("diff" if form == PortableCopy.DIFF else "LoRA")):
+    if not holds(model_format, AdapterKind((DiffFileKind if form == PortableCopy.DIFF else LoRAFileKind).name)):
         model_format = FALLBACK
     if form == PortableCopy.DIFF:
         components = _each_layer(adapters, lambda adapter: {DIFF: adapter.merged_delta()})

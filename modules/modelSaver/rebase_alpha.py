@@ -3,17 +3,12 @@
 from collections.abc import Mapping
 
 from modules.modelSaver.adapter_kinds import alpha_of, kind_of_parts, rank_of
-from modules.modelSaver.adapter_layout import ALPHA, DOWN, MID, UP
 from modules.modelSaver.low_rank_copy import best_lora_of_factors
+from modules.module.FileKind import ALPHA
+from modules.module.LoRAFileKind import DOWN, MID, UP
 
 import torch
 from torch import Tensor
-
-_FACTORS: dict[str, tuple[str, ...]] = {
-    "LoRA": (DOWN, UP),
-    "LoHa": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
-    "LoKr": ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"),
-}
 
 
 def rebase_alpha(parts: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
@@ -21,14 +16,14 @@ def rebase_alpha(parts: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]
 
     ΔW = (α/r)·(product of d factors), so that every factor is multiplied by (α_old/α_new)^(1/d): all of them alike,
     which keeps their balance, and which is what training with the other alpha would have led to (see
-    `modules/tool/rebase_config.py`). d is 2 for LoRA and DoRA, 4 for LoHa, 2 to 4 for LoKr. A DoRA's scale stays.
+    `modules/tool/rebase_config.py`). d depends on the kind and form, see `FileKind.factors`. A DoRA's scale stays.
 
     Args:
         parts: of one layer, by internal name.
         alpha: more than 0.
 
     Returns:
-        All parts; the factors in float32. Equal to `parts` where readers ignore alpha: a LoKr with two full factors.
+        All parts; the factors in float32. Equal to `parts` where readers ignore alpha, see `FileKind.ignores_alpha`.
 
     Raises:
         ValueError: alpha is not above 0, the adapter's own is not, or the adapter is of a kind without alpha.
@@ -36,22 +31,18 @@ def rebase_alpha(parts: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]
     if not 0 < alpha < float("inf"):
         raise ValueError(f"alpha: found {alpha:g}, expected a number above 0")
     kind, old = kind_of_parts(parts), alpha_of(parts)
-    if ignores_alpha(parts):
+    file_kind = kind.file_kind
+    if file_kind.ignores_alpha(parts):
         return dict(parts)
-    if kind.base not in _FACTORS or old is None:
+    if not file_kind.has_alpha or old is None:
         raise ValueError(f"a {kind} adapter has no alpha; its strength is in its weights alone")
     if not 0 < old < float("inf"):
         # all factors are multiplied alike, which makes neither a minus nor, from zero, any number
         raise ValueError(f"alpha: found {old:g} in the adapter, expected a number above 0")
-    factors = [part for part in _FACTORS[kind.base] if part in parts]
+    factors = [part for part in file_kind.factors if part in parts]
     each = (old / alpha) ** (1 / len(factors))
     rebased = {part: tensor.float() * each if part in factors else tensor for part, tensor in parts.items()}
     return rebased | {ALPHA: torch.tensor(float(alpha))}
-
-
-def ignores_alpha(parts: Mapping[str, Tensor]) -> bool:
-    """Whether alpha is without effect, as in a LoKr whose factors are both full."""
-    return "lokr_w1" in parts and "lokr_w2" in parts
 
 
 def resize_lora(parts: Mapping[str, Tensor], rank: int) -> tuple[dict[str, Tensor], float]:

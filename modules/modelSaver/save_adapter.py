@@ -4,8 +4,8 @@ import json
 import os
 from collections.abc import Callable, Mapping
 
-from modules.modelSaver.adapter_kinds import AdapterKind, PartError, alpha_of, kind_of_parts
-from modules.modelSaver.adapter_layout import DOWN, EXACT_PARTS, LAYOUTS, loha_kernels, written_parts
+from modules.modelSaver.adapter_kinds import AdapterKind, alpha_of, file_kind_of, kind_of_parts
+from modules.modelSaver.adapter_layout import LAYOUTS
 from modules.modelSaver.adapter_metadata import AdapterDescription, ComponentLayers, adapter_metadata
 from modules.modelSaver.base_norm import BASE_NORM, DORA_NORM, for_base_norm, has_two_norms
 from modules.modelSaver.format_rules import check_kind, holds
@@ -13,6 +13,7 @@ from modules.modelSaver.fused_layers import joins_exactly, put_together, stands_
 from modules.modelSaver.peft_settings import FOLDED_ALPHA
 from modules.module.AdapterModule import AdaptedLayer
 from modules.module.AdapterSet import AdapterSet
+from modules.module.FileKind import PartError
 from modules.util.AdapterNaming import AdapterNaming, FusedLayer, LayerId
 from modules.util.atomic_file import safetensors_sha256, write_safetensors
 from modules.util.dtypes import OUTPUT_DTYPES
@@ -22,7 +23,7 @@ from modules.util.layer_path import layer_path
 from modules.util.UserError import UserError
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 # (component, module path) -> the base layer
 BaseLayers = Callable[[str, str], AdaptedLayer]
@@ -75,7 +76,7 @@ def save_parts(
     Args:
         base: finds the base layer. Without its weights, which may be on the meta device, a DoRA on outputs can't be
             adjusted for ComfyUI, see `base_norm.py`, and COMFY_LORA then holds what the other formats hold. Without
-            the layer LoHa's factors of convolutions stay matrices, which OneTrainer does not continue.
+            the layer what depends on it, see `FileKind.for_layer`, stays as it is, which OneTrainer does not continue.
     """
     components = {component: layers for component, layers in components.items() if layers}
     check_output(model_format, naming, dtype, kind_of_components(components))
@@ -198,9 +199,10 @@ def encode_adapter(
     layout = LAYOUTS[model_format]
     tensors: dict[str, Tensor] = {}
     for name, parts in _named_layers(_fitted(components, model_format, base), model_format, naming).items():
-        for part, tensor in written_parts(parts, layout).items():
+        kind = file_kind_of(parts)
+        for part, tensor in kind.written(parts, layout).items():
             key = f"{name}.{part}"
-            tensors[key] = _converted(key, tensor, torch.float32 if part in EXACT_PARTS else OUTPUT_DTYPES[dtype])
+            tensors[key] = _converted(key, tensor, torch.float32 if part in kind.exact else OUTPUT_DTYPES[dtype])
     return tensors
 
 
@@ -208,13 +210,13 @@ def _fitted(components: ComponentLayers, model_format: ModelFormat, base: BaseLa
     """The parts as the format's reader wants them, as far as that depends on the base layer: scales and kernels."""
     if base is None:
         return components
-    adjust, kernels = _adjusts(model_format, components, base), LAYOUTS[model_format].kernels
+    adjust, layout = _adjusts(model_format, components, base), LAYOUTS[model_format]
 
     def fit(parts: Mapping[str, Tensor], component: str, name: str) -> Mapping[str, Tensor]:
         layer = base(component, name)
         if adjust:
             return for_base_norm(parts, layer, component, name)
-        return loha_kernels(parts, layer.kernel_size) if kernels and isinstance(layer, nn.Conv2d) else parts
+        return file_kind_of(parts).for_layer(parts, layout, layer)
 
     return {
         component: {name: fit(parts, component, name) for name, parts in layers.items()}
@@ -296,6 +298,6 @@ def _folded_alphas(components: ComponentLayers, names: Mapping[tuple[str, str], 
         names[component, layer]: alpha_of(parts)
         for component, layers in components.items()
         for layer, parts in layers.items()
-        if DOWN in parts and (component, layer) in names
+        if file_kind_of(parts).folds_alpha and (component, layer) in names
     }
     return json.dumps(next(iter(alphas.values())) if len(set(alphas.values())) == 1 else alphas, sort_keys=True)

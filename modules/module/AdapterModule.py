@@ -3,6 +3,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from modules.module.dense_weight import is_quantized
+from modules.module.FileKind import FileKind
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.dtypes import FLOAT_DTYPES
 from modules.util.enum.ParameterRole import ParameterRole
@@ -36,22 +37,30 @@ class AdapterModule(nn.Module, ABC):
     state dict stays what it was. `train()` and `eval()` of the adapter (not of the base model) turn dropout on and
     off, as frozen models are usually left in eval mode.
 
-    A kind of adapter is one subclass in one file, and one entry in `AdapterSet.ADAPTER_CLASSES`.
+    A kind of adapter is one subclass in one file, and one entry in `kinds.ADAPTER_CLASSES`.
 
     An adapter has two faces: `parts`, what files hold and other programs read, and `state`, the raw tensors with which
     a run is resumed to the bit. For most kinds they are the same.
 
     Attributes:
+        file_kinds: what files know of the kind; several where the options decide it.
+        size_option: option of the config that says how large it is: its rank or block size.
         part_names: names of the raw tensors (OneTrainer's internal spelling) -> attribute that holds it.
         strength_parts: names in files of tensors whose multiple is a weaker or stronger adapter, as long as it has no
             lengths: ΔW, or the tangent of a rotation's half angle, is proportional to each of them.
         notes: what came up while the adapter was made -> the remark for the user, which names the layer; may be empty.
             A run says each once, with the first layer, whatever the number of layers.
         strength: share of ΔW that is applied, for kinds in which no tensor stands for it; set it before hooking.
+        neumann: whether a rotation is the Neumann series; None for other kinds.
+        kernels: whether a rotation turns whole kernels; None for other kinds.
     """
 
+    file_kinds: ClassVar[tuple[FileKind, ...]] = ()
+    size_option: ClassVar[str] = ""
     part_names: ClassVar[Mapping[str, str]] = {}
     strength_parts: ClassVar[Collection[str]] = ()
+    neumann: bool | None = None
+    kernels: bool | None = None
 
     def __init__(self, layer: AdaptedLayer, component: str, layer_name: str) -> None:
         super().__init__()

@@ -3,18 +3,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from modules.module.AdapterModule import AdaptedLayer, AdapterModule, UnfitLayerError
-from modules.module.DiffModule import DiffModule
-from modules.module.DoRAModule import DoRAModule
-from modules.module.DoRAOFTModule import DoRAOFTModule
+from modules.module.kinds import adapter_class_of, class_of_layers
 from modules.module.layer_notes import summarized
-from modules.module.LoHaModule import LoHaModule
-from modules.module.LoKrModule import LoKrModule
-from modules.module.LoRAModule import LoRAModule
 from modules.module.magnitude import DORA_SCALE, PEFT_MAGNITUDE
-from modules.module.OFTModule import OFTModule
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LoRAInit import LoRAInit
-from modules.util.enum.PeftType import PeftType
 from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.layer_path import layer_path
 from modules.util.LayerFilter import LayerFilter
@@ -23,20 +16,6 @@ from modules.util.UserError import UserError
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-
-# (peft_type, lora_decompose) -> class. A new kind of adapter is one file and one line here; kinds that are recognised
-# by more parts stand before those with fewer.
-ADAPTER_CLASSES: dict[tuple[PeftType, bool], type[AdapterModule]] = {
-    (PeftType.LORA, True): DoRAModule,
-    (PeftType.LORA, False): LoRAModule,
-    (PeftType.LOHA, False): LoHaModule,
-    (PeftType.LOKR, False): LoKrModule,
-    (PeftType.OFT_2, True): DoRAOFTModule,
-    (PeftType.OFT_2, False): OFTModule,
-}
-# kinds that no config makes: they come from files
-FILE_CLASSES: tuple[type[AdapterModule], ...] = (DiffModule,)
-
 
 # the start values of an adapter that a file then fills: any rank can have them
 NOT_DRAWN = {"lora_init": LoRAInit.KAIMING}
@@ -276,16 +255,6 @@ class AdapterSet:
             )
 
 
-def adapter_class_of(config: TrainConfig) -> type[AdapterModule]:
-    """The class of the config's adapter; UserError if there is none."""
-    # kinds without lengths of their own leave `lora_decompose` alone, as the GUI does
-    key = (config.peft_type, config.lora_decompose and (config.peft_type, True) in ADAPTER_CLASSES)
-    if key not in ADAPTER_CLASSES:
-        supported = ", ".join(dict.fromkeys(str(kind) for kind, _ in ADAPTER_CLASSES))
-        raise UserError(f"peft_type: {key[0]} is not supported; expected one of {supported}.")
-    return ADAPTER_CLASSES[key]
-
-
 def usual_options(options: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The options that most layers of an adapter have; of equally many those of the earlier layer.
 
@@ -297,27 +266,6 @@ def usual_options(options: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     counted = Counter(tuple(sorted(own.items())) for own in options)
     rest = {name: value for own in reversed(options) for name, value in own.items()}
     return rest | dict(max(counted, key=counted.__getitem__))
-
-
-def class_of_layers(layers: Mapping[str, Mapping[str, Tensor]]) -> type[AdapterModule]:
-    """The class of an adapter by the parts of its layers.
-
-    Raises:
-        UserError: parts that make up no adapter, or layers of several kinds.
-    """
-    found: dict[type[AdapterModule], str] = {}
-    for name, parts in layers.items():
-        kinds = (*ADAPTER_CLASSES.values(), *FILE_CLASSES)
-        kind = next((kind for kind in kinds if kind.recognizes(parts.keys())), None)
-        if kind is None:
-            raise UserError(f"{name}: the parts {', '.join(sorted(parts))} make up no adapter that is known here.")
-        found.setdefault(kind, name)
-    if len(found) > 1:
-        examples = ", ".join(f"{kind.__name__.removesuffix('Module')} in {name}" for kind, name in found.items())
-        raise UserError(
-            f"An adapter of several kinds can't be continued: {examples}. Expected one kind for all layers."
-        )
-    return next(iter(found))
 
 
 def adaptable_layers(root_module: nn.Module) -> dict[str, AdaptedLayer]:

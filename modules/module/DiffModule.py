@@ -4,14 +4,13 @@ from typing import Any
 from modules.module.AdapterModule import AdaptedLayer, trained_dtype
 from modules.module.DeltaModule import DeltaModule
 from modules.module.dense_weight import weight_shape
+from modules.module.DiffFileKind import DIFF, DIFF_BIAS, DiffFileKind
 from modules.module.part_checks import check_names, fitted
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ParameterRole import ParameterRole
 
 import torch
 from torch import Tensor, nn
-
-DIFF, DIFF_B = "diff", "diff_b"
 
 
 class DiffModule(DeltaModule):
@@ -28,8 +27,9 @@ class DiffModule(DeltaModule):
         dtype: of the trained tensors.
     """
 
+    file_kinds = (DiffFileKind(),)
     part_names = {DIFF: DIFF}
-    strength_parts = (DIFF, DIFF_B)
+    strength_parts = (DIFF, DIFF_BIAS)
 
     def __init__(
         self,
@@ -44,8 +44,8 @@ class DiffModule(DeltaModule):
         self.add(DIFF, DIFF, torch.zeros(weight_shape(layer), dtype=dtype), ParameterRole.HIDDEN)
         self._unmerged_bias: Tensor | None = None
         if layer.bias is not None:
-            self.part_names = {DIFF: DIFF, DIFF_B: DIFF_B}
-            self.add(DIFF_B, DIFF_B, torch.zeros(weight_shape(layer)[0], dtype=dtype), ParameterRole.VECTOR)
+            self.part_names = {DIFF: DIFF, DIFF_BIAS: DIFF_BIAS}
+            self.add(DIFF_BIAS, DIFF_BIAS, torch.zeros(weight_shape(layer)[0], dtype=dtype), ParameterRole.VECTOR)
 
     @classmethod
     def create(
@@ -55,7 +55,7 @@ class DiffModule(DeltaModule):
 
     @classmethod
     def recognizes(cls, names: Collection[str]) -> bool:
-        return DIFF in names or DIFF_B in names
+        return DIFF in names or DIFF_BIAS in names
 
     @classmethod
     def options_of(cls, parts: Mapping[str, Tensor], layer: AdaptedLayer) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class DiffModule(DeltaModule):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.delta_forward(x)
-        if DIFF_B not in self.part_names:
+        if DIFF_BIAS not in self.part_names:
             return y
         shift = self.diff_b.view(-1, 1, 1) if isinstance(self.layer, nn.Conv2d) else self.diff_b
         return y + shift.to(y.dtype)
@@ -77,7 +77,7 @@ class DiffModule(DeltaModule):
     @torch.no_grad()
     def merge(self) -> None:
         super().merge()
-        if DIFF_B in self.part_names:
+        if DIFF_BIAS in self.part_names:
             self._unmerged_bias = self.layer.bias.clone()
             self.layer.bias.copy_(self.layer.bias.float() + self.diff_b.float().to(self.layer.bias.device))
 
@@ -91,9 +91,11 @@ class DiffModule(DeltaModule):
     @torch.no_grad()
     def load_parts(self, parts: Mapping[str, Tensor]) -> None:
         """Takes over the changes; a missing one is zero."""
-        check_names(self, parts, (), (DIFF, DIFF_B), "a weight difference")
-        if DIFF_B in parts and DIFF_B not in self.part_names:
-            raise self.part_error(f"it holds {DIFF_B}, but the layer has no bias. It was made for another base model.")
+        check_names(self, parts, (), (DIFF, DIFF_BIAS), "a weight difference")
+        if DIFF_BIAS in parts and DIFF_BIAS not in self.part_names:
+            raise self.part_error(
+                f"it holds {DIFF_BIAS}, but the layer has no bias. It was made for another base model."
+            )
         for part, attribute in self.part_names.items():
             target = getattr(self, attribute)
             target.copy_(fitted(self, parts[part], target, part) if part in parts else torch.zeros_like(target))

@@ -4,6 +4,8 @@ from typing import Any
 from modules.module.AdapterModule import AdaptedLayer, trained_dtype
 from modules.module.DeltaModule import DeltaModule
 from modules.module.dense_weight import weight_shape
+from modules.module.FileKind import ALPHA
+from modules.module.LoHaFileKind import CORES, FACTORS, LoHaFileKind
 from modules.module.part_checks import check_names, check_rank, fitted, for_layer, number, rank_of
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ParameterRole import ParameterRole
@@ -13,9 +15,6 @@ from modules.util.keyed_random import layer_generator
 import torch
 from torch import Tensor
 
-ALPHA = "alpha"
-FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-CORES = ("hada_t1", "hada_t2")
 # standard deviations of the start values, those of LyCORIS
 START = {"hada_w1_a": 0.1, "hada_w1_b": 1.0, "hada_w2_a": 0.0, "hada_w2_b": 1.0}
 
@@ -38,6 +37,8 @@ class LoHaModule(DeltaModule):
         init_scale: more than 0, multiplies the start values.
     """
 
+    file_kinds = (LoHaFileKind(),)
+    size_option = "lora_rank"
     part_names = {name: name.removeprefix("hada_") for name in FACTORS} | {ALPHA: ALPHA}
     strength_parts = ("hada_w2_a",)
 

@@ -5,7 +5,9 @@ from typing import Any
 from modules.module.AdapterModule import AdaptedLayer, trained_dtype
 from modules.module.DeltaModule import DeltaModule
 from modules.module.dense_weight import weight_shape
+from modules.module.FileKind import ALPHA
 from modules.module.lokr_form import T2, W1, W1_A, W1_B, W2, W2_A, W2_B, LoKrForm, form_of_options, form_of_parts
+from modules.module.LoKrFileKind import LoKrFileKind
 from modules.module.LoRAModule import padded
 from modules.module.magnitude import DORA_SCALE, kronecker_change, magnitude_of
 from modules.module.MagnitudeMixin import MagnitudeMixin
@@ -19,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ALPHA = "alpha"
 FACTORS = (W1, W1_A, W1_B, W2, W2_A, W2_B, T2)
 
 
@@ -46,6 +47,8 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
         seed: of the run.
     """
 
+    file_kinds = (LoKrFileKind(),)
+    size_option = "lokr_dim"
     strength_parts = (W1, W1_A)
 
     def __init__(

@@ -4,6 +4,8 @@ from typing import Any
 
 from modules.module.AdapterModule import AdaptedLayer, AdapterModule, trained_dtype
 from modules.module.dense_weight import weight_shape
+from modules.module.FileKind import ALPHA
+from modules.module.LoRAFileKind import DOWN, MID, UP, LoRAFileKind
 from modules.module.low_rank import Geometry, low_rank_conv2d, low_rank_linear
 from modules.module.part_checks import check_names, check_rank, fitted, for_layer, number, rank_of
 from modules.util.config.TrainConfig import TrainConfig
@@ -17,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-DOWN, UP, MID, ALPHA = "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha"
 # the note of a layer that gets fewer ranks than the config says
 FEWER_RANKS = "fewer ranks"
 
@@ -45,6 +46,8 @@ class LoRAModule(AdapterModule):
         init_scale: more than 0, multiplies them.
     """
 
+    file_kinds = (LoRAFileKind(),)
+    size_option = "lora_rank"
     part_names = {DOWN: "down", UP: "up", ALPHA: "alpha"}
     strength_parts = (UP,)
 
@@ -170,9 +173,8 @@ class LoRAModule(AdapterModule):
         The file's alpha replaces the configured one, so that nothing changes about what was trained.
         """
         check_names(self, parts, (DOWN, UP), (DOWN, UP, MID, ALPHA), "LoRA")
-        down, up = parts[DOWN], parts[UP]
-        if MID in parts:  # down 1 x 1, then mid k x k: their product is a k x k kernel
-            down = torch.einsum("rskl,si->rikl", parts[MID].float(), down.float().flatten(1))
+        normal = self.file_kinds[0].normal(parts)
+        down, up = normal[DOWN], normal[UP]
         check_rank(self, down, self.rank, "lora_rank")
         with for_layer(self):
             alpha = number(parts, ALPHA, self.rank)

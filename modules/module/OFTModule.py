@@ -13,9 +13,11 @@ from modules.module.block_rotation import (
     unturned,
 )
 from modules.module.dense_weight import dense_weight
+from modules.module.FileKind import ALPHA
 from modules.module.kernel_layout import KERNELS, fitting_layouts, kernel_width, misfit
 from modules.module.LoRAModule import padded
 from modules.module.oft_math import block_size_of, nearest_block_size, rotations, scale_of, skew, triangle_size, upper
+from modules.module.OFTFileKind import INPUT, MARKER, OUTPUT, RESCALE, InputOFTFileKind, OutputOFTFileKind
 from modules.module.part_checks import check_names, number
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.OFTScaleMode import OFTScaleMode
@@ -27,9 +29,7 @@ from modules.util.UserError import UserError
 import torch
 from torch import Tensor, nn
 
-# A file holds one of the first two; with the marker the weight is still to be divided, as OneTrainer's scaled OFT is
-INPUT, OUTPUT, MARKER = "oft_R.weight", "oft_blocks", "oft_R.scaled_oft"
-RAW, ALPHA, RESCALE = "weight", "alpha", "rescale"
+RAW = "weight"
 
 
 class OFTModule(AdapterModule):
@@ -67,6 +67,8 @@ class OFTModule(AdapterModule):
         UnfitLayerError: a side of one channel, which can't be rotated.
     """
 
+    file_kinds = (InputOFTFileKind(), OutputOFTFileKind())
+    size_option = "oft_block_size"
     part_names = {RAW: "weight"}
     strength_parts = (INPUT, OUTPUT)
     decomposes: ClassVar[bool] = False

@@ -16,7 +16,7 @@ from modules.model.reference_naming import (
     standard_models,
 )
 from modules.modelSaver.adapter_layout import LAYOUTS
-from modules.modelSaver.adapter_metadata import ROTATIONS, AdapterDescription
+from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.AdapterFile import AdapterFile, read_adapter
 from modules.modelSaver.convert import (
     Layers,
@@ -27,7 +27,6 @@ from modules.modelSaver.convert import (
     find_reference,
     merge_into,
     names_as_they_are,
-    needs_weights,
     with_alpha,
     with_rank,
 )
@@ -36,7 +35,6 @@ from modules.modelSaver.inspect_adapter import info_text, inspect_adapter
 from modules.modelSaver.merged_model import changed_tensors, folder_at_once, write_merged_folder, writing
 from modules.modelSaver.save_adapter import kind_of_components, save_parts
 from modules.module.AdapterModule import AdaptedLayer
-from modules.module.kernel_layout import KERNELS
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.dtypes import OUTPUT_DTYPES
@@ -81,7 +79,7 @@ def show(path: Path, wishes: Wishes, say: Say) -> None:
     file, base = read_adapter(path), wishes.base
     model, note = None, ""
     if base is not None:
-        model = _base(wishes, weights=needs_weights(file.kind) or file.base_norm)
+        model = _base(wishes, weights=file.kind.needs_weights or file.base_norm)
     else:
         try:
             model = find_reference(file, standard_models())
@@ -112,12 +110,13 @@ def convert(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
     neumann = _neumann(file, wishes, say)
     if file.extra:
         say(f"warning: {len(file.extra)} tensors that belong to no layer, as embeddings, are left out.")
-    by_names = kind is None and not file.base_norm and not (file.kind.base == "LoHa" and LAYOUTS[model_format].kernels)
+    by_layer = file.kind.file_kind.onetrainer_kernels and LAYOUTS[model_format].kernels
+    by_names = kind is None and not file.base_norm and not by_layer
     if model_format == file.format and wishes.base is None and by_names:
         model = None
         components, naming = names_as_they_are(file)
     else:
-        model = _model_for(file, wishes, weights=file.base_norm or (kind is not None and needs_weights(file.kind)))
+        model = _model_for(file, wishes, weights=file.base_norm or (kind is not None and file.kind.needs_weights))
         say(f"base model: {model.name}")
         components, naming = file.fit(model.naming, model.components, _warner(say)), model.naming
         if file.kind.dora == "output" and LAYOUTS[model_format].base_norm and not model.has_weights:
@@ -156,7 +155,7 @@ def merge(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
             model = load_base(base)
             components = file.fit(model.naming, model.components, _warner(say))
             merge_into(components, model, neumann)
-            biases = file.kind.base == "diff"
+            biases = file.kind.file_kind.changes_biases
             changed = {
                 name: changed_tensors(model.components[name], layers, biases) for name, layers in components.items()
             }
@@ -196,7 +195,7 @@ def _remarks(components: Layers, model_format: ModelFormat, model: ReferenceMode
     if model is None or kind is None:
         return []
     layers = {name: parts for own in components.values() for name, parts in own.items()}
-    channels = not any(KERNELS in parts for parts in layers.values())
+    channels = not any(kind.file_kind.turns_kernels(parts) for parts in layers.values())
     found = onetrainer_remarks(model_format, kind, model.naming, layers.__contains__, channels)
     # without weights a DoRA on outputs is not adjusted for ComfyUI, which was said already
     if kind.dora == "output" and LAYOUTS[model_format].base_norm and not model.has_weights:
@@ -220,14 +219,14 @@ def _wished_kind(file: AdapterFile, wishes: Wishes) -> str | None:
         raise UserError("--rank: a diff has none. Leave it out, or give --to lora.")
     if wishes.kind == "lora" and wishes.rank is None:
         raise UserError("--to lora: needs the rank. Give --rank, for example --rank 64.")
-    if wishes.kind is None and wishes.rank is not None and file.kind.base != "LoRA":
+    if wishes.kind is None and wishes.rank is not None and not file.kind.file_kind.resizable:
         return "lora"
     return wishes.kind
 
 
 def _neumann(file: AdapterFile, wishes: Wishes, say: Say) -> bool:
     """Whether to read rotations as the Neumann series; says what was taken where the file leaves it open."""
-    if file.kind.base not in ROTATIONS:
+    if not file.kind.file_kind.rotates:
         return False
     if file.neumann is not None:
         return file.neumann
@@ -251,7 +250,7 @@ def _base(wishes: Wishes, weights: bool) -> ReferenceModel:
 
 def _model_for(file: AdapterFile, wishes: Wishes, weights: bool) -> ReferenceModel:
     if wishes.base is not None:
-        return _base(wishes, weights or needs_weights(file.kind))
+        return _base(wishes, weights or file.kind.needs_weights)
     if weights:
         raise UserError(
             f"{file.path}: {file.kind} depends on the base model's weights here. Name its folder or file by --base."

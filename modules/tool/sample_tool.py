@@ -13,7 +13,6 @@ from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub, Progress
 from modules.model.model_name import short_name
 from modules.model.recognize_model import find_model_type
-from modules.modelSaver.adapter_metadata import ROTATIONS
 from modules.modelSaver.AdapterFile import AdapterFile, read_adapter
 from modules.module.AdapterSet import AdapterSet
 from modules.trainer.autocast import autocast
@@ -264,7 +263,7 @@ def _seeds(sample: SampleConfig, number: int) -> range:
 
 
 def _neumann(file: AdapterFile, wanted: bool, say: Say) -> bool:
-    if file.kind.base not in ROTATIONS:
+    if not file.kind.file_kind.rotates:
         return False
     if file.neumann is None:
         taken = "the Neumann series, by --neumann" if wanted else "exact; for OneTrainer's files give --neumann"

@@ -11,7 +11,6 @@ from functools import cache
 from modules.model.flux2_keys import flux2_adapter_naming, native_layer
 from modules.model.reference_naming import standard_models
 from modules.model.unet_keys import layer_paths
-from modules.modelSaver.adapter_kinds import PartError
 from modules.modelSaver.adapter_layout import split_key
 from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.AdapterFile import read_adapter
@@ -19,6 +18,7 @@ from modules.modelSaver.convert import find_reference
 from modules.modelSaver.fused_layers import swap_halves
 from modules.modelSaver.save_adapter import check_joins, encode_adapter, kind_of_components, save_adapter
 from modules.module.AdapterSet import AdapterSet
+from modules.module.FileKind import PartError
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat

@@ -7,7 +7,8 @@ from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.fused_layers import join_layers, split_layer
 from modules.modelSaver.save_adapter import save_adapter
-from modules.module.AdapterSet import AdapterSet, class_of_layers
+from modules.module.AdapterSet import AdapterSet
+from modules.module.kinds import class_of_layers
 from modules.util.AdapterNaming import AdapterNaming, FusedLayer
 from modules.util.atomic_file import write_safetensors
 from modules.util.config.TrainConfig import TrainConfig

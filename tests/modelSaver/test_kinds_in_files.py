@@ -9,7 +9,8 @@ from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.format_rules import comfy_remarks, holds
 from modules.modelSaver.save_adapter import save_adapter
-from modules.module.AdapterSet import ADAPTER_CLASSES, AdapterSet, adapter_class_of
+from modules.module.AdapterSet import AdapterSet
+from modules.module.kinds import ADAPTER_CLASSES, adapter_class_of
 from modules.util.atomic_file import write_safetensors
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType

@@ -2,7 +2,8 @@
 
 import math
 
-from modules.modelSaver.low_rank_copy import best_lora, best_lora_of_factors, singular_values
+from modules.modelSaver.low_rank_copy import best_lora, best_lora_of_factors
+from modules.module.factored_svd import singular_values
 
 import torch
 

@@ -1,7 +1,8 @@
 """What other programs write in other forms means the same as before it was put in ours."""
 
-from modules.modelSaver.adapter_kinds import block_size_of, check_parts
+from modules.modelSaver.adapter_kinds import check_parts
 from modules.modelSaver.normal_parts import normal_parts
+from modules.module.oft_math import block_size_of
 
 import torch
 from torch import Tensor

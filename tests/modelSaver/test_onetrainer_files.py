@@ -7,12 +7,14 @@ LoHa and rotations of whole kernels gave our weights to 2e-7; what is called ref
 from modules.model.reference_naming import standard_models
 from modules.model.unet_keys import unet_adapter_naming
 from modules.modelSaver.adapter_kinds import AdapterKind
-from modules.modelSaver.adapter_layout import LAYOUTS, loha_kernels
+from modules.modelSaver.adapter_layout import LAYOUTS
 from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.format_rules import comfy_remarks, onetrainer_remarks
 from modules.modelSaver.save_adapter import save_adapter, save_parts
 from modules.module.AdapterSet import AdapterSet
+from modules.module.LoHaFileKind import loha_kernels
+from modules.module.LoRAFileKind import LoRAFileKind
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
@@ -118,7 +120,7 @@ def test_cores_are_multiplied_into_the_kernels():
         assert up.shape == (6, 2, 1, 1) and down.shape == (2, 4, 3, 3)
         torch.testing.assert_close(torch.einsum("or,rihw->oihw", up.flatten(1), down), expected)
     lora = {"lora_down.weight": torch.ones(2, 4, 3, 3), "lora_up.weight": torch.ones(6, 2, 1, 1)}
-    assert loha_kernels(lora, (3, 3)) == lora
+    assert LoRAFileKind().for_layer(lora, LAYOUTS[ModelFormat.LEGACY_LORA], nn.Conv2d(4, 6, 3)) == lora
 
 
 def test_text_encoders_have_the_level_that_files_have(base, loha, tmp_path):

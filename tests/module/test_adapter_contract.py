@@ -2,8 +2,9 @@
 
 import copy
 
-from modules.module.AdapterSet import ADAPTER_CLASSES, FILE_CLASSES, AdapterSet, class_of_layers
+from modules.module.AdapterSet import AdapterSet
 from modules.module.dense_weight import weight_shape
+from modules.module.kinds import ADAPTER_CLASSES, FILE_CLASSES, class_of_layers
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.LoRAInit import LoRAInit

@@ -1,4 +1,5 @@
-from modules.module.AdapterSet import ADAPTER_CLASSES, AdapterSet, adapter_class_of
+from modules.module.AdapterSet import AdapterSet
+from modules.module.kinds import ADAPTER_CLASSES, adapter_class_of
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.PeftType import PeftType

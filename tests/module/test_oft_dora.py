@@ -1,7 +1,8 @@
 """DoRA-OFT: lengths on the axis that the rotation leaves alone."""
 
-from modules.module.AdapterSet import AdapterSet, adapter_class_of, class_of_layers
+from modules.module.AdapterSet import AdapterSet
 from modules.module.DoRAOFTModule import DoRAOFTModule
+from modules.module.kinds import adapter_class_of, class_of_layers
 from modules.module.magnitude import DORA_SCALE
 from modules.module.OFTModule import INPUT, OUTPUT, OFTModule
 from modules.util.config.TrainConfig import TrainConfig

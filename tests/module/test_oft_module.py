@@ -1,7 +1,8 @@
 """The adapter contract for OFT on single layers, on both sides, against dense matrices written out by loops."""
 
-from modules.module.AdapterSet import AdapterSet, adapter_class_of, class_of_layers
+from modules.module.AdapterSet import AdapterSet
 from modules.module.block_rotation import rotate
+from modules.module.kinds import adapter_class_of, class_of_layers
 from modules.module.oft_math import rotations, triangle_size
 from modules.module.OFTModule import INPUT, MARKER, OUTPUT, OFTModule
 from modules.util.config.TrainConfig import TrainConfig

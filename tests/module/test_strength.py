@@ -1,7 +1,7 @@
 """How much of an adapter is applied: of every kind, hooked and merged."""
 
 from modules.module.AdapterSet import AdapterSet
-from modules.module.DiffModule import DIFF, DIFF_B
+from modules.module.DiffFileKind import DIFF, DIFF_BIAS
 from modules.util.config.TrainConfig import TrainConfig
 
 import torch
@@ -51,7 +51,7 @@ def trained(kind: str, seed: int = 5) -> dict[str, dict[str, Tensor]]:
         return {
             name: {
                 DIFF: 0.1 * torch.randn(layer.weight.shape, generator=generator),
-                DIFF_B: 0.1 * torch.randn(layer.bias.shape, generator=generator),
+                DIFF_BIAS: 0.1 * torch.randn(layer.bias.shape, generator=generator),
             }
             for name, layer in layers.named_children()
         }

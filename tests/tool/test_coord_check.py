@@ -303,3 +303,13 @@ def test_a_picture_of_what_diverged_and_of_what_moved_nothing(tmp_path):
 def test_layers_without_an_output_count_for_nothing():
     own = row("lora", 4, [math.nan, 0.1, 0.3], 0.1)
     assert own.median == pytest.approx(0.2) and own.to_json()["layers"]["0"] is None
+
+
+def test_ranks_of_a_kind_are_those_of_its_own_option():
+    config = adapter_config(peft_type="LOKR", lokr_dim=2, lora_alpha=4.0)
+    found = variants_of(config, ["lokr", "loha"], ranks=(4,))
+    assert [(own.name, own.config.lokr_dim, own.config.lora_rank, own.config.lora_alpha) for own in found] == [
+        ("LoKr rank 2", 2, 16, 4.0),
+        ("LoKr rank 4", 4, 16, 8.0),
+        ("LoHa rank 4", 2, 4, 8.0),
+    ]

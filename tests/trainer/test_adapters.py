@@ -5,7 +5,8 @@ from pathlib import Path
 from modules.model.BaseModel import BaseModel, family_of
 from modules.modelSaver.adapter_output import check_adapter_output, save_adapters
 from modules.modelSaver.AdapterFile import read_adapter
-from modules.module.AdapterSet import ADAPTER_CLASSES, AdapterSet, adapter_class_of
+from modules.module.AdapterSet import AdapterSet
+from modules.module.kinds import ADAPTER_CLASSES, adapter_class_of
 from modules.trainer.adapters import make_adapters
 from modules.util.atomic_file import write_safetensors
 from modules.util.config.TrainConfig import TrainConfig

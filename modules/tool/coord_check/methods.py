@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.PeftType import PeftType
 from modules.util.enum.TrainingMethod import TrainingMethod
 
-RANK, BLOCK = "lora_rank", "oft_block_size"
-# option of a size -> its name in tables
-SIZE_NAMES = {RANK: "rank", BLOCK: "block"}
+if TYPE_CHECKING:
+    from modules.module.AdapterModule import AdapterModule
+
+RANK, BLOCK = "rank", "block"
 RANKS, BLOCKS = (4, 16, 64), (4, 16, 64)
 
 
@@ -18,31 +20,56 @@ class CheckedMethod:
     """A way to train layers.
 
     Attributes:
-        title: in tables.
         options: of the config.
-        size: the option that says how large it is; "" if it has no size.
     """
 
-    title: str
     options: Mapping[str, Any]
-    size: str = ""
+
+    @property
+    def title(self) -> str:
+        """In tables."""
+        kind = self._adapter_class()
+        if kind is None:
+            return "full"
+        file_kind = kind.file_kinds[0]
+        return file_kind.dora_name if self.options["lora_decompose"] else file_kind.name
+
+    @property
+    def size(self) -> str:
+        """The option that says how large it is; "" if it has no size."""
+        kind = self._adapter_class()
+        return "" if kind is None else kind.size_option
+
+    @property
+    def size_name(self) -> str:
+        """`RANK`, `BLOCK`, or "" if it has no size."""
+        kind = self._adapter_class()
+        return "" if kind is None else kind.file_kinds[0].size_name.partition(" ")[0]
+
+    def _adapter_class(self) -> "type[AdapterModule] | None":
+        """The registered class; None for full fine-tuning."""
+        if "peft_type" not in self.options:
+            return None
+        # here, as the names of methods are needed where torch is not loaded: in the window and for --help
+        from modules.module.kinds import ADAPTER_CLASSES
+
+        return ADAPTER_CLASSES[self.options["peft_type"], self.options["lora_decompose"]]
 
 
-def _adapter(title: str, kind: PeftType, decomposed: bool, size: str) -> CheckedMethod:
-    options = {"training_method": TrainingMethod.LORA, "peft_type": kind, "lora_decompose": decomposed}
-    return CheckedMethod(title, options, size)
+def _methods() -> dict[str, CheckedMethod]:
+    """Name on the command line -> method, for all that a config can train; kinds that can be decomposed come first."""
+    found: dict[bool, dict[str, CheckedMethod]] = {True: {}, False: {}}
+    for kind in PeftType:
+        options = {"training_method": TrainingMethod.LORA, "peft_type": kind, "lora_decompose": False}
+        name, decomposes = kind.lower().partition("_")[0], TrainConfig(**options).applies("lora_decompose")
+        found[decomposes][name] = CheckedMethod(options)
+        if decomposes:
+            decomposed = "dora" if kind == PeftType.LORA else f"dora-{name}"
+            found[True][decomposed] = CheckedMethod(options | {"lora_decompose": True})
+    return {**found[True], **found[False], "full": CheckedMethod({"training_method": TrainingMethod.FINE_TUNE})}
 
 
-# name on the command line -> method
-CHECKED: Mapping[str, CheckedMethod] = {
-    "lora": _adapter("LoRA", PeftType.LORA, False, RANK),
-    "dora": _adapter("DoRA", PeftType.LORA, True, RANK),
-    "oft": _adapter("OFT", PeftType.OFT_2, False, BLOCK),
-    "dora-oft": _adapter("DoRA-OFT", PeftType.OFT_2, True, BLOCK),
-    "loha": _adapter("LoHa", PeftType.LOHA, False, RANK),
-    "lokr": _adapter("LoKr", PeftType.LOKR, False, RANK),
-    "full": CheckedMethod("full", {"training_method": TrainingMethod.FINE_TUNE}),
-}
+CHECKED: Mapping[str, CheckedMethod] = _methods()
 # full fine-tuning takes many times their memory, so it is measured only where it is asked for
 USUAL = ("lora", "dora", "oft", "dora-oft")
 # steps before the one that is measured: the first moves up factors only, which start at zero

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.tool.coord_check.methods import CHECKED, SIZE_NAMES
+from modules.tool.coord_check.methods import CHECKED
 from modules.tool.coord_check.step_change import StepChange
 from modules.tool.coord_check.variants import Variant
 from modules.util.config.read_json import read_json
@@ -134,7 +134,7 @@ def spreads(rows: Sequence[Row]) -> list[Spread]:
 
     compare(
         _grouped(rows, size_group),
-        lambda row: SIZE_NAMES.get(CHECKED[row.variant.method].size, ""),
+        lambda row: CHECKED[row.variant.method].size_name,
         lambda row: str(row.variant.size),
     )
     if several:

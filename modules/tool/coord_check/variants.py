@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modules.tool.coord_check.methods import BLOCK, BLOCKS, CHECKED, RANK, RANKS, SIZE_NAMES
+from modules.tool.coord_check.methods import BLOCK, BLOCKS, CHECKED, RANK, RANKS
 from modules.trainer.optimizer_checks import check_lora_options, optimizer_problems
 from modules.util.config.errors import Remedy
 from modules.util.config.TrainConfig import TrainConfig
@@ -37,7 +37,7 @@ class Variant:
     def name(self) -> str:
         """`LoRA rank 16`."""
         method = CHECKED[self.method]
-        return f"{method.title} {SIZE_NAMES[method.size]} {self.size}" if method.size else method.title
+        return f"{method.title} {method.size_name} {self.size}" if method.size else method.title
 
 
 def method_of(config: TrainConfig) -> str:
@@ -103,21 +103,21 @@ def variants_of(
     Args:
         config: of the run.
         methods: keys of `CHECKED`.
-        ranks: of LoRA, DoRA, LoHa and LoKr, each at least 1.
-        blocks: block sizes of OFT and DoRA-OFT, each at least 2.
+        ranks: of methods that have a rank, each at least 1.
+        blocks: block sizes of methods that have these, each at least 2.
     """
     own = method_of(config)
-    size = CHECKED[own].size
+    size, size_name = CHECKED[own].size, CHECKED[own].size_name
     found = [Variant(own, getattr(config, size) if size else None, config, is_reference=True)]
-    strength = config.lora_alpha / config.lora_rank if size == RANK else 1.0
+    strength = config.lora_alpha / getattr(config, size) if size_name == RANK else 1.0
     sizes = {RANK: ranks, BLOCK: blocks, "": (None,)}
     for name in dict.fromkeys(methods):
         method = CHECKED[name]
-        for one in sorted(set(sizes[method.size]), key=lambda value: value or 0):
+        for one in sorted(set(sizes[method.size_name]), key=lambda value: value or 0):
             if (name, one) == (found[0].method, found[0].size):
                 continue
             changes = {**method.options, **({method.size: one} if method.size else {})}
-            if method.size == RANK:
+            if method.size_name == RANK:
                 changes["lora_alpha"] = strength * one
             found.append(Variant(name, one, config.model_copy(update=changes)))
     return found

@@ -103,7 +103,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "an adapter to continue that is not there": (
         {"lora_model_name": "{out}/a.safetensors"}, "lora_model_name", "a.safetensors"),
     "an adapter for a fine-tune": ({**FINE, "lora_model_name": "{file}"}, "lora_model_name", "does not train"),
-    "an option without code": ({"debug_mode": True}, "debug_mode", "not supported"),
+    "an option without code": ({"debug_mode": True}, "debug_mode", "not written yet"),
 }  # fmt: skip
 
 

@@ -31,8 +31,6 @@ def optimizer_problems(
         rates: learning rate of each set that is trained, by name; None: options alone are looked at.
     """
     problems = option_problems(config.optimizer)
-    if any(problem.path == "optimizer.optimizer" for problem in problems):
-        return problems
     problems += _rule_problems(config)
     problems += found(_check_fused, config, warn)
     problems += found(check_has_pairs, config)

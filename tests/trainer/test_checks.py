@@ -60,7 +60,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "no such file": ({"base_model_name": "models/nothing.safetensors"}, "base_model_name", "does not exist"),
     "a family without code": ({"model_type": "WUERSTCHEN_2"}, "model_type", "not supported"),
     "a method without code": ({"training_method": "FINE_TUNE_VAE"}, "training_method", "not supported"),
-    "an optimizer without code": ({"optimizer": {"optimizer": "AIDA"}}, "optimizer.optimizer", "not supported"),
+    "an option that no optimizer has": (
+        {"optimizer": {"optimizer": "ADAMW_8BIT", "percentile_clipping": 50}},
+        "optimizer.percentile_clipping",
+        "given it up",
+    ),
     "an option of another optimizer": (
         {"optimizer": {"optimizer": "ADAMW", "fisher_wd": True}}, "optimizer.fisher_wd", "no such option"),
     "two options that exclude each other": (

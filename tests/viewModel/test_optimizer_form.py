@@ -56,14 +56,6 @@ def test_what_is_set_and_not_its_own_is_shown_and_named_as_wrong(optimizer):
     assert "optimizer.fisher_wd" not in shown(optimizer)
 
 
-def test_an_optimizer_without_code_shows_everything_and_is_named_as_wrong(optimizer):
-    optimizer.choose(Optimizer.AIDA)
-    assert {path for path in optimizer.form.fields if path.count(".") == 1 and path.startswith("optimizer.")} <= shown(
-        optimizer
-    ) | {"optimizer.optimizer"}
-    assert optimizer.catalog.problems(optimizer.form.config)[0].path == "optimizer.optimizer"
-
-
 def test_options_are_remembered_for_each_optimizer(optimizer):
     optimizer.form.set_text("optimizer.beta1", "0.8")
     optimizer.choose(Optimizer.LION_ADV)

@@ -160,9 +160,10 @@ ADAPTED = {"log_every": 0, "d0": 1e-6}
 GROWN = {**ADAPTED, "growth_rate": float("inf")}
 DECAY = {"weight_decay": 0.0, "decoupled_decay": True, "fixed_decay": False}
 DECOUPLED = {"decoupled_decay": "weight_decouple"}
-# OneTrainer's files hold these: bitsandbytes clips by no percentile any more, and always quantizes in blocks
+# OneTrainer's files hold these: bitsandbytes clips by no percentile any more, and always quantizes in blocks. Its
+# 8-bit classes take 32 for `optim_bits` and keep 8.
 IDLE = {"percentile_clipping": (100,), "block_wise": None}
-IN_8_BITS = {**IDLE, "optim_bits": (8,)}
+IN_8_BITS = {**IDLE, "optim_bits": (8, 32)}
 IN_32_BITS = {**IDLE, "optim_bits": (32,), "min_8bit_size": None}
 # bitsandbytes' LAMB always does both
 LAMB = {"bias_correction": (True,), "adam_w_mode": (True,)}
@@ -185,10 +186,12 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
     Optimizer.ADAGRAD: LibraryOptimizer(
         "torch.optim.Adagrad",
         {**TORCH, "lr_decay": 0.0, "weight_decay": 0.0, "initial_accumulator_value": 0, "eps": 1e-10},
+        idle=IN_32_BITS,
     ),
     Optimizer.RMSPROP: LibraryOptimizer(
         "torch.optim.RMSprop",
         {"alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0, "centered": False, "foreach": None},
+        idle=IN_32_BITS,
     ),
     Optimizer.ADAFACTOR: LibraryOptimizer(
         "transformers.optimization.Adafactor",

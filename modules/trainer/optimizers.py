@@ -1,7 +1,7 @@
 """What is behind the `Optimizer` enum: the rules of our own engine, and optimizers of well-kept libraries."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -25,7 +25,17 @@ class EngineOptimizer:
     rule: str
     one_rate: bool = False
     schedule_free: bool = False
-    idle: Mapping[str, tuple | None] = field(default_factory=dict)
+
+    @property
+    def idle(self) -> Mapping[str, tuple | None]:
+        """Numbers that belong to a switch which the rule has not; OneTrainer's files hold them beside the switch."""
+        defaults = RULES[self.rule].defaults
+        return {
+            number: None
+            for switch, numbers in (("use_AdEMAMix", ("beta3_ema", "alpha")), ("Simplified_AdEMAMix", ("alpha_grad",)))
+            for number in numbers
+            if switch not in defaults
+        }
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -74,11 +84,18 @@ NO_OPTIMIZERS = {
 """Options that no optimizer has -> why."""
 
 
-def option_problems(config: TrainOptimizerConfig) -> list[Problem]:
-    """Each option that is set and that the optimizer has not."""
+def option_problems(config: TrainOptimizerConfig, rounds: bool = True) -> list[Problem]:
+    """Each option that is set and that the optimizer has not.
+
+    Args:
+        config: of the optimizer.
+        rounds: whether trained weights have fewer bits than float32. Without, how they are rounded does not matter.
+    """
     entry, found = OPTIMIZERS[config.optimizer], []
     for name, value in config.options().items():
-        if name not in entry.defaults and value not in OFF and not _is_idle(entry, name, value):
+        if name == "stochastic_rounding" and not rounds:
+            continue
+        if name not in entry.defaults and not _is_idle(entry, name, value):
             takers = [str(other) for other, row in OPTIMIZERS.items() if name in row.defaults]
             who = f"it is an option of {', '.join(takers)}" if takers else NO_OPTIMIZERS[name]
             text = f"{config.optimizer} has no such option; {who}. Set it to null"
@@ -88,8 +105,8 @@ def option_problems(config: TrainOptimizerConfig) -> list[Problem]:
 
 def _is_idle(entry: LibraryOptimizer | EngineOptimizer, name: str, value: Any) -> bool:
     """Whether nothing is lost though the optimizer has no such option."""
-    if name not in entry.idle:
-        return False
+    if value is None or name not in entry.idle:
+        return value in OFF
     values = entry.idle[name]
     return values is None or value in values
 
@@ -102,7 +119,9 @@ def create_optimizer(
     Raises:
         UserError: if its library is missing, or an option is set that it has not.
     """
-    raise_problems(option_problems(config))
+    groups = [{**group, "params": list(group["params"])} for group in groups]
+    rounds = any(parameter.element_size() < 4 for group in groups for parameter in group["params"])
+    raise_problems(option_problems(config, rounds))
     entry, given = OPTIMIZERS[config.optimizer], config.options()
     if entry.one_rate and len({group["lr"] for group in groups}) > 1:
         rates = ", ".join(f"{group['name']} {group['lr']:g}" for group in groups)
@@ -111,7 +130,7 @@ def create_optimizer(
             "Set the parts' own learning_rate to null."
         )
     options = {name: default if given[name] is None else given[name] for name, default in entry.defaults.items()}
-    optimizer = entry.make(config.optimizer, [dict(group) for group in groups], options, seed)
+    optimizer = entry.make(config.optimizer, groups, options, seed)
     if entry.schedule_free:
         optimizer.train()
     return optimizer

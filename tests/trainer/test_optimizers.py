@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from modules.trainer.library_optimizers import LIBRARY, PACKAGES
-from modules.trainer.optimizer_checks import check_lora_options
+from modules.trainer.optimizer_checks import check_lora_options, optimizer_problems
 from modules.trainer.optimizers import (
     NO_OPTIMIZERS,
     OPTIMIZERS,
@@ -229,6 +229,9 @@ def test_what_a_library_can_not_do_is_told_before_a_run(monkeypatch, name, optio
         ("LAMB_8BIT", {"bias_correction": True, "adam_w_mode": True, "block_wise": False}),
         ("LARS", {"optim_bits": 32, "min_8bit_size": 4096, "momentum": 0.5}),
         ("YOGI", {"r": 0.95, "adanorm": False}),
+        ("ADAGRAD", {"percentile_clipping": 100, "block_wise": True, "optim_bits": 32, "min_8bit_size": 4096}),
+        ("PRODIGY_ADV", {"use_AdEMAMix": False, "beta3_ema": 0.9999, "alpha": 5.0}),
+        ("MUON_ADV", {"Simplified_AdEMAMix": False, "alpha_grad": 100.0}),
     ],
 )
 def test_options_without_effect_may_stand_at_the_values_of_onetrainers_files(name, options):
@@ -244,6 +247,8 @@ def test_options_without_effect_may_stand_at_the_values_of_onetrainers_files(nam
         ("SGD_8BIT", {"dampening": 0.5}),
         ("LAMB", {"optim_bits": 8}),
         ("LAMB", {"amsgrad": True}),
+        ("LAMB", {"bias_correction": False}),
+        ("LAMB_8BIT", {"adam_w_mode": False}),
         ("YOGI", {"adanorm": True}),
         ("CAME", {"stochastic_rounding": True}),
         ("PRODIGY", {"fsdp_in_use": True}),
@@ -255,6 +260,30 @@ def test_what_a_library_would_ignore_is_refused_with_the_reason(name, options):
     (option,) = options
     assert problem.path == f"optimizer.{option}" and problem.remedies
     assert NO_OPTIMIZERS.get(option, "it is an option of") in problem.text
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"training_method": "LORA"}, False),
+        ({"training_method": "LORA", "lora_weight_dtype": "BFLOAT_16"}, True),
+        ({"training_method": "FINE_TUNE"}, False),
+        ({"training_method": "FINE_TUNE", "unet": {"weight_dtype": "BFLOAT_16"}}, True),
+        ({"training_method": "FINE_TUNE", "vae": {"weight_dtype": "BFLOAT_16"}}, False),
+    ],
+)
+def test_stochastic_rounding_is_refused_only_where_it_would_round(options, refused):
+    # OneTrainer's Adafactor has it, and its presets switch it on
+    config = TrainConfig.from_dict({**options, "optimizer": {"optimizer": "ADAFACTOR", "stochastic_rounding": True}})
+    found = optimizer_problems(config, pytest.fail, {"unet": 1e-4})
+    assert [problem.path for problem in found] == ["optimizer.stochastic_rounding"] * refused
+    weights = torch.bfloat16 if refused else torch.float32
+    groups = [{"params": [torch.nn.Parameter(torch.ones(4, 4, dtype=weights))], "lr": 1e-4, "name": "unet"}]
+    if refused:
+        with pytest.raises(UserError, match="stochastic_rounding"):
+            create_optimizer(config.optimizer, groups)
+    else:
+        create_optimizer(config.optimizer, groups)
 
 
 def test_every_option_is_one_of_some_optimizer_or_has_a_reason():

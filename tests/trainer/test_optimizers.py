@@ -1,5 +1,6 @@
 """Every optimizer that the factory offers, on a quadratic bowl large enough for 8-bit kernels."""
 
+import json
 import math
 import re
 import sys
@@ -405,3 +406,31 @@ def test_stiefel_continues_any_trained_adapter_and_refuses_an_untrained_one():
         optimizer_notes(make("STIEFEL_LORA", factors(torch.zeros(12, 4))))
     (note,) = optimizer_notes(make("LORA_RITE", [*factors(torch.zeros(12, 4)), torch.nn.Parameter(torch.ones(3))]))
     assert "LORA_RITE" in note and "1 VECTOR (parameter 2)" in note
+
+
+def test_muon_is_torchs():
+    own, peer = start(), start()
+    descend(make("MUON", [own], 0.5), own, 30)
+    optimizer = torch.optim.Muon([peer], lr=0.5, weight_decay=0.0, momentum=0.95, adjust_lr_fn="original")
+    descend(optimizer, peer, 30)
+    # float32 rounding; both orthogonalize in bfloat16 by the same operations
+    torch.testing.assert_close(own, peer, rtol=0, atol=1e-5)
+
+
+def library_row(name: Optimizer) -> str:
+    """The line of an optimizer in the docs' table."""
+    entry = LIBRARY[name]
+    options = ", ".join(f"`{key}` {shown(value)}" for key, value in entry.defaults.items())
+    return f"| `{name}` | {', '.join(entry.packages)} | {options} |"
+
+
+def shown(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return f"{value:g}"
+
+
+def test_the_docs_name_every_option_of_every_library_optimizer():
+    text = (ROOT / "docs" / "optimizers.md").read_text(encoding="utf-8")
+    for name in LIBRARY:
+        assert library_row(name) in text, library_row(name)

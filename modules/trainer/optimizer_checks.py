@@ -36,6 +36,7 @@ def optimizer_problems(
     problems += _rule_problems(config)
     problems += found(_check_fused, config, warn)
     problems += found(check_has_pairs, config)
+    problems += found(_check_zeros_move, config)
     if not problems and rates:
         # a library tells only when it is made
         groups = [{"params": [torch.zeros(2, 2)], "lr": rate, "name": name} for name, rate in rates.items()]
@@ -82,6 +83,21 @@ def _rule_problems(config: TrainConfig) -> list[Problem]:
 def _check_fused(config: TrainConfig, warn: Callable[[str], None]) -> None:
     if config.optimizer.fused_back_pass and (note := check_fused(config)):
         warn(note)
+
+
+def _check_zeros_move(config: TrainConfig) -> None:
+    """Raises UserError if steps are bounded by the norm of weights that start at zero, as those of adapters do."""
+    own, entry = config.optimizer, OPTIMIZERS[config.optimizer.optimizer]
+    if config.training_method != TrainingMethod.LORA or "max_unorm" not in entry.defaults:
+        return
+    bound = entry.defaults["max_unorm"] if own.max_unorm is None else own.max_unorm
+    if bound and not config.lora_model_name:
+        raise UserError(
+            f"optimizer.max_unorm: {own.optimizer} bounds steps by {bound:g} times the norm of the weights, and a "
+            "fresh adapter has weights that are zero, which would never move. Set it to 0, or choose another "
+            "optimizer.",
+            Remedy.of({"optimizer.max_unorm": 0.0}),
+        )
 
 
 def check_has_pairs(config: TrainConfig) -> None:

@@ -287,6 +287,21 @@ def test_stochastic_rounding_is_refused_only_where_it_would_round(options, refus
         create_optimizer(config.optimizer, groups)
 
 
+@pytest.mark.parametrize("name", ["LAMB", "LAMB_8BIT", "LARS", "LARS_8BIT"])
+def test_weights_that_start_at_zero_would_never_move_below_a_bound(name):
+    zeros = torch.nn.Parameter(torch.zeros(64, 128))
+    descend(make(name, [zeros], 1.0), zeros, 3)
+    assert not zeros.any()
+    descend(make(name, [zeros], 1.0, max_unorm=0.0), zeros, 3)
+    assert zeros.any()
+    config = TrainConfig.from_dict({"training_method": "LORA", "optimizer": {"optimizer": name}})
+    (problem,) = optimizer_problems(config, pytest.fail, {"unet": 1e-4})
+    assert problem.path == "optimizer.max_unorm" and problem.remedies[0].values == (("optimizer.max_unorm", 0.0),)
+    for allowed in ({"training_method": "FINE_TUNE"}, {"lora_model_name": "a.safetensors"}):
+        other = TrainConfig.from_dict({"training_method": "LORA", "optimizer": {"optimizer": name}, **allowed})
+        assert optimizer_problems(other, pytest.fail, {"unet": 1e-4}) == []
+
+
 def test_every_option_is_one_of_some_optimizer_or_has_a_reason():
     taken = {option for entry in OPTIMIZERS.values() for option in entry.defaults}
     assert taken | set(NO_OPTIMIZERS) == set(TrainOptimizerConfig.model_fields) - {"optimizer"}

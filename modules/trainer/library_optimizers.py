@@ -1,10 +1,22 @@
 """Optimizers of well-kept libraries: where each is, which options it has, and what they are called there."""
 
-import importlib.util
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modules.trainer.library_options import (
+    ENCODER_ADAM_RATES,
+    adafactor,
+    adam,
+    ademamix,
+    lion,
+    muon,
+    paired_betas,
+    prodigy_plus,
+    renamed,
+    tiger,
+)
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.UserError import UserError
 
@@ -22,8 +34,6 @@ PACKAGES = {
     "lion_pytorch": "lion-pytorch",
     "prodigyplus": "prodigy-plus-schedule-free",
 }
-ENCODER_ADAM_RATES = {"text_encoder": "muon_te1_adam_lr", "text_encoder_2": "muon_te2_adam_lr"}
-"""Options of a Muon's auxiliary Adam, by the name of the parameter group."""
 
 
 @dataclass(frozen=True)
@@ -85,73 +95,6 @@ class LibraryOptimizer:
             raise UserError(f"optimizer: {name} refuses its options: {error}") from error
 
 
-def _betas(options: dict[str, Any]) -> dict[str, Any]:
-    """beta1 and beta2 as the pair that most libraries take."""
-    beta1, beta2 = options.pop("beta1"), options.pop("beta2")
-    return {**options, "betas": (beta1, beta2)}
-
-
-def _adam(options: dict[str, Any]) -> dict[str, Any]:
-    """The same, and torch's fused kernel unless another way is asked for: on a CPU it takes a quarter of the time."""
-    if options["fused"] is None and options["foreach"] is None:
-        options["fused"] = True
-    return _betas(options)
-
-
-def _adafactor(options: dict[str, Any]) -> dict[str, Any]:
-    """Adafactor's two epsilons, and no learning rate of its own where it makes one."""
-    options["eps"] = (options.pop("eps"), options.pop("eps2"))
-    return options
-
-
-def _renamed(**names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The betas as a tuple, and options by the names that the library has for them."""
-
-    def convert(options: dict[str, Any]) -> dict[str, Any]:
-        found = {names.get(key, key): value for key, value in options.items() if not key.startswith("beta")}
-        betas = tuple(options[key] for key in ("beta1", "beta2", "beta3") if key in options)
-        return {**found, "betas": betas} if betas else found
-
-    return convert
-
-
-def _tiger(options: dict[str, Any]) -> dict[str, Any]:
-    """One beta, which is that of the only momentum."""
-    beta = options.pop("beta1")
-    return {**_renamed(decoupled_decay="weight_decouple")(options), "beta": beta}
-
-
-def _lion(options: dict[str, Any]) -> dict[str, Any]:
-    """Its Triton kernel only where there is Triton: the library ends the whole process otherwise."""
-    if options["use_triton"] and not (importlib.util.find_spec("triton") and torch.cuda.is_available()):
-        raise ValueError("use_triton needs Triton and a GPU; set it to false")
-    return _betas(options)
-
-
-def _prodigy_plus(options: dict[str, Any]) -> dict[str, Any]:
-    """The library's own β₃ stays apart from the pair."""
-    beta3 = options.pop("beta3")
-    return {**_betas(options), "beta3": beta3}
-
-
-def _ademamix(options: dict[str, Any]) -> dict[str, Any]:
-    if options.get("optim_bits", 32) not in (8, 32):
-        raise ValueError(f"optim_bits: found {options['optim_bits']}, expected 8 or 32")
-    return _renamed()(options)
-
-
-def _muon(options: dict[str, Any]) -> dict[str, Any]:
-    """Who is stepped by Muon, and with which learning rates the others are."""
-    layers = {key: options.pop(key) for key in ("MuonWithAuxAdam", "muon_hidden_layers", "muon_adam_regex")}
-    common = options.pop("muon_adam_lr")
-    rates = {group: options.pop(key) for group, key in ENCODER_ADAM_RATES.items()}
-
-    def adam_rate(group: str) -> float | None:
-        return common if rates.get(group) is None else rates[group]
-
-    return {**options, "layers": layers, "adam_rates": adam_rate}
-
-
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 TORCH = {"foreach": None, "fused": None, "maximize": False}
 BITS = {"min_8bit_size": 4096}
@@ -172,12 +115,12 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
     Optimizer.ADAMW: LibraryOptimizer(
         "torch.optim.AdamW",
         {**ADAM, **TORCH, "weight_decay": 0.01, "amsgrad": False, "capturable": False},
-        _adam,
+        adam,
     ),
     Optimizer.ADAM: LibraryOptimizer(
         "torch.optim.Adam",
         {**ADAM, **TORCH, "weight_decay": 0.0, "amsgrad": False, "capturable": False},
-        _adam,
+        adam,
     ),
     Optimizer.SGD: LibraryOptimizer(
         "torch.optim.SGD",
@@ -206,7 +149,7 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
             "relative_step": False,
             "warmup_init": False,
         },
-        _adafactor,
+        adafactor,
     ),
     Optimizer.PRODIGY: LibraryOptimizer(
         "prodigyopt.Prodigy",
@@ -224,13 +167,13 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
             "growth_rate": float("inf"),
             "slice_p": 1,
         },
-        _betas,
+        paired_betas,
         one_rate=True,
     ),
     Optimizer.SCHEDULE_FREE_ADAMW: LibraryOptimizer(
         "schedulefree.AdamWScheduleFree",
         {**ADAM, "weight_decay": 0.0, "r": 0.0, "weight_lr_power": 2.0, "foreach": True},
-        _betas,
+        paired_betas,
         schedule_free=True,
     ),
     Optimizer.SCHEDULE_FREE_SGD: LibraryOptimizer(
@@ -239,15 +182,15 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
         schedule_free=True,
     ),
     Optimizer.ADAMW_8BIT: LibraryOptimizer(
-        "bitsandbytes.optim.AdamW8bit", {**ADAM, **PAGED, "weight_decay": 0.01}, _betas, idle=IN_8_BITS
+        "bitsandbytes.optim.AdamW8bit", {**ADAM, **PAGED, "weight_decay": 0.01}, paired_betas, idle=IN_8_BITS
     ),
     Optimizer.ADAM_8BIT: LibraryOptimizer(
-        "bitsandbytes.optim.Adam8bit", {**ADAM, **PAGED, "weight_decay": 0.0}, _betas, idle=IN_8_BITS
+        "bitsandbytes.optim.Adam8bit", {**ADAM, **PAGED, "weight_decay": 0.0}, paired_betas, idle=IN_8_BITS
     ),
     Optimizer.LION_8BIT: LibraryOptimizer(
         "bitsandbytes.optim.Lion8bit",
         {"beta1": 0.9, "beta2": 0.99, **PAGED, "weight_decay": 0.0},
-        _betas,
+        paired_betas,
         idle=IN_8_BITS,
     ),
     Optimizer.ADAGRAD_8BIT: LibraryOptimizer(
@@ -262,22 +205,25 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
     Optimizer.AdEMAMix: LibraryOptimizer(
         "bitsandbytes.optim.AdEMAMix",
         {**ADAM, "beta3": 0.9999, "alpha": 5.0, "weight_decay": 0.01, "optim_bits": 32, **PAGED},
-        _ademamix,
+        ademamix,
         idle=IDLE,
     ),
     Optimizer.AdEMAMix_8BIT: LibraryOptimizer(
         "bitsandbytes.optim.AdEMAMix8bit",
         {**ADAM, "beta3": 0.9999, "alpha": 5.0, "weight_decay": 0.01, **PAGED},
-        _ademamix,
+        ademamix,
         idle=IN_8_BITS,
     ),
     Optimizer.LAMB: LibraryOptimizer(
-        "bitsandbytes.optim.LAMB", {**ADAM, "weight_decay": 0.0, "max_unorm": 1.0}, _betas, idle={**IN_32_BITS, **LAMB}
+        "bitsandbytes.optim.LAMB",
+        {**ADAM, "weight_decay": 0.0, "max_unorm": 1.0},
+        paired_betas,
+        idle={**IN_32_BITS, **LAMB},
     ),
     Optimizer.LAMB_8BIT: LibraryOptimizer(
         "modules.trainer.eight_bit.Lamb8bit",
         {**ADAM, **BITS, "weight_decay": 0.0, "max_unorm": 1.0},
-        _betas,
+        paired_betas,
         idle={**IN_8_BITS, **LAMB},
         needs=("bitsandbytes", "pytorch_optimizer"),
     ),
@@ -295,7 +241,7 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
         needs=("bitsandbytes", "pytorch_optimizer"),
     ),
     Optimizer.LION: LibraryOptimizer(
-        "lion_pytorch.Lion", {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0, "use_triton": False}, _lion
+        "lion_pytorch.Lion", {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0, "use_triton": False}, lion
     ),
     Optimizer.DADAPT_ADA_GRAD: LibraryOptimizer(
         "dadaptation.DAdaptAdaGrad", {**GROWN, "momentum": 0.0, "eps": 1e-6, "weight_decay": 0.0}, one_rate=True
@@ -303,17 +249,20 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
     Optimizer.DADAPT_ADAM: LibraryOptimizer(
         "dadaptation.DAdaptAdam",
         {**ADAM, **GROWN, "weight_decay": 0.0, "decouple": False, "use_bias_correction": False},
-        _betas,
+        paired_betas,
         one_rate=True,
     ),
     Optimizer.DADAPT_ADAN: LibraryOptimizer(
         "dadaptation.DAdaptAdan",
         {"beta1": 0.98, "beta2": 0.92, "beta3": 0.99, "eps": 1e-8, **GROWN, "weight_decay": 0.02, "no_prox": False},
-        _renamed(),
+        renamed(),
         one_rate=True,
     ),
     Optimizer.DADAPT_LION: LibraryOptimizer(
-        "dadaptation.DAdaptLion", {"beta1": 0.9, "beta2": 0.99, **ADAPTED, "weight_decay": 0.0}, _betas, one_rate=True
+        "dadaptation.DAdaptLion",
+        {"beta1": 0.9, "beta2": 0.99, **ADAPTED, "weight_decay": 0.0},
+        paired_betas,
+        one_rate=True,
     ),
     Optimizer.DADAPT_SGD: LibraryOptimizer(
         "dadaptation.DAdaptSGD", {**GROWN, "momentum": 0.0, "weight_decay": 0.0}, one_rate=True
@@ -346,13 +295,13 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
             "use_adopt": False,
             "use_orthograd": False,
         },
-        _prodigy_plus,
+        prodigy_plus,
         schedule_free=True,
     ),
     Optimizer.CAME: LibraryOptimizer(
         "pytorch_optimizer.optimizer.came.CAME",
         {"beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "eps": 1e-30, "eps2": 1e-16, **DECAY, "clip_threshold": 1.0},
-        _renamed(**DECOUPLED, eps="eps1"),
+        renamed(**DECOUPLED, eps="eps1"),
     ),
     Optimizer.CAME_8BIT: LibraryOptimizer(
         "modules.trainer.eight_bit.Came8bit",
@@ -360,7 +309,7 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
             **{"beta1": 0.9, "beta2": 0.999, "beta3": 0.9999, "eps": 1e-30, "eps2": 1e-16},
             **{**DECAY, "clip_threshold": 1.0, "min_8bit_size": 16384, "quant_block_size": 2048},
         },
-        _renamed(**DECOUPLED, eps="eps1", min_8bit_size="smallest", quant_block_size="block"),
+        renamed(**DECOUPLED, eps="eps1", min_8bit_size="smallest", quant_block_size="block"),
         needs=("bitsandbytes", "pytorch_optimizer"),
     ),
     Optimizer.MUON: LibraryOptimizer(
@@ -376,7 +325,7 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
             "muon_adam_lr": 3e-4,
             **dict.fromkeys(ENCODER_ADAM_RATES.values()),
         },
-        _muon,
+        muon,
         needs=("pytorch_optimizer",),
     ),
     Optimizer.ADABELIEF: LibraryOptimizer(
@@ -385,12 +334,12 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
             **{**ADAM, "eps": 1e-16, **DECAY, "amsgrad": False},
             **{"rectify": True, "n_sma_threshold": 5, "degenerated_to_sgd": True, "adam_debias": False},
         },
-        _renamed(**DECOUPLED, amsgrad="ams_bound"),
+        renamed(**DECOUPLED, amsgrad="ams_bound"),
     ),
     Optimizer.ADOPT: LibraryOptimizer(
         "pytorch_optimizer.optimizer.adopt.ADOPT",
         {"beta1": 0.9, "beta2": 0.9999, "eps": 1e-6, **DECAY, "decoupled_decay": False, "cautious": False},
-        _renamed(**DECOUPLED),
+        renamed(**DECOUPLED),
     ),
     Optimizer.AIDA: LibraryOptimizer(
         "pytorch_optimizer.optimizer.aida.Aida",
@@ -399,15 +348,15 @@ LIBRARY: dict[Optimizer, LibraryOptimizer] = {
             **{"rectify": False, "n_sma_threshold": 5, "degenerated_to_sgd": True},
             **{"adanorm": False, "r": 0.95, "adam_debias": False},
         },
-        _renamed(**DECOUPLED, r="adanorm_r"),
+        renamed(**DECOUPLED, r="adanorm_r"),
     ),
     Optimizer.TIGER: LibraryOptimizer(
-        "pytorch_optimizer.optimizer.tiger.Tiger", {"beta1": 0.965, **DECAY, "weight_decay": 0.01}, _tiger
+        "pytorch_optimizer.optimizer.tiger.Tiger", {"beta1": 0.965, **DECAY, "weight_decay": 0.01}, tiger
     ),
     Optimizer.YOGI: LibraryOptimizer(
         "pytorch_optimizer.optimizer.yogi.Yogi",
         {**ADAM, "eps": 1e-3, **DECAY, "initial_accumulator": 1e-6, "adam_debias": False},
-        _renamed(**DECOUPLED),
+        renamed(**DECOUPLED),
         # the average of norms, of which adanorm made use
         idle={"r": None},
     ),

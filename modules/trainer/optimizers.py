@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from modules.trainer.library_optimizers import ENCODER_ADAM_RATES, LIBRARY, LibraryOptimizer
+from modules.trainer.library_optimizers import LIBRARY, LibraryOptimizer
+from modules.trainer.library_options import ENCODER_ADAM_RATES
 from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainOptimizerConfig import OFF, TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer

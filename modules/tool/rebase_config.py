@@ -68,6 +68,25 @@ LAWS: dict[Optimizer, Law] = {
     Optimizer.ADAMW_8BIT: Law(1, {"eps": 1, "weight_decay": 1}),
     Optimizer.ADAM_8BIT: Law(1, {"eps": 1, "weight_decay": 1}),
     Optimizer.LION_8BIT: Law(1, {"weight_decay": 1}),
+    Optimizer.ADAGRAD_8BIT: Law(1, {"eps": 1, "weight_decay": 2}),
+    Optimizer.RMSPROP_8BIT: Law(1, {"eps": 1, "weight_decay": 2}),
+    Optimizer.SGD_8BIT: Law(2, {"weight_decay": 2}),
+    Optimizer.AdEMAMix: Law(1, {"eps": 1, "weight_decay": 1}),
+    Optimizer.AdEMAMix_8BIT: Law(1, {"eps": 1, "weight_decay": 1}),
+    # the bound is that of the step by the weights: LAMB's step has a size of its own, LARS' goes with the gradient
+    **dict.fromkeys((Optimizer.LAMB, Optimizer.LAMB_8BIT), Law(1, {"eps": 1, "weight_decay": 1, "max_unorm": 1})),
+    **dict.fromkeys((Optimizer.LARS, Optimizer.LARS_8BIT), Law(2, {"weight_decay": 2, "max_unorm": 2})),
+    Optimizer.LION: Law(1, {"weight_decay": 1}),
+    Optimizer.TIGER: Law(1, {"weight_decay": 1}),
+    Optimizer.ADOPT: Law(1, {"eps": 1, "weight_decay": 1}),
+    # ε is added to squares, and the second one to squares of steps
+    **dict.fromkeys((Optimizer.CAME, Optimizer.CAME_8BIT), Law(1, {"eps": 2, "weight_decay": 1})),
+    Optimizer.MUON: Law(1, {"weight_decay": 1, **_MUON}),
+    Optimizer.DADAPT_ADAM: Law(0, {"eps": 1, "weight_decay": 2, "d0": -1}),
+    Optimizer.DADAPT_ADAN: Law(0, {"eps": 1, "weight_decay": 1, "d0": -1}),
+    Optimizer.DADAPT_LION: Law(0, {"weight_decay": 1, "d0": -1}),
+    Optimizer.DADAPT_SGD: Law(0, {"weight_decay": 2, "d0": -1}),
+    Optimizer.PRODIGY_PLUS_SCHEDULE_FREE: Law(0, {"eps": 1, "weight_decay": 1, "d0": -1}),
     Optimizer.ADAMW_ADV: _engine(1, **_ADAPTIVE),
     Optimizer.ADOPT_ADV: _engine(1, **_ADAPTIVE),
     Optimizer.PRODIGY_ADV: _engine(0, **_ADAPTIVE, d0=-1),
@@ -84,6 +103,10 @@ LAWS: dict[Optimizer, Law] = {
 # optimizer -> why no alpha but the present one gives the same run
 FIXED: dict[Optimizer, str] = {
     Optimizer.STIEFEL_LORA: "its up matrix has orthonormal columns, which can't be made smaller or larger",
+    Optimizer.DADAPT_ADA_GRAD: "its sum of squares starts at a fixed number",
+    Optimizer.YOGI: "its running means of gradients and of squares start at the same number",
+    Optimizer.ADABELIEF: "its epsilon is added to squares and to their roots alike",
+    Optimizer.AIDA: "its epsilon is added to squares and to their roots alike",
 }
 # option -> why with it the run is no longer quite the same
 INEXACT = {
@@ -190,7 +213,22 @@ def _law(optimizer: TrainOptimizerConfig, peft_type: PeftType) -> Law:
         law = Law(law.rate, {name: power for name, power in law.options.items() if name not in _DECAYS})
     if kind == Optimizer.PRODIGY and optimizer.decouple is False:
         law = Law(law.rate, {**law.options, "weight_decay": 2})
-    return law
+    if kind == Optimizer.DADAPT_ADAM and optimizer.decouple:
+        law = Law(law.rate, {**law.options, "weight_decay": 1})
+    return _with_its_decay(law, optimizer)
+
+
+def _with_its_decay(law: Law, optimizer: TrainOptimizerConfig) -> Law:
+    """The same, for optimizers whose options say how weights decay."""
+    defaults = OPTIMIZERS[optimizer.optimizer].defaults
+    if "decoupled_decay" not in defaults:
+        return law
+    apart, fixed = (
+        defaults[key] if getattr(optimizer, key) is None else getattr(optimizer, key)
+        for key in ("decoupled_decay", "fixed_decay")
+    )
+    power = 2 if not apart else 0 if fixed else law.rate
+    return Law(law.rate, {**law.options, "weight_decay": power})
 
 
 _DECAYS = ("weight_decay", "centered_wd")

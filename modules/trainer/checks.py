@@ -19,10 +19,9 @@ from modules.trainer.trained import methods_of, options_of
 from modules.util.config.check import check_train_config, empty_texts
 from modules.util.config.check_lists import Lines, list_problems, plain_lines
 from modules.util.config.errors import ConfigError, Problem, Remedy
-from modules.util.config.field_type import default_of
 from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
-from modules.util.enum.AttentionMechanism import AttentionMechanism
+from modules.util.config.unread import unread_notes, unread_problems
 from modules.util.enum.DataType import DataType
 from modules.util.found_problems import found, raise_problems
 from modules.util.UserError import UserError
@@ -176,35 +175,18 @@ def _check_base(config: TrainConfig, family: type[BaseModel]) -> None:
 
 
 def _unsupported(config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
-    """Options without code. Those that would change nothing but speed are told."""
+    """Options without code are refused; those that would change nothing but speed are told in one line."""
     problems, trainable = [], family.trainable_parts
     if config.train_dtype not in TRAIN_DTYPES:
         text = f"found {config.train_dtype}, expected one of {', '.join(TRAIN_DTYPES)}"
         remedies = tuple(Remedy.of({"train_dtype": str(dtype)}) for dtype in TRAIN_DTYPES[:2])
         problems.append(Problem("train_dtype", text, remedies))
-    idle = {"compile": config.compile, "attention_mechanism": config.attention_mechanism != AttentionMechanism.SDP}
-    for key in (key for key, is_on in idle.items() if is_on):
-        warn(f"{key}: has no effect yet; the run trains the same without it, perhaps more slowly.")
-    refused = {
-        "force_circular_padding": config.force_circular_padding,
-        "debug_mode": config.debug_mode,
-        "masked_prior_preservation_weight": config.masked_prior_preservation_weight > 0,
-        "quantization.svd_dtype": config.quantization.svd_dtype != DataType.NONE,
-        **{f"{part}.attention_mask": getattr(config, part).attention_mask for part in trainable},
-        **{f"{part}.include": not getattr(config, part).include for part in (*trainable, "vae")},
-    }
-    for key in (key for key, is_on in refused.items() if is_on):
-        text = "not supported yet; remove it or set it to its default"
-        problems.append(Problem(key, text, (Remedy.of({key: _default(key)}),)))
+    components = [name for name in family.modules if name in TrainConfig.model_fields]
+    problems += unread_problems(config, components)
+    if note := unread_notes(config, components):
+        warn(note)
     _tell_dropout(config, trainable, warn)
     return problems
-
-
-def _default(path: str) -> object:
-    """An option's default, as JSON has it."""
-    part, _, key = path.rpartition(".")
-    value = getattr(default_of(TrainConfig, part), key) if part else default_of(TrainConfig, key)
-    return str(value) if isinstance(value, str) else value
 
 
 def _tell_dropout(config: TrainConfig, trainable: Sequence[str], warn: Warn) -> None:

@@ -7,7 +7,9 @@ from modules.trainer.FusedBackward import check_fused
 from modules.trainer.optimizers import OPTIMIZERS, EngineOptimizer, create_optimizer, option_problems
 from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.config.TrainModelPartConfig import TrainModelPartConfig
 from modules.util.config.TrainOptimizerConfig import OFF, TrainOptimizerConfig
+from modules.util.enum.DataType import DataType
 from modules.util.enum.LoRAInit import LoRAInit
 from modules.util.enum.PeftType import PeftType
 from modules.util.enum.TrainingMethod import TrainingMethod
@@ -30,17 +32,27 @@ def optimizer_problems(
         warn: gets what a run should know of the fused backward pass.
         rates: learning rate of each set that is trained, by name; None: options alone are looked at.
     """
-    problems = option_problems(config.optimizer)
-    if any(problem.path == "optimizer.optimizer" for problem in problems):
-        return problems
+    problems = option_problems(config.optimizer, _rounds(config, rates))
     problems += _rule_problems(config)
     problems += found(_check_fused, config, warn)
     problems += found(check_has_pairs, config)
+    problems += found(_check_zeros_move, config)
     if not problems and rates:
         # a library tells only when it is made
         groups = [{"params": [torch.zeros(2, 2)], "lr": rate, "name": name} for name, rate in rates.items()]
         problems += found(create_optimizer, config.optimizer, groups, config.seed, path="optimizer")
     return problems
+
+
+def _rounds(config: TrainConfig, rates: Mapping[str, float] | None) -> bool:
+    """Whether trained weights may have fewer bits than float32."""
+    if config.training_method == TrainingMethod.LORA:
+        return config.lora_weight_dtype != DataType.FLOAT_32
+    if config.training_method == TrainingMethod.EMBEDDING:
+        return config.embedding_weight_dtype != DataType.FLOAT_32
+    parts = [name for name in TrainConfig.model_fields if isinstance(getattr(config, name), TrainModelPartConfig)]
+    trained = [name for name in parts if (name in rates if rates else getattr(config, name).train)]
+    return any(config.part_weight_dtype(name) != DataType.FLOAT_32 for name in trained)
 
 
 def rule_options(config: TrainConfig) -> dict[str, Any]:
@@ -71,6 +83,21 @@ def _rule_problems(config: TrainConfig) -> list[Problem]:
 def _check_fused(config: TrainConfig, warn: Callable[[str], None]) -> None:
     if config.optimizer.fused_back_pass and (note := check_fused(config)):
         warn(note)
+
+
+def _check_zeros_move(config: TrainConfig) -> None:
+    """Raises UserError if steps are bounded by the norm of weights that start at zero, as those of adapters do."""
+    own, entry = config.optimizer, OPTIMIZERS[config.optimizer.optimizer]
+    if config.training_method != TrainingMethod.LORA or "max_unorm" not in entry.defaults:
+        return
+    bound = entry.defaults["max_unorm"] if own.max_unorm is None else own.max_unorm
+    if bound and not config.lora_model_name:
+        raise UserError(
+            f"optimizer.max_unorm: {own.optimizer} bounds steps by {bound:g} times the norm of the weights, and a "
+            "fresh adapter has weights that are zero, which would never move. Set it to 0, or choose another "
+            "optimizer.",
+            Remedy.of({"optimizer.max_unorm": 0.0}),
+        )
 
 
 def check_has_pairs(config: TrainConfig) -> None:

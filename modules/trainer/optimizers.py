@@ -1,11 +1,12 @@
 """What is behind the `Optimizer` enum: the rules of our own engine, and optimizers of well-kept libraries."""
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from modules.trainer.library_optimizers import LIBRARY, LibraryOptimizer
+from modules.trainer.library_options import ENCODER_ADAM_RATES
 from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainOptimizerConfig import OFF, TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
@@ -18,66 +19,6 @@ from scaled_optim.rules.registry import RULES
 import torch
 
 
-def _betas(options: dict[str, Any]) -> dict[str, Any]:
-    """beta1 and beta2 as the pair that most libraries take."""
-    beta1, beta2 = options.pop("beta1"), options.pop("beta2")
-    return {**options, "betas": (beta1, beta2)}
-
-
-def _adam(options: dict[str, Any]) -> dict[str, Any]:
-    """The same, and torch's fused kernel unless another way is asked for: on a CPU it takes a quarter of the time."""
-    if options["fused"] is None and options["foreach"] is None and not options["differentiable"]:
-        options["fused"] = True
-    return _betas(options)
-
-
-def _adafactor(options: dict[str, Any]) -> dict[str, Any]:
-    """Adafactor's two epsilons, and no learning rate of its own where it makes one."""
-    options["eps"] = (options.pop("eps"), options.pop("eps2"))
-    return options
-
-
-@dataclass(frozen=True)
-class LibraryOptimizer:
-    """One optimizer of a library.
-
-    Attributes:
-        path: module and class.
-        defaults: every option that it supports, by its key in the config, with its default.
-        convert: from these options to the class's arguments.
-        schedule_free: whether it keeps averaged weights that `eval()` swaps in.
-        one_rate: whether all groups must have the same learning rate.
-        package: what to install where the import fails.
-    """
-
-    path: str
-    defaults: Mapping[str, Any]
-    convert: Callable[[dict[str, Any]], dict[str, Any]] = dict
-    schedule_free: bool = False
-    one_rate: bool = False
-    package: str = "the packages of requirements.txt"
-
-    def load(self) -> type[torch.optim.Optimizer]:
-        module, name = self.path.rsplit(".", 1)
-        return getattr(importlib.import_module(module), name)
-
-    def make(self, name: Optimizer, groups: list[dict[str, Any]], options: dict[str, Any], seed: int) -> Any:
-        try:
-            kind = self.load()
-        except (ImportError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"optimizer.optimizer: {name} needs {self.package}, which can't be loaded here: {error}"
-            ) from error
-        try:
-            return kind(groups, **self.convert(options))
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"optimizer: {name} refuses its options: {error}") from error
-
-
-# of a Muon's auxiliary Adam, by the name of the parameter group
-ENCODER_ADAM_RATES = {"text_encoder": "muon_te1_adam_lr", "text_encoder_2": "muon_te2_adam_lr"}
-
-
 @dataclass(frozen=True)
 class EngineOptimizer:
     """One rule of our own engine; the attributes are those of `LibraryOptimizer`."""
@@ -85,6 +26,17 @@ class EngineOptimizer:
     rule: str
     one_rate: bool = False
     schedule_free: bool = False
+
+    @property
+    def idle(self) -> Mapping[str, tuple | None]:
+        """Numbers that belong to a switch which the rule has not; OneTrainer's files hold them beside the switch."""
+        defaults = RULES[self.rule].defaults
+        return {
+            number: None
+            for switch, numbers in (("use_AdEMAMix", ("beta3_ema", "alpha")), ("Simplified_AdEMAMix", ("alpha_grad",)))
+            for number in numbers
+            if switch not in defaults
+        }
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -114,114 +66,50 @@ class EngineOptimizer:
             raise UserError(f"optimizer.{error}") from error
 
 
-ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
-TORCH = {"foreach": None, "fused": None, "maximize": False}
-BITS = {"min_8bit_size": 4096, "is_paged": False}
-
-LIBRARY: dict[Optimizer, LibraryOptimizer] = {
-    Optimizer.ADAMW: LibraryOptimizer(
-        "torch.optim.AdamW",
-        {**ADAM, **TORCH, "weight_decay": 0.01, "amsgrad": False, "capturable": False, "differentiable": False},
-        _adam,
-    ),
-    Optimizer.ADAM: LibraryOptimizer(
-        "torch.optim.Adam",
-        {**ADAM, **TORCH, "weight_decay": 0.0, "amsgrad": False, "capturable": False, "differentiable": False},
-        _adam,
-    ),
-    Optimizer.SGD: LibraryOptimizer(
-        "torch.optim.SGD",
-        {**TORCH, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "differentiable": False},
-    ),
-    Optimizer.ADAGRAD: LibraryOptimizer(
-        "torch.optim.Adagrad",
-        {**TORCH, "lr_decay": 0.0, "weight_decay": 0.0, "initial_accumulator_value": 0, "eps": 1e-10},
-    ),
-    Optimizer.RMSPROP: LibraryOptimizer(
-        "torch.optim.RMSprop",
-        {"alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0, "centered": False, "foreach": None},
-    ),
-    Optimizer.ADAFACTOR: LibraryOptimizer(
-        "transformers.optimization.Adafactor",
-        {
-            "eps": 1e-30,
-            "eps2": 1e-3,
-            "clip_threshold": 1.0,
-            "decay_rate": -0.8,
-            "beta1": None,
-            "weight_decay": 0.0,
-            "scale_parameter": False,
-            "relative_step": False,
-            "warmup_init": False,
-        },
-        _adafactor,
-    ),
-    Optimizer.PRODIGY: LibraryOptimizer(
-        "prodigyopt.Prodigy",
-        {
-            "beta1": 0.9,
-            "beta2": 0.999,
-            "beta3": None,
-            "eps": 1e-8,
-            "weight_decay": 0.0,
-            "decouple": True,
-            "use_bias_correction": False,
-            "safeguard_warmup": False,
-            "d0": 1e-6,
-            "d_coef": 1.0,
-            "growth_rate": float("inf"),
-            "fsdp_in_use": False,
-            "slice_p": 1,
-        },
-        _betas,
-        one_rate=True,
-    ),
-    Optimizer.SCHEDULE_FREE_ADAMW: LibraryOptimizer(
-        "schedulefree.AdamWScheduleFree",
-        {**ADAM, "weight_decay": 0.0, "r": 0.0, "weight_lr_power": 2.0, "foreach": True},
-        _betas,
-        schedule_free=True,
-    ),
-    Optimizer.SCHEDULE_FREE_SGD: LibraryOptimizer(
-        "schedulefree.SGDScheduleFree",
-        {"momentum": 0.9, "weight_decay": 0.0, "r": 0.0, "weight_lr_power": 2.0, "foreach": True},
-        schedule_free=True,
-    ),
-    Optimizer.ADAMW_8BIT: LibraryOptimizer(
-        "bitsandbytes.optim.AdamW8bit", {**ADAM, **BITS, "weight_decay": 0.01}, _betas, package="bitsandbytes"
-    ),
-    Optimizer.ADAM_8BIT: LibraryOptimizer(
-        "bitsandbytes.optim.Adam8bit", {**ADAM, **BITS, "weight_decay": 0.0}, _betas, package="bitsandbytes"
-    ),
-    Optimizer.LION_8BIT: LibraryOptimizer(
-        "bitsandbytes.optim.Lion8bit",
-        {"beta1": 0.9, "beta2": 0.99, **BITS, "weight_decay": 0.0},
-        _betas,
-        package="bitsandbytes",
-    ),
-}
-
 ENGINE = {Optimizer(name): EngineOptimizer(name, one_rate=name == "PRODIGY_ADV") for name in RULES}
 OPTIMIZERS: dict[Optimizer, LibraryOptimizer | EngineOptimizer] = {**LIBRARY, **ENGINE}
 
 # Steps between two looks at the size of updates; each costs a pass over them and a wait for the device.
 WATCH_EVERY = 10
 
+NO_OPTIMIZERS = {
+    "percentile_clipping": "bitsandbytes has given it up; clip_grad_norm limits gradients",
+    "block_wise": "bitsandbytes always quantizes state in blocks",
+    "bias_correction": "bitsandbytes' LAMB always corrects its moments",
+    "adam_w_mode": "bitsandbytes' LAMB always decays weights as AdamW does",
+    "fsdp_in_use": "weights are never spread over several GPUs",
+    "differentiable": "a run takes no gradient of its steps",
+    "beta1_warmup": "it belongs to older versions of adv_optm",
+    "min_beta1": "it belongs to older versions of adv_optm",
+}
+"""Options that no optimizer has -> why."""
 
-def option_problems(config: TrainOptimizerConfig) -> list[Problem]:
-    """Whether there is such an optimizer, and each of its options that is set and that it has not."""
-    entry = OPTIMIZERS.get(config.optimizer)
-    if entry is None:
-        text = f"{config.optimizer} is not supported yet; expected one of {', '.join(OPTIMIZERS)}"
-        return [Problem("optimizer.optimizer", text, (Remedy.of({"optimizer.optimizer": "ADAMW"}),))]
-    found = []
+
+def option_problems(config: TrainOptimizerConfig, rounds: bool = True) -> list[Problem]:
+    """Each option that is set and that the optimizer has not.
+
+    Args:
+        config: of the optimizer.
+        rounds: whether trained weights have fewer bits than float32. Without, how they are rounded does not matter.
+    """
+    entry, found = OPTIMIZERS[config.optimizer], []
     for name, value in config.options().items():
-        if name not in entry.defaults and value not in OFF:
+        if name == "stochastic_rounding" and not rounds:
+            continue
+        if name not in entry.defaults and not _is_idle(entry, name, value):
             takers = [str(other) for other, row in OPTIMIZERS.items() if name in row.defaults]
-            who = f"it is an option of {', '.join(takers)}" if takers else "no supported optimizer has it yet"
+            who = f"it is an option of {', '.join(takers)}" if takers else NO_OPTIMIZERS[name]
             text = f"{config.optimizer} has no such option; {who}. Set it to null"
             found.append(Problem(f"optimizer.{name}", text, (Remedy.of({f"optimizer.{name}": None}),)))
     return found
+
+
+def _is_idle(entry: LibraryOptimizer | EngineOptimizer, name: str, value: Any) -> bool:
+    """Whether nothing is lost though the optimizer has no such option."""
+    if value is None or name not in entry.idle:
+        return value in OFF
+    values = entry.idle[name]
+    return values is None or value in values
 
 
 def create_optimizer(
@@ -230,9 +118,11 @@ def create_optimizer(
     """The optimizer of the config over parameter groups with `params`, `lr` and `name`.
 
     Raises:
-        UserError: if the optimizer is not supported, its library is missing, or an option is set that it has not.
+        UserError: if its library is missing, or an option is set that it has not.
     """
-    raise_problems(option_problems(config))
+    groups = [{**group, "params": list(group["params"])} for group in groups]
+    rounds = any(parameter.element_size() < 4 for group in groups for parameter in group["params"])
+    raise_problems(option_problems(config, rounds))
     entry, given = OPTIMIZERS[config.optimizer], config.options()
     if entry.one_rate and len({group["lr"] for group in groups}) > 1:
         rates = ", ".join(f"{group['name']} {group['lr']:g}" for group in groups)
@@ -241,7 +131,7 @@ def create_optimizer(
             "Set the parts' own learning_rate to null."
         )
     options = {name: default if given[name] is None else given[name] for name, default in entry.defaults.items()}
-    optimizer = entry.make(config.optimizer, [dict(group) for group in groups], options, seed)
+    optimizer = entry.make(config.optimizer, groups, options, seed)
     if entry.schedule_free:
         optimizer.train()
     return optimizer

@@ -17,7 +17,9 @@ from torch import nn
 import pytest
 
 OUT, IN, RANK, STEPS = 12, 10, 4, 4
-RATES = {Optimizer.PRODIGY: 1.0, Optimizer.PRODIGY_ADV: 1.0, Optimizer.SGD: 0.05, Optimizer.SCHEDULE_FREE_SGD: 0.05}
+RATES = {
+    **dict.fromkeys((name for name, entry in OPTIMIZERS.items() if "d0" in entry.defaults), 1.0),
+    Optimizer.SGD: 0.05, Optimizer.SCHEDULE_FREE_SGD: 0.05}  # fmt: skip
 # bitsandbytes keeps tensors below 4096 numbers in float32, and rounds nothing here
 FEATURES = {
     "decay": {"weight_decay": 0.1},
@@ -33,6 +35,11 @@ FEATURES = {
     "atan2": {"use_atan2": True},
     "normuon": {"normuon_variant": True},
     "slow moment": {"use_AdEMAMix": True},
+    "decay apart": {"decoupled_decay": True, "weight_decay": 0.1},
+    "decay in the gradient": {"decoupled_decay": False, "weight_decay": 0.1},
+    "fixed decay": {"decoupled_decay": True, "fixed_decay": True, "weight_decay": 0.01},
+    "decouple": {"decouple": True, "weight_decay": 0.1},
+    "bound": {"max_unorm": 0.01},
 }
 
 
@@ -187,7 +194,7 @@ def test_real_adapters_train_the_same(name, kind):
         ({"peft_type": "OFT_2"}, "OFT_2 can't be rebased"),
         ({"peft_type": "LOKR"}, "LOKR can't be rebased"),
         ({"training_method": "FINE_TUNE"}, "FINE_TUNE can't be rebased"),
-        ({"optimizer": {"optimizer": "CAME"}}, "CAME can't be rebased"),
+        ({"optimizer": {"optimizer": "YOGI"}}, "YOGI can't be rebased"),
         ({"optimizer": {"optimizer": "STIEFEL_LORA"}}, "orthonormal"),
     ],
 )

@@ -32,7 +32,7 @@ def test_fused_does_the_same(name):
 @pytest.mark.parametrize("name", ["ADAM", "ADAMW"])
 @pytest.mark.parametrize(
     "options, fused",
-    [({}, True), ({"fused": False}, False), ({"foreach": True}, None), ({"differentiable": True}, None)],
+    [({}, True), ({"fused": False}, False), ({"foreach": True}, None)],
 )
 def test_other_wishes_are_kept(name, options, fused):
     group = make(name, [torch.nn.Parameter(torch.ones(3))], **options).param_groups[0]

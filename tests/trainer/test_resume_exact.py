@@ -42,6 +42,19 @@ CASES = {
     "adafactor": {"optimizer": {"optimizer": "ADAFACTOR", "beta1": 0.9}, "lora_weight_dtype": "BFLOAT_16"},
     # quantised state is stored as bytes with its scales
     "8-bit": {"optimizer": {"optimizer": "ADAMW_8BIT", "min_8bit_size": 64}},
+    # codes are made of float32 state after a step and are what the next one starts from
+    "8-bit came": {"optimizer": {"optimizer": "CAME_8BIT", "min_8bit_size": 64, "quant_block_size": 64}},
+    "8-bit lamb": {"optimizer": {"optimizer": "LAMB_8BIT", "min_8bit_size": 64, "max_unorm": 0.0}},
+    # both groups of a part are stored, and its rate is the part's
+    "muon": {"optimizer": {"optimizer": "MUON", "muon_te1_adam_lr": 1e-4}, "text_encoder": TEXT_ENCODER},
+    # as Prodigy; it rounds by the global generator, which is seeded before every batch
+    "d-adaptation": {"optimizer": {"optimizer": "DADAPT_ADAM", "d0": 1e-3}, "learning_rate": 1.0},
+    "prodigy plus": {
+        "optimizer": {"optimizer": "PRODIGY_PLUS_SCHEDULE_FREE", "d0": 1e-3}, "learning_rate": 1.0,
+        "lora_weight_dtype": "BFLOAT_16",
+    },
+    # a state that is a number of Python, and tensors of bfloat16
+    "aida": {"optimizer": {"optimizer": "AIDA", "adanorm": True, "ams_bound": True}, "lora_weight_dtype": "BFLOAT_16"},
     # random numbers are keyed by (seed, parameter, step); rounded state is stored as it is
     "engine": {"lora_weight_dtype": "BFLOAT_16", "optimizer": EVERYTHING},
     # the estimate and its sums are stored, in float64

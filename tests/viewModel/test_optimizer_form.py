@@ -41,7 +41,9 @@ def test_exactly_the_options_of_an_optimizer_are_shown(optimizer, name):
     assert any(path.startswith("optimizer.muon_adam_config.") for path in own) == (
         "muon_adam_config" in OPTIMIZERS[name].defaults
     )
-    assert optimizer.catalog.problems(optimizer.form.config) == [] or name == Optimizer.STIEFEL_LORA
+    # with their bound, the zeros of a fresh adapter would never move
+    asking = "max_unorm" in OPTIMIZERS[name].defaults
+    assert (optimizer.catalog.problems(optimizer.form.config) == []) != asking
 
 
 def test_what_is_set_and_not_its_own_is_shown_and_named_as_wrong(optimizer):
@@ -54,14 +56,6 @@ def test_what_is_set_and_not_its_own_is_shown_and_named_as_wrong(optimizer):
         create_optimizer(optimizer.form.config.optimizer, [{"params": [torch.zeros(1)], "lr": 1.0, "name": "unet"}])
     optimizer.form.reset("optimizer.fisher_wd")
     assert "optimizer.fisher_wd" not in shown(optimizer)
-
-
-def test_an_optimizer_without_code_shows_everything_and_is_named_as_wrong(optimizer):
-    optimizer.choose(Optimizer.AIDA)
-    assert {path for path in optimizer.form.fields if path.count(".") == 1 and path.startswith("optimizer.")} <= shown(
-        optimizer
-    ) | {"optimizer.optimizer"}
-    assert optimizer.catalog.problems(optimizer.form.config)[0].path == "optimizer.optimizer"
 
 
 def test_options_are_remembered_for_each_optimizer(optimizer):

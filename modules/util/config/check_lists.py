@@ -8,7 +8,9 @@ from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import ConfigError, Problem, Remedy
 from modules.util.config.is_missing import is_missing
 from modules.util.config.load import resolve_concepts, resolve_samples
+from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.config.unread import sample_problems
 from modules.util.enum.ConceptType import ConceptType
 
 Lines = Callable[[str, ConfigError], Sequence[str]]
@@ -46,7 +48,7 @@ def list_problems(config: TrainConfig, lines: Lines = plain_lines) -> list[Probl
         except ConfigError as error:
             found += [Problem(file_key, line) for line in lines(key, error)]
         else:
-            found += _concepts(config, items) if key == "concepts" else []
+            found += _concepts(config, items) if key == "concepts" else _samples(items)
     return found
 
 
@@ -67,6 +69,12 @@ def folder_problem(concept: ConceptConfig, index: int) -> str:
     except ValueError:
         what = "can't be a path"
     return f"{label}: the folder '{concept.path}' {what}; correct its path, or disable the concept"
+
+
+def _samples(samples: Sequence[SampleConfig]) -> list[Problem]:
+    used = [(index, sample) for index, sample in enumerate(samples) if sample.enabled]
+    lines = [line for index, sample in used for line in sample_problems(sample, f"sample {index + 1}")]
+    return [Problem("samples", line) for line in lines]
 
 
 def _concepts(config: TrainConfig, concepts: Sequence[ConceptConfig]) -> list[Problem]:

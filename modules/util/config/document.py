@@ -64,7 +64,7 @@ def _commented(config: BaseConfig, seen: dict[type, str]) -> dict[str, Any]:
 def options_markdown() -> str:
     """Every option of every kind of config, as Markdown tables."""
     lines = []
-    for config_class, places in _config_classes().items():
+    for config_class, places in config_classes().items():
         lines += ["", f"### {config_class.__name__}", "", f"{(config_class.__doc__ or '').strip()} {places}".strip()]
         groups = {option_of(config_class, name).group for name in config_class.model_fields}
         for group in (group for group in OptionGroup if group in groups):
@@ -108,7 +108,7 @@ def with_current_tables(text: str, source: str, tables: str | None = None) -> st
     return f"{before}{BEGIN}\n\n{new}\n{END}{rest.partition(END)[2]}"
 
 
-def _config_classes() -> dict[type[BaseConfig], str]:
+def config_classes() -> dict[type[BaseConfig], str]:
     """Each kind of config and, in words, the keys that hold one."""
     keys: dict[type[BaseConfig], list[str]] = {TrainConfig: [], ConceptConfig: [], SampleConfig: []}
     for owner, name, child in _nested(TrainConfig, set()):

@@ -17,8 +17,8 @@ GROUPS = {
 }
 # What optimizers of libraries that take the same key do with it.
 LIBRARY_WORDS = {
-    "alpha": "RMSprop: its averaging factor.",
-    "beta3": "CAME, Yogi: a third averaging factor.",
+    "alpha": "RMSprop: its averaging factor. AdEMAMix: the same.",
+    "beta3": "CAME, AdEMAMix, D-Adapt Adan: a third averaging factor.",
     "d0": "D-Adaptation: the same.",
     "growth_rate": "D-Adaptation: the same.",
     "use_cautious": "Prodigy Plus: the same.",

@@ -13,6 +13,7 @@ UNSUPPORTED = {
     "frames": "25",
     "sample_video_format": "MP4",
     "sample_audio_format": "MP3",
+    "tensorboard_always_on": False,
     "multi_gpu": False,
     "device_indexes": "",
     "gradient_reduce_precision": "FLOAT_32_STOCHASTIC",

@@ -2,7 +2,7 @@ from enum import StrEnum
 
 
 class Optimizer(StrEnum):
-    """Every optimizer that a preset may name. The trainer's factory says which of them it can build."""
+    """Every optimizer that a preset may name, in OneTrainer's spelling."""
 
     ADAGRAD = "ADAGRAD"
     ADAGRAD_8BIT = "ADAGRAD_8BIT"

@@ -58,7 +58,8 @@ def values(config_class: type[BaseConfig], name: str, depth: int) -> st.SearchSt
         )
         strategy = strategy | st.just("inf") if declared.infinite else strategy
     elif kind.kind is str:
-        strategy = TEXT
+        # no path has a null byte
+        strategy = TEXT.filter(lambda text: "\0" not in text) if declared.path else TEXT
     elif kind.kind is list:
         item = objects(kind.item, depth - 1) if kind.item else st.dictionaries(TEXT, PLAIN, max_size=2)
         strategy = st.lists(item, max_size=2)

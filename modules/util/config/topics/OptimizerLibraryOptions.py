@@ -18,9 +18,7 @@ class OptimizerLibraryOptions(BaseConfig):
     )
 
     # learning-rate-free optimizers
-    decouple: bool | None = option(
-        None, "Decoupled decay", "Prodigy and D-Adaptation: decays weights as AdamW does.", G
-    )
+    decouple: bool | None = option(None, "Decoupled decay", "Prodigy, D-Adapt Adam: decays weights as AdamW does.", G)
     use_speed: bool | None = option(None, "Speed variant", "Prodigy Plus: its other way to estimate.", G, advanced=True)
     split_groups: bool | None = option(
         None, "Estimate per group", "Prodigy Plus: one estimate for each parameter group.", G, advanced=True
@@ -66,14 +64,14 @@ class OptimizerLibraryOptions(BaseConfig):
     )
     no_prox: bool | None = option(None, "No proximal step", "D-Adapt Adan: decays as AdamW does.", G, advanced=True)
     fsdp_in_use: bool | None = option(
-        None, "FSDP", "D-Adaptation: says that weights are spread over several GPUs.", G, advanced=True
+        None, "FSDP", "Weights are spread over several GPUs. Refused: they never are.", G, advanced=True
     )
 
     # schedule-free optimizers
     r: float | None = option(
         None,
         "Average power",
-        "Schedule-free: weight of later steps in the average; AIDA and Yogi: norm averaging.",
+        "Schedule-free: weight of later steps in the average; AIDA: averaging factor of norms, for AdaNorm.",
         G,
         ge=0,
         advanced=True,
@@ -88,9 +86,7 @@ class OptimizerLibraryOptions(BaseConfig):
     )
 
     # Adafactor
-    clip_threshold: float | None = option(
-        None, "Clip threshold", "Adafactor: largest RMS of a step; Lion: largest norm of a gradient.", G, gt=0
-    )
+    clip_threshold: float | None = option(None, "Clip threshold", "Adafactor, CAME: largest RMS of a step.", G, gt=0)
     decay_rate: float | None = option(
         None,
         "Decay rate",
@@ -114,7 +110,13 @@ class OptimizerLibraryOptions(BaseConfig):
     )
 
     # torch
-    amsgrad: bool | None = option(None, "AMSGrad", "Divides by the largest running mean so far.", G, advanced=True)
+    amsgrad: bool | None = option(
+        None,
+        "AMSGrad",
+        "Divides by the largest running mean so far; of torch's Adam and AdamW, and AdaBelief.",
+        G,
+        advanced=True,
+    )
     ams_bound: bool | None = option(None, "AMS bound", "AIDA: its form of AMSGrad.", G, advanced=True)
     foreach: bool | None = option(
         None, "Foreach", "Steps many tensors in one call: faster, more memory.", G, advanced=True
@@ -122,13 +124,17 @@ class OptimizerLibraryOptions(BaseConfig):
     fused: bool | None = option(None, "Fused kernel", "Uses torch's fused step where there is one.", G, advanced=True)
     capturable: bool | None = option(None, "Capturable", "Allows recording the step in a CUDA graph.", G, advanced=True)
     differentiable: bool | None = option(
-        None, "Differentiable", "Lets gradients flow through the step; for research.", G, advanced=True
+        None,
+        "Differentiable",
+        "Lets gradients flow through the step. Refused: a run takes no gradient of its steps.",
+        G,
+        advanced=True,
     )
     maximize: bool | None = option(None, "Maximise", "Climbs instead of descending.", G, advanced=True)
     dampening: float | None = option(
         None,
         "Dampening",
-        "SGD, LARS: share of each gradient that does not enter the momentum.",
+        "SGD: share of each gradient that does not enter the momentum.",
         G,
         ge=0,
         le=1,
@@ -149,18 +155,32 @@ class OptimizerLibraryOptions(BaseConfig):
 
     # bitsandbytes and other 8-bit optimizers
     optim_bits: int | None = option(
-        None, "State bits", "Bits of each number of optimizer state.", G, ge=8, le=32, unit="bits", advanced=True
+        None,
+        "State bits",
+        "AdEMAMix: bits of each number of optimizer state, 8 or 32.",
+        G,
+        ge=8,
+        le=32,
+        unit="bits",
+        advanced=True,
     )
     min_8bit_size: int | None = option(
         None, "Smallest 8-bit tensor", "Smaller tensors keep 32-bit state.", G, ge=0, unit="elements", advanced=True
     )
     quant_block_size: int | None = option(
-        None, "Quantization block", "Elements that share one scale.", G, ge=1, unit="elements", advanced=True
+        None,
+        "Quantization block",
+        "CAME in 8 bits: elements that share one scale, a power of two from 64 to 4096.",
+        G,
+        ge=1,
+        unit="elements",
+        advanced=True,
     )
     percentile_clipping: int | None = option(
         None,
         "Percentile clipping",
-        "Clips gradients at this percentile of the last hundred norms; 100: never.",
+        "Clips gradients at this percentile of the last hundred norms; 100: never. Others are refused, as bitsandbytes "
+        "has given it up.",
         G,
         ge=1,
         le=100,
@@ -168,7 +188,11 @@ class OptimizerLibraryOptions(BaseConfig):
         advanced=True,
     )
     block_wise: bool | None = option(
-        None, "Block-wise", "Quantizes state in blocks, so that outliers stay local.", G, advanced=True
+        None,
+        "Block-wise",
+        "Quantizes state in blocks, so that outliers stay local. bitsandbytes always does, whatever is set.",
+        G,
+        advanced=True,
     )
     is_paged: bool | None = option(
         None, "Paged", "Lets state move to CPU memory when the GPU is full.", G, advanced=True
@@ -179,9 +203,19 @@ class OptimizerLibraryOptions(BaseConfig):
 
     # LAMB, ADOPT, AdaBelief, AIDA, Yogi, Tiger, Lion
     bias_correction: bool | None = option(
-        None, "LAMB bias correction", "LAMB: corrects running means in the first steps.", G, advanced=True
+        None,
+        "LAMB bias correction",
+        "LAMB: corrects running means in the first steps. bitsandbytes always does, so false is refused.",
+        G,
+        advanced=True,
     )
-    adam_w_mode: bool | None = option(None, "AdamW mode", "LAMB: decays weights as AdamW does.", G, advanced=True)
+    adam_w_mode: bool | None = option(
+        None,
+        "AdamW mode",
+        "LAMB: decays weights as AdamW does. bitsandbytes always does, so false is refused.",
+        G,
+        advanced=True,
+    )
     decoupled_decay: bool | None = option(
         None, "Decoupled weight decay", "Decays weights apart from the gradient.", G, advanced=True
     )
@@ -198,18 +232,31 @@ class OptimizerLibraryOptions(BaseConfig):
         None, "Fall back to SGD", "Uses plain momentum while the variance cannot be rectified.", G, advanced=True
     )
     n_sma_threshold: int | None = option(
-        None, "Rectify threshold", "AIDA: steps in the average from which it rectifies.", G, ge=0, advanced=True
+        None,
+        "Rectify threshold",
+        "AIDA, AdaBelief: steps in the average from which they rectify.",
+        G,
+        ge=0,
+        advanced=True,
     )
     k: int | None = option(None, "Projections", "AIDA: number of projections in each step.", G, ge=0, advanced=True)
     xi: float | None = option(
         None, "Xi", "AIDA: keeps its projection away from a division by zero.", G, ge=0, advanced=True
     )
-    adanorm: bool | None = option(None, "AdaNorm", "Scales gradients by their running norm.", G, advanced=True)
+    adanorm: bool | None = option(None, "AdaNorm", "AIDA: scales gradients by their running norm.", G, advanced=True)
     adam_debias: bool | None = option(
         None, "Adam debias", "Corrects only the divisor, so that the first steps are not enlarged.", G, advanced=True
     )
     use_triton: bool | None = option(None, "Triton", "Lion: uses its Triton kernel.", G, advanced=True)
     beta1_warmup: int | None = option(
-        None, "Beta 1 warm-up", "Steps in which beta 1 rises to its value.", G, ge=0, unit="steps", advanced=True
+        None,
+        "Beta 1 warm-up",
+        "Steps in which beta 1 rises to its value. Refused: of older versions of adv_optm.",
+        G,
+        ge=0,
+        unit="steps",
+        advanced=True,
     )
-    min_beta1: float | None = option(None, "Lowest beta 1", "Where that rise begins.", G, ge=0, lt=1, advanced=True)
+    min_beta1: float | None = option(
+        None, "Lowest beta 1", "Where that rise begins. Refused, too.", G, ge=0, lt=1, advanced=True
+    )

@@ -106,14 +106,6 @@ class RunOptions(BaseConfig):
         affects_result=False,
         advanced=True,
     )
-    tensorboard_always_on: bool = option(
-        False,
-        "TensorBoard always on",
-        "Keeps TensorBoard open in the GUI when no run is active.",
-        OptionGroup.LOGGING,
-        affects_result=False,
-        advanced=True,
-    )
     tensorboard_port: int = option(
         6006,
         "TensorBoard port",

@@ -5,14 +5,15 @@ import importlib
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from modules.model.AddedWords import AddedWords, Vectors
+from modules.model.check_finite import check_finite
+from modules.model.Draw import Draw, per_image
 from modules.model.hub import Hub, Snapshot
 from modules.model.ModelParts import ModelParts
 from modules.model.ModelSource import (
@@ -23,6 +24,8 @@ from modules.model.ModelSource import (
     read_index,
     replaced_part,
 )
+from modules.model.Prediction import Prediction
+from modules.model.tiled_decoding import tiled_decoding
 from modules.model.weight_formats import is_quantized_format, part_dtype, place_part, quantized_layers
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor
@@ -39,31 +42,6 @@ from torch import Tensor, nn
 
 from diffusers import DiffusionPipeline
 from PIL import Image
-
-# diffusers' names for the side of a tile, in pixels and in latents
-TILE_SIZES = ("tile_sample_min_size", "tile_latent_min_size")
-LARGEST_TILE = 512  # pixels
-
-
-@dataclass
-class Prediction:
-    """What the model said and what it should have said.
-
-    Attributes:
-        predicted: `[batch, channel, height, width]`.
-        target: the same shape; noise, velocity or flow.
-        timesteps: `[batch]`, integer steps of the family's schedule; in continuous time 1000 times `sigma`.
-        snr: `[batch]` signal-to-noise ratio of the noised latents, for loss weights; None where it has no meaning.
-        velocity: whether the target is a velocity, which changes the SNR weights.
-        sigma: `[batch]` share of noise in 0 … 1 of families with flow matching, for loss weights; None elsewhere.
-    """
-
-    predicted: Tensor
-    target: Tensor
-    timesteps: Tensor
-    snr: Tensor | None = None
-    velocity: bool = False
-    sigma: Tensor | None = None
 
 
 class TrainingBatch(Protocol):
@@ -124,6 +102,8 @@ class BaseModel(ABC):
     embedding_keys: ClassVar[Mapping[str, str]] = {}
     # whether text encoders read long captions in `prompt_chunks`
     reads_chunks: ClassVar[bool] = False
+    # whether the denoiser predicts a velocity of a schedule with a noise level for each step
+    velocity: bool = False
     # whether the family says how `dynamic_timestep_shifting` follows from an image's size
     shifts_by_size: ClassVar[bool] = False
 
@@ -318,21 +298,70 @@ class BaseModel(ABC):
         """Hash of everything that `encode_captions` depends on."""
 
     @abstractmethod
-    def predict(self, latents: Tensor, conditions: Mapping[str, Tensor], generator: torch.Generator) -> Prediction:
-        """Draws noise and timesteps from `generator` (on the CPU, so that devices agree) and runs the denoiser.
+    def draw(self, shape: torch.Size, generator: torch.Generator) -> Draw:
+        """Draws timesteps and noise from `generator` (on the CPU, so that devices agree).
+
+        Args:
+            shape: of the latents, `[b, ...]`.
+            generator: of this batch.
+
+        Returns:
+            `noise`, `mixed`, `signal` and `spread` on the model's device, the rest on the CPU.
+        """
+
+    def clean_latents(self, latents: Tensor) -> Tensor:
+        """Latents of `encode_images` on the device, as noise is mixed into them."""
+        return latents.to(self.device, non_blocking=True)
+
+    def noised(self, clean: Tensor, draw: Draw) -> Tensor:
+        """The denoiser's input x_t = signal · x + spread · mixed.
+
+        Args:
+            clean: of `clean_latents`.
+            draw: of these images.
+        """
+        return per_image(draw.signal, clean) * clean + per_image(draw.spread, clean) * draw.mixed
+
+    @abstractmethod
+    def denoise(self, noised: Tensor, conditions: Mapping[str, Tensor], draw: Draw) -> Tensor:
+        """The denoiser's output for a noised input, in its shape.
+
+        Args:
+            noised: of `noised`.
+            conditions: see `predict_drawn`.
+            draw: of these images.
+        """
+
+    @abstractmethod
+    def target(self, clean: Tensor, draw: Draw) -> Tensor:
+        """What the denoiser should say of the noised input: its noise, velocity or flow."""
+
+    def predict_drawn(self, latents: Tensor, conditions: Mapping[str, Tensor], draw: Draw) -> Prediction:
+        """Runs the denoiser on latents that are noised as `draw` says.
 
         Args:
             latents: of `encode_images`.
             conditions: of `encode_captions`, and `placement` `[b, 6]` of the images as `Batch` has it.
-            generator: of this batch.
+            draw: of these images.
         """
+        clean = self.clean_latents(latents)
+        noised, target = self.noised(clean, draw), self.target(clean, draw)
+        predicted = self.denoise(noised, conditions, draw)
+        return Prediction(predicted, target, draw.timesteps, draw.snr, self.velocity, draw.sigma)
 
-    def predict_batch(self, batch: TrainingBatch, generator: torch.Generator) -> Prediction:
-        """`predict` for a batch of the data room, wherever it lies; captions that are not encoded are encoded now."""
+    def predict(self, latents: Tensor, conditions: Mapping[str, Tensor], generator: torch.Generator) -> Prediction:
+        """`predict_drawn` with a fresh `draw` from `generator`."""
+        return self.predict_drawn(latents, conditions, self.draw(latents.shape, generator))
+
+    def conditions_of(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """The denoiser's conditions on the device; captions that are not encoded are encoded now."""
         text = batch.text if batch.text is not None else self.encode_captions(batch.captions)
         conditions = {**text, "placement": batch.placement}
-        conditions = {name: value.to(self.device, non_blocking=True) for name, value in conditions.items()}
-        return self.predict(batch.latents.to(self.device, non_blocking=True), conditions, generator)
+        return {name: value.to(self.device, non_blocking=True) for name, value in conditions.items()}
+
+    def predict_batch(self, batch: TrainingBatch, generator: torch.Generator) -> Prediction:
+        """`predict` for a batch of the data room, wherever it lies."""
+        return self.predict(batch.latents, self.conditions_of(batch), generator)
 
     @abstractmethod
     def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
@@ -351,28 +380,9 @@ class BaseModel(ABC):
     def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
         """Draws one image through the family's diffusers pipeline."""
 
-    @contextmanager
-    def tiled_decoding(self) -> Iterator[None]:
-        """Meanwhile the VAE decodes large images in tiles: less memory, and nearly the same image.
-
-        Does nothing where the family's VAE has no tiles.
-        """
-        vae = self.components["vae"] if "vae" in self.components else None
-        if not hasattr(vae, "use_tiling") or vae.use_tiling:
-            yield
-            return
-        # the usual size of the model's images is that of a tile: they would be decoded in one piece as before
-        sizes = {name: getattr(vae, name) for name in TILE_SIZES if hasattr(vae, name)}
-        share = min(1.0, LARGEST_TILE / sizes.get(TILE_SIZES[0], LARGEST_TILE))
-        vae.enable_tiling()
-        try:
-            for name, size in sizes.items():
-                setattr(vae, name, int(size * share))
-            yield
-        finally:
-            vae.disable_tiling()
-            for name, size in sizes.items():
-                setattr(vae, name, size)
+    def tiled_decoding(self) -> AbstractContextManager[None]:
+        """Meanwhile the VAE decodes large images in tiles; see `tiled_decoding`."""
+        return tiled_decoding(self.components["vae"] if "vae" in self.components else None)
 
     @abstractmethod
     def set_gradient_checkpointing(self, part: str, enabled: bool) -> None:
@@ -411,17 +421,6 @@ class BaseModel(ABC):
                 digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
             self._fingerprints[part] = digest.hexdigest()
         return self._fingerprints[part]
-
-
-def check_finite(part: str, module: nn.Module, source: str) -> None:
-    """Raises UserError if a weight is missing, NaN or infinite: training would only spread it."""
-    for name, tensor in module.state_dict().items():
-        if tensor.is_meta:
-            raise UserError(f"The base model {source} is broken: it lacks {part}.{name}. Download it again.")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(
-                f"The base model {source} is broken: {part}.{name} holds NaN or infinite values. Download it again."
-            )
 
 
 @cache

@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from modules.model.BaseModel import BaseModel, Prediction
+from modules.model.BaseModel import BaseModel
 from modules.model.cut_text import cut_text
 from modules.model.diffusion_noise import draw_noise, draw_noise_levels
+from modules.model.Draw import Draw
 from modules.model.flux2_files import fill_transformer, fill_vae
 from modules.model.flux2_keys import flux2_adapter_naming, native_tensor
 from modules.model.ModelSource import FolderSource, ModelSource, empty_module
@@ -276,18 +277,19 @@ class Flux2Model(BaseModel):
         mu = options["base_shift"] + slope * (tokens - low)
         return math.exp(mu) if options["time_shift_type"] == "exponential" else mu
 
-    def predict(self, latents: Tensor, conditions: Mapping[str, Tensor], generator: torch.Generator) -> Prediction:
-        config, device = self.config, self.device
-        b, _, h, w = latents.shape
-        shift = self.shift_of_size(h * w) if config.dynamic_timestep_shifting else None
-        sigma = draw_noise_levels(config, b, generator, shift).float()
-        noise, mixed = draw_noise(config, latents.shape, generator)
-        clean = latents.to(device, non_blocking=True)
-        noise, mixed, level = (t.to(device, non_blocking=True) for t in (noise, mixed, sigma))
-        share = level[:, None, None, None]
-        noisy = (1 - share) * clean + share * mixed
-        predicted = self._velocity(noisy, level, conditions["hidden"])
-        return Prediction(predicted, noise - clean, 1000 * sigma, sigma=sigma)
+    def draw(self, shape: torch.Size, generator: torch.Generator) -> Draw:
+        config = self.config
+        shift = self.shift_of_size(shape[2] * shape[3]) if config.dynamic_timestep_shifting else None
+        sigma = draw_noise_levels(config, shape[0], generator, shift).float()
+        noise, mixed = draw_noise(config, shape, generator)
+        parts = (part.to(self.device, non_blocking=True) for part in (noise, mixed, 1 - sigma, sigma))
+        return Draw(1000 * sigma, *parts, sigma=sigma)
+
+    def target(self, clean: Tensor, draw: Draw) -> Tensor:
+        return draw.noise - clean
+
+    def denoise(self, noised: Tensor, conditions: Mapping[str, Tensor], draw: Draw) -> Tensor:
+        return self._velocity(noised, draw.spread, conditions["hidden"])
 
     def _velocity(self, noisy: Tensor, level: Tensor, hidden: Tensor) -> Tensor:
         """The transformer's output `[b, c, h, w]` for latents of the same shape and noise levels `[b]`."""

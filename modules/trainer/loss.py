@@ -1,6 +1,6 @@
 """From a prediction to one loss per image. Axes: b batch, c channel, h and w latent sides."""
 
-from modules.model.BaseModel import Prediction
+from modules.model.Prediction import Prediction
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LossScaler import LossScaler
 from modules.util.enum.LossWeight import LossWeight

@@ -2,7 +2,7 @@
 
 import math
 
-from modules.model.BaseModel import Prediction
+from modules.model.Prediction import Prediction
 from modules.trainer.loss import elementwise_loss, image_losses, loss_scale, timestep_weight
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError

@@ -86,6 +86,7 @@ class TrainingData:
             ),
             names=[images[sample.image].path for sample in samples],
             size=planned.size,
+            types=[concept.type for concept in concepts],
         )
 
     def sizes(self, epoch: int = 0) -> dict[tuple[int, int], int]:

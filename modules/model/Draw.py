@@ -1,7 +1,9 @@
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
 
 from torch import Tensor
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,13 @@ class Draw:
 
     def of(self, images: list[int]) -> Self:
         """The draw of some images of the batch, by their places in it."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return type(self)(**{name: None if value is None else value[images] for name, value in own.items()})
+        return of_images(self, images)
+
+
+def of_images(record: Record, images: list[int]) -> Record:
+    """A dataclass with every tensor `[b, ...]` cut to some images of the batch."""
+    values: dict[str, Any] = vars(record)
+    return replace(record, **{name: value[images] for name, value in values.items() if isinstance(value, Tensor)})
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

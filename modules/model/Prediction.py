@@ -1,4 +1,7 @@
 from dataclasses import dataclass
+from typing import Self
+
+from modules.model.Draw import of_images
 
 from torch import Tensor
 
@@ -22,3 +25,7 @@ class Prediction:
     snr: Tensor | None = None
     velocity: bool = False
     sigma: Tensor | None = None
+
+    def of(self, images: list[int]) -> Self:
+        """The prediction for some images of the batch, by their places in it."""
+        return of_images(self, images)

@@ -2,7 +2,7 @@
 
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel
-from modules.trainer.loss import image_losses
+from modules.trainer.objective import batch_losses
 from modules.trainer.randomness import step_generator
 
 import torch
@@ -18,9 +18,8 @@ def validation_loss(model: BaseModel, data: TrainingData, seed: int, draws: int 
     for index, planned in enumerate(data.plan(0)):
         batch = data.load(planned)
         for draw in range(draws):
-            generator = step_generator(seed, "validation", index, draw)
-            prediction = model.predict_batch(batch, generator)
-            losses = image_losses(config, prediction, batch.loss_weight, batch.mask)
+            # nothing that is measured asks the model without what is trained
+            losses = batch_losses(config, model, batch, step_generator(seed, "validation", index, draw), {})
             total += losses.sum().item()
             count += len(losses)
     return total / count

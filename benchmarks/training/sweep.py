@@ -180,13 +180,14 @@ class Sweep:
                 seconds += time.perf_counter() - start
         trained.eval()
         examine(trained, optimizer)
-        training, validation = self._measure(self.data), self._measure(self.held_out)
+        training, validation = self._measure(self.data, trained), self._measure(self.held_out, trained)
         return Outcome(training, validation, tuple(curve), seconds, sum(p.numel() for p in parameters))
 
-    def _measure(self, data: Any) -> float:
+    def _measure(self, data: Any, trained: TrainedSet | None = None) -> float:
         if data is None:
             return math.nan
-        loss = validation_loss(self.model, data, self.config.seed, self.draws)
+        sets = None if trained is None else {PART: trained}
+        loss = validation_loss(self.model, data, self.config.seed, self.draws, sets)
         return loss if math.isfinite(loss) else math.inf
 
 

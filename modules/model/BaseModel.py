@@ -1,19 +1,19 @@
-"""What the trainer asks of a model family. A family is one file with one subclass, found by its `model_types`."""
+"""What the trainer asks of a model family: a subclass in a file of its own, and an entry in `families.FAMILIES`."""
 
 import hashlib
 import importlib
 import json
-import pkgutil
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 from modules.model.AddedWords import AddedWords, Vectors
 from modules.model.check_finite import check_finite
-from modules.model.Draw import Draw, per_image
+from modules.model.DenoisingModel import DenoisingModel
+from modules.model.families import FAMILIES, Family
 from modules.model.hub import Hub, Snapshot
 from modules.model.ModelParts import ModelParts
 from modules.model.ModelSource import (
@@ -24,7 +24,6 @@ from modules.model.ModelSource import (
     read_index,
     replaced_part,
 )
-from modules.model.Prediction import Prediction
 from modules.model.tiled_decoding import tiled_decoding
 from modules.model.weight_formats import is_quantized_format, part_dtype, place_part, quantized_layers
 from modules.util.AdapterNaming import AdapterNaming
@@ -44,16 +43,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 
-class TrainingBatch(Protocol):
-    """What a step sees; see `modules.dataLoader.Batch`."""
-
-    latents: Tensor
-    text: dict[str, Tensor] | None
-    captions: list[str]
-    placement: Tensor
-
-
-class BaseModel(ABC):
+class BaseModel(DenoisingModel):
     """A base model: its components, and how a training step, a sample and an adapter file are made of them.
 
     Nothing is loaded before it is needed: images and captions are encoded before the denoiser is there.
@@ -102,8 +92,6 @@ class BaseModel(ABC):
     embedding_keys: ClassVar[Mapping[str, str]] = {}
     # whether text encoders read long captions in `prompt_chunks`
     reads_chunks: ClassVar[bool] = False
-    # whether the denoiser predicts a velocity of a schedule with a noise level for each step
-    velocity: bool = False
     # whether the family says how `dynamic_timestep_shifting` follows from an image's size
     shifts_by_size: ClassVar[bool] = False
 
@@ -263,13 +251,6 @@ class BaseModel(ABC):
         """`[b, 3, h, w]` in [-1, 1] -> latents `[b, c, h', w']` as `predict` takes them, float32, without gradient."""
 
     @abstractmethod
-    def encode_captions(self, captions: list[str]) -> dict[str, Tensor]:
-        """The denoiser's conditions of each caption; with gradient where a text encoder is trained.
-
-        Float32, or the text encoder's own format where they are large.
-        """
-
-    @abstractmethod
     def text_limits(self) -> dict[str, int]:
         """Text encoder -> tokens of a caption that it reads. Those that every caption has are not counted."""
 
@@ -298,72 +279,6 @@ class BaseModel(ABC):
         """Hash of everything that `encode_captions` depends on."""
 
     @abstractmethod
-    def draw(self, shape: torch.Size, generator: torch.Generator) -> Draw:
-        """Draws timesteps and noise from `generator` (on the CPU, so that devices agree).
-
-        Args:
-            shape: of the latents, `[b, ...]`.
-            generator: of this batch.
-
-        Returns:
-            `noise`, `mixed`, `signal` and `spread` on the model's device, the rest on the CPU.
-        """
-
-    def clean_latents(self, latents: Tensor) -> Tensor:
-        """Latents of `encode_images` on the device, as noise is mixed into them."""
-        return latents.to(self.device, non_blocking=True)
-
-    def noised(self, clean: Tensor, draw: Draw) -> Tensor:
-        """The denoiser's input x_t = signal · x + spread · mixed.
-
-        Args:
-            clean: of `clean_latents`.
-            draw: of these images.
-        """
-        return per_image(draw.signal, clean) * clean + per_image(draw.spread, clean) * draw.mixed
-
-    @abstractmethod
-    def denoise(self, noised: Tensor, conditions: Mapping[str, Tensor], draw: Draw) -> Tensor:
-        """The denoiser's output for a noised input, in its shape.
-
-        Args:
-            noised: of `noised`.
-            conditions: see `predict_drawn`.
-            draw: of these images.
-        """
-
-    @abstractmethod
-    def target(self, clean: Tensor, draw: Draw) -> Tensor:
-        """What the denoiser should say of the noised input: its noise, velocity or flow."""
-
-    def predict_drawn(self, latents: Tensor, conditions: Mapping[str, Tensor], draw: Draw) -> Prediction:
-        """Runs the denoiser on latents that are noised as `draw` says.
-
-        Args:
-            latents: of `encode_images`.
-            conditions: of `encode_captions`, and `placement` `[b, 6]` of the images as `Batch` has it.
-            draw: of these images.
-        """
-        clean = self.clean_latents(latents)
-        noised, target = self.noised(clean, draw), self.target(clean, draw)
-        predicted = self.denoise(noised, conditions, draw)
-        return Prediction(predicted, target, draw.timesteps, draw.snr, self.velocity, draw.sigma)
-
-    def predict(self, latents: Tensor, conditions: Mapping[str, Tensor], generator: torch.Generator) -> Prediction:
-        """`predict_drawn` with a fresh `draw` from `generator`."""
-        return self.predict_drawn(latents, conditions, self.draw(latents.shape, generator))
-
-    def conditions_of(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """The denoiser's conditions on the device; captions that are not encoded are encoded now."""
-        text = batch.text if batch.text is not None else self.encode_captions(batch.captions)
-        conditions = {**text, "placement": batch.placement}
-        return {name: value.to(self.device, non_blocking=True) for name, value in conditions.items()}
-
-    def predict_batch(self, batch: TrainingBatch, generator: torch.Generator) -> Prediction:
-        """`predict` for a batch of the data room, wherever it lies."""
-        return self.predict(batch.latents, self.conditions_of(batch), generator)
-
-    @abstractmethod
     def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
         """What the sampler needs of a sample's prompts, `[1, ...]` each."""
 
@@ -388,9 +303,20 @@ class BaseModel(ABC):
     def set_gradient_checkpointing(self, part: str, enabled: bool) -> None:
         """Trades time for memory in one component."""
 
+    @staticmethod
     @abstractmethod
+    def name_layers(denoiser: nn.Module, text_encoders: Mapping[str, nn.Module]) -> AdapterNaming:
+        """How adapter files call the layers of a model of the family.
+
+        Args:
+            denoiser: may be on the meta device.
+            text_encoders: those that can be trained, by their names in the config.
+        """
+
     def adapter_naming(self) -> AdapterNaming:
-        """How adapter files call the layers."""
+        """How adapter files call the layers of this model."""
+        denoiser, *encoders = self.trainable_parts
+        return self.name_layers(self.layers_of(denoiser), {part: self.layers_of(part) for part in encoders})
 
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         """What a single file holds, and of which components' tensors it is made; those of one follow each other.
@@ -425,14 +351,12 @@ class BaseModel(ABC):
 
 @cache
 def model_families() -> dict[ModelType, type[BaseModel]]:
-    """Every family in this folder, by the model types it serves."""
-    families: dict[ModelType, type[BaseModel]] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        loaded = importlib.import_module(f"modules.model.{module.name}")
-        for value in vars(loaded).values():
-            if isinstance(value, type) and issubclass(value, BaseModel):
-                families.update(dict.fromkeys(value.model_types, value))
-    return families
+    """The class of every family, by the model types it serves."""
+    return {kind: _class_of(family) for family in FAMILIES for kind in family.model_types}
+
+
+def _class_of(family: Family) -> type[BaseModel]:
+    return getattr(importlib.import_module(f"modules.model.{family.class_name}"), family.class_name)
 
 
 def family_of(config: TrainConfig) -> type[BaseModel]:

@@ -39,7 +39,7 @@ class FlowModel(BaseModel):
     says, and `timestep_shift` is not used.
 
     A family is its components and these hooks: `pack_latents` and `unpack_latents`, `encode_text` with
-    `text_settings`, `call_transformer`, `make_pipeline`, and `adapter_naming` with its map of keys. Axes: `b` batch,
+    `text_settings`, `call_transformer`, `make_pipeline`, and `name_layers` with its map of keys. Axes: `b` batch,
     `c` channels of packed latents, `h w` their sides, `l` tokens of an image.
 
     Attributes:
@@ -49,7 +49,7 @@ class FlowModel(BaseModel):
 
     trainable_parts = ("transformer",)
     shifts_by_size = True
-    # what `encode_text` gives -> the pipeline's argument for it
+    # what `encode_text` gives -> the pipeline's argument for it; what it has no argument for stays out
     pipeline_arguments: ClassVar[Mapping[str, str]] = {"hidden": "prompt_embeds"}
 
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
@@ -94,6 +94,8 @@ class FlowModel(BaseModel):
     @abstractmethod
     def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
         """What `call_transformer` needs of each text, `[b, ...]`.
+
+        Texts may have different lengths if `mask` `[b, n]` is among it, False where one is filled up with zeros.
 
         Args:
             captions: the texts.
@@ -226,6 +228,7 @@ class FlowModel(BaseModel):
             f"{prefix}{self.pipeline_arguments[name]}": value[place : place + 1]
             for place, prefix in enumerate(texts)
             for name, value in encoded.items()
+            if name in self.pipeline_arguments
         }
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.cut_text import cut_text
+from modules.model.families import FLUX_2
 from modules.model.FlowModel import FlowModel
 from modules.model.flux2_files import fill_transformer, fill_vae
 from modules.model.flux2_keys import flux2_adapter_naming, native_tensor
@@ -20,7 +21,6 @@ from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
-from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
 
 import torch
@@ -99,7 +99,7 @@ class Flux2Model(FlowModel):
     `transformer.guidance_scale` is told to models that are distilled for guidance.
     """
 
-    model_types = (ModelType.FLUX_2,)
+    model_types = FLUX_2.model_types
     variants = tuple(
         {"transformer": Flux2Transformer2DModel, "text_encoder": encoder, "vae": AutoencoderKLFlux2}
         for encoder in VARIANTS
@@ -114,7 +114,8 @@ class Flux2Model(FlowModel):
         "attn-mlp": ["attn", "ff"],
         "attn-only": ["attn"],
     }
-    sample_defaults = {"width": 1024, "height": 1024, "cfg_scale": 4.0}
+    sample_defaults = FLUX_2.sample_defaults
+    name_layers = staticmethod(flux2_adapter_naming)
 
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
         assert isinstance(source, FolderSource | StandardSource)
@@ -257,10 +258,6 @@ class Flux2Model(FlowModel):
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         """The transformer alone, in the original layout."""
         return checkpoint_tensors("transformer", self.layers_of("transformer").state_dict(), native_tensor)
-
-    def adapter_naming(self) -> AdapterNaming:
-        """How the layers of the transformer are called in adapter files."""
-        return flux2_adapter_naming(self.layers_of("transformer"))
 
     def file_description(self) -> dict[str, str]:
         heads = self.layers_of("transformer").config.num_attention_heads

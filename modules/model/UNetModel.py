@@ -71,6 +71,7 @@ class UNetModel(ClipTexts):
         "attn-only": ["attn"],
     }
     file_formats = (ModelFormat.ORIGINAL_SINGLE_FILE,)
+    name_layers = staticmethod(unet_adapter_naming)
     # last layers of its text encoders that it never uses
     unused_layers: ClassVar[int] = 0
     # what model managers call the architecture, and kohya the base version
@@ -296,10 +297,6 @@ class UNetModel(ClipTexts):
         enable()
         # diffusers and transformers checkpoint only in training mode; nothing here has dropout of its own
         module.train()
-
-    def adapter_naming(self) -> AdapterNaming:
-        """How the layers of UNet and text encoders are called in adapter files."""
-        return unet_adapter_naming(self.layers_of("unet"), {part: self.layers_of(part) for part in self.tokenizer_of})
 
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         standard = STANDARD[self.config.model_type][0]

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modules.dataLoader.plan import PlannedBatch, PlannedSample
 from modules.model.BaseModel import model_families
 from modules.model.FlowModel import FlowModel
 from modules.model.ModelSource import ModelSource, empty_module
 from modules.modelSaver.AdapterFile import read_adapter
+from modules.trainer.objective import batch_losses
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
@@ -49,13 +51,14 @@ class PlainFlowModel(FlowModel):
     model_types = (ModelType.FLUX_DEV_1,)
     modules = {"transformer": FluxTransformer2DModel, "text_encoder": CLIPTextModel, "vae": AutoencoderKL}
     tokenizers = {"tokenizer": CLIPTokenizer}
+    # the pipeline of these blocks takes no mask
     pipeline_arguments = {"hidden": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
     steers_away = False
     packing = "pairs"
 
     @classmethod
     def planned_naming(cls) -> AdapterNaming:
-        return name_layers(empty_module(FluxTransformer2DModel, SMALL))
+        return cls.name_layers(empty_module(FluxTransformer2DModel, SMALL), {})
 
     @classmethod
     def open_file(cls, path: Path, config: TrainConfig) -> ModelSource:
@@ -73,10 +76,10 @@ class PlainFlowModel(FlowModel):
 
     def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
         tokens = self.tokenizer_of["text_encoder"](
-            captions, padding="max_length", truncation=True, max_length=length or TOKENS, return_tensors="pt"
-        )
-        states = self.components["text_encoder"](tokens.input_ids.to(self.device))
-        return {"hidden": states.last_hidden_state, "pooled": states.pooler_output}
+            captions, padding=True, truncation=True, max_length=length or TOKENS, return_tensors="pt"
+        ).to(self.device)
+        states, mask = self.components["text_encoder"](**tokens), tokens.attention_mask.bool()
+        return {"hidden": states.last_hidden_state * mask[..., None], "pooled": states.pooler_output, "mask": mask}
 
     def text_settings(self, part: str) -> list[Any]:
         return [self.config.text_encoder_sequence_length]
@@ -103,17 +106,14 @@ class PlainFlowModel(FlowModel):
     def make_pipeline(self, scheduler: FlowMatchEulerDiscreteScheduler) -> DiffusionPipeline:
         return FluxPipeline(scheduler, self.vae, None, None, None, None, self.transformer)
 
-    def adapter_naming(self) -> AdapterNaming:
-        return name_layers(self.layers_of("transformer"))
+    @staticmethod
+    def name_layers(denoiser: nn.Module, text_encoders: Mapping[str, nn.Module]) -> AdapterNaming:
+        layers = [name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)]
+        names = {("transformer", name): f"lora_unet_{name.replace('.', '_')}" for name in layers}
+        return AdapterNaming.build({ModelFormat.KOHYA_LORA: names}, {})
 
     def file_description(self) -> dict[str, str]:
         return {"architecture": "plain flow"}
-
-
-def name_layers(transformer: nn.Module) -> AdapterNaming:
-    layers = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
-    names = {("transformer", name): f"lora_unet_{name.replace('.', '_')}" for name in layers}
-    return AdapterNaming.build({ModelFormat.KOHYA_LORA: names}, {})
 
 
 @pytest.fixture
@@ -151,6 +151,30 @@ def test_it_learns_draws_and_resumes_to_the_same_bytes(make_run, folder, mini_co
     assert "lora_unet_transformer_blocks_0_attn_to_q" in layers and "lora_unet_x_embedder" in layers
     pictures = [Path(file).read_bytes() for drawn in report["samples"] for file in drawn["files"]]
     assert len(pictures) == 3 and len(set(pictures)) == 3
+
+
+def test_captions_of_one_batch_may_have_different_lengths(make_run, folder, draw_concept, tmp_path):
+    images = tmp_path / "images"
+    draw_concept(images)
+    captions = ["red", "a red shape number 3 on a blue background", "a shape"]
+    for place, file in enumerate(sorted(images.glob("*.txt"))):
+        file.write_text(captions[place % 3], encoding="utf-8")
+    trainer = make_run().trainer(**FLOW, base_model_name=str(folder), concepts=[{"path": str(images)}], epochs=1)
+    trainer._prepare()
+    data, lengths = trainer.data, set()
+    size = data.source.size(0, 0)
+    batch = data.load(PlannedBatch(tuple(PlannedSample(image, 0, 0) for image in (0, 1, 2)), size))
+    for place, caption in enumerate(batch.captions):
+        alone = trainer.model.encode_captions([caption])
+        n = alone["mask"].shape[1]
+        lengths.add(n)
+        assert batch.text["mask"][place].tolist() == [True] * n + [False] * (batch.text["mask"].shape[1] - n)
+        assert torch.equal(batch.text["hidden"][place, :n], alone["hidden"][0])
+        assert not batch.text["hidden"][place, n:].any()
+        assert torch.equal(batch.text["pooled"][place], alone["pooled"][0])
+    assert len(lengths) == 3
+    generator = torch.Generator().manual_seed(0)
+    assert torch.isfinite(batch_losses(trainer.config, trainer.model, batch, generator, trainer.trained)).all()
 
 
 def test_latents_come_back(folder):

@@ -196,8 +196,8 @@ def _cache(estimate: MemoryEstimate, run: _Run, sample: SampleConfig | None) -> 
     placement = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(count, 1)
     mask = torch.ones(count, 1, *latents.shape[2:]) if config.masked_training else None
     return Batch(
-        latents.repeat(count, 1, 1, 1), repeated, captions, torch.ones(count), mask, placement, [], (height, width),
-        [ConceptType.STANDARD] * count,
+        latents.repeat(count, *[1] * (latents.dim() - 1)), repeated, captions, torch.ones(count), mask, placement, [],
+        (height, width), [ConceptType.STANDARD] * count,
     )  # fmt: skip
 
 

@@ -84,6 +84,16 @@ def test_an_empty_mask_is_no_division_by_zero():
     assert losses.item() == 0
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 2, 4, 5)])
+def test_the_mean_is_over_all_axes_of_an_image(shape):
+    error = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    mask = (torch.rand(shape[0], 1, *shape[2:], generator=torch.Generator().manual_seed(2)) > 0.5).float()
+    options = config(normalize_masked_area_loss=True)
+    found = image_losses(options, prediction(error), torch.ones(2), mask)
+    for own, image, kept in zip(found, error, mask, strict=True):
+        assert own.item() == pytest.approx(((image * kept) ** 2).mean().item() / kept.mean().item(), rel=1e-5)
+
+
 # snr, epsilon's weight, v's weight; γ = 5 for min-SNR, 0.5 for P2
 WEIGHTS = {
     "MIN_SNR_GAMMA": lambda s, v: min(s, 5) / (s + v),

@@ -81,6 +81,13 @@ def test_with_only_prior_concepts_nothing_is_learned(mini_run, mini_concept, kin
     assert any("nothing new is learned" in text for text in mini_run.warnings())
 
 
+def test_in_half_precision_fresh_adapters_are_the_model_itself(mini_run, mini_concept, kind):
+    """Also to the last bit: what is left would be rounding, of which Adam makes full steps."""
+    listed = concepts(mini_concept, "PRIOR_PREDICTION")
+    mini_run.train(**listed, **kind, **NO_DECAY, **TEXT, epochs=1, train_dtype="BFLOAT_16")
+    assert [(step["loss"], step["gradient_norm"]) for step in mini_run.of_kind("step")] == [(0, 0)] * 4
+
+
 @pytest.mark.parametrize("text", [{}, TEXT], ids=["denoiser", "text encoder, too"])
 def test_the_target_is_what_the_model_predicts_without_adapters(mini_run, mini_concept, kind, text):
     trainer = prepared(mini_run, **concepts(mini_concept, "STANDARD", "PRIOR_PREDICTION"), **kind, **text)

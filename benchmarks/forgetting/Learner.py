@@ -10,7 +10,15 @@ from benchmarks.forgetting.anchors import measure_anchors, relative_distance
 from benchmarks.forgetting.drawings import write_ordinary, write_unseen_concept
 from benchmarks.forgetting.pictures import PictureJudge
 from benchmarks.forgetting.Setting import Setting
-from benchmarks.forgetting.tasks import CONCEPT_FOLDER, TRAINED_FOLDERS, TaskSize
+from benchmarks.forgetting.tasks import (
+    ALONE,
+    BESIDE,
+    CONCEPT_FOLDER,
+    ORDINARY_FOLDER,
+    ORDINARY_PASSES,
+    TRAINED_FOLDERS,
+    TaskSize,
+)
 from benchmarks.training.sweep import PART, Sweep
 from benchmarks.transfer.tasks import LAYERS, PRESET, WARMUP, silent
 from modules.dataLoader.prepare_data import prepare_data
@@ -40,17 +48,20 @@ class Learner:
         base: folder of the model.
         folder: for drawings and encoded images.
         size: how much is trained and measured.
+        beside: what is trained beside the concept, a key of `BESIDE`; as many pictures as of the concept, in twice the
+            steps, so that each picture of the concept is seen as often as without.
 
     Attributes:
         base_measures: losses of the base model itself: `training` and `held_out` of the concept, `ordinary`, and
             `exchanged` of the same scenes with captions of others.
     """
 
-    def __init__(self, base: Path, folder: Path, size: TaskSize) -> None:
+    def __init__(self, base: Path, folder: Path, size: TaskSize, beside: str = ALONE) -> None:
         write_unseen_concept(folder / "unseen", size.held_out)
         write_ordinary(folder / "ordinary", size.ordinary)
         write_ordinary(folder / "exchanged", size.ordinary, exchanged=True)
-        unseen, ordinary, exchanged = (_concepts_file(folder / name) for name in ("unseen", "ordinary", "exchanged"))
+        names = ("unseen", "ordinary", "exchanged")
+        unseen, ordinary, exchanged = (_concepts_file(folder / name, beside) for name in names)
         changes = [
             f"base_model_name={base}", f"concept_file_name={unseen}", f"cache_dir={folder / 'cache'}",
             f"layer_filter={LAYERS}", "layer_filter_preset=custom", f"loss_weight_fn={BASE_WEIGHTING}",
@@ -58,7 +69,8 @@ class Learner:
             f"learning_rate_warmup_steps={WARMUP}",
         ]  # fmt: skip
         config = load_train_config(PRESET, changes, warn=silent)
-        self.sweep = Sweep(config, size.steps, silent, held_out=False, draws=size.draws)
+        steps = size.steps if beside == ALONE else 2 * size.steps
+        self.sweep = Sweep(config, steps, silent, held_out=False, draws=size.draws)
         self.size, self._judge = size, PictureJudge(base, size)
         named = {"held_out": unseen, "ordinary": ordinary, "exchanged": exchanged}
         self._measured_sets = {name: self._measured(path) for name, path in named.items()}
@@ -80,7 +92,7 @@ class Learner:
         """One training.
 
         Args:
-            setting: what is trained; its task and width are those of this learner.
+            setting: what is trained; its task, width and `beside` are those of this learner.
             rate: learning rate, reached after a short warm-up.
             seed: of noise, timesteps, order and adapters.
 
@@ -135,9 +147,11 @@ def finite(measures: Measures) -> Measures:
     return told(measures)
 
 
-def _concepts_file(measured: Path) -> Path:
+def _concepts_file(measured: Path, beside: str) -> Path:
     """Writes a concepts file beside a folder: what is trained on, and that folder to measure on."""
     listed = [_concept(CONCEPT_FOLDER / name, "STANDARD") for name in TRAINED_FOLDERS]
+    if BESIDE[beside]:
+        listed.append(_concept(CONCEPT_FOLDER / ORDINARY_FOLDER, BESIDE[beside]) | {"balancing": ORDINARY_PASSES})
     path = measured.with_suffix(".json")
     path.write_text(json.dumps([*listed, _concept(measured, "VALIDATION")]), encoding="utf-8")
     return path

@@ -3,6 +3,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.forgetting.kinds import FULL_MODE, KINDS, NONE
+from benchmarks.forgetting.tasks import ALONE
 from benchmarks.transfer.Setting import Setting as Trained
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
 
@@ -22,6 +23,7 @@ class Setting:
         strength: decay a step, `weight_decay` or `centered_wd`; of a lower rate its share.
         mode: how centered decay stores the start.
         pictures: whether the trained model is sampled, too.
+        beside: what is trained beside the concept, a key of `BESIDE`.
     """
 
     task: str
@@ -32,6 +34,7 @@ class Setting:
     strength: float = 0.0
     mode: str = FULL_MODE
     pictures: bool = False
+    beside: str = ALONE
 
     def options(self) -> dict[str, Any]:
         """Options of a `TrainConfig`: those of the method with scaled steps, so that decay is free of the rate."""
@@ -47,6 +50,8 @@ class Setting:
             parts[-1] += f" {self.strength:g}"
         if self.mode != FULL_MODE:
             parts.append(self.mode)
+        if self.beside != ALONE:
+            parts.append(f"beside {self.beside}")
         return ", ".join([*parts, "pictures"] if self.pictures else parts)
 
     def to_json(self) -> dict[str, Any]:

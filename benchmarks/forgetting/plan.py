@@ -83,8 +83,8 @@ def picture_questions(results: Results, methods: Sequence[str], seeds: Sequence[
 
 
 @cache
-def _learner(task: str, width: str, folder: Path) -> Learner:
-    return Learner(base_folder(width), folder, TASKS[task])
+def _learner(task: str, width: str, beside: str, folder: Path) -> Learner:
+    return Learner(base_folder(width), folder, TASKS[task], beside)
 
 
 def train(trial: Trial, folder: str) -> tuple[Measures, Measures]:
@@ -95,7 +95,8 @@ def train(trial: Trial, folder: str) -> tuple[Measures, Measures]:
         folder: for drawings and encoded images of this process; they stay there.
     """
     own = trial.setting
-    learner = _learner(own.task, own.width, _own_folder(folder) / f"{own.task} {own.width}".replace("/", "_"))
+    name = f"{own.task} {own.width} {own.beside}".replace("/", "_")
+    learner = _learner(own.task, own.width, own.beside, _own_folder(folder) / name)
     return learner.measure(own, trial.rate, trial.seed), learner.base_measures
 
 

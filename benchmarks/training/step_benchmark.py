@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import modules.trainer.objective as objective_module
 import modules.trainer.Trainer as trainer_module
 from benchmarks.measuring import Stopwatch, environment, spread
 from benchmarks.training.plain_loop import PlainLoop, PlainSettings
@@ -219,8 +220,9 @@ class Contest:
             parts = [
                 (owner.data, "load", "data"),
                 (owner.model, "encode_captions", "text encoder forward"),
-                (owner.model, "predict", "noise and timesteps"),
-                (trainer_module, "image_losses", "loss"),
+                (owner.model, "draw", "noise and timesteps"),
+                (owner.model, "predict_drawn", "noise and timesteps"),
+                (objective_module, "image_losses", "loss"),
                 (owner.log, "step", "TensorBoard"),
                 (owner.events, "emit", "progress bar"),
             ]

@@ -14,8 +14,8 @@ from typing import Any
 from modules.dataLoader.prepare_data import prepare_data
 from modules.model.BaseModel import family_of
 from modules.module.AdapterSet import AdapterSet
-from modules.trainer.loss import image_losses
 from modules.trainer.lr_schedule import schedule_factor
+from modules.trainer.objective import batch_losses
 from modules.trainer.optimizers import create_optimizer
 from modules.trainer.preflight import resolve_device
 from modules.trainer.trained import make_trained
@@ -165,8 +165,8 @@ class Sweep:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor(step)
             torch.manual_seed(step_seed(config.seed, "dropout", step))
-            prediction = self.model.predict_batch(batch, step_generator(config.seed, "noise", step))
-            loss = image_losses(config, prediction, batch.loss_weight, batch.mask).mean()
+            generator = step_generator(config.seed, "noise", step)
+            loss = batch_losses(config, self.model, batch, generator, {PART: trained}).mean()
             curve.append(loss.item())
             if not math.isfinite(curve[-1]):
                 break
@@ -180,13 +180,14 @@ class Sweep:
                 seconds += time.perf_counter() - start
         trained.eval()
         examine(trained, optimizer)
-        training, validation = self._measure(self.data), self._measure(self.held_out)
+        training, validation = self._measure(self.data, trained), self._measure(self.held_out, trained)
         return Outcome(training, validation, tuple(curve), seconds, sum(p.numel() for p in parameters))
 
-    def _measure(self, data: Any) -> float:
+    def _measure(self, data: Any, trained: TrainedSet | None = None) -> float:
         if data is None:
             return math.nan
-        loss = validation_loss(self.model, data, self.config.seed, self.draws)
+        sets = None if trained is None else {PART: trained}
+        loss = validation_loss(self.model, data, self.config.seed, self.draws, sets)
         return loss if math.isfinite(loss) else math.inf
 
 

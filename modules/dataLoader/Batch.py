@@ -1,5 +1,7 @@
 from dataclasses import dataclass
 
+from modules.util.enum.ConceptType import ConceptType
+
 from torch import Tensor
 
 
@@ -17,6 +19,7 @@ class Batch:
             (height, width) of what is trained, in pixels.
         names: b paths of image files.
         size: (height, width) in pixels.
+        types: b types of the images' concepts.
     """
 
     latents: Tensor
@@ -27,3 +30,4 @@ class Batch:
     placement: Tensor
     names: list[str]
     size: tuple[int, int]
+    types: list[ConceptType]

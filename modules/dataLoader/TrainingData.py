@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 REMEMBERED_KEYS = 1 << 17
+TEXT_MASK = "mask"
+"""Name of `[b, n]` among encoded captions: False where a text is filled up to the length of a longer one."""
 
 
 class TrainingData:
@@ -86,6 +88,7 @@ class TrainingData:
             ),
             names=[images[sample.image].path for sample in samples],
             size=planned.size,
+            types=[concept.type for concept in concepts],
         )
 
     def sizes(self, epoch: int = 0) -> dict[tuple[int, int], int]:
@@ -153,6 +156,9 @@ class TrainingData:
 
     def _text(self, captions: list[str]) -> dict[str, Tensor]:
         encoded = [self.text(caption) for caption in captions]
+        if TEXT_MASK in encoded[0]:
+            longest = max(len(tensors[TEXT_MASK]) for tensors in encoded)
+            encoded = [pad_text(tensors, longest) for tensors in encoded]
         return {name: torch.stack(self._padded(name, [tensors[name] for tensors in encoded])) for name in encoded[0]}
 
     def _padded(self, name: str, tensors: list[Tensor]) -> list[Tensor]:
@@ -161,3 +167,19 @@ class TrainingData:
             return tensors
         most, empty = max(map(len, tensors)), self.text("")[name]
         return [torch.cat([tensor, *[empty] * ((most - len(tensor)) // len(empty))]) for tensor in tensors]
+
+
+def pad_text(tensors: dict[str, Tensor], length: int) -> dict[str, Tensor]:
+    """An encoded caption filled up with zeros to `length` tokens, which its mask then leaves out.
+
+    Args:
+        tensors: name -> `[n, ...]`, for each of n tokens; what has one axis and is no mask belongs to the whole text.
+        length: at least n.
+    """
+    missing = length - len(tensors[TEXT_MASK])
+    return {
+        name: torch.cat([value, value.new_zeros(missing, *value.shape[1:])])
+        if missing and (name == TEXT_MASK or value.dim() > 1)
+        else value
+        for name, value in tensors.items()
+    }

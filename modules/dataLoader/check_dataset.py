@@ -128,8 +128,7 @@ def concept_problems(config: TrainConfig, concepts: Sequence[ConceptConfig]) -> 
     for index, concept in enumerate(concepts):
         if concept.enabled and _is_used(config, concept):
             label = concept_label(concept, index)
-            for check in (_check_type, _check_mask_options):
-                problems += found(check, config, concept, label, path="concepts")
+            problems += found(_check_mask_options, config, concept, label, path="concepts")
             problems += found(check_special_tags, concept, label, path="concepts")
             problems += found(read_prompt_file, concept, label, path="concepts")
     return problems
@@ -147,14 +146,8 @@ def _is_used(config: TrainConfig, concept: ConceptConfig) -> bool:
     return concept.type != ConceptType.VALIDATION or config.validation
 
 
-def _check_type(config: TrainConfig, concept: ConceptConfig, label: str) -> None:
-    if concept.type == ConceptType.PRIOR_PREDICTION:
-        raise UserError(f"{label}: type PRIOR_PREDICTION is not supported yet; set STANDARD, or disable the concept")
-
-
 def _list_concept(config: TrainConfig, concept: ConceptConfig, index: int, report: DatasetReport) -> list[_Task]:
     label = concept_label(concept, index)
-    _check_type(config, concept, label)
     if not _is_used(config, concept):
         report.warnings.append(f"{label}: not used, as its type is VALIDATION and validation is off")
         return []
@@ -275,14 +268,15 @@ def _findings(config: TrainConfig, concepts: Sequence[ConceptConfig], found: Seq
 
 
 def _check_left(config: TrainConfig, concepts: Sequence[ConceptConfig], report: DatasetReport) -> None:
-    for kind, needed in ((ConceptType.STANDARD, True), (ConceptType.VALIDATION, config.validation)):
-        if not needed or any(concepts[image.concept].type == kind for image in report.images):
+    trained = [kind for kind in ConceptType if kind != ConceptType.VALIDATION]
+    for kinds, needed in ((trained, True), ([ConceptType.VALIDATION], config.validation)):
+        if not needed or any(concepts[image.concept].type in kinds for image in report.images):
             continue
-        if not any(concept.enabled and concept.type == kind for concept in concepts):
-            why = f"no enabled concept has type {kind}"
+        if not any(concept.enabled and concept.type in kinds for concept in concepts):
+            why = f"no enabled concept has type {' or '.join(kinds)}"
         elif report.rejected:
             why = f"{len(report.rejected)} files are left out, the first one is {report.rejected[0]}"
         else:
             why = "the folders of its concepts hold none"
-        purpose = "train on" if kind == ConceptType.STANDARD else "validate with (validation is on)"
+        purpose = "train on" if kinds == trained else "validate with (validation is on)"
         raise UserError(f"there is no image to {purpose}: {why}")

@@ -54,7 +54,7 @@ def prepare_data(
         model: encodes; see `EncodingModel`.
         cache_text: captions are encoded here. False if the text encoder is trained: then batches hold captions only,
             and each use of an image has a new text variation.
-        validation: takes the VALIDATION concepts instead of the STANDARD ones; every epoch is then the same.
+        validation: takes the VALIDATION concepts instead of those that are trained; every epoch is then the same.
         report: what `check_dataset` returned for the same config and concepts; None checks now.
         progress: is told how far each stage is.
         warn: gets findings, one line each.
@@ -69,33 +69,37 @@ def prepare_data(
         use_cache(cache.directory)
     store = TensorStore(cache, memory_budget)
 
-    def make(kind: ConceptType) -> TrainingData:
-        images = [image for image in report.images if concepts[image.concept].type == kind]
+    def make(validation: bool) -> TrainingData:
+        images = [image for image in report.images if _is_validation(concepts[image.concept]) == validation]
         rules = PlanRules(
             seed=config.seed,
             batch_size=config.batch_size,
             caption_dropout=config.text_encoder.dropout_probability,
             mask_dropout=config.unmasked_probability if config.masked_training else 0.0,
             vary_captions_freely=not cache_text,
-            fixed=kind == ConceptType.VALIDATION,
+            fixed=validation,
         )
         source = ImageSource(config, concepts, images, model.image_grid)
         return TrainingData(config, source, model, store, rules=rules, encode_text=cache_text)
 
-    kind = ConceptType.VALIDATION if validation else ConceptType.STANDARD
-    data = make(kind)
+    data = make(validation)
     if not data.source.images:
-        raise UserError(f"no concept of type {kind} has usable images; enable one, or correct the type of one")
+        kinds = " or ".join(kind for kind in ConceptType if (kind == ConceptType.VALIDATION) == validation)
+        raise UserError(f"no concept of type {kinds} has usable images; enable one, or correct the type of one")
     if cache is None:
         return data
     if config.clear_cache_before_training and not validation:
         # what validation will ask for stays, too
-        _prune(cache, (data, make(ConceptType.VALIDATION)), config, cache_text, warn)
+        _prune(cache, (data, make(validation=True)), config, cache_text, warn)
     _cache_images(data, config, progress)
     if cache_text:
         for caption in track(wanted := _captions(data, config.epochs), len(wanted), "captions", progress):
             data.text(caption)
     return data
+
+
+def _is_validation(concept: ConceptConfig) -> bool:
+    return concept.type == ConceptType.VALIDATION
 
 
 def _image_variations(data: TrainingData, epochs: int) -> list[tuple[int, int]]:
@@ -109,7 +113,7 @@ def _used(data: TrainingData, epochs: int, variations: Sequence[int]) -> list[in
     """How many of the variations that each concept has so many epochs come to; for validation one."""
     counts, concepts = Counter(image.concept for image in data.source.images), data.source.concepts
     return [
-        1 if concept.type == ConceptType.VALIDATION else used_variations(concept, counts[index], epochs, count)
+        1 if _is_validation(concept) else used_variations(concept, counts[index], epochs, count)
         for index, (concept, count) in enumerate(zip(concepts, variations, strict=True))
     ]
 

@@ -1,18 +1,19 @@
-"""What the trainer asks of a model family. A family is one file with one subclass, found by its `model_types`."""
+"""What the trainer asks of a model family: a subclass in a file of its own, and an entry in `families.FAMILIES`."""
 
 import hashlib
 import importlib
 import json
-import pkgutil
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 from modules.model.AddedWords import AddedWords, Vectors
+from modules.model.check_finite import check_finite
+from modules.model.DenoisingModel import DenoisingModel
+from modules.model.families import FAMILIES, Family
 from modules.model.hub import Hub, Snapshot
 from modules.model.ModelParts import ModelParts
 from modules.model.ModelSource import (
@@ -23,6 +24,7 @@ from modules.model.ModelSource import (
     read_index,
     replaced_part,
 )
+from modules.model.tiled_decoding import tiled_decoding
 from modules.model.weight_formats import is_quantized_format, part_dtype, place_part, quantized_layers
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor
@@ -40,42 +42,8 @@ from torch import Tensor, nn
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-# diffusers' names for the side of a tile, in pixels and in latents
-TILE_SIZES = ("tile_sample_min_size", "tile_latent_min_size")
-LARGEST_TILE = 512  # pixels
 
-
-@dataclass
-class Prediction:
-    """What the model said and what it should have said.
-
-    Attributes:
-        predicted: `[batch, channel, height, width]`.
-        target: the same shape; noise, velocity or flow.
-        timesteps: `[batch]`, integer steps of the family's schedule; in continuous time 1000 times `sigma`.
-        snr: `[batch]` signal-to-noise ratio of the noised latents, for loss weights; None where it has no meaning.
-        velocity: whether the target is a velocity, which changes the SNR weights.
-        sigma: `[batch]` share of noise in 0 … 1 of families with flow matching, for loss weights; None elsewhere.
-    """
-
-    predicted: Tensor
-    target: Tensor
-    timesteps: Tensor
-    snr: Tensor | None = None
-    velocity: bool = False
-    sigma: Tensor | None = None
-
-
-class TrainingBatch(Protocol):
-    """What a step sees; see `modules.dataLoader.Batch`."""
-
-    latents: Tensor
-    text: dict[str, Tensor] | None
-    captions: list[str]
-    placement: Tensor
-
-
-class BaseModel(ABC):
+class BaseModel(DenoisingModel):
     """A base model: its components, and how a training step, a sample and an adapter file are made of them.
 
     Nothing is loaded before it is needed: images and captions are encoded before the denoiser is there.
@@ -283,13 +251,6 @@ class BaseModel(ABC):
         """`[b, 3, h, w]` in [-1, 1] -> latents `[b, c, h', w']` as `predict` takes them, float32, without gradient."""
 
     @abstractmethod
-    def encode_captions(self, captions: list[str]) -> dict[str, Tensor]:
-        """The denoiser's conditions of each caption; with gradient where a text encoder is trained.
-
-        Float32, or the text encoder's own format where they are large.
-        """
-
-    @abstractmethod
     def text_limits(self) -> dict[str, int]:
         """Text encoder -> tokens of a caption that it reads. Those that every caption has are not counted."""
 
@@ -318,23 +279,6 @@ class BaseModel(ABC):
         """Hash of everything that `encode_captions` depends on."""
 
     @abstractmethod
-    def predict(self, latents: Tensor, conditions: Mapping[str, Tensor], generator: torch.Generator) -> Prediction:
-        """Draws noise and timesteps from `generator` (on the CPU, so that devices agree) and runs the denoiser.
-
-        Args:
-            latents: of `encode_images`.
-            conditions: of `encode_captions`, and `placement` `[b, 6]` of the images as `Batch` has it.
-            generator: of this batch.
-        """
-
-    def predict_batch(self, batch: TrainingBatch, generator: torch.Generator) -> Prediction:
-        """`predict` for a batch of the data room, wherever it lies; captions that are not encoded are encoded now."""
-        text = batch.text if batch.text is not None else self.encode_captions(batch.captions)
-        conditions = {**text, "placement": batch.placement}
-        conditions = {name: value.to(self.device, non_blocking=True) for name, value in conditions.items()}
-        return self.predict(batch.latents.to(self.device, non_blocking=True), conditions, generator)
-
-    @abstractmethod
     def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
         """What the sampler needs of a sample's prompts, `[1, ...]` each."""
 
@@ -351,36 +295,28 @@ class BaseModel(ABC):
     def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
         """Draws one image through the family's diffusers pipeline."""
 
-    @contextmanager
-    def tiled_decoding(self) -> Iterator[None]:
-        """Meanwhile the VAE decodes large images in tiles: less memory, and nearly the same image.
-
-        Does nothing where the family's VAE has no tiles.
-        """
-        vae = self.components["vae"] if "vae" in self.components else None
-        if not hasattr(vae, "use_tiling") or vae.use_tiling:
-            yield
-            return
-        # the usual size of the model's images is that of a tile: they would be decoded in one piece as before
-        sizes = {name: getattr(vae, name) for name in TILE_SIZES if hasattr(vae, name)}
-        share = min(1.0, LARGEST_TILE / sizes.get(TILE_SIZES[0], LARGEST_TILE))
-        vae.enable_tiling()
-        try:
-            for name, size in sizes.items():
-                setattr(vae, name, int(size * share))
-            yield
-        finally:
-            vae.disable_tiling()
-            for name, size in sizes.items():
-                setattr(vae, name, size)
+    def tiled_decoding(self) -> AbstractContextManager[None]:
+        """Meanwhile the VAE decodes large images in tiles; see `tiled_decoding`."""
+        return tiled_decoding(self.components["vae"] if "vae" in self.components else None)
 
     @abstractmethod
     def set_gradient_checkpointing(self, part: str, enabled: bool) -> None:
         """Trades time for memory in one component."""
 
+    @staticmethod
     @abstractmethod
+    def name_layers(denoiser: nn.Module, text_encoders: Mapping[str, nn.Module]) -> AdapterNaming:
+        """How adapter files call the layers of a model of the family.
+
+        Args:
+            denoiser: may be on the meta device.
+            text_encoders: those that can be trained, by their names in the config.
+        """
+
     def adapter_naming(self) -> AdapterNaming:
-        """How adapter files call the layers."""
+        """How adapter files call the layers of this model."""
+        denoiser, *encoders = self.trainable_parts
+        return self.name_layers(self.layers_of(denoiser), {part: self.layers_of(part) for part in encoders})
 
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         """What a single file holds, and of which components' tensors it is made; those of one follow each other.
@@ -413,27 +349,14 @@ class BaseModel(ABC):
         return self._fingerprints[part]
 
 
-def check_finite(part: str, module: nn.Module, source: str) -> None:
-    """Raises UserError if a weight is missing, NaN or infinite: training would only spread it."""
-    for name, tensor in module.state_dict().items():
-        if tensor.is_meta:
-            raise UserError(f"The base model {source} is broken: it lacks {part}.{name}. Download it again.")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(
-                f"The base model {source} is broken: {part}.{name} holds NaN or infinite values. Download it again."
-            )
-
-
 @cache
 def model_families() -> dict[ModelType, type[BaseModel]]:
-    """Every family in this folder, by the model types it serves."""
-    families: dict[ModelType, type[BaseModel]] = {}
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        loaded = importlib.import_module(f"modules.model.{module.name}")
-        for value in vars(loaded).values():
-            if isinstance(value, type) and issubclass(value, BaseModel):
-                families.update(dict.fromkeys(value.model_types, value))
-    return families
+    """The class of every family, by the model types it serves."""
+    return {kind: _class_of(family) for family in FAMILIES for kind in family.model_types}
+
+
+def _class_of(family: Family) -> type[BaseModel]:
+    return getattr(importlib.import_module(f"modules.model.{family.class_name}"), family.class_name)
 
 
 def family_of(config: TrainConfig) -> type[BaseModel]:

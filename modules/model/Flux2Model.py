@@ -4,31 +4,23 @@ A transformer with flow matching on packed latents; captions are inner layers of
 Qwen in Klein. Axes: `b` batch, `c` channels of packed latents, `h w` their sides, `n` text tokens, `l` all tokens.
 """
 
-import hashlib
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from modules.model.BaseModel import BaseModel, Prediction
 from modules.model.cut_text import cut_text
-from modules.model.diffusion_noise import draw_noise, draw_noise_levels
+from modules.model.families import FLUX_2
+from modules.model.FlowModel import FlowModel
 from modules.model.flux2_files import fill_transformer, fill_vae
 from modules.model.flux2_keys import flux2_adapter_naming, native_tensor
 from modules.model.ModelSource import FolderSource, ModelSource, empty_module
 from modules.model.StandardSource import StandardSource
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
-from modules.util.config.errors import Problem, Remedy
-from modules.util.config.field_type import default_of
-from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
-from modules.util.enum.LossWeight import LossWeight
 from modules.util.enum.ModelFormat import ModelFormat
-from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
 
 import torch
@@ -44,8 +36,13 @@ from diffusers import (
     Flux2Transformer2DModel,
 )
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
-from PIL import Image
-from transformers import AutoTokenizer, Mistral3ForConditionalGeneration, PreTrainedModel, Qwen3ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    Mistral3ForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3ForCausalLM,
+)
 
 PROMPT_TOKENS = 512  # that the published models were trained with
 
@@ -94,21 +91,15 @@ FILE_NAMES = {
     32: ("Flux.2-klein-9b", "flux_2_klein_9b"),
     24: ("Flux.2-klein-4b", "flux_2_klein_4b"),
 }
-# options that a schedule with a fixed noise level for each step has
-_OF_SCHEDULES = (
-    "rescale_noise_scheduler_to_zero_terminal_snr", "force_v_prediction", "force_epsilon_prediction",
-    "generalized_offset_noise", "text_encoder_layer_skip",
-)  # fmt: skip
 
 
-class Flux2Model(BaseModel):
-    """Flow matching: x_σ = (1 − σ)·x + σ·ε, the target is ε − x; σ is continuous, and the transformer's timestep.
+class Flux2Model(FlowModel):
+    """The transformer reads inner layers of a language model, and is told its noise level as its timestep.
 
-    With `dynamic_timestep_shifting` the shift follows from the number of tokens, as the model's scheduler says, and
-    `timestep_shift` is not used. `transformer.guidance_scale` is told to models that are distilled for guidance.
+    `transformer.guidance_scale` is told to models that are distilled for guidance.
     """
 
-    model_types = (ModelType.FLUX_2,)
+    model_types = FLUX_2.model_types
     variants = tuple(
         {"transformer": Flux2Transformer2DModel, "text_encoder": encoder, "vae": AutoencoderKLFlux2}
         for encoder in VARIANTS
@@ -116,7 +107,6 @@ class Flux2Model(BaseModel):
     modules = variants[0]
     # dev's folder holds a processor for images and text, of which this is the half that is needed
     tokenizers = {"tokenizer": AutoTokenizer}
-    trainable_parts = ("transformer",)
     file_formats = (ModelFormat.ORIGINAL_TRANSFORMER,)
     layer_filter_presets = {
         "full": [],
@@ -124,33 +114,14 @@ class Flux2Model(BaseModel):
         "attn-mlp": ["attn", "ff"],
         "attn-only": ["attn"],
     }
-    sample_defaults = {"width": 1024, "height": 1024, "cfg_scale": 4.0}
-    shifts_by_size = True
+    sample_defaults = FLUX_2.sample_defaults
+    name_layers = staticmethod(flux2_adapter_naming)
 
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
         assert isinstance(source, FolderSource | StandardSource)
         self.modules = {name: source.classes[name] for name in type(self).modules}
         super().__init__(config, source, device)
         self.variant = VARIANTS[self.modules["text_encoder"]]
-        self.tokenizer = source.tokenizer("tokenizer")
-        self.scheduler_config = source.scheduler_config()
-        if "base_image_seq_len" not in self.scheduler_config:
-            raise UserError(
-                f"The base model {source.name} has no flow-matching scheduler: its scheduler_config.json lacks "
-                "base_image_seq_len. Download it again."
-            )
-
-    @classmethod
-    def check_config(cls, config: TrainConfig) -> list[Problem]:
-        found = super().check_config(config)
-        for key in _OF_SCHEDULES:
-            if getattr(config, key):
-                text = f"has no meaning for {config.model_type}; set it to its default"
-                found.append(Problem(key, text, (Remedy.of({key: default_of(TrainConfig, key)}),)))
-        if config.loss_weight_fn not in (LossWeight.CONSTANT, LossWeight.SIGMA):
-            text = f"{config.loss_weight_fn} has no meaning for {config.model_type}; expected CONSTANT or SIGMA"
-            found.append(Problem("loss_weight_fn", text, (Remedy.of({"loss_weight_fn": "CONSTANT"}),)))
-        return found
 
     @classmethod
     @cache
@@ -173,16 +144,12 @@ class Flux2Model(BaseModel):
         return fill(path, self.source.empty(part), dtype)
 
     @property
-    def transformer(self) -> nn.Module:
-        return self.components["transformer"]
-
-    @property
     def text_encoder(self) -> nn.Module:
         return self.components["text_encoder"]
 
     @property
-    def vae(self) -> nn.Module:
-        return self.components["vae"]
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.tokenizer_of["text_encoder"]
 
     @property
     def image_grid(self) -> int:
@@ -198,32 +165,23 @@ class Flux2Model(BaseModel):
         spread = (norm.running_var.float() + self.vae.config.batch_norm_eps).sqrt()
         return norm.running_mean.float()[:, None, None], spread[:, None, None]
 
-    @torch.no_grad()
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """`[b, 3, H, W]` -> packed latents `[b, c, h, w]`: each channel holds one pixel of a patch of the VAE's own."""
-        pixels = pixels.to(device=self.device, dtype=self.vae.dtype)
-        latents = self.vae.encode(pixels).latent_dist.mode().float()
+    def pack_latents(self, latents: Tensor) -> Tensor:
+        """Each channel holds one pixel of a patch of the VAE's own."""
         mean, spread = self._statistics()
         return (F.pixel_unshuffle(latents, self.vae.config.patch_size[0]) - mean) / spread
 
-    @torch.no_grad()
-    def decode_images(self, latents: Tensor) -> Tensor:
-        """Undoes `encode_images`."""
+    def unpack_latents(self, latents: Tensor) -> Tensor:
         mean, spread = self._statistics()
-        latents = F.pixel_shuffle(latents.float() * spread + mean, self.vae.config.patch_size[0])
-        return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float()
+        return F.pixel_shuffle(latents * spread + mean, self.vae.config.patch_size[0])
 
-    def image_fingerprint(self) -> str:
-        return f"{self.weights_hash('vae')} {self.vae.dtype} {self.vae.config.batch_norm_eps} packed"
+    @property
+    def packing(self) -> str:
+        return f"{self.vae.config.batch_norm_eps} packed"
 
     # -- captions -------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def encode_captions(self, captions: list[str]) -> dict[str, Tensor]:
-        """`hidden` `[b, n, d]` in the text encoder's format: a caption of dev takes 16 MB in bfloat16."""
-        return {"hidden": self._encode(captions, self.config.text_encoder_sequence_length)}
-
-    def _encode(self, captions: list[str], length: int | None) -> Tensor:
+    def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
+        """`hidden` `[b, n, d]` in the text encoder's format."""
         layers = self.variant.layers
         tokens = self.tokenizer.apply_chat_template(
             self._chats(captions), tokenize=True, return_dict=True, return_tensors="pt", padding="max_length",
@@ -238,7 +196,7 @@ class Flux2Model(BaseModel):
                 f"The text encoder has {len(states) - 1} layers, but captions of this model are its layers "
                 f"{', '.join(map(str, layers))}. Take the text encoder that belongs to the model."
             )
-        return torch.cat([states[layer] for layer in layers], dim=-1)
+        return {"hidden": torch.cat([states[layer] for layer in layers], dim=-1)}
 
     def text_limits(self) -> dict[str, int]:
         length = self.config.text_encoder_sequence_length or PROMPT_TOKENS
@@ -260,49 +218,19 @@ class Flux2Model(BaseModel):
     def _chats(self, captions: Sequence[str]) -> list[list[dict[str, Any]]]:
         return [self.variant.chat(cut_text(caption)) for caption in captions]
 
-    def text_fingerprint(self) -> str:
-        settings = [self.config.text_encoder_sequence_length, self.variant.layers, self.variant.chat("")]
-        words = [self.tokenizer.get_vocab(), self.tokenizer.chat_template, self.tokenizer.padding_side]
-        known = hashlib.sha256(json.dumps([settings, words], sort_keys=True).encode()).hexdigest()[:16]
-        return f"{self.weights_hash('text_encoder')} {self.text_encoder.dtype} {known}"
+    def text_settings(self, part: str) -> list[Any]:
+        return [self.config.text_encoder_sequence_length, self.variant.layers, self.variant.chat("")]
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def shift_of_size(self, tokens: int) -> float:
-        """e^μ with μ linear in the number of tokens of an image; as the scheduler's options say."""
-        options = self.scheduler_config
-        low, high = options["base_image_seq_len"], options["max_image_seq_len"]
-        slope = (options["max_shift"] - options["base_shift"]) / (high - low)
-        mu = options["base_shift"] + slope * (tokens - low)
-        return math.exp(mu) if options["time_shift_type"] == "exponential" else mu
-
-    def predict(self, latents: Tensor, conditions: Mapping[str, Tensor], generator: torch.Generator) -> Prediction:
-        config, device = self.config, self.device
-        b, _, h, w = latents.shape
-        shift = self.shift_of_size(h * w) if config.dynamic_timestep_shifting else None
-        sigma = draw_noise_levels(config, b, generator, shift).float()
-        noise, mixed = draw_noise(config, latents.shape, generator)
-        clean = latents.to(device, non_blocking=True)
-        noise, mixed, level = (t.to(device, non_blocking=True) for t in (noise, mixed, sigma))
-        share = level[:, None, None, None]
-        noisy = (1 - share) * clean + share * mixed
-        predicted = self._velocity(noisy, level, conditions["hidden"])
-        return Prediction(predicted, noise - clean, 1000 * sigma, sigma=sigma)
-
-    def _velocity(self, noisy: Tensor, level: Tensor, hidden: Tensor) -> Tensor:
-        """The transformer's output `[b, c, h, w]` for latents of the same shape and noise levels `[b]`."""
-        b, _, h, w = noisy.shape
-        transformer = self.transformer
-        # of a norm: matrices may be quantized
-        dtype = transformer.single_transformer_blocks[0].attn.norm_q.weight.dtype
-        if torch.is_autocast_enabled(self.device.type):
-            dtype = torch.get_autocast_dtype(self.device.type)
-        guidance = None
+    def call_transformer(self, noised: Tensor, level: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        b, _, h, w = noised.shape
+        transformer, hidden, guidance = self.transformer, conditions["hidden"].to(noised.dtype), None
         if transformer.config.guidance_embeds:
             guidance = torch.full((b,), self.config.transformer.guidance_scale, device=self.device)
         output = transformer(
-            hidden_states=noisy.flatten(2).transpose(1, 2).to(dtype),
-            encoder_hidden_states=hidden.to(dtype),
+            hidden_states=noised.flatten(2).transpose(1, 2),
+            encoder_hidden_states=hidden,
             timestep=level,
             guidance=guidance,
             img_ids=_places(h, w, 1, self.device),
@@ -313,74 +241,23 @@ class Flux2Model(BaseModel):
 
     # -- samples --------------------------------------------------------------------------------------------------
 
-    def pipeline(self) -> DiffusionPipeline:
-        """A diffusers pipeline around these very components, for prompts that are encoded."""
-        kind = self.variant.pipeline
+    def make_pipeline(self, scheduler: FlowMatchEulerDiscreteScheduler) -> DiffusionPipeline:
         # a Klein that is distilled to few steps takes no guidance
         assert isinstance(self.source, FolderSource | StandardSource)
         distilled = self.source.index().get("is_distilled")
         options = {} if distilled is None else {"is_distilled": distilled}
-        pipeline = kind(
-            scheduler=FlowMatchEulerDiscreteScheduler.from_config(self.scheduler_config),
-            vae=self.vae,
-            text_encoder=None,
-            tokenizer=None,
-            transformer=self.transformer,
+        return self.variant.pipeline(
+            scheduler=scheduler, vae=self.vae, text_encoder=None, tokenizer=None, transformer=self.transformer,
             **options,
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        )  # fmt: skip
 
-    def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
-        length = sample.text_encoder_1_sequence_length or self.config.text_encoder_sequence_length
-        names = {"prompt_embeds": sample.prompt}
-        if self.variant.negative:
-            names["negative_prompt_embeds"] = sample.negative_prompt
-        return dict(zip(names, self._encode(list(names.values()), length).split(1), strict=True))
-
-    @torch.no_grad()
-    def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
-        """Draws one image. There is one sampler for flow matching, whatever `noise_scheduler` says."""
-        if sample.sample_inpainting:
-            raise UserError("sample_inpainting: not supported by this model family; set it to false.")
-        grid, pipeline = self.image_grid, self.pipeline()
-        h, w = max(1, sample.height // grid), max(1, sample.width // grid)
-        dtype = self.transformer.single_transformer_blocks[0].attn.norm_q.weight.dtype
-
-        drawn: list[Tensor] = []
-
-        def report(pipeline, step: int, timestep, tensors: dict) -> dict:
-            on_step(step + 1, sample.diffusion_steps)
-            drawn[:] = [tensors["latents"]]
-            return tensors
-
-        pipeline(
-            **{name: tensor.to(dtype) for name, tensor in self.prompts(sample).items()},
-            height=h * grid,
-            width=w * grid,
-            num_inference_steps=sample.diffusion_steps,
-            guidance_scale=sample.cfg_scale,
-            generator=torch.Generator().manual_seed(seed),
-            callback_on_step_end=report,
-            # decoded here, as the VAE may have another number format; what the two pipelines return differs
-            output_type="latent",
-        )
-        pixels = self.decode_images(drawn[0].transpose(1, 2).unflatten(2, (h, w)))
-        return pipeline.image_processor.postprocess(pixels)[0]
-
-    def set_gradient_checkpointing(self, part: str, enabled: bool) -> None:
-        if enabled:
-            self.components[part].enable_gradient_checkpointing()
-            # diffusers checkpoints only in training mode; nothing here has dropout of its own
-            self.components[part].train()
+    @property
+    def steers_away(self) -> bool:
+        return self.variant.negative
 
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         """The transformer alone, in the original layout."""
         return checkpoint_tensors("transformer", self.layers_of("transformer").state_dict(), native_tensor)
-
-    def adapter_naming(self) -> AdapterNaming:
-        """How the layers of the transformer are called in adapter files."""
-        return flux2_adapter_naming(self.layers_of("transformer"))
 
     def file_description(self) -> dict[str, str]:
         heads = self.layers_of("transformer").config.num_attention_heads

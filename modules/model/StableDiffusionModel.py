@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 
 from modules.model.ClipTexts import join_chunks
+from modules.model.families import STABLE_DIFFUSION
 from modules.model.UNetModel import UNetModel
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.enum.ModelType import ModelType
@@ -26,11 +27,11 @@ FILE_NAMES = {
 class StableDiffusionModel(UNetModel):
     """The UNet reads the text encoder's last hidden state."""
 
-    model_types = tuple(FILE_NAMES)
+    model_types = STABLE_DIFFUSION.model_types
     modules = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel, "vae": AutoencoderKL}
     tokenizers = {"tokenizer": CLIPTokenizer}
     embedding_keys = {"text_encoder": "emb_params"}
-    sample_defaults = {"width": 512, "height": 512}
+    sample_defaults = STABLE_DIFFUSION.sample_defaults
     file_names = FILE_NAMES
     pipeline_class = StableDiffusionPipeline
 

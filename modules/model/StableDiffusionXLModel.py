@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 
 from modules.model.ClipTexts import join_chunks
+from modules.model.families import STABLE_DIFFUSION_XL
 from modules.model.UNetModel import UNetModel
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.enum.ModelType import ModelType
@@ -20,7 +21,7 @@ class StableDiffusionXLModel(UNetModel):
     """The UNet reads both encoders' last but one hidden states side by side, the second one's pooled and projected
     output, and where the image was cut from (arXiv 2307.01952, section 2.2)."""
 
-    model_types = (ModelType.STABLE_DIFFUSION_XL_10_BASE,)
+    model_types = STABLE_DIFFUSION_XL.model_types
     modules = {
         "unet": UNet2DConditionModel,
         "text_encoder": CLIPTextModel,
@@ -30,7 +31,7 @@ class StableDiffusionXLModel(UNetModel):
     tokenizers = {"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer}
     embedding_keys = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
     trainable_parts = ("unet", "text_encoder", "text_encoder_2")
-    sample_defaults = {"width": 1024, "height": 1024}
+    sample_defaults = STABLE_DIFFUSION_XL.sample_defaults
     file_names = {ModelType.STABLE_DIFFUSION_XL_10_BASE: ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0")}
     # the base model was trained without the last one
     unused_layers = 1

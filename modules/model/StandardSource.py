@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.clip_tokenizer import clip_tokenizer
+from modules.model.families import facts_of, standard_models_of
 from modules.model.ModelSource import empty_module
-from modules.model.single_file import RESOURCES, SDXL, STANDARD, TOKENIZERS, XL_CLASSES, config_file
+from modules.model.single_file import RESOURCES, TOKENIZERS, config_file
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
 
@@ -16,11 +17,6 @@ from torch import nn
 import diffusers
 import transformers
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
-
-# model type -> part of a model's name -> folder of `resources/` that describes it, for types of which there are several
-SEVERAL: dict[ModelType, dict[str, str]] = {
-    ModelType.FLUX_2: {"4b": "flux_2/klein_4b", "9b": "flux_2/klein_9b", "dev": "flux_2/dev"},
-}
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class StandardSource:
     def __init__(self, model_type: ModelType, base_model_name: str = "") -> None:
         self._model = _described(model_type, base_model_name)
         self.name = f"the standard model of {model_type}"
-        if model_type in SEVERAL:
+        if len(standard_models_of(model_type)) > 1:
             self.name += f" ({self._model.folder.rsplit('/', 1)[-1]})"
         self._empty: dict[str, nn.Module] = {}
         self.classes = {part: self._class(part) for part in self._model.parts}
@@ -110,20 +106,18 @@ class FullLengthTokenizer:
 
 
 def _described(model_type: ModelType, base_model_name: str) -> _Description:
-    if model_type in STANDARD:
-        folder, changes = STANDARD[model_type]
-        return _Description(folder, [part for part in XL_CLASSES if folder == SDXL or part[-1] != "2"], changes)
+    # the smaller ones first: a name with 4b in it is meant so, whatever else it says
+    known = standard_models_of(model_type)[::-1]
     start = "base_model_name: the model can't be reached, and "
-    if model_type not in SEVERAL:
+    if not known:
         raise UserError(
             f"{start}for {model_type} there is no description of it here. Name a folder or file of it, or go online: "
             "only its small configuration files are loaded."
         )
-    known = SEVERAL[model_type]
-    folder = next((known[part] for part in known if part in base_model_name.lower()), None)
-    if folder is None:
+    own = known if len(known) == 1 else [model for model in known if model.mark in base_model_name.lower()]
+    if not own:
         raise UserError(
             f"{start}its name {base_model_name} does not tell which one of {model_type} it is. Name a folder of it, go "
-            f"online, or take a name with {', '.join(known)} in it."
+            f"online, or take a name with {', '.join(model.mark for model in known)} in it."
         )
-    return _Description(folder, ["transformer", "text_encoder", "vae"])
+    return _Description(own[0].folder, facts_of(model_type).parts, own[0].types[model_type])

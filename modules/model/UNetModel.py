@@ -8,9 +8,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modules.model.BaseModel import Prediction
 from modules.model.ClipTexts import ClipTexts
 from modules.model.diffusion_noise import draw_noise, draw_timesteps, offset_coefficients, zero_terminal_snr
+from modules.model.Draw import Draw, per_image
 from modules.model.ldm_checkpoint import ldm_checkpoint
 from modules.model.ModelSource import ModelSource, empty_module
 from modules.model.single_file import SD1, SD2, SDXL, STANDARD, SingleFileSource, load_part
@@ -71,6 +71,7 @@ class UNetModel(ClipTexts):
         "attn-only": ["attn"],
     }
     file_formats = (ModelFormat.ORIGINAL_SINGLE_FILE,)
+    name_layers = staticmethod(unet_adapter_naming)
     # last layers of its text encoders that it never uses
     unused_layers: ClassVar[int] = 0
     # what model managers call the architecture, and kohya the base version
@@ -206,26 +207,32 @@ class UNetModel(ClipTexts):
         words = self.added_words[part].fingerprint()
         return f"{self.weights_hash(part)} {self.components[part].dtype} {settings} {hash_text(vocabulary)}{words}"
 
-    def predict(self, latents: Tensor, conditions: Mapping[str, Tensor], generator: torch.Generator) -> Prediction:
-        config = self.config
-        timesteps = draw_timesteps(config, len(latents), len(self.alphas_cumprod), generator)
-        noise, mixed = draw_noise(config, latents.shape, generator, self.offset_psi[timesteps])
+    def draw(self, shape: torch.Size, generator: torch.Generator) -> Draw:
+        timesteps = draw_timesteps(self.config, shape[0], len(self.alphas_cumprod), generator)
+        noise, mixed = draw_noise(self.config, shape, generator, self.offset_psi[timesteps])
         alphas = self.alphas_cumprod[timesteps]
-        signal, spread = alphas.sqrt()[:, None, None, None], (1 - alphas).sqrt()[:, None, None, None]
+        parts = (noise, mixed, alphas.sqrt(), (1 - alphas).sqrt())
+        parts = (part.to(self.device, non_blocking=True) for part in parts)
+        return Draw(timesteps, *parts, snr=alphas / (1 - alphas).clamp(min=1e-12))
+
+    def clean_latents(self, latents: Tensor) -> Tensor:
+        return super().clean_latents(latents) * self.latent_scale
+
+    def target(self, clean: Tensor, draw: Draw) -> Tensor:
+        if not self.velocity:
+            return draw.noise
+        return per_image(draw.signal, clean) * draw.noise - per_image(draw.spread, clean) * clean
+
+    def denoise(self, noised: Tensor, conditions: Mapping[str, Tensor], draw: Draw) -> Tensor:
         device = self.device
-        clean = latents.to(device, non_blocking=True) * self.latent_scale
-        noise, mixed, signal, spread = (t.to(device, non_blocking=True) for t in (noise, mixed, signal, spread))
-        noisy = signal * clean + spread * mixed
-        target = signal * noise - spread * clean if self.velocity else noise
         # of one weight: diffusers' own `dtype` searches all modules for hooks, at every call
         weight_dtype = self.unet.conv_in.weight.dtype
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weight_dtype
         hidden = conditions["hidden"].to(dtype)
         added = self.added_conditions(conditions, dtype)
-        predicted = self.unet(
-            noisy.to(dtype), timesteps.to(device), hidden, added_cond_kwargs=added, return_dict=False
+        return self.unet(
+            noised.to(dtype), draw.timesteps.to(device), hidden, added_cond_kwargs=added, return_dict=False
         )[0]
-        return Prediction(predicted, target, timesteps, alphas / (1 - alphas).clamp(min=1e-12), self.velocity)
 
     def added_conditions(self, conditions: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor] | None:
         """What the UNet is told beside the captions' hidden states."""
@@ -290,10 +297,6 @@ class UNetModel(ClipTexts):
         enable()
         # diffusers and transformers checkpoint only in training mode; nothing here has dropout of its own
         module.train()
-
-    def adapter_naming(self) -> AdapterNaming:
-        """How the layers of UNet and text encoders are called in adapter files."""
-        return unet_adapter_naming(self.layers_of("unet"), {part: self.layers_of(part) for part in self.tokenizer_of})
 
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         standard = STANDARD[self.config.model_type][0]

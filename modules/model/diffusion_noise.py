@@ -3,6 +3,7 @@
 import math
 from functools import lru_cache
 
+from modules.model.Draw import per_image
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.TimestepDistribution import TimestepDistribution as Distribution
 from modules.util.UserError import UserError
@@ -106,7 +107,7 @@ def offset_coefficients(alphas_cumprod: Tensor) -> Tensor:
 def draw_noise(
     config: TrainConfig, shape: torch.Size, generator: torch.Generator, psi: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Standard normal noise `[b, c, h, w]` plus offset noise, and the same with perturbation noise on top.
+    """Standard normal noise `[b, c, ..., h, w]` plus offset noise, and the same with perturbation noise on top.
 
     Args:
         config: the weights of offset and perturbation noise.
@@ -119,9 +120,9 @@ def draw_noise(
     """
     noise = torch.randn(shape, generator=generator)
     if config.offset_noise_weight > 0:
-        offset = torch.randn((*shape[:2], 1, 1), generator=generator)
+        offset = torch.randn((*shape[:2], *[1] * (len(shape) - 2)), generator=generator)
         if config.generalized_offset_noise and psi is not None:
-            offset = offset * psi[:, None, None, None]
+            offset = offset * per_image(psi, offset)
         noise = noise + config.offset_noise_weight * offset
     if config.perturbation_noise_weight > 0:
         return noise, noise + config.perturbation_noise_weight * torch.randn(shape, generator=generator)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel, model_families
+from modules.model.families import FAMILIES
 from modules.model.hub import Hub
 from modules.model.ModelSource import load_errors, read_index
 from modules.util.config.TrainConfig import TrainConfig
@@ -13,18 +14,6 @@ from safetensors import safe_open
 
 # what a folder may hold beside the components of its family
 _BESIDE = {"scheduler", "safety_checker", "feature_extractor", "image_encoder"}
-# a name's part -> the types of single files that have it; several where only the user knows which
-_FILE_MARKS: dict[str, tuple[ModelType, ...]] = {
-    "conditioner.embedders.1.model.": (ModelType.STABLE_DIFFUSION_XL_10_BASE,),
-    "cond_stage_model.transformer.": (ModelType.STABLE_DIFFUSION_15,),
-    "cond_stage_model.model.": (
-        ModelType.STABLE_DIFFUSION_21_BASE,
-        ModelType.STABLE_DIFFUSION_21,
-        ModelType.STABLE_DIFFUSION_20_BASE,
-        ModelType.STABLE_DIFFUSION_20,
-    ),
-    "double_stream_modulation_img.": (ModelType.FLUX_2,),
-}
 
 
 def find_model_type(config: TrainConfig, hub: Hub | None = None) -> ModelType:
@@ -66,7 +55,7 @@ def _type_of_file(path: Path) -> ModelType:
         raise UserError(f"{path}: only .safetensors files tell what they hold. Give --config or --model-type.")
     with load_errors(str(path)), safe_open(path, framework="pt") as file:
         names = list(file.keys())
-    for mark, types in _FILE_MARKS.items():
+    for mark, types in (pair for family in FAMILIES for pair in family.file_marks.items()):
         if any(mark in name for name in names):
             if len(types) == 1:
                 return types[0]

@@ -1,25 +1,23 @@
 """The layers of base models without their weights, so that tools know what a layer in an adapter file is.
 
-A model is known by its denoiser's class: one entry in `NAMINGS`. A standard model is one entry in `STANDARD_MODELS`
-with its architecture in `resources/`.
+A model is known by its denoiser's class. What a class is called and how its layers are named is asked of the families.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from modules.model.BaseModel import BaseModel, model_families
 from modules.model.component_files import choose_weights
-from modules.model.flux2_keys import flux2_adapter_naming
+from modules.model.families import FAMILIES
 from modules.model.hub import Hub
 from modules.model.hub_parts import fetch_part, fetch_settings
 from modules.model.ModelSource import read_index
 from modules.model.single_file import load_single_file, model_type_of
-from modules.model.unet_keys import unet_adapter_naming
 from modules.model.weights_file import first_line
-from modules.util.AdapterNaming import AdapterNaming
 from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError
 
@@ -29,67 +27,37 @@ from torch import nn
 import diffusers
 import transformers
 from diffusers import DiffusionPipeline
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import PreTrainedModel
 
 RESOURCES = Path(__file__).parents[2] / "resources"
-
-# class of the denoiser -> its component, and the key map of a model that has it
-NAMINGS: dict[str, tuple[str, Callable[[nn.Module, Mapping[str, nn.Module]], AdapterNaming]]] = {
-    "UNet2DConditionModel": ("unet", unet_adapter_naming),
-    "Flux2Transformer2DModel": ("transformer", flux2_adapter_naming),
-}
-_TEXT_ENCODERS = {"CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection}
-
-
-@dataclass(frozen=True)
-class StandardModel:
-    """A model whose architecture is known by heart.
-
-    Attributes:
-        name: for people.
-        folder: in `resources/`, in diffusers' layout without weights.
-        classes: component -> class.
-        architecture, base_version: as in `ReferenceModel`.
-    """
-
-    name: str
-    folder: str
-    classes: Mapping[str, str]
-    architecture: str
-    base_version: str
-
-
-_ONE_ENCODER = {"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}
-STANDARD_MODELS = (
-    StandardModel("Stable Diffusion 1.x", "stable_diffusion/sd1", _ONE_ENCODER, "stable-diffusion-v1", "sd_v1"),
-    StandardModel("Stable Diffusion 2.x", "stable_diffusion/sd2", _ONE_ENCODER, "stable-diffusion-v2-512", "sd_v2"),
-    StandardModel(
-        "SDXL",
-        "stable_diffusion_xl",
-        {**_ONE_ENCODER, "text_encoder_2": "CLIPTextModelWithProjection"},
-        "stable-diffusion-xl-v1-base",
-        "sdxl_base_v1-0",
-    ),
-    *(
-        StandardModel(
-            f"Flux.2 {name}", f"flux_2/{base_version}", {"transformer": "Flux2Transformer2DModel"},
-            architecture, f"flux_2_{base_version}",
-        )
-        for name, base_version, architecture in (
-            ("dev", "dev", "Flux.2-dev"),
-            ("Klein 9B", "klein_9b", "Flux.2-klein-9b"),
-            ("Klein 4B", "klein_4b", "Flux.2-klein-4b"),
-        )
-    ),
-)  # fmt: skip
 
 
 def standard_models() -> Iterator[ReferenceModel]:
     """The standard models one after the other, on the meta device; each takes a fraction of a second to build."""
-    for model in STANDARD_MODELS:
-        folder = RESOURCES / model.folder
-        components = {name: _empty(folder, name, kind) for name, kind in model.classes.items()}
-        yield _reference(model.name, components, model.architecture, model.base_version)
+    for facts in FAMILIES:
+        family = model_families()[facts.model_types[0]]
+        for model in facts.standard_models:
+            folder = RESOURCES / model.folder
+            kinds = {part: family.modules[part].__name__ for part in family.trainable_parts}
+            components = {part: _empty(folder, part, kind) for part, kind in kinds.items()}
+            yield _reference(model.name, components, model.architecture, model.base_version)
+
+
+@cache
+def _denoisers() -> dict[str, type[BaseModel]]:
+    """Class of a denoiser -> the first family that has it."""
+    found: dict[str, type[BaseModel]] = {}
+    for family in model_families().values():
+        found.setdefault(family.modules[family.trainable_parts[0]].__name__, family)
+    return found
+
+
+@cache
+def _text_encoders() -> dict[str, type[PreTrainedModel]]:
+    """Those text encoders that can have adapters, by the names of their classes."""
+    families = model_families().values()
+    kinds = [family.modules[part] for family in families for part in family.trainable_parts[1:]]
+    return {kind.__name__: kind for kind in kinds}
 
 
 def reference_of_folder(folder: Path) -> ReferenceModel:
@@ -192,22 +160,23 @@ def component_classes(folder: Path) -> dict[str, str]:
 def _adaptable_classes(folder: Path) -> dict[str, str]:
     """Component -> class, of the denoiser and the text encoders."""
     classes = component_classes(folder)
-    if not any(kind in NAMINGS for kind in classes.values()):
+    if not any(kind in _denoisers() for kind in classes.values()):
         kinds = ", ".join(sorted(classes.values()))
-        raise UserError(f"{folder}: found {kinds}, expected a model with one of {', '.join(NAMINGS)}.")
+        raise UserError(f"{folder}: found {kinds}, expected a model with one of {', '.join(_denoisers())}.")
     return {name: kind for name, kind in classes.items() if _has_layers(kind)}
 
 
 def _has_layers(kind: str) -> bool:
-    return kind in NAMINGS or kind in _TEXT_ENCODERS
+    return kind in _denoisers() or kind in _text_encoders()
 
 
 def _reference(
     name: str, components: Mapping[str, nn.Module], architecture: str = "", base_version: str = ""
 ) -> ReferenceModel:
-    part, naming = next(NAMINGS[kind] for kind in map(_class_name, components.values()) if kind in NAMINGS)
-    encoders = {key: module for key, module in components.items() if _class_name(module) in _TEXT_ENCODERS}
-    return ReferenceModel(name, components, naming(components[part], encoders), architecture, base_version)
+    family = next(_denoisers()[kind] for kind in map(_class_name, components.values()) if kind in _denoisers())
+    encoders = {key: module for key, module in components.items() if _class_name(module) in _text_encoders()}
+    naming = family.name_layers(components[family.trainable_parts[0]], encoders)
+    return ReferenceModel(name, components, naming, architecture, base_version)
 
 
 def _class_name(module: object) -> str:
@@ -219,8 +188,9 @@ def _empty(folder: Path, name: str, kind: str) -> nn.Module:
     config = _read_json(folder / name / "config.json")
     try:
         with torch.device("meta"):
-            if kind in _TEXT_ENCODERS:
-                return _TEXT_ENCODERS[kind](CLIPTextConfig.from_dict(config)).requires_grad_(False)
+            if kind in _text_encoders():
+                encoder = _text_encoders()[kind]
+                return encoder(encoder.config_class.from_dict(config)).requires_grad_(False)
             return getattr(diffusers, kind).from_config(config).requires_grad_(False)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         reason = first_line(error).rstrip(".")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.clip_tokenizer import clip_tokenizer
+from modules.model.families import STABLE_DIFFUSION, STABLE_DIFFUSION_XL, Changes
 from modules.model.ldm_keys import (
     CLIP_PREFIX,
     OPEN_CLIP_PREFIX,
@@ -50,18 +51,15 @@ PART_CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encode
 XL_CLASSES = {**PART_CLASSES, "text_encoder_2": CLIPTextModelWithProjection}
 # tokenizer -> the text encoder that reads its tokens
 TOKENIZERS = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
-SD1, SD2, SDXL = "stable_diffusion/sd1", "stable_diffusion/sd2", "stable_diffusion_xl"
+SD1, SD2 = (model.folder for model in STABLE_DIFFUSION.standard_models)
+(SDXL,) = (model.folder for model in STABLE_DIFFUSION_XL.standard_models)
 
-# 2.x above 512 pixels predicts velocity; only 2.1 needs its attention in float32
-_LARGE = {"unet": {"sample_size": 96}, "scheduler": {"prediction_type": "v_prediction"}}
 # model type -> folder in `resources/`, and what differs from it
-STANDARD: dict[ModelType, tuple[str, dict[str, dict[str, object]]]] = {
-    ModelType.STABLE_DIFFUSION_15: (SD1, {}),
-    ModelType.STABLE_DIFFUSION_20_BASE: (SD2, {}),
-    ModelType.STABLE_DIFFUSION_20: (SD2, _LARGE),
-    ModelType.STABLE_DIFFUSION_21_BASE: (SD2, {}),
-    ModelType.STABLE_DIFFUSION_21: (SD2, {**_LARGE, "unet": {**_LARGE["unet"], "upcast_attention": True}}),
-    ModelType.STABLE_DIFFUSION_XL_10_BASE: (SDXL, {}),
+STANDARD: dict[ModelType, tuple[str, Changes]] = {
+    kind: (model.folder, changes)
+    for family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)
+    for model in family.standard_models
+    for kind, changes in model.types.items()
 }
 # folder -> what such a model is called, and a model type that fits it
 _GENERATIONS = {

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from modules.module.AdapterModule import AdaptedLayer, AdapterModule, UnfitLayerError
@@ -151,6 +152,15 @@ class AdapterSet:
             self._prepared = None
         for adapter in self.adapters.values():
             adapter.unhook()
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Meanwhile a component whose adapters are hooked is the base model."""
+        self.unhook()
+        try:
+            yield
+        finally:
+            self.hook()
 
     def merge(self) -> None:
         """Adds every ΔW to its layer's weight."""

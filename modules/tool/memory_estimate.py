@@ -17,7 +17,7 @@ from modules.tool.MemoryEstimate import GIB, MemoryEstimate
 from modules.trainer.autocast import autocast
 from modules.trainer.followed_steps import follow_each_kind_once
 from modules.trainer.FusedBackward import FusedBackward
-from modules.trainer.loss import image_losses
+from modules.trainer.objective import batch_losses
 from modules.trainer.optimizers import create_optimizer
 from modules.trainer.trained import make_trained, methods_of
 from modules.util.config.errors import ConfigError
@@ -25,6 +25,7 @@ from modules.util.config.load import resolve_samples
 from modules.util.config.resolution import parse_resolutions
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.EMAMode import EMAMode
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.TimeUnit import TimeUnit
@@ -195,8 +196,9 @@ def _cache(estimate: MemoryEstimate, run: _Run, sample: SampleConfig | None) -> 
     placement = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(count, 1)
     mask = torch.ones(count, 1, *latents.shape[2:]) if config.masked_training else None
     return Batch(
-        latents.repeat(count, 1, 1, 1), repeated, captions, torch.ones(count), mask, placement, [], (height, width)
-    )
+        latents.repeat(count, *[1] * (latents.dim() - 1)), repeated, captions, torch.ones(count), mask, placement, [],
+        (height, width), [ConceptType.STANDARD] * count,
+    )  # fmt: skip
 
 
 def config_sizes(config: TrainConfig) -> list[tuple[int, int]]:
@@ -260,7 +262,7 @@ def _step(
     if config.gradient_accumulation_steps > 1:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
-    _backward(run.model, config, batch)
+    batch_losses(config, run.model, batch, torch.Generator(), trained).mean().backward()
     before, memory.peak = memory.peak, memory.held
     if optimizer is not None and not fused:
         optimizer.step()
@@ -273,13 +275,6 @@ def _step(
     found["optimizer state"] = _eight_bit_state(config, parameters) if eight_bit else state
     found["activations and temporaries"] = max(0, peak - state - found["gradients"])
     return found
-
-
-def _backward(model: BaseModel, config: TrainConfig, batch: Batch) -> None:
-    """As a step of the run does it."""
-    with autocast(config, CPU):
-        prediction = model.predict_batch(batch, torch.Generator())
-    image_losses(config, prediction, batch.loss_weight, batch.mask).mean().backward()
 
 
 def _eight_bit_state(config: TrainConfig, parameters: list[nn.Parameter]) -> int:

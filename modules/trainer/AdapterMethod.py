@@ -19,6 +19,7 @@ class AdapterMethod(Method):
     """Adapters of any kind on frozen layers, written as one file."""
 
     training_method = TrainingMethod.LORA
+    keeps_model = True
 
     def check(self, config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
         return [

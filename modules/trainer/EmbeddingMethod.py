@@ -35,6 +35,8 @@ class EmbeddingOptions:
 class AdditionalEmbeddings(Method):
     """Embeddings that are trained, or only used, beside another method; each is written into a file of its own."""
 
+    keeps_model = True
+
     def applies(self, config: TrainConfig) -> bool:
         return bool(config.additional_embeddings)
 
@@ -157,6 +159,8 @@ class EmbeddingMethod(AdditionalEmbeddings):
     """One embedding, and nothing else; written as one file."""
 
     training_method = TrainingMethod.EMBEDDING
+    # images without its word can't change, and with it they would be held where the word began
+    keeps_model = False
 
     def applies(self, config: TrainConfig) -> bool:
         return config.training_method == self.training_method

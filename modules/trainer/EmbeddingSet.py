@@ -1,4 +1,5 @@
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Self
 
 from modules.model.BaseModel import BaseModel
@@ -37,11 +38,14 @@ class EmbeddingSet:
         self.notes: list[str] = []
         self._keys = model.embedding_keys
         self._parameters: dict[str, nn.Parameter] = {}
+        self._start_vectors: dict[str, Tensor] = {}
+        self._in_effect: Mapping[str, Tensor] = self._parameters
         self._lengths: dict[str, float] = {}
         dtype = FLOAT_DTYPES[config.embedding_weight_dtype]
         for part, start in self._start(model, own).items():
             layer = "text_model.embeddings.token_embedding"
             self._parameters[part] = parameter = nn.Parameter(start.to(model.device, dtype))
+            self._start_vectors[part] = parameter.detach().clone()
             set_parameter_info(parameter, ParameterInfo(ParameterRole.INPUT, part, layer, f"{name}.{part}"))
             if config.preserve_embedding_norm:
                 table = model.components[part].get_input_embeddings().weight
@@ -50,7 +54,7 @@ class EmbeddingSet:
 
     def vectors(self, part: str) -> Tensor:
         """What a text encoder sees, `[tokens, width]`, with gradient."""
-        raw = self._parameters[part]
+        raw = self._in_effect[part]
         if part not in self._lengths:
             return raw
         long = raw.float()
@@ -73,6 +77,15 @@ class EmbeddingSet:
         for parameter in self._parameters.values():
             parameter.requires_grad_(requires_grad)
         return self
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Meanwhile the word has the vectors with which its training began."""
+        self._in_effect = self._start_vectors
+        try:
+            yield
+        finally:
+            self._in_effect = self._parameters
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"{self.name}.{part}": parameter.detach() for part, parameter in self._parameters.items()}

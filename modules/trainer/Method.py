@@ -30,6 +30,8 @@ class Method(ABC):
     """
 
     training_method: ClassVar[TrainingMethod | None] = None
+    # whether the model beside what is trained stays as it was, so that it can be asked without it; see `TrainedSet`
+    keeps_model: ClassVar[bool] = False
 
     def applies(self, config: TrainConfig) -> bool:
         """Whether a run of this config trains by it."""

@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ class TrainedSet(Protocol):
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         """Starts or stops its training; it stays in effect."""
+
+    def left_out(self) -> AbstractContextManager[None]:
+        """Meanwhile the model works as it did before anything was trained. Not of sets that replace its weights."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """The raw tensors for resuming, not copied. Keys begin with the set's name in the run and a dot."""

@@ -20,8 +20,9 @@ from modules.trainer.Ema import Ema, restored
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.FusedBackward import FusedBackward
 from modules.trainer.long_texts import tell_long_texts
-from modules.trainer.loss import image_losses, loss_scale
+from modules.trainer.loss import loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
+from modules.trainer.objective import batch_losses
 from modules.trainer.optimizers import (
     OPTIMIZERS,
     create_optimizer,
@@ -378,10 +379,8 @@ class Trainer:
         """Adds one batch's gradients; returns its share of the step's loss."""
         # dropout draws from the global generator
         torch.manual_seed(step_seed(self.config.seed, "dropout", index))
-        with self._autocast():
-            prediction = self.model.predict_batch(batch, step_generator(self.config.seed, "noise", index))
-        losses = image_losses(self.config, prediction, batch.loss_weight, batch.mask)
-        loss = losses.mean() / parts
+        generator = step_generator(self.config.seed, "noise", index)
+        loss = batch_losses(self.config, self.model, batch, generator, self.trained).mean() / parts
         if self.fused is not None:
             # the backward pass will step at once
             self._check_finite(loss.item(), 0.0, batch.names)

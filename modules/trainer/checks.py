@@ -15,13 +15,15 @@ from modules.model.weight_formats import check_offload, part_dtype
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.optimizer_checks import optimizer_problems
 from modules.trainer.preflight import resolve_device, usable_device
-from modules.trainer.trained import methods_of, options_of
+from modules.trainer.trained import METHODS, methods_of, options_of
 from modules.util.config.check import check_train_config, empty_texts
-from modules.util.config.check_lists import Lines, list_problems, plain_lines
+from modules.util.config.check_lists import Lines, concept_label, list_problems, plain_lines
+from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import ConfigError, Problem, Remedy
 from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.unread import unread_notes, unread_problems
+from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.DataType import DataType
 from modules.util.found_problems import found, raise_problems
 from modules.util.UserError import UserError
@@ -47,7 +49,7 @@ def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines 
         lines: how problems in lists are told, see `list_problems`.
     """
     problems = [*check_train_config(config), *empty_texts(config), *list_problems(config, lines)]
-    problems += _of_concepts(config)
+    problems += _of_concepts(config, warn)
     problems += found(resolve_device, config)
     problems += found(usable_device, "temp_device", config.temp_device)
     warmup = config.learning_rate_warmup_steps
@@ -83,13 +85,34 @@ def open_model(config: TrainConfig, device: torch.device, warn: Warn, hub: Hub |
     return model
 
 
-def _of_concepts(config: TrainConfig) -> list[Problem]:
+def _of_concepts(config: TrainConfig, warn: Warn) -> list[Problem]:
     try:
         concepts = resolve_concepts(config, warn=lambda _: None)
     except ConfigError:
         # told with the lists
         return []
-    return concept_problems(config, concepts)
+    return [*concept_problems(config, concepts), *_of_prior(config, concepts, warn)]
+
+
+def _of_prior(config: TrainConfig, concepts: Sequence[ConceptConfig], warn: Warn) -> list[Problem]:
+    """Concepts that ask the model without what is trained, where there is no such model."""
+    own = [concept_label(concept, index) for index, concept in enumerate(concepts) if _is_prior(concept)]
+    if not own:
+        return []
+    if not any(concept.enabled and concept.type == ConceptType.STANDARD for concept in concepts):
+        warn("concepts: all that are trained have type PRIOR_PREDICTION, with which nothing new is learned.")
+    if found(methods_of, config) or all(method.keeps_model for method in methods_of(config)):
+        return []
+    able = ", ".join(str(method.training_method) for method in METHODS if method.training_method and method.keeps_model)
+    text = (
+        f"{own[0]}: type PRIOR_PREDICTION needs the model as it was beside what is trained, which {able} keeps, but "
+        f"{config.training_method} does not. Set type to STANDARD, disable the concept, or train with {able}"
+    )
+    return [Problem("concepts", text)]
+
+
+def _is_prior(concept: ConceptConfig) -> bool:
+    return concept.enabled and concept.type == ConceptType.PRIOR_PREDICTION
 
 
 # -- places ---------------------------------------------------------------------------------------------------------

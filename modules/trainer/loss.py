@@ -1,6 +1,6 @@
-"""From a prediction to one loss per image. Axes: b batch, c channel, h and w latent sides."""
+"""From a prediction to one loss per image. Axes: b batch, c channel, h and w latent sides; of a video frames, too."""
 
-from modules.model.BaseModel import Prediction
+from modules.model.Prediction import Prediction
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LossScaler import LossScaler
 from modules.util.enum.LossWeight import LossWeight
@@ -15,7 +15,7 @@ DEBIASED_SNR_LIMIT = 1000.0
 
 
 def elementwise_loss(config: TrainConfig, predicted: Tensor, target: Tensor) -> Tensor:
-    """Weighted sum of squared, absolute, log-cosh and Huber errors, `[b, c, h, w]`, float32."""
+    """Weighted sum of squared, absolute, log-cosh and Huber errors, `[b, c, ..., h, w]`, float32."""
     predicted, target = predicted.float(), target.float()
     terms = []
     if config.mse_strength:
@@ -68,15 +68,16 @@ def image_losses(config: TrainConfig, prediction: Prediction, loss_weight: Tenso
         config: strengths, masks, weights.
         prediction: what the model said.
         loss_weight: `[b]` weight of each image's concept.
-        mask: `[b, 1, h, w]` in 0 … 1, or None.
+        mask: `[b, 1, h, w]` in 0 … 1, with as many axes as the prediction, or None.
     """
     losses = elementwise_loss(config, prediction.predicted, prediction.target)
     if mask is not None:
         mask = mask.to(losses.device)
         losses = losses * mask
-    losses = losses.mean(dim=(1, 2, 3))
+    own_axes = tuple(range(1, losses.dim()))
+    losses = losses.mean(dim=own_axes)
     if mask is not None and config.normalize_masked_area_loss:
-        losses = losses / mask.mean(dim=(1, 2, 3)).clamp(min=1e-6)
+        losses = losses / mask.mean(dim=own_axes).clamp(min=1e-6)
     weight = timestep_weight(config, prediction)
     if weight is not None:
         losses = losses * weight.to(losses.device, losses.dtype)

@@ -1,8 +1,11 @@
 """Validation loss with fixed noise and timesteps: the same numbers each time, so that only the weights change it."""
 
+from collections.abc import Mapping
+
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel
-from modules.trainer.loss import image_losses
+from modules.trainer.objective import batch_losses
+from modules.trainer.TrainedSet import TrainedSet
 from modules.util.keyed_random import step_generator
 
 import torch
@@ -12,15 +15,28 @@ DRAWS = 4
 
 
 @torch.no_grad()
-def validation_loss(model: BaseModel, data: TrainingData, seed: int, draws: int = DRAWS) -> float:
-    """Mean loss over all validation images and some draws of noise and timestep, the same at every call."""
+def validation_loss(
+    model: BaseModel,
+    data: TrainingData,
+    seed: int,
+    draws: int = DRAWS,
+    trained: Mapping[str, TrainedSet] | None = None,
+) -> float:
+    """Mean loss over all images of `data` and some draws of noise and timestep, the same at every call.
+
+    Args:
+        model: that is measured.
+        data: the images.
+        seed: of the draws.
+        draws: for each image.
+        trained: what is trained on the model, where images may ask it without; None: nothing.
+    """
     config, total, count = model.config, 0.0, 0
     for index, planned in enumerate(data.plan(0)):
         batch = data.load(planned)
         for draw in range(draws):
             generator = step_generator(seed, "validation", index, draw)
-            prediction = model.predict_batch(batch, generator)
-            losses = image_losses(config, prediction, batch.loss_weight, batch.mask)
+            losses = batch_losses(config, model, batch, generator, trained or {})
             total += losses.sum().item()
             count += len(losses)
     return total / count

@@ -1,27 +1,19 @@
-"""What a form must know of each model family, without loading the model room and torch."""
+"""What a form must know of each model family, without loading torch; of those that can't be trained yet their parts."""
 
 from typing import Any
 
+from modules.model.families import FAMILIES, facts_of
 from modules.util.enum.ModelType import ModelType
 
-SUPPORTED = frozenset(
-    {
-        ModelType.STABLE_DIFFUSION_15,
-        ModelType.STABLE_DIFFUSION_20,
-        ModelType.STABLE_DIFFUSION_20_BASE,
-        ModelType.STABLE_DIFFUSION_21,
-        ModelType.STABLE_DIFFUSION_21_BASE,
-        ModelType.STABLE_DIFFUSION_XL_10_BASE,
-        ModelType.FLUX_2,
-    }
-)
-"""Families that the model room can train; a test compares."""
+SUPPORTED = frozenset(kind for family in FAMILIES for kind in family.model_types)
+"""Families that the model room can train."""
 
-_PARTS: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("STABLE_DIFFUSION_15", "STABLE_DIFFUSION_20", "STABLE_DIFFUSION_21"): ("unet", "text_encoder", "vae"),
+# of families that presets may name, but that can't be trained here yet
+_PARTS_OF_OTHERS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("STABLE_DIFFUSION_15", "STABLE_DIFFUSION_20"): ("unet", "text_encoder", "vae"),
     ("STABLE_DIFFUSION_XL",): ("unet", "text_encoder", "text_encoder_2", "vae"),
     ("STABLE_DIFFUSION_3",): ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"),
-    ("PIXART", "FLUX_2", "SANA", "CHROMA", "QWEN", "Z_IMAGE"): ("transformer", "text_encoder", "vae"),
+    ("PIXART", "SANA", "CHROMA", "QWEN", "Z_IMAGE"): ("transformer", "text_encoder", "vae"),
     ("FLUX_DEV_1", "FLUX_FILL", "HUNYUAN_VIDEO"): ("transformer", "text_encoder", "text_encoder_2", "vae"),
     ("HI_DREAM",): ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4", "vae"),
     ("WUERSTCHEN", "STABLE_CASCADE"): (
@@ -30,20 +22,19 @@ _PARTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-_SAMPLES: dict[tuple[str, ...], dict[str, Any]] = {
-    ("STABLE_DIFFUSION_XL",): {"width": 1024, "height": 1024},
-    ("FLUX_2",): {"width": 1024, "height": 1024, "cfg_scale": 4.0},
-}
-
 
 def sample_defaults_of(model_type: ModelType) -> dict[str, Any]:
-    """What a sample in a file is drawn with, in keys that it does not mention; a test compares with the model room."""
-    return next((dict(values) for start, values in _SAMPLES.items() if model_type.value.startswith(start)), {})
+    """What a sample in a file is drawn with, in keys that it does not mention."""
+    family = facts_of(model_type)
+    return dict(family.sample_defaults) if family else {}
 
 
 def parts_of(model_type: ModelType) -> tuple[str, ...] | None:
     """The config's keys of the parts of a family; None if that is not known, and any may matter."""
-    for beginnings, parts in _PARTS.items():
+    family = facts_of(model_type)
+    if family:
+        return family.parts
+    for beginnings, parts in _PARTS_OF_OTHERS.items():
         if model_type.value.startswith(beginnings):
             return parts
     return None

@@ -56,7 +56,6 @@ def test_an_empty_folder_and_no_concept(dataset):
         ({"path": "nowhere", "name": "cat"}, "concept 1 \"cat\": the folder 'nowhere' does not exist"),
         ({"path": ""}, "path is empty"),
         ({"path": __file__}, "is a file"),
-        ({"type": "PRIOR_PREDICTION"}, "PRIOR_PREDICTION is not supported yet"),
         ({"text": {"prompt_source": "concept"}}, "no prompt file"),
         ({"text": {"prompt_source": "concept", "prompt_path": "no.txt"}}, "no.txt: no such file"),
         ({"text": {"tag_dropout_enable": True, "tag_dropout_special_tags": "no.csv"}}, "no.csv: no such file"),

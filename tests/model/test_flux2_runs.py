@@ -220,3 +220,12 @@ def test_full_training_is_saved_as_a_folder(make_run, folder):
     # what was not trained is as it was, though the run had it in half precision
     for name, tensor in pipeline.text_encoder.state_dict().items():
         assert torch.equal(tensor, before.text_encoder.state_dict()[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prior_images_change_nothing(make_run, folder, mini_concept, kind):
+    run = make_run()
+    listed = [{"path": str(mini_concept), "type": "PRIOR_PREDICTION"}]
+    rule = {"optimizer": {"optimizer": "ADAMW", "weight_decay": 0.0}}
+    run.train(**options(folder, epochs=1, concepts=listed, **KINDS[kind]) | rule)
+    assert [(step["loss"], step["gradient_norm"]) for step in run.of_kind("step")] == [(0, 0)] * 4

@@ -187,3 +187,12 @@ def test_a_run_continues_from_each_format(trained, make_run, method, model_forma
     for found, expected in zip(of_model(again.model), of_model(trainer.model), strict=True):
         # alpha, or the scale of rotations, was multiplied in and out again
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_prior_images_change_nothing(make_run, mini_concept, method):
+    run = make_run()
+    listed = [{"path": str(mini_concept), "type": "PRIOR_PREDICTION"}]
+    rule = {"optimizer": {"optimizer": "ADAMW", "weight_decay": 0.0}}
+    run.train(**XL | METHODS[method] | rule, epochs=1, concepts=listed)
+    assert [(step["loss"], step["gradient_norm"]) for step in run.of_kind("step")] == [(0, 0)] * 4

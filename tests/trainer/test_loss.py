@@ -2,7 +2,7 @@
 
 import math
 
-from modules.model.BaseModel import Prediction
+from modules.model.Prediction import Prediction
 from modules.trainer.loss import elementwise_loss, image_losses, loss_scale, timestep_weight
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
@@ -82,6 +82,16 @@ def test_an_empty_mask_is_no_division_by_zero():
     options = config(normalize_masked_area_loss=True)
     losses = image_losses(options, prediction(torch.ones(1, 1, 2, 2)), torch.ones(1), torch.zeros(1, 1, 2, 2))
     assert losses.item() == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 2, 4, 5)])
+def test_the_mean_is_over_all_axes_of_an_image(shape):
+    error = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    mask = (torch.rand(shape[0], 1, *shape[2:], generator=torch.Generator().manual_seed(2)) > 0.5).float()
+    options = config(normalize_masked_area_loss=True)
+    found = image_losses(options, prediction(error), torch.ones(2), mask)
+    for own, image, kept in zip(found, error, mask, strict=True):
+        assert own.item() == pytest.approx(((image * kept) ** 2).mean().item() / kept.mean().item(), rel=1e-5)
 
 
 # snr, epsilon's weight, v's weight; γ = 5 for min-SNR, 0.5 for P2

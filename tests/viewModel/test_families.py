@@ -1,12 +1,39 @@
 """What the window knows of families without loading them is what the model room says."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 from modules.model.BaseModel import model_families
+from modules.model.families import FAMILIES
+from modules.model.single_file import RESOURCES
 from modules.util.config.SampleConfig import SampleConfig
 from modules.viewModel.families import SUPPORTED, parts_of, sample_defaults_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_supported_families_are_those_of_the_model_room():
     assert model_families().keys() == SUPPORTED
+
+
+def test_the_registry_loads_no_torch():
+    """The window asks it before the model room is there."""
+    code = "import sys, modules.viewModel.families; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_registry_says_what_the_classes_are():
+    for facts in FAMILIES:
+        family = model_families()[facts.model_types[0]]
+        assert family.__name__ == facts.class_name and family.model_types == facts.model_types
+        assert set(facts.parts) == set(family.modules) and facts.parts[0] == family.trainable_parts[0]
+        for model in facts.standard_models:
+            assert set(model.types) <= set(facts.model_types) and (RESOURCES / model.folder).is_dir()
+        for kind in facts.model_types:
+            described = [model for model in facts.standard_models if kind in model.types]
+            marks = [model.mark for model in described]
+            assert len(described) == 1 or (all(marks) and len(set(marks)) == len(marks)), "a name tells which it is"
 
 
 def test_parts_hold_all_that_a_family_can_train():

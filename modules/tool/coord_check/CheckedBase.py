@@ -17,9 +17,10 @@ from modules.module.WeightSet import WeightSet
 from modules.tool.coord_check.step_change import MeasuredLayer, StepChange, measure_step, record_inputs
 from modules.tool.coord_check.variants import Variant
 from modules.trainer.autocast import autocast
-from modules.trainer.loss import image_losses, loss_scale
+from modules.trainer.loss import loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate
 from modules.trainer.Method import check_trained, trained_parts
+from modules.trainer.objective import batch_losses
 from modules.trainer.optimizers import create_optimizer, optimizer_notes
 from modules.trainer.preflight import resolve_device
 from modules.trainer.trained import make_trained, methods_of, options_of
@@ -144,7 +145,7 @@ class CheckedBase:
         def step(number: int) -> None:
             for own in sets.values():
                 own.train()
-            training.step(lambda: self._loss(config, number))
+            training.step(lambda: self._loss(config, sets, number))
             for own in sets.values():
                 own.eval()
             on_step()
@@ -161,14 +162,13 @@ class CheckedBase:
             pass
         return found
 
-    def _loss(self, config: TrainConfig, number: int) -> Tensor:
+    def _loss(self, config: TrainConfig, sets: Mapping[str, TrainedSet], number: int) -> Tensor:
         """Of the batch of one step, scaled as a run scales it."""
         batch = self.batches[number]
         # dropout draws from the global generator
         torch.manual_seed(step_seed(config.seed, "dropout", number))
-        with self._autocast():
-            prediction = self.model.predict_batch(batch, step_generator(config.seed, "noise", number))
-        return image_losses(config, prediction, batch.loss_weight, batch.mask).mean() * loss_scale(config)
+        generator = step_generator(config.seed, "noise", number)
+        return batch_losses(config, self.model, batch, generator, sets).mean() * loss_scale(config)
 
     @torch.no_grad()
     def _predict(self) -> Tensor:

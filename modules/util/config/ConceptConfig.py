@@ -33,8 +33,8 @@ class ConceptConfig(BaseConfig):
     type: ConceptType = option(
         ConceptType.STANDARD,
         "Type",
-        "STANDARD: trained; VALIDATION: only measured; PRIOR_PREDICTION: "
-        "trained toward what the base model would have drawn.",
+        "STANDARD: trained; VALIDATION: only measured; PRIOR_PREDICTION: trained toward what the model predicts "
+        "without the adapters, so that it keeps what it knows of such images. Only with adapters.",
         G,
     )
     include_subdirectories: bool = option(False, "Include subfolders", "Takes images of all folders below, too.", G)

@@ -6,11 +6,13 @@ from benchmarks.forgetting.anchors import as_stack, measure_anchors, relative_di
 from benchmarks.forgetting.drawings import write_ordinary, write_unseen_concept
 from benchmarks.forgetting.kinds import CENTERED, STANDARD
 from benchmarks.forgetting.Learner import Learner, finite
+from benchmarks.forgetting.prior import prior_report, prior_settings
+from benchmarks.forgetting.Results import Results
 from benchmarks.forgetting.Setting import Setting
-from benchmarks.forgetting.tasks import TaskSize
+from benchmarks.forgetting.tasks import BESIDE_PRIOR, TaskSize
 from benchmarks.tinyBase.concept import concept_caption, ordinary_files
 from benchmarks.tinyBase.lumo import LUMO_CONCEPT
-from benchmarks.transfer.Setting import DORA, FULL, OFT
+from benchmarks.transfer.Setting import DORA, FULL, LORA, OFT
 from benchmarks.transfer.tasks import base_folder
 from modules.util.UserError import UserError
 from scaled_optim.anchors import ANCHORS
@@ -132,3 +134,32 @@ def test_the_command_line(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("benchmarks.transfer.tasks.ROOT", tmp_path)
     with pytest.raises(UserError, match="make_tiny_widths"):
         base_folder("1/4")
+
+
+def test_ordinary_scenes_stand_beside_the_concept(tmp_path):
+    """As priors they have no loss at the start; the concept is seen as often as alone, in twice the steps."""
+    setting = Setting("prior", "1", LORA, 4, beside=BESIDE_PRIOR)
+    learner = Learner(base_folder("1"), tmp_path, SIZE, BESIDE_PRIOR)
+    assert learner.sweep.steps == 2 * SIZE.steps
+    used = [sample.image for planned in learner.sweep.data.plan(0) for sample in planned.samples]
+    types = [learner.sweep.data.source.concepts[learner.sweep.data.source.images[i].concept].type for i in used]
+    assert types.count("PRIOR_PREDICTION") == types.count("STANDARD") == 24
+    found = learner.measure(setting, 0.01, 0)
+    # half of the pictures are compared with the base itself, of which nothing is lost before training
+    assert 0 < found["training"] < learner.base_measures["held_out"]
+
+
+@pytest.mark.parametrize(("change", "verdict"), [(0.3, "kept: more (30.0 ("), (-0.3, "kept: less (-30.0 (")])
+def test_the_report_says_what_priors_keep(tmp_path, change, verdict):
+    results = Results(tmp_path / "rows.jsonl", {})
+    losses = {"held_out": 0.1, "ordinary": 0.1, "exchanged": 0.2}
+    results.add_untrained("prior", "1", losses)
+    for setting in prior_settings(LORA, quick=False):
+        kept = 0.1 * (0.5 + change * (setting.beside == BESIDE_PRIOR))
+        shown = {"concept": 0.5, "ordinary": 0.5}
+        own = {**losses, "exchanged": 0.1 + kept, "pictures": shown, "base_pictures": {"concept": 0.0, "ordinary": 1.0}}
+        for seed in (0, 1):
+            results.add(setting, seed, 0.015, own)
+    report = prior_report(Results(tmp_path / "rows.jsonl"), [LORA], quick=False)
+    assert verdict in report
+    assert "concept seen: no clear difference" in report and "| (the base model) | 0.0 % | 100.0 %" in report

@@ -1,0 +1,260 @@
+"""What families with a transformer and flow matching share."""
+
+import hashlib
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from modules.model.BaseModel import BaseModel
+from modules.model.diffusion_noise import draw_noise, draw_noise_levels
+from modules.model.Draw import Draw
+from modules.model.ModelSource import ModelSource
+from modules.util.config.errors import Problem, Remedy
+from modules.util.config.field_type import default_of
+from modules.util.config.SampleConfig import SampleConfig
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.LossWeight import LossWeight
+from modules.util.UserError import UserError
+
+import torch
+from torch import Tensor, nn
+
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from PIL import Image
+from transformers import PreTrainedTokenizerBase
+
+# options that a schedule with a fixed noise level for each step has
+_OF_SCHEDULES = (
+    "rescale_noise_scheduler_to_zero_terminal_snr", "force_v_prediction", "force_epsilon_prediction",
+    "generalized_offset_noise", "text_encoder_layer_skip",
+)  # fmt: skip
+
+
+class FlowModel(BaseModel):
+    """Flow matching: x_σ = (1 − σ)·x + σ·ε, the target is ε − x (arXiv 2210.02747); σ is continuous.
+
+    With `dynamic_timestep_shifting` the shift follows from the number of tokens of an image, as the model's scheduler
+    says, and `timestep_shift` is not used.
+
+    A family is its components and these hooks: `pack_latents` and `unpack_latents`, `encode_text` with
+    `text_settings`, `call_transformer`, `make_pipeline`, and `name_layers` with its map of keys. Axes: `b` batch,
+    `c` channels of packed latents, `h w` their sides, `l` tokens of an image.
+
+    Attributes:
+        scheduler_config: of the base model's scheduler.
+        tokenizer_of: text encoder -> its tokenizer.
+    """
+
+    trainable_parts = ("transformer",)
+    shifts_by_size = True
+    # what `encode_text` gives -> the pipeline's argument for it; what it has no argument for stays out
+    pipeline_arguments: ClassVar[Mapping[str, str]] = {"hidden": "prompt_embeds"}
+
+    def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
+        super().__init__(config, source, device)
+        self.tokenizer_of: dict[str, PreTrainedTokenizerBase] = {
+            name.replace("tokenizer", "text_encoder"): source.tokenizer(name) for name in self.tokenizers
+        }
+        self.scheduler_config = source.scheduler_config()
+        if "base_image_seq_len" not in self.scheduler_config:
+            raise UserError(
+                f"The base model {source.name} has no flow-matching scheduler: its scheduler_config.json lacks "
+                "base_image_seq_len. Download it again."
+            )
+
+    @classmethod
+    def check_config(cls, config: TrainConfig) -> list[Problem]:
+        found = super().check_config(config)
+        for key in _OF_SCHEDULES:
+            if getattr(config, key):
+                text = f"has no meaning for {config.model_type}; set it to its default"
+                found.append(Problem(key, text, (Remedy.of({key: default_of(TrainConfig, key)}),)))
+        if config.loss_weight_fn not in (LossWeight.CONSTANT, LossWeight.SIGMA):
+            text = f"{config.loss_weight_fn} has no meaning for {config.model_type}; expected CONSTANT or SIGMA"
+            found.append(Problem("loss_weight_fn", text, (Remedy.of({"loss_weight_fn": "CONSTANT"}),)))
+        return found
+
+    # -- what a family says of itself -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def pack_latents(self, latents: Tensor) -> Tensor:
+        """The VAE's latents, float32, -> those of about unit variance to which noise is added; `h · w = l`."""
+
+    @abstractmethod
+    def unpack_latents(self, latents: Tensor) -> Tensor:
+        """Undoes `pack_latents`."""
+
+    @property
+    @abstractmethod
+    def packing(self) -> str:
+        """Names everything of `pack_latents` that is no weight of the VAE; a part of cached latents' keys."""
+
+    @abstractmethod
+    def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
+        """What `call_transformer` needs of each text, `[b, ...]`.
+
+        Texts may have different lengths if `mask` `[b, n]` is among it, False where one is filled up with zeros.
+
+        Args:
+            captions: the texts.
+            length: tokens that are read; None: as many as the published models do.
+        """
+
+    @abstractmethod
+    def text_settings(self, part: str) -> list[Any]:
+        """Everything on which a text encoder's `encode_text` depends beside weights and tokenizer, for JSON."""
+
+    @abstractmethod
+    def call_transformer(self, noised: Tensor, level: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        """One call of the transformer.
+
+        Args:
+            noised: `[b, c, h, w]` in the transformer's format.
+            level: `[b]` noise levels in 0 … 1, float32.
+            conditions: of `encode_text`, and `placement`, see `predict_drawn`.
+
+        Returns:
+            ε − x as the model says, `[b, c, h, w]`.
+        """
+
+    @abstractmethod
+    def make_pipeline(self, scheduler: FlowMatchEulerDiscreteScheduler) -> DiffusionPipeline:
+        """A diffusers pipeline around these very components, without text encoders: prompts come encoded."""
+
+    def image_of_tokens(self, latents: Tensor, height: int, width: int) -> Tensor:
+        """Latents as the pipeline has them, `[b, l, c]`, -> `[b, c, h, w]`."""
+        return latents.transpose(1, 2).unflatten(2, (height, width))
+
+    # -- components -----------------------------------------------------------------------------------------------
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self.components["transformer"]
+
+    @property
+    def vae(self) -> nn.Module:
+        return self.components["vae"]
+
+    @property
+    def transformer_dtype(self) -> torch.dtype:
+        """That of a norm or bias: matrices may be quantized."""
+        return next(p.dtype for p in self.transformer.parameters() if p.dim() == 1 and p.is_floating_point())
+
+    def set_gradient_checkpointing(self, part: str, enabled: bool) -> None:
+        if enabled:
+            self.components[part].enable_gradient_checkpointing()
+            # diffusers checkpoints only in training mode; nothing here has dropout of its own
+            self.components[part].train()
+
+    # -- images and captions --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """`[b, 3, H, W]` -> packed latents `[b, c, h, w]`."""
+        pixels = pixels.to(device=self.device, dtype=self.vae.dtype)
+        return self.pack_latents(self.vae.encode(pixels).latent_dist.mode().float())
+
+    @torch.no_grad()
+    def decode_images(self, latents: Tensor) -> Tensor:
+        """Undoes `encode_images`."""
+        latents = self.unpack_latents(latents.float())
+        return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float()
+
+    def image_fingerprint(self) -> str:
+        return f"{self.weights_hash('vae')} {self.vae.dtype} {self.packing}"
+
+    @torch.no_grad()
+    def encode_captions(self, captions: list[str]) -> dict[str, Tensor]:
+        """In the text encoder's format: a caption may take 16 MB in bfloat16."""
+        return self.encode_text(captions, self.config.text_encoder_sequence_length)
+
+    def text_fingerprint(self) -> str:
+        return " | ".join(self._encoder_fingerprint(part) for part in self.tokenizer_of)
+
+    def _encoder_fingerprint(self, part: str) -> str:
+        tokenizer = self.tokenizer_of[part]
+        words = [tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.padding_side]
+        known = json.dumps([self.text_settings(part), words], sort_keys=True)
+        digest = hashlib.sha256(known.encode()).hexdigest()[:16]
+        return f"{self.weights_hash(part)} {self.components[part].dtype} {digest}"
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def shift_of_size(self, tokens: int) -> float:
+        """e^μ with μ linear in the number of tokens of an image; as the scheduler's options say."""
+        options = self.scheduler_config
+        low, high = options["base_image_seq_len"], options["max_image_seq_len"]
+        slope = (options["max_shift"] - options["base_shift"]) / (high - low)
+        mu = options["base_shift"] + slope * (tokens - low)
+        return math.exp(mu) if options["time_shift_type"] == "exponential" else mu
+
+    def draw(self, shape: torch.Size, generator: torch.Generator) -> Draw:
+        config = self.config
+        shift = self.shift_of_size(math.prod(shape[2:])) if config.dynamic_timestep_shifting else None
+        sigma = draw_noise_levels(config, shape[0], generator, shift).float()
+        noise, mixed = draw_noise(config, shape, generator)
+        parts = (part.to(self.device, non_blocking=True) for part in (noise, mixed, 1 - sigma, sigma))
+        return Draw(1000 * sigma, *parts, sigma=sigma)
+
+    def target(self, clean: Tensor, draw: Draw) -> Tensor:
+        return draw.noise - clean
+
+    def denoise(self, noised: Tensor, conditions: Mapping[str, Tensor], draw: Draw) -> Tensor:
+        autocast = torch.is_autocast_enabled(self.device.type)
+        dtype = torch.get_autocast_dtype(self.device.type) if autocast else self.transformer_dtype
+        return self.call_transformer(noised.to(dtype), draw.spread, conditions)
+
+    # -- samples --------------------------------------------------------------------------------------------------
+
+    def pipeline(self) -> DiffusionPipeline:
+        """The family's pipeline with the one sampler that there is for flow matching."""
+        pipeline = self.make_pipeline(FlowMatchEulerDiscreteScheduler.from_config(self.scheduler_config))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @property
+    def steers_away(self) -> bool:
+        """Whether samples are steered away from a second prompt."""
+        return True
+
+    def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
+        length = sample.text_encoder_1_sequence_length or self.config.text_encoder_sequence_length
+        texts = {"": sample.prompt} | ({"negative_": sample.negative_prompt} if self.steers_away else {})
+        encoded = self.encode_text(list(texts.values()), length)
+        # diffusers' pipelines name the second prompt's arguments like the first one's
+        return {
+            f"{prefix}{self.pipeline_arguments[name]}": value[place : place + 1]
+            for place, prefix in enumerate(texts)
+            for name, value in encoded.items()
+            if name in self.pipeline_arguments
+        }
+
+    @torch.no_grad()
+    def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
+        """Draws one image. There is one sampler for flow matching, whatever `noise_scheduler` says."""
+        if sample.sample_inpainting:
+            raise UserError("sample_inpainting: not supported by this model family; set it to false.")
+        grid, pipeline, dtype = self.image_grid, self.pipeline(), self.transformer_dtype
+        h, w = max(1, sample.height // grid), max(1, sample.width // grid)
+        drawn: list[Tensor] = []
+
+        def report(pipeline, step: int, timestep, tensors: dict) -> dict:
+            on_step(step + 1, sample.diffusion_steps)
+            drawn[:] = [tensors["latents"]]
+            return tensors
+
+        pipeline(
+            **{name: tensor.to(dtype) for name, tensor in self.prompts(sample).items()},
+            height=h * grid,
+            width=w * grid,
+            num_inference_steps=sample.diffusion_steps,
+            guidance_scale=sample.cfg_scale,
+            generator=torch.Generator().manual_seed(seed),
+            callback_on_step_end=report,
+            # decoded here, as the VAE may have another number format; what pipelines return differs
+            output_type="latent",
+        )
+        pixels = self.decode_images(self.image_of_tokens(drawn[0], h, w))
+        return pipeline.image_processor.postprocess(pixels)[0]

@@ -1,0 +1,136 @@
+"""The registry of model families: what the window, tools and file recognition must know of each, without loading torch.
+
+A family is one class in the file of its name in this folder, and one entry here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modules.util.enum.ModelType import ModelType
+
+# component -> options that differ from those in `resources/`
+Changes = Mapping[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class StandardModel:
+    """A model whose architecture is known by heart.
+
+    Attributes:
+        name: for people.
+        folder: in `resources/`, in diffusers' layout without weights.
+        architecture, base_version: as in `ReferenceModel`.
+        types: model types that it describes -> in what such models differ from it.
+        mark: a part of the names of such models, in small letters, where a type has several.
+    """
+
+    name: str
+    folder: str
+    architecture: str
+    base_version: str
+    types: Mapping[ModelType, Changes]
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Facts of a family.
+
+    Attributes:
+        class_name: of its class, and of the file in this folder that holds it.
+        model_types: those that it serves, the usual one first.
+        parts: the config's keys of its components, the denoiser first.
+        sample_defaults: what a sample is drawn with where it says nothing of its own.
+        file_marks: part of a tensor's name -> the types of single files that have it; several where only the user knows
+            which.
+        standard_models: those with a description in `resources/`.
+    """
+
+    class_name: str
+    model_types: tuple[ModelType, ...]
+    parts: tuple[str, ...]
+    sample_defaults: Mapping[str, Any]
+    file_marks: Mapping[str, tuple[ModelType, ...]] = field(default_factory=dict)
+    standard_models: tuple[StandardModel, ...] = ()
+
+
+# 2.x above 512 pixels predicts velocity; only 2.1 needs its attention in float32
+_LARGE: Changes = {"unet": {"sample_size": 96}, "scheduler": {"prediction_type": "v_prediction"}}
+
+STABLE_DIFFUSION = Family(
+    "StableDiffusionModel",
+    (
+        ModelType.STABLE_DIFFUSION_15, ModelType.STABLE_DIFFUSION_20_BASE, ModelType.STABLE_DIFFUSION_21_BASE,
+        ModelType.STABLE_DIFFUSION_20, ModelType.STABLE_DIFFUSION_21,
+    ),
+    ("unet", "text_encoder", "vae"),
+    {"width": 512, "height": 512},
+    {
+        "cond_stage_model.transformer.": (ModelType.STABLE_DIFFUSION_15,),
+        "cond_stage_model.model.": (
+            ModelType.STABLE_DIFFUSION_21_BASE, ModelType.STABLE_DIFFUSION_21,
+            ModelType.STABLE_DIFFUSION_20_BASE, ModelType.STABLE_DIFFUSION_20,
+        ),
+    },
+    (
+        StandardModel(
+            "Stable Diffusion 1.x", "stable_diffusion/sd1", "stable-diffusion-v1", "sd_v1",
+            {ModelType.STABLE_DIFFUSION_15: {}},
+        ),
+        StandardModel(
+            "Stable Diffusion 2.x", "stable_diffusion/sd2", "stable-diffusion-v2-512", "sd_v2",
+            {
+                ModelType.STABLE_DIFFUSION_20_BASE: {},
+                ModelType.STABLE_DIFFUSION_20: _LARGE,
+                ModelType.STABLE_DIFFUSION_21_BASE: {},
+                ModelType.STABLE_DIFFUSION_21: {**_LARGE, "unet": {**_LARGE["unet"], "upcast_attention": True}},
+            },
+        ),
+    ),
+)  # fmt: skip
+
+STABLE_DIFFUSION_XL = Family(
+    "StableDiffusionXLModel",
+    (ModelType.STABLE_DIFFUSION_XL_10_BASE,),
+    ("unet", "text_encoder", "text_encoder_2", "vae"),
+    {"width": 1024, "height": 1024},
+    {"conditioner.embedders.1.model.": (ModelType.STABLE_DIFFUSION_XL_10_BASE,)},
+    (
+        StandardModel(
+            "SDXL", "stable_diffusion_xl", "stable-diffusion-xl-v1-base", "sdxl_base_v1-0",
+            {ModelType.STABLE_DIFFUSION_XL_10_BASE: {}},
+        ),
+    ),
+)  # fmt: skip
+
+FLUX_2 = Family(
+    "Flux2Model",
+    (ModelType.FLUX_2,),
+    ("transformer", "text_encoder", "vae"),
+    {"width": 1024, "height": 1024, "cfg_scale": 4.0},
+    {"double_stream_modulation_img.": (ModelType.FLUX_2,)},
+    tuple(
+        StandardModel(
+            f"Flux.2 {name}", f"flux_2/{folder}", f"Flux.2-{name.lower().replace(' ', '-')}", f"flux_2_{folder}",
+            {ModelType.FLUX_2: {}}, mark,
+        )
+        for name, folder, mark in (
+            ("dev", "dev", "dev"), ("Klein 9B", "klein_9b", "9b"), ("Klein 4B", "klein_4b", "4b"),
+        )
+    ),
+)  # fmt: skip
+
+# a new family is one line here
+FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX_2)
+
+
+def facts_of(model_type: ModelType) -> Family | None:
+    """The facts of the family that serves a type; None if there is none."""
+    return next((family for family in FAMILIES if model_type in family.model_types), None)
+
+
+def standard_models_of(model_type: ModelType) -> list[StandardModel]:
+    """The models of `resources/` that describe a type."""
+    family = facts_of(model_type)
+    return [model for model in family.standard_models if model_type in model.types] if family else []

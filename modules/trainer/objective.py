@@ -1,0 +1,137 @@
+"""From a batch to one loss per image: the same way for training, validation, estimates and measurements."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from modules.dataLoader.Batch import Batch
+from modules.model.BaseModel import BaseModel
+from modules.model.Draw import Draw
+from modules.model.Prediction import Prediction
+from modules.trainer.autocast import autocast
+from modules.trainer.loss import image_losses
+from modules.trainer.TrainedSet import TrainedSet
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ConceptType import ConceptType
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DrawnBatch:
+    """A batch with the noise and the timesteps that a step has drawn for it.
+
+    Attributes:
+        model: that is asked.
+        batch: wherever it lies.
+        draw: of the step.
+        trained: what the run trains, by name.
+    """
+
+    model: BaseModel
+    batch: Batch
+    draw: Draw
+    trained: Mapping[str, TrainedSet]
+
+    @torch.no_grad()
+    def untrained(self, images: list[int]) -> Tensor:
+        """What the model predicts for some images of the batch, with the same draw, without what the run trains."""
+        with ExitStack() as stack:
+            for trained_set in self.trained.values():
+                stack.enter_context(trained_set.left_out())
+            # of all captions, as the batch says in how many chunks they are read
+            conditions = self.model.conditions_of(self.batch)
+            chosen = {name: value[images] for name, value in conditions.items()}
+            return self.model.predict_drawn(self.batch.latents[images], chosen, self.draw.of(images)).predicted
+
+
+class Objective:
+    """What images are trained toward, and how far the model is from it: here as diffusion models are trained.
+
+    Another objective is a subclass, and a line in `OBJECTIVES`.
+    """
+
+    def target(self, batch: DrawnBatch, images: list[int]) -> Tensor | None:
+        """What the model should predict, without gradient; None: the family's own target.
+
+        Called before anything is computed with gradient, so that the memory of both is not held at once, and adapters
+        keep what they have prepared for the backward pass.
+
+        Args:
+            batch: that the step trains.
+            images: those of this objective, by their places in the batch.
+        """
+        return None
+
+    def losses(self, config: TrainConfig, prediction: Prediction, weight: Tensor, mask: Tensor | None) -> Tensor:
+        """Loss of each image, `[b]`; see `image_losses`."""
+        return image_losses(config, prediction, weight, mask)
+
+
+class PriorPrediction(Objective):
+    """Toward what the model predicts without what is trained, with the same draw: such images change nothing.
+
+    They hold the model where it is while other images pull (prior preservation of arXiv 2208.12242, whose images are
+    the model's own; here they may be any, as the target is a prediction, not the image).
+    """
+
+    def target(self, batch: DrawnBatch, images: list[int]) -> Tensor:
+        return batch.untrained(images)
+
+
+OBJECTIVES: dict[ConceptType, Objective] = {
+    ConceptType.STANDARD: Objective(),
+    ConceptType.VALIDATION: Objective(),
+    ConceptType.PRIOR_PREDICTION: PriorPrediction(),
+}
+
+
+def batch_losses(
+    config: TrainConfig,
+    model: BaseModel,
+    batch: Batch,
+    generator: torch.Generator,
+    trained: Mapping[str, TrainedSet],
+) -> Tensor:
+    """Loss of each image of a batch, `[b]`, each by the objective of its concept's type.
+
+    Args:
+        config: loss strengths, weights and number format.
+        model: that is trained.
+        batch: of the data room, wherever it lies.
+        generator: noise and timesteps are drawn from it, on the CPU.
+        trained: what the run trains, by name; see `make_trained`.
+    """
+    places = _places(batch.types)
+    with autocast(config, model.device):
+        drawn = DrawnBatch(model, batch, model.draw(batch.latents.shape, generator), trained)
+        targets = {kind: OBJECTIVES[kind].target(drawn, images) for kind, images in places.items()}
+        prediction = model.predict_drawn(batch.latents, model.conditions_of(batch), drawn.draw)
+    losses = [
+        OBJECTIVES[kind].losses(config, *_chosen(prediction, targets[kind], batch, images))
+        for kind, images in places.items()
+    ]
+    if len(losses) == 1:
+        return losses[0]
+    order = torch.tensor([image for images in places.values() for image in images])
+    return torch.cat(losses)[order.argsort().to(losses[0].device)]
+
+
+def _places(types: Sequence[ConceptType]) -> dict[ConceptType, list[int]]:
+    """Type -> places of its images in the batch."""
+    places: dict[ConceptType, list[int]] = {}
+    for place, kind in enumerate(types):
+        places.setdefault(kind, []).append(place)
+    return places
+
+
+def _chosen(
+    prediction: Prediction, target: Tensor | None, batch: Batch, images: list[int]
+) -> tuple[Prediction, Tensor, Tensor | None]:
+    """Prediction, concept weights and masks of some images, which are cut out only where they are not all."""
+    weight, mask = batch.loss_weight, batch.mask
+    if len(images) < len(batch.types):
+        prediction, weight = prediction.of(images), weight[images]
+        mask = None if mask is None else mask[images]
+    return prediction if target is None else replace(prediction, target=target), weight, mask

@@ -105,7 +105,10 @@ def short_options(preset: Path, folder: Path, cache: Path, base: Path | None) ->
         images = config.batch_size * min(2, max(1, IMAGES // config.batch_size))
         concept = {"path": str(draw_concept(folder / "concept", images))}
         batches = images // config.batch_size
+        # scaled steps are small in a stand-in that is far narrower than the model: rounding would be as large
+        larger = 10 if config.optimizer.scaled_optm else 1
         return options | changes | {
+            "learning_rate": larger * config.learning_rate,
             "base_model_name": str(base), "resolution": "32", "concepts": [concept], "samples": [],
             "epochs": math.ceil(STEPS * config.gradient_accumulation_steps / batches),
         }  # fmt: skip

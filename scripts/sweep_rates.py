@@ -39,6 +39,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return args
 
 
+# every draw counts alike, and a constant rate after a short warm-up says most about the rate
+CHANGES = (
+    "layer_filter_preset=custom", "loss_weight_fn=CONSTANT", "learning_rate_scheduler=CONSTANT",
+    "learning_rate_warmup_steps=10", "cache_dir=workspace-cache/sweep",
+)  # fmt: skip
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     args = parse(arguments)
@@ -75,11 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         "script": "scripts/sweep_rates.py", "question": args.question,
         **environment(torch.device("cpu"), ["torch", "diffusers"]), "settings": settings,
     }  # fmt: skip
-    # every draw counts alike, a constant rate after a short warm-up says most about the rate
-    changes = [
-        f"layer_filter={args.layers}", "layer_filter_preset=custom", "loss_weight_fn=CONSTANT",
-        "learning_rate_scheduler=CONSTANT", "learning_rate_warmup_steps=10", "cache_dir=workspace-cache/sweep",
-    ]  # fmt: skip
+    changes = [f"layer_filter={args.layers}", *CHANGES]
 
     def found(row: dict) -> None:
         rows.append(row)

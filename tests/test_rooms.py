@@ -39,6 +39,8 @@ USES_ENGINE = {"util/config", "module", "trainer", "tool", BENCHMARKS}
 ENGINE_MAY_USE = {"torch", "scaled_optim"} | set(sys.stdlib_module_names)
 # comes along with torch's own builds for GPUs, and is imported only where a kernel is launched
 TRITON_IN = "kernels/triton_"
+# lines of a function
+LONGEST = 60
 
 
 def room_of(module: str) -> str:
@@ -105,6 +107,18 @@ def test_no_files_import_each_other_in_a_circle():
             del arrows[name]
         arrows = {name: targets - set(ends) for name, targets in arrows.items()}
     assert not arrows, "\n".join(f"{name} -> {', '.join(sorted(targets))}" for name, targets in arrows.items())
+
+
+def test_no_function_is_long():
+    """At most 60 lines. One kernel is longer: what it computes stays in registers from its first line to its last."""
+    kernels, long = {("triton_kernels.py", "step")}, []
+    for folder in (ROOT / "modules", ROOT / BENCHMARKS, ENGINE, PLUGIN, ROOT / "scripts"):
+        for path in sorted(folder.rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (path.name, node.name) not in kernels:
+                    lines = node.end_lineno - node.lineno + 1
+                    long += [f"{path.relative_to(ROOT)}, {node.name}: {lines}"] if lines > LONGEST else []
+    assert not long, "\n".join(long)
 
 
 def test_the_engine_needs_torch_only():

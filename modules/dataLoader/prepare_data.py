@@ -71,15 +71,10 @@ def prepare_data(
 
     def make(validation: bool) -> TrainingData:
         images = [image for image in report.images if _is_validation(concepts[image.concept]) == validation]
-        rules = PlanRules(
-            seed=config.seed,
-            batch_size=config.batch_size,
-            caption_dropout=config.text_encoder.dropout_probability,
-            mask_dropout=config.unmasked_probability if config.masked_training else 0.0,
-            vary_captions_freely=not cache_text,
-            fixed=validation,
+        source, rules = (
+            ImageSource(config, concepts, images, model.image_grid),
+            _plan_rules(config, cache_text, validation),
         )
-        source = ImageSource(config, concepts, images, model.image_grid)
         return TrainingData(config, source, model, store, rules=rules, encode_text=cache_text)
 
     data = make(validation)
@@ -96,6 +91,17 @@ def prepare_data(
         for caption in track(wanted := _captions(data, config.epochs), len(wanted), "captions", progress):
             data.text(caption)
     return data
+
+
+def _plan_rules(config: TrainConfig, cache_text: bool, validation: bool) -> PlanRules:
+    return PlanRules(
+        seed=config.seed,
+        batch_size=config.batch_size,
+        caption_dropout=config.text_encoder.dropout_probability,
+        mask_dropout=config.unmasked_probability if config.masked_training else 0.0,
+        vary_captions_freely=not cache_text,
+        fixed=validation,
+    )
 
 
 def _is_validation(concept: ConceptConfig) -> bool:

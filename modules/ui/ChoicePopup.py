@@ -77,6 +77,17 @@ class ChoicePopup:
         texts = [choice.text for choice in choices]
         self._mark(texts.index(current) if current in texts else 0)
         self._place(below)
+        self._bind_keys(box, len(choices))
+        window.bind("<ButtonPress>", self._click_outside)
+        box.focus_force()
+        window.update_idletasks()
+        try:
+            window.grab_set()
+        except tk.TclError:
+            # another program holds the pointer; then a click elsewhere does not close it, Escape does
+            pass
+
+    def _bind_keys(self, box: tk.Listbox, count: int) -> None:
         for keys, action in (
             (("<Return>", "<KP_Enter>", "<ButtonRelease-1>"), self.take),
             (("<Escape>", "<Tab>"), self.close),
@@ -87,17 +98,9 @@ class ChoicePopup:
         box.bind("<<ListboxSelect>>", lambda _: self._mark(self._place_now()))
         for key, move in (("<Up>", -1), ("<Down>", 1), ("<Prior>", -MOST_ROWS), ("<Next>", MOST_ROWS)):
             box.bind(key, lambda _, move=move: self._move(move))
-        for key, move in (("<Home>", -len(choices)), ("<End>", len(choices))):
+        for key, move in (("<Home>", -count), ("<End>", count)):
             box.bind(key, lambda _, move=move: self._move(move))
         box.bind("<Key>", self._jump)
-        window.bind("<ButtonPress>", self._click_outside)
-        box.focus_force()
-        window.update_idletasks()
-        try:
-            window.grab_set()
-        except tk.TclError:
-            # another program holds the pointer; then a click elsewhere does not close it, Escape does
-            pass
 
     def choose(self, text: str) -> None:
         """Moves to a choice and takes it, as a click does."""

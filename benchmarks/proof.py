@@ -72,6 +72,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     _measurement("lr_transfer", "lr_transfer"),
     _measurement("forgetting", "forgetting"),
+    _measurement("forgetting_prior", "forgetting", "--question", "prior"),
     _measurement("decay_sizes", "forgetting", "--question", "sizes"),
     _measurement("stability", "stability"),
 )  # fmt: skip

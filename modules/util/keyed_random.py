@@ -4,8 +4,11 @@ machine. So batching, sampling and resuming never change them."""
 import hashlib
 import json
 import random
+from typing import TYPE_CHECKING
 
-import torch
+# captions and the plan are drawn where torch is not loaded: in the window
+if TYPE_CHECKING:
+    import torch
 
 
 def keyed_random(*key: str | int) -> random.Random:
@@ -18,13 +21,17 @@ def step_seed(seed: int, purpose: str, *numbers: int) -> int:
     return _torch_seed(f"{seed} {purpose} {' '.join(map(str, numbers))}")
 
 
-def step_generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
+def step_generator(seed: int, purpose: str, *numbers: int) -> "torch.Generator":
     """A CPU generator seeded by `step_seed`."""
+    import torch
+
     return torch.Generator().manual_seed(step_seed(seed, purpose, *numbers))
 
 
-def layer_generator(seed: int, full_name: str) -> torch.Generator:
+def layer_generator(seed: int, full_name: str) -> "torch.Generator":
     """A CPU generator for a layer, whatever other layers there are."""
+    import torch
+
     return torch.Generator().manual_seed(_torch_seed(f"{seed}:{full_name}"))
 
 

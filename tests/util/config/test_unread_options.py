@@ -187,6 +187,7 @@ def test_what_only_costs_time_is_told_in_one_line():
             "compile": True,
             "attention_mechanism": "CUDNN",
             "vb_loss_strength": 0.5,
+            "async_offloading": True,
             "transformer": {"offload_fraction": 0.5},
         }
     )

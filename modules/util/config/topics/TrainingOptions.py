@@ -153,7 +153,7 @@ class TrainingOptions(BaseConfig):
         True, "Autocast cache", "Keeps converted weights during a step: faster, more memory.", MEMORY, advanced=True
     )
     async_offloading: bool = option(
-        True,
+        False,
         "Asynchronous offloading",
         "Moves offloaded layers while others compute. Needs pinned CPU memory.",
         MEMORY,

@@ -1,5 +1,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from modules.module.dense_weight import is_quantized
@@ -48,6 +49,7 @@ class AdapterModule(nn.Module, ABC):
         part_names: names of the raw tensors (OneTrainer's internal spelling) -> attribute that holds it.
         strength_parts: names in files of tensors whose multiple is a weaker or stronger adapter, as long as it has no
             lengths: ΔW, or the tangent of a rotation's half angle, is proportional to each of them.
+        factored: whether ΔW is made of trained tensors, and is none itself.
         notes: what came up while the adapter was made -> the remark for the user, which names the layer; may be empty.
             A run says each once, with the first layer, whatever the number of layers.
         strength: share of ΔW that is applied, for kinds in which no tensor stands for it; set it before hooking.
@@ -59,6 +61,7 @@ class AdapterModule(nn.Module, ABC):
     size_option: ClassVar[str] = ""
     part_names: ClassVar[Mapping[str, str]] = {}
     strength_parts: ClassVar[Collection[str]] = ()
+    factored: ClassVar[bool] = True
     neumann: bool | None = None
     kernels: bool | None = None
 
@@ -222,7 +225,7 @@ class AdapterModule(nn.Module, ABC):
         """Tells optimizers what a trained tensor is, see `ParameterInfo`; `part` and `pair` are names of parts."""
         name, partner = f"{self.full_name}.{part}", None if pair is None else f"{self.full_name}.{pair}"
         info = ParameterInfo(role, self.component, self.layer_name, name, partner, forward_scale)
-        set_parameter_info(parameter, info)
+        set_parameter_info(parameter, replace(info, adapter=self.factored))
 
     def part_error(self, text: str) -> UserError:
         return UserError(f"The adapter does not fit the layer {self.full_name}: {text}")

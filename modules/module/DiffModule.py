@@ -30,6 +30,7 @@ class DiffModule(DeltaModule):
     file_kinds = (DiffFileKind(),)
     part_names = {DIFF: DIFF}
     strength_parts = (DIFF, DIFF_BIAS)
+    factored = False
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class InputOFTFileKind(FileKind):
     name = "OFT"
     dora_name = "DoRA-OFT"
     own = frozenset({INPUT, MARKER, KERNELS})
+    main_parts = (INPUT,)
     beside = frozenset({DORA_SCALE})
     internal = frozenset({KERNELS})
     whole_numbers = frozenset({MARKER, KERNELS})
@@ -114,6 +115,7 @@ class OutputOFTFileKind(FileKind):
     name = "output-side OFT"
     dora_name = "output-side DoRA-OFT"
     own = frozenset({OUTPUT, RESCALE})
+    main_parts = (OUTPUT,)
     beside = frozenset({ALPHA, DORA_SCALE})
     rotates = True
     size_name = "block size"

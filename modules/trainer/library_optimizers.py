@@ -75,7 +75,7 @@ class LibraryOptimizer:
         """The class. Raises UserError, with what to install, where its library can't be loaded."""
         try:
             return self.load()
-        except (ImportError, OSError, RuntimeError) as error:
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
             packages = self.packages
             raise UserError(
                 f"optimizer.optimizer: {name} needs {' and '.join(packages)}, which can't be loaded here: {error}. "
@@ -83,16 +83,23 @@ class LibraryOptimizer:
             ) from error
 
     def make(self, name: Optimizer, groups: list[dict[str, Any]], options: dict[str, Any], seed: int) -> Any:
-        """The optimizer itself. Raises UserError if its library is missing or refuses the options."""
+        """The optimizer itself; its `option_names` are those of its options, of which each group has most.
+
+        Raises:
+            UserError: its library is missing or of another version, or refuses the options.
+        """
         kind = self.load_or_tell(name)
         if len(groups) == 1 and options.get("split_groups"):
             # Prodigy Plus would print that there is nothing to split
             options = {**options, "split_groups": False}
         try:
-            rate = {"lr": groups[0]["lr"]} if self.wants_rate else {}
-            return kind(groups, **rate, **self.convert(options))
-        except (ValueError, RuntimeError) as error:
+            rate, arguments = {"lr": groups[0]["lr"]} if self.wants_rate else {}, self.convert(options)
+            made = kind(groups, **rate, **arguments)
+        except (ValueError, RuntimeError, TypeError) as error:
             raise UserError(f"optimizer: {name} refuses its options: {error}") from error
+        # the second one is that of MUON's groups
+        made.option_names = frozenset((*arguments, "lr_share"))
+        return made
 
 
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}

@@ -24,7 +24,7 @@ def adam(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def adafactor(options: dict[str, Any]) -> dict[str, Any]:
-    """Adafactor's two epsilons, and no learning rate of its own where it makes one."""
+    """Adafactor's two epsilons as a pair. With `relative_step` it makes its learning rate itself."""
     options["eps"] = (options.pop("eps"), options.pop("eps2"))
     return options
 

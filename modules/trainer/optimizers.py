@@ -152,14 +152,19 @@ def optimizer_notes(optimizer: torch.optim.Optimizer) -> list[str]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """`optimizer.load_state_dict`, but every tensor keeps the dtype in which it was stored.
+    """`optimizer.load_state_dict`, but options stay those of now, and tensors keep the dtype in which they were stored.
 
-    torch converts state to the weights' dtype, which would round float32 state of bfloat16 weights. Our own engine
-    does not.
+    torch takes options from the state, and converts state to the weights' dtype, which would round float32 state of
+    bfloat16 weights. Our own engine does neither.
     """
-    optimizer.load_state_dict(dict(state))
     if isinstance(optimizer, BatchedOptimizer):
+        optimizer.load_state_dict(dict(state))
         return
+    names = optimizer.option_names
+    options = [{key: group[key] for key in group.keys() & names} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, stored in state["state"].items():
         own = optimizer.state[parameters[index]]

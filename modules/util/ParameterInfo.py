@@ -21,6 +21,7 @@ class ParameterInfo:
         forward_scale: number by which the layer multiplies the tensor before anything else; that of scaled OFT.
         matrix: of an INPUT, whether it multiplies activations, as a first layer does, and is no table of embeddings.
         model_width: of the component, see `scaled_optim.description.model_width`; None: not known.
+        adapter: whether it is part of an adapter, whatever its role; not of one that holds ΔW itself.
     """
 
     role: ParameterRole
@@ -31,6 +32,7 @@ class ParameterInfo:
     forward_scale: float = 1.0
     matrix: bool = False
     model_width: float | None = None
+    adapter: bool = False
 
 
 def set_parameter_info(parameter: nn.Parameter, info: ParameterInfo) -> None:

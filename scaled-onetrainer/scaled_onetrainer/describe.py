@@ -32,7 +32,9 @@ def describe_adapter(adapter: nn.Module, width: float | None = None) -> None:
         pair = f"{adapter.prefix}{partner}" if partner in names else None
         scale = rotation_scale(adapter) if name == ROTATION else 1.0
         role = _role(name, parameter, tucker="lokr_t2" in names)
-        parameter.parameter_info = Description(role, f"{adapter.prefix}{name}", pair, scale, model_width=width)
+        parameter.parameter_info = Description(
+            role, f"{adapter.prefix}{name}", pair, scale, model_width=width, adapter=True
+        )
 
 
 def _role(name: str, parameter: nn.Parameter, tucker: bool) -> str:
@@ -76,7 +78,7 @@ def describe_part(part: nn.Module, name: str) -> None:
             continue
         parameter.parameter_info = Description(
             info.role, f"{name}.{info.name}", info.pair and f"{name}.{info.pair}", info.forward_scale, info.matrix,
-            getattr(info, "model_width", None),
+            getattr(info, "model_width", None), getattr(info, "adapter", False),
         )  # fmt: skip
 
 

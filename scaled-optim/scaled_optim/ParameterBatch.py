@@ -45,11 +45,12 @@ class ParameterBatch:
         partner: tuple[int, int] | None = None,
         device: torch.device | None = None,
         model_width: float | None = None,
+        adapter: bool = False,
     ) -> None:
         self.partner = partner
         self.mate: ParameterBatch | None = None
         self.group, self.rule, self.role = group, rule, role
-        self.forward_scale, self.model_width = forward_scale, model_width
+        self.forward_scale, self.model_width, self.adapter = forward_scale, model_width, adapter
         self.rows, self.cols = matrix
         self.names = [name for _, name, _ in members]
         self.parameters = [parameter for *_, parameter in members]

@@ -298,8 +298,10 @@ class BatchedOptimizer(OptimizerState):
             lr, initial = lr * (own / initial), own
         decay = (lr / initial if initial else 0.0) if decoupled(options) else lr
         decay = decay * decay_share(options, batch.role, batch.rows, batch.cols, batch.partner)
-        if options["scaled_optm"]:
-            lr = lr * width_gain(batch.model_width, scaled_role(batch.role.name, batch.kernel), options["scale_law"])
+        # a rule that finds its rate finds that of the width as well
+        if options["scaled_optm"] and not rule.rate_found:
+            role = scaled_role(batch.role.name, batch.kernel)
+            lr = lr * width_gain(batch.model_width, role, options["scale_law"], batch.adapter)
         numbers = {"lr": lr, "decay": decay, "forward_scale": batch.forward_scale, **rule.numbers(options, step)}
         period = self._decay_period(rule, options, batch)
         through = rule.rate_found and not decoupled(options)

@@ -41,6 +41,7 @@ class Member:
     scale: float
     named: bool = True
     model_width: float | None = None
+    adapter: bool = False
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -49,7 +50,8 @@ class Member:
     def kind(self, device: torch.device | None) -> tuple:
         """What all members of a stack have in common; `device`: of all state, None: that of the parameter."""
         parameter, device = self.parameter, device or self.parameter.device
-        return self.group, self.role, tuple(parameter.shape), parameter.dtype, device, self.scale, self.model_width
+        facts = self.scale, self.model_width, self.adapter
+        return self.group, self.role, tuple(parameter.shape), parameter.dtype, device, *facts
 
 
 def members_of(groups: Sequence[Mapping[str, Any]], describe: Callable[[nn.Parameter], Any]) -> list[Member]:
@@ -73,6 +75,7 @@ def members_of(groups: Sequence[Mapping[str, Any]], describe: Callable[[nn.Param
                     getattr(info, "forward_scale", 1.0),
                     info is not None or name is not None,
                     getattr(info, "model_width", None),
+                    getattr(info, "adapter", False),
                 )
             )
     return found
@@ -171,7 +174,7 @@ class Batching:
         named = [(member.place, member.name, member.parameter) for member in members]
         batch = ParameterBatch(
             self.groups[first.group], rule, options, ROLES[first.role], first.matrix, named, self.seed, first.scale,
-            partner and partner.matrix, self.device, first.model_width,
+            partner and partner.matrix, self.device, first.model_width, first.adapter,
         )  # fmt: skip
         if not batch.empty:
             rule.check_start(batch.names, [parameter.detach() for parameter in batch.parameters], options, batch.role)

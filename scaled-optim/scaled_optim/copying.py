@@ -43,7 +43,7 @@ def _description(info: Any) -> Description | None:
         return None
     return Description(
         described_role(info), info.name, getattr(info, "pair", None), getattr(info, "forward_scale", 1.0),
-        model_width=getattr(info, "model_width", None),
+        model_width=getattr(info, "model_width", None), adapter=getattr(info, "adapter", False),
     )  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from torch.nn.modules.conv import _ConvNd
 # The two factors of a LoRA by the names of their modules: peft's, peft's for embeddings, kohya's, torchtune's.
 PAIRS = {"lora_A": "lora_B", "lora_embedding_A": "lora_embedding_B", "lora_down": "lora_up", "lora_a": "lora_b"}
 PARTNERS = PAIRS | {up: down for down, up in PAIRS.items()}
+# the middle factor of LyCORIS' LoRA on convolutions
+CORE = "lora_mid"
 SCALES = ("lora_magnitude_vector", "dora_scale")
 ROTATIONS = ("oft_R", "oft_r")
 ROLE_OF_PART = (
@@ -59,6 +61,7 @@ class Description:
         forward_scale: number by which the layer multiplies the parameter before anything else.
         matrix: of an INPUT, whether it multiplies activations, and is no table of embeddings.
         model_width: of the model that it belongs to, see `model_width`; None: not known.
+        adapter: whether it is part of an adapter, whatever its role.
     """
 
     role: str
@@ -67,6 +70,7 @@ class Description:
     forward_scale: float = 1.0
     matrix: bool = False
     model_width: float | None = None
+    adapter: bool = False
 
 
 class Descriptions(Mapping[nn.Parameter, Description]):
@@ -112,12 +116,13 @@ def describe(
     first, last = _ends(model) if guess_ends else (None, None)
     first_layers, last_layers = {first, *input_layers}, {last, *output_layers}
     found: dict[nn.Parameter, Any] = {}
-    width = model_width(model)
+    widths = _widths(model)
     for full, parameter in names.items():
         info = parameter_info(parameter)
         if info is None:
-            info = _adapter_part(full, names) or _layer_part(model, full, parameter, first_layers, last_layers)
-            info = replace(info, model_width=width)
+            part = _adapter_part(full, names)
+            info = part or _layer_part(model, full, parameter, first_layers, last_layers)
+            info = replace(info, model_width=_width_at(full, widths), adapter=part is not None)
         found[parameter] = info
     return Descriptions(found)
 
@@ -130,7 +135,9 @@ def model_width(model: nn.Module) -> float | None:
     """
     widths = []
     for name, module in model.named_modules():
-        if PART.match(f"{name}.weight"):
+        # an adapter's own layers, and peft's wrapper of a layer, which has its sizes once more
+        own = PART.match(f"{name}.weight") or name.rpartition(".")[2] == CORE
+        if own or isinstance(getattr(module, "base_layer", None), nn.Module):
             continue
         if isinstance(module, _ConvNd):
             widths.append(min(module.in_channels, module.out_channels))
@@ -140,6 +147,24 @@ def model_width(model: nn.Module) -> float | None:
         ):
             widths.append(min(module.in_features, module.out_features))
     return median(widths) if widths else None
+
+
+def _widths(model: nn.Module) -> dict[str, float | None]:
+    """Path of each component -> its width: of the models of diffusers and transformers inside, and of the whole."""
+    found = {"": model_width(model)}
+    for name, module in model.named_modules():
+        # asked of the class and of the module itself, as wrappers answer for what they wrap
+        whole = "config" in vars(module) or hasattr(type(module), "config")
+        if whole and not name:
+            break
+        if whole and not any(name.startswith(f"{path}.") for path in found if path):
+            found[name] = model_width(module)
+    return found
+
+
+def _width_at(full: str, widths: Mapping[str, float | None]) -> float | None:
+    """The width of the component that a parameter is in."""
+    return next((width for path, width in widths.items() if path and full.startswith(f"{path}.")), widths[""])
 
 
 def param_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:

@@ -183,7 +183,7 @@ def subspace_gain(dimensions: int, ranks: int, law: str) -> float:
     return max(1.0, dimensions / ranks) ** 0.25 if law == COHERENT else 1.0
 
 
-def width_gain(width: float | None, role: str, law: str) -> float:
+def width_gain(width: float | None, role: str, law: str, adapter: bool = False) -> float:
     """What scaled steps are multiplied with for the width of a model: (width/96)^(1/4), of the weights' own ^(1/2).
 
     Trainings of one small model in four widths ask for it (docs/results.md): a wider model learns best from steps that
@@ -192,10 +192,11 @@ def width_gain(width: float | None, role: str, law: str) -> float:
     Args:
         width: see `description.model_width`.
         role: a name of `ROLES`, or INPUT_MATRIX.
+        adapter: whether it is part of an adapter, as LoKr's whole factors are, whose role is that of weights.
     """
     if law != COHERENT or width is None or role == "INPUT":
         return 1.0
-    return (width / USUAL_WIDTH) ** (ADAPTER_POWER if role in ADAPTER_ROLES else WEIGHT_POWER)
+    return (width / USUAL_WIDTH) ** (ADAPTER_POWER if adapter or role in ADAPTER_ROLES else WEIGHT_POWER)
 
 
 def block_size(elements: int) -> int:

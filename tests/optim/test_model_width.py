@@ -4,8 +4,11 @@ import copy
 from pathlib import Path
 
 from modules.model.BaseModel import family_of
+from modules.module.DiffModule import DiffModule
+from modules.module.LoKrModule import LoKrModule
 from modules.trainer.trained import make_trained
 from modules.util.config.load import load_train_config
+from modules.util.config.TrainConfig import TrainConfig
 from modules.util.ParameterInfo import get_parameter_info
 from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.description import Description, describe, model_width
@@ -16,6 +19,7 @@ import torch
 from torch import nn
 
 import pytest
+from diffusers import UNet2DConditionModel
 
 ROOT = Path(__file__).parents[2]
 # adapters' steps double, the weights' own become four times as large
@@ -113,6 +117,20 @@ def test_a_copy_of_an_optimizer_knows_the_width():
     assert torch.equal(copied, parameters[0])
 
 
+def test_whole_factors_of_an_adapter_take_the_adapters_power():
+    assert width_gain(WIDER, "HIDDEN", "coherent", adapter=True) == 2
+    layer = nn.Linear(24, 20)
+    for kind, expected in ((LoKrModule, True), (DiffModule, False)):
+        config = TrainConfig(lokr_full_matrix=True, lokr_decompose_factor=4)
+        adapter = kind.create(layer, "unet", "layer", config, 0)
+        assert {get_parameter_info(p).adapter for p in adapter.parameters()} == {expected}
+
+
+def test_prodigy_finds_the_rate_of_the_width_itself():
+    usual, wider = (moves(width, "PRODIGY_ADV", 1.0, scaled_optm=True) for width in (USUAL_WIDTH, WIDER))
+    assert all(torch.equal(usual[role], wider[role]) for role in SHAPES)
+
+
 def test_the_gain_is_one_where_nothing_is_known():
     assert width_gain(None, "HIDDEN", "coherent") == width_gain(USUAL_WIDTH, "LORA_UP", "coherent") == 1
     assert width_gain(6 * USUAL_WIDTH, "HIDDEN", "variance") == width_gain(WIDER, "INPUT", "coherent") == 1
@@ -136,6 +154,20 @@ class TestWidth:
         quantized.in_features, quantized.out_features = 128, 96
         model["other"] = quantized
         assert model_width(model) == (32 + 96) / 2
+
+    def test_layers_of_adapters_and_of_wrappers_do_not_count(self):
+        convolution = nn.ModuleDict({"lora_down": nn.Conv2d(9, 4, 1), "lora_mid": nn.Conv2d(4, 4, 3)})
+        assert model_width(convolution) is None
+        wrapper = nn.Linear(16, 16)
+        wrapper.base_layer = nn.Linear(16, 16)
+        assert model_width(nn.ModuleList([wrapper, nn.Linear(64, 64), nn.Linear(128, 128)])) == 64
+
+    def test_each_component_has_its_own(self):
+        unet = UNet2DConditionModel.from_pretrained("models/tiny_sd", subfolder="unet")
+        whole = nn.ModuleDict({"unet": unet, "head": nn.Linear(2000, 1000)})
+        found = describe(whole)
+        assert found[unet.conv_in.weight].model_width == USUAL_WIDTH
+        assert {info.model_width for info in describe(unet).values()} == {USUAL_WIDTH}
 
     def test_descriptions_carry_it(self):
         model = nn.Sequential(nn.Linear(16, 64), nn.Linear(64, 8))

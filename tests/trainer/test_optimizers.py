@@ -449,3 +449,33 @@ def test_the_docs_name_every_option_of_every_library_optimizer():
     text = (ROOT / "docs" / "optimizers.md").read_text(encoding="utf-8")
     for name in LIBRARY:
         assert library_row(name) in text, library_row(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "now", "key"),
+    [
+        ("ADAMW", {"weight_decay": 0.01}, {"weight_decay": 0.5}, "weight_decay"),
+        ("MUON", {"muon_adam_lr": 3e-4}, {"muon_adam_lr": 3e-3}, "lr_share"),
+        ("PRODIGY", {"d_coef": 1.0}, {"d_coef": 0.5}, "d_coef"),
+    ],
+)
+def test_a_loaded_state_leaves_options_as_they_are_now(name, before, now, key):
+    def made(changes):
+        own = [torch.nn.Parameter(torch.randn(8, 8)), torch.nn.Parameter(torch.randn(8))]
+        config = TrainOptimizerConfig.from_dict({"optimizer": name, **changes})
+        optimizer = create_optimizer(config, [{"params": own, "lr": RATES.get(Optimizer[name], 1e-2), "name": "unet"}])
+        for parameter in own:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        return optimizer
+
+    first, second = made(before), made(now)
+    wanted = [group[key] for group in second.param_groups]
+    load_optimizer_state(second, first.state_dict())
+    assert [group[key] for group in second.param_groups] == wanted != [group[key] for group in first.param_groups]
+
+
+def test_a_backup_of_another_optimizer_of_a_library_is_refused(mini_run):
+    mini_run.train(stop_after=2, optimizer={"optimizer": "ADAMW"})
+    with pytest.raises(UserError, match="holds what ADAMW remembers, but the config's optimizer.optimizer is LION"):
+        mini_run.train(optimizer={"optimizer": "LION"}, continue_last_backup=True)

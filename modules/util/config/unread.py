@@ -23,6 +23,10 @@ def _offloads(config: TrainConfig) -> bool:
     return any(getattr(getattr(config, name), "offload_fraction", 0) for name in TrainConfig.model_fields)
 
 
+def _masks(config: TrainConfig) -> bool:
+    return config.masked_training and config.training_method == TrainingMethod.LORA
+
+
 def _half(config: TrainConfig) -> bool:
     return config.train_dtype == DataType.FLOAT_16
 
@@ -64,7 +68,7 @@ RUN: Mapping[str, Unread] = {
     "compile": Unread("blocks are not compiled yet; steps are slower, the result is the same", (False,), (True,)),
     "attention_mechanism": Unread(
         "the kernel can't be chosen yet; torch's scaled_dot_product_attention takes the best that fits",
-        ("SDP",), ("CUDNN",),
+        ("SDP",), ("CUDNN", "FLASH"),
     ),
     "async_offloading": Unread(
         "offloaded layers are moved one after another; steps are slower, the result is the same",
@@ -78,7 +82,10 @@ RUN: Mapping[str, Unread] = {
     "force_circular_padding": Unread("convolutions can't wrap around yet", (False,)),
     "debug_mode": Unread("intermediate images are not written yet", (False,)),
     "debug_dir": Unread("it goes with debug_mode, which is refused", EVERY),
-    "masked_prior_preservation_weight": Unread("the base model is not asked for its prediction yet", (0.0,)),
+    "masked_prior_preservation_weight": Unread(
+        "what is masked out is not held at the base model's prediction yet; concepts of type PRIOR_PREDICTION are",
+        (0.0,), matters=_masks,
+    ),
     "quantization.svd_dtype": Unread("errors of quantization are not corrected yet", ("NONE",)),
     "quantization.svd_rank": Unread(_SVD, EVERY),
     "quantization.cache_dir": Unread(_SVD, EVERY),

@@ -27,8 +27,10 @@ def replacing(
     """
     partial = target.with_name(f".{target.name}{beside}")
     target.parent.mkdir(parents=True, exist_ok=True)
+    # outside of what cleans up: where it fails, what is there is another writer's
+    opened = open(partial, "wb", opener=opener)
     try:
-        with open(partial, "wb", opener=opener) as file:
+        with opened as file:
             yield file
             if durable:
                 file.flush()

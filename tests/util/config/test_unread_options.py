@@ -159,11 +159,14 @@ def test_a_default_is_never_refused_or_told():
 @pytest.mark.parametrize(
     ("changes", "path"),
     [
-        ({"attention_mechanism": "FLASH"}, "attention_mechanism"),
+        ({"attention_mechanism": "FLEX"}, "attention_mechanism"),
         ({"fallback_train_dtype": "FLOAT_32", "train_dtype": "FLOAT_16"}, "fallback_train_dtype"),
         ({"force_circular_padding": True}, "force_circular_padding"),
         ({"debug_mode": True}, "debug_mode"),
-        ({"masked_prior_preservation_weight": 0.5}, "masked_prior_preservation_weight"),
+        (
+            {"training_method": "LORA", "masked_training": True, "masked_prior_preservation_weight": 0.5},
+            "masked_prior_preservation_weight",
+        ),
         ({"quantization": {"svd_dtype": "FLOAT_32"}}, "quantization.svd_dtype"),
         ({"vae": {"include": False}}, "vae.include"),
         ({"text_encoder": {"attention_mask": True}}, "text_encoder.attention_mask"),

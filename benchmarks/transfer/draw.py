@@ -69,13 +69,18 @@ def _draw_cell(axes: Axes, results: Results, axis: Axis, settings: Sequence[Sett
         tops.append(low + SHOWN_SHARE * best.gain)
     span = max(tops) - min(lows)
     axes.set_ylim(min(lows) - 0.05 * span, max(tops))
+    axes.set_title(f"{axis.name}: best rates within {found.median:.2f}×", fontsize=9)
+    axes.legend(fontsize=7, frameon=False)
+    show_rates(axes)
+
+
+def show_rates(axes: Axes, unit: str = "") -> None:
+    """Learning rates along the x-axis, and no frame; `unit` follows each number."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=TICKS))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}{unit}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_title(f"{axis.name}: best rates within {found.median:.2f}×", fontsize=9)
     axes.tick_params(labelsize=8)
-    axes.legend(fontsize=7, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
 

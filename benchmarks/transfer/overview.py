@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.transfer.draw import TICKS, mean_curve
+from benchmarks.transfer.draw import mean_curve, show_rates
 from benchmarks.transfer.questions import BLOCK_AXIS, RANK_AXIS, axis_settings, reference
 from benchmarks.transfer.Results import Results
 from benchmarks.transfer.Setting import DORA, FULL, LORA, OFT, Setting
@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 
 # of the improvement that a setting's best rate brings; less is not shown
 LEAST_SHARE = 0.55
@@ -71,17 +71,12 @@ def _draw_field(axes: Axes, results: Results, first: Setting, settings: Sequence
         )  # fmt: skip
         axes.plot(*top, "o", color=COLORS[setting.method], markersize=5)
         named.add(label)
-    axes.set_xscale("log")
+    show_rates(axes, "×")
     axes.set_xlim(LOWEST, HIGHEST)
     axes.set_ylim(LEAST_SHARE, 1.02)
-    axes.xaxis.set_major_locator(LogLocator(subs=TICKS))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}×"))
-    axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
     axes.set_xlabel("learning rate, against the best one of LoRA 16", fontsize=9)
-    axes.tick_params(labelsize=8)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _range(sizes: Sequence[int]) -> str:

@@ -97,7 +97,7 @@ def _check_format(config: TrainConfig, part: str) -> None:
 
 
 def _check_optimizer(config: TrainConfig, parts: Sequence[str], warn: Warn) -> None:
-    own, entry = config.optimizer, OPTIMIZERS.get(config.optimizer.optimizer)
+    own, entry = config.optimizer, OPTIMIZERS[config.optimizer.optimizer]
     ours = isinstance(entry, EngineOptimizer)
     rounds = ours and own.stochastic_rounding is not False
     short = [part for part in parts if config.part_weight_dtype(part) == DataType.BFLOAT_16]

@@ -23,6 +23,7 @@ from modules.util.config.errors import ConfigError, Problem, Remedy
 from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.unread import unread_notes, unread_problems
+from modules.util.dtypes import FLOAT_DTYPES
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.DataType import DataType
 from modules.util.found_problems import found, raise_problems
@@ -33,7 +34,6 @@ import torch
 
 Warn = Callable[[str], None]
 
-TRAIN_DTYPES = (DataType.FLOAT_32, DataType.BFLOAT_16, DataType.FLOAT_16)
 # steps of the run whose learning rate is asked for, to see whether there is one
 TRIAL_STEPS = 8
 
@@ -200,9 +200,9 @@ def _check_base(config: TrainConfig, family: type[BaseModel]) -> None:
 def _unsupported(config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
     """Options without code are refused; those that would change nothing but speed are told in one line."""
     problems, trainable = [], family.trainable_parts
-    if config.train_dtype not in TRAIN_DTYPES:
-        text = f"found {config.train_dtype}, expected one of {', '.join(TRAIN_DTYPES)}"
-        remedies = tuple(Remedy.of({"train_dtype": str(dtype)}) for dtype in TRAIN_DTYPES[:2])
+    if config.train_dtype not in FLOAT_DTYPES:
+        text = f"found {config.train_dtype}, expected one of {', '.join(FLOAT_DTYPES)}"
+        remedies = tuple(Remedy.of({"train_dtype": str(dtype)}) for dtype in (DataType.FLOAT_32, DataType.BFLOAT_16))
         problems.append(Problem("train_dtype", text, remedies))
     components = [name for name in family.modules if name in TrainConfig.model_fields]
     problems += unread_problems(config, components)

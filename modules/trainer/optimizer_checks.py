@@ -102,7 +102,7 @@ def _check_zeros_move(config: TrainConfig) -> None:
 
 def check_has_pairs(config: TrainConfig) -> None:
     """Raises UserError if the optimizer steps pairs of factors and full fine-tuning, which has none, is wished for."""
-    entry, kind = OPTIMIZERS.get(config.optimizer.optimizer), config.optimizer.optimizer
+    entry, kind = OPTIMIZERS[config.optimizer.optimizer], config.optimizer.optimizer
     if config.training_method != TrainingMethod.FINE_TUNE or not isinstance(entry, EngineOptimizer):
         return
     if RULES[entry.rule].needs_pairs:
@@ -123,7 +123,7 @@ def check_lora_options(config: TrainConfig, warn: Callable[[str], None]) -> None
     Raises:
         UserError: it needs orthonormal start values and would not get them.
     """
-    entry, kind = OPTIMIZERS.get(config.optimizer.optimizer), config.optimizer.optimizer
+    entry, kind = OPTIMIZERS[config.optimizer.optimizer], config.optimizer.optimizer
     lora = config.training_method == TrainingMethod.LORA and config.peft_type == PeftType.LORA
     if not isinstance(entry, EngineOptimizer) or not RULES[entry.rule].orthonormal_up or not lora:
         return

@@ -13,7 +13,7 @@ class OptimizerCatalog:
     """What each optimizer takes, and whether it would take a config. `load` it off the window's thread.
 
     Attributes:
-        defaults: optimizer -> option -> default, in the optimizer's own order; only those that can be trained with.
+        defaults: optimizer -> option -> default, in the optimizer's own order.
         aux_defaults: the same for the Adam beside a Muon.
     """
 

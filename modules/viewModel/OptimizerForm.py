@@ -41,11 +41,8 @@ class OptimizerForm(TrainHints):
         self.form.choose_optimizer(optimizer)
 
     def sections(self) -> list[FormSection]:
-        """Exactly the options of the chosen optimizer by heading, and any other that is set, as it must be reset.
-
-        Of an optimizer that is not supported nothing is known, and all options are shown.
-        """
-        own = self.catalog.defaults.get(self.chosen)
+        """Exactly the options of the chosen optimizer by heading, and any other that is set, as it must be reset."""
+        own = self.catalog.defaults[self.chosen]
         found = []
         for section in self.form.sections:
             if section.key == OptionGroup.OPTIMIZER.value:
@@ -57,12 +54,10 @@ class OptimizerForm(TrainHints):
                 if one.name == "optimizer" and one.parent == "optimizer":
                     continue
                 if one.parent == f"{PREFIX}{AUX}":
-                    shown = (own is not None and AUX in own and one.name in self.catalog.aux_defaults) or self._is_set(
-                        one
-                    )
+                    has = AUX in own and one.name in self.catalog.aux_defaults
                 else:
-                    shown = own is None or one.name in own or self._is_set(one)
-                if shown:
+                    has = one.name in own
+                if has or self._is_set(one):
                     self._heading(found, one).fields.append(one)
         return sorted(found, key=lambda section: section.key == MEMORY)
 
@@ -71,7 +66,7 @@ class OptimizerForm(TrainHints):
         one = self.form.fields[path]
         if one.parent == f"{PREFIX}{AUX}":
             return self._aux_default(one.name)
-        return self.catalog.defaults.get(self.chosen, {}).get(one.name)
+        return self.catalog.defaults[self.chosen].get(one.name)
 
     def shown_text(self, path: str) -> str:
         """What counts now: the option's own value, or the optimizer's default."""
@@ -122,7 +117,7 @@ class OptimizerForm(TrainHints):
 
     def _with_needed(self, recommendation: Recommendation) -> TrainConfig:
         """The config, with another optimizer if the chosen one lacks what a recommendation needs."""
-        has = self.catalog.defaults.get(self.chosen, {})
+        has = self.catalog.defaults[self.chosen]
         if all(option in has for option in recommendation.needs):
             return self.form.config
         return self.form.config.model_copy(update={"optimizer": TrainOptimizerConfig(optimizer=SCALED_OPTIMIZER)})
@@ -143,7 +138,7 @@ class OptimizerForm(TrainHints):
 
     def _aux_default(self, name: str) -> Any:
         """Shared options come from Muon's own, as in the trainer."""
-        rule = self.catalog.defaults.get(self.chosen, {})
+        rule = self.catalog.defaults[self.chosen]
         aux = self.catalog.aux_options(self.form.config) if AUX in rule else self.catalog.aux_defaults
         return aux.get(name)
 

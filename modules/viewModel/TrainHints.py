@@ -10,7 +10,7 @@ UNSUPPORTED = "cannot be trained with yet"
 
 
 class TrainHints(FieldHints):
-    """The same for the config of a run: families and optimizers without code can't be chosen, and come last."""
+    """The same for the config of a run: families without code and optimizers that don't fit come last."""
 
     form: TrainForm
 
@@ -31,6 +31,5 @@ class TrainHints(FieldHints):
         if path == "model_type":
             return "" if ModelType(text) in SUPPORTED else UNSUPPORTED
         if path == OPTIMIZER and catalog is not None:
-            known = Optimizer(text) in catalog.defaults
-            return self.form.words(catalog.misfit(self.form.config, Optimizer(text))) if known else UNSUPPORTED
+            return self.form.words(catalog.misfit(self.form.config, Optimizer(text)))
         return ""

@@ -243,7 +243,7 @@ class BatchedOptimizer(OptimizerState):
             batch.slots, stores, keys, at, first=step == 1, kernel=batch.kernel,
             places=batch.places if whole else batch.places[start:stop], totals=self._totals,
             one_pass=batch.device.type in ("cpu", "cuda") and not self.compile, watched=self.watch,
-            runner=None if self.compile else self._runner, trial=partial(trial, BatchedOptimizer),
+            runner=None if self.compile else self._runner, trial=TRIAL,
         )  # fmt: skip
 
     def _taken(self, batch: ParameterBatch, members: Sequence[nn.Parameter]) -> tuple[list[Tensor], bool]:
@@ -373,3 +373,7 @@ class BatchedOptimizer(OptimizerState):
         if "d" in self._totals:
             found["d"] = float(self._totals["d"])
         return found
+
+
+# of fused kernels, with optimizers like this one
+TRIAL = partial(trial, BatchedOptimizer)

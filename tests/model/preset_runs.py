@@ -16,6 +16,7 @@ from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.Trainer import Trainer
 from modules.util.config.load import load_train_config, resolve_concepts, train_config_from_dict
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.dtypes import FLOAT_DTYPES
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelType import ModelType
@@ -31,7 +32,6 @@ CPU = torch.device("cpu")
 IMAGES, STEPS = 4, 2
 # share of a change that the file's dtype may lose: its rounding a few times, and once more where layers are joined
 LOST = {DataType.FLOAT_32: 1e-5, DataType.FLOAT_16: 2e-3, DataType.BFLOAT_16: 1e-2}
-DTYPES = {DataType.FLOAT_32: torch.float32, DataType.FLOAT_16: torch.float16, DataType.BFLOAT_16: torch.bfloat16}
 
 
 @dataclass
@@ -184,7 +184,7 @@ def _check_model(done: ShortRun) -> None:
         assert names and names <= found.keys()
         moved = 0
         for name, tensor in found.items():
-            written = trained[name].to(DTYPES[done.config.output_dtype])
+            written = trained[name].to(FLOAT_DTYPES[done.config.output_dtype])
             assert tensor.isfinite().all() and torch.equal(tensor.float(), written.float()), name
             moved += name in names and not torch.equal(trained[name], base[name])
         # a step may be less than the last digit of all of a bfloat16 tensor's numbers, above all of norms, which are 1

@@ -6,7 +6,7 @@ from modules.modelSaver.merged_model import overlap
 from modules.modelSaver.weight_output import check_model_output, model_file_format, save_weights
 from modules.module.WeightSet import WeightSet, weight_layers
 from modules.trainer.Method import Method, Warn, check_trained, trained_parts, trains_text_encoder
-from modules.trainer.optimizers import OPTIMIZERS, EngineOptimizer
+from modules.trainer.optimizers import OPTIMIZERS
 from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainConfig import TrainConfig
@@ -98,11 +98,11 @@ def _check_format(config: TrainConfig, part: str) -> None:
 
 def _check_optimizer(config: TrainConfig, parts: Sequence[str], warn: Warn) -> None:
     own, entry = config.optimizer, OPTIMIZERS[config.optimizer.optimizer]
-    ours = isinstance(entry, EngineOptimizer)
-    rounds = ours and own.stochastic_rounding is not False
+    able, chosen = "stochastic_rounding" in entry.defaults, own.stochastic_rounding
+    rounds = able and (entry.defaults["stochastic_rounding"] if chosen is None else chosen)
     short = [part for part in parts if config.part_weight_dtype(part) == DataType.BFLOAT_16]
     if short and not rounds:
-        advice = "Set optimizer.stochastic_rounding to true" if ours else "Choose an optimizer such as ADAMW_ADV"
+        advice = "Set optimizer.stochastic_rounding to true" if able else "Choose an optimizer such as ADAMW_ADV"
         warn(
             f"{short[0]}.weight_dtype: BFLOAT_16 has 8 bits, so steps below 1/256 of a weight are lost where they are "
             f"rounded to the nearest. {advice}, or set it to FLOAT_32."

@@ -4,6 +4,8 @@ import json
 
 from modules.module.WeightSet import WeightSet
 from modules.trainer.backup import newest_backup
+from modules.trainer.WeightMethod import _check_optimizer
+from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.UserError import UserError
 
@@ -76,6 +78,17 @@ def test_bf16_weights_are_rounded_stochastically(make_run):
         warned = [line for line in run.warnings() if "rounded to the nearest" in line]
         assert bool(warned) is not rounding
     assert moved[True] > 2 * moved[False] and moved[True] > 0.001
+
+
+@pytest.mark.parametrize("options, warned", [
+    ({"optimizer": "ADAMW"}, True), ({"optimizer": "PRODIGY_PLUS_SCHEDULE_FREE"}, False),
+    ({"optimizer": "PRODIGY_PLUS_SCHEDULE_FREE", "stochastic_rounding": False}, True),
+])  # fmt: skip
+def test_lost_steps_are_told_by_what_the_optimizer_does(options, warned):
+    config = TrainConfig.from_dict({"unet": BF16, "optimizer": options})
+    told = []
+    _check_optimizer(config, ["unet"], told.append)
+    assert len(told) == warned and all("rounded to the nearest" in line for line in told)
 
 
 class LargestGradients:

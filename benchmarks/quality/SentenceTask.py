@@ -26,6 +26,7 @@ from scaled_optim.description import model_width
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from tokenizers import Tokenizer
 from transformers import BertModel
@@ -36,6 +37,9 @@ MEASURED_AT_ONCE = 64
 # of torch's AdamW on the classifier, the same for every contestant
 HEAD_RATE = 2e-3
 WARMUP_SHARE = 0.1
+SPLITS = ("train", "tuning", "validation")
+# hidden states `[t, h]` of a text, and the place of its label
+Encoded = tuple[Tensor, int]
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,15 @@ class SentenceSize:
 SMALL = SentenceSize(rank=4, steps=4, batch=8, train=2, tuning=1, validation=1, layers=("layer.5.attention",))
 
 
+class Known(nn.Module):
+    """In the place of frozen layers whose outputs were computed before: hands on what it is given."""
+
+    def forward(
+        self, hidden: Tensor | None = None, *masks: Tensor | None, inputs_embeds: Tensor | None = None, **more: Any
+    ) -> Tensor | None:
+        return hidden if inputs_embeds is None else inputs_embeds
+
+
 class SentenceTask:
     """A LoRA on the pretrained sentence model all-MiniLM-L6-v2, and a classifier on its mean token, learn to tell from
     which library a sentence of documentation comes (`docstrings.py`).
@@ -82,7 +95,12 @@ class SentenceTask:
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.tokenizer.no_padding()
         self.filter = LayerFilter(size.layers)
-        self.splits = {name: self._encode(getattr(self.texts, name)) for name in ("train", "tuning", "validation")}
+        self.width = model_width(self.model)
+        frozen = self._frozen_layers()
+        self.splits = {name: self._encode(getattr(self.texts, name), frozen) for name in SPLITS}
+        for place in range(frozen):
+            self.model.encoder.layer[place] = Known()
+        self.model.embeddings = Known()
         self.facts: dict[str, Any] = {
             "task": "sentence", "model": PACKAGE, "texts": self.texts.digest, "classes": list(self.texts.labels),
             **vars(size), "layers": list(size.layers), "head_rate": HEAD_RATE,
@@ -139,12 +157,26 @@ class SentenceTask:
         else:
             trained = AdapterSet("bert", self.model, config, self.filter, seed)
             trained.hook()
-        set_model_width(trained.parameters(), model_width(self.model))
+        set_model_width(trained.parameters(), self.width)
         return trained
 
-    def _encode(self, texts: Texts) -> list[tuple[list[int], int]]:
+    def _frozen_layers(self) -> int:
+        """How many layers of the encoder come before the first that has an adapter."""
+        names = [name for name, module in self.model.named_modules() if isinstance(module, nn.Linear)]
+        chosen = [name for name in names if self.filter.matches(name)]
+        return min(int(name.split(".")[2]) for name in chosen)
+
+    @torch.no_grad()
+    def _encode(self, texts: Texts, frozen: int) -> list[Encoded]:
+        """Each text `[t, h]` as it leaves the first `frozen` layers."""
         encoded = self.tokenizer.encode_batch([text for text, _ in texts])
-        return [(own.ids, label) for own, (_, label) in zip(encoded, texts, strict=True)]
+        found = []
+        for own, (_, label) in zip(encoded, texts, strict=True):
+            hidden = self.model.embeddings(input_ids=torch.tensor([own.ids]))
+            for layer in self.model.encoder.layer[:frozen]:
+                hidden = layer(hidden)
+            found.append((hidden[0], label))
+        return found
 
     def _head(self, seed: int) -> nn.Linear:
         """Small random weights: with none at all, the adapters' first gradient would be zero."""
@@ -155,7 +187,7 @@ class SentenceTask:
             head.bias.zero_()
         return head
 
-    def _batches(self, seed: int) -> Iterator[list[tuple[list[int], int]]]:
+    def _batches(self, seed: int) -> Iterator[list[Encoded]]:
         """As many as there are steps; every text once before any comes again."""
         generator, own, order = torch.Generator().manual_seed(seed), self.splits["train"], []
         for _ in range(self.size.steps):
@@ -164,12 +196,12 @@ class SentenceTask:
             places, order = order[: self.size.batch], order[self.size.batch :]
             yield [own[place] for place in places]
 
-    def _logits(self, batch: Sequence[tuple[list[int], int]], head: nn.Linear) -> Tensor:
+    def _logits(self, batch: Sequence[Encoded], head: nn.Linear) -> Tensor:
         """`[b, c]`."""
-        length = max(len(ids) for ids, _ in batch)
-        tokens = torch.tensor([ids + [0] * (length - len(ids)) for ids, _ in batch])
-        mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in batch])
-        hidden = self.model(tokens, attention_mask=mask).last_hidden_state
+        texts = pad_sequence([hidden for hidden, _ in batch], batch_first=True)
+        lengths = torch.tensor([len(hidden) for hidden, _ in batch])
+        mask = (torch.arange(texts.shape[1]) < lengths[:, None]).long()
+        hidden = self.model(inputs_embeds=texts, attention_mask=mask).last_hidden_state
         weights = mask[:, :, None].to(hidden.dtype)
         mean = (hidden * weights).sum(1) / weights.sum(1)
         return head(F.layer_norm(mean, mean.shape[-1:]))
@@ -188,7 +220,7 @@ class SentenceTask:
         return (loss / len(own) if math.isfinite(loss) else math.inf), right / len(own)
 
 
-def labels_of(batch: Sequence[tuple[list[int], int]]) -> Tensor:
+def labels_of(batch: Sequence[Encoded]) -> Tensor:
     return torch.tensor([label for _, label in batch])
 
 

@@ -14,8 +14,11 @@ from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.UserError import UserError
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 import pytest
+from transformers import BertModel
 
 ROOT = Path(__file__).resolve().parents[3]
 ADAMW, LORA_PLUS = contestants()["ADAMW"], contestants()["LoRA+"]
@@ -45,6 +48,21 @@ def test_sentence_task_repeats_itself(sentence):
     assert 0 <= first.accuracy <= 1 and first.seconds > 0
     assert sentence.facts["rank"] == SMALL.rank and len(sentence.facts["classes"]) == 10
     json.dumps(sentence.facts)
+
+
+def test_what_is_computed_once_is_what_the_whole_model_computes(sentence):
+    model = BertModel.from_pretrained(model_folder(), add_pooling_layer=False, local_files_only=True).eval()
+    head, chosen = nn.Linear(384, 10), [0, 1, 7]
+    batch = [sentence.splits["train"][place] for place in chosen]
+    texts = [sentence.texts.train[place][0] for place in chosen]
+    lengths = {len(hidden) for hidden, _ in batch}
+    assert len(lengths) > 1, "some are padded"
+    for text, (hidden, _), logits in zip(texts, batch, sentence._logits(batch, head), strict=True):
+        ids = sentence.tokenizer.encode(text).ids
+        assert len(ids) == len(hidden)
+        with torch.no_grad():
+            mean = model(torch.tensor([ids])).last_hidden_state.mean(1)
+        assert torch.allclose(head(F.layer_norm(mean, (384,)))[0], logits, atol=1e-5)  # float32
 
 
 def test_sentence_task_learns_through_the_adapter(sentence):

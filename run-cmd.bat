@@ -42,10 +42,12 @@ if not exist "scripts\%name%.py" (
 exit /b %errorlevel%
 
 :install
-rem anew if the file changed, or if this folder was moved: the optimizers are used where they lie, in scaled-optim
+rem anew if the file changed, or if this folder was moved: the optimizers are used where they lie, in scaled-optim.
+rem Before that the build of torch for this machine, which is asked for once.
 >".venv\wanted-%~1" echo "%cd%"
 type "%~1" scaled-optim\pyproject.toml >>".venv\wanted-%~1" 2>nul
-fc /b ".venv\wanted-%~1" ".venv\installed-%~1" >nul 2>nul && exit /b 0
+if exist ".venv\torch-build" fc /b ".venv\wanted-%~1" ".venv\installed-%~1" >nul 2>nul && exit /b 0
+".venv\Scripts\python.exe" scripts\install_torch.py --remembered || exit /b 1
 echo Installing %~1 (once; this takes a few minutes) ... 1>&2
 ".venv\Scripts\python.exe" -m pip install --quiet --disable-pip-version-check -r "%~1" || exit /b 1
 copy /y ".venv\wanted-%~1" ".venv\installed-%~1" >nul

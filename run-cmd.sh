@@ -24,11 +24,12 @@ find_python() {
 }
 
 # Installs a requirements file if it changed since it was installed last, or if this folder was moved: the optimizers are
-# used where they lie, in scaled-optim.
+# used where they lie, in scaled-optim. Before that the build of torch for this machine, which is asked for once.
 install() {
     local stamp=".venv/installed-$1" wanted
     wanted="$(pwd)"$'\n'"$(cat "$1" scaled-optim/pyproject.toml)"
-    if [ ! -f "$stamp" ] || [ "$wanted" != "$(cat "$stamp")" ]; then
+    if [ ! -f .venv/torch-build ] || [ ! -f "$stamp" ] || [ "$wanted" != "$(cat "$stamp")" ]; then
+        .venv/bin/python scripts/install_torch.py --remembered
         echo "Installing $1 (once; this takes a few minutes) ..." >&2
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1"
         printf '%s\n' "$wanted" >"$stamp"

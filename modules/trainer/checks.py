@@ -14,7 +14,7 @@ from modules.model.ModelSource import check_folder
 from modules.model.weight_formats import check_offload, part_dtype
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.optimizer_checks import optimizer_problems
-from modules.trainer.preflight import resolve_device, usable_device
+from modules.trainer.preflight import idle_gpu_note, resolve_device, usable_device
 from modules.trainer.trained import METHODS, methods_of, options_of
 from modules.util.config.check import check_train_config, empty_texts
 from modules.util.config.check_lists import Lines, concept_label, list_problems, plain_lines
@@ -51,6 +51,8 @@ def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines 
     problems = [*check_train_config(config), *empty_texts(config), *list_problems(config, lines)]
     problems += _of_concepts(config, warn)
     problems += found(resolve_device, config)
+    if note := idle_gpu_note(config):
+        warn(note)
     problems += found(usable_device, "temp_device", config.temp_device)
     warmup = config.learning_rate_warmup_steps
     problems += found(schedule_factor, config, TRIAL_STEPS + (0 if warmup <= 1 else min(round(warmup), MOST_STEPS)))

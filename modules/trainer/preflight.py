@@ -1,11 +1,13 @@
 """The device and the places that a run needs, tried before anything is loaded."""
 
 import os
+import platform
 from pathlib import Path
 
 from modules.trainer.trained import methods_of
 from modules.util.config.errors import Remedy
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.torch_build import Machine, nvidia_gpus, suggested
 from modules.util.UserError import UserError
 from modules.util.write_place import check_file_place, check_folder_place
 
@@ -20,6 +22,24 @@ def resolve_device(config: TrainConfig) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     return usable_device("train_device", name)
+
+
+def idle_gpu_note(config: TrainConfig) -> str:
+    """What to tell of a run that falls to the CPU although a GPU of NVIDIA is there; empty where nothing is wrong."""
+    if config.train_device != "auto" or resolve_device(config).type != "cpu":
+        return ""
+    gpus = nvidia_gpus()
+    if not gpus:
+        return ""
+    build = suggested(Machine(platform.system(), gpus)).build.name
+    if torch.version.cuda is None:
+        why = f"torch {torch.__version__} has no CUDA; ./run-cmd.sh install_torch {build} brings one that has"
+    else:
+        why = f"torch {torch.__version__} can't use it; update its driver, or try ./run-cmd.sh install_torch {build}"
+    return (
+        f"THIS RUN USES THE CPU, which takes far longer, although {gpus[0].name} (driver "
+        f"{gpus[0].driver}) is here: {why}. With train_device cpu this is not said."
+    )
 
 
 def usable_device(key: str, name: str) -> torch.device:

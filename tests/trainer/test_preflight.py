@@ -2,11 +2,17 @@
 
 import json
 
+from modules.trainer import preflight
 from modules.trainer.checks import run_problems
 from modules.util.config.load import load_train_config
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.torch_build import Gpu
+
+import torch
 
 import pytest
 
+GPU = Gpu("NVIDIA GeForce RTX 3060", "581.29", 8.6)
 # keys and values as they stand in such presets; `prior` and `not_a_key` are of no use to these families
 PRESETS = {
     "SDXL LoRA": {
@@ -45,3 +51,20 @@ def test_sparse_presets_are_accepted_and_unused_keys_are_told(tmp_path, name):
     for key in ("compile", "attention_mechanism"):
         notes = [text for text in told if text.startswith("without effect here: ") and f"{key} (" in text]
         assert len(notes) == (key in PRESETS[name])
+
+
+@pytest.mark.parametrize("device, gpus, cuda, words", [
+    ("auto", [GPU], None, ["GeForce RTX 3060 (driver 581.29)", "has no CUDA", "./run-cmd.sh install_torch"]),
+    ("auto", [GPU], "13.0", ["GeForce RTX 3060", "update its driver"]),
+    ("auto", [], None, []),
+    ("cpu", [GPU], None, []),
+])  # fmt: skip
+def test_a_gpu_that_stays_idle_is_told_of(monkeypatch, device, gpus, cuda, words):
+    monkeypatch.setattr(preflight, "nvidia_gpus", lambda: tuple(gpus))
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    told = []
+    run_problems(TrainConfig.from_dict({"train_device": device}), told.append)
+    idle = [line for line in told if "USES THE CPU" in line]
+    assert len(idle) == bool(words) and all(word in line for line in idle for word in words)

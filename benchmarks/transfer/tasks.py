@@ -1,7 +1,8 @@
-"""What is learned in the measurement of transfer: three tasks, one of them on base models of four widths.
+"""What is learned in the measurement of transfer: three tasks, one of them on models of four widths, and twice as long.
 
 - lumo: the tiny diffusion model learns the README's concept. 40 steps of 8 images at a constant rate after a warm-up.
-- second: the same with another concept, another object and another style.
+- longer: the same with 80 steps, for rules that 40 steps leave undecided.
+- second: the first with another concept, another object and another style.
 - sentence: a pretrained sentence model learns to classify sentences; the rate falls linearly to zero.
 """
 
@@ -17,7 +18,7 @@ from modules.util.UserError import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "training_presets" / "Tiny" / "#tiny LoRA.json"
-STEPS = 40
+STEPS, LONGER = 40, 80
 WARMUP = 5
 # of noise for each of the 48 images that a training is measured on
 DRAWS = 2
@@ -33,6 +34,7 @@ WIDTHS: Mapping[str, str] = {
     "2": "workspace/tiny_widths/double",
 }  # fmt: skip
 MAKE_WIDTHS = "./run-cmd.sh make_tiny_widths"
+DEMO = "training_concepts/tiny_concept.json"
 SECOND = "workspace/second_concept.json"
 MAKE_SECOND = "./run-cmd.sh make_tiny_concept --concept boat"
 
@@ -117,19 +119,20 @@ def present_widths() -> list[str]:
     return [width for width in WIDTHS if width == ONE or (ROOT / WIDTHS[width]).is_dir()]
 
 
-def _concept(path: str) -> Callable[[str, Path], Learner]:
+def _concept(path: str, steps: int = STEPS) -> Callable[[str, Path], Learner]:
     def make(width: str, cache: Path) -> Learner:
         base = base_folder(width)
         if not (ROOT / path).is_file():
             raise UserError(f"{path} is not there, the list of a concept. Make it: {MAKE_SECOND}")
-        return DiffusionLearner(base, ROOT / path, cache / base.name)
+        return DiffusionLearner(base, ROOT / path, cache / base.name, steps)
 
     return make
 
 
 # a new task is one line here
 TASKS: Mapping[str, TransferTask] = {
-    "lumo": TransferTask("demo concept", tuple(WIDTHS), _concept("training_concepts/tiny_concept.json")),
+    "lumo": TransferTask("demo concept", tuple(WIDTHS), _concept(DEMO)),
+    "longer": TransferTask(f"demo concept, {LONGER} steps", (ONE,), _concept(DEMO, LONGER)),
     "second": TransferTask("second concept", (ONE,), _concept(SECOND)),
     "sentence": TransferTask("sentences", (ONE,), lambda width, cache: SentenceLearner()),
 }

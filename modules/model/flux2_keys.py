@@ -98,8 +98,8 @@ class NativeTensor(NamedTuple):
 
     def piece(self, tensor: Tensor) -> Tensor:
         """The tensor out of the file's."""
-        part = tensor if self.third is None else tensor.chunk(3)[self.third]
-        return part.roll(len(part) // 2, 0) if self.swapped else part
+        rows = tensor if self.third is None else tensor.chunk(3)[self.third]
+        return rows.roll(len(rows) // 2, 0) if self.swapped else rows
 
 
 def native_tensor(name: str) -> NativeTensor:

@@ -31,7 +31,7 @@ class AdapterSet:
     can sit are left out, and noted.
 
     Args:
-        component: the part's name in the config, for example "unet".
+        component: its name in the config, for example "unet".
         root_module: the component itself.
         config: `peft_type` and the options of that kind of adapter.
         layer_filter: the layers to adapt; None takes all `nn.Linear` and `nn.Conv2d`.

@@ -152,9 +152,9 @@ def rebase_config(config: TrainConfig, alpha: float, warn: Callable[[str], None]
         "optimizer": _optimizer(config.optimizer, law, c),
     }
     for name in type(config).model_fields:
-        part = getattr(config, name)
-        if isinstance(part, TrainModelPartConfig) and part.learning_rate is not None:
-            changes[name] = part.model_copy(update={"learning_rate": part.learning_rate * share})
+        component = getattr(config, name)
+        if isinstance(component, TrainModelPartConfig) and component.learning_rate is not None:
+            changes[name] = component.model_copy(update={"learning_rate": component.learning_rate * share})
     if config.embedding_learning_rate is None:
         # embeddings are multiplied by no alpha
         changes["embedding_learning_rate"] = config.learning_rate

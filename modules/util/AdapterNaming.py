@@ -63,7 +63,7 @@ class AdapterNaming:
 
         Raises:
             ValueError: two layers would get the same name, so that a file could not be read back; a fused layer
-                without the rows of each part; a layer that would be written twice.
+                without the rows of each slice; a layer that would be written twice.
         """
         read: dict[str, LayerId] = {}
         write_apart = write_apart or {}
@@ -92,7 +92,7 @@ class AdapterNaming:
         return AdapterNaming(names, read, joint, write_fused, write_apart, frozenset(comfy))
 
     @staticmethod
-    def join(parts: Iterable["AdapterNaming"]) -> "AdapterNaming":
+    def join(namings: Iterable["AdapterNaming"]) -> "AdapterNaming":
         """The naming of a model from those of its components. Raises ValueError as `build` does."""
         names: dict[ModelFormat, dict[LayerId, str]] = {}
         aliases: dict[str, LayerId] = {}
@@ -100,18 +100,18 @@ class AdapterNaming:
         write_fused: dict[ModelFormat, dict[str, FusedLayer]] = {}
         write_apart: dict[ModelFormat, dict[LayerId, str]] = {}
         comfy: set[str] = set()
-        for part in parts:
-            comfy |= part.comfy
-            for model_format, alone in part.write_apart.items():
+        for naming in namings:
+            comfy |= naming.comfy
+            for model_format, alone in naming.write_apart.items():
                 write_apart.setdefault(model_format, {}).update(alone)
-            for model_format, table in part.write.items():
+            for model_format, table in naming.write.items():
                 names.setdefault(model_format, {}).update(table)
-            for name, layer in part.read.items():
+            for name, layer in naming.read.items():
                 if aliases.setdefault(name, layer) != layer:
                     raise ValueError(f"adapter layer name {name} stands for both {aliases[name]} and {layer}")
-            for name, group in part.fused.items():
+            for name, group in naming.fused.items():
                 if fused.setdefault(name, group) != group:
                     raise ValueError(f"adapter layer name {name} stands for {group.layers} and for other layers")
-            for model_format, groups in part.write_fused.items():
+            for model_format, groups in naming.write_fused.items():
                 write_fused.setdefault(model_format, {}).update(groups)
         return AdapterNaming.build(names, aliases, fused, write_fused, write_apart, comfy)

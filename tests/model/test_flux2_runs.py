@@ -111,9 +111,9 @@ def test_training_goes_on_from_a_file(make_run, flux2_folders, model_format):
 
 def test_half_precision_with_checkpoints(make_run, folder):
     run = make_run()
-    parts = {part: {"weight_dtype": "BFLOAT_16"} for part in ("transformer", "text_encoder", "vae")}
-    parts["text_encoder"]["train"] = False
-    run.train(**options(folder, train_dtype="BFLOAT_16", epochs=1, **parts))
+    components = {component: {"weight_dtype": "BFLOAT_16"} for component in ("transformer", "text_encoder", "vae")}
+    components["text_encoder"]["train"] = False
+    run.train(**options(folder, train_dtype="BFLOAT_16", epochs=1, **components))
     assert read_adapter(run.output).kind.base == "LoRA"
 
 
@@ -205,10 +205,10 @@ def test_full_training_of_klein(make_run, flux2_folders):
 def test_full_training_is_saved_as_a_folder(make_run, folder):
     run = make_run()
     output = run.root / "out" / "model"
-    parts = {"text_encoder": {"train": False, "weight_dtype": "BFLOAT_16"}}
+    components = {"text_encoder": {"train": False, "weight_dtype": "BFLOAT_16"}}
     trainer = run.trainer(**options(
         folder, training_method="FINE_TUNE", output_model_format="DIFFUSERS", output_model_destination=str(output),
-        epochs=1, **parts,
+        epochs=1, **components,
     ))  # fmt: skip
     trainer.run()
     pipeline = DiffusionPipeline.from_pretrained(output)

@@ -189,7 +189,7 @@ def diffusers_paths(names: list[str], config) -> dict[str, str]:
     norms = {  # what the converter wants beside layers
         f"model.diffusion_model.{name}": torch.tensor(-1)
         for block in {name.rsplit(".in_layers", 1)[0] for name in names if ".in_layers" in name}
-        for name in (f"{block}.{part}.0.{end}" for part in ("in_layers", "out_layers") for end in ("weight", "bias"))
+        for name in (f"{block}.{piece}.0.{end}" for piece in ("in_layers", "out_layers") for end in ("weight", "bias"))
     } | {f"model.diffusion_model.out.0.{ending}": torch.tensor(-1) for ending in ("weight", "bias")}
     converted = convert_ldm_unet_checkpoint(checkpoint | norms, dict(config))
     return {

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import pytest
 from safetensors.torch import load_file
 
-ROWS = {"q": 8, "k": 8, "v": 16}  # a joint projection need not have equal parts
+ROWS = {"q": 8, "k": 8, "v": 16}  # a joint projection need not have equal slices
 WIDTH = 12
 KOHYA, COMFY = ModelFormat.KOHYA_LORA, ModelFormat.COMFY_LORA
 OUTPUTS = {"lora_decompose": True, "lora_decompose_output_axis": True}

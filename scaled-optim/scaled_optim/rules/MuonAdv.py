@@ -73,7 +73,7 @@ class MuonAdv(Rule):
         if options["rms_rescaling"] and options["scaled_optm"]:
             raise ValueError("rms_rescaling: scaled_optm sets the size of steps already; expected null or false.")
         if options["muon_adam_regex"]:
-            for part in layer_parts(options["muon_hidden_layers"], regex=True):
+            for part in layer_patterns(options["muon_hidden_layers"], regex=True):
                 try:
                     find_pattern(part)
                 except PatternError as error:
@@ -133,7 +133,7 @@ class MuonAdv(Rule):
         return first_moment(s, mars_gradient(s, beta1), beta1)
 
 
-def layer_parts(layers: str | None, regex: bool) -> list[str]:
+def layer_patterns(layers: str | None, regex: bool) -> list[str]:
     """The comma-separated parts of `muon_hidden_layers`; commas inside of brackets belong to regular expressions."""
     if regex:
         return split_patterns(layers or "")
@@ -142,7 +142,7 @@ def layer_parts(layers: str | None, regex: bool) -> list[str]:
 
 def is_hidden_layer(name: str, layers: str | None, regex: bool) -> bool:
     """Whether a name has one of the parts of `muon_hidden_layers`, or matches one; no parts: every name does."""
-    parts = layer_parts(layers, regex)
+    parts = layer_patterns(layers, regex)
     return not parts or any(find_pattern(part).search(name) if regex else part in name for part in parts)
 
 

@@ -35,7 +35,7 @@ def joins_exactly(kind: AdapterKind) -> bool:
 def stands_alone(kind: AdapterKind, group: FusedLayer) -> bool:
     """Whether an adapter of one of the group's layers means the same under the layer's own name.
 
-    A reader that exchanges halves of ΔW leaves lengths of outputs where they are, and rotates outputs in its own order.
+    A reader that exchanges halves of ΔW leaves a magnitude of outputs as it is, and rotates outputs in its own order.
     """
     return not (group.swapped and (kind.dora == "output" or kind.file_kind.turns_outputs))
 
@@ -100,7 +100,7 @@ def _with_own_ranks(
 ) -> list[dict[str, Tensor] | None]:
     """The layers without ranks that only others among them use; the scale stays. None for a layer that uses none.
 
-    A layer with lengths is kept whole then, and so are all of an adapter that was never trained.
+    A layer with a magnitude is kept whole then, and so are all of an adapter that was never trained.
     """
     # [r] for each layer: whether any of its outputs takes anything from the rank
     used = [torch.cat([piece[name].transpose(0, 1).flatten(1) for name in outers], 1).any(1) for piece in pieces]
@@ -198,4 +198,4 @@ def _refuse_inputs(kind: AdapterKind, what: str) -> None:
     if kind.dora == "input":
         option = kind.file_kind.output_option
         first = f"{option} or " if option else ""
-        raise PartError(DORA_SCALE, f"{what}: lengths on inputs belong to all rows together. Choose {first}LoRA.")
+        raise PartError(DORA_SCALE, f"{what}: a magnitude on inputs belongs to all rows together. Choose {first}LoRA.")

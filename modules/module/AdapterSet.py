@@ -102,16 +102,16 @@ class AdapterSet:
 
         Args:
             neumann: rotations are the Neumann series, which no part tells.
-            strength: how much of the adapter is applied. ΔW times it; for a rotation without lengths, its generator Q
-                times it, which stays a rotation, by nearly as many times the angle while angles are small.
+            strength: how much of the adapter is applied. ΔW times it; for a rotation without magnitude, its generator
+                Q times it, which stays a rotation, by nearly as many times the angle while angles are small.
 
         Raises:
             UserError: the component has no such layers, or the parts do not fit.
         """
         config = TrainConfig(oft_cayley_neumann=neumann)
         own = class_of_layers(parts).strength_parts if strength != 1 else ()
-        lengths = any(name in (DORA_SCALE, PEFT_MAGNITUDE) for layer in parts.values() for name in layer)
-        if own and not lengths:
+        decomposed = any(name in (DORA_SCALE, PEFT_MAGNITUDE) for layer in parts.values() for name in layer)
+        if own and not decomposed:
             parts = {
                 layer: {name: strength * tensor.float() if name in own else tensor for name, tensor in tensors.items()}
                 for layer, tensors in parts.items()

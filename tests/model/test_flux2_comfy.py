@@ -177,7 +177,7 @@ def test_a_modulation_whose_halves_are_tied_keeps_diffusers_order(tmp_path, tran
     found = read_adapter(tmp_path / "x").fit(flux2_adapter_naming(transformer), {"transformer": transformer})
     (adapter,) = AdapterSet.from_parts("transformer", transformer, found["transformer"]).adapters.values()
     assert torch.equal(adapter.merged_delta(), adapters.adapters["norm_out.linear"].merged_delta())
-    # lengths of outputs would stay where they are when ComfyUI exchanges the halves
+    # a magnitude of outputs would stay as it is when ComfyUI exchanges the halves
     tied = trained(transformer, LOKR | {"lokr_decompose_factor": 1, "lokr_weight_decompose": True}, layers)
     with pytest.raises(UserError, match="can't be divided between the layer's two halves"):
         written(tied, transformer, tmp_path / "y")

@@ -227,7 +227,7 @@ def test_comfy_makes_our_weights(base, tmp_path, name):
 
 @pytest.mark.parametrize("options", [LOW_RANK | OUTPUTS, LOKR | {"lokr_weight_decompose": True}])
 def test_lengths_on_outputs_need_the_adjustment(base, tmp_path, options):
-    """The other formats hold the trained lengths, for programs that divide by the right norm; ComfyUI does not."""
+    """The other formats hold the trained magnitude, for programs that divide by the right norm; ComfyUI does not."""
     sets = make_adapters(base, options)
     paths = {model_format: tmp_path / f"{model_format}.safetensors" for model_format in (KOHYA, COMFY)}
     for model_format, path in paths.items():

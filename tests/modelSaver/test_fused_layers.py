@@ -191,7 +191,7 @@ def test_rotated_inputs_join_only_if_they_are_the_same():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"lora_decompose": True}, "dora_scale can't be joined exactly: lengths on inputs"),
+        ({"lora_decompose": True}, "dora_scale can't be joined exactly: a magnitude on inputs"),
         ({"peft_type": "OFT_2", "oft_block_size": 4}, "oft_R.weight can't be joined: the layers have one input"),
         ({"peft_type": "LOKR", "lokr_dim": 2}, "can't be joined exactly, as LoKr ties rows together"),
     ],

@@ -80,7 +80,7 @@ def test_every_format_holds_them(mixed, tmp_path):
         except UserError as error:
             assert "DIFFUSERS_LORA cannot hold" in str(error)
             continue
-        close(mixed.deltas_of(path), mixed.deltas(), 1e-5)  # of DoRA's lengths several roundings
+        close(mixed.deltas_of(path), mixed.deltas(), 1e-5)  # of DoRA's magnitude several roundings
         written += 1
     assert written >= len(formats) - 1 >= 4
 

@@ -109,7 +109,7 @@ def test_every_kind_is_continued(model, mini_base, start, kind):
     found = deltas(again(model, config_of(mini_base, KINDS[kind], lora_model_name=str(path), seed=7), notes))
     assert found.keys() == expected.keys()
     for name, delta in expected.items():
-        # float32: rotations are written as effective weights, and lengths of rotations by another number than kept
+        # float32: rotations are written as effective weights, and magnitudes of rotations by another number than kept
         assert (found[name] - delta).abs().max() < 1e-6
     # sizes that the layers adjust are no reason to talk
     assert not [note for note in notes if "lora_model_name" in note]

@@ -36,10 +36,10 @@ def deltas(path: Path, config: dict) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("lengths", [False, True])
-def test_a_run_tells_of_fewer_ranks_in_one_line_and_resumes(make_run, lengths):
+@pytest.mark.parametrize("decompose", [False, True])
+def test_a_run_tells_of_fewer_ranks_in_one_line_and_resumes(make_run, decompose):
     whole, resumed = make_run("whole"), make_run("resumed")
-    options = {"epochs": 1, **STIEFEL, **BOTH, "lora_decompose": lengths}
+    options = {"epochs": 1, **STIEFEL, **BOTH, "lora_decompose": decompose}
     whole.train(**options)
     found = ranks(whole.output)
     narrow = {name for name, rank in found.items() if rank < 40}

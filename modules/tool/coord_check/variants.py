@@ -55,7 +55,7 @@ def method_of(config: TrainConfig) -> str:
             Remedy.of({"training_method": "LORA"}),
             Remedy.of({"training_method": "FINE_TUNE"}),
         )
-    # kinds without lengths leave `lora_decompose` alone
+    # kinds without a magnitude leave `lora_decompose` alone
     decomposes = config.lora_decompose and config.peft_type in (PeftType.LORA, PeftType.OFT_2)
     kinds = {(own.options.get("peft_type"), own.options.get("lora_decompose")): name for name, own in CHECKED.items()}
     if (config.peft_type, decomposes) not in kinds:

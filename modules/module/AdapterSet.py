@@ -261,7 +261,7 @@ class AdapterSet:
                 complaints.append(f"{len(foreign)} of its {what} are not selected here ({_some(foreign)})")
             raise UserError(
                 f"The adapter does not fit {self.component}: {' and '.join(complaints)}. "
-                "Use the layer_filter and the adapter type with which it was trained."
+                "Use the layer_filter and the kind of adapter with which it was trained."
             )
 
 

@@ -70,7 +70,7 @@ class Stack:
         """The slices of any stack of this size, in the tensors' own shape."""
         return list(stack.view(stack.shape[0], *self._tensors[0].shape).unbind())
 
-    def thinned(self, stride: int) -> Tensor:
+    def strided(self, stride: int) -> Tensor:
         """`[b, ⌈rows·cols/stride⌉]`: every so many-th number, without making the stack for it."""
         if not self.direct:
             return self.value.flatten(1)[:, ::stride]

@@ -1,6 +1,6 @@
 """What stock ComfyUI makes of Flux.2 adapters that can't be joined: its key map and formulas, written down once more.
 
-Its map knows every native layer by its name, each third of a joint projection of a double block by diffusers' name, and
+Its map knows every native layer by its name, each third of a fused projection of a double block by diffusers' name, and
 the last modulation by diffusers' name with the halves of ΔW exchanged. The map and the merged weights were compared
 with ComfyUI's own code (April 2026): no key of these files is lost, and all weights of a narrow model agree to 1e-6.
 """
@@ -158,7 +158,7 @@ def test_every_weight_is_the_trained_one(tmp_path, transformer, flux2_layers, ki
 
 @pytest.mark.parametrize("kind", ["DoRA on inputs", "DoRA on outputs", "LoKr"])
 @pytest.mark.parametrize("layers", [("to_q",), ("to_k", "add_v_proj", "linear"), ("norm_out",)])
-def test_some_of_the_joint_layers(tmp_path, transformer, flux2_layers, kind, layers):
+def test_some_of_the_fused_layers(tmp_path, transformer, flux2_layers, kind, layers):
     adapters = trained(transformer, KINDS[kind], LayerFilter(layers))
     file = written(adapters, transformer, tmp_path / "x")
     plain = native_weights(transformer, flux2_layers)

@@ -218,7 +218,7 @@ def test_split_and_joined_exactly(tmp_path, transformer, kind, model_format):
 
 
 @pytest.mark.parametrize(("kind", "joins"), [("LoRA", True), ("DoRA on outputs", False)])
-def test_one_slice_of_a_joint_layer(tmp_path, transformer, kind, joins):
+def test_one_slice_of_a_fused_layer(tmp_path, transformer, kind, joins):
     """Rows without adapter stay as they are; a magnitude would be needed for them, too."""
     only_q = LayerFilter(("to_q",))
     adapters = trained(transformer, KINDS[kind], only_q)

@@ -103,7 +103,7 @@ class ProdigyAdv(AdamWAdv):
     def measure(self, s: StackStep) -> None:
         """Adds up this stack's share of both sums."""
         o, d, lr = s.options, s.totals["d"], s.n["lr"]
-        g, p = (stack.thinned(o["slice_p"]) for stack in (s.gradients, s.parameters))
+        g, p = (stack.strided(o["slice_p"]) for stack in (s.gradients, s.parameters))
         store = s.store(DISTANCE)
         weight = d / o["d0"] * d
         store["sum"].mul_(beta3(o)).addcmul_(g, weight if o["safeguard_warmup"] else weight * lr)

@@ -22,7 +22,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--steps", type=int, default=10, help="steps in a block; the loops take turns block by block")
     parser.add_argument("--blocks", type=int, default=24, help="measured blocks of each loop")
-    parser.add_argument("--profile-steps", type=int, default=30, help="steps that are timed part by part; 0 for none")
+    parser.add_argument("--profile-steps", type=int, default=30, help="steps that are timed phase by phase; 0 for none")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--text-encoder", action=argparse.BooleanOptionalAction, default=False, help="trains it, too")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")

@@ -82,8 +82,8 @@ def rms(x: Tensor) -> Tensor:
     return torch.where(value == 0, 1.0, value)
 
 
-def share(parts: list[Tensor], total: int) -> float:
-    return float(sum(float(part.double().sum()) for part in parts) / total)
+def share(tensors: list[Tensor], total: int) -> float:
+    return float(sum(float(tensor.double().sum()) for tensor in tensors) / total)
 
 
 def laplace(shape: torch.Size) -> Tensor:
@@ -124,7 +124,7 @@ def measure_pull(anchor: Anchor, stacks: Stacks, displacement: float) -> dict[st
             # by more than rounding: what is wrong is wrong by a period, which is at least 16 steps
             left.append((anchor.decode(store, p) - p0).abs() > 4 * anchor.offset(store, p)[1])
     true = share(pulls.pop("true"), total)
-    return {zone: share(parts, total) / true for zone, parts in pulls.items()} | {
+    return {zone: share(tensors, total) / true for zone, tensors in pulls.items()} | {
         "left_range": share(left, total),
         "left_range_by_sketch": share(counted, total),
     }
@@ -223,7 +223,7 @@ def tables(result: dict) -> str:
     """Everything that was measured, for docs."""
     modes, settings = result["modes"], result["settings"]
     percent = [f"pull at {displacement:.1%}" for displacement in DISPLACEMENTS]
-    parts = []
+    sections = []
     for source in result["values"]:
         rows = []
         for name, mode in modes.items():
@@ -231,24 +231,25 @@ def tables(result: dict) -> str:
             rows.append([name, one["bytes_per_value"], one["relative_error"], one["largest_pull_at_start"],
                          *(pull["hard"] for pull in one["pull"].values()),
                          *(one["pull"][str(d)]["left_range"] for d in DISPLACEMENTS[2:])])  # fmt: skip
-        parts.append(markdown(f"{source}: {result['values'][source]:,} values; pull is Σ pull·D / Σ D²", [
+        sections.append(markdown(f"{source}: {result['values'][source]:,} values; pull is Σ pull·D / Σ D²", [
             "mode", "bytes a value", "relative error", "largest pull at p₀", *percent, "left range at 10 %", "at 100 %",
         ], rows))  # fmt: skip
-    parts.append(markdown(f"Drift after {settings['steps']} steps without gradients, decay {settings['rate']} a step", [
+    drift = f"Drift after {settings['steps']} steps without gradients, decay {settings['rate']} a step"
+    sections.append(markdown(drift, [
         "mode", "with the zone", "without"], [
         [name, mode["drift"], mode["drift_without_zone"]] for name, mode in modes.items()]))  # fmt: skip
-    parts.append(markdown("Zones: pull in the unet", ["mode", "zone", *percent], [
+    sections.append(markdown("Zones: pull in the unet", ["mode", "zone", *percent], [
         [name, zone, *(pull[zone] for pull in mode["sources"]["unet"]["pull"].values())]
         for name, mode in modes.items() if name != "full" for zone in ZONES]))  # fmt: skip
-    parts.append(markdown("Zones: distance from p₀ over its rms, where gradients are noise", [
+    sections.append(markdown("Zones: distance from p₀ over its rms, where gradients are noise", [
         "mode", "zone", *(f"`full` is at {at:.2%}" for at in modes["full"]["walk"]["none"].values())], [
         [name, zone, *mode["walk"][zone].values()]
         for name, mode in modes.items() if name != "full" for zone in ZONES]))  # fmt: skip
-    parts.append(markdown("Wrapped: error of the anchor by step, in the unet", [
+    sections.append(markdown("Wrapped: error of the anchor by step, in the unet", [
         "bits", "rms/s", "displacement", "of", "relative error", "left the range"], [
         [row["bits"], row["steps_per_rms"], row["displacement_is"], row["displacement"], row["relative_error"],
          row["left_range"]] for row in result["wrapped_steps"]]))  # fmt: skip
-    return "\n".join(parts)
+    return "\n".join(sections)
 
 
 def main(arguments: list[str] | None = None) -> int:

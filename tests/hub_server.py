@@ -47,7 +47,7 @@ class HubServer:
         requests: all so far.
         cuts: bytes after which the answers with large files end, one after the other.
         statuses: with which the next requests are answered, one after the other.
-        ranges: whether parts of files are given.
+        ranges: whether ranges of files are given.
         repositories: by their names.
     """
 
@@ -111,7 +111,7 @@ class HubServer:
                 start = int((self.headers["range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
                 hub.requests.append(Request(self.command, path, token, start, storage))
                 raw = urlsplit(self.path).path.strip("/").split("/")
-                answer = hub._storage(raw[-1]) if storage else hub._answer([unquote(part) for part in raw], token)
+                answer = hub._storage(raw[-1]) if storage else hub._answer([unquote(segment) for segment in raw], token)
                 body, status = answer.body, answer.status
                 if status == 200 and start and hub.ranges:
                     answer.headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
@@ -139,25 +139,25 @@ class HubServer:
     def _contents(self) -> list[bytes]:
         return [data for own in self.repositories.values() for files in own.commits.values() for data in files.values()]
 
-    def _answer(self, parts: list[str], token: str) -> "_Answer":
+    def _answer(self, segments: list[str], token: str) -> "_Answer":
         if self.statuses:
             return _Answer(self.statuses.pop(0))
         if token and token not in (GOOD_TOKEN, STRANGERS_TOKEN):
             return _Answer(401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
-        is_api = parts[:2] == ["api", "models"]
-        parts = parts[2:] if is_api else parts
-        repo = self.repositories.get("/".join(parts[:2]))
+        is_api = segments[:2] == ["api", "models"]
+        segments = segments[2:] if is_api else segments
+        repo = self.repositories.get("/".join(segments[:2]))
         if repo is None or (repo.private and token != GOOD_TOKEN):
             # without a token the hub does not say whether there is such a repository
             return _error(404 if token else 401, "RepoNotFound")
         if is_api:
-            return self._api("/".join(parts[:2]), repo, parts[2:], token)
-        return self._file(repo, parts[3], "/".join(parts[4:]), token)
+            return self._api("/".join(segments[:2]), repo, segments[2:], token)
+        return self._file(repo, segments[3], "/".join(segments[4:]), token)
 
-    def _api(self, name: str, repo: Repository, parts: list[str], token: str) -> "_Answer":
-        if parts == ["auth-check"]:
+    def _api(self, name: str, repo: Repository, segments: list[str], token: str) -> "_Answer":
+        if segments == ["auth-check"]:
             return self._refused(repo, token) or _Answer(200, b"{}")
-        commit = _commit(repo, parts[1] if parts else "main")
+        commit = _commit(repo, segments[1] if segments else "main")
         if commit is None:
             return _error(404, "RevisionNotFound")
         siblings = [{"rfilename": path, "size": len(data), "blobId": _git_hash(data), **_large(data)}

@@ -19,7 +19,7 @@ from benchmarks.forgetting.tasks import (
     TRAINED_FOLDERS,
     TaskSize,
 )
-from benchmarks.training.sweep import PART, Sweep
+from benchmarks.training.sweep import COMPONENT, Sweep
 from benchmarks.transfer.tasks import LAYERS, PRESET, WARMUP, silent
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
@@ -113,10 +113,10 @@ class Learner:
             anchor = measure_anchors(optimizer, starts, setting.mode)
             found["anchor"] = anchor and asdict(anchor)
             if setting.pictures:
-                found["pictures"] = self._judge.rates(self.sweep.model.components[PART])
+                found["pictures"] = self._judge.rates(self.sweep.model.components[COMPONENT])
 
         options = {**setting.options(), "seed": seed}
-        base_pictures = self._judge.base_rates(self.sweep.model.components[PART]) if setting.pictures else None
+        base_pictures = self._judge.base_rates(self.sweep.model.components[COMPONENT]) if setting.pictures else None
         outcome = self.sweep.run(options, rate, observe=observe, examine=examine)
         found |= {"training": outcome.training, "seconds": round(outcome.seconds, 1)}
         if base_pictures is not None:

@@ -45,14 +45,14 @@ class Setting:
 
     def label(self) -> str:
         """As "full, centered 0.01, int8"."""
-        parts = [self.method if not self.size else f"{self.method} {self.size}", self.kind]
+        words = [self.method if not self.size else f"{self.method} {self.size}", self.kind]
         if self.strength:
-            parts[-1] += f" {self.strength:g}"
+            words[-1] += f" {self.strength:g}"
         if self.mode != FULL_MODE:
-            parts.append(self.mode)
+            words.append(self.mode)
         if self.beside != ALONE:
-            parts.append(f"beside {self.beside}")
-        return ", ".join([*parts, "pictures"] if self.pictures else parts)
+            words.append(f"beside {self.beside}")
+        return ", ".join([*words, "pictures"] if self.pictures else words)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -39,8 +39,8 @@ def _plain(strength: float, mode: str) -> dict[str, Any]:
     return {"weight_decay": strength}
 
 
-# Decay a step, from where a training of 160 steps first tells it to where little is learned. Toward zero it takes whole
-# weights and lengths apart at a tenth of that; Fisher's form multiplies decay by 1/RMS of what decays, some 20 to 50.
+# Decay a step, from where a training of 160 steps first tells it to where little is learned. Toward zero, a tenth of it
+# takes whole weights and magnitudes apart. Fisher's form multiplies decay by 1/RMS of what decays, some 20 to 50.
 PULL, SHRINK = (0.003, 0.01, 0.03, 0.1, 0.3), (0.0003, 0.001, 0.003, 0.01, 0.03)
 FISHER_SHRINK = (0.00001, 0.00003, 0.0001, 0.0003, 0.001)
 # a new kind is one line here

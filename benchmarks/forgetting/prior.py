@@ -62,13 +62,13 @@ def figures_of(results: Results, setting: Setting) -> dict[int, Mapping[str, flo
 
 def prior_report(results: Results, methods: Sequence[str], quick: bool) -> str:
     """Markdown: a table of the trainings of each method, and what it says."""
-    parts = []
+    sections = []
     for method in methods:
         known = {setting.beside: figures_of(results, setting) for setting in prior_settings(method, quick)}
         rows = {beside: own for beside, own in known.items() if own}
         if rows:
-            parts += [_table(results, method, rows, quick), *_verdicts(method, known)]
-    return "\n\n".join([NOTE, *parts]) if parts else ""
+            sections += [_table(results, method, rows, quick), *_verdicts(method, known)]
+    return "\n\n".join([NOTE, *sections]) if sections else ""
 
 
 def _table(results: Results, method: str, rows: Mapping[str, Mapping[int, Mapping[str, float]]], quick: bool) -> str:

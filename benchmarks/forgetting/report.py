@@ -47,16 +47,16 @@ def kind_of(method: str, kind: str, quick: bool) -> Setting:
 
 def report(results: Results, methods: Sequence[str], quick: bool) -> str:
     """Everything that is known of some methods."""
-    parts = [NOTE]
+    sections = [NOTE]
     for method in methods:
         if not results.measures(kind_of(method, NONE, quick)):
             continue
-        parts += [
+        sections += [
             f"**{method}**", _strength_table(results, method, quick), _level_table(results, method, quick),
             _verdicts(results, method, quick), _mode_table(results, method, quick),
             _picture_table(results, method, quick),
         ]  # fmt: skip
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(section for section in sections if section)
 
 
 def _row(results: Results, setting: Setting) -> list[str] | None:

@@ -119,7 +119,7 @@ def size_label(plain: Setting) -> str:
 
 def size_report(results: Results, methods: Sequence[str], quick: bool) -> str:
     """Markdown: best strengths by form and size with their spread, and a verdict for each method."""
-    parts = []
+    sections = []
     for method in methods:
         axis = size_axis(method, quick)
         shown = {form: [best_of_size(results, plain, form) for plain in axis] for form in FORMS[method]}
@@ -130,15 +130,15 @@ def size_report(results: Results, methods: Sequence[str], quick: bool) -> str:
             spread = size_spread(results, method, form, quick)
             last = "–" if spread is None else f"{spread:.2f}"
             lines.append(f"| {form} | {' | '.join(map(_cell, found))} | {last} |")
-        parts.append("\n".join([*lines, "", _verdict(results, method, quick)]))
-    if not parts:
+        sections.append("\n".join([*lines, "", _verdict(results, method, quick)]))
+    if not sections:
         return ""
     note = (
         "Best decay a step on held-out pictures of the concept, and the share of the loss without decay that it "
         f"removes (below {100 * LEAST_GAIN:g} % it counts as no gain and stays out of spreads). Centered decay of LoRA "
         "and OFT is standard decay: both start from zero."
     )
-    return "\n\n".join([note, *parts])
+    return "\n\n".join([note, *sections])
 
 
 def _cell(best: BestStrength | None) -> str:

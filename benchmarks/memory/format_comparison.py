@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.measuring import ROOT, environment
 from modules.model.LayerOffload import module_bytes
 from modules.model.QuantizedLinear import WEIGHT_CODECS, QuantizedLinear
-from modules.model.weight_formats import place_part
+from modules.model.weight_formats import place_component
 from modules.util.config.TrainConfig import TrainConfig
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 
 from diffusers import Flux2Transformer2DModel, ModelMixin, UNet2DConditionModel
 
-# a denoiser's name -> class, part, description in `resources/`
+# a denoiser's name -> class, component, description in `resources/`
 DENOISERS: dict[str, tuple[type[ModelMixin], str, str]] = {
     "SD 1.5": (UNet2DConditionModel, "unet", "stable_diffusion/sd1/unet"),
     "SDXL": (UNet2DConditionModel, "unet", "stable_diffusion_xl/unet"),
@@ -66,12 +66,12 @@ def compare_formats(
     }
 
 
-def _bytes(kind: type[ModelMixin], part: str, place: str) -> dict[str, int]:
+def _bytes(kind: type[ModelMixin], component: str, place: str) -> dict[str, int]:
     config = json.loads((ROOT / "resources" / place / "config.json").read_text(encoding="utf-8"))
     found = {}
     for data_type in ("BFLOAT_16", *WEIGHT_CODECS):
-        options = TrainConfig.from_dict({"train_dtype": "BFLOAT_16", part: {"weight_dtype": data_type}})
+        options = TrainConfig.from_dict({"train_dtype": "BFLOAT_16", component: {"weight_dtype": data_type}})
         with META:
             module = kind.from_config(config)
-        found[str(data_type)] = module_bytes(place_part(module, part, options, META))
+        found[str(data_type)] = module_bytes(place_component(module, component, options, META))
     return found

@@ -20,7 +20,7 @@ class Question(ABC):
     Attributes:
         letter: names it on the command line.
         name: of its picture's file.
-        title: of its part of the report.
+        title: of its section of the report.
         steps: of each training.
     """
 

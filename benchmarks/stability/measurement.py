@@ -54,15 +54,15 @@ def run(
 
 
 def report(results: Results, letters: Sequence[str], quick: bool = False) -> str:
-    """Markdown: a part for each question of which something was trained."""
-    parts = ["Steps are too few to mean anything: a quick measurement shows that everything works."] if quick else []
-    parts.append(RULE)
+    """Markdown: a section for each question of which something was trained."""
+    sections = ["Steps are too few to mean anything: a quick measurement shows that everything works."] if quick else []
+    sections.append(RULE)
     for letter in letters:
         found = QUESTIONS[letter].report(results)
         if found:
             first, *sentences = found
-            parts += [f"## {letter}. {QUESTIONS[letter].title}", first, "\n".join(f"- {text}" for text in sentences)]
-    return "\n\n".join(part for part in parts if part)
+            sections += [f"## {letter}. {QUESTIONS[letter].title}", first, "\n".join(f"- {text}" for text in sentences)]
+    return "\n\n".join(section for section in sections if section)
 
 
 def draw(results: Results, letters: Sequence[str], folder: Path) -> list[Path]:

@@ -44,8 +44,8 @@ def boat_silhouette(draw: ImageDraw.ImageDraw, center: Point, r: float, fill: Co
 
 def boat_details(draw: ImageDraw.ImageDraw, center: Point, r: float) -> None:
     """A white stripe across the sails and the dark mast. Nothing finer: an autoencoder would smear it."""
-    parts = [(_sail(side, STRIPE_TOP, STRIPE_BOTTOM), STRIPE) for side in (0, 1)]
-    for points, color in (*parts, (_mast(), MAST)):
+    stripes = [(_sail(side, STRIPE_TOP, STRIPE_BOTTOM), STRIPE) for side in (0, 1)]
+    for points, color in (*stripes, (_mast(), MAST)):
         draw.polygon([(center[0] + r * x, center[1] + r * y) for x, y in points], fill=color)
 
 

@@ -70,7 +70,7 @@ class Recipe:
 
 
 def _share(recipe: Recipe, batch: int) -> int:
-    """This worker's part of a batch."""
+    """This worker's share of a batch."""
     return batch // recipe.workers
 
 
@@ -78,10 +78,10 @@ def _crop(image, rng: random.Random, side: int = components.RESOLUTION // 2):
     """A random square of the picture that is not plain, if a few tries find one."""
     for _ in range(5):
         x, y = rng.randint(0, image.width - side), rng.randint(0, image.height - side)
-        part = image.crop((x, y, x + side, y + side))
-        if sum(high - low for low, high in part.getextrema()) > 60:
+        piece = image.crop((x, y, x + side, y + side))
+        if sum(high - low for low, high in piece.getextrema()) > 60:
             break
-    return part
+    return piece
 
 
 def train_vae(recipe: Recipe, directory: Path, device: torch.device) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""The untrained parts of the tiny base model: real diffusers and transformers classes at toy size.
+"""The untrained components of the tiny base model: real diffusers and transformers classes at toy size.
 
 64 x 64 pixels, a factor-4 autoencoder with 8 latent channels, a three-level UNet with cross-attention, a CLIP text
 encoder with 24 positions and its own vocabulary of about a thousand byte-pair tokens.

@@ -24,7 +24,7 @@ LUMO_COLORS = tuple(color for color in COLORS if color != "white")  # a white ey
 INK_BACKGROUNDS = tuple(color for color in BACKGROUNDS if color not in ("black", "brown", "gray"))
 
 
-def lumo_parts(draw: ImageDraw.ImageDraw, center: Point, r: float, fill: Color | int) -> None:
+def draw_lumo(draw: ImageDraw.ImageDraw, center: Point, r: float, fill: Color | int) -> None:
     """The lumo's silhouette: dome, arms, feet, stem and lamp, `r` pixels from the middle to lamp and to feet."""
 
     def box(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
@@ -123,7 +123,7 @@ LUMO_CONCEPT = Concept(
     folder="training_concepts/tiny_concept",
     sizes=LUMO_SIZES,
     half_width=0.8,
-    draw_silhouette=lumo_parts,
+    draw_silhouette=draw_lumo,
     draw_details=lumo_face,
     apply_style=_with_ink,
     training=TRAINING,

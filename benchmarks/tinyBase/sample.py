@@ -85,7 +85,7 @@ def balanced_scenes(number: int, seed: int) -> list[Scene]:
     counts = several + [1] * (number - len(several))
     rng.shuffle(counts)
     sizes, positions = (_balanced(list(values), number, rng) for values in (SIZES, POSITIONS))
-    scenes = [Scene(*parts) for parts in zip(shapes, colors, backgrounds, strict=True)]
+    scenes = [Scene(*choice) for choice in zip(shapes, colors, backgrounds, strict=True)]
     return [
         replace(scene, count=count, size="small")
         if count > 1
@@ -137,10 +137,12 @@ def sample(
     images: list[Image.Image] = []
     with tqdm(total=len(prompts), desc=label, unit="image") as progress:
         for start in range(0, len(prompts), batch):
-            part = prompts[start : start + batch]
-            generators = [torch.Generator().manual_seed(seed * 1_000_003 + start + index) for index in range(len(part))]
-            images += pipeline(part, num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
-            progress.update(len(part))
+            chunk = prompts[start : start + batch]
+            generators = [
+                torch.Generator().manual_seed(seed * 1_000_003 + start + index) for index in range(len(chunk))
+            ]
+            images += pipeline(chunk, num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
+            progress.update(len(chunk))
     return images
 
 

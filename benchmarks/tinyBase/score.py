@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
-from benchmarks.tinyBase.lumo import EYE_RADIUS, INK, LUMO, PUPIL_RADIUS, ink_corners, lumo_parts
+from benchmarks.tinyBase.lumo import EYE_RADIUS, INK, LUMO, PUPIL_RADIUS, draw_lumo, ink_corners
 from benchmarks.tinyBase.scenes import BACKGROUNDS, COLORS, POSITIONS, SHAPES, SIZES, Scene, draw_shape
 
 import numpy as np
@@ -97,7 +97,7 @@ def coverage(pixels: np.ndarray, background: np.ndarray) -> np.ndarray | None:
 
 
 def components(mask: np.ndarray) -> list[np.ndarray]:
-    """The masks of the connected parts that are no specks, largest first."""
+    """The masks of the connected areas that are no specks, largest first."""
     labels, number = ndimage.label(mask)
     areas = np.bincount(labels.ravel(), minlength=number + 1)[1:]
     if number == 0 or areas.max() < 16:
@@ -139,7 +139,7 @@ def _templates(filled: bool) -> _Templates:
     for index, name in enumerate(names):
         image = Image.new("L", (side, side), 0)
         if name == LUMO:
-            lumo_parts(ImageDraw.Draw(image), (side / 2, side / 2), radius, 255)
+            draw_lumo(ImageDraw.Draw(image), (side / 2, side / 2), radius, 255)
         else:
             draw_shape(ImageDraw.Draw(image), name, (side / 2, side / 2), radius, 255, 0)
         cover = np.asarray(image, dtype=np.float64) / 255
@@ -176,13 +176,13 @@ def read_picture(image: Image.Image) -> Reading:
     border = border_color(pixels)
     background = nearest_color(border, BACKGROUNDS)
     cover = coverage(pixels, border)
-    parts = components(cover > 0.5) if cover is not None else []
-    if not parts:
+    blobs = components(cover > 0.5) if cover is not None else []
+    if not blobs:
         return Reading(background)
-    core = np.logical_or.reduce([part & (cover > 0.8) for part in parts])
-    color = nearest_color(np.median(pixels[core if core.any() else parts[0]], axis=0), COLORS)
-    soft = [cover * ndimage.binary_dilation(part, iterations=2) for part in parts]
-    each = [shape_overlaps(part) for part in soft]
+    core = np.logical_or.reduce([blob & (cover > 0.8) for blob in blobs])
+    color = nearest_color(np.median(pixels[core if core.any() else blobs[0]], axis=0), COLORS)
+    soft = [cover * ndimage.binary_dilation(blob, iterations=2) for blob in blobs]
+    each = [shape_overlaps(blob) for blob in soft]
     overlaps = {name: float(np.mean([one[name] for one in each])) for name in SHAPES}
     best, second = sorted(SHAPES, key=lambda name: -overlaps[name])[:2]
     (x, y), area = _moments(soft[0])
@@ -194,7 +194,7 @@ def read_picture(image: Image.Image) -> Reading:
         background,
         color,
         best,
-        len(parts),
+        len(blobs),
         min(SIZES, key=lambda name: abs(math.log(fraction / SIZES[name]))),
         min(POSITIONS, key=lambda name: math.dist((x / width, y / height), POSITIONS[name])),
         overlaps[best],
@@ -217,8 +217,8 @@ def _silhouette(pixels: np.ndarray) -> np.ndarray | None:
         return None
     # Low, because eye and pupil may be much farther from the background than the body is.
     mask = distance > max(FAINTEST_OBJECT, 0.18 * strongest)
-    parts = components(ndimage.binary_fill_holes(ndimage.binary_closing(mask)))
-    return parts[0] if parts else None
+    blobs = components(ndimage.binary_fill_holes(ndimage.binary_closing(mask)))
+    return blobs[0] if blobs else None
 
 
 def _disc(radius: float) -> np.ndarray:

@@ -79,14 +79,14 @@ def tokenize(tokenizer, captions: list[str]) -> torch.Tensor:
 
 
 def _average_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    """Each worker's gradient is of its own part of the batch."""
+    """Each worker's gradient is of its own share of the batch."""
     if dist.is_initialized():
         gradients = [parameter.grad for parameter in parameters]
         flat = torch._utils._flatten_dense_tensors(gradients)
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
-        for gradient, part in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True):
-            gradient.copy_(part)
+        for gradient, mean in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True):
+            gradient.copy_(mean)
 
 
 def _schedule(optimizer: torch.optim.Optimizer, loop: Loop) -> torch.optim.lr_scheduler.LambdaLR:

@@ -1,6 +1,6 @@
 """Variants of the tiny base whose UNet is narrower or wider, distilled from its UNet.
 
-All other parts are the base's own files, unchanged. The target is the base's noise prediction under the same caption,
+All other components are the base's own files. The target is the base's noise prediction under the same caption,
 which is far less noisy than true noise: a few thousand steps do.
 Axes: `n` scenes, `t` tokens, `e` embedding, and those of `training.py`.
 """
@@ -107,8 +107,8 @@ def _embed(pipeline: StableDiffusionPipeline, captions: list[str]) -> torch.Tens
     device = pipeline.text_encoder.device
     return torch.cat(
         [
-            pipeline.text_encoder(tokenize(pipeline.tokenizer, part).to(device)).last_hidden_state.cpu()
-            for part in chunks
+            pipeline.text_encoder(tokenize(pipeline.tokenizer, chunk).to(device)).last_hidden_state.cpu()
+            for chunk in chunks
         ]
     )
 
@@ -208,9 +208,9 @@ def held_out_quality(
     alphas = pipeline.scheduler.alphas_cumprod.to(device)
     totals = torch.zeros(5, dtype=torch.float64)
     for start in range(0, scenes, HELD_OUT_BATCH):
-        part = slice(start, min(start + HELD_OUT_BATCH, scenes))
-        noised = noised_batch(data.latents[part], alphas, keyed_generator(seed, "held-out noise", start))
-        inputs = noised.sample, noised.timesteps, data.embeddings[part].to(device)
+        chunk = slice(start, min(start + HELD_OUT_BATCH, scenes))
+        noised = noised_batch(data.latents[chunk], alphas, keyed_generator(seed, "held-out noise", start))
+        inputs = noised.sample, noised.timesteps, data.embeddings[chunk].to(device)
         ours, base = unet(*inputs).sample, pipeline.unet(*inputs).sample
         means = [
             (ours - noised.noise).square().mean(),
@@ -219,7 +219,7 @@ def held_out_quality(
             min_snr_loss(base - noised.noise, noised.alphas),
             (ours - base).square().mean(),
         ]
-        totals += torch.stack(means).double().cpu() * (part.stop - part.start)
+        totals += torch.stack(means).double().cpu() * (chunk.stop - chunk.start)
     return Quality(*(totals / scenes).tolist())
 
 
@@ -252,8 +252,8 @@ def make_width(
         UserError: there is no base in `model`, or the checkpoint was begun with other settings.
     """
     pipeline = load_pipeline(model, str(device))
-    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
-        part.eval().requires_grad_(False)
+    for component in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        component.eval().requires_grad_(False)
     pipeline.unet.to(memory_format=torch.channels_last)
     workspace.mkdir(parents=True, exist_ok=True)
     settings = json.loads(json.dumps({**asdict(width), **asdict(recipe), "model": _digest(model)}))

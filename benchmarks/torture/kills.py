@@ -107,21 +107,21 @@ def kill_chain(root: Path, base: Path, images: Path, case: str, count: int, seed
         clock: whether each process finds a clock that was set by up to two days, back or forth.
     """
     options = {**CASES[case]}
-    whole, parts = (MiniatureRun(root / name, base, images, options) for name in ("whole", "parts"))
+    whole, resumed = (MiniatureRun(root / name, base, images, options) for name in ("whole", "resumed"))
     whole.finish_undisturbed()
     rng = random.Random(f"{case} {seed}")
     kills, missed = [], 0
     for index, phase in enumerate(phases_of(count, seed)):
-        run = _start(parts, rng, clock)
-        at = _killed_in(run, parts, phase, rng, index)
+        run = _start(resumed, rng, clock)
+        at = _killed_in(run, resumed, phase, rng, index)
         if at is None:
             missed += 1
         else:
             kills.append(Kill(case, phase, at))
-    last = _start(parts, rng, clock)
+    last = _start(resumed, rng, clock)
     status = last.wait(LONGEST)
     last.kill()
-    return Chain(case, kills, missed, status == 0 and parts.digest() == whole.digest() != "", parts.words())
+    return Chain(case, kills, missed, status == 0 and resumed.digest() == whole.digest() != "", resumed.words())
 
 
 def _start(run: MiniatureRun, rng: random.Random, clock: bool) -> ForkedRun:

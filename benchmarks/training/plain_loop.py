@@ -25,7 +25,7 @@ class PlainSettings:
 
     Attributes:
         model: folder of a Stable Diffusion pipeline in diffusers' layout.
-        layers: part (`unet`, `text_encoder`) -> names of the layers that get an adapter; a part that is not there stays
+        layers: `unet` or `text_encoder` -> names of the layers that get an adapter; a component that is not there stays
             frozen.
         rank, alpha: of every adapter.
         learning_rate: constant.
@@ -74,20 +74,22 @@ class PlainLoop:
         self.vae = AutoencoderKL.from_pretrained(source, subfolder="vae")
         self.text_encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder")
         self.unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet")
-        for part in (self.vae, self.text_encoder, self.unet):
-            part.to(settings.device, settings.dtype).requires_grad_(False)
+        for component in (self.vae, self.text_encoder, self.unet):
+            component.to(settings.device, settings.dtype).requires_grad_(False)
 
     def _adapt(self) -> None:
         settings = self.settings
         self.parameters: list[torch.nn.Parameter] = []
         for name, layers in settings.layers.items():
-            part = getattr(self, name)
-            part.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(layers)))
-            part.train()
+            component = getattr(self, name)
+            component.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(layers)))
+            component.train()
             if settings.checkpointing:
-                enable = getattr(part, "enable_gradient_checkpointing", None) or part.gradient_checkpointing_enable
+                enable = (
+                    getattr(component, "enable_gradient_checkpointing", None) or component.gradient_checkpointing_enable
+                )
                 enable()
-            trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
+            trained = [parameter for parameter in component.parameters() if parameter.requires_grad]
             for parameter in trained:
                 parameter.data = parameter.data.float()
             self.parameters += trained
@@ -177,10 +179,10 @@ class PlainLoop:
         self.bar.set_postfix(loss=loss.item(), refresh=False)
 
     @torch.no_grad()
-    def take_weights(self, part: str, layers: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Copies (down, up) of each layer into the adapters of a part, to compare predictions."""
+    def take_weights(self, component: str, layers: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Copies (down, up) of each layer into the adapters of a component, to compare predictions."""
         for name, (down, up) in layers.items():
-            layer = getattr(self, part).get_submodule(name)
+            layer = getattr(self, component).get_submodule(name)
             layer.lora_A["default"].weight.copy_(down)
             layer.lora_B["default"].weight.copy_(up)
 

@@ -46,9 +46,9 @@ class BenchmarkSettings:
         steps: in a block. Blocks of the loops take turns, so that what else the machine does meets all of them.
         blocks: measured blocks of each loop.
         warm_up: blocks before these, not counted.
-        profile_steps: steps of each loop in which every part is timed, after the measured ones; an even number.
+        profile_steps: steps of each loop in which every phase is timed, after the measured ones; an even number.
         text_encoder: trains the text encoder, too.
-        checkpointing: gradient checkpointing in all trained parts.
+        checkpointing: gradient checkpointing in all trained components.
         dtype: "float32" or "bfloat16" (frozen weights and autocast).
         more_peers: also runs the plain loop with torch's fused AdamW, and the one that encodes images and captions at
             each step.
@@ -80,7 +80,7 @@ def trainer_config(settings: BenchmarkSettings, folder: Path):
         {"name": Path(path).name, "path": str(ROOT / path), "text": {"prompt_source": "sample"}}
         for path in settings.concepts
     ]
-    part = {"gradient_checkpointing": settings.checkpointing}
+    component = {"gradient_checkpointing": settings.checkpointing}
     return train_config_from_dict({
         "model_type": "STABLE_DIFFUSION_15", "training_method": "LORA",
         "base_model_name": str(ROOT / settings.model),
@@ -95,8 +95,8 @@ def trainer_config(settings: BenchmarkSettings, folder: Path):
         "clip_grad_norm": CLIP,
         "optimizer": {"optimizer": "ADAMW"},
         "train_dtype": dtype, "weight_dtype": dtype,
-        "unet": {"train": True, **part},
-        "text_encoder": {"train": settings.text_encoder, "stop_training_after_unit": "NEVER", **part},
+        "unet": {"train": True, **component},
+        "text_encoder": {"train": settings.text_encoder, "stop_training_after_unit": "NEVER", **component},
         "sample_after_unit": "NEVER", "backup_after_unit": "NEVER", "save_every_unit": "NEVER",
         "tensorboard": False, "validation": False,
     })  # fmt: skip
@@ -154,7 +154,7 @@ class Contest:
             self.rows = [[rows[sample] for sample in batch.samples] for batch in planned]
             source = trainer.data.source
             examples = [(source.pixels(s.image, s.image_variation), trainer.data.caption(s)) for s in rows]
-            layers = {part: list(adapters.adapters) for part, adapters in trainer.trained.items()}
+            layers = {component: list(adapters.adapters) for component, adapters in trainer.trained.items()}
             peers = (PLAIN, PLAIN_FUSED, PLAIN_UNCACHED) if settings.more_peers else (PLAIN,)
             self.plain = {
                 name: PlainLoop(
@@ -182,15 +182,15 @@ class Contest:
         return {name: self._seconds(name, rows) for name in order}
 
     def profile(self, steps: int, order: Sequence[str]) -> dict[str, Counter[str]]:
-        """Seconds per step of every part of each loop; `rest` is what no part accounts for."""
+        """Seconds per step of every phase of each loop; `rest` is what no phase accounts for."""
         rows = self._next(steps)
         found = {}
         for name in order:
             with Stopwatch() as stopwatch:
                 self._watch(name, stopwatch)
                 whole, _ = self._seconds(name, rows)
-            parts = Counter({part: seconds / steps for part, seconds in stopwatch.seconds.items()})
-            found[name] = parts + Counter({"rest": whole - sum(parts.values()), "whole step": whole})
+            phases = Counter({phase: seconds / steps for phase, seconds in stopwatch.seconds.items()})
+            found[name] = phases + Counter({"rest": whole - sum(phases.values()), "whole step": whole})
         return found
 
     def _next(self, steps: int) -> list[list[int]]:
@@ -214,10 +214,10 @@ class Contest:
             torch.cuda.synchronize()
 
     def _watch(self, name: str, stopwatch: Stopwatch) -> None:
-        """Has the stopwatch time the parts of a loop's steps."""
+        """Has the stopwatch time the phases of a loop's steps."""
         if name == OURS:
             owner = self.ours.trainer
-            parts = [
+            phases = [
                 (owner.data, "load", "data"),
                 (owner.model, "encode_captions", "text encoder forward"),
                 (owner.model, "draw", "noise and timesteps"),
@@ -229,7 +229,7 @@ class Contest:
             unet = owner.model.unet
         else:
             owner = self.plain[name]
-            parts = [
+            phases = [
                 (owner, "collate", "data"),
                 (owner, "encode_text", "text encoder forward"),
                 (owner, "add_noise", "noise and timesteps"),
@@ -237,15 +237,15 @@ class Contest:
                 (owner, "show", "progress bar"),
             ]
             unet = owner.unet
-        parts += [
+        phases += [
             (unet, "forward", "UNet forward"),
             (torch.Tensor, "backward", "backward"),
             (torch.nn.utils, "clip_grad_norm_", "clipping"),
             (owner.optimizer, "step", "optimizer"),
             (owner.optimizer, "zero_grad", "zero_grad"),
         ]
-        for part in parts:
-            stopwatch.watch(*part)
+        for phase in phases:
+            stopwatch.watch(*phase)
 
     def frozen_seconds(self, repeats: int) -> float:
         """Median seconds of forward and backward through the UNet without adapters: what no adapter can undercut."""
@@ -320,7 +320,7 @@ def measure(settings: BenchmarkSettings, folder: Path, say: Callable[[str], None
         say(f"{'warm-up' if number < 0 else f'block {number + 1}'}: {shown}; ours/plain {relative:.3f}")
     chunks = [contest.profile(PROFILE_CHUNK, next(turns)) for _ in range(settings.profile_steps // PROFILE_CHUNK)]
     breakdown = {
-        name: {part: statistics.fmean(chunk[name][part] for chunk in chunks) for part in chunks[0][name]}
+        name: {phase: statistics.fmean(chunk[name][phase] for chunk in chunks) for phase in chunks[0][name]}
         for name in (names if chunks else [])
     }
     frozen = contest.frozen_seconds(settings.profile_steps) if settings.profile_steps else None
@@ -360,10 +360,10 @@ def table(result: dict[str, Any]) -> str:
     if not breakdown:
         return ""
     names = list(breakdown)
-    parts = sorted({part for seconds in breakdown.values() for part in seconds} - {"whole step", "rest"},
-                   key=lambda part: -breakdown[OURS].get(part, 0.0))  # fmt: skip
+    phases = sorted({phase for seconds in breakdown.values() for phase in seconds} - {"whole step", "rest"},
+                     key=lambda phase: -breakdown[OURS].get(phase, 0.0))  # fmt: skip
     rows = [f"| ms per step | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
-    for part in [*parts, "rest", "whole step"]:
-        cells = (f"{breakdown[name][part] * 1e3:.2f}" if part in breakdown[name] else "" for name in names)
-        rows.append(f"| {part} | {' | '.join(cells)} |")
+    for phase in [*phases, "rest", "whole step"]:
+        cells = (f"{breakdown[name][phase] * 1e3:.2f}" if phase in breakdown[name] else "" for name in names)
+        rows.append(f"| {phase} | {' | '.join(cells)} |")
     return "\n".join(rows)

@@ -28,7 +28,7 @@ from modules.util.keyed_random import step_generator, step_seed
 import torch
 from torch import nn
 
-PART = "unet"
+COMPONENT = "unet"
 
 # parameters and learning rate -> groups with `params`, `lr` and `name`
 Groups = Callable[[list[nn.Parameter], float], list[dict[str, Any]]]
@@ -39,7 +39,7 @@ Look = Callable[[TrainedSet, torch.optim.Optimizer], None]
 
 
 def one_group(parameters: list[nn.Parameter], learning_rate: float) -> list[dict[str, Any]]:
-    return [{"params": parameters, "lr": learning_rate, "name": PART}]
+    return [{"params": parameters, "lr": learning_rate, "name": COMPONENT}]
 
 
 @contextmanager
@@ -138,7 +138,7 @@ class Sweep:
             examine: may look at what was trained when all steps are done, diverged runs included.
         """
         config = self.config.model_copy(update={**options, "learning_rate": learning_rate})
-        trained = make_trained(self.model, config, self.warn)[PART]
+        trained = make_trained(self.model, config, self.warn)[COMPONENT]
         with undone(trained):
             return self._train(config, trained, groups(trained.parameters(), learning_rate), observe, started, examine)
 
@@ -166,7 +166,7 @@ class Sweep:
                 group["lr"] = rate * factor(step)
             torch.manual_seed(step_seed(config.seed, "dropout", step))
             generator = step_generator(config.seed, "noise", step)
-            loss = batch_losses(config, self.model, batch, generator, {PART: trained}).mean()
+            loss = batch_losses(config, self.model, batch, generator, {COMPONENT: trained}).mean()
             curve.append(loss.item())
             if not math.isfinite(curve[-1]):
                 break
@@ -186,7 +186,7 @@ class Sweep:
     def _measure(self, data: Any, trained: TrainedSet | None = None) -> float:
         if data is None:
             return math.nan
-        sets = None if trained is None else {PART: trained}
+        sets = None if trained is None else {COMPONENT: trained}
         loss = validation_loss(self.model, data, self.config.seed, self.draws, sets)
         return loss if math.isfinite(loss) else math.inf
 

@@ -9,7 +9,7 @@ from benchmarks.transfer.summary import best_rate, rate_table, spread_table, tra
 
 def report(results: Results, tasks: Sequence[str], rules: Sequence[str]) -> str:
     """Spreads of everything, then for each task and rule the best rates and what the transferred rate costs."""
-    parts = [spread_table(results, tasks, rules)]
+    sections = [spread_table(results, tasks, rules)]
     for task in tasks:
         for rule in rules:
             for scaled in (True, False):
@@ -19,5 +19,7 @@ def report(results: Results, tasks: Sequence[str], rules: Sequence[str]) -> str:
                 rate = transferred_rate(results, settings[0])
                 kind = "scaled" if scaled else "plain"
                 told = "its best rate is not known" if rate is None else f"best for LoRA 16: {rate:g}"
-                parts.append(f"**{task}, {rule}, {kind} steps** ({told})\n\n{rate_table(results, task, rule, scaled)}")
-    return "\n\n".join(parts)
+                sections.append(
+                    f"**{task}, {rule}, {kind} steps** ({told})\n\n{rate_table(results, task, rule, scaled)}"
+                )
+    return "\n\n".join(sections)

@@ -172,7 +172,7 @@ def map_ahead(
 
 def _prune(
     cache: TensorCache,
-    parts: Sequence[TrainingData],
+    data: Sequence[TrainingData],
     config: TrainConfig,
     cache_text: bool,
     warn: Callable[[str], None],
@@ -186,12 +186,12 @@ def _prune(
         return
     # a longer run of the same data finds its other variations
     epochs = max(config.epochs, KEPT_EPOCHS)
-    places = [(part, place) for part in parts for place in _image_variations(part, epochs)]
-    keep = {"latents": [part.latent_key(*place) for part, place in places]}
+    places = [(own, place) for own in data for place in _image_variations(own, epochs)]
+    keep = {"latents": [own.latent_key(*place) for own, place in places]}
     if config.masked_training:
-        keep["masks"] = [part.mask_key(*place) for part, place in places]
+        keep["masks"] = [own.mask_key(*place) for own, place in places]
     if cache_text:
-        keep["captions"] = [part.text_key(caption) for part in parts for caption in _captions(part, epochs)]
+        keep["captions"] = [own.text_key(caption) for own in data for caption in _captions(own, epochs)]
     removed, size = cache.prune(keep)
     if removed:
         warn(

@@ -15,17 +15,17 @@ from modules.model.check_finite import check_finite
 from modules.model.DenoisingModel import DenoisingModel
 from modules.model.families import FAMILIES, Family
 from modules.model.hub import Hub, Snapshot
-from modules.model.ModelParts import ModelParts
+from modules.model.ModelComponents import ModelComponents
 from modules.model.ModelSource import (
+    ComponentFile,
     FolderSource,
     ModelSource,
-    PartFile,
     check_folder,
     read_index,
-    replaced_part,
+    replaced_component,
 )
 from modules.model.tiled_decoding import tiled_decoding
-from modules.model.weight_formats import is_quantized_format, part_dtype, place_part, quantized_layers
+from modules.model.weight_formats import component_dtype, is_quantized_format, place_component, quantized_layers
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor
 from modules.util.config.errors import Problem, Remedy
@@ -54,7 +54,7 @@ class BaseModel(DenoisingModel):
         device: where they work.
 
     Attributes:
-        components: by their names in the config, see `ModelParts`.
+        components: by their names in the config, see `ModelComponents`.
         hub: where what is not on this machine comes from.
         text_encoder_trained: whether captions must be encoded anew at each step, with gradient.
         added_words: text encoder -> the words that it knows beside its vocabulary, for those of `embedding_keys`.
@@ -66,8 +66,8 @@ class BaseModel(DenoisingModel):
     # the same for each kind of model, where the models of a family differ in their classes; see `classes_of`
     variants: ClassVar[tuple[Mapping[str, type[nn.Module]], ...]] = ()
     tokenizers: ClassVar[Mapping[str, type]] = {}
-    # config parts (`unet`, `text_encoder` …) that can be trained, the denoiser first
-    trainable_parts: ClassVar[tuple[str, ...]] = ()
+    # the config's components (`unet`, `text_encoder` …) that can be trained, the denoiser first
+    trainable_components: ClassVar[tuple[str, ...]] = ()
     layer_filter_presets: ClassVar[Mapping[str, list[str]]] = {}
     sample_defaults: ClassVar[Mapping[str, object]] = {}
     # layouts of single files that it can be saved in, the usual one first; see `checkpoint_tensors`
@@ -97,7 +97,9 @@ class BaseModel(DenoisingModel):
 
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
         self.config, self.source, self.device, self.hub = config, source, device, Hub(config)
-        self.components = ModelParts(list(self.modules), self._load_part, device, torch.device(config.temp_device))
+        self.components = ModelComponents(
+            list(self.modules), self._load_component, device, torch.device(config.temp_device)
+        )
         self.text_encoder_trained = False
         self.added_words: dict[str, AddedWords] = {}
         self._fingerprints: dict[str, str] = {}
@@ -174,23 +176,23 @@ class BaseModel(DenoisingModel):
     def open_file(cls, path: Path, config: TrainConfig) -> ModelSource:
         """The components of a single file; UserError if the family has none, or the file is foreign or broken."""
 
-    def read_part(self, path: Path, part: str, dtype: torch.dtype) -> nn.Module:
-        """One component from a file of its own, as `<part>.model_name` may name one; UserError if it can't be read."""
-        raise UserError(f"{part}.model_name: {path} is a file, expected the folder of this component.")
+    def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
+        """One component from the file that its `model_name` names; UserError if it can't be read."""
+        raise UserError(f"{component}.model_name: {path} is a file, expected the folder of this component.")
 
-    def _load_part(self, name: str) -> nn.Module:
-        module = self.stored_part(name, part_dtype(self.config, name))
-        return place_part(module, name, self.config, self.device).requires_grad_(False).eval()
+    def _load_component(self, name: str) -> nn.Module:
+        module = self.stored_component(name, component_dtype(self.config, name))
+        return place_component(module, name, self.config, self.device).requires_grad_(False).eval()
 
-    def stored_part(self, name: str, dtype: torch.dtype) -> nn.Module:
+    def stored_component(self, name: str, dtype: torch.dtype) -> nn.Module:
         """A component as it was before this run, on the CPU; another one than that of `components`.
 
         Raises:
             UserError: it is missing or broken.
         """
-        own = replaced_part(self.config, name, self.modules[name], self.hub)
-        if isinstance(own, PartFile):
-            module = self.read_part(own.path(self.hub), name, dtype)
+        own = replaced_component(self.config, name, self.modules[name], self.hub)
+        if isinstance(own, ComponentFile):
+            module = self.read_component(own.path(self.hub), name, dtype)
         else:
             module = (own or self.source).module(name, dtype)
         check_finite(name, module, (own or self.source).name)
@@ -198,19 +200,19 @@ class BaseModel(DenoisingModel):
 
     def check_layers(self) -> None:
         """UserError if a component's layers are none for what the config wants of them. No weights need be there."""
-        for part in self.modules:
-            if is_quantized_format(self.config.part_weight_dtype(part)):
-                quantized_layers(self.empty_part(part), part, self.config)
+        for component in self.modules:
+            if is_quantized_format(self.config.component_weight_dtype(component)):
+                quantized_layers(self.empty_component(component), component, self.config)
 
-    def layers_of(self, part: str) -> nn.Module:
+    def layers_of(self, component: str) -> nn.Module:
         """A component for its layers' names and sizes alone: on the meta device while it is not loaded."""
-        loaded = self.components.loaded.get(part)
-        return self.empty_part(part) if loaded is None else loaded
+        loaded = self.components.loaded.get(component)
+        return self.empty_component(component) if loaded is None else loaded
 
-    def empty_part(self, part: str) -> nn.Module:
+    def empty_component(self, component: str) -> nn.Module:
         """A component on the meta device, as it is before any of its layers is quantized."""
-        own = replaced_part(self.config, part, self.modules[part], self.hub)
-        return (own if isinstance(own, FolderSource) else self.source).empty(part)
+        own = replaced_component(self.config, component, self.modules[component], self.hub)
+        return (own if isinstance(own, FolderSource) else self.source).empty(component)
 
     def add_word(self, word: str, vectors: Mapping[str, Vectors]) -> None:
         """Lets a word in captions and prompts stand for vectors of its own in every text encoder of `embedding_keys`.
@@ -219,15 +221,15 @@ class BaseModel(DenoisingModel):
             word: see `AddedWords`.
             vectors: text encoder -> a function that gives its vectors, `[tokens, width]`, at every use.
         """
-        for part in self.embedding_keys:
-            words = self.added_words[part]
+        for component in self.embedding_keys:
+            words = self.added_words[component]
             if not words:
-                self.components.on_load(part, words.hook)
-            words.add(word, vectors[part])
+                self.components.on_load(component, words.hook)
+            words.add(word, vectors[component])
 
     @property
     def denoiser(self) -> nn.Module:
-        return self.components[self.trainable_parts[0]]
+        return self.components[self.trainable_components[0]]
 
     def rest(self) -> None:
         """Puts away what training does not need: text encoders are freed, unless one is trained, the VAE is parked.
@@ -255,18 +257,18 @@ class BaseModel(DenoisingModel):
         """Text encoder -> tokens of a caption that it reads. Those that every caption has are not counted."""
 
     @abstractmethod
-    def count_tokens(self, part: str, texts: Sequence[str]) -> list[int]:
+    def count_tokens(self, component: str, texts: Sequence[str]) -> list[int]:
         """How many tokens texts have for a text encoder, counted as in `text_limits`.
 
         Of each text, `cut_text` counts.
         """
 
     @abstractmethod
-    def read_more(self, part: str, tokens: int) -> str:
+    def read_more(self, component: str, tokens: int) -> str:
         """What to set so that a text encoder reads more; "" if nothing helps.
 
         Args:
-            part: the text encoder.
+            component: the text encoder.
             tokens: that it should read.
         """
 
@@ -300,7 +302,7 @@ class BaseModel(DenoisingModel):
         return tiled_decoding(self.components["vae"] if "vae" in self.components else None)
 
     @abstractmethod
-    def set_gradient_checkpointing(self, part: str, enabled: bool) -> None:
+    def set_gradient_checkpointing(self, component: str, enabled: bool) -> None:
         """Trades time for memory in one component."""
 
     @staticmethod
@@ -315,8 +317,10 @@ class BaseModel(DenoisingModel):
 
     def adapter_naming(self) -> AdapterNaming:
         """How adapter files call the layers of this model."""
-        denoiser, *encoders = self.trainable_parts
-        return self.name_layers(self.layers_of(denoiser), {part: self.layers_of(part) for part in encoders})
+        denoiser, *encoders = self.trainable_components
+        return self.name_layers(
+            self.layers_of(denoiser), {component: self.layers_of(component) for component in encoders}
+        )
 
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         """What a single file holds, and of which components' tensors it is made; those of one follow each other.
@@ -337,16 +341,16 @@ class BaseModel(DenoisingModel):
     def file_description(self) -> dict[str, str]:
         """Fields of `AdapterDescription` that the family knows: architecture, base version, prediction type."""
 
-    def weights_hash(self, part: str) -> str:
+    def weights_hash(self, component: str) -> str:
         """sha256 of a component's weights, computed once."""
-        if part not in self._fingerprints:
+        if component not in self._fingerprints:
             digest = hashlib.sha256()
-            for name, tensor in sorted(self.components[part].state_dict().items()):
+            for name, tensor in sorted(self.components[component].state_dict().items()):
                 data = tensor.detach().cpu().contiguous()
                 digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
                 digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
-            self._fingerprints[part] = digest.hexdigest()
-        return self._fingerprints[part]
+            self._fingerprints[component] = digest.hexdigest()
+        return self._fingerprints[component]
 
 
 @cache

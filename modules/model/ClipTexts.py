@@ -34,22 +34,24 @@ class ClipTexts(BaseModel):
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
         super().__init__(config, source, device)
         self.tokenizer_of = {TOKENIZERS[name]: source.tokenizer(name) for name in self.tokenizers}
-        self.added_words = {part: AddedWords(self.tokenizer_of[part]) for part in self.embedding_keys}
+        self.added_words = {component: AddedWords(self.tokenizer_of[component]) for component in self.embedding_keys}
 
-    def _length(self, part: str, length: int | None) -> int:
+    def _length(self, component: str, length: int | None) -> int:
         """Tokens of a chunk, with its start and end; `length` as in the config, None: the encoder's own."""
         # the encoder has no positions beyond its own; the option's default is that of families with longer captions
-        most = min(self.tokenizer_of[part].model_max_length, self.layers_of(part).config.max_position_embeddings)
+        most = min(
+            self.tokenizer_of[component].model_max_length, self.layers_of(component).config.max_position_embeddings
+        )
         return min(length or most, most)
 
-    def _texts(self, part: str, captions: Sequence[str]) -> list[str]:
+    def _texts(self, component: str, captions: Sequence[str]) -> list[str]:
         # a word may stand for many tokens
-        return [cut_text(self.added_words[part].expand(cut_text(caption))) for caption in captions]
+        return [cut_text(self.added_words[component].expand(cut_text(caption))) for caption in captions]
 
-    def _bare_ids(self, part: str, captions: Sequence[str]) -> list[list[int]]:
+    def _bare_ids(self, component: str, captions: Sequence[str]) -> list[list[int]]:
         """Ids of the captions themselves, however many, without start and end."""
-        texts = self._texts(part, captions)
-        return self.tokenizer_of[part](texts, add_special_tokens=False, verbose=False).input_ids if texts else []
+        texts = self._texts(component, captions)
+        return self.tokenizer_of[component](texts, add_special_tokens=False, verbose=False).input_ids if texts else []
 
     def chunks_of(self, captions: Sequence[str], lengths: Mapping[str, int | None]) -> int:
         """How many chunks the longest of some captions has, at most `prompt_chunks`.
@@ -62,22 +64,22 @@ class ClipTexts(BaseModel):
         if most == 1:
             return 1
         found = 1
-        for part, length in lengths.items():
-            room = max(1, self._length(part, length) - 2)
-            longest = max(map(len, self._bare_ids(part, captions)), default=0)
+        for component, length in lengths.items():
+            room = max(1, self._length(component, length) - 2)
+            longest = max(map(len, self._bare_ids(component, captions)), default=0)
             found = max(found, math.ceil(longest / room))
         return min(found, most)
 
-    def tokens(self, part: str, captions: list[str], length: int | None, chunks: int = 1) -> Tensor:
+    def tokens(self, component: str, captions: list[str], length: int | None, chunks: int = 1) -> Tensor:
         """`[b·chunks, length]` ids for a text encoder, on its device; see `_length`. Each chunk has start and end."""
-        tokenizer, length = self.tokenizer_of[part], self._length(part, length)
+        tokenizer, length = self.tokenizer_of[component], self._length(component, length)
         if chunks == 1:
-            texts = self._texts(part, captions)
+            texts = self._texts(component, captions)
             return tokenizer(
                 texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
             ).input_ids.to(self.device)
         room, rows = max(1, length - 2), []
-        for ids in self._bare_ids(part, captions):
+        for ids in self._bare_ids(component, captions):
             for start in range(0, chunks * room, room):
                 row = [tokenizer.bos_token_id, *ids[start : start + room], tokenizer.eos_token_id][:length]
                 rows.append(row + [tokenizer.pad_token_id] * (length - len(row)))
@@ -85,21 +87,24 @@ class ClipTexts(BaseModel):
 
     def text_limits(self) -> dict[str, int]:
         chunks = self.config.prompt_chunks
-        return {part: chunks * max(0, self._length(part, self._own_length(part)) - 2) for part in self.tokenizer_of}
+        return {
+            component: chunks * max(0, self._length(component, self._own_length(component)) - 2)
+            for component in self.tokenizer_of
+        }
 
-    def count_tokens(self, part: str, texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in self._bare_ids(part, texts)]
+    def count_tokens(self, component: str, texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in self._bare_ids(component, texts)]
 
-    def read_more(self, part: str, tokens: int) -> str:
-        room = max(1, self._length(part, self._own_length(part)) - 2)
+    def read_more(self, component: str, tokens: int) -> str:
+        room = max(1, self._length(component, self._own_length(component)) - 2)
         needed, most = math.ceil(tokens / room), option_of(type(self.config), "prompt_chunks").le
         chunks = min(needed, most)
         if chunks <= self.config.prompt_chunks:
             return ""
         return f"prompt_chunks to {chunks}" + (", which is the most there is" if needed > most else "")
 
-    def _own_length(self, part: str) -> int | None:
-        return getattr(self.config, f"{part}_sequence_length")
+    def _own_length(self, component: str) -> int | None:
+        return getattr(self.config, f"{component}_sequence_length")
 
 
 def join_chunks(states: Tensor, chunks: int) -> Tensor:

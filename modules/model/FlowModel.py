@@ -47,7 +47,7 @@ class FlowModel(BaseModel):
         tokenizer_of: text encoder -> its tokenizer.
     """
 
-    trainable_parts = ("transformer",)
+    trainable_components = ("transformer",)
     shifts_by_size = True
     # what `encode_text` gives -> the pipeline's argument for it; what it has no argument for stays out
     pipeline_arguments: ClassVar[Mapping[str, str]] = {"hidden": "prompt_embeds"}
@@ -103,7 +103,7 @@ class FlowModel(BaseModel):
         """
 
     @abstractmethod
-    def text_settings(self, part: str) -> list[Any]:
+    def text_settings(self, component: str) -> list[Any]:
         """Everything on which a text encoder's `encode_text` depends beside weights and tokenizer, for JSON."""
 
     @abstractmethod
@@ -142,11 +142,11 @@ class FlowModel(BaseModel):
         """That of a norm or bias: matrices may be quantized."""
         return next(p.dtype for p in self.transformer.parameters() if p.dim() == 1 and p.is_floating_point())
 
-    def set_gradient_checkpointing(self, part: str, enabled: bool) -> None:
+    def set_gradient_checkpointing(self, component: str, enabled: bool) -> None:
         if enabled:
-            self.components[part].enable_gradient_checkpointing()
+            self.components[component].enable_gradient_checkpointing()
             # diffusers checkpoints only in training mode; nothing here has dropout of its own
-            self.components[part].train()
+            self.components[component].train()
 
     # -- images and captions --------------------------------------------------------------------------------------
 
@@ -171,14 +171,14 @@ class FlowModel(BaseModel):
         return self.encode_text(captions, self.config.text_encoder_sequence_length)
 
     def text_fingerprint(self) -> str:
-        return " | ".join(self._encoder_fingerprint(part) for part in self.tokenizer_of)
+        return " | ".join(self._encoder_fingerprint(component) for component in self.tokenizer_of)
 
-    def _encoder_fingerprint(self, part: str) -> str:
-        tokenizer = self.tokenizer_of[part]
+    def _encoder_fingerprint(self, component: str) -> str:
+        tokenizer = self.tokenizer_of[component]
         words = [tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.padding_side]
-        known = json.dumps([self.text_settings(part), words], sort_keys=True)
+        known = json.dumps([self.text_settings(component), words], sort_keys=True)
         digest = hashlib.sha256(known.encode()).hexdigest()[:16]
-        return f"{self.weights_hash(part)} {self.components[part].dtype} {digest}"
+        return f"{self.weights_hash(component)} {self.components[component].dtype} {digest}"
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -195,8 +195,8 @@ class FlowModel(BaseModel):
         shift = self.shift_of_size(math.prod(shape[2:])) if config.dynamic_timestep_shifting else None
         sigma = draw_noise_levels(config, shape[0], generator, shift).float()
         noise, mixed = draw_noise(config, shape, generator)
-        parts = (part.to(self.device, non_blocking=True) for part in (noise, mixed, 1 - sigma, sigma))
-        return Draw(1000 * sigma, *parts, sigma=sigma)
+        tensors = (tensor.to(self.device, non_blocking=True) for tensor in (noise, mixed, 1 - sigma, sigma))
+        return Draw(1000 * sigma, *tensors, sigma=sigma)
 
     def target(self, clean: Tensor, draw: Draw) -> Tensor:
         return draw.noise - clean

@@ -137,11 +137,11 @@ class Flux2Model(FlowModel):
             "and VAE: name a diffusers folder (or hub name) here, and this file as transformer.model_name."
         )
 
-    def read_part(self, path: Path, part: str, dtype: torch.dtype) -> nn.Module:
-        fill = {"transformer": fill_transformer, "vae": fill_vae}.get(part)
+    def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
+        fill = {"transformer": fill_transformer, "vae": fill_vae}.get(component)
         if fill is None:
-            return super().read_part(path, part, dtype)
-        return fill(path, self.source.empty(part), dtype)
+            return super().read_component(path, component, dtype)
+        return fill(path, self.source.empty(component), dtype)
 
     @property
     def text_encoder(self) -> nn.Module:
@@ -202,11 +202,11 @@ class Flux2Model(FlowModel):
         length = self.config.text_encoder_sequence_length or PROMPT_TOKENS
         return {"text_encoder": max(0, length - len(self._bare_ids([""])[0]))}
 
-    def count_tokens(self, part: str, texts: Sequence[str]) -> list[int]:
+    def count_tokens(self, component: str, texts: Sequence[str]) -> list[int]:
         empty = len(self._bare_ids([""])[0])
         return [len(ids) - empty for ids in self._bare_ids(texts)]
 
-    def read_more(self, part: str, tokens: int) -> str:
+    def read_more(self, component: str, tokens: int) -> str:
         return f"text_encoder_sequence_length to {tokens + len(self._bare_ids([''])[0])}"
 
     def _bare_ids(self, captions: Sequence[str]) -> list[list[int]]:
@@ -218,7 +218,7 @@ class Flux2Model(FlowModel):
     def _chats(self, captions: Sequence[str]) -> list[list[dict[str, Any]]]:
         return [self.variant.chat(cut_text(caption)) for caption in captions]
 
-    def text_settings(self, part: str) -> list[Any]:
+    def text_settings(self, component: str) -> list[Any]:
         return [self.config.text_encoder_sequence_length, self.variant.layers, self.variant.chat("")]
 
     # -- training -------------------------------------------------------------------------------------------------

@@ -111,8 +111,8 @@ def _units(module: nn.Module, limit: float, name: str, repeated: bool) -> Iterat
 
 def _frozen(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
     """(dict that holds it, its name there, tensor) of all parameters without gradient, and of all buffers."""
-    for part in module.modules():
-        for place in (part._parameters, part._buffers):
+    for submodule in module.modules():
+        for place in (submodule._parameters, submodule._buffers):
             for name, tensor in list(place.items()):
                 if tensor is not None and not tensor.requires_grad:
                     yield place, name, tensor

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from modules.model.component_files import choose_weights
 from modules.model.hub import SETTINGS, Hub, Snapshot, check_is_model, component_folder
-from modules.model.hub_parts import fetch_part, fetch_settings
+from modules.model.hub_components import fetch_component, fetch_settings
 from modules.model.model_name import HubName, read_model_name
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
@@ -36,13 +36,13 @@ class ModelSource(Protocol):
 
     name: str
 
-    def module(self, part: str, dtype: torch.dtype) -> nn.Module:
+    def module(self, component: str, dtype: torch.dtype) -> nn.Module:
         """A component with its weights, on the CPU. Raises UserError if it is missing or broken."""
 
-    def empty(self, part: str) -> nn.Module:
+    def empty(self, component: str) -> nn.Module:
         """The same component on the meta device: its layers without their weights."""
 
-    def tokenizer(self, part: str) -> PreTrainedTokenizerBase:
+    def tokenizer(self, component: str) -> PreTrainedTokenizerBase:
         """A tokenizer by its component's name. Raises UserError if it is missing or broken."""
 
     def scheduler_config(self) -> dict[str, Any]:
@@ -70,33 +70,35 @@ class FolderSource:
         if isinstance(self._location, Snapshot):
             fetch_settings(self._location, [*self.classes, "scheduler"] if self.root else [""])
 
-    def fetch_weights(self, part: str) -> dict[str, Any]:
+    def fetch_weights(self, component: str) -> dict[str, Any]:
         """Brings a component's weights here; returns what the libraries must be told to load these.
 
         Raises:
             UserError: they can't be had.
         """
-        folder, of_diffusers = part if self.root else "", issubclass(self.classes[part], ModelMixin)
+        folder, of_diffusers = component if self.root else "", issubclass(self.classes[component], ModelMixin)
         if isinstance(self._location, Snapshot):
-            return fetch_part(self._location, folder, of_diffusers, part)
+            return fetch_component(self._location, folder, of_diffusers, component)
         path = self._location / folder
         choice = choose_weights([file.name for file in path.iterdir()] if path.is_dir() else [], of_diffusers)
         return choice.options if choice else {}
 
-    def module(self, part: str, dtype: torch.dtype) -> nn.Module:
-        kind = self.classes[part]
+    def module(self, component: str, dtype: torch.dtype) -> nn.Module:
+        kind = self.classes[component]
         # the two libraries name the argument differently
         name = "torch_dtype" if issubclass(kind, ModelMixin) else "dtype"
-        place, weights = self._place(part), self.fetch_weights(part)
-        with load_errors(self.name, part):
+        place, weights = self._place(component), self.fetch_weights(component)
+        with load_errors(self.name, component):
             module, found = kind.from_pretrained(**place, **weights, **{name: dtype}, output_loading_info=True)
         # the libraries make missing weights up and tell of it only here
         if missing := sorted(found["missing_keys"]):
-            raise UserError(f"The base model {self.name} is broken: it lacks {part}.{missing[0]}. Download it again.")
+            raise UserError(
+                f"The base model {self.name} is broken: it lacks {component}.{missing[0]}. Download it again."
+            )
         return module
 
-    def empty(self, part: str) -> nn.Module:
-        kind, place = self.classes[part], self._place(part)
+    def empty(self, component: str) -> nn.Module:
+        kind, place = self.classes[component], self._place(component)
         with load_errors(self.name):
             if issubclass(kind, PreTrainedModel):
                 config = kind.config_class.from_pretrained(**place)
@@ -104,10 +106,10 @@ class FolderSource:
                 config = kind.load_config(**place)
             return empty_module(kind, config)
 
-    def tokenizer(self, part: str) -> PreTrainedTokenizerBase:
-        place = self._place(part)
+    def tokenizer(self, component: str) -> PreTrainedTokenizerBase:
+        place = self._place(component)
         with load_errors(self.name):
-            return self.classes[part].from_pretrained(**place)
+            return self.classes[component].from_pretrained(**place)
 
     def scheduler_config(self) -> dict[str, Any]:
         place = self._place("scheduler")
@@ -115,16 +117,16 @@ class FolderSource:
             config = diffusers.DDPMScheduler.load_config(**place)
             return dict(scheduler_class(config.get("_class_name")).from_config(config).config)
 
-    def _place(self, part: str) -> dict[str, Any]:
+    def _place(self, component: str) -> dict[str, Any]:
         """Where the libraries find a component, whose settings are here now."""
         folder = self._location
         if isinstance(folder, Snapshot):
-            fetch_settings(folder, [part if self.root else ""])
+            fetch_settings(folder, [component if self.root else ""])
             folder = folder.folder
         return {
             "pretrained_model_name_or_path": str(folder),
             "local_files_only": True,
-            **({"subfolder": part} if self.root else {}),
+            **({"subfolder": component} if self.root else {}),
         }
 
 
@@ -141,7 +143,7 @@ def empty_module(kind: type[nn.Module], config: Any) -> nn.Module:
 
 
 @contextmanager
-def load_errors(source: str, part: str = "") -> Iterator[None]:
+def load_errors(source: str, component: str = "") -> Iterator[None]:
     """Says in one line that a base model, or a component of it, can't be loaded, and why."""
     try:
         yield
@@ -149,7 +151,7 @@ def load_errors(source: str, part: str = "") -> Iterator[None]:
         raise
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"The base model {source} can't be loaded: a .bin file of {part or 'it'} is damaged, or holds "
+            f"The base model {source} can't be loaded: a .bin file of {component or 'it'} is damaged, or holds "
             "Python objects beside tensors, and loading those can run any code. Get a version of it with safetensors "
             "files."
         ) from error
@@ -166,13 +168,13 @@ def scheduler_class(name: object) -> type[diffusers.SchedulerMixin]:
     return kind
 
 
-def check_folder(place: Path | Snapshot, parts: Sequence[str]) -> None:
-    """UserError if a folder is not a model in diffusers' layout with all of these parts."""
+def check_folder(place: Path | Snapshot, components: Sequence[str]) -> None:
+    """UserError if a folder is not a model in diffusers' layout with all of these components."""
     read_index(place)
     if isinstance(place, Snapshot):
-        missing = [name for name in parts if not place.names(name)]
+        missing = [name for name in components if not place.names(name)]
     else:
-        missing = [name for name in parts if not (place / name).is_dir()]
+        missing = [name for name in components if not (place / name).is_dir()]
     if not missing:
         return
     words = f"is incomplete; missing folders: {', '.join(missing)}."
@@ -206,7 +208,7 @@ def read_index(place: Path | Snapshot) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class PartFile:
+class ComponentFile:
     """A file that holds one component, on this machine or on the hub.
 
     Attributes:
@@ -224,20 +226,22 @@ class PartFile:
         return found
 
 
-def replaced_part(config: TrainConfig, part: str, kind: type[nn.Module], hub: Hub) -> FolderSource | PartFile | None:
-    """Where `<part>.model_name` says that a component comes from; None: the base model.
+def replaced_component(
+    config: TrainConfig, component: str, kind: type[nn.Module], hub: Hub
+) -> FolderSource | ComponentFile | None:
+    """Where `<component>.model_name` says that a component comes from; None: the base model.
 
     A folder is the component itself, or a whole model with a folder of the component's name in it.
 
     Raises:
         UserError: it does not exist, or can't be had.
     """
-    name, key = getattr(config, part).model_name, f"{part}.model_name"
+    name, key = getattr(config, component).model_name, f"{component}.model_name"
     if not name:
         return None
     found = read_model_name(name, key)
     if found.file if isinstance(found, HubName) else found.is_file():
-        return PartFile(name, key)
+        return ComponentFile(name, key)
     place = hub.place(name, key)
-    inside = bool(component_folder(place, part)) if isinstance(place, Snapshot) else (place / part).is_dir()
-    return FolderSource(place, {part: kind}, root=inside)
+    inside = bool(component_folder(place, component)) if isinstance(place, Snapshot) else (place / component).is_dir()
+    return FolderSource(place, {component: kind}, root=inside)

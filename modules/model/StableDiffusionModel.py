@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 and 2.x, and every model of the same parts (one CLIP text encoder, UNet, KL autoencoder)."""
+"""Stable Diffusion 1.5 and 2.x, and every model of the same components: CLIP text encoder, UNet, KL autoencoder."""
 
 from contextlib import nullcontext
 

@@ -30,7 +30,7 @@ class StableDiffusionXLModel(UNetModel):
     }
     tokenizers = {"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer}
     embedding_keys = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
-    trainable_parts = ("unet", "text_encoder", "text_encoder_2")
+    trainable_components = ("unet", "text_encoder", "text_encoder_2")
     sample_defaults = STABLE_DIFFUSION_XL.sample_defaults
     file_names = {ModelType.STABLE_DIFFUSION_XL_10_BASE: ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0")}
     # the base model was trained without the last one
@@ -51,9 +51,11 @@ class StableDiffusionXLModel(UNetModel):
     ) -> dict[str, Tensor]:
         """`hidden` `[b, tokens, both widths]` and `pooled` `[b, width of the projection]`, float32."""
         hidden, chunks = [], self.chunks_of(captions, dict(zip(self.tokenizer_of, lengths, strict=True)))
-        for part, skip, length in zip(self.tokenizer_of, skips, lengths, strict=True):
-            encoded = self.components[part](self.tokens(part, captions, length, chunks), output_hidden_states=True)
-            states = self.layer_output(part, encoded.hidden_states, skip, self.unused_layers).float()
+        for component, skip, length in zip(self.tokenizer_of, skips, lengths, strict=True):
+            encoded = self.components[component](
+                self.tokens(component, captions, length, chunks), output_hidden_states=True
+            )
+            states = self.layer_output(component, encoded.hidden_states, skip, self.unused_layers).float()
             hidden.append(join_chunks(states, chunks))
         first, second = (states.shape[1] for states in hidden)
         if first != second:

@@ -25,12 +25,12 @@ class _Description:
 
     Attributes:
         folder: in `resources/`; what it lacks is in the one above.
-        parts: names of the components.
+        components: names of the components.
         changes: component -> options that differ.
     """
 
     folder: str
-    parts: Sequence[str]
+    components: Sequence[str]
     changes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
@@ -51,23 +51,23 @@ class StandardSource:
         if len(standard_models_of(model_type)) > 1:
             self.name += f" ({self._model.folder.rsplit('/', 1)[-1]})"
         self._empty: dict[str, nn.Module] = {}
-        self.classes = {part: self._class(part) for part in self._model.parts}
+        self.classes = {component: self._class(component) for component in self._model.components}
 
-    def module(self, part: str, dtype: torch.dtype) -> nn.Module:
+    def module(self, component: str, dtype: torch.dtype) -> nn.Module:
         raise UserError(f"{self.name} has no weights here.")
 
-    def empty(self, part: str) -> nn.Module:
-        if part not in self._empty:
-            kind, config = self.classes[part], self._config(part)
+    def empty(self, component: str) -> nn.Module:
+        if component not in self._empty:
+            kind, config = self.classes[component], self._config(component)
             own = kind.config_class.from_dict(config) if issubclass(kind, PreTrainedModel) else config
-            self._empty[part] = empty_module(kind, own)
-        return self._empty[part]
+            self._empty[component] = empty_module(kind, own)
+        return self._empty[component]
 
-    def tokenizer(self, part: str) -> "PreTrainedTokenizerBase | FullLengthTokenizer":
-        assert part in TOKENIZERS
-        if self._file(part) is None:
+    def tokenizer(self, component: str) -> "PreTrainedTokenizerBase | FullLengthTokenizer":
+        assert component in TOKENIZERS
+        if self._file(component) is None:
             return FullLengthTokenizer()
-        return clip_tokenizer(str(self._config(part)["pad_token"]))
+        return clip_tokenizer(str(self._config(component)["pad_token"]))
 
     def scheduler_config(self) -> dict[str, Any]:
         config = self._config("scheduler")
@@ -77,19 +77,21 @@ class StandardSource:
         """What a `model_index.json` would say besides the components: nothing."""
         return {}
 
-    def _class(self, part: str) -> type[nn.Module]:
-        config = self._config(part)
+    def _class(self, component: str) -> type[nn.Module]:
+        config = self._config(component)
         if "_class_name" in config:
             return getattr(diffusers, config["_class_name"])
         return getattr(transformers, config["architectures"][0])
 
-    def _file(self, part: str) -> Path | None:
+    def _file(self, component: str) -> Path | None:
         folder = RESOURCES / self._model.folder
-        return next((f for f in (folder / config_file(part), folder.parent / config_file(part)) if f.is_file()), None)
+        return next(
+            (f for f in (folder / config_file(component), folder.parent / config_file(component)) if f.is_file()), None
+        )
 
-    def _config(self, part: str) -> dict[str, Any]:
-        config = json.loads(self._file(part).read_text(encoding="utf-8"))
-        return {**config, **self._model.changes.get(part, {})}
+    def _config(self, component: str) -> dict[str, Any]:
+        config = json.loads(self._file(component).read_text(encoding="utf-8"))
+        return {**config, **self._model.changes.get(component, {})}
 
 
 class FullLengthTokenizer:
@@ -120,4 +122,4 @@ def _described(model_type: ModelType, base_model_name: str) -> _Description:
             f"{start}its name {base_model_name} does not tell which one of {model_type} it is. Name a folder of it, go "
             f"online, or take a name with {', '.join(model.mark for model in known)} in it."
         )
-    return _Description(own[0].folder, facts_of(model_type).parts, own[0].types[model_type])
+    return _Description(own[0].folder, facts_of(model_type).components, own[0].types[model_type])

@@ -13,7 +13,7 @@ from modules.model.diffusion_noise import draw_noise, draw_timesteps, offset_coe
 from modules.model.Draw import Draw, per_image
 from modules.model.ldm_checkpoint import ldm_checkpoint
 from modules.model.ModelSource import ModelSource, empty_module
-from modules.model.single_file import SD1, SD2, SDXL, STANDARD, SingleFileSource, load_part
+from modules.model.single_file import SD1, SD2, SDXL, STANDARD, SingleFileSource, load_component
 from modules.model.unet_keys import unet_adapter_naming
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor
@@ -64,7 +64,7 @@ class UNetModel(ClipTexts):
         velocity: whether the UNet predicts the velocity.
     """
 
-    trainable_parts = ("unet", "text_encoder")
+    trainable_components = ("unet", "text_encoder")
     layer_filter_presets = {
         "full": [],
         "attn-mlp": ["attentions"],
@@ -108,25 +108,25 @@ class UNetModel(ClipTexts):
     @cache
     def planned_naming(cls) -> AdapterNaming:
         unet = empty_module(UNet2DConditionModel, {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1})
-        encoders = {part: kind for part, kind in cls.modules.items() if part.startswith("text_encoder")}
+        encoders = {component: kind for component, kind in cls.modules.items() if component.startswith("text_encoder")}
         small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
         return unet_adapter_naming(
-            unet, {part: empty_module(kind, CLIPTextConfig(**small)) for part, kind in encoders.items()}
+            unet, {component: empty_module(kind, CLIPTextConfig(**small)) for component, kind in encoders.items()}
         )
 
     @classmethod
     def open_file(cls, path: Path, config: TrainConfig) -> SingleFileSource:
-        elsewhere = [part for part in cls.modules if getattr(config, part).model_name]
+        elsewhere = [component for component in cls.modules if getattr(config, component).model_name]
         return SingleFileSource(path, config.model_type, elsewhere)
 
-    def read_part(self, path: Path, part: str, dtype: torch.dtype) -> nn.Module:
+    def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
         try:
-            return load_part(path, part, self.source.empty(part), dtype)
+            return load_component(path, component, self.source.empty(component), dtype)
         except UserError as error:
-            raise UserError(f"{part}.model_name: {error}") from error
+            raise UserError(f"{component}.model_name: {error}") from error
 
-    def _load_part(self, name: str) -> nn.Module:
-        module = super()._load_part(name)
+    def _load_component(self, name: str) -> nn.Module:
+        module = super()._load_component(name)
         if name == "vae" and module.dtype == torch.float16 and module.config.force_upcast:
             # its activations overflow, says its own config
             module.float()
@@ -134,9 +134,9 @@ class UNetModel(ClipTexts):
 
     def check_layers(self) -> None:
         super().check_layers()
-        for part in self.tokenizer_of:
-            layers = self.layers_of(part).config.num_hidden_layers
-            _check_skip(part, layers, getattr(self.config, f"{part}_layer_skip"), self.unused_layers)
+        for component in self.tokenizer_of:
+            layers = self.layers_of(component).config.num_hidden_layers
+            _check_skip(component, layers, getattr(self.config, f"{component}_layer_skip"), self.unused_layers)
 
     @property
     def unet(self) -> nn.Module:
@@ -181,39 +181,40 @@ class UNetModel(ClipTexts):
         pixels = pixels.to(device=self.device, dtype=self.vae.dtype)
         return self.vae.encode(pixels).latent_dist.mean.float()
 
-    def layer_output(self, part: str, states: tuple[Tensor, ...], skip: int, unused: int = 0) -> Tensor:
+    def layer_output(self, component: str, states: tuple[Tensor, ...], skip: int, unused: int = 0) -> Tensor:
         """What comes out of a text encoder's last layer but `skip`; UserError if it has not that many.
 
         Args:
-            part: the text encoder's name.
+            component: the text encoder's name.
             states: its hidden states, the embeddings first.
             skip: layers that the user wants left out.
             unused: last layers that the family never uses.
         """
-        _check_skip(part, len(states) - 1, skip, unused)
+        _check_skip(component, len(states) - 1, skip, unused)
         return states[-1 - skip - unused]
 
     def image_fingerprint(self) -> str:
         return f"{self.weights_hash('vae')} {self.vae.dtype}"
 
     def text_fingerprint(self) -> str:
-        return " | ".join(self._encoder_fingerprint(part) for part in self.tokenizer_of)
+        return " | ".join(self._encoder_fingerprint(component) for component in self.tokenizer_of)
 
-    def _encoder_fingerprint(self, part: str) -> str:
-        settings = [getattr(self.config, f"{part}_{name}") for name in ("layer_skip", "sequence_length")]
+    def _encoder_fingerprint(self, component: str) -> str:
+        settings = [getattr(self.config, f"{component}_{name}") for name in ("layer_skip", "sequence_length")]
         if self.config.prompt_chunks > 1:
             settings.append(f"{self.config.prompt_chunks} chunks")
-        vocabulary = json.dumps(self.tokenizer_of[part].get_vocab(), sort_keys=True)
-        words = self.added_words[part].fingerprint()
-        return f"{self.weights_hash(part)} {self.components[part].dtype} {settings} {hash_text(vocabulary)}{words}"
+        vocabulary = json.dumps(self.tokenizer_of[component].get_vocab(), sort_keys=True)
+        words = self.added_words[component].fingerprint()
+        weights = f"{self.weights_hash(component)} {self.components[component].dtype}"
+        return f"{weights} {settings} {hash_text(vocabulary)}{words}"
 
     def draw(self, shape: torch.Size, generator: torch.Generator) -> Draw:
         timesteps = draw_timesteps(self.config, shape[0], len(self.alphas_cumprod), generator)
         noise, mixed = draw_noise(self.config, shape, generator, self.offset_psi[timesteps])
         alphas = self.alphas_cumprod[timesteps]
-        parts = (noise, mixed, alphas.sqrt(), (1 - alphas).sqrt())
-        parts = (part.to(self.device, non_blocking=True) for part in parts)
-        return Draw(timesteps, *parts, snr=alphas / (1 - alphas).clamp(min=1e-12))
+        tensors = (noise, mixed, alphas.sqrt(), (1 - alphas).sqrt())
+        tensors = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
+        return Draw(timesteps, *tensors, snr=alphas / (1 - alphas).clamp(min=1e-12))
 
     def clean_latents(self, latents: Tensor) -> Tensor:
         return super().clean_latents(latents) * self.latent_scale
@@ -288,8 +289,8 @@ class UNetModel(ClipTexts):
             pixels = self.vae.decode(latents.to(self.vae.dtype) / self.latent_scale).sample
         return pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
 
-    def set_gradient_checkpointing(self, part: str, enabled: bool) -> None:
-        module = self.components[part]
+    def set_gradient_checkpointing(self, component: str, enabled: bool) -> None:
+        module = self.components[component]
         if not enabled:
             return
         # diffusers' name, and that of transformers
@@ -301,8 +302,8 @@ class UNetModel(ClipTexts):
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         standard = STANDARD[self.config.model_type][0]
         open_clip = {SD1: (), SD2: ("text_encoder",), SDXL: ("text_encoder_2",)}[standard]
-        parts = {part: self.empty_part(part) for part in self.modules}
-        tensors = ldm_checkpoint(parts, int(standard == SDXL), open_clip)
+        components = {component: self.empty_component(component) for component in self.modules}
+        tensors = ldm_checkpoint(components, int(standard == SDXL), open_clip)
         # of SD 1.x and 2.x the reader knows it by the model type
         if standard == SDXL and self.velocity:
             tensors.append(CheckpointTensor("v_pred", ()))
@@ -322,12 +323,12 @@ class UNetModel(ClipTexts):
         return {"architecture": architecture, "base_version": base_version, "prediction_type": prediction}
 
 
-def _check_skip(part: str, layers: int, skip: int, unused: int) -> None:
+def _check_skip(component: str, layers: int, skip: int, unused: int) -> None:
     if skip + unused > layers:
         least = f", of which the last {unused} is never used" if unused else ""
         raise UserError(
-            f"{part}_layer_skip: found {skip}, but the text encoder has only {layers} layers{least}.",
-            Remedy.of({f"{part}_layer_skip": 0}),
+            f"{component}_layer_skip: found {skip}, but the text encoder has only {layers} layers{least}.",
+            Remedy.of({f"{component}_layer_skip": 0}),
         )
 
 

@@ -40,7 +40,7 @@ class Family:
     Attributes:
         class_name: of its class, and of the file in this folder that holds it.
         model_types: those that it serves, the usual one first.
-        parts: the config's keys of its components, the denoiser first.
+        components: the config's keys of its components, the denoiser first.
         sample_defaults: what a sample is drawn with where it says nothing of its own.
         file_marks: part of a tensor's name -> the types of single files that have it; several where only the user knows
             which.
@@ -49,7 +49,7 @@ class Family:
 
     class_name: str
     model_types: tuple[ModelType, ...]
-    parts: tuple[str, ...]
+    components: tuple[str, ...]
     sample_defaults: Mapping[str, Any]
     file_marks: Mapping[str, tuple[ModelType, ...]] = field(default_factory=dict)
     standard_models: tuple[StandardModel, ...] = ()

@@ -52,12 +52,12 @@ _BLOCK_LAYERS = {
 _BLOCKS = {"transformer_blocks": "double_blocks", "single_transformer_blocks": "single_blocks"}
 # Flux.1 has nothing under these names, and ComfyUI does not know them
 _NEW_IN_FLUX2 = ("time_guidance_embed.", "double_stream_modulation_", "single_stream_modulation.")
-# joint layer of a double block -> the layers that are stacked in it, in order
-_JOINT = {
+# fused layer of a double block -> the layers that are stacked in it, in order
+_FUSED = {
     "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
     "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
 }
-_JOINT_OF = {path: (joint, index) for joint, paths in _JOINT.items() for index, path in enumerate(paths)}
+_FUSED_OF = {path: (fused, index) for fused, paths in _FUSED.items() for index, path in enumerate(paths)}
 _BLOCK = re.compile(r"(transformer_blocks|single_transformer_blocks)\.(\d+)\.(.+)")
 
 
@@ -75,9 +75,9 @@ def native_layer(path: str) -> tuple[str, int | None]:
         return native, None
     if block:
         kind, number, inner = block.groups()
-        if kind == "transformer_blocks" and inner in _JOINT_OF:
-            joint, third = _JOINT_OF[inner]
-            return f"{_BLOCKS[kind]}.{number}.{joint}", third
+        if kind == "transformer_blocks" and inner in _FUSED_OF:
+            fused, third = _FUSED_OF[inner]
+            return f"{_BLOCKS[kind]}.{number}.{fused}", third
         if inner in _BLOCK_LAYERS[kind]:
             return f"{_BLOCKS[kind]}.{number}.{_BLOCK_LAYERS[kind][inner]}", None
     raise ValueError(f"{path} has no native name; expected a layer of a Flux.2 transformer")
@@ -98,8 +98,8 @@ class NativeTensor(NamedTuple):
 
     def piece(self, tensor: Tensor) -> Tensor:
         """The tensor out of the file's."""
-        part = tensor if self.third is None else tensor.chunk(3)[self.third]
-        return part.roll(len(part) // 2, 0) if self.swapped else part
+        rows = tensor if self.third is None else tensor.chunk(3)[self.third]
+        return rows.roll(len(rows) // 2, 0) if self.swapped else rows
 
 
 def native_tensor(name: str) -> NativeTensor:

@@ -306,19 +306,19 @@ def check_is_model(snapshot: Snapshot) -> None:
     raise snapshot.lack("model_index.json", words)
 
 
-def component_folder(snapshot: Snapshot, part: str) -> str:
+def component_folder(snapshot: Snapshot, component: str) -> str:
     """Where a component is in a repository: in a folder of its name, else it is the repository itself, "".
 
     Raises:
         UserError: it is neither.
     """
-    if snapshot.names(part):
-        return part
+    if snapshot.names(component):
+        return component
     if "config.json" in snapshot.names():
         return ""
     raise snapshot.lack(
-        f"the component {part}",
-        f"has neither a folder {part} nor a config.json of its own. Name a model with such a component, or the "
+        f"the component {component}",
+        f"has neither a folder {component} nor a config.json of its own. Name a model with such a component, or the "
         "component's own repository or file.",
     )
 

@@ -90,6 +90,6 @@ def files_of(info: Mapping[str, Any]) -> dict[str, HubFile]:
         large = entry.get("lfs") or {}
         sha256 = large.get("sha256") or ""
         etag = sha256 or entry.get("blobId") or ""
-        if all(is_segment(part) for part in entry["rfilename"].split("/")) and _ETAG.fullmatch(etag):
+        if all(is_segment(segment) for segment in entry["rfilename"].split("/")) and _ETAG.fullmatch(etag):
             files[entry["rfilename"]] = HubFile(large.get("size", entry.get("size")), etag, sha256)
     return files

@@ -90,7 +90,7 @@ def _receive(url: str, partial: Path, size: int, headers: Mapping[str, str], on_
     if have == size:
         partial.touch()
         return
-    # compressed answers have no parts
+    # compressed answers have no ranges
     asked = {**headers, "accept-encoding": "identity", **({"range": f"bytes={have}-"} if have else {})}
     with get_session().stream(
         "GET", url, headers=asked, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, follow_redirects=True

@@ -32,29 +32,29 @@ def ldm_checkpoint(
         ValueError: a component has tensors for which such files have no name.
     """
     found: list[CheckpointTensor] = []
-    for part, module in components.items():
+    for component, module in components.items():
         names = module.state_dict()
-        if part == "unet":
+        if component == "unet":
             blocks = native_blocks(module.config)
-            found += checkpoint_tensors(part, names, lambda name, b=blocks: Place(unet_name(name, b)))
-        elif part == "vae":
-            found += _vae(part, module)
+            found += checkpoint_tensors(component, names, lambda name, b=blocks: Place(unet_name(name, b)))
+        elif component == "vae":
+            found += _vae(component, module)
         else:
-            prefix = TEXT_PREFIXES[part][-1] if generation else TEXT_PREFIXES[part][0]
-            if part in open_clip:
+            prefix = TEXT_PREFIXES[component][-1] if generation else TEXT_PREFIXES[component][0]
+            if component in open_clip:
                 start = prefix + OPEN_CLIP_PREFIX
-                found += checkpoint_tensors(part, names, lambda name, s=start: open_clip_place(name, s))
+                found += checkpoint_tensors(component, names, lambda name, s=start: open_clip_place(name, s))
             else:
                 start = prefix + CLIP_PREFIX
-                found += checkpoint_tensors(part, names, lambda name, s=start: Place(clip_name(name, s)))
+                found += checkpoint_tensors(component, names, lambda name, s=start: Place(clip_name(name, s)))
     return found
 
 
-def _vae(part: str, module: nn.Module) -> list[CheckpointTensor]:
+def _vae(component: str, module: nn.Module) -> list[CheckpointTensor]:
     """Its attention has 1 × 1 convolutions there, and matrices here."""
     state = module.state_dict()
 
     def ones(name: str) -> int:
         return 2 if ".attentions." in name and state[name].dim() == 2 else 0
 
-    return checkpoint_tensors(part, state, lambda name: Place(vae_name(name, module.config)), ones)
+    return checkpoint_tensors(component, state, lambda name: Place(vae_name(name, module.config)), ones)

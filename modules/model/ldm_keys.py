@@ -38,7 +38,7 @@ _VAE_STEPS = (
 )
 
 _OPEN_CLIP_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
-_OPEN_CLIP_PARTS = {
+_OPEN_CLIP_NAMES = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
     "mlp.fc1": "mlp.c_fc",
@@ -78,15 +78,15 @@ class Place(NamedTuple):
 
     def piece(self, tensor: Tensor) -> Tensor:
         """The component's tensor out of the checkpoint's, whose memory it shares."""
-        part = tensor if self.third is None else tensor.chunk(3)[self.third]
-        return part.T if self.transposed else part
+        rows = tensor if self.third is None else tensor.chunk(3)[self.third]
+        return rows.T if self.transposed else rows
 
 
 def unet_name(name: str, blocks: Mapping[str, str], prefix: str = UNET_PREFIX) -> str:
     """Checkpoint name of a UNet tensor; `blocks` is what `native_blocks` makes of the UNet's config.
 
     Raises:
-        ValueError: the UNet has parts that LDM checkpoints don't have.
+        ValueError: the UNet has layers that LDM checkpoints don't have.
     """
     layer, ending = name.rsplit(".", 1)
     return f"{prefix}{native_unet_path(layer, blocks)}.{ending}"
@@ -119,4 +119,4 @@ def open_clip_place(name: str, prefix: str) -> Place:
     start = f"{prefix}transformer.resblocks.{layer[1]}"
     if layer[2] in _IN_PROJ:
         return Place(f"{start}.attn.in_proj_{layer[3]}", _IN_PROJ[layer[2]])
-    return Place(f"{start}.{_OPEN_CLIP_PARTS[layer[2]]}.{layer[3]}")
+    return Place(f"{start}.{_OPEN_CLIP_NAMES[layer[2]]}.{layer[3]}")

@@ -20,14 +20,14 @@ from huggingface_hub import constants
 
 # endings of the files that models are read from
 WEIGHT_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
-# a name of two parts that ends so is that of a file
+# a name of two segments that ends so is that of a file
 _FILE_ENDINGS = (*WEIGHT_ENDINGS, ".bin", ".gguf", ".sft")
 _PATH_STARTS = ("/", ".", "~", "models/")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _WORD = re.compile(r"\w(?:[\w.-]*\w)?", re.ASCII)
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _NO_MODELS = ("datasets", "spaces", "collections", "papers", "docs", "api")
-# revisions of these folders have three parts, as refs/pr/1
+# revisions of these folders have three segments, as refs/pr/1
 _REFS = "refs"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # what the hub's main branch is called everywhere
@@ -144,14 +144,14 @@ def short_name(name: str) -> str:
     return found.name if isinstance(found, Path) else Path(found.file or found.repo).name
 
 
-def named_models(config: TrainConfig, parts: Iterable[str]) -> dict[str, str]:
+def named_models(config: TrainConfig, components: Iterable[str]) -> dict[str, str]:
     """Option -> name, of the base model and of those components that come from elsewhere.
 
     Args:
         config: of a run.
-        parts: components of its family.
+        components: components of its family.
     """
-    names = {f"{part}.model_name": getattr(config, part).model_name for part in parts}
+    names = {f"{component}.model_name": getattr(config, component).model_name for component in components}
     return {"base_model_name": config.base_model_name, **{key: name for key, name in names.items() if name}}
 
 
@@ -230,11 +230,11 @@ def _exists(path: Path) -> bool:
 def _looks_like_path(text: str) -> bool:
     if text.startswith(_PATH_STARTS) or "\\" in text or _DRIVE.match(text):
         return True
-    parts = text.split("/")
-    if len(parts) == 2:
+    segments = text.split("/")
+    if len(segments) == 2:
         return text.lower().endswith(_FILE_ENDINGS) and "@" not in text
     # a folder of two names that is here holds no such file
-    return len(parts) > 2 and Path(*parts[:2]).is_dir()
+    return len(segments) > 2 and Path(*segments[:2]).is_dir()
 
 
 def _read_repository(text: str) -> HubName | None:
@@ -244,16 +244,16 @@ def _read_repository(text: str) -> HubName | None:
     name, at, revision = first.partition("@")
     if not _is_repository(owner, name):
         return None
-    parts = [revision, *tail] if at else tail
-    if not all(is_segment(part) for part in parts):
+    segments = [revision, *tail] if at else tail
+    if not all(is_segment(segment) for segment in segments):
         return None
-    if not parts:
+    if not segments:
         return HubName(f"{owner}/{name}")
-    is_file = parts[-1].lower().endswith(WEIGHT_ENDINGS)
+    is_file = segments[-1].lower().endswith(WEIGHT_ENDINGS)
     if not at:
-        return HubName(f"{owner}/{name}", file="/".join(parts)) if is_file else None
-    count = _revision_parts(parts) if is_file else len(parts)
-    return HubName(f"{owner}/{name}", "/".join(parts[:count]), "/".join(parts[count:]))
+        return HubName(f"{owner}/{name}", file="/".join(segments)) if is_file else None
+    count = _revision_segments(segments) if is_file else len(segments)
+    return HubName(f"{owner}/{name}", "/".join(segments[:count]), "/".join(segments[count:]))
 
 
 def _is_repository(owner: str, name: str) -> bool:
@@ -267,8 +267,8 @@ def is_segment(text: str) -> bool:
     return text not in ("", ".", "..") and text.isprintable() and not set(text) & set('\\:*?"<>|')
 
 
-def _revision_parts(parts: list[str]) -> int:
-    return min(3, len(parts)) if parts[0] == _REFS else 1
+def _revision_segments(segments: list[str]) -> int:
+    return min(3, len(segments)) if segments[0] == _REFS else 1
 
 
 def _address(text: str) -> str | None:
@@ -283,17 +283,17 @@ def _address(text: str) -> str | None:
 
 
 def _read_address(address: str, text: str, key: str) -> HubName:
-    parts = [unquote(part) for part in address.split("/") if part]
-    if len(parts) < 2 or parts[0] in _NO_MODELS or not _is_repository(*parts[:2]):
+    segments = [unquote(segment) for segment in address.split("/") if segment]
+    if len(segments) < 2 or segments[0] in _NO_MODELS or not _is_repository(*segments[:2]):
         raise UserError(
             f"{key}: {text} is not the address of a model. Expected one such as https://huggingface.co/owner/name."
         )
-    repo, kind, rest = "/".join(parts[:2]), parts[2] if len(parts) > 2 else "", parts[3:]
+    repo, kind, rest = "/".join(segments[:2]), segments[2] if len(segments) > 2 else "", segments[3:]
     if not kind:
         return HubName(repo)
-    count = _revision_parts(rest) if rest else 0
+    count = _revision_segments(rest) if rest else 0
     revision, inside = "/".join(rest[:count]), "/".join(rest[count:])
-    if revision and all(is_segment(part) for part in f"{revision}/{inside}".strip("/").split("/")):
+    if revision and all(is_segment(segment) for segment in f"{revision}/{inside}".strip("/").split("/")):
         if kind == "tree" and not inside or kind == "commit":
             return HubName(repo, revision)
         if kind in ("blob", "resolve", "raw") and inside.lower().endswith(WEIGHT_ENDINGS):
@@ -309,9 +309,9 @@ def _nearest(path: Path) -> str:
     missing = path
     while not _exists(missing.parent) and missing.parent != missing:
         missing = missing.parent
-    found, parts = missing.parent, [missing.name, *path.relative_to(missing).parts]
-    for count, part in enumerate(parts):
-        near = part if _exists(found / part) else _similar(found, part)
+    found, segments = missing.parent, [missing.name, *path.relative_to(missing).parts]
+    for count, segment in enumerate(segments):
+        near = segment if _exists(found / segment) else _similar(found, segment)
         if near is None:
             # a folder of which the rest is not known may still be what was meant
             return f"; did you mean a folder or file in {found}?" if count else ""

@@ -32,22 +32,24 @@ def find_model_type(config: TrainConfig, hub: Hub | None = None) -> ModelType:
         return _type_of_file(place)
     index = read_index(place)
     # [None, None] stands for a component that was left out
-    found = {part: entry[-1] for part, entry in index.items() if isinstance(entry, list) and entry and entry[-1]}
+    found = {
+        component: entry[-1] for component, entry in index.items() if isinstance(entry, list) and entry and entry[-1]
+    }
     for family in dict.fromkeys(model_families().values()):
         if _has_components(family, found):
             return family.model_types[0]
-    parts = ", ".join(f"{part} {kind}" for part, kind in found.items() if part not in _BESIDE)
+    components = ", ".join(f"{component} {kind}" for component, kind in found.items() if component not in _BESIDE)
     raise UserError(
-        f"{config.base_model_name}: a model of {parts or 'no components'}, which is none that is known here. "
+        f"{config.base_model_name}: a model of {components or 'no components'}, which is none that is known here. "
         "If you know better, give --config or --model-type."
     )
 
 
 def _has_components(family: type[BaseModel], found: dict[str, str]) -> bool:
-    if {part for part in found if part not in _BESIDE} != {*family.modules, *family.tokenizers}:
+    if {component for component in found if component not in _BESIDE} != {*family.modules, *family.tokenizers}:
         return False
     kinds = family.variants or (family.modules,)
-    return any(all(found[part] == kind.__name__ for part, kind in modules.items()) for modules in kinds)
+    return any(all(found[component] == kind.__name__ for component, kind in modules.items()) for modules in kinds)
 
 
 def _type_of_file(path: Path) -> ModelType:

@@ -14,7 +14,7 @@ from modules.model.BaseModel import BaseModel, model_families
 from modules.model.component_files import choose_weights
 from modules.model.families import FAMILIES
 from modules.model.hub import Hub
-from modules.model.hub_parts import fetch_part, fetch_settings
+from modules.model.hub_components import fetch_component, fetch_settings
 from modules.model.ModelSource import read_index
 from modules.model.single_file import load_single_file, model_type_of
 from modules.model.weights_file import first_line
@@ -38,8 +38,8 @@ def standard_models() -> Iterator[ReferenceModel]:
         family = model_families()[facts.model_types[0]]
         for model in facts.standard_models:
             folder = RESOURCES / model.folder
-            kinds = {part: family.modules[part].__name__ for part in family.trainable_parts}
-            components = {part: _empty(folder, part, kind) for part, kind in kinds.items()}
+            kinds = {component: family.modules[component].__name__ for component in family.trainable_components}
+            components = {component: _empty(folder, component, kind) for component, kind in kinds.items()}
             yield _reference(model.name, components, model.architecture, model.base_version)
 
 
@@ -48,7 +48,7 @@ def _denoisers() -> dict[str, type[BaseModel]]:
     """Class of a denoiser -> the first family that has it."""
     found: dict[str, type[BaseModel]] = {}
     for family in model_families().values():
-        found.setdefault(family.modules[family.trainable_parts[0]].__name__, family)
+        found.setdefault(family.modules[family.trainable_components[0]].__name__, family)
     return found
 
 
@@ -56,7 +56,7 @@ def _denoisers() -> dict[str, type[BaseModel]]:
 def _text_encoders() -> dict[str, type[PreTrainedModel]]:
     """Those text encoders that can have adapters, by the names of their classes."""
     families = model_families().values()
-    kinds = [family.modules[part] for family in families for part in family.trainable_parts[1:]]
+    kinds = [family.modules[component] for family in families for component in family.trainable_components[1:]]
     return {kind.__name__: kind for kind in kinds}
 
 
@@ -121,19 +121,19 @@ def base_place(name: str, key: str, hub: Hub, weights: bool = True, whole: bool 
         return place
     index = read_index(place)
     classes = component_classes(place.folder)
-    fetch_settings(place, [part for part in classes if place.names(part)])
-    for part, kind in classes.items() if weights else ():
-        of_diffusers = index[part][0] == "diffusers"
-        if _has_layers(kind) or (whole and choose_weights(place.names(part), of_diffusers)):
-            fetch_part(place, part, of_diffusers, part)
+    fetch_settings(place, [component for component in classes if place.names(component)])
+    for component, kind in classes.items() if weights else ():
+        of_diffusers = index[component][0] == "diffusers"
+        if _has_layers(kind) or (whole and choose_weights(place.names(component), of_diffusers)):
+            fetch_component(place, component, of_diffusers, component)
     return place.folder
 
 
 def reference_of_pipeline(pipeline: DiffusionPipeline, name: str) -> ReferenceModel:
     """The reference of a loaded pipeline, which shares its components."""
-    parts = {part: module.requires_grad_(False) for part, module in pipeline.components.items()
+    components = {component: module.requires_grad_(False) for component, module in pipeline.components.items()
              if _has_layers(_class_name(module))}  # fmt: skip
-    return _reference(name, parts)
+    return _reference(name, components)
 
 
 def single_file_pipeline(path: Path) -> DiffusionPipeline:
@@ -175,7 +175,7 @@ def _reference(
 ) -> ReferenceModel:
     family = next(_denoisers()[kind] for kind in map(_class_name, components.values()) if kind in _denoisers())
     encoders = {key: module for key, module in components.items() if _class_name(module) in _text_encoders()}
-    naming = family.name_layers(components[family.trainable_parts[0]], encoders)
+    naming = family.name_layers(components[family.trainable_components[0]], encoders)
     return ReferenceModel(name, components, naming, architecture, base_version)
 
 

@@ -47,8 +47,8 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
 RESOURCES = Path(__file__).parents[2] / "resources"
-PART_CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-XL_CLASSES = {**PART_CLASSES, "text_encoder_2": CLIPTextModelWithProjection}
+COMPONENT_CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+XL_CLASSES = {**COMPONENT_CLASSES, "text_encoder_2": CLIPTextModelWithProjection}
 # tokenizer -> the text encoder that reads its tokens
 TOKENIZERS = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
 SD1, SD2 = (model.folder for model in STABLE_DIFFUSION.standard_models)
@@ -109,43 +109,45 @@ class SingleFileSource:
         self.name, self._type = str(path), model_type
         self._folder = config_folder(path)
         self._file = WeightsFile(path)
-        self.classes = XL_CLASSES if STANDARD[model_type][0] == SDXL else PART_CLASSES
+        self.classes = XL_CLASSES if STANDARD[model_type][0] == SDXL else COMPONENT_CLASSES
         _check_names(path, self._file.shapes, model_type, self._folder, elsewhere)
         with self._building():
-            self._empty = {part: self._new(part) for part in self.classes}
+            self._empty = {component: self._new(component) for component in self.classes}
             self._layouts = {
-                part: checked_layout(self._file, part, empty)
-                for part, empty in self._empty.items()
-                if part not in elsewhere
+                component: checked_layout(self._file, component, empty)
+                for component, empty in self._empty.items()
+                if component not in elsewhere
             }
-            self._tokenizers = {name: self._tokenizer(name) for name, part in TOKENIZERS.items() if part in self._empty}
+            self._tokenizers = {
+                name: self._tokenizer(name) for name, component in TOKENIZERS.items() if component in self._empty
+            }
             self._scheduler = self._scheduler_config()
 
-    def module(self, part: str, dtype: torch.dtype) -> nn.Module:
-        module = self._new(part)
-        fill(module, self._file, self._layouts[part], dtype)
+    def module(self, component: str, dtype: torch.dtype) -> nn.Module:
+        module = self._new(component)
+        fill(module, self._file, self._layouts[component], dtype)
         return module.eval()
 
-    def empty(self, part: str) -> nn.Module:
-        return self._empty[part]
+    def empty(self, component: str) -> nn.Module:
+        return self._empty[component]
 
-    def tokenizer(self, part: str) -> CLIPTokenizer:
-        return self._tokenizers[part]
+    def tokenizer(self, component: str) -> CLIPTokenizer:
+        return self._tokenizers[component]
 
     def scheduler_config(self) -> dict[str, Any]:
         return dict(self._scheduler)
 
-    def _new(self, part: str) -> nn.Module:
+    def _new(self, component: str) -> nn.Module:
         """A component on the meta device: random initial weights would take longer than everything else."""
-        kind, config = self.classes[part], self._config(part)
+        kind, config = self.classes[component], self._config(component)
         return empty_module(kind, CLIPTextConfig.from_dict(config) if issubclass(kind, PreTrainedModel) else config)
 
-    def _config(self, part: str) -> dict[str, Any]:
+    def _config(self, component: str) -> dict[str, Any]:
         standard, changes = STANDARD[self._type]
-        own = self._folder / config_file(part) if self._folder else None
+        own = self._folder / config_file(component) if self._folder else None
         if own is None or not own.is_file():
-            config = json.loads((RESOURCES / standard / config_file(part)).read_text(encoding="utf-8"))
-            return {**config, **changes.get(part, {})}
+            config = json.loads((RESOURCES / standard / config_file(component)).read_text(encoding="utf-8"))
+            return {**config, **changes.get(component, {})}
         try:
             config = json.loads(own.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
@@ -189,14 +191,14 @@ class SingleFileSource:
 def load_single_file(path: Path, model_type: ModelType) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """A pipeline in float32 on the CPU with everything that a `SingleFileSource` has."""
     source = SingleFileSource(path, model_type)
-    parts = {part: source.module(part, torch.float32) for part in source.classes}
-    tokenizers = {name: source.tokenizer(name) for name, part in TOKENIZERS.items() if part in parts}
+    components = {component: source.module(component, torch.float32) for component in source.classes}
+    tokenizers = {name: source.tokenizer(name) for name, component in TOKENIZERS.items() if component in components}
     config = source.scheduler_config()
     scheduler = getattr(diffusers, source.scheduler_class).from_config(config)
     if source.classes is XL_CLASSES:
-        return StableDiffusionXLPipeline(**parts, **tokenizers, scheduler=scheduler, add_watermarker=False)
+        return StableDiffusionXLPipeline(**components, **tokenizers, scheduler=scheduler, add_watermarker=False)
     return StableDiffusionPipeline(
-        **parts, **tokenizers, scheduler=scheduler, safety_checker=None, feature_extractor=None,
+        **components, **tokenizers, scheduler=scheduler, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
 
@@ -208,12 +210,12 @@ def model_type_of(path: Path) -> ModelType:
     return ModelType.STABLE_DIFFUSION_15 if generation is None else _GENERATIONS[generation][1]
 
 
-def load_part(path: Path, part: str, like: nn.Module, dtype: torch.dtype) -> nn.Module:
+def load_component(path: Path, component: str, like: nn.Module, dtype: torch.dtype) -> nn.Module:
     """One component out of a file: of its own, in the original layout or in diffusers', or a whole checkpoint.
 
     Args:
         path: the file.
-        part: the component's name.
+        component: the component's name.
         like: the same component of the base model, on the meta device.
         dtype: of the weights.
 
@@ -222,30 +224,32 @@ def load_part(path: Path, part: str, like: nn.Module, dtype: torch.dtype) -> nn.
     """
     file, module = WeightsFile(path), copy.deepcopy(like)
     try:
-        layout = checked_layout(file, part, module)
+        layout = checked_layout(file, component, module)
     except (ValueError, KeyError) as error:
-        raise UserError(f"{path}: the base model's {part} has no names in such files: {first_line(error)}.") from error
+        raise UserError(
+            f"{path}: the base model's {component} has no names in such files: {first_line(error)}."
+        ) from error
     fill(module, file, layout, dtype)
     return module.eval()
 
 
-def config_file(part: str) -> str:
+def config_file(component: str) -> str:
     """Where a folder in diffusers' layout describes a component."""
-    if part in TOKENIZERS:
-        return f"{part}/tokenizer_config.json"
-    return f"{part}/{'scheduler_config' if part == 'scheduler' else 'config'}.json"
+    if component in TOKENIZERS:
+        return f"{component}/tokenizer_config.json"
+    return f"{component}/{'scheduler_config' if component == 'scheduler' else 'config'}.json"
 
 
 def config_folder(path: Path) -> Path | None:
     """The folder beside a checkpoint that describes its architecture, if there is one with any config in it."""
-    files = [config_file(part) for part in (*XL_CLASSES, *TOKENIZERS, "scheduler")]
+    files = [config_file(component) for component in (*XL_CLASSES, *TOKENIZERS, "scheduler")]
     for folder in (path.with_name(f"{path.stem}.config"), path.with_suffix("")):
         if folder.is_dir() and any((folder / file).is_file() for file in files):
             return folder
     return None
 
 
-def checked_layout(file: WeightsFile, part: str, module: nn.Module) -> Layout:
+def checked_layout(file: WeightsFile, component: str, module: nn.Module) -> Layout:
     """Where a file holds a component's tensors: of the layouts that are in use, the one that fits best.
 
     Raises:
@@ -254,7 +258,7 @@ def checked_layout(file: WeightsFile, part: str, module: nn.Module) -> Layout:
     path, names = file.path, file.shapes
     targets = module.state_dict()
     prefix, layout = max(
-        ((prefix, {name: place(name) for name in targets}) for prefix, place in _layouts(part, module, names)),
+        ((prefix, {name: place(name) for name in targets}) for prefix, place in _layouts(component, module, names)),
         key=lambda found: sum(place.name in names for place in found[1].values()),
     )
     missing = [place.name for place in layout.values() if place.name not in names]
@@ -263,7 +267,7 @@ def checked_layout(file: WeightsFile, part: str, module: nn.Module) -> Layout:
         # attention projections are 1 x 1 convolutions in one layout and matrices in the other
         if _without_ones(shape) != _without_ones(targets[name].shape):
             # noised image, masked image and mask: 4 + 4 + 1 channels
-            inpainting = part == "unet" and name == "conv_in.weight" and shape[1] == 9
+            inpainting = component == "unet" and name == "conv_in.weight" and shape[1] == 9
             hint = " It is an inpainting model, which is not supported yet." if inpainting else ""
             raise UserError(
                 f"{path}: {place.name} has shape {list(shape)}, expected {list(targets[name].shape)}.{hint} "
@@ -271,13 +275,14 @@ def checked_layout(file: WeightsFile, part: str, module: nn.Module) -> Layout:
             )
     if missing:
         raise UserError(
-            f"{path}: the {part} lacks {len(missing)} of its tensors ({_some(missing)}). " + _other_architecture(path)
+            f"{path}: the {component} lacks {len(missing)} of its tensors ({_some(missing)}). "
+            + _other_architecture(path)
         )
     used = {place.name for place in layout.values()}
     extra = sorted(name for name in names if name.startswith(prefix) and name not in used)
     extra = [name for name in extra if not name.removeprefix(prefix).startswith(_UNUSED)]
     # of text encoders something may be left out: SD 2 does not use OpenCLIP's last layer
-    if extra and part in ("unet", "vae"):
+    if extra and component in ("unet", "vae"):
         raise UserError(
             f"{path}: {len(extra)} of its tensors have no place in this architecture ({_some(extra)}). "
             + _other_architecture(path)
@@ -285,20 +290,20 @@ def checked_layout(file: WeightsFile, part: str, module: nn.Module) -> Layout:
     return layout
 
 
-def _layouts(part: str, module: nn.Module, names: Collection[str]) -> Iterator[tuple[str, Callable[[str], Place]]]:
+def _layouts(component: str, module: nn.Module, names: Collection[str]) -> Iterator[tuple[str, Callable[[str], Place]]]:
     """(prefix, tensor of the component -> its place) of each layout in which files hold such a component."""
-    if part == "unet":
+    if component == "unet":
         blocks = native_blocks(module.config)
         for prefix in (UNET_PREFIX, "diffusion_model.", ""):
             yield prefix, lambda name, start=prefix: Place(unet_name(name, blocks, start))
         yield "", Place
-    elif part == "vae":
+    elif component == "vae":
         for prefix in (VAE_PREFIX, ""):
             yield prefix, lambda name, start=prefix: Place(vae_name(name, module.config, start))
         yield "", Place
         yield "", lambda name: Place(_old_attention(name))
     else:
-        for prefix in (*TEXT_PREFIXES[part], ""):
+        for prefix in (*TEXT_PREFIXES[component], ""):
             clip, open_clip = (prefix + CLIP_PREFIX, prefix + OPEN_CLIP_PREFIX) if prefix else ("", "")
             yield prefix, lambda name, start=open_clip: _projection(open_clip_place(name, start), names)
             yield prefix, lambda name, start=clip: Place(clip_name(name, start))
@@ -381,11 +386,11 @@ def _check_names(
         )
     if any(name.startswith(("edm_mean", "edm_vpred.")) for name in names):
         raise UserError(f"{path}: this model was trained with EDM's noise, which is not supported.")
-    parts = {"unet": ("UNet", (UNET_PREFIX,)), "vae": ("VAE", (VAE_PREFIX,)),
+    components = {"unet": ("UNet", (UNET_PREFIX,)), "vae": ("VAE", (VAE_PREFIX,)),
              "text_encoder": ("text encoder", TEXT_PREFIXES["text_encoder"])}  # fmt: skip
     if standard == SDXL:
-        parts["text_encoder_2"] = ("second text encoder", TEXT_PREFIXES["text_encoder_2"])
-    lacking = {part: kind for part, (kind, prefixes) in parts.items() if part not in elsewhere
+        components["text_encoder_2"] = ("second text encoder", TEXT_PREFIXES["text_encoder_2"])
+    lacking = {component: kind for component, (kind, prefixes) in components.items() if component not in elsewhere
                and not any(name.startswith(prefixes) for name in names)}  # fmt: skip
     if not lacking:
         return
@@ -393,9 +398,10 @@ def _check_names(
     foreign += [kind for starts, kind in _FOREIGN_STARTS if any(name.startswith(starts) for name in names)]
     if foreign:
         raise UserError(f"{path}: this is {foreign[0]}. Expected a complete checkpoint for {model_type}.")
-    kind = "no model at all" if len(lacking) == len(parts) else f"no {' and no '.join(lacking.values())}"
+    kind = "no model at all" if len(lacking) == len(components) else f"no {' and no '.join(lacking.values())}"
     raise UserError(
-        f"{path}: holds {kind}. Expected a complete checkpoint with {_listed([kind for kind, _ in parts.values()])} "
+        f"{path}: holds {kind}. Expected a complete checkpoint with "
+        f"{_listed([kind for kind, _ in components.values()])} "
         f"for {model_type}; a component from elsewhere is named by {next(iter(lacking))}.model_name."
     )
 

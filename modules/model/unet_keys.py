@@ -42,17 +42,17 @@ def unet_adapter_naming(unet: nn.Module, text_encoders: Mapping[str, nn.Module])
         text_encoders: component name -> CLIP text model, in the model's order. A single one is called `lora_te` in
             kohya files, several are `lora_te1`, `lora_te2` and so on.
     """
-    parts = [unet_naming("unet", layer_paths(unet), unet.config)]
+    namings = [unet_naming("unet", layer_paths(unet), unet.config)]
     if len(text_encoders) == 1:
         ((component, encoder),) = text_encoders.items()
         clip = comfy_clip_name(encoder.config.hidden_size)
-        parts.append(clip_naming(component, layer_paths(encoder), "lora_te", clip))
+        namings.append(clip_naming(component, layer_paths(encoder), "lora_te", clip))
     else:
         for index, (component, encoder) in enumerate(text_encoders.items()):
-            parts.append(clip_naming(component, layer_paths(encoder), f"lora_te{index + 1}", COMFY_CLIPS[index]))
+            namings.append(clip_naming(component, layer_paths(encoder), f"lora_te{index + 1}", COMFY_CLIPS[index]))
     layers = ((path, unet.get_submodule(path)) for path in layer_paths(unet))
     kernels = {("unet", path): math.prod(layer.kernel_size) for path, layer in layers if isinstance(layer, nn.Conv2d)}
-    return replace(AdapterNaming.join(parts), kernels=kernels)
+    return replace(AdapterNaming.join(namings), kernels=kernels)
 
 
 def layer_paths(module: nn.Module) -> list[str]:
@@ -207,12 +207,12 @@ def native_unet_path(path: str, blocks: Mapping[str, str]) -> str:
         return _SINGLE_LAYERS[path]
     if path in blocks:
         return blocks[path]
-    parts = path.split(".")
-    depth = 3 if parts[0] == "mid_block" else 4
-    block, leaf = ".".join(parts[:depth]), ".".join(parts[depth:])
-    if block in blocks and parts[depth - 2] == "attentions" and leaf:
+    segments = path.split(".")
+    depth = 3 if segments[0] == "mid_block" else 4
+    block, leaf = ".".join(segments[:depth]), ".".join(segments[depth:])
+    if block in blocks and segments[depth - 2] == "attentions" and leaf:
         return f"{blocks[block]}.{leaf}"
-    if block in blocks and parts[depth - 2] == "resnets" and leaf in _RESNET_LEAVES:
+    if block in blocks and segments[depth - 2] == "resnets" and leaf in _RESNET_LEAVES:
         return f"{blocks[block]}.{_RESNET_LEAVES[leaf]}"
     raise ValueError(f"{path} has no native name; expected a layer of a Stable Diffusion UNet")
 

@@ -25,7 +25,7 @@ def is_quantized_format(data_type: DataType) -> bool:
     return data_type in WEIGHT_CODECS
 
 
-def part_dtype(config: TrainConfig, part: str) -> torch.dtype:
+def component_dtype(config: TrainConfig, component: str) -> torch.dtype:
     """The torch dtype of a component's frozen weights.
 
     Where linear layers are quantized, it is that of all others: the run's `train_dtype`, so that they compute in it.
@@ -33,16 +33,18 @@ def part_dtype(config: TrainConfig, part: str) -> torch.dtype:
     Raises:
         UserError: the format is none that frozen weights can have here.
     """
-    data_type = config.part_weight_dtype(part)
+    data_type = config.component_weight_dtype(component)
     if data_type in WEIGHT_CODECS:
         return FLOAT_DTYPES.get(config.train_dtype, torch.bfloat16)
     if data_type not in FLOAT_DTYPES:
         expected = ", ".join(map(str, (*FLOAT_DTYPES, *WEIGHT_CODECS)))
-        raise UserError(f"{part}.weight_dtype: found {data_type}, which is not supported; expected one of {expected}.")
+        raise UserError(
+            f"{component}.weight_dtype: found {data_type}, which is not supported; expected one of {expected}."
+        )
     return FLOAT_DTYPES[data_type]
 
 
-def place_part(module: nn.Module, part: str, config: TrainConfig, device: torch.device) -> nn.Module:
+def place_component(module: nn.Module, component: str, config: TrainConfig, device: torch.device) -> nn.Module:
     """Brings a component that was just read to its device and number format.
 
     Linear layers are quantized one after the other, each on the device and its source freed, so that neither memory
@@ -52,19 +54,19 @@ def place_part(module: nn.Module, part: str, config: TrainConfig, device: torch.
 
     Args:
         module: of the component, with its weights; linear layers of it may be replaced.
-        part: its name in the config.
-        config: read for the part's format and `quantization`.
+        component: its name in the config.
+        config: read for the component's format and `quantization`.
         device: where it is to work.
 
     Raises:
         UserError: the format is not supported, or nothing in the component can be quantized.
     """
-    dtype, data_type = part_dtype(config, part), config.part_weight_dtype(part)
+    dtype, data_type = component_dtype(config, component), config.component_weight_dtype(component)
     home, units = torch.device(config.temp_device), []
-    if check_offload(part, config) and home != device:
-        units = waiting_units(module, getattr(config, part).offload_fraction)
+    if check_offload(component, config) and home != device:
+        units = waiting_units(module, getattr(config, component).offload_fraction)
     if data_type in WEIGHT_CODECS:
-        for name in quantized_layers(module, part, config):
+        for name in quantized_layers(module, component, config):
             owner, _, leaf = name.rpartition(".")
             layer = QuantizedLinear(module.get_submodule(name), data_type, device)
             setattr(module.get_submodule(owner), leaf, layer.to(home) if _inside(name, units) else layer)
@@ -73,7 +75,7 @@ def place_part(module: nn.Module, part: str, config: TrainConfig, device: torch.
             for inner in module.modules():
                 if not isinstance(inner, QuantizedLinear):
                     inner._apply(torch.clone, recurse=False)
-    if home != device and getattr(config, part).activation_offloading:
+    if home != device and getattr(config, component).activation_offloading:
         ActivationOffload(module, home, device)
     if not units:
         # diffusers' own warns of layers that stay in float32 even where there are none
@@ -85,7 +87,7 @@ def place_part(module: nn.Module, part: str, config: TrainConfig, device: torch.
     return module
 
 
-def quantized_layers(module: nn.Module, part: str, config: TrainConfig) -> list[str]:
+def quantized_layers(module: nn.Module, component: str, config: TrainConfig) -> list[str]:
     """The linear layers of a component that its format quantizes.
 
     `quantization.layer_filter` names layers of the denoiser; text encoders are quantized whole, as they are adapted.
@@ -93,7 +95,7 @@ def quantized_layers(module: nn.Module, part: str, config: TrainConfig) -> list[
     Raises:
         UserError: there are none, or the filter is wrong.
     """
-    data_type, own = config.part_weight_dtype(part), config.quantization
+    data_type, own = config.component_weight_dtype(component), config.quantization
     if own.svd_dtype != DataType.NONE:
         raise UserError(f"quantization.svd_dtype: found {own.svd_dtype}, which is not supported yet; set it to NONE.")
     codec, uses = WEIGHT_CODECS[data_type], _uses(module)
@@ -108,29 +110,31 @@ def quantized_layers(module: nn.Module, part: str, config: TrainConfig) -> list[
     ]
     if not names:
         raise UserError(
-            f"{part}.weight_dtype: found {data_type}, but the {part} has no layer that can be quantized: only linear "
-            f"layers of {SMALLEST} numbers and more are, and no convolutions. "
+            f"{component}.weight_dtype: found {data_type}, but the {component} has no layer that can be quantized: "
+            f"only linear layers of {SMALLEST} numbers and more are, and no convolutions. "
             f"Set it to one of {', '.join(map(str, FLOAT_DTYPES))}."
         )
-    if part.startswith("text_encoder"):
+    if component.startswith("text_encoder"):
         return names
-    return LayerFilter.from_config(own, {}, key="quantization.layer_filter").select(names, part)
+    return LayerFilter.from_config(own, {}, key="quantization.layer_filter").select(names, component)
 
 
-def check_offload(part: str, config: TrainConfig) -> bool:
+def check_offload(component: str, config: TrainConfig) -> bool:
     """Whether layers of a component are to wait elsewhere; UserError if they can't."""
-    own = getattr(config, part)
+    own = getattr(config, component)
     if not own.offload_fraction:
         return False
-    found = f"{part}.offload_fraction: found {own.offload_fraction:g}"
-    if part == "vae":
+    found = f"{component}.offload_fraction: found {own.offload_fraction:g}"
+    if component == "vae":
         raise UserError(f"{found}, but the VAE waits as a whole while it is not needed. Set it to 0.")
     if own.train and config.training_method == TrainingMethod.FINE_TUNE:
-        raise UserError(f"{found}, but only frozen layers can wait: set it to 0, train adapters, or freeze the {part}.")
+        raise UserError(
+            f"{found}, but only frozen layers can wait: set it to 0, train adapters, or freeze the {component}."
+        )
     if own.train and not own.gradient_checkpointing:
         raise UserError(
             f"{found}, but without gradient checkpointing the backward pass would keep every layer on the device. "
-            f"Set {part}.gradient_checkpointing to true, or this to 0."
+            f"Set {component}.gradient_checkpointing to true, or this to 0."
         )
     return True
 
@@ -141,4 +145,4 @@ def _inside(name: str, units: Sequence[str]) -> bool:
 
 def _uses(module: nn.Module) -> Counter[int]:
     """By how many modules each parameter is held."""
-    return Counter(id(parameter) for part in module.modules() for parameter in part.parameters(recurse=False))
+    return Counter(id(parameter) for submodule in module.modules() for parameter in submodule.parameters(recurse=False))

@@ -43,7 +43,7 @@ def planned_kind(config: TrainConfig) -> AdapterKind:
     # torch's generator
     layer = nn.utils.skip_init(nn.Linear, 8, 8)
     nn.init.ones_(layer.weight)
-    return kind_of_parts(adapter_class_of(config).create(layer, "any part", "layer", config, config.seed).parts())
+    return kind_of_parts(adapter_class_of(config).create(layer, "any component", "layer", config, config.seed).parts())
 
 
 def check_adapter_output(config: TrainConfig, naming: AdapterNaming, warn: Warn) -> None:

@@ -37,7 +37,7 @@ def for_base_norm(parts: Mapping[str, Tensor], layer: AdaptedLayer, component: s
     Args:
         parts: by internal name, of a decomposition on outputs, whose scale is m.
         layer: the base layer with its weight.
-        component: the layer's part of the model.
+        component: the layer's.
         name: its module path there.
     """
     if not has_two_norms(parts):

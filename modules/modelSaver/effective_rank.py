@@ -81,7 +81,7 @@ def factor_values(parts: Mapping[str, Tensor]) -> Tensor | None:
     """Singular values of what a layer's factors multiply to, float64, without scales as alpha/rank.
 
     Args:
-        parts: internal part name -> tensor; lengths of a DoRA are left aside.
+        parts: internal part name -> tensor; the magnitude of a DoRA is left aside.
 
     Returns:
         `[n]`; None for kinds whose factors say too little, as rotations.

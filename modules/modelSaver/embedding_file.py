@@ -73,18 +73,18 @@ def fit_embedding(
     """
     vectors = read_embedding(path)
     fitted: dict[str, Tensor] = {}
-    for part, key in keys.items():
+    for component, key in keys.items():
         candidates = [vectors[key]] if key in vectors else list(vectors.values()) if len(keys) == 1 else []
-        own = next((tensor for tensor in candidates if tensor.shape[1] == widths[part]), None)
+        own = next((tensor for tensor in candidates if tensor.shape[1] == widths[component]), None)
         if own is None:
             found = ", ".join(f"{name} of width {tensor.shape[1]}" for name, tensor in vectors.items())
             raise UserError(
-                f"{path}: found {found}; the {part} of this model needs {key} of width {widths[part]}. "
+                f"{path}: found {found}; the {component} of this model needs {key} of width {widths[component]}. "
                 "The embedding was made for another kind of base model."
             )
-        fitted[part] = own
+        fitted[component] = own
     if len({len(tensor) for tensor in fitted.values()}) > 1:
-        counts = ", ".join(f"{len(tensor)} for the {part}" for part, tensor in fitted.items())
+        counts = ", ".join(f"{len(tensor)} for the {component}" for component, tensor in fitted.items())
         raise UserError(f"{path}: found {counts}; expected as many vectors for each. Save the embedding again.")
     return fitted
 

@@ -59,13 +59,13 @@ def comfy_remarks(model_format: ModelFormat, kind: AdapterKind, naming: AdapterN
         ]
     if reads_two_norms(kind) and layout.base_norm:
         return [
-            f"{kind}: {model_format} is written for ComfyUI, which divides by the base's norm; the lengths in it are "
+            f"{kind}: {model_format} is written for ComfyUI, which divides by the base's norm; the magnitude in it is "
             "adjusted, so that ComfyUI is exact. For OneTrainer choose LEGACY_LORA."
         ]
     if reads_two_norms(kind) and not layout.peft:
         return [
             f"{kind}: ComfyUI divides by another norm than was trained, so that {model_format} is off there, the more "
-            "so the larger the change is. Choose COMFY_LORA, which is adjusted for it, or lengths on inputs."
+            "so the larger the change is. Choose COMFY_LORA, which is adjusted for it, or a magnitude on inputs."
         ]
     return []
 

@@ -1,6 +1,6 @@
-"""One adapter for several layers that a file stacks on their outputs, such as a joint qkv: taken apart, put together.
+"""One adapter for several layers that a file stacks on their outputs, such as a fused qkv: taken apart, put together.
 
-The stacked weight is W = [W₁; W₂; …] (rows are outputs). Both directions are exact: ΔW of the joint layer is the stack
+The stacked weight is W = [W₁; W₂; …] (rows are outputs). Both directions are exact: ΔW of the fused layer is the stack
 of the layers' own. Where that can't be, as the kind ties the layers together, it is refused.
 
 Axes: `o` out, `i` in, `r` rank, `b` block size.
@@ -35,7 +35,7 @@ def joins_exactly(kind: AdapterKind) -> bool:
 def stands_alone(kind: AdapterKind, group: FusedLayer) -> bool:
     """Whether an adapter of one of the group's layers means the same under the layer's own name.
 
-    A reader that exchanges halves of ΔW leaves lengths of outputs where they are, and rotates outputs in its own order.
+    A reader that exchanges halves of ΔW leaves a magnitude of outputs as it is, and rotates outputs in its own order.
     """
     return not (group.swapped and (kind.dora == "output" or kind.file_kind.turns_outputs))
 
@@ -100,7 +100,7 @@ def _with_own_ranks(
 ) -> list[dict[str, Tensor] | None]:
     """The layers without ranks that only others among them use; the scale stays. None for a layer that uses none.
 
-    A layer with lengths is kept whole then, and so are all of an adapter that was never trained.
+    A layer with a magnitude is kept whole then, and so are all of an adapter that was never trained.
     """
     # [r] for each layer: whether any of its outputs takes anything from the rank
     used = [torch.cat([piece[name].transpose(0, 1).flatten(1) for name in outers], 1).any(1) for piece in pieces]
@@ -145,13 +145,13 @@ def join_layers(pieces: Sequence[Parts | None], rows: Sequence[int]) -> dict[str
         raise PartError(min(present[0]), "can't be joined with an adapter of another kind.")
     _refuse_inputs(kind, "can't be joined exactly")
     if kind.dora and len(present) < len(pieces):
-        raise PartError(DORA_SCALE, "is needed for every layer of a joint one. Train all of them.")
-    joint = {DORA_SCALE: torch.cat([parts[DORA_SCALE].float() for parts in present])} if kind.dora else {}
+        raise PartError(DORA_SCALE, "is needed for every layer of a fused one. Train all of them.")
+    fused = {DORA_SCALE: torch.cat([parts[DORA_SCALE].float() for parts in present])} if kind.dora else {}
     factors = kind.file_kind.rank_factors(present[0])
     joined = kind.file_kind.join(pieces, rows) if factors is None else _join_low_rank(pieces, rows, *factors)
     if joined is None:
         raise PartError(min(present[0]), f"can't be joined exactly, as {kind} ties rows together.")
-    return joint | joined
+    return fused | joined
 
 
 def _join_low_rank(
@@ -166,16 +166,16 @@ def _join_low_rank(
         for parts in present
         for name in inners
     )
-    joint: dict[str, Tensor] = {}
+    fused: dict[str, Tensor] = {}
     if shared:
         rank = rank_of(present[0]) or 1
-        joint |= {name: present[0][name] for name in inners}
+        fused |= {name: present[0][name] for name in inners}
         if any(ALPHA in parts for parts in present):
-            joint[ALPHA] = torch.tensor(scales[0] * rank)
+            fused[ALPHA] = torch.tensor(scales[0] * rank)
     else:
         rank = sum(rank_of(parts) or 1 for parts in present)
-        joint |= {name: torch.cat([parts[name].float() for parts in present]) for name in inners}
-        joint[ALPHA] = torch.tensor(scales[0] * rank if same_scale else float(rank))
+        fused |= {name: torch.cat([parts[name].float() for parts in present]) for name in inners}
+        fused[ALPHA] = torch.tensor(scales[0] * rank if same_scale else float(rank))
     for name in outers:
         like = present[0][name]
         stacked = torch.zeros(sum(rows), rank, *like.shape[2:])
@@ -190,12 +190,12 @@ def _join_low_rank(
                 stacked[row : row + count, column : column + width] = block
                 column += 0 if shared else width
             row += count
-        joint[name] = stacked
-    return joint
+        fused[name] = stacked
+    return fused
 
 
 def _refuse_inputs(kind: AdapterKind, what: str) -> None:
     if kind.dora == "input":
         option = kind.file_kind.output_option
         first = f"{option} or " if option else ""
-        raise PartError(DORA_SCALE, f"{what}: lengths on inputs belong to all rows together. Choose {first}LoRA.")
+        raise PartError(DORA_SCALE, f"{what}: a magnitude on inputs belongs to all rows together. Choose {first}LoRA.")

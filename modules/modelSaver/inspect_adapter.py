@@ -139,7 +139,7 @@ def _facts_by_delta(file: AdapterFile, model: ReferenceModel) -> dict[str, tuple
     plain = file if model.has_weights else file_without_scales(file)
     found = {}
     for component, layer, delta in deltas(plain.fit(model.naming, model.components), model, bool(file.neumann)):
-        name = names.get((component, layer))  # none for a part of a fused layer
+        name = names.get((component, layer))  # none for a slice of a fused layer
         if name is not None:
             # of the Gram matrix of the smaller side: much faster than an SVD, and exact enough to be looked at
             matrix = delta.double().flatten(1)

@@ -229,7 +229,7 @@ def _named_layers(
 ) -> dict[str, Mapping[str, Tensor]]:
     """Layer name in the file -> parts. Layers that the format joins are joined.
 
-    Where a joint layer's adapters can't be joined, they stand alone under names that the format has for it.
+    Where a fused layer's adapters can't be joined, they stand alone under names that the format has for it.
     """
     names = naming.write[model_format]
     groups = naming.write_fused.get(model_format, {})
@@ -259,7 +259,7 @@ def _joined(
     found: Mapping[LayerId, Mapping[str, Tensor]],
     apart: Mapping[LayerId, str],
 ) -> dict[str, Mapping[str, Tensor]]:
-    """Name in the file -> parts: the joint layer's, or those of each layer under its name in `apart`."""
+    """Name in the file -> parts: the fused layer's, or those of each layer under its name in `apart`."""
     try:
         return {name: put_together([found.get(layer) for layer in group.layers], group)}
     except PartError as error:

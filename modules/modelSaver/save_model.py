@@ -141,10 +141,10 @@ def write_checkpoint(
     found: dict[str, Tensor] = {}
     component, state = "", {}
     for target in tensors:
-        if target.parts and target.parts[0][0] != component:
-            component = target.parts[0][0]
+        if target.sources and target.sources[0][0] != component:
+            component = target.sources[0][0]
             state = written(state_of(component), dtype, component)
-        found[target.name] = target.join([state[name] for _, name in target.parts])
+        found[target.name] = target.join([state[name] for _, name in target.sources])
     write_safetensors(path, found, metadata)
 
 

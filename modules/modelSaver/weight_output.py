@@ -59,16 +59,16 @@ def model_file_format(model: BaseModel | type[BaseModel], config: TrainConfig) -
     return chosen
 
 
-def check_model_output(model: BaseModel, config: TrainConfig, parts: Collection[str]) -> None:
+def check_model_output(model: BaseModel, config: TrainConfig, components: Collection[str]) -> None:
     """To be asked before a run: can the model be written as the config says?
 
     Args:
         model: none of its weights need be there.
         config: format and dtype.
-        parts: that are trained.
+        components: that are trained.
 
     Raises:
-        UserError: a format or dtype that can't be written, or a format that would lose a trained part.
+        UserError: a format or dtype that can't be written, or a format that would lose a trained component.
     """
     if config.output_dtype not in OUTPUT_DTYPES:
         raise UserError(
@@ -79,30 +79,30 @@ def check_model_output(model: BaseModel, config: TrainConfig, parts: Collection[
     if model_format == ModelFormat.DIFFUSERS:
         return
     try:
-        held = {part for tensor in model.checkpoint_tensors(model_format) for part, _ in tensor.parts}
+        held = {component for tensor in model.checkpoint_tensors(model_format) for component, _ in tensor.sources}
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"output_model_format: this model has parts that {model_format} has no names for ({error}). "
+            f"output_model_format: this model has tensors that {model_format} has no names for ({error}). "
             "Choose DIFFUSERS."
         ) from error
-    if lost := [part for part in parts if part not in held]:
+    if lost := [component for component in components if component not in held]:
         raise UserError(
             f"output_model_format: {model_format} holds no {lost[0]}, which is trained. Choose DIFFUSERS, or set "
             f"{lost[0]}.train to false."
         )
 
 
-def save_weights(path: Path, parts: Collection[str], model: BaseModel, config: TrainConfig, warn: Warn) -> None:
+def save_weights(path: Path, components: Collection[str], model: BaseModel, config: TrainConfig, warn: Warn) -> None:
     """Writes the model in the configured format. An older one there is set aside.
 
     Args:
         path: a folder for DIFFUSERS, else a file.
-        parts: that were trained; everything else is written as it was before the run, in `output_dtype`.
+        components: that were trained; everything else is written as it was before the run, in `output_dtype`.
         model: with the trained weights.
         config: format and dtype.
         warn: is told where an older model went.
     """
-    writer = ModelWriter(model, config, parts)
+    writer = ModelWriter(model, config, components)
     # a run in half precision saves while its autocast is on, in which sums would lose their digits
     with torch.autocast(model.device.type, enabled=False):
         if model_file_format(model, config) == ModelFormat.DIFFUSERS:
@@ -122,27 +122,29 @@ class ModelWriter:
     Args:
         model: with the trained weights.
         config: format, dtype and what is told of the run.
-        parts: that were trained.
+        components: that were trained.
     """
 
-    def __init__(self, model: BaseModel, config: TrainConfig, parts: Collection[str]) -> None:
-        self.model, self.config, self.parts = model, config, parts
+    def __init__(self, model: BaseModel, config: TrainConfig, components: Collection[str]) -> None:
+        self.model, self.config, self.components = model, config, components
         self.dtype = OUTPUT_DTYPES[config.output_dtype]
 
     def component(self, name: str) -> nn.Module:
         """A component as it shall be written."""
-        if name in self.parts:
+        if name in self.components:
             return self.model.components[name]
         # what is in memory may have been rounded; and the device has no room to spare
-        return self.model.stored_part(name, self.dtype or next(self.model.denoiser.parameters()).dtype)
+        return self.model.stored_component(name, self.dtype or next(self.model.denoiser.parameters()).dtype)
 
     def write_folder(self, target: Path) -> None:
         """The model in diffusers' layout: the base's folder with other weights, or a new one where it has none."""
         base = Path(self.config.base_model_name).expanduser()
-        elsewhere = [part for part in self.model.modules if getattr(self.config, part).model_name]
+        elsewhere = [component for component in self.model.modules if getattr(self.config, component).model_name]
         if base.is_dir():
-            copy_folder(base, target, self.parts, leave_out=elsewhere)
-            components = [part for part in self.model.modules if part in self.parts or part in elsewhere]
+            copy_folder(base, target, self.components, leave_out=elsewhere)
+            components = [
+                component for component in self.model.modules if component in self.components or component in elsewhere
+            ]
         else:
             target.mkdir()
             components = list(self.model.modules)
@@ -203,13 +205,17 @@ class ModelWriter:
 
     def _is_read_alike(self, path: Path) -> bool:
         """Whether the family makes the same model of the file alone."""
-        own = {part: getattr(self.config, part).model_copy(update={"model_name": ""}) for part in self.model.modules}
+        own = {
+            component: getattr(self.config, component).model_copy(update={"model_name": ""})
+            for component in self.model.modules
+        }
         try:
             source = type(self.model).open_file(path, self.config.model_copy(update=own))
         except UserError:
             return False
-        parts = all(
-            _options(source.empty(part)) == _options(self.model.empty_part(part)) for part in self.model.modules
+        alike = all(
+            _options(source.empty(component)) == _options(self.model.empty_component(component))
+            for component in self.model.modules
         )
         schedules = [
             {name: options.get(name) for name in SCHEDULE_OPTIONS}
@@ -219,15 +225,15 @@ class ModelWriter:
             source.tokenizer(name).get_vocab() == self.model.source.tokenizer(name).get_vocab()
             for name in self.model.tokenizers
         )
-        return parts and schedules[0] == schedules[1] and words
+        return alike and schedules[0] == schedules[1] and words
 
     def _describe(self, folder: Path) -> None:
-        for part in self.model.modules:
-            empty = self.model.empty_part(part)
+        for component in self.model.modules:
+            empty = self.model.empty_component(component)
             if isinstance(empty, PreTrainedModel):
-                empty.config.save_pretrained(folder / part)
+                empty.config.save_pretrained(folder / component)
             else:
-                empty.save_config(folder / part)
+                empty.save_config(folder / component)
         for name in self.model.tokenizers:
             self.model.source.tokenizer(name).save_pretrained(folder / name)
         self._write_scheduler(folder, self.model.trained_scheduler_config())

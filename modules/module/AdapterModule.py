@@ -48,7 +48,7 @@ class AdapterModule(nn.Module, ABC):
         size_option: option of the config that says how large it is: its rank or block size.
         part_names: names of the raw tensors (OneTrainer's internal spelling) -> attribute that holds it.
         strength_parts: names in files of tensors whose multiple is a weaker or stronger adapter, as long as it has no
-            lengths: ΔW, or the tangent of a rotation's half angle, is proportional to each of them.
+            magnitude: ΔW, or the tangent of a rotation's half angle, is proportional to each of them.
         factored: whether ΔW is made of trained tensors, and is none itself.
         notes: what came up while the adapter was made -> the remark for the user, which names the layer; may be empty.
             A run says each once, with the first layer, whatever the number of layers.

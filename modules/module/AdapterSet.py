@@ -31,7 +31,7 @@ class AdapterSet:
     can sit are left out, and noted.
 
     Args:
-        component: the part's name in the config, for example "unet".
+        component: its name in the config, for example "unet".
         root_module: the component itself.
         config: `peft_type` and the options of that kind of adapter.
         layer_filter: the layers to adapt; None takes all `nn.Linear` and `nn.Conv2d`.
@@ -102,16 +102,16 @@ class AdapterSet:
 
         Args:
             neumann: rotations are the Neumann series, which no part tells.
-            strength: how much of the adapter is applied. ΔW times it; for a rotation without lengths, its generator Q
-                times it, which stays a rotation, by nearly as many times the angle while angles are small.
+            strength: how much of the adapter is applied. ΔW times it; for a rotation without magnitude, its generator
+                Q times it, which stays a rotation, by nearly as many times the angle while angles are small.
 
         Raises:
             UserError: the component has no such layers, or the parts do not fit.
         """
         config = TrainConfig(oft_cayley_neumann=neumann)
         own = class_of_layers(parts).strength_parts if strength != 1 else ()
-        lengths = any(name in (DORA_SCALE, PEFT_MAGNITUDE) for layer in parts.values() for name in layer)
-        if own and not lengths:
+        decomposed = any(name in (DORA_SCALE, PEFT_MAGNITUDE) for layer in parts.values() for name in layer)
+        if own and not decomposed:
             parts = {
                 layer: {name: strength * tensor.float() if name in own else tensor for name, tensor in tensors.items()}
                 for layer, tensors in parts.items()
@@ -261,7 +261,7 @@ class AdapterSet:
                 complaints.append(f"{len(foreign)} of its {what} are not selected here ({_some(foreign)})")
             raise UserError(
                 f"The adapter does not fit {self.component}: {' and '.join(complaints)}. "
-                "Use the layer_filter and the adapter type with which it was trained."
+                "Use the layer_filter and the kind of adapter with which it was trained."
             )
 
 

@@ -36,16 +36,16 @@ class DiffFileKind(FileKind):
 
     def join(self, pieces: Sequence[Parts | None], rows: Sequence[int]) -> dict[str, Tensor] | None:
         present = [parts for parts in pieces if parts is not None]
-        joint = {}
+        fused = {}
         for name in sorted({name for parts in present for name in parts}):
             like = next(parts[name] for parts in present if name in parts)
-            joint[name] = torch.cat(
+            fused[name] = torch.cat(
                 [
                     parts[name].float() if parts is not None and name in parts else torch.zeros(count, *like.shape[1:])
                     for parts, count in zip(pieces, rows, strict=True)
                 ]
             )
-        return joint
+        return fused
 
     def singular_values(self, parts: Parts) -> Tensor | None:
         return torch.linalg.svdvals(parts[DIFF].double().flatten(1))

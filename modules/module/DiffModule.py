@@ -21,7 +21,7 @@ class DiffModule(DeltaModule):
 
     Args:
         layer: the frozen layer.
-        component: model part, for names.
+        component: the layer's, for names.
         layer_name: module path inside the component.
         dropout: in [0, 1), share of the inputs of `diff` that are zeroed while training.
         dtype: of the trained tensors.

@@ -16,7 +16,7 @@ class DoRAModule(MagnitudeMixin, LoRAModule):
     """DoRA: W' = m⊙(W + ΔW)/‖W + ΔW‖, ΔW as in LoRA (arXiv 2402.09353); see `MagnitudeMixin`.
 
     Args:
-        output_axis: lengths per output instead of per input.
+        output_axis: the magnitude is per output instead of per input.
         norm_epsilon: adds float32's epsilon, 1.2e-7, to the norms.
 
     The other arguments are those of `LoRAModule`.
@@ -35,7 +35,7 @@ class DoRAModule(MagnitudeMixin, LoRAModule):
         **options: Any,
     ) -> None:
         super().__init__(layer, component, layer_name, **options)
-        self.start_lengths(layer, output_axis, norm_epsilon)
+        self.start_magnitude(layer, output_axis, norm_epsilon)
 
     @classmethod
     def create(
@@ -68,16 +68,16 @@ class DoRAModule(MagnitudeMixin, LoRAModule):
     def direction(self) -> Collection[Tensor]:
         return self.down, self.up, self.alpha
 
-    def length_change(self) -> Tensor:
+    def squared_norm_change(self) -> Tensor:
         return low_rank_change(self.layer, self.down, self.up, self.scale, self.output_axis)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.with_scaled_outputs(self._low_rank_forward(x, self.on_scaled_inputs(), merge=False))
 
     def delta_weight(self) -> Tensor:
-        return self.with_lengths(super().delta_weight())
+        return self.with_magnitude(super().delta_weight())
 
     @torch.no_grad()
     def load_parts(self, parts: Mapping[str, Tensor]) -> None:
-        """As LoRA's, and the lengths: `dora_scale` of either axis, or peft's on the output axis."""
-        super().load_parts(self.load_lengths(parts, "lora_decompose_output_axis"))
+        """As LoRA's, and the magnitude: `dora_scale` of either axis, or peft's on the output axis."""
+        super().load_parts(self.load_magnitude(parts, "lora_decompose_output_axis"))

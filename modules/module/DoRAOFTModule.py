@@ -3,7 +3,7 @@ from typing import Any
 
 from modules.module.AdapterModule import AdaptedLayer
 from modules.module.dense_weight import dense_weight, weight_shape
-from modules.module.magnitude import DORA_SCALE, lengths, magnitude_shape, squared_lengths
+from modules.module.magnitude import DORA_SCALE, magnitude_shape, norms_of, squared_norms
 from modules.module.OFTModule import OFTModule
 from modules.module.part_checks import without_trailing_ones
 from modules.util.config.TrainConfig import TrainConfig
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 
 class DoRAOFTModule(OFTModule):
-    """OFT with trained lengths (DoRA, arXiv 2402.09353): W' = m·R(W)/‖W‖, R(W) the weight as `OFTModule` rotates it.
+    """OFT with a magnitude (DoRA, arXiv 2402.09353): W' = m·R(W)/‖W‖, R(W) the weight as `OFTModule` rotates it.
 
-    Lengths belong to the axis that the rotation leaves alone: input side per output, `dora_scale` `[o, 1(, 1, 1)]`;
+    m belongs to the axis that the rotation leaves alone: input side per output, `dora_scale` `[o, 1(, 1, 1)]`;
     output side per input, `[1, i(, 1, 1)]`. A rotation does not change the norms on that axis, so ‖W‖ is the base's
     own and is computed once; `lora_decompose_output_axis`, which chooses the axis for LoRA, has no say here. (With
     `neumann` the norms of R(W) are off by as little as R is from a rotation, and m means the same.) m starts at ‖W‖,
@@ -24,9 +24,9 @@ class DoRAOFTModule(OFTModule):
 
     Args:
         layer: the frozen layer.
-        component: model part, for names.
+        component: the layer's, for names.
         layer_name: module path inside the component.
-        norm_epsilon: adds float32's epsilon to ‖W‖, so that zero rows have a length to divide by.
+        norm_epsilon: adds float32's epsilon to ‖W‖, so that zero rows have a norm to divide by.
         options: as for `OFTModule`.
     """
 
@@ -37,7 +37,7 @@ class DoRAOFTModule(OFTModule):
         self, layer: AdaptedLayer, component: str, layer_name: str, *, norm_epsilon: bool = True, **options: Any
     ) -> None:
         super().__init__(layer, component, layer_name, **options)
-        norm = lengths(squared_lengths(layer, output_axis=not self._output), norm_epsilon)
+        norm = norms_of(squared_norms(layer, output_axis=not self._output), norm_epsilon)
         # float32 whatever the dtype of the rotation, as the weight would change by the rounding
         self.magnitude = nn.Parameter(norm.clone())
         self.register_buffer("norm", norm, persistent=False)
@@ -65,7 +65,8 @@ class DoRAOFTModule(OFTModule):
         if without_trailing_ones(found.shape) != wanted[:2] and found.shape != (max(wanted),):
             raise self.part_error(
                 f"{DORA_SCALE} has the shape {list(found.shape)}, expected {list(wanted)}: a rotation of "
-                f"{'outputs' if self._output else 'inputs'} has lengths of the other axis only. Start a fresh adapter."
+                f"{'outputs' if self._output else 'inputs'} has a magnitude on the other axis only. "
+                "Start a fresh adapter."
             )
         super().load_parts({name: part for name, part in parts.items() if name != DORA_SCALE})
         self.magnitude.copy_(parts[DORA_SCALE].flatten())

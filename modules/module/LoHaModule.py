@@ -27,7 +27,7 @@ class LoHaModule(DeltaModule):
 
     Args:
         layer: the frozen layer.
-        component: model part, for names.
+        component: the layer's, for names.
         layer_name: module path inside the component.
         rank: at least 1.
         alpha: more than 0; ΔW is scaled by alpha/rank.

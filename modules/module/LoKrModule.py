@@ -29,11 +29,11 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
 
     s is alpha/rank, and 1 if both factors are whole: alpha is then kept as the rank, and readers ignore it. One tensor
     of w2 starts at zero, the others uniform (Kaiming with a = √5). The start values depend on seed, component and layer
-    name only. With lengths it is the DoRA of that ΔW, see `MagnitudeMixin`.
+    name only. With a magnitude it is the DoRA of that ΔW, see `MagnitudeMixin`.
 
     Args:
         layer: the frozen layer.
-        component: model part, for names.
+        component: the layer's, for names.
         layer_name: module path inside the component.
         form: of the factors.
         rank: of the config, for alpha.
@@ -41,7 +41,7 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
         dropout: in [0, 1), share of the adapter's inputs that are zeroed while training.
         vec_trick: multiplies by the factors one after the other; kron(w1, w2) is never formed. Convolutions with groups
             form it all the same.
-        lengths: None for no DoRA, else whether its lengths are per output.
+        dora_on_output: None for no DoRA, else whether its magnitude is per output.
         norm_epsilon: adds float32's epsilon, 1.2e-7, to the norms.
         dtype: of the factors.
         seed: of the run.
@@ -62,7 +62,7 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
         alpha: float,
         dropout: float = 0.0,
         vec_trick: bool = True,
-        lengths: bool | None = None,
+        dora_on_output: bool | None = None,
         norm_epsilon: bool = True,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
@@ -72,8 +72,8 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
         self.register_buffer(ALPHA, torch.tensor(float(alpha)))
         self._take_form(form, dtype, rank)
         self._draw(layer_generator(seed, self.full_name))
-        if lengths is not None:
-            self.start_lengths(layer, lengths, norm_epsilon)
+        if dora_on_output is not None:
+            self.start_magnitude(layer, dora_on_output, norm_epsilon)
             self.part_names = {**self.part_names, DORA_SCALE: "magnitude"}
 
     @classmethod
@@ -97,7 +97,7 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
             alpha=config.lora_alpha,
             dropout=config.dropout_probability,
             vec_trick=config.lokr_vec_trick,
-            lengths=config.lokr_dora_on_output if config.lokr_weight_decompose else None,
+            dora_on_output=config.lokr_dora_on_output if config.lokr_weight_decompose else None,
             norm_epsilon=config.lora_decompose_norm_epsilon,
             dtype=trained_dtype(config),
             seed=seed,
@@ -137,7 +137,7 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
     def direction(self) -> Collection[Tensor]:
         return *self.factors(), self.alpha
 
-    def length_change(self) -> Tensor:
+    def squared_norm_change(self) -> Tensor:
         w1, w2 = self._whole(self.factors())
         return kronecker_change(self.layer, w1, w2, self.scale, self.output_axis)
 
@@ -146,7 +146,7 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
         return torch.kron(w1.reshape(*w1.shape, *(1 for _ in self.form.kernel)), self.scale * w2)
 
     def delta_weight(self) -> Tensor:
-        return self.with_lengths(super().delta_weight())
+        return self.with_magnitude(super().delta_weight())
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = self.on_scaled_inputs()
@@ -166,9 +166,9 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
 
     @torch.no_grad()
     def load_parts(self, parts: Mapping[str, Tensor]) -> None:
-        """Takes over factors, alpha and lengths, and the file's form: its trained tensors may be replaced by others."""
-        if self.has_lengths:
-            parts = self.load_lengths(parts, "lokr_dora_on_output")
+        """Takes over factors, alpha and magnitude, and the file's form: its trained tensors may be replaced."""
+        if self.has_magnitude:
+            parts = self.load_magnitude(parts, "lokr_dora_on_output")
         check_names(self, parts, (), (*FACTORS, ALPHA), "LoKr")
         with for_layer(self):
             form = form_of_parts(parts, weight_shape(self.layer))
@@ -180,8 +180,8 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes over what `state` gave; the form must be the same."""
-        if self.has_lengths:
-            state = self.load_lengths(state, "lokr_dora_on_output")
+        if self.has_magnitude:
+            state = self.load_magnitude(state, "lokr_dora_on_output")
         check_names(self, state, self.form.shapes(), (*self.form.shapes(), ALPHA), "LoKr of this form")
         self._fill(state, self.rank)
 
@@ -199,8 +199,8 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
         for name in [name for name in self._parameters if name != "magnitude"]:
             delattr(self, name)
         self.form, self.rank = form, rank
-        lengths = {DORA_SCALE: "magnitude"} if self.has_lengths else {}
-        self.part_names = {part: part.removeprefix("lokr_") for part in form.shapes()} | {ALPHA: ALPHA} | lengths
+        magnitude = {DORA_SCALE: "magnitude"} if self.has_magnitude else {}
+        self.part_names = {part: part.removeprefix("lokr_") for part in form.shapes()} | {ALPHA: ALPHA} | magnitude
         for part, shape in form.shapes().items():
             self.add(part, self.part_names[part], torch.zeros(shape, dtype=dtype), _role(part, form.tucker))
         if form.rank is None:

@@ -34,7 +34,7 @@ class LoRAModule(AdapterModule):
 
     Args:
         layer: the frozen layer.
-        component: model part, for names.
+        component: the layer's, for names.
         layer_name: module path inside the component.
         rank: at least 1; more than the layer's smaller side is allowed, and noted. ORTHONORMAL has at most as many
             columns as the layer has outputs: there it becomes that number, and alpha shrinks likewise, both noted.

@@ -192,7 +192,7 @@ class OutputOFTFileKind(FileKind):
         return _largest_angle(blocks - blocks.transpose(1, 2))
 
     def comfy_remark(self, dora: str) -> str:
-        return f"it drops the rotation and keeps the lengths. {_NODE}" if dora else ""
+        return f"it drops the rotation and keeps the magnitude. {_NODE}" if dora else ""
 
 
 def _largest_angle(skewed: Tensor) -> str:

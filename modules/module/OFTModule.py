@@ -51,7 +51,7 @@ class OFTModule(AdapterModule):
 
     Args:
         layer: the frozen layer.
-        component: model part, for names.
+        component: the layer's, for names.
         layer_name: module path inside the component.
         block_size: at least 2; replaced by the nearest divisor of the rotated dimension, and noted.
         side: of the layer.

@@ -23,7 +23,7 @@ class WeightSet:
     Building a set changes nothing about the component: call `requires_grad_()`.
 
     Args:
-        component: the part's name in the config, for example "unet".
+        component: its name in the config, for example "unet".
         root_module: the component itself.
         layer_filter: the layers whose weights are trained, norms included; None: all.
         input_layers: module paths of the component's first layers; such as it lacks are passed over.

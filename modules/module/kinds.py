@@ -33,7 +33,7 @@ FILE_CLASSES: list[type[AdapterModule]] = [DiffModule]
 
 def adapter_class_of(config: TrainConfig) -> type[AdapterModule]:
     """The class of the config's adapter; UserError if there is none."""
-    # kinds without lengths of their own leave `lora_decompose` alone, as the GUI does
+    # kinds without a magnitude leave `lora_decompose` alone, as the GUI does
     key = (config.peft_type, config.lora_decompose and (config.peft_type, True) in ADAPTER_CLASSES)
     if key not in ADAPTER_CLASSES:
         supported = ", ".join(dict.fromkeys(str(kind) for kind, _ in ADAPTER_CLASSES))

@@ -1,4 +1,4 @@
-"""The lengths of a layer's weight vectors, which DoRA trains apart from their directions (arXiv 2402.09353).
+"""DoRA's magnitude, trained apart from the weights' directions, and the weights' norms (arXiv 2402.09353).
 
 Axes: `o` out, `i` in (per group of a convolution), `h w` kernel, `r` rank, `d` vectors: one per input (the input axis,
 d = i, a vector spans o·h·w) or one per output (the output axis, d = o, a vector spans i·h·w). All is float32.
@@ -22,12 +22,12 @@ EPSILON = torch.finfo(torch.float32).eps
 
 
 def magnitude_shape(shape: torch.Size, output_axis: bool) -> tuple[int, ...]:
-    """The shape in which files hold the lengths, which multiplies a weight of `shape` as it stands."""
+    """The shape in which files hold the magnitude, which multiplies a weight of `shape` as it stands."""
     return tuple(size if axis == (0 if output_axis else 1) else 1 for axis, size in enumerate(shape))
 
 
 def on_output_axis(magnitude: Tensor, shape: torch.Size) -> bool:
-    """The axis of lengths from a file, by their shape as ComfyUI decides it: the output axis if the first size is o.
+    """Whether a magnitude from a file is on the output axis, as ComfyUI decides it: if its first size is o.
 
     Raises:
         UserError: the shape fits neither axis.
@@ -42,10 +42,10 @@ def on_output_axis(magnitude: Tensor, shape: torch.Size) -> bool:
 
 
 def magnitude_of(parts: Mapping[str, Tensor], shape: torch.Size) -> tuple[Tensor, bool]:
-    """The lengths among an adapter's parts, and whether they are on the output axis; peft's always are.
+    """The magnitude among an adapter's parts, and whether it is on the output axis; peft's always is.
 
     Raises:
-        UserError: there are none, or of a shape that can't be.
+        UserError: there is none, or it has a shape that can't be.
     """
     if DORA_SCALE in parts:
         return parts[DORA_SCALE], on_output_axis(parts[DORA_SCALE], shape)
@@ -55,13 +55,13 @@ def magnitude_of(parts: Mapping[str, Tensor], shape: torch.Size) -> tuple[Tensor
 
 
 @torch.no_grad()
-def squared_lengths(layer: nn.Module, output_axis: bool) -> Tensor:
+def squared_norms(layer: nn.Module, output_axis: bool) -> Tensor:
     """‖W‖² of each weight vector, `[d]`, float32 (summed in float64)."""
     shape = weight_shape(layer)
     found = []
     for _, rows in weight_slices(layer):
-        lengths = torch.linalg.vector_norm(rows, dim=1 if output_axis else 0, dtype=torch.float64)
-        found.append(lengths.square())
+        norms = torch.linalg.vector_norm(rows, dim=1 if output_axis else 0, dtype=torch.float64)
+        found.append(norms.square())
     if output_axis:
         return torch.cat(found).float()
     return torch.stack(found).sum(0).view(shape[1], -1).sum(1).float()
@@ -116,10 +116,10 @@ def kronecker_change(layer: nn.Module, w1: Tensor, w2: Tensor, scale: float, out
     return both if output_axis else both.view(weight_shape(layer)[1], -1).sum(1)
 
 
-def lengths(squares: Tensor, epsilon: bool) -> Tensor:
-    """Lengths by which weight vectors are divided; never zero."""
+def norms_of(squares: Tensor, epsilon: bool) -> Tensor:
+    """The norms by which weight vectors are divided; never zero."""
     norms = squares.clamp_min(0).sqrt_()
-    # without epsilon a vector of length 0 still must not make a NaN; what it is divided by doesn't matter
+    # without epsilon a vector of norm 0 still must not make a NaN; what it is divided by doesn't matter
     return norms + EPSILON if epsilon else norms.clamp_min(TINY)
 
 

@@ -107,8 +107,8 @@ class _Rotations(Function):
         if kept is not None:
             rotation = torch.where(kept, rotation, torch.eye(block_size, dtype=wide, device=q.device))
         ctx.set_materialize_grads(False)
-        # not through save_for_backward, which frees what it holds after one backward: checkpointed parts of a model
-        # each come back here, and so do parts that are called twice
+        # not through save_for_backward, which frees what it holds after one backward: checkpointed layers of a model
+        # each come back here, and so do layers that are called twice
         ctx.saved, ctx.neumann, ctx.kept = q if neumann else rotation, neumann, kept
         ctx.scales, ctx.counts, ctx.dtype = scales, [len(weight) for weight in weights], weights[0].dtype
         return tuple(torch.unsafe_split_with_sizes(rotation, ctx.counts))
@@ -145,8 +145,8 @@ def cayley(q: Tensor) -> Tensor:
         # R = 2(I − Q)⁻¹ − I; a skew Q makes I − Q regular, so nothing is to be checked (and no device waited for)
         return torch.linalg.inv_ex(identity - q).inverse.mul_(2).sub_(identity)
     rotation = torch.empty_like(q)
-    for part, out in zip(*(t.split(max(1, CHUNK // q[0].numel())) for t in (q, rotation)), strict=True):
-        torch.mul(_inverse_of_rest(part, identity), 2, out=out).sub_(identity)
+    for piece, out in zip(*(t.split(max(1, CHUNK // q[0].numel())) for t in (q, rotation)), strict=True):
+        torch.mul(_inverse_of_rest(piece, identity), 2, out=out).sub_(identity)
     return rotation
 
 
@@ -180,13 +180,13 @@ def _norm_bound(power: Tensor) -> float:
 def cayley_backward(rotation: Tensor, grad: Tensor) -> Tensor:
     """The gradient of a general Q from that of R: dR = 2(I − Q)⁻¹ dQ (I − Q)⁻¹, and (I − Q)⁻¹ = (R + I)/2."""
     identity = torch.eye(rotation.shape[-1], dtype=rotation.dtype, device=rotation.device)
-    parts = []
+    pieces = []
     # chunks for the CPU's cache; a GPU takes all blocks at once
     step = max(1, CHUNK // rotation[0].numel()) if rotation.device.type == "cpu" else len(rotation)
     for own, own_grad in zip(rotation.split(step), grad.split(step), strict=True):
         left = (own + identity).transpose(1, 2)
-        parts.append(torch.bmm(torch.bmm(left, own_grad), left).mul_(0.5))
-    return torch.cat(parts)
+        pieces.append(torch.bmm(torch.bmm(left, own_grad), left).mul_(0.5))
+    return torch.cat(pieces)
 
 
 def neumann_series(q: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ def check_names(
     """Raises UserError if parts are missing, or if there are some that are unknown to the kind."""
     foreign = sorted(parts.keys() - set(known))
     if foreign:
-        raise adapter.part_error(f"it holds {', '.join(foreign)}, which is not {kind}. Choose the file's adapter type.")
+        raise adapter.part_error(
+            f"it holds {', '.join(foreign)}, which is not {kind}. Choose the file's kind of adapter."
+        )
     for part in required:
         if part not in parts:
             raise adapter.part_error(f"{part} is missing. The file is incomplete; save it again.")

@@ -120,7 +120,9 @@ def convert(path: Path, target: Path, wishes: Wishes, say: Say) -> None:
         say(f"base model: {model.name}")
         components, naming = file.fit(model.naming, model.components, _warner(say)), model.naming
         if file.kind.dora == "output" and LAYOUTS[model_format].base_norm and not model.has_weights:
-            say("warning: without --base the lengths can't be adjusted for ComfyUI, which is then only roughly right.")
+            say(
+                "warning: without --base the magnitude can't be adjusted for ComfyUI, which is then only roughly right."
+            )
     if kind == "lora":
         components, loss = as_lora(components, model, wishes.rank, neumann)
         say(f"LoRA of rank {wishes.rank}: {loss}")

@@ -10,9 +10,9 @@ from modules.dataLoader.Batch import Batch
 from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub
 from modules.model.LayerOffload import module_bytes, waiting_units
-from modules.model.ModelParts import ModelParts
+from modules.model.ModelComponents import ModelComponents
 from modules.model.StandardSource import StandardSource
-from modules.model.weight_formats import check_offload, place_part
+from modules.model.weight_formats import check_offload, place_component
 from modules.tool.MemoryEstimate import GIB, MemoryEstimate
 from modules.trainer.autocast import autocast
 from modules.trainer.followed_steps import follow_each_kind_once
@@ -77,7 +77,7 @@ def estimate_memory(
         model: of the config, with none of its components loaded. It can't be used for anything else after this.
         config: of the run.
         warn: gets remarks of the adapters and the like.
-        separate: whether parts wait in another memory than the device's; None: as `config` says.
+        separate: whether components wait in another memory than the device's; None: as `config` says.
 
     Raises:
         UserError: the run could not start with this config.
@@ -85,15 +85,22 @@ def estimate_memory(
     if separate is None:
         separate = torch.device(config.temp_device).type != ("cpu" if config.train_device == "cpu" else "cuda")
     space = WithoutNumbers()
-    text_trained = any(method.trains_text(config, model.trainable_parts) for method in methods_of(config))
-    parts = {name: _without_numbers(model.layers_of(name), space) for name in model.components}
+    text_trained = any(method.trains_text(config, model.trainable_components) for method in methods_of(config))
+    components = {name: _without_numbers(model.layers_of(name), space) for name in model.components}
     with space:
-        parts = {name: _placed(part, name, config) for name, part in parts.items()}
-    model.components = ModelParts(
-        list(parts), lambda name: parts[name].requires_grad_(False).eval(), CPU, torch.device("cpu")
+        components = {name: _placed(component, name, config) for name, component in components.items()}
+    model.components = ModelComponents(
+        list(components), lambda name: components[name].requires_grad_(False).eval(), CPU, torch.device("cpu")
     )
     model.device = CPU
-    run = _Run(model, config, space, {name: module_bytes(part) for name, part in parts.items()}, text_trained, separate)
+    run = _Run(
+        model,
+        config,
+        space,
+        {name: module_bytes(component) for name, component in components.items()},
+        text_trained,
+        separate,
+    )
     sample = _largest_sample(model, config)
     estimate = MemoryEstimate()
     on_gpu = config.train_device != "cpu"
@@ -101,15 +108,15 @@ def estimate_memory(
         batch = _cache(estimate, run, sample)
         trained = make_trained(model, config, warn)
         model.text_encoder_trained = text_trained
-        resident = _resident(estimate, run, parts)
+        resident = _resident(estimate, run, components)
         stays = {f"weights of {name}": size for name, size in resident.items()} | _average(estimate, run, trained)
         with space.counting() as memory:
-            training = _step(run, trained, batch, parts, memory)
+            training = _step(run, trained, batch, components, memory)
             estimate.phases["training"] = {**stays, **training}
             if sample is not None:
                 state = {name: training[name] for name in ("adapters", "optimizer state")}
                 _sample(estimate, run, sample, {**stays, "weights of vae": run.weights["vae"], **state}, trained)
-    if any(getattr(config, name).activation_offloading for name in model.trainable_parts):
+    if any(getattr(config, name).activation_offloading for name in model.trainable_components):
         estimate.notes.append("activation_offloading is not counted: activations are shown as if they stayed.")
     return estimate
 
@@ -121,7 +128,7 @@ class _Run:
     Attributes:
         weights: component -> bytes.
         text_trained: whether text encoders stay and are trained.
-        separate: whether parts wait in another memory than the device's.
+        separate: whether components wait in another memory than the device's.
     """
 
     model: BaseModel
@@ -132,18 +139,18 @@ class _Run:
     separate: bool
 
 
-def _placed(part: nn.Module, name: str, config: TrainConfig) -> nn.Module:
+def _placed(component: nn.Module, name: str, config: TrainConfig) -> nn.Module:
     """A component in its number format; layers that are to wait elsewhere are told apart later."""
     check_offload(name, config)
     own = getattr(config, name).model_copy(update={"offload_fraction": 0.0})
-    return place_part(part, name, config.model_copy(update={name: own}), CPU)
+    return place_component(component, name, config.model_copy(update={name: own}), CPU)
 
 
 def _without_numbers(module: nn.Module, space: WithoutNumbers) -> nn.Module:
     """A module on the meta device as one on the CPU that has no numbers; what is shared stays shared."""
     made: dict[int, Tensor] = {}
-    for part in module.modules():
-        for place in (part._parameters, part._buffers):
+    for submodule in module.modules():
+        for place in (submodule._parameters, submodule._buffers):
             for name, tensor in place.items():
                 if tensor is None:
                     continue
@@ -206,7 +213,7 @@ def config_sizes(config: TrainConfig) -> list[tuple[int, int]]:
     return [(size.height, size.width) for size in parse_resolutions(config.resolution)]
 
 
-def _resident(estimate: MemoryEstimate, run: _Run, parts: Mapping[str, nn.Module]) -> dict[str, int]:
+def _resident(estimate: MemoryEstimate, run: _Run, components: Mapping[str, nn.Module]) -> dict[str, int]:
     """Component -> bytes of it on the device while steps are taken, as `BaseModel.rest` leaves them; notes the rest."""
     resident = dict(run.weights)
     if run.config.latent_caching:
@@ -217,9 +224,9 @@ def _resident(estimate: MemoryEstimate, run: _Run, parts: Mapping[str, nn.Module
             estimate.waiting["vae"] = resident.pop("vae")
     for name in resident:
         fraction = getattr(run.config, name).offload_fraction if run.separate else 0.0
-        units = waiting_units(parts[name], fraction) if fraction else []
+        units = waiting_units(components[name], fraction) if fraction else []
         # one is there while it is called, and the next takes its place
-        held = [module_bytes(parts[name].get_submodule(unit)) for unit in units]
+        held = [module_bytes(components[name].get_submodule(unit)) for unit in units]
         if held:
             estimate.waiting[f"layers of {name}"] = sum(held)
             resident[name] -= sum(held) - max(held)
@@ -238,12 +245,12 @@ def _average(estimate: MemoryEstimate, run: _Run, trained: Mapping) -> dict[str,
 
 
 def _step(
-    run: _Run, trained: Mapping, batch: Batch, parts: Mapping[str, nn.Module], memory: HeldMemory
+    run: _Run, trained: Mapping, batch: Batch, components: Mapping[str, nn.Module], memory: HeldMemory
 ) -> dict[str, int]:
     """Adapters, gradients, optimizer state and the rest at the peak of a step that is not the first."""
     config = run.config
     parameters = [parameter for own in trained.values() for parameter in own.parameters()]
-    own = {id(p) for part in parts.values() for p in part.parameters()}
+    own = {id(p) for component in components.values() for p in component.parameters()}
     found = {"adapters": sum(p.nbytes for p in parameters if id(p) not in own)}
     eight_bit = config.optimizer.optimizer in EIGHT_BIT
     groups = [{"params": own.parameters(), "lr": 1e-4, "name": name} for name, own in trained.items()]

@@ -94,7 +94,7 @@ LAWS: dict[Optimizer, Law] = {
     Optimizer.SIGNSGD_ADV: _engine(1),
     Optimizer.SINKSGD_ADV: _engine(1),
     Optimizer.MUON_ADV: _engine(1, **_MUON),
-    # a factor's step is that of the product divided by the other factor, so steps go with c where the product's, which
+    # a factor's step is that of the product divided by its partner, so steps go with c where the product's, which
     # is to go with 1/c², goes with the rate; ε and the bound meet the product's gradient, which goes with c²
     Optimizer.LORA_RITE: _engine(2, eps=2, clip_unmagnified_grad=2),
     # its second moment is that of orthogonalised signs, so ε does not see the gradient's size
@@ -152,9 +152,9 @@ def rebase_config(config: TrainConfig, alpha: float, warn: Callable[[str], None]
         "optimizer": _optimizer(config.optimizer, law, c),
     }
     for name in type(config).model_fields:
-        part = getattr(config, name)
-        if isinstance(part, TrainModelPartConfig) and part.learning_rate is not None:
-            changes[name] = part.model_copy(update={"learning_rate": part.learning_rate * share})
+        component = getattr(config, name)
+        if isinstance(component, TrainModelPartConfig) and component.learning_rate is not None:
+            changes[name] = component.model_copy(update={"learning_rate": component.learning_rate * share})
     if config.embedding_learning_rate is None:
         # embeddings are multiplied by no alpha
         changes["embedding_learning_rate"] = config.learning_rate
@@ -263,8 +263,8 @@ def _remarks(config: TrainConfig) -> list[str]:
     ]
     if config.lora_decompose and config.peft_type == PeftType.LORA:
         found.append(
-            "lora_decompose: the run is not quite the same, as the lengths of weight vectors are multiplied by no "
-            "alpha and are trained with the same learning rate."
+            "lora_decompose: the run is not quite the same, as DoRA's magnitude is multiplied by no "
+            "alpha and is trained with the same learning rate."
         )
     if config.lora_model_name:
         found.append(

@@ -148,18 +148,20 @@ def apply_adapters(
         if file.extra:
             say(f"warning: {file.path}: embeddings in it are left out ({len(file.extra)} tensors).")
         # shapes tell whether it fits; only scales that are made for another reader need weights
-        known = {part: model.layers_of(part) for part in model.trainable_parts}
+        known = {component: model.layers_of(component) for component in model.trainable_components}
         layers = file.fit(naming, model.components if file.base_norm else known, lambda text: say(f"warning: {text}"))
         fitted.append((layers, _neumann(file, neumann, say), strength))
-    denoiser = model.trainable_parts[0]
-    for part in sorted(model.trainable_parts, key=lambda name: name == denoiser):
-        if part == denoiser:
+    denoiser = model.trainable_components[0]
+    for component in sorted(model.trainable_components, key=lambda name: name == denoiser):
+        if component == denoiser:
             for sample in samples:
                 model.prompts(sample)
             model.rest()
         for layers, series, strength in fitted:
-            if part in layers:
-                adapters = AdapterSet.from_parts(part, model.components[part], layers[part], series, strength)
+            if component in layers:
+                adapters = AdapterSet.from_parts(
+                    component, model.components[component], layers[component], series, strength
+                )
                 adapters.to(model.device).eval().hook()
 
 
@@ -213,7 +215,7 @@ def _config(wishes: Wishes, say: Say, on_download: Progress) -> tuple[TrainConfi
     config.base_model_name = wishes.base or config.base_model_name
     if wishes.prompt_chunks is not None:
         config.prompt_chunks = wishes.prompt_chunks
-    # or the model would not put its parts away
+    # or the model would not put its components away
     config.latent_caching = True
     config.train_device = wishes.device or config.train_device
     used = [own for own in config.additional_embeddings if not own.train]
@@ -231,9 +233,9 @@ def _config(wishes: Wishes, say: Say, on_download: Progress) -> tuple[TrainConfi
         dtype = DataType.BFLOAT_16 if resolve_device(config).type == "cuda" else DataType.FLOAT_32
     if dtype is not None:
         config.weight_dtype = config.train_dtype = dtype
-        for part in family_of(config).modules:
+        for component in family_of(config).modules:
             # the VAE's decoder overflows in half precision with some models, and is small
-            getattr(config, part).weight_dtype = DataType.FLOAT_32 if part == "vae" else DataType.NONE
+            getattr(config, component).weight_dtype = DataType.FLOAT_32 if component == "vae" else DataType.NONE
     return config, hub
 
 

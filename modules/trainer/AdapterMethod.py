@@ -6,7 +6,7 @@ from modules.modelSaver.adapter_output import adapter_format, check_adapter_outp
 from modules.modelSaver.save_adapter import check_halves
 from modules.module.AdapterSet import AdapterSet
 from modules.trainer.adapters import check_layers, make_adapters
-from modules.trainer.Method import Method, Warn, check_trained, trained_parts, trains_text_encoder
+from modules.trainer.Method import Method, Warn, check_trained, trained_components, trains_text_encoder
 from modules.trainer.optimizer_checks import check_lora_options
 from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.errors import Problem
@@ -23,21 +23,21 @@ class AdapterMethod(Method):
 
     def check(self, config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
         return [
-            *found(check_trained, config, family.trainable_parts),
+            *found(check_trained, config, family.trainable_components),
             *found(check_lora_options, config, warn),
             # what is to be said of formats is said once the model itself is known
             *found(check_adapter_output, config, family.planned_naming(), lambda _: None, path="lora_model_name"),
         ]
 
     def check_output(self, model: BaseModel, config: TrainConfig, warn: Warn) -> None:
-        check_layers(model, config, trained_parts(config, model.trainable_parts))
+        check_layers(model, config, trained_components(config, model.trainable_components))
         check_adapter_output(config, model.adapter_naming(), warn)
 
     def trains_text(self, config: TrainConfig, trainable: Sequence[str]) -> bool:
         return trains_text_encoder(config, trainable)
 
     def make(self, model: BaseModel, config: TrainConfig, warn: Warn) -> dict[str, TrainedSet]:
-        sets = make_adapters(model, config, trained_parts(config, model.trainable_parts), warn)
+        sets = make_adapters(model, config, trained_components(config, model.trainable_components), warn)
         check_halves(adapter_format(config), model.adapter_naming(), sets)
         return dict(sets)
 

@@ -121,8 +121,8 @@ class AdditionalEmbeddings(Method):
         trained = {name: own for name, own in self.embeddings(config).items() if own.train}
         if trained:
             # gradients go through the denoiser to the text encoders, whoever else trains them
-            for part in (model.trainable_parts[0], *model.embedding_keys):
-                model.set_gradient_checkpointing(part, getattr(config, part).gradient_checkpointing)
+            for component in (model.trainable_components[0], *model.embedding_keys):
+                model.set_gradient_checkpointing(component, getattr(config, component).gradient_checkpointing)
         return {name: self._make_one(name, model, config, own, warn) for name, own in trained.items()}
 
     def _make_one(

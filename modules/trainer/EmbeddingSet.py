@@ -42,27 +42,30 @@ class EmbeddingSet:
         self._in_effect: Mapping[str, Tensor] = self._parameters
         self._lengths: dict[str, float] = {}
         dtype = FLOAT_DTYPES[config.embedding_weight_dtype]
-        for part, start in self._start(model, own).items():
+        for component, start in self._start(model, own).items():
             layer = "text_model.embeddings.token_embedding"
-            self._parameters[part] = parameter = nn.Parameter(start.to(model.device, dtype))
-            self._start_vectors[part] = parameter.detach().clone()
-            set_parameter_info(parameter, ParameterInfo(ParameterRole.INPUT, part, layer, f"{name}.{part}"))
+            self._parameters[component] = parameter = nn.Parameter(start.to(model.device, dtype))
+            self._start_vectors[component] = parameter.detach().clone()
+            set_parameter_info(parameter, ParameterInfo(ParameterRole.INPUT, component, layer, f"{name}.{component}"))
             if config.preserve_embedding_norm:
-                table = model.components[part].get_input_embeddings().weight
-                self._lengths[part] = torch.linalg.vector_norm(table.detach().float(), dim=1).mean().item()
-        model.add_word(own.placeholder, {part: lambda part=part: self.vectors(part) for part in self._keys})
+                table = model.components[component].get_input_embeddings().weight
+                self._lengths[component] = torch.linalg.vector_norm(table.detach().float(), dim=1).mean().item()
+        model.add_word(
+            own.placeholder,
+            {component: lambda component=component: self.vectors(component) for component in self._keys},
+        )
 
-    def vectors(self, part: str) -> Tensor:
+    def vectors(self, component: str) -> Tensor:
         """What a text encoder sees, `[tokens, width]`, with gradient."""
-        raw = self._in_effect[part]
-        if part not in self._lengths:
+        raw = self._in_effect[component]
+        if component not in self._lengths:
             return raw
         long = raw.float()
-        return self._lengths[part] * long / torch.linalg.vector_norm(long, dim=1, keepdim=True).clamp(min=1e-12)
+        return self._lengths[component] * long / torch.linalg.vector_norm(long, dim=1, keepdim=True).clamp(min=1e-12)
 
     def tensors(self) -> dict[str, Tensor]:
         """The vectors under their names in files, without gradient."""
-        return {key: self.vectors(part).detach() for part, key in self._keys.items()}
+        return {key: self.vectors(component).detach() for component, key in self._keys.items()}
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self._parameters.values())
@@ -88,7 +91,7 @@ class EmbeddingSet:
             self._in_effect = self._parameters
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {f"{self.name}.{part}": parameter.detach() for part, parameter in self._parameters.items()}
+        return {f"{self.name}.{component}": parameter.detach() for component, parameter in self._parameters.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -99,12 +102,15 @@ class EmbeddingSet:
                 f"The backup holds {found or 'nothing'} for the embedding {self.placeholder}, expected {wanted}. "
                 "Restore the config that is stored in it, or set continue_last_backup to false."
             )
-        for part, parameter in self._parameters.items():
-            parameter.copy_(state[f"{self.name}.{part}"])
+        for component, parameter in self._parameters.items():
+            parameter.copy_(state[f"{self.name}.{component}"])
 
     def _start(self, model: BaseModel, own: TrainEmbeddingConfig) -> dict[str, Tensor]:
         if own.model_name:
-            widths = {part: model.layers_of(part).get_input_embeddings().embedding_dim for part in model.embedding_keys}
+            widths = {
+                component: model.layers_of(component).get_input_embeddings().embedding_dim
+                for component in model.embedding_keys
+            }
             start = fit_embedding(own.model_name, model.embedding_keys, widths)
             count = len(next(iter(start.values())))
             if own.token_count not in (None, count):
@@ -114,8 +120,8 @@ class EmbeddingSet:
                 )
             return start
         start = {
-            part: model.added_words[part].vectors_of(model.components[part], own.initial_embedding_text)
-            for part in model.embedding_keys
+            component: model.added_words[component].vectors_of(model.components[component], own.initial_embedding_text)
+            for component in model.embedding_keys
         }
         found = min(len(tensor) for tensor in start.values())
         if not found:
@@ -130,4 +136,4 @@ class EmbeddingSet:
                 "are used. Raise token_count to use all."
             )
         # where the text is shorter it starts again
-        return {part: tensor[torch.arange(count) % len(tensor)] for part, tensor in start.items()}
+        return {component: tensor[torch.arange(count) % len(tensor)] for component, tensor in start.items()}

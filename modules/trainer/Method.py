@@ -64,7 +64,7 @@ class Method(ABC):
 
     def planned_sets(self, config: TrainConfig, family: type[BaseModel]) -> list[str]:
         """Names of the sets that `make` will make."""
-        return trained_parts(config, family.trainable_parts)
+        return trained_components(config, family.trainable_components)
 
     @abstractmethod
     def trains_text(self, config: TrainConfig, trainable: Sequence[str]) -> bool:
@@ -72,7 +72,7 @@ class Method(ABC):
 
     @abstractmethod
     def make(self, model: BaseModel, config: TrainConfig, warn: Warn) -> dict[str, TrainedSet]:
-        """What it trains, in training mode, by a name that is unique in the run: the part's, if there is one."""
+        """What it trains, in training mode, by a name that is unique in the run: the component's, if there is one."""
 
     def options(self, config: TrainConfig, name: str) -> SetOptions | None:
         """The options of a set of this name; None if it makes none of this name."""
@@ -90,20 +90,20 @@ class Method(ABC):
         """
 
 
-def trained_parts(config: TrainConfig, trainable: Sequence[str]) -> list[str]:
-    """The parts of the family that the config trains."""
-    return [part for part in trainable if getattr(config, part).train]
+def trained_components(config: TrainConfig, trainable: Sequence[str]) -> list[str]:
+    """The components of the family that the config trains."""
+    return [component for component in trainable if getattr(config, component).train]
 
 
 def check_trained(config: TrainConfig, trainable: Sequence[str]) -> None:
-    """Raises UserError if the config trains no part at all."""
-    if not trained_parts(config, trainable):
-        names = " or ".join(f"{part}.train" for part in trainable)
+    """Raises UserError if the config trains no component at all."""
+    if not trained_components(config, trainable):
+        names = " or ".join(f"{component}.train" for component in trainable)
         raise UserError(
             f"{trainable[0]}.train: nothing is trained: switch on {names}.", Remedy.of({f"{trainable[0]}.train": True})
         )
 
 
 def trains_text_encoder(config: TrainConfig, trainable: Sequence[str]) -> bool:
-    """Whether a text encoder is among the trained parts."""
-    return any(part.startswith("text_encoder") for part in trained_parts(config, trainable))
+    """Whether a text encoder is among the trained components."""
+    return any(component.startswith("text_encoder") for component in trained_components(config, trainable))

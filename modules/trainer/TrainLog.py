@@ -60,13 +60,13 @@ class TrainLog:
     def step(
         self, step: int, loss: float, gradient_norm: float, rates: dict[str, float], optimizer: dict[str, float]
     ) -> None:
-        """What every step logs. `rates` are learning rates by part, `optimizer` what the optimizer says of itself."""
+        """What every step logs. `rates`: learning rates by trained set; `optimizer`: what it says of itself."""
         self.smooth = loss if self.smooth is None else SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
         self.scalar("loss/train", loss, step)
         self.scalar("loss/smooth", self.smooth, step)
         self.scalar("gradient_norm", gradient_norm, step)
-        for part, rate in rates.items():
-            self.scalar(f"learning_rate/{part}", rate, step)
+        for trained_set, rate in rates.items():
+            self.scalar(f"learning_rate/{trained_set}", rate, step)
         for name, value in optimizer.items():
             self.scalar(f"optimizer/{name}", value, step)
 

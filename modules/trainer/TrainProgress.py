@@ -98,7 +98,7 @@ class Interval:
 
 
 def limit_passed(limit: int | None, unit: TimeUnit, progress: TrainProgress) -> bool:
-    """Whether a run is past a limit, as that after which a part is no longer trained. None, 0 and NEVER: no limit."""
+    """Whether a run is past a limit, as one after which a component is not trained. None, 0 and NEVER: no limit."""
     if not limit or unit in (TimeUnit.NEVER, TimeUnit.ALWAYS):
         return False
     if unit == TimeUnit.STEP:

@@ -152,7 +152,7 @@ class Trainer:
         for method in methods:
             method.prepare(self.model, config, captions, self.warn)
         tell_long_texts(self.model, checked, samples, self.warn)
-        self.text_trained = any(method.trains_text(config, family.trainable_parts) for method in methods)
+        self.text_trained = any(method.trains_text(config, family.trainable_components) for method in methods)
         self.data = self._make_data(concepts, checked, validation=False)
         self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None
         if config.only_cache:
@@ -387,12 +387,12 @@ class Trainer:
             epoch_batches=self.plan.place_in_epoch(indices[-1]),
         )  # fmt: skip
 
-    def _backward(self, batch: Any, index: int, parts: int) -> Tensor:
+    def _backward(self, batch: Any, index: int, micro_batches: int) -> Tensor:
         """Adds one batch's gradients; returns its share of the step's loss."""
         # dropout draws from the global generator
         torch.manual_seed(step_seed(self.config.seed, "dropout", index))
         generator = step_generator(self.config.seed, "noise", index)
-        loss = batch_losses(self.config, self.model, batch, generator, self.trained).mean() / parts
+        loss = batch_losses(self.config, self.model, batch, generator, self.trained).mean() / micro_batches
         if self.fused is not None:
             # the backward pass will step at once
             self._check_finite(loss.item(), 0.0, batch.names)
@@ -432,7 +432,9 @@ class Trainer:
                 own.requires_grad_(False)
         left = any(parameter.requires_grad for parameter in self.parameters)
         if not left:
-            self.warn(f"Every part has reached its stop_training_after; the run ends after step {self.progress.step}.")
+            self.warn(
+                f"Every trained set has reached its stop_training_after; the run ends after step {self.progress.step}."
+            )
         return left
 
     # -- what happens between steps -------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from modules.model.BaseModel import BaseModel
 from modules.modelSaver.merged_model import overlap
 from modules.modelSaver.weight_output import check_model_output, model_file_format, save_weights
 from modules.module.WeightSet import WeightSet, weight_layers
-from modules.trainer.Method import Method, Warn, check_trained, trained_parts, trains_text_encoder
+from modules.trainer.Method import Method, Warn, check_trained, trained_components, trains_text_encoder
 from modules.trainer.optimizers import OPTIMIZERS
 from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.errors import Problem, Remedy
@@ -22,16 +22,16 @@ FILE_ENDING = ".safetensors"
 
 
 class WeightMethod(Method):
-    """Full fine-tuning: the weights themselves of any part, written as a whole model."""
+    """Full fine-tuning: the weights themselves of any component, written as a whole model."""
 
     training_method = TrainingMethod.FINE_TUNE
 
     def check(self, config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
-        parts = trained_parts(config, family.trainable_parts)
+        components = trained_components(config, family.trainable_components)
         return [
-            *found(check_trained, config, family.trainable_parts),
-            *(problem for part in parts for problem in found(_check_format, config, part)),
-            *found(_check_optimizer, config, parts, warn),
+            *found(check_trained, config, family.trainable_components),
+            *(problem for component in components for problem in found(_check_format, config, component)),
+            *found(_check_optimizer, config, components, warn),
             *found(_check_no_adapter, config),
             *found(model_file_format, family, config),
             *found(_check_place, config, self.writes_folder(config)),
@@ -39,11 +39,11 @@ class WeightMethod(Method):
 
     def check_output(self, model: BaseModel, config: TrainConfig, warn: Warn) -> None:
         chosen = LayerFilter.from_config(config, model.layer_filter_presets)
-        parts = trained_parts(config, model.trainable_parts)
-        for part in parts:
-            if not part.startswith("text_encoder"):
-                chosen.select(weight_layers(model.layers_of(part)), part)
-        check_model_output(model, config, parts)
+        components = trained_components(config, model.trainable_components)
+        for component in components:
+            if not component.startswith("text_encoder"):
+                chosen.select(weight_layers(model.layers_of(component)), component)
+        check_model_output(model, config, components)
 
     def writes_folder(self, config: TrainConfig) -> bool:
         return config.output_model_format == ModelFormat.DIFFUSERS
@@ -56,19 +56,21 @@ class WeightMethod(Method):
         for note in chosen.notes:
             warn(note)
         sets: dict[str, TrainedSet] = {}
-        for part in trained_parts(config, model.trainable_parts):
+        for component in trained_components(config, model.trainable_components):
             # the filter names layers of the denoiser; text encoders are trained whole
-            own = None if part.startswith("text_encoder") else chosen
-            sets[part] = WeightSet(part, model.components[part], own, model.input_layers, model.output_layers)
-            sets[part].requires_grad_()
-            model.set_gradient_checkpointing(part, getattr(config, part).gradient_checkpointing)
+            own = None if component.startswith("text_encoder") else chosen
+            sets[component] = WeightSet(
+                component, model.components[component], own, model.input_layers, model.output_layers
+            )
+            sets[component].requires_grad_()
+            model.set_gradient_checkpointing(component, getattr(config, component).gradient_checkpointing)
         return sets
 
     def save(
         self, path: Path, sets: Mapping[str, TrainedSet], model: BaseModel, config: TrainConfig, warn: Warn
     ) -> None:
-        parts = [name for name, own in sets.items() if isinstance(own, WeightSet)]
-        save_weights(path, parts, model, config, warn)
+        components = [name for name, own in sets.items() if isinstance(own, WeightSet)]
+        save_weights(path, components, model, config, warn)
 
 
 def _check_no_adapter(config: TrainConfig) -> None:
@@ -80,8 +82,8 @@ def _check_no_adapter(config: TrainConfig) -> None:
         )
 
 
-def _check_format(config: TrainConfig, part: str) -> None:
-    chosen = config.part_weight_dtype(part)
+def _check_format(config: TrainConfig, component: str) -> None:
+    chosen = config.component_weight_dtype(component)
     if chosen in TRAINABLE_FORMATS:
         return
     if chosen == DataType.FLOAT_16:
@@ -89,18 +91,18 @@ def _check_format(config: TrainConfig, part: str) -> None:
     else:
         why = "quantized weights can only stay frozen, below an adapter (training_method LORA)"
     raise UserError(
-        f"{part}.weight_dtype: found {chosen}, but FINE_TUNE trains the weights themselves, and {why}. Set it to "
+        f"{component}.weight_dtype: found {chosen}, but FINE_TUNE trains the weights themselves, and {why}. Set it to "
         "FLOAT_32, or to BFLOAT_16, which takes half the memory, with an optimizer that rounds stochastically.",
-        Remedy.of({f"{part}.weight_dtype": "FLOAT_32"}),
-        Remedy.of({f"{part}.weight_dtype": "BFLOAT_16"}),
+        Remedy.of({f"{component}.weight_dtype": "FLOAT_32"}),
+        Remedy.of({f"{component}.weight_dtype": "BFLOAT_16"}),
     )
 
 
-def _check_optimizer(config: TrainConfig, parts: Sequence[str], warn: Warn) -> None:
+def _check_optimizer(config: TrainConfig, components: Sequence[str], warn: Warn) -> None:
     own, entry = config.optimizer, OPTIMIZERS[config.optimizer.optimizer]
     able, chosen = "stochastic_rounding" in entry.defaults, own.stochastic_rounding
     rounds = able and (entry.defaults["stochastic_rounding"] if chosen is None else chosen)
-    short = [part for part in parts if config.part_weight_dtype(part) == DataType.BFLOAT_16]
+    short = [component for component in components if config.component_weight_dtype(component) == DataType.BFLOAT_16]
     if short and not rounds:
         advice = "Set optimizer.stochastic_rounding to true" if able else "Choose an optimizer such as ADAMW_ADV"
         warn(

@@ -24,14 +24,14 @@ ComponentLayers = Mapping[str, Mapping[str, Mapping[str, Tensor]]]
 
 
 def make_adapters(
-    model: BaseModel, config: TrainConfig, parts: Sequence[str], warn: Callable[[str], None]
+    model: BaseModel, config: TrainConfig, components: Sequence[str], warn: Callable[[str], None]
 ) -> dict[str, AdapterSet]:
-    """Hooked adapters of each part, in training mode; with the weights of `lora_model_name` if it names a file.
+    """Hooked adapters of each component, in training mode; with the weights of `lora_model_name` if it names a file.
 
     Args:
-        model: loaded; its parts get gradient checkpointing as the config says.
+        model: loaded; its components get gradient checkpointing as the config says.
         config: kind of adapter, layers, seed.
-        parts: of the model.
+        components: of the model.
         warn: gets remarks, one line each.
     """
     chosen = LayerFilter.from_config(config, model.layer_filter_presets)
@@ -40,54 +40,54 @@ def make_adapters(
     start: ComponentLayers = {}
     notes: list[tuple[str, str]] = []
     if config.lora_model_name:
-        start, options = read_start(config, parts, model, warn)
-        # parts that the file lacks get fresh adapters of its kind, as a file holds one kind
+        start, options = read_start(config, components, model, warn)
+        # components that the file lacks get fresh adapters of its kind, as a file holds one kind
         config = config.model_copy(update=options)
         rule = RULES.get(str(config.optimizer.optimizer))
         if rule is not None and rule.orthonormal_up:
             start, narrowed = narrow_start(start)
             notes += narrowed
     sets: dict[str, AdapterSet] = {}
-    for part in parts:
+    for component in components:
         # the filter names layers of the denoiser; text encoders are adapted whole, as OneTrainer does
-        own = None if part.startswith("text_encoder") else chosen
-        adapters = AdapterSet(part, model.components[part], config, own, config.seed, start.get(part))
+        own = None if component.startswith("text_encoder") else chosen
+        adapters = AdapterSet(component, model.components[component], config, own, config.seed, start.get(component))
         notes += adapters.layer_notes
         adapters.to(model.device).train()
         adapters.hook()
-        model.set_gradient_checkpointing(part, getattr(config, part).gradient_checkpointing)
-        sets[part] = adapters
+        model.set_gradient_checkpointing(component, getattr(config, component).gradient_checkpointing)
+        sets[component] = adapters
     options_told = dict.fromkeys(note for adapters in sets.values() for note in adapters.option_notes)
     for note in [*options_told, *summarized(notes)]:
         warn(note)
-    model.text_encoder_trained = any(part.startswith("text_encoder") for part in parts)
+    model.text_encoder_trained = any(component.startswith("text_encoder") for component in components)
     return sets
 
 
-def check_layers(model: BaseModel, config: TrainConfig, parts: Sequence[str]) -> None:
+def check_layers(model: BaseModel, config: TrainConfig, components: Sequence[str]) -> None:
     """UserError if no layers are there that the config names, or the adapter to continue is none of this model.
 
     Args:
         model: none of its weights need be there.
         config: of the run.
-        parts: of the model that are trained.
+        components: of the model that are trained.
     """
     chosen = LayerFilter.from_config(config, model.layer_filter_presets)
-    for part in parts:
-        if not part.startswith("text_encoder"):
-            chosen.select(adaptable_layers(model.layers_of(part)), part)
-    _check_rank(model, config, parts)
+    for component in components:
+        if not component.startswith("text_encoder"):
+            chosen.select(adaptable_layers(model.layers_of(component)), component)
+    _check_rank(model, config, components)
     if config.lora_model_name:
-        _check_parts(
-            config.lora_model_name, read_adapter(config.lora_model_name).resolve(model.adapter_naming()), parts
+        _check_components(
+            config.lora_model_name, read_adapter(config.lora_model_name).resolve(model.adapter_naming()), components
         )
 
 
-def _check_rank(model: BaseModel, config: TrainConfig, parts: Sequence[str]) -> None:
+def _check_rank(model: BaseModel, config: TrainConfig, components: Sequence[str]) -> None:
     """UserError for more ranks than the largest layer can have: they add nothing, and may not fit into memory."""
     if config.peft_type not in (PeftType.LORA, PeftType.LOHA) or config.lora_model_name:
         return
-    layers = (layer for part in parts for layer in adaptable_layers(model.layers_of(part)).values())
+    layers = (layer for component in components for layer in adaptable_layers(model.layers_of(component)).values())
     most = max((min(layer.weight.shape[0], layer.weight[0].numel()) for layer in layers), default=config.lora_rank)
     if config.lora_rank > most:
         raise UserError(
@@ -97,28 +97,30 @@ def _check_rank(model: BaseModel, config: TrainConfig, parts: Sequence[str]) -> 
         )
 
 
-def _check_parts(path: str, layers: Mapping[str, object], parts: Sequence[str]) -> None:
-    for part in layers:
-        if part not in parts:
-            raise UserError(f"lora_model_name: {path} adapts the {part}, which this run does not train. Train it, too.")
+def _check_components(path: str, layers: Mapping[str, object], components: Sequence[str]) -> None:
+    for component in layers:
+        if component not in components:
+            raise UserError(
+                f"lora_model_name: {path} adapts the {component}, which this run does not train. Train it, too."
+            )
 
 
 def read_start(
-    config: TrainConfig, parts: Sequence[str], model: BaseModel, warn: Callable[[str], None]
+    config: TrainConfig, components: Sequence[str], model: BaseModel, warn: Callable[[str], None]
 ) -> tuple[ComponentLayers, dict[str, Any]]:
     """The adapter of `lora_model_name`, of any readable format.
 
     Args:
         config: its options give way to the file's; where they differ, `warn` is told.
-        parts: that the run trains.
+        components: that the run trains.
         model: loaded.
         warn: gets one line at most.
 
     Returns:
-        part -> layer -> part of the adapter -> tensor; and the options that most layers have, kind included.
+        component -> layer -> part of the adapter -> tensor; and the options that most layers have, kind included.
 
     Raises:
-        UserError: the file is none, does not fit the model, or adapts a part that is not trained.
+        UserError: the file is none, does not fit the model, or adapts a component that is not trained.
     """
     path = config.lora_model_name
     file = read_adapter(path)
@@ -130,13 +132,15 @@ def read_start(
     start = file.fit(model.adapter_naming(), model.components, warn)
     every: list[dict[str, Any]] = []
     differences: dict[str, dict[Any, Any]] = {}
-    _check_parts(path, start, parts)
-    for part, layers in start.items():
+    _check_components(path, start, components)
+    for component, layers in start.items():
         for name, tensors in layers.items():
             try:
-                options, others = _options(tensors, model.components[part].get_submodule(name), part, name, config)
+                options, others = _options(
+                    tensors, model.components[component].get_submodule(name), component, name, config
+                )
             except UserError as error:
-                raise UserError(f"lora_model_name: {path}: {part}.{name}: {error}") from error
+                raise UserError(f"lora_model_name: {path}: {component}.{name}: {error}") from error
             every.append(options)
             for option, own in others.items():
                 differences.setdefault(option, {})[options[option]] = own
@@ -159,18 +163,18 @@ def narrow_start(start: ComponentLayers) -> tuple[ComponentLayers, list[tuple[st
     """
     result: dict[str, dict[str, Mapping[str, Tensor]]] = {}
     notes = []
-    for part, layers in start.items():
+    for component, layers in start.items():
         for name, tensors in layers.items():
             narrow = without_extra_ranks(tensors)
-            result.setdefault(part, {})[name] = narrow
+            result.setdefault(component, {})[name] = narrow
             if narrow is not tensors:
                 ranks = f"rank {len(tensors[DOWN])} → {len(narrow[DOWN])}"
-                notes.append((FEWER_RANKS, f"{layer_path(part, name)}: {ranks}, its outputs, for the same change"))
+                notes.append((FEWER_RANKS, f"{layer_path(component, name)}: {ranks}, its outputs, for the same change"))
     return result, notes
 
 
 def _options(
-    tensors: Mapping[str, Tensor], layer: AdaptedLayer, part: str, name: str, config: TrainConfig
+    tensors: Mapping[str, Tensor], layer: AdaptedLayer, component: str, name: str, config: TrainConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of an adapter that was read; and the config's own values of those that differ."""
     kind = class_of_layers({name: tensors})
@@ -178,7 +182,7 @@ def _options(
     others = {name: getattr(config, name) for name, value in options.items() if getattr(config, name) != value}
     if others and adapter_class_of(config) is kind:
         # sizes that the config leaves to the layer differ in words only: compare with what it would make here
-        own = kind.options_of(kind.create(layer, part, name, config, config.seed).parts(), layer)
+        own = kind.options_of(kind.create(layer, component, name, config, config.seed).parts(), layer)
         others = {name: value for name, value in others.items() if options[name] != own.get(name, value)}
     return options, others
 

@@ -11,7 +11,7 @@ from modules.model.diffusion_noise import check_distribution
 from modules.model.hub import Hub, check_hub_name
 from modules.model.model_name import check_model_name, named_models, read_model_name
 from modules.model.ModelSource import check_folder
-from modules.model.weight_formats import check_offload, part_dtype
+from modules.model.weight_formats import check_offload, component_dtype
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.optimizer_checks import optimizer_problems
 from modules.trainer.preflight import idle_gpu_note, resolve_device, usable_device
@@ -161,9 +161,9 @@ def _of_family(config: TrainConfig, warn: Warn) -> list[Problem]:
     problems += _unsupported(config, family, warn)
     problems += family.check_config(config)
     problems += _of_models(config, family)
-    for part in family.modules:
-        problems += found(part_dtype, config, part)
-        problems += found(check_offload, part, config)
+    for component in family.modules:
+        problems += found(component_dtype, config, component)
+        problems += found(check_offload, component, config)
     for method in methods:
         problems += method.check(config, family, warn)
         problems += found(_check_output_kind, config, method.writes_folder(config))
@@ -184,7 +184,7 @@ def _check_output_kind(config: TrainConfig, folder: bool) -> None:
 
 
 def _of_models(config: TrainConfig, family: type[BaseModel]) -> list[Problem]:
-    """Base model and parts from elsewhere that are not there."""
+    """Base model and components from elsewhere that are not there."""
     problems = found(_check_base, config, family) if config.base_model_name.strip() else []
     for key, name in named_models(config, family.modules).items():
         if key != "base_model_name":
@@ -201,7 +201,7 @@ def _check_base(config: TrainConfig, family: type[BaseModel]) -> None:
 
 def _unsupported(config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
     """Options without code are refused; those that would change nothing but speed are told in one line."""
-    problems, trainable = [], family.trainable_parts
+    problems, trainable = [], family.trainable_components
     if config.train_dtype not in FLOAT_DTYPES:
         text = f"found {config.train_dtype}, expected one of {', '.join(FLOAT_DTYPES)}"
         remedies = tuple(Remedy.of({"train_dtype": str(dtype)}) for dtype in (DataType.FLOAT_32, DataType.BFLOAT_16))
@@ -216,10 +216,10 @@ def _unsupported(config: TrainConfig, family: type[BaseModel], warn: Warn) -> li
 
 def _tell_dropout(config: TrainConfig, trainable: Sequence[str], warn: Warn) -> None:
     dropout = config.text_encoder.dropout_probability
-    for part in trainable:
-        own = getattr(config, part)
-        if part.startswith("text_encoder_") and own.dropout_probability != dropout:
+    for component in trainable:
+        own = getattr(config, component)
+        if component.startswith("text_encoder_") and own.dropout_probability != dropout:
             warn(
-                f"{part}.dropout_probability {own.dropout_probability:g} has no effect: a caption is dropped for all "
-                f"text encoders at once, by text_encoder.dropout_probability, which is {dropout:g}."
+                f"{component}.dropout_probability {own.dropout_probability:g} has no effect: a caption is dropped for "
+                f"all text encoders at once, by text_encoder.dropout_probability, which is {dropout:g}."
             )

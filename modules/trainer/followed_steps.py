@@ -50,7 +50,14 @@ def _kind(optimizer: BatchedOptimizer, batches: Sequence[ParameterBatch], start:
     """What the memory of a step depends on. Large weights are one batch each, so that equal batches must be equal."""
     kind: list[Any] = [stop - start]
     for batch in batches:
-        kind += [batch.rule.name, batch.role.name, batch.shape, id(batch.group), batch.partner, batch.mate is None]
+        kind += [
+            batch.rule.name,
+            batch.role.name,
+            batch.shape,
+            id(batch.group),
+            batch.partner_shape,
+            batch.partner is None,
+        ]
         kind += [batch.steps[start], stop - start == len(batch)]
         for parameter in batch.parameters[start:stop]:
             gradient = optimizer._gradient(parameter)

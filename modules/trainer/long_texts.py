@@ -37,26 +37,26 @@ def tell_long_texts(
 
 
 def _lines(model: BaseModel, what: str, texts: Sequence[tuple[str, str]]) -> list[str]:
-    parts: dict[str, list[str]] = {}
-    for part, limit in model.text_limits().items():
-        counts = _count(model, part, {text: None for text, _ in texts})
+    components: dict[str, list[str]] = {}
+    for component, limit in model.text_limits().items():
+        counts = _count(model, component, {text: None for text, _ in texts})
         cut = [(counts[text], text, where) for text, where in texts if counts[text] > limit or len(text) > LONGEST_TEXT]
         if cut:
             tokens, text, where = max(cut, key=lambda one: (one[0], len(one[1])))
-            advice = model.read_more(part, tokens)
+            advice = model.read_more(component, tokens)
             line = (
                 f"{limit} tokens are read, and {len(cut)} of {len(texts)} {what} {'has' if len(cut) == 1 else 'have'} "
                 f"more: what is behind is cut. The longest has {'more than ' if len(text) > LONGEST_TEXT else ''}"
                 f"{tokens}: {where}. Shorten them{f', or set {advice}' if advice else ''}"
             )
-            parts.setdefault(line, []).append(part)
+            components.setdefault(line, []).append(component)
     # encoders with the same tokenizer say the same
-    return [f"{', '.join(names)}: {line}" for line, names in parts.items()]
+    return [f"{', '.join(names)}: {line}" for line, names in components.items()]
 
 
-def _count(model: BaseModel, part: str, texts: Mapping[str, None]) -> dict[str, int]:
+def _count(model: BaseModel, component: str, texts: Mapping[str, None]) -> dict[str, int]:
     ordered, counts = list(texts), {}
     for start in range(0, len(ordered), AT_ONCE):
         some = ordered[start : start + AT_ONCE]
-        counts.update(zip(some, model.count_tokens(part, some), strict=True))
+        counts.update(zip(some, model.count_tokens(component, some), strict=True))
     return counts

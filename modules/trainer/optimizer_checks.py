@@ -50,9 +50,9 @@ def _rounds(config: TrainConfig, rates: Mapping[str, float] | None) -> bool:
         return config.lora_weight_dtype != DataType.FLOAT_32
     if config.training_method == TrainingMethod.EMBEDDING:
         return config.embedding_weight_dtype != DataType.FLOAT_32
-    parts = [name for name in TrainConfig.model_fields if isinstance(getattr(config, name), TrainModelPartConfig)]
-    trained = [name for name in parts if (name in rates if rates else getattr(config, name).train)]
-    return any(config.part_weight_dtype(name) != DataType.FLOAT_32 for name in trained)
+    components = [name for name in TrainConfig.model_fields if isinstance(getattr(config, name), TrainModelPartConfig)]
+    trained = [name for name in components if (name in rates if rates else getattr(config, name).train)]
+    return any(config.component_weight_dtype(name) != DataType.FLOAT_32 for name in trained)
 
 
 def rule_options(config: TrainConfig) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def create_optimizer(
         rates = ", ".join(f"{group['name']} {group['lr']:g}" for group in groups)
         raise UserError(
             f"learning_rate: {config.optimizer} finds one learning rate for everything, found {rates}. "
-            "Set the parts' own learning_rate to null."
+            "Set the components' own learning_rate to null."
         )
     options = {name: default if given[name] is None else given[name] for name, default in entry.defaults.items()}
     optimizer = entry.make(config.optimizer, groups, options, seed)

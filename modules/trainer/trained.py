@@ -33,7 +33,7 @@ def methods_of(config: TrainConfig) -> list[Method]:
 
 
 def make_trained(model: BaseModel, config: TrainConfig, warn: Warn) -> dict[str, TrainedSet]:
-    """Everything that a run trains, in training mode, by name: that of the part where there is one, as `unet`.
+    """Everything that a run trains, in training mode, by name: that of the component where there is one, as `unet`.
 
     Args:
         model: its trained components are loaded and prepared for training.

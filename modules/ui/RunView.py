@@ -260,8 +260,8 @@ class RunView(ttk.Frame):
         ])  # fmt: skip
         self.rates.show(
             [
-                Series(part, RATE_COLORS[place % len(RATE_COLORS)], points)
-                for place, (part, points) in enumerate(model.rates.items())
+                Series(name, RATE_COLORS[place % len(RATE_COLORS)], points)
+                for place, (name, points) in enumerate(model.rates.items())
             ]
         )
         self._show_log()

@@ -9,7 +9,7 @@ LayerId = tuple[str, str]
 
 @dataclass(frozen=True)
 class FusedLayer:
-    """One layer of a file that stands for several of the model, stacked on their outputs, such as a joint qkv.
+    """One layer of a file that stands for several of the model, stacked on their outputs, such as a fused qkv.
 
     Attributes:
         layers: the model's layers, in the order of the rows.
@@ -32,9 +32,9 @@ class AdapterNaming:
         read: every name by which a file may call a layer, whatever its format.
         fused: every name by which a file may call several layers at once.
         write_fused: for each format, the names under which layers are written joined; they have none in `write`.
-        write_apart: for each format, the names under which layers of joint ones can stand alone, for adapters that
+        write_apart: for each format, the names under which layers of fused ones can stand alone, for adapters that
             can't be joined. A swapped layer has its own order of outputs there.
-        comfy: every name, of a layer or a joint one, in whose place stock ComfyUI finds a weight.
+        comfy: every name, of a layer or a fused one, in whose place stock ComfyUI finds a weight.
         kernels: each convolution -> kh·kw.
     """
 
@@ -47,7 +47,7 @@ class AdapterNaming:
     kernels: Mapping[LayerId, int] = field(default_factory=dict)
 
     def written(self, model_format: ModelFormat) -> set[str]:
-        """The names of all layers in files of a format, if each has an adapter and joint layers are joined."""
+        """The names of all layers in files of a format, if each has an adapter and fused layers are joined."""
         return {*self.write[model_format].values(), *self.write_fused.get(model_format, {})}
 
     @staticmethod
@@ -63,7 +63,7 @@ class AdapterNaming:
 
         Raises:
             ValueError: two layers would get the same name, so that a file could not be read back; a fused layer
-                without the rows of each part; a layer that would be written twice.
+                without the rows of each slice; a layer that would be written twice.
         """
         read: dict[str, LayerId] = {}
         write_apart = write_apart or {}
@@ -71,11 +71,11 @@ class AdapterNaming:
         for name, layer in [*pairs, *aliases.items()]:
             if read.setdefault(name, layer) != layer:
                 raise ValueError(f"adapter layer name {name} stands for both {read[name]} and {layer}")
-        joint: dict[str, FusedLayer] = {}
+        fused_by_name: dict[str, FusedLayer] = {}
         write_fused = write_fused or {}
         tables = [fused or {}, *write_fused.values()]
         for name, group in [pair for table in tables for pair in table.items()]:
-            if name in read or joint.setdefault(name, group) != group:
+            if name in read or fused_by_name.setdefault(name, group) != group:
                 raise ValueError(f"adapter layer name {name} stands for {group.layers} and for other layers")
             if len(group.layers) != len(group.rows) or min(group.rows, default=0) < 1:
                 raise ValueError(f"{name}: expected the rows of each of {group.layers}, found {group.rows}")
@@ -88,11 +88,11 @@ class AdapterNaming:
         for model_format, alone in write_apart.items():
             members = {layer for group in write_fused.get(model_format, {}).values() for layer in group.layers}
             if not alone.keys() <= members:
-                raise ValueError(f"{model_format}: {sorted(alone.keys() - members)} are of no joint layer")
-        return AdapterNaming(names, read, joint, write_fused, write_apart, frozenset(comfy))
+                raise ValueError(f"{model_format}: {sorted(alone.keys() - members)} are of no fused layer")
+        return AdapterNaming(names, read, fused_by_name, write_fused, write_apart, frozenset(comfy))
 
     @staticmethod
-    def join(parts: Iterable["AdapterNaming"]) -> "AdapterNaming":
+    def join(namings: Iterable["AdapterNaming"]) -> "AdapterNaming":
         """The naming of a model from those of its components. Raises ValueError as `build` does."""
         names: dict[ModelFormat, dict[LayerId, str]] = {}
         aliases: dict[str, LayerId] = {}
@@ -100,18 +100,18 @@ class AdapterNaming:
         write_fused: dict[ModelFormat, dict[str, FusedLayer]] = {}
         write_apart: dict[ModelFormat, dict[LayerId, str]] = {}
         comfy: set[str] = set()
-        for part in parts:
-            comfy |= part.comfy
-            for model_format, alone in part.write_apart.items():
+        for naming in namings:
+            comfy |= naming.comfy
+            for model_format, alone in naming.write_apart.items():
                 write_apart.setdefault(model_format, {}).update(alone)
-            for model_format, table in part.write.items():
+            for model_format, table in naming.write.items():
                 names.setdefault(model_format, {}).update(table)
-            for name, layer in part.read.items():
+            for name, layer in naming.read.items():
                 if aliases.setdefault(name, layer) != layer:
                     raise ValueError(f"adapter layer name {name} stands for both {aliases[name]} and {layer}")
-            for name, group in part.fused.items():
+            for name, group in naming.fused.items():
                 if fused.setdefault(name, group) != group:
                     raise ValueError(f"adapter layer name {name} stands for {group.layers} and for other layers")
-            for model_format, groups in part.write_fused.items():
+            for model_format, groups in naming.write_fused.items():
                 write_fused.setdefault(model_format, {}).update(groups)
         return AdapterNaming.build(names, aliases, fused, write_fused, write_apart, comfy)

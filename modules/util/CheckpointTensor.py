@@ -27,20 +27,20 @@ class CheckpointTensor:
 
     Attributes:
         name: in the file.
-        parts: the model's tensors, stacked on their rows in this order; none at all: a mark without content.
+        sources: the model's tensors, stacked on their rows in this order; none at all: a mark without content.
         transposed: rows and columns are swapped in the file.
         swapped: the first and second half of the rows are exchanged in the file.
         ones: dimensions of size 1 that the file has at the end: of 1 × 1 convolutions that the model has as matrices.
     """
 
     name: str
-    parts: tuple[TensorId, ...]
+    sources: tuple[TensorId, ...]
     transposed: bool = False
     swapped: bool = False
     ones: int = 0
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
-        """The file's tensor, of those of `parts`."""
+        """The file's tensor, of those of `sources`."""
         if not tensors:
             return torch.zeros(0)
         whole = torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]

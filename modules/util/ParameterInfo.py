@@ -14,7 +14,7 @@ class ParameterInfo:
 
     Attributes:
         role: what the tensor is for its layer.
-        component: the model part it belongs to, such as "unet".
+        component: the one it belongs to, such as "unet".
         layer: module path of the layer inside the component.
         name: the parameter's own full name, unique in a run: "<component>.<layer>.<part>".
         pair: full name of the partner (down <-> up), None where there is none.

@@ -202,7 +202,7 @@ class WithoutNumbers(TorchDispatchMode):
         if kind is int:
             _, index, size, stride, offset = made
             return tensors[index].as_strided(size, stride, tensors[index].storage_offset() + offset)
-        return kind(self._make(part, tensors, storages) for part in made[1])
+        return kind(self._make(item, tensors, storages) for item in made[1])
 
     def _block(self, length: int, dtype: torch.dtype) -> tuple[Tensor, Any]:
         """A flat tensor of so many bytes, and the object that exists as long as its storage."""
@@ -288,5 +288,5 @@ def _noted(value: Any, arguments: dict[int, int], groups: dict[int, int]) -> Any
         group = groups.setdefault(storage._cdata, len(groups))
         return Tensor, group, storage.nbytes(), value.dtype, size, stride, value.storage_offset()
     if type(value) in (list, tuple):
-        return type(value), [_noted(part, arguments, groups) for part in value]
+        return type(value), [_noted(item, arguments, groups) for item in value]
     return None, value

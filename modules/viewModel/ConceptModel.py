@@ -131,11 +131,11 @@ def grid_of(config: TrainConfig) -> int:
     try:
         depths = [
             len(
-                json.loads((Path(config.base_model_name) / part / "config.json").read_text("utf-8"))[
+                json.loads((Path(config.base_model_name) / component / "config.json").read_text("utf-8"))[
                     "block_out_channels"
                 ]
             )
-            for part in ("unet", "vae")
+            for component in ("unet", "vae")
         ]
     except (OSError, ValueError, KeyError, TypeError):
         family = str(config.model_type)

@@ -94,7 +94,7 @@ def form_fields(config_class: type[BaseConfig], prefix: str = "") -> Iterator[Fo
 def form_sections(config_class: type[BaseConfig], fields: list[FormField]) -> list[FormSection]:
     """The options of a config by heading: those of a group, and those of each nested config with what goes with it.
 
-    A plain option of a model part goes with the part, whose name begins its own, as `text_encoder_layer_skip`.
+    A plain option of a component goes with the component, whose name begins its own, as `text_encoder_layer_skip`.
     """
     nested = [name for name in config_class.model_fields if field_type(config_class, name).is_config]
     found: dict[str, FormSection] = {}
@@ -103,7 +103,9 @@ def form_sections(config_class: type[BaseConfig], fields: list[FormField]) -> li
         if one.root in nested:
             home = one.root
         else:
-            near = [name for name in nested if outer.group == OptionGroup.PARTS and one.name.startswith(f"{name}_")]
+            near = [
+                name for name in nested if outer.group == OptionGroup.COMPONENTS and one.name.startswith(f"{name}_")
+            ]
             home = max(near, key=len, default="")
         if home:
             declared = option_of(config_class, home)

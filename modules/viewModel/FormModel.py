@@ -169,7 +169,7 @@ class FormModel:
             owner = getattr(owner, key)
         # one that was set all the same must be seen, to be set back
         if self.is_unused(path) and not self.is_modified(path):
-            missing.append(f"another part than {self.title(path.rpartition('.')[0])}")
+            missing.append(f"another component than {self.title(path.rpartition('.')[0])}")
         return missing
 
     def check(self) -> list[Problem]:

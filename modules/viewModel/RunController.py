@@ -176,7 +176,7 @@ def backups_of(workspace: Path) -> list[tuple[str, Path]]:
 
 def _age(path: Path) -> list[tuple[int, str]]:
     """Order of names that begin with a time: of those of the same second, numbers count as numbers, 12 after 6."""
-    return [(int(part) if part.isdigit() else -1, part) for part in path.name.split("-")]
+    return [(int(piece) if piece.isdigit() else -1, piece) for piece in path.name.split("-")]
 
 
 def _backup_title(name: str) -> str:

@@ -127,7 +127,7 @@ class RunModel:
         reason: why it failed; empty otherwise.
         bars: by stage, in the order of their first report.
         losses, smoothed, validation: (step, loss) each.
-        rates: part -> (step, learning rate).
+        rates: trained set -> (step, learning rate).
         samples: in the order in which they came.
         log: lines for people, the newest last.
         results: count of samples, backups and saved models.
@@ -218,8 +218,8 @@ class RunModel:
     def _add_step(self, values: dict[str, Any]) -> None:
         step = values["step"]
         self._add_loss(step, values["loss"])
-        for part, rate in values["learning_rates"].items():
-            self.rates.setdefault(part, []).append((step, rate))
+        for name, rate in values["learning_rates"].items():
+            self.rates.setdefault(name, []).append((step, rate))
 
     def _take_epoch(self, values: dict[str, Any]) -> None:
         """The place in the epoch of the last batch: one that is complete counts as present until the next begins."""
@@ -256,8 +256,8 @@ class RunModel:
         losses, validation, rates, samples = now
         for step, loss in losses:
             self._add_loss(step, loss)
-        for part, points in rates.items():
-            self.rates.setdefault(part, []).extend(points)
+        for name, points in rates.items():
+            self.rates.setdefault(name, []).extend(points)
         self.validation += validation
         self.samples += samples
         self._recalled = True

@@ -11,7 +11,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainModelPartConfig import TrainModelPartConfig
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
-from modules.viewModel.families import SUPPORTED, parts_of
+from modules.viewModel.families import SUPPORTED, components_of
 from modules.viewModel.field_text import in_words, shown_value
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.OptimizerCatalog import AUX, OptimizerCatalog
@@ -22,10 +22,10 @@ OPTIMIZER = "optimizer.optimizer"
 Checks = Callable[[TrainConfig], list[Problem]]
 CHOICES = ("training_method", "peft_type", "lora_decompose", OPTIMIZER, "optimizer.scaled_optm")
 """Options after which others should be otherwise, too."""
-PARTS = frozenset(
+COMPONENTS = frozenset(
     name for name in TrainConfig.model_fields if field_type(TrainConfig, name).kind is TrainModelPartConfig
 )
-"""Keys of the parts of models, as `unet`."""
+"""Keys of the components, as `unet`."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class TrainForm(FormModel):
         self.checks: Checks | None = None
         self.asked = ""
         self.inner_problems: dict[str, list[Problem]] = {}
-        parts = [section for section in self.sections if section.key in PARTS]
-        self._parts = {one.path: section.key for section in parts for one in section.fields}
+        components = [section for section in self.sections if section.key in COMPONENTS]
+        self._components = {one.path: section.key for section in components for one in section.fields}
 
     def replace(self, config: BaseConfig) -> None:
         """Edits another config from now on. Tokens stay: they are the user's, not a preset's."""
@@ -118,11 +118,11 @@ class TrainForm(FormModel):
         self.changed("")
 
     def conditions(self, path: str) -> list[str]:
-        """The same, with one more: the model family must have the part."""
-        missing, parts = super().conditions(path), parts_of(self.config.model_type)
-        part = self.part_of(path)
-        if part and parts is not None and part not in parts:
-            missing.append(f"a “{self.title('model_type')}” that has the part {self.title(part)}")
+        """The same, with one more: the model family must have the component."""
+        missing, components = super().conditions(path), components_of(self.config.model_type)
+        component = self.component_of(path)
+        if component and components is not None and component not in components:
+            missing.append(f"a “{self.title('model_type')}” that has the component {self.title(component)}")
         return missing
 
     def needs(self, path: str) -> str:
@@ -140,9 +140,9 @@ class TrainForm(FormModel):
         takers = " or ".join(self.catalog.takers(name))
         return f"the optimizer {takers}" if takers else "an optimizer that has it; none here does"
 
-    def part_of(self, path: str) -> str:
-        """The model part that an option belongs to, empty if to none."""
-        return self._parts.get(path, "")
+    def component_of(self, path: str) -> str:
+        """The component that an option belongs to, empty if to none."""
+        return self._components.get(path, "")
 
     def problems(self) -> list[Problem]:
         """Every reason why a run would not start, before the base model is opened.

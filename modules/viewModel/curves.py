@@ -18,9 +18,9 @@ def decimate(points: Sequence[Point], most: int) -> list[Point]:
     found, stretches = [points[0]], max(1, (most - 2) // 2)
     inner = len(points) - 2
     for place in range(stretches):
-        part = points[1 + inner * place // stretches : 1 + inner * (place + 1) // stretches]
-        if part:
-            ends = {min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])}
+        stretch = points[1 + inner * place // stretches : 1 + inner * (place + 1) // stretches]
+        if stretch:
+            ends = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
             found += sorted(ends)
     return [*found, points[-1]]
 

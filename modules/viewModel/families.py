@@ -1,4 +1,4 @@
-"""What a form must know of each model family, without loading torch; of those that can't be trained yet their parts."""
+"""What a form must know of each model family, without torch; of those that can't be trained yet: components."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ SUPPORTED = frozenset(kind for family in FAMILIES for kind in family.model_types
 """Families that the model room can train."""
 
 # of families that presets may name, but that can't be trained here yet
-_PARTS_OF_OTHERS: dict[tuple[str, ...], tuple[str, ...]] = {
+_COMPONENTS_OF_OTHERS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("STABLE_DIFFUSION_15", "STABLE_DIFFUSION_20"): ("unet", "text_encoder", "vae"),
     ("STABLE_DIFFUSION_XL",): ("unet", "text_encoder", "text_encoder_2", "vae"),
     ("STABLE_DIFFUSION_3",): ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"),
@@ -29,12 +29,12 @@ def sample_defaults_of(model_type: ModelType) -> dict[str, Any]:
     return dict(family.sample_defaults) if family else {}
 
 
-def parts_of(model_type: ModelType) -> tuple[str, ...] | None:
-    """The config's keys of the parts of a family; None if that is not known, and any may matter."""
+def components_of(model_type: ModelType) -> tuple[str, ...] | None:
+    """The config's keys of the components of a family; None if that is not known, and any may matter."""
     family = facts_of(model_type)
     if family:
-        return family.parts
-    for beginnings, parts in _PARTS_OF_OTHERS.items():
+        return family.components
+    for beginnings, components in _COMPONENTS_OF_OTHERS.items():
         if model_type.value.startswith(beginnings):
-            return parts
+            return components
     return None

@@ -9,7 +9,7 @@ GENERAL, OPTIMIZER = "general", "optimizer"
 
 TAB_GROUPS: dict[str, tuple[G, ...]] = {
     GENERAL: (G.GENERAL, G.VALIDATION, G.LOGGING, G.SECRETS),
-    "model": (G.MODEL, G.PARTS),
+    "model": (G.MODEL, G.COMPONENTS),
     "data": (G.DATA,),
     "training": (G.TRAINING, G.SCHEDULE, G.MEMORY, G.NOISE, G.LOSS, G.LAYERS, G.MASK),
     "sampling": (G.SAMPLING,),

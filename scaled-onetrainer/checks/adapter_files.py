@@ -51,8 +51,8 @@ def _converter(path: Path, trained: dict[str, Tensor]) -> int:
     model = open_model(own_config({"optimizer": {"optimizer": "SCALED_ADAMW_ADV"}}), torch.device("cpu"), print)
     layers = read_adapter(path).resolve(model.adapter_naming())
     found = {
-        f"{part}.{layer}.{name}": tensor
-        for part, own in layers.items()
+        f"{component}.{layer}.{name}": tensor
+        for component, own in layers.items()
         for layer, parts in own.items()
         for name, tensor in parts.items()
     }

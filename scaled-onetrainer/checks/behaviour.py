@@ -27,7 +27,7 @@ RESUMED = {"epochs": 2, "continue_last_backup": True, "clear_cache_before_traini
 
 
 def optimizer(name: str, **options: Any) -> dict[str, Any]:
-    """The part of a config that names an optimizer."""
+    """The section of a config that names an optimizer."""
     start = {"lora_init": "ORTHONORMAL"} if name == "STIEFEL_LORA" else {}
     return {"optimizer": {"optimizer": name, **options}, **start}
 
@@ -48,9 +48,9 @@ def fused(name: str, folder: Path, **changes: Any) -> str:
 
 
 def group_added(folder: Path) -> str:
-    """A part that is trained from the second run on begins anew, the other goes on.
+    """A component that is trained from the second run on begins anew, the other goes on.
 
-    OneTrainer itself does so in full fine-tuning only: it does not resume a LoRA for which there are new parts.
+    OneTrainer itself does so in full fine-tuning only: it does not resume a LoRA for which there are new components.
     """
     train(config_of(folder, FULL, ADAMW, {"text_encoder": {"train": False}}))
     run = train(config_of(folder, FULL, ADAMW, RESUMED), fresh=False)

@@ -14,13 +14,16 @@ from typing import Any
 import report
 from training import ALL_ON, DORA, FULL, LORA, METHODS, ORTHONORMAL, Case, check_case
 
-PART = {"train": True, "weight_dtype": "FLOAT_32"}
+COMPONENT = {"train": True, "weight_dtype": "FLOAT_32"}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "SDXL": (
         "sdxl",
         {"model_type": "STABLE_DIFFUSION_XL_10_BASE", "text_encoder_2": {"train": False, "weight_dtype": "FLOAT_32"}},
     ),
-    "Flux.2 Klein": ("flux2_klein", {"model_type": "FLUX_2", "transformer": PART, "output_model_format": "COMFY_LORA"}),
+    "Flux.2 Klein": (
+        "flux2_klein",
+        {"model_type": "FLUX_2", "transformer": COMPONENT, "output_model_format": "COMFY_LORA"},
+    ),
 }
 RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "LoRA": ("SCALED_ADAMW_ADV", ALL_ON, LORA),

@@ -176,8 +176,8 @@ def fine_tuning(base: Base, memory: bool) -> Change:
 
 def trained_dtype(config: Mapping[str, Any]) -> str:
     """The number format of the weights that a preset trains."""
-    parts = (config[part] for part in ("transformer", "unet", "prior") if part in config)
-    return next((part["weight_dtype"] for part in parts if "weight_dtype" in part), "FLOAT_32")
+    components = (config[component] for component in ("transformer", "unet", "prior") if component in config)
+    return next((component["weight_dtype"] for component in components if "weight_dtype" in component), "FLOAT_32")
 
 
 def presets_of(bases: list[Base]) -> Iterator[tuple[str, Base, Change]]:

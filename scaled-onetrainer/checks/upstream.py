@@ -90,11 +90,11 @@ def enter(checkout: Path) -> None:
     sys.path.insert(0, str(checkout))
 
 
-def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+def merged(*sections: Mapping[str, Any]) -> dict[str, Any]:
     """Configs one over the other, at every depth."""
     found: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
+    for section in sections:
+        for key, value in section.items():
             old = found.get(key)
             found[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
     return found

@@ -1,4 +1,4 @@
-"""What the plugin takes for granted of OneTrainer's adapters and parts: see `assumptions`."""
+"""What the plugin takes for granted of OneTrainer's adapters and components: see `assumptions`."""
 
 import ast
 
@@ -224,7 +224,7 @@ ADAPTER_ASSUMPTIONS = [
     Assumption(f"{UTIL}/enum/ModelFormat.py", "ModelFormat.INTERNAL", FILES, FEATURE, sets("ModelFormat", "INTERNAL")),
 ]
 
-PART_ASSUMPTIONS = [
+COMPONENT_ASSUMPTIONS = [
     Assumption(
         SETUP,
         "BaseModelSetup._create_model_part_parameters(parameter_group_collection, unique_name, model)",

@@ -2,7 +2,7 @@
 
 import ast
 
-from scaled_onetrainer.adapter_assumptions import ADAPTER_ASSUMPTIONS, PART_ASSUMPTIONS
+from scaled_onetrainer.adapter_assumptions import ADAPTER_ASSUMPTIONS, COMPONENT_ASSUMPTIONS
 from scaled_onetrainer.contract import Assumption
 from scaled_onetrainer.fields import ENCODER_RATES, OPTIMIZER_FIELDS
 from scaled_onetrainer.hook_table import CORE, FEATURE, HOOKS, WINDOW
@@ -367,7 +367,7 @@ ASSUMPTIONS: list[Assumption] = [
     *_CONFIG,
     *_FACTORY,
     *ADAPTER_ASSUMPTIONS,
-    *PART_ASSUMPTIONS,
+    *COMPONENT_ASSUMPTIONS,
     *WINDOW_ASSUMPTIONS,
 ]
 """All of them, in the order in which a run meets them."""

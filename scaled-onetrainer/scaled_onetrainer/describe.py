@@ -24,7 +24,7 @@ def describe_adapter(adapter: nn.Module, width: float | None = None) -> None:
 
     Args:
         adapter: with `prefix`, the full path of its layer and a dot.
-        width: of the model part that it changes, None: not known.
+        width: of the component that it changes, None: not known.
     """
     names = dict(adapter.named_parameters())
     for name, parameter in names.items():
@@ -62,17 +62,17 @@ def rotation_scale(adapter: nn.Module) -> float:
     return row_scale(rotation.block_size) if rotation.oft_scaled else 1.0
 
 
-def describe_part(part: nn.Module, name: str) -> None:
-    """Describes the parameters of a model's part that is trained as a whole, once.
+def describe_component(component: nn.Module, name: str) -> None:
+    """Describes the parameters of a component that is trained as a whole, once.
 
     Args:
-        name: of the part, unique in the model.
+        name: of the component, unique in the model.
     """
-    ends = ends_of(part)
+    ends = ends_of(component)
     if ends is None:
-        found = describe(part)
+        found = describe(component)
     else:
-        found = describe(part, input_layers=ends.first, output_layers=ends.last, guess_ends=False)
+        found = describe(component, input_layers=ends.first, output_layers=ends.last, guess_ends=False)
     for parameter, info in found.items():
         if parameter_info(parameter) is info:
             continue
@@ -83,7 +83,7 @@ def describe_part(part: nn.Module, name: str) -> None:
 
 
 def describe_rest(groups: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Describes what no hook has: embeddings, and parts that OneTrainer makes groups of by itself.
+    """Describes what no hook has: embeddings, and components that OneTrainer makes groups of by itself.
 
     Args:
         groups: as for an optimizer.

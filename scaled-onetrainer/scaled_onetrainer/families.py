@@ -1,8 +1,8 @@
 """First and last layers of the models that OneTrainer trains as a whole: they step as such.
 
-A first layer is one that something from outside enters a part by: latents, text states, pooled text, the time, sizes,
-the guidance. A last layer is one that the part's prediction leaves by. What shifts and scales inside is hidden. So are
-layers of repeated blocks, also where text enters each block anew.
+Inputs enter a component by its first layers: latents, text states, pooled text, the time, sizes, the guidance. Its
+prediction leaves it by its last layers. What shifts and scales inside is hidden. So are layers of repeated blocks,
+also where text enters each block anew.
 """
 
 import re
@@ -119,16 +119,16 @@ ENDS: dict[str, Ends] = {
     "LlamaForCausalLM": Ends((), ("lm_head",)),
     "Qwen2_5_VLForConditionalGeneration": Ends(("model.visual.patch_embed.proj",), ("lm_head",)),
 }
-"""By the name of the class that diffusers or transformers has a part in."""
+"""By the name of the class that diffusers or transformers has a component in."""
 
 
-def ends_of(part: nn.Module) -> Ends | None:
-    """The first and last layers that a part really has, by their full paths; None for a class that is not known."""
-    ends = ENDS.get(type(part).__name__)
+def ends_of(component: nn.Module) -> Ends | None:
+    """The first and last layers that a component has, by their full paths; None for an unknown class."""
+    ends = ENDS.get(type(component).__name__)
     if ends is None:
         return None
     layers = [
-        WRAPPERS.sub("", name) for name, module in part.named_modules() if isinstance(module, nn.Linear | _ConvNd)
+        WRAPPERS.sub("", name) for name, module in component.named_modules() if isinstance(module, nn.Linear | _ConvNd)
     ]
     return Ends(_matching(ends.first, layers), _matching(ends.last, layers))
 

@@ -28,7 +28,7 @@ HOOKS: dict[str, Hook] = {
     "modules.util.optimizer_util": Hook("default_values", WINDOW, "the optimizers' default values in the window"),
     "modules.module.LoRAModule": Hook("adapters", FEATURE, "roles of adapters, start values and OFT ELEMENTS"),
     "modules.modelSaver.mixin.LoRASaverMixin": Hook("adapter_files", FEATURE, "files of OFT ELEMENTS"),
-    "modules.modelSetup.BaseModelSetup": Hook("model_parts", FEATURE, "roles in full fine-tuning, and curves"),
+    "modules.modelSetup.BaseModelSetup": Hook("model_components", FEATURE, "roles in full fine-tuning, and curves"),
     "modules.ui.BaseOptimizerParamsWindowView": Hook("optimizer_window", WINDOW, "the rows of the optimizer window"),
     "modules.ui.OptimizerParamsWindowController": Hook("aux_adam_config", WINDOW, "the options of Muon's Adam"),
     "modules.ui.BaseMuonAdamWindowView": Hook("aux_adam_window", WINDOW, "the rows of the window of Muon's Adam"),

@@ -152,7 +152,7 @@ class OptimizerBatches(torch.optim.Optimizer):
         stale = [batch for batch in self._batches if batch.layout is not layouts[id(batch.group)] or batch.moved]
         if stale:
             known = {id(batch) for batch in stale}
-            stale += [batch.mate for batch in stale if batch.mate is not None and id(batch.mate) not in known]
+            stale += [batch.partner for batch in stale if batch.partner is not None and id(batch.partner) not in known]
             self._prepare(stale)
         return self._batches
 

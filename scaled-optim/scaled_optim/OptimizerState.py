@@ -65,7 +65,7 @@ class OptimizerState(OptimizerBatches):
             "rule": self.rule.name,
             "seed": self.seed,
             "closed": self._closed,
-            # parts of sums that are not closed yet are zero between steps
+            # partial sums that are not closed yet are zero between steps
             "totals": {name: x for name, x in self._totals.items() if not x.ndim or bool(x.any())},
         }
         groups, place, state, members = [], 0, {}, self._members()
@@ -119,7 +119,7 @@ class OptimizerState(OptimizerBatches):
             hook(self)
 
     def _load_facts(self, facts: Mapping[str, Any], sums: bool) -> None:
-        """Takes over what all parameters share; `sums`: the parts of sums by place, too."""
+        """Takes over what all parameters share; `sums`: the partial sums by place, too."""
         self.seed, self._closed, self._settled = facts["seed"], facts["closed"], -1
         for batch in self._batches:
             batch.reseed(self.seed)

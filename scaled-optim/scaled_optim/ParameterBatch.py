@@ -23,8 +23,8 @@ class ParameterBatch:
         parameters: b of them.
         places: `[b]` int64, their places among all parameters of the optimizer.
         names: of the parameters.
-        partner: `(rows, cols)` of the other factors, where the parameters are factors of LoRAs.
-        mate: the batch of the other factors in the same order, where the rule steps both together.
+        partner_shape: `(rows, cols)` of each factor's partner, where the parameters are factors of LoRAs.
+        partner: the batch of the partners in the same order, where the rule steps both together.
         steps: how many steps each has had.
         empty: whether they have no elements: then only their steps are counted.
         excess: launches that another order would have saved since they were last put in order.
@@ -42,13 +42,13 @@ class ParameterBatch:
         members: Sequence[tuple[int, str, nn.Parameter]],
         seed: int,
         forward_scale: float = 1.0,
-        partner: tuple[int, int] | None = None,
+        partner_shape: tuple[int, int] | None = None,
         device: torch.device | None = None,
         model_width: float | None = None,
         adapter: bool = False,
     ) -> None:
-        self.partner = partner
-        self.mate: ParameterBatch | None = None
+        self.partner_shape = partner_shape
+        self.partner: ParameterBatch | None = None
         self.group, self.rule, self.role = group, rule, role
         self.forward_scale, self.model_width, self.adapter = forward_scale, model_width, adapter
         self.rows, self.cols = matrix
@@ -226,14 +226,14 @@ class ParameterBatch:
             if name not in other.stores:
                 continue
             known = {key: tensor[at : at + 1] for key, tensor in other.stores[name].items()}
-            part = {key: tensor[index : index + 1] for key, tensor in store.items()}
+            one = {key: tensor[index : index + 1] for key, tensor in store.items()}
             codec, old = self.slots[name].codec, other.slots[name].codec
-            same = known.keys() == part.keys() and all(known[key].shape == part[key].shape for key in part)
+            same = known.keys() == one.keys() and all(known[key].shape == one[key].shape for key in one)
             if codec is old and same:
-                for key, tensor in part.items():
+                for key, tensor in one.items():
                     tensor.copy_(known[key])
             elif codec is not None and old is not None:
-                codec.encode(part, old.decode(known, self.dtype).to(self.device).contiguous(), None)
+                codec.encode(one, old.decode(known, self.dtype).to(self.device).contiguous(), None)
 
 
 def layout_of(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,12 +34,12 @@ class Stack:
             self._stack = self._make(self._tensors)
         return self._stack
 
-    def part(self, start: int, stop: int) -> Tensor:
+    def slice(self, start: int, stop: int) -> Tensor:
         """`[stop − start, rows, cols]` of `value`, to be read before another is asked for. It makes no stack of all."""
         return self._make(self._tensors[start:stop]) if self._stack is None else self._stack[start:stop]
 
     def assign(self, start: int, stop: int, values: Tensor) -> None:
-        """Overwrites a part, in the tensors themselves where `each` are they."""
+        """Overwrites a slice, in the tensors themselves where `each` are they."""
         if self.direct:
             shape = self._tensors[0].shape
             torch._foreach_copy_(self._tensors[start:stop], list(values.view(stop - start, *shape).unbind()))
@@ -61,16 +61,16 @@ class Stack:
         return self._tensors
 
     def each(self) -> list[Tensor]:
-        """The tensors themselves, or their parts of the stack where it was made or they are of another dtype."""
+        """The tensors themselves, or their slices of the stack where it was made or they are of another dtype."""
         if self.direct:
             return list(self._tensors)
         return self.views_of(self.value)
 
     def views_of(self, stack: Tensor) -> list[Tensor]:
-        """The parts of any stack of this size, in the tensors' own shape."""
+        """The slices of any stack of this size, in the tensors' own shape."""
         return list(stack.view(stack.shape[0], *self._tensors[0].shape).unbind())
 
-    def thinned(self, stride: int) -> Tensor:
+    def strided(self, stride: int) -> Tensor:
         """`[b, ⌈rows·cols/stride⌉]`: every so many-th number, without making the stack for it."""
         if not self.direct:
             return self.value.flatten(1)[:, ::stride]

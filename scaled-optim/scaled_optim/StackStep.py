@@ -70,7 +70,7 @@ class StackStep:
         beta2: the second moment's factor where it is not the option, for statistics.
         keys: `[b]` int32, of each parameter's random numbers.
         streams: of each slot's random numbers, see `noise`.
-        mates: the other factors of LoRAs, where the rule steps both together; to be read only, and before any step.
+        partners: of LoRAs' factors, where the rule steps both together; to be read only, and before any step.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class StackStep:
         self.pull: Callable[[Tensor], Tensor] | None = None
         self.rate: Any = None
         self.beta2: Tensor | None = None
-        self.mates: Stack | None = None
+        self.partners: Stack | None = None
         self.keys, self._slots, self._stores = keys, slots, stores
         self.streams = {name: stream for stream, name in enumerate(slots, start=1)}
 

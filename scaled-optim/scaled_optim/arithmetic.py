@@ -46,9 +46,9 @@ def ordered_sum(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
     full = x.shape[dim] // LONGEST_SUM * LONGEST_SUM
     if full <= LONGEST_SUM:
         return x.sum(dim, keepdim=True, dtype=dtype)
-    parts = x.narrow(dim, 0, full).unflatten(dim, (-1, LONGEST_SUM)).sum(dim + 1, dtype=dtype)
+    sums = x.narrow(dim, 0, full).unflatten(dim, (-1, LONGEST_SUM)).sum(dim + 1, dtype=dtype)
     rest = x.narrow(dim, full, x.shape[dim] - full).sum(dim, keepdim=True, dtype=dtype)
-    return parts.sum(dim, keepdim=True).add_(rest)
+    return sums.sum(dim, keepdim=True).add_(rest)
 
 
 def product(x: Tensor, y: Tensor) -> Tensor:

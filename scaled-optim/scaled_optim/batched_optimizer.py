@@ -39,39 +39,41 @@ COMPILING = {
 class BatchedOptimizer(OptimizerState):
     """Steps parameters of equal role and shape together: one rule, its features, and the state of all of them.
 
-    Use it as any optimizer of torch. `step()` steps everything that has a gradient. For a fused backward pass call
-    `step_parameter(p)` from each parameter's gradient hook, free the gradient, and call `step()` at the end as ever: it
-    steps what is left and closes the step.
+    Use it as any optimizer of torch. `step()` steps every parameter that has a gradient. For a fused backward pass,
+    call `step_parameter(p)` from each parameter's gradient hook and free the gradient. Then call `step()` as usual: it
+    steps the remaining parameters and closes the step.
+
+    Decay per step is `weight_decay · lr`. With `scaled_optm` or `scaled_wd` it is `weight_decay · lr/configured_lr`,
+    which does not depend on the learning rate. `group["configured_lr"]` keeps the rate that the group was made with (or
+    its `initial_lr`); no schedule writes it.
+
+    `state`, hooks, `copy.deepcopy`, `pickle`, torch.distributed.checkpoint and names of parameters work as in torch's
+    optimizers, see docs/optimizers.md. Options may be changed in `param_groups` at any time; state that they need is
+    made in the next step. Where the rule has `beta1`, each group has `betas`, too, for schedules that write them. The
+    one that was changed last counts.
 
     Args:
-        params: parameters or groups, as torch's. A group may have its own value of every option.
+        params: parameters or groups, as torch's optimizers take them. A group may have its own value of every option.
         rule: a name of `RULES`, or a rule.
-        lr: learning rate, at least 0, a number or a 0-dim tensor. `group["configured_lr"]` keeps the one of now (or the
-            group's `initial_lr`), which no schedule writes: with `scaled_optm` or
-            `scaled_wd`, decay is `weight_decay · lr/configured_lr` a step and so independent of the learning rate;
-            otherwise `weight_decay · lr`.
-        describe: gives each parameter an object with `role` (a name of `ROLES`), `name`, for a factor of a LoRA the
-            other factor's name as `pair`, where its forward pass multiplies an OFT block first that factor as
-            `forward_scale`, and the width of its model as `model_width`, with which scaled steps grow; or None. By
-            default the attribute `parameter_info`. Without: matrices are HIDDEN, anything smaller VECTOR.
-        seed: of stochastic rounding and of other random numbers, which depend on seed, place and step only.
+        lr: learning rate, at least 0, a number or a 0-dim tensor.
+        describe: called with a parameter, returns its description or None. By default the description is the
+            parameter's attribute `parameter_info`. Without one a matrix is HIDDEN, anything smaller a VECTOR. A
+            description is an object with `role`, a name of `ROLES`, and `name`. It may have `pair`, the name of the
+            partner of a LoRA's factor; `forward_scale`, by which the forward pass multiplies an OFT block first; and
+            `model_width`, the width of its model, with which scaled steps grow.
+        seed: of stochastic rounding and other random numbers. They depend on seed, place and step alone.
         chunk: largest number of elements that are stepped together; None: by device. Results do not depend on it.
         compile: compiles the step of each kind of stack with torch.compile.
-        state_device: where all state is, for programs that have parameters elsewhere between their steps, such as
-            those of offloaded layers. A parameter and its gradient must be there when they are stepped. None: state is
-            where its parameter is, and follows it.
-        kernels: "auto": on a GPU with Triton, fused kernels of our own where they serve and have shown that they agree
-            with torch's operations, see docs/optimizers.md; "never": torch's operations alone.
+        state_device: device of all state, for programs that move parameters away between steps, as offloaded layers.
+            A parameter and its gradient must be there when they are stepped. None: state is on the device of its
+            parameter, and follows it.
+        kernels: "auto": on a GPU with Triton, fused kernels of our own, where they serve and agreed with torch's
+            operations in a trial, see docs/optimizers.md. "never": torch's operations alone.
         options: of the rule, by config key, see docs/optimizers.md.
 
-    In other programs: `state`, hooks, `copy.deepcopy`, `pickle`, torch.distributed.checkpoint and names of parameters
-    are as with torch's optimizers, see docs/optimizers.md. Options may be changed in `param_groups` at any time; state
-    that they need is made in the next step. Where the rule has `beta1`, each group has `betas`, too, for schedules that
-    write them; whichever was changed last counts.
-
     Raises:
-        ValueError: an option that the rule has not, or values that are wrong; the message begins with the option. Or a
-            parameter that can't be stepped; the message begins with its name.
+        ValueError: the rule has no such option, or a value is wrong; the message begins with the option. Or a parameter
+            can't be stepped; the message begins with its name.
     """
 
     def __init__(
@@ -108,13 +110,20 @@ class BatchedOptimizer(OptimizerState):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Steps every parameter that has a gradient."""
+        """Steps every parameter that has a gradient, and closes the step.
+
+        Args:
+            closure: computes the loss again, with gradients; called first.
+
+        Returns:
+            What `closure` returned; None without one.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for batch in self._settle():
-            if batch.mate is None:
+            if batch.partner is None:
                 self._step_batch(batch)
             elif batch.leads:
                 self._step_pairs(batch, 0, len(batch))
@@ -129,11 +138,15 @@ class BatchedOptimizer(OptimizerState):
     ) -> None:
         """Steps one parameter, with the result that `step` would give it; nothing happens without a gradient.
 
-        Where a rule steps the two factors of a LoRA together, the gradient of the first is kept until the other's
-        comes, or until `step()`, which steps the first alone.
+        Some rules step a LoRA's factor and its partner together. The gradient of the first is then kept until the
+        partner's comes, or until `step()`, which steps the first alone.
 
         Args:
-            group, i: as other optimizers of this kind take them; the parameter says all.
+            parameter: one of a group.
+            group, i: ignored; programs with a fused backward pass hand them on.
+
+        Raises:
+            ValueError: the parameter is in no group.
         """
         if parameter.grad is None:
             return
@@ -147,14 +160,14 @@ class BatchedOptimizer(OptimizerState):
                 f"found a parameter of shape {list(parameter.shape)} that is in no group of this optimizer; expected "
                 "one of them. Add it with add_param_group."
             ) from None
-        if batch.mate is None:
+        if batch.partner is None:
             self._step_run([batch], index, index + 1)
             return
-        lead = batch if batch.leads else batch.mate
+        lead = batch if batch.leads else batch.partner
         if parameter in self._waiting:
             self._step_run([batch], index, index + 1)
         self._waiting[parameter] = parameter.grad
-        if batch.mate.parameters[index] in self._waiting:
+        if batch.partner.parameters[index] in self._waiting:
             self._step_pairs(lead, index, index + 1)
 
     def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
@@ -184,7 +197,7 @@ class BatchedOptimizer(OptimizerState):
 
     def _step_pairs(self, lead: ParameterBatch, first: int, last: int) -> None:
         """Steps pairs of factors, or the one that has a gradient; neighbours of the same case together."""
-        both = lead, lead.mate
+        both = lead, lead.partner
         cases: list[tuple[int | None, ...] | None] = []
         for index in range(first, last):
             counts = tuple(
@@ -206,12 +219,12 @@ class BatchedOptimizer(OptimizerState):
             return
         steps = [self._open(batch, start, stop) for batch in batches]
         for batch, s in zip(batches, steps, strict=True):
-            if batch.mate is not None:
-                # a stack of their own, so that the mates themselves may be stepped where they are
-                mates = [parameter.detach() for parameter in batch.mate.parameters[start:stop]]
-                s.mates = self._stack(batch.mate, "mates", mates)
+            if batch.partner is not None:
+                # a stack of their own, so that the partners themselves may be stepped where they are
+                partners = [parameter.detach() for parameter in batch.partner.parameters[start:stop]]
+                s.partners = self._stack(batch.partner, "partners", partners)
                 if self.compile:
-                    s.mates.value  # noqa: B018, as in `_open`
+                    s.partners.value  # noqa: B018, as in `_open`
         directions = self._advance(batches)(batches[0].rule, *steps)
         for batch, s, u in zip(batches, steps, directions, strict=True):
             self._finish(batch, s, u, start, stop)
@@ -266,7 +279,7 @@ class BatchedOptimizer(OptimizerState):
         options = self._options(batch.group)
         if batch.empty:
             return self.rule, options
-        return self.rule.for_parameter(batch.role, batch.rows, batch.cols, batch.names[0], options, batch.partner)
+        return self.rule.for_parameter(batch.role, batch.rows, batch.cols, batch.names[0], options, batch.partner_shape)
 
     def _finish(self, batch: ParameterBatch, s: StackStep, u: Tensor | None, start: int, stop: int) -> None:
         """Brings the stack's new values to its parameters, and counts the step."""
@@ -284,7 +297,7 @@ class BatchedOptimizer(OptimizerState):
         if not self.compile:
             return advance
         kind = tuple(
-            (id(batch.group), batch.role, batch.shape, batch.parameters[0].dtype, batch.device, batch.partner)
+            (id(batch.group), batch.role, batch.shape, batch.parameters[0].dtype, batch.device, batch.partner_shape)
             for batch in batches
         )
         if kind not in self._compiled:
@@ -297,7 +310,7 @@ class BatchedOptimizer(OptimizerState):
         if own is not None and initial:
             lr, initial = lr * (own / initial), own
         decay = (lr / initial if initial else 0.0) if decoupled(options) else lr
-        decay = decay * decay_share(options, batch.role, batch.rows, batch.cols, batch.partner)
+        decay = decay * decay_share(options, batch.role, batch.rows, batch.cols, batch.partner_shape)
         # a rule that finds its rate finds that of the width as well
         if options["scaled_optm"] and not rule.rate_found:
             role = scaled_role(batch.role.name, batch.kernel)
@@ -327,7 +340,7 @@ class BatchedOptimizer(OptimizerState):
     def _decay_period(rule: Rule, options: Mapping[str, Any], batch: ParameterBatch) -> int:
         own = options.get("own_lr")
         rate = batch.group["configured_lr"] if own is None else own
-        unit = decay_share(options, batch.role, batch.rows, batch.cols, batch.partner)
+        unit = decay_share(options, batch.role, batch.rows, batch.cols, batch.partner_shape)
         if decoupled(options):
             return decay_period(options, batch.role, unit, batch.dtype)
         return 1 if rule.rate_found else decay_period(options, batch.role, unit * rate, batch.dtype)

@@ -29,7 +29,7 @@ DOWN, UP = "LORA_DOWN", "LORA_UP"
 class Member:
     """A parameter of the optimizer and what is known of it.
 
-    `pair` names the other factor of its LoRA; `named` is false where nobody gave it a name.
+    `pair` names its partner; `named` is false where nobody gave it a name.
     """
 
     place: int
@@ -152,10 +152,10 @@ class Batching:
                 usual = CHUNK.get(device.type, GPU_CHUNK)
             size = max(1, (self.chunk or usual) // max(1, elements))
             for start in range(0, len(units), size):
-                part = units[start : start + size]
-                halves = [self._batch([unit[k] for unit in part], partners) for k in range(len(first))]
+                chunk = units[start : start + size]
+                halves = [self._batch([unit[k] for unit in chunk], partners) for k in range(len(first))]
                 if len(halves) == 2:
-                    halves[0].mate, halves[1].mate = halves[1], halves[0]
+                    halves[0].partner, halves[1].partner = halves[1], halves[0]
                 yield from halves
 
     def _rule_for(self, member: Member, partner: Member | None) -> tuple[Rule, Mapping[str, Any]]:

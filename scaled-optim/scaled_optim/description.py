@@ -55,13 +55,13 @@ class Description:
     """What an optimizer may know of a parameter beside its numbers.
 
     Attributes:
-        role: a name of `roles.ROLES`, or INPUT with `matrix`.
+        role: a name of `roles.ROLES`.
         name: unique in the model.
-        pair: of a factor of a LoRA, the name of the other one.
-        forward_scale: number by which the layer multiplies the parameter before anything else.
-        matrix: of an INPUT, whether it multiplies activations, and is no table of embeddings.
+        pair: of a factor of a LoRA, the name of its partner; None: there is none.
+        forward_scale: the layer multiplies the parameter by this number before anything else.
+        matrix: of an INPUT: true for a matrix that multiplies activations, false for a table of embeddings.
         model_width: of the model that it belongs to, see `model_width`; None: not known.
-        adapter: whether it is part of an adapter, whatever its role.
+        adapter: whether it belongs to an adapter, whatever its role.
     """
 
     role: str
@@ -74,7 +74,13 @@ class Description:
 
 
 class Descriptions(Mapping[nn.Parameter, Description]):
-    """The descriptions of parameters. Called with a parameter, it gives that one's, or None; see `BatchedOptimizer`."""
+    """A mapping from parameters to their descriptions, which is also the `describe` of a `BatchedOptimizer`.
+
+    Called with a parameter, it returns the parameter's description, or None.
+
+    Args:
+        found: parameter -> description.
+    """
 
     def __init__(self, found: Mapping[nn.Parameter, Any]) -> None:
         self._found = dict(found)
@@ -99,18 +105,29 @@ def describe(
     output_layers: Collection[str] = OUTPUT_LAYERS,
     guess_ends: bool = True,
 ) -> Descriptions:
-    """What each parameter of a model is for its layer. Nothing about the model changes.
+    """Finds the role of each parameter of a model. The model stays as it is.
 
-    A `parameter_info` that a parameter has counts first, then the names of adapters' parts. Of the rest, tables of
-    embeddings are INPUT; weights of linear layers and convolutions are HIDDEN, but INPUT where their layer is named in
-    `input_layers` or is the first of all layers, and OUTPUT where it is named in `output_layers` or is the last; other
-    tensors called "…weight" with two and more dimensions are HIDDEN; everything else is VECTOR. A first or last layer
-    that is part of a repeated block is HIDDEN like the same layers of the other blocks. A tensor that several layers
-    share counts once, for the first of them.
+    The first of these that holds decides:
+
+    - the parameter has an attribute `parameter_info`: that is its description;
+    - its name is that of an adapter's part: the part's role;
+    - it has fewer than two dimensions: VECTOR;
+    - it is a table of embeddings: INPUT;
+    - it is the weight of a linear layer or a convolution: INPUT with `matrix` for the first layer of the model and
+      those in `input_layers`, OUTPUT for the last one and those in `output_layers`, HIDDEN for all others;
+    - its name ends with "weight": HIDDEN;
+    - otherwise: VECTOR.
+
+    A first or last layer inside a repeated block is HIDDEN, like the same layer of the other blocks. A tensor that
+    several layers share counts once, for the first of them.
 
     Args:
+        model: any module; wrappers of peft, torch.compile, FSDP and DDP around it do not count.
         input_layers, output_layers: paths of layers in the model, without the prefixes of wrappers.
-        guess_ends: False where these name all of them: the first and the last of all layers are then like any other.
+        guess_ends: False if these name all of them: then the first and the last layer are like any other.
+
+    Returns:
+        The description of every parameter, frozen ones too.
     """
     names = dict(model.named_parameters())
     first, last = _ends(model) if guess_ends else (None, None)
@@ -130,8 +147,13 @@ def describe(
 def model_width(model: nn.Module) -> float | None:
     """The width of a model: the median, over its layers, of the smaller one of inputs and outputs.
 
-    Layers are linear ones and convolutions, quantized ones too; parts of adapters are none. It is 320 to 1280 for the
-    UNets of Stable Diffusion, and 4096 for a transformer whose blocks are as wide. None for a model without layers.
+    It is 320 to 1280 for the UNets of Stable Diffusion, and 4096 for a transformer whose blocks are as wide.
+
+    Args:
+        model: its layers are linear ones and convolutions, quantized ones too; those of adapters do not count.
+
+    Returns:
+        A number of channels; None for a model without layers.
     """
     widths = []
     for name, module in model.named_modules():
@@ -168,13 +190,17 @@ def _width_at(full: str, widths: Mapping[str, float | None]) -> float | None:
 
 
 def param_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
-    """One group of the model's parameters that require gradients, for programs that hand on groups and nothing else.
+    """One group of the model's parameters that require gradients, for programs that only hand on groups.
 
-    Each parameter gets its description as an attribute `parameter_info`, by which every optimizer of this package knows
-    it, whatever becomes of the group.
+    Each parameter gets its description as an attribute `parameter_info`. Every optimizer of this package reads it
+    there, even if the program makes other groups of the parameters.
 
     Args:
+        model: as for `describe`.
         options: of the group, such as `lr`.
+
+    Returns:
+        A list with one group: `params`, `param_names` and the options.
 
     Raises:
         ValueError: the model has no parameter that requires gradients.
@@ -237,10 +263,10 @@ def _ends(model: nn.Module) -> tuple[str | None, str | None]:
 
 def _repeated(model: nn.Module, path: str) -> bool:
     """Whether a layer lies inside one of several like blocks: modules with children, of one class, side by side."""
-    parts = path.split(".")
-    for depth in range(1, len(parts)):
-        block = model.get_submodule(".".join(parts[:depth]))
-        beside = model.get_submodule(".".join(parts[: depth - 1])).children()
+    segments = path.split(".")
+    for depth in range(1, len(segments)):
+        block = model.get_submodule(".".join(segments[:depth]))
+        beside = model.get_submodule(".".join(segments[: depth - 1])).children()
         composed = any(True for _ in block.children())
         if composed and sum(type(other) is type(block) for other in beside) > 1 and type(block) is not nn.Sequential:
             return True

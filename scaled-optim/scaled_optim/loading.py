@@ -110,8 +110,8 @@ def check_groups(state: Mapping[str, Any], names: Sequence[Sequence[str | None]]
 def difference(own: Sequence[str], saved: Sequence[str]) -> str:
     """One line on which names are new and which are gone."""
     new, gone = [n for n in own if n not in set(saved)], [n for n in saved if n not in set(own)]
-    parts = [f"{word}: {listed(names)}" for word, names in (("new", new), ("gone", gone)) if names]
-    return f"{'; '.join(parts)}." if parts else ""
+    texts = [f"{word}: {listed(names)}" for word, names in (("new", new), ("gone", gone)) if names]
+    return f"{'; '.join(texts)}." if texts else ""
 
 
 def listed(names: Sequence[str]) -> str:

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 
 def draw_start_values(down: Tensor, up: Tensor, init: str, generator: torch.Generator | None = None) -> None:
-    """Fills the factor that does not start at zero; both must be zero.
+    """Draws the start values of the factor that does not start at zero, in place. Its partner stays zero.
 
-    KAIMING: down uniform in ±1/√fan_in (Kaiming with a = √5), as kohya and OneTrainer do. NORMAL: down ~
-    N(0, 1/fan_in), so that inputs of unit variance give every rank unit variance. ORTHONORMAL: upᵀ·up = 1, any
-    direction as likely as any other, as Stiefel-LoRA needs it.
+    - KAIMING: down is uniform in ±1/√fan_in (Kaiming with a = √5), as kohya and OneTrainer draw it.
+    - NORMAL: down is normal with variance 1/fan_in. Inputs of unit variance then give every rank unit variance.
+    - ORTHONORMAL: up has orthonormal columns, upᵀ·up = 1, with all directions equally likely. Stiefel-LoRA needs this.
 
     Args:
-        down: `[r, i]` or `[r, i/groups, kh, kw]`.
-        up: `[o, r]` or `[o, r, 1, 1]`; r <= o for ORTHONORMAL.
+        down: zeros, `[r, i]` or `[r, i/groups, kh, kw]`.
+        up: zeros, `[o, r]` or `[o, r, 1, 1]`; r <= o for ORTHONORMAL.
         init: `KAIMING`, `NORMAL` or `ORTHONORMAL`.
-        generator: None: torch's own.
+        generator: of random numbers; None: torch's own.
     """
     if init == "KAIMING":
         nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
@@ -37,9 +37,10 @@ def draw_start_values(down: Tensor, up: Tensor, init: str, generator: torch.Gene
 
 
 def make_orthonormal(groups: Sequence[Mapping[str, Any]]) -> None:
-    """Splits every LoRA anew into factors with an orthonormal up, as that of a file is not; its product stays.
+    """Gives every LoRA an up factor with orthonormal columns, in place. The product of its factors stays the same.
 
-    One that has not full rank, such as one that was never trained, is left as it is, for the optimizer to refuse.
+    The factors of a file usually need this before Stiefel-LoRA can train them. A LoRA without full rank, as one that
+    was never trained, stays as it is; the optimizer refuses it.
 
     Args:
         groups: as for an optimizer; its parameters are described by their `parameter_info`.

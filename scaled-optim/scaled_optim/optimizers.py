@@ -13,19 +13,21 @@ from torch import nn
 
 
 class RuleOptimizer(BatchedOptimizer):
-    """A `BatchedOptimizer` of one rule, which finds out by itself what its parameters are.
+    """A `BatchedOptimizer` of one rule that finds the roles of its parameters by itself.
+
+    A parameter's description is its attribute `parameter_info`. Without one it is read from the structure of the model
+    in memory that holds the parameter.
 
     Args:
         params: parameters, named parameters, or groups, as torch's optimizers take them.
         lr: learning rate, at least 0; None: the class's own.
         betas: β₁ and, where the rule has it, β₂: another spelling of the options `beta1` and `beta2`.
-        describe: says what a parameter is for its layer, such as `scaled_optim.describe(model)`. None: an attribute
-            `parameter_info`, else what the model in memory that holds the parameter tells by its structure.
+        describe: gives descriptions instead, as `scaled_optim.describe(model)` does; None: as above.
         seed, chunk, compile, kernels, state_device: see `BatchedOptimizer`.
         options: of the rule.
 
     Raises:
-        ValueError: see `BatchedOptimizer`.
+        ValueError: more `betas` than the rule has, or one that `options` has, too; and as `BatchedOptimizer`.
     """
 
     RULE: ClassVar[str]
@@ -83,7 +85,7 @@ def _parameters(given: Iterable[Any]) -> list[nn.Parameter]:
 
 
 def _named_betas(rule: str, betas: tuple[float, ...], options: dict[str, Any]) -> dict[str, float]:
-    """`betas` as the options of their own that they are here."""
+    """`betas` as the options `beta1` and `beta2`. ValueError for more than the rule has, or for one given twice."""
     names = [name for name in ("beta1", "beta2") if name in RULES[rule].defaults]
     if len(betas) > len(names):
         expected = f"{len(names)}: {', '.join(names)}" if names else "none, as it has momentum"

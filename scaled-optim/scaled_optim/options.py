@@ -190,8 +190,7 @@ DECLARED: Mapping[str, Declared] = {
     ),
     "clip_unmagnified_grad": Declared(
         "Clip unmagnified gradient",
-        "LoRA-RITE: largest norm of each factor's gradient after the other factor's size has been taken out of it; 0: "
-        "any.",
+        "LoRA-RITE: largest norm of each factor's gradient after its partner's size has been taken out of it; 0: any.",
         FINITE,
         advanced=True,
     ),

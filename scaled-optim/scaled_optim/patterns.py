@@ -97,11 +97,11 @@ def split_patterns(text: str, delimiter: str = ",") -> list[str]:
 
     A bracket behind a backslash is no bracket, and neither is one that is never closed.
     """
-    parts, start, place, waiting = [], 0, 0, ""
+    pieces, start, place, waiting = [], 0, 0, ""
     while place < len(text):
         letter = text[place]
         if not waiting and text.startswith(delimiter, place):
-            parts.append(text[start:place])
+            pieces.append(text[start:place])
             start = place = place + len(delimiter)
             continue
         if letter == "\\":
@@ -118,7 +118,7 @@ def split_patterns(text: str, delimiter: str = ",") -> list[str]:
         elif waiting and letter == waiting[-1]:
             waiting = waiting[:-1]
         place += 1
-    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
+    return [piece.strip() for piece in [*pieces, text[start:]] if piece.strip()]
 
 
 class _Counted(str):
@@ -159,7 +159,7 @@ def _ways(sequence: Iterable[tuple]) -> float:
             case "ATOMIC_GROUP":
                 ways *= _ways(value)
             case "GROUPREF_EXISTS":
-                ways *= sum(_ways(part) for part in value[1:] if part is not None)
+                ways *= sum(_ways(piece) for piece in value[1:] if piece is not None)
             case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
                 ways *= _ways_of_repeat(_ways(value[2]), value[0], value[1])
         if ways > MOST_WAYS:

@@ -112,9 +112,9 @@ def _clip_key(name: str) -> str:
 def ldm_unet(unet: UNet2DConditionModel, names: dict[str, str] = UNET_NAMES) -> dict[str, torch.Tensor]:
     state, written = unet.state_dict(), {}
     for original, ours in names.items():
-        parts = UNET_RESNET_NAMES if ".resnets." in ours else {"": ""}
-        for inner, part in parts.items():
-            start = f"{ours}.{part}".rstrip(".")
+        pieces = UNET_RESNET_NAMES if ".resnets." in ours else {"": ""}
+        for inner, piece in pieces.items():
+            start = f"{ours}.{piece}".rstrip(".")
             for name in [name for name in state if name.startswith(start + ".")]:
                 head = f"{original}.{inner}".rstrip(".")
                 written[f"model.diffusion_model.{head}{name[len(start) :]}"] = state.pop(name)
@@ -129,9 +129,9 @@ def ldm_vae(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
             rest = name[len(ours) :].replace("conv_shortcut", "nin_shortcut")
             written[f"first_stage_model.{original}{rest}"] = state.pop(name)
     for side in ("encoder", "decoder"):
-        for inner, part in VAE_ATTENTION.items():
+        for inner, piece in VAE_ATTENTION.items():
             for ending in ("weight", "bias"):
-                tensor = state.pop(f"{side}.mid_block.attentions.0.{part}.{ending}")
+                tensor = state.pop(f"{side}.mid_block.attentions.0.{piece}.{ending}")
                 # the original code writes the projections as 1 x 1 convolutions
                 tensor = tensor[:, :, None, None] if tensor.dim() == 2 else tensor
                 written[f"first_stage_model.{side}.mid.attn_1.{inner}.{ending}"] = tensor
@@ -163,7 +163,7 @@ def ldm_open_clip(encoder: CLIPTextModel, start: str = "cond_stage_model.model."
         block = f"{start}transformer.resblocks.{layer}"
         for ending in ("weight", "bias"):
             own = {name.split(".", 3)[3]: t for name, t in state.items() if name.startswith(f"encoder.layers.{layer}.")}
-            joint = [own[f"self_attn.{part}_proj.{ending}"] for part in "qkv"]
+            joint = [own[f"self_attn.{piece}_proj.{ending}"] for piece in "qkv"]
             written[f"{block}.attn.in_proj_{ending}"] = torch.cat(joint)
             written[f"{block}.attn.out_proj.{ending}"] = own[f"self_attn.out_proj.{ending}"]
             written[f"{block}.mlp.c_fc.{ending}"] = own[f"mlp.fc1.{ending}"]
@@ -303,7 +303,7 @@ def xl_folder(xl_pipeline, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def wide_xl_folder(tmp_path_factory) -> Path:
-    """The same with layers that are large enough to be quantized, in every part."""
+    """The same with layers that are large enough to be quantized, in every component."""
     folder = tmp_path_factory.mktemp("wide xl")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -460,7 +460,7 @@ def flux2_folders(flux2_pipelines, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def wide_flux2_folders(tmp_path_factory) -> dict[str, Path]:
-    """The same with layers that are large enough to be quantized, in every part."""
+    """The same with layers that are large enough to be quantized, in every component."""
     folders = {}
     for variant in _FLUX2_CHATS:
         folders[variant] = tmp_path_factory.mktemp(f"wide flux2 {variant}")

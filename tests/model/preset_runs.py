@@ -150,12 +150,14 @@ def _check_adapter(done: ShortRun) -> None:
     model = done.trainer.model
     layers = read_adapter(done.output).fit(model.adapter_naming(), model.components)
     assert layers.keys() == done.trainer.trained.keys()
-    for part, trained in done.trainer.trained.items():
+    for component, trained in done.trainer.trained.items():
         neumann = bool(done.config.oft_cayley_neumann)
-        again = AdapterSet.from_parts(part, model.components[part], layers[part], neumann)
+        again = AdapterSet.from_parts(component, model.components[component], layers[component], neumann)
         assert again.adapters.keys() == trained.adapters.keys()
         for name, adapter in trained.adapters.items():
-            _check_equal(again.adapters[name].merged_delta(), adapter.merged_delta(), done.config, f"{part}.{name}")
+            _check_equal(
+                again.adapters[name].merged_delta(), adapter.merged_delta(), done.config, f"{component}.{name}"
+            )
 
 
 def _check_equal(found: Tensor, expected: Tensor, config: TrainConfig, name: str) -> None:
@@ -170,17 +172,19 @@ def _check_embedding(done: ShortRun) -> None:
     assert written.keys() == trained.tensors().keys()
     assert all(torch.equal(written[key], tensor.float()) for key, tensor in trained.tensors().items())
     model, text = done.trainer.model, done.config.embedding.initial_embedding_text
-    for part, raw in zip(model.embedding_keys, trained.parameters(), strict=True):
-        start = model.added_words[part].vectors_of(model.components[part], text)
+    for component, raw in zip(model.embedding_keys, trained.parameters(), strict=True):
+        start = model.added_words[component].vectors_of(model.components[component], text)
         assert raw.isfinite().all() and not torch.equal(raw, start[: len(raw)])
 
 
 def _check_model(done: ShortRun) -> None:
-    """The trained parts are in the file, in its dtype, and differ from the base's."""
+    """The trained components are in the file, in its dtype, and differ from the base's."""
     again, before = reloaded(done.config, done.output), family_of(done.config).load(done.config, CPU)
-    for part, own in done.trainer.trained.items():
-        names = {name.removeprefix(f"{part}.") for name in own.state_dict()}
-        trained, found, base = (model.components[part].state_dict() for model in (done.trainer.model, again, before))
+    for component, own in done.trainer.trained.items():
+        names = {name.removeprefix(f"{component}.") for name in own.state_dict()}
+        trained, found, base = (
+            model.components[component].state_dict() for model in (done.trainer.model, again, before)
+        )
         assert names and names <= found.keys()
         moved = 0
         for name, tensor in found.items():

@@ -56,10 +56,15 @@ def _trains(config: TrainConfig) -> str:
 def _weights(config: TrainConfig) -> str:
     """Number formats of the denoiser and the text encoders, one where they have the same; and what waits elsewhere."""
     family = family_of(config)
-    parts = [family.trainable_parts[0], *(part for part in family.modules if part.startswith("text_encoder"))]
-    formats = dict.fromkeys(f"`{config.part_weight_dtype(part)}`" for part in parts)
-    waits = {f"{100 * getattr(config, part).offload_fraction:g} % of {part}": part for part in parts}
-    waiting = [text for text, part in waits.items() if getattr(config, part).offload_fraction]
+    components = [
+        family.trainable_components[0],
+        *(component for component in family.modules if component.startswith("text_encoder")),
+    ]
+    formats = dict.fromkeys(f"`{config.component_weight_dtype(component)}`" for component in components)
+    waits = {
+        f"{100 * getattr(config, component).offload_fraction:g} % of {component}": component for component in components
+    }
+    waiting = [text for text, component in waits.items() if getattr(config, component).offload_fraction]
     return ", ".join([" and ".join(formats), *(f"{text} waits" for text in waiting)])
 
 

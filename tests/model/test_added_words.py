@@ -100,11 +100,13 @@ def test_diffusers_makes_the_same_of_the_file(kind, request, tmp_path):
     }[kind]
     folder = str(request.getfixturevalue(folder))
     model = family.load(TrainConfig(base_model_name=folder, model_type=family.model_types[0]), torch.device("cpu"))
-    widths = {part: model.layers_of(part).get_input_embeddings().embedding_dim for part in model.embedding_keys}
-    own = {part: vectors(2, width, seed) for seed, (part, width) in enumerate(widths.items())}
-    model.add_word("<it>", {part: lambda part=part: own[part] for part in own})
+    widths = {
+        component: model.layers_of(component).get_input_embeddings().embedding_dim for component in model.embedding_keys
+    }
+    own = {component: vectors(2, width, seed) for seed, (component, width) in enumerate(widths.items())}
+    model.add_word("<it>", {component: lambda component=component: own[component] for component in own})
     path = tmp_path / "it.safetensors"
-    write_embedding(path, {key: own[part] for part, key in model.embedding_keys.items()})
+    write_embedding(path, {key: own[component] for component, key in model.embedding_keys.items()})
     found = model.encode_prompts(SampleConfig(prompt="a <it> cat", negative_prompt="red"))
 
     pipeline = pipeline_class.from_pretrained(folder)
@@ -164,8 +166,8 @@ def test_a_run_with_two_encoders_writes_one_file(make_run, xl_folder):
     written = load_file(run.output)
     assert {key: list(tensor.shape) for key, tensor in written.items()} == {"clip_l": [2, 16], "clip_g": [2, 24]}
     base = StableDiffusionXLModel.load(trainer.config, torch.device("cpu"))
-    for part, key in base.embedding_keys.items():
-        start = base.added_words[part].vectors_of(base.components[part], "cat cat")
+    for component, key in base.embedding_keys.items():
+        start = base.added_words[component].vectors_of(base.components[component], "cat cat")
         assert (written[key] - start).abs().min() > 1e-4, "both encoders' vectors are trained"
-        before, after = (model.components[part].state_dict() for model in (base, trainer.model))
+        before, after = (model.components[component].state_dict() for model in (base, trainer.model))
         assert all(torch.equal(before[name], after[name]) for name in before)

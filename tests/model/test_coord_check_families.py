@@ -7,14 +7,14 @@ from modules.util.config.load import train_config_from_dict
 
 import pytest
 
-PART = {"train": True, "gradient_checkpointing": True}
+COMPONENT = {"train": True, "gradient_checkpointing": True}
 SCALED = {"optimizer": {"optimizer": "ADAMW_ADV", "scaled_optm": True}, "learning_rate": 0.001}
 FAMILIES = {
-    "SD 1.5": {"model_type": "STABLE_DIFFUSION_15", "text_encoder": PART},
-    "SDXL": {"model_type": "STABLE_DIFFUSION_XL_10_BASE", "text_encoder": PART, "text_encoder_2": PART},
+    "SD 1.5": {"model_type": "STABLE_DIFFUSION_15", "text_encoder": COMPONENT},
+    "SDXL": {"model_type": "STABLE_DIFFUSION_XL_10_BASE", "text_encoder": COMPONENT, "text_encoder_2": COMPONENT},
     "Flux.2 dev": {
         "model_type": "FLUX_2", "text_encoder_sequence_length": 40, "output_model_format": "COMFY_LORA",
-        "transformer": PART, "unet": {}, "text_encoder": {"train": False}, "dynamic_timestep_shifting": True,
+        "transformer": COMPONENT, "unet": {}, "text_encoder": {"train": False}, "dynamic_timestep_shifting": True,
     },
 }  # fmt: skip
 FAMILIES["Flux.2 Klein"] = {**FAMILIES["Flux.2 dev"], "train_dtype": "BFLOAT_16"}
@@ -27,13 +27,15 @@ def test_every_method_is_measured(make_run, small_folder, xl_folder, flux2_folde
         "Flux.2 Klein": flux2_folders["klein"],
     }  # fmt: skip
     options = make_run().options(
-        **{"unet": PART, **SCALED, **FAMILIES[family], "base_model_name": str(folders[family])}
+        **{"unet": COMPONENT, **SCALED, **FAMILIES[family], "base_model_name": str(folders[family])}
     )
     config = prepared(train_config_from_dict(options), None, pytest.fail)
     remarks: list[str] = []
     base = CheckedBase(config, 2, 2, remarks.append)
-    parts = {name.split(".")[0] for name in base.inputs}
-    assert parts == {part for part in base.model.trainable_parts if getattr(config, part).train}
+    components = {name.split(".")[0] for name in base.inputs}
+    assert components == {
+        component for component in base.model.trainable_components if getattr(config, component).train
+    }
     found = {}
     for variant in variants_of(config, list(CHECKED), ranks=(4,), blocks=(4,)):
         change = base.measure(variant, (1,))[1]

@@ -67,7 +67,7 @@ def base_of(request):
     def find(config) -> Path | None:
         if (ROOT / config.base_model_name).is_dir():
             return None
-        formats = [config.part_weight_dtype(part) for part in family_of(config).modules]
+        formats = [config.component_weight_dtype(component) for component in family_of(config).modules]
         found = request.getfixturevalue(fixtures[config.model_type][any(map(is_quantized_format, formats))])
         if isinstance(found, dict):
             return found["dev" if config.base_model_name.endswith("-dev") else "klein"]

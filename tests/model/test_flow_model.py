@@ -81,16 +81,16 @@ class PlainFlowModel(FlowModel):
         states, mask = self.components["text_encoder"](**tokens), tokens.attention_mask.bool()
         return {"hidden": states.last_hidden_state * mask[..., None], "pooled": states.pooler_output, "mask": mask}
 
-    def text_settings(self, part: str) -> list[Any]:
+    def text_settings(self, component: str) -> list[Any]:
         return [self.config.text_encoder_sequence_length]
 
     def text_limits(self) -> dict[str, int]:
         return {"text_encoder": (self.config.text_encoder_sequence_length or TOKENS) - 2}
 
-    def count_tokens(self, part: str, texts: Sequence[str]) -> list[int]:
-        return [len(self.tokenizer_of[part](text).input_ids) - 2 for text in texts]
+    def count_tokens(self, component: str, texts: Sequence[str]) -> list[int]:
+        return [len(self.tokenizer_of[component](text).input_ids) - 2 for text in texts]
 
-    def read_more(self, part: str, tokens: int) -> str:
+    def read_more(self, component: str, tokens: int) -> str:
         return f"text_encoder_sequence_length to {tokens + 2}"
 
     def call_transformer(self, noised: Tensor, level: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
@@ -121,8 +121,8 @@ def folder(mini_base, tmp_path, monkeypatch) -> Path:
     """A base model of the family, which is known as long as a test runs."""
     monkeypatch.setitem(model_families(), ModelType.FLUX_DEV_1, PlainFlowModel)
     place = tmp_path / "base"
-    for part in ("vae", "text_encoder", "tokenizer"):
-        shutil.copytree(mini_base / part, place / part)
+    for component in ("vae", "text_encoder", "tokenizer"):
+        shutil.copytree(mini_base / component, place / component)
     torch.manual_seed(0)
     FluxTransformer2DModel(**SMALL).save_pretrained(place / "transformer")
     FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).save_pretrained(place / "scheduler")

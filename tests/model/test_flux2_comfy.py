@@ -1,6 +1,6 @@
 """What stock ComfyUI makes of Flux.2 adapters that can't be joined: its key map and formulas, written down once more.
 
-Its map knows every native layer by its name, each third of a joint projection of a double block by diffusers' name, and
+Its map knows every native layer by its name, each third of a fused projection of a double block by diffusers' name, and
 the last modulation by diffusers' name with the halves of ΔW exchanged. The map and the merged weights were compared
 with ComfyUI's own code (April 2026): no key of these files is lost, and all weights of a narrow model agree to 1e-6.
 """
@@ -137,8 +137,8 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], plain: di
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_weight_is_the_trained_one(tmp_path, transformer, flux2_layers, kind):
     adapters = trained(transformer, KINDS[kind])
-    naming, parts_kind = flux2_adapter_naming(transformer), kind_of_components({"transformer": adapters.layers()})
-    check_joins(COMFY, naming, parts_kind, lambda _: True)
+    naming, adapter_kind = flux2_adapter_naming(transformer), kind_of_components({"transformer": adapters.layers()})
+    check_joins(COMFY, naming, adapter_kind, lambda _: True)
     file = written(adapters, transformer, tmp_path / "x")
     plain = native_weights(transformer, flux2_layers)
     hidden = transformer.config.num_attention_heads * transformer.config.attention_head_dim
@@ -149,7 +149,7 @@ def test_every_weight_is_the_trained_one(tmp_path, transformer, flux2_layers, ki
     assert len(alone) == (6 * blocks if kind in APART else 0)
     # and it is the same adapter when it is read again
     found = read_adapter(tmp_path / "x")
-    assert found.format == COMFY and found.kind == parts_kind
+    assert found.format == COMFY and found.kind == adapter_kind
     layers = found.fit(naming, {"transformer": transformer})["transformer"]
     assert layers.keys() == set(layer_paths(transformer))
     for name, adapter in AdapterSet.from_parts("transformer", transformer, layers).adapters.items():
@@ -158,7 +158,7 @@ def test_every_weight_is_the_trained_one(tmp_path, transformer, flux2_layers, ki
 
 @pytest.mark.parametrize("kind", ["DoRA on inputs", "DoRA on outputs", "LoKr"])
 @pytest.mark.parametrize("layers", [("to_q",), ("to_k", "add_v_proj", "linear"), ("norm_out",)])
-def test_part_of_the_joint_layers(tmp_path, transformer, flux2_layers, kind, layers):
+def test_some_of_the_fused_layers(tmp_path, transformer, flux2_layers, kind, layers):
     adapters = trained(transformer, KINDS[kind], LayerFilter(layers))
     file = written(adapters, transformer, tmp_path / "x")
     plain = native_weights(transformer, flux2_layers)
@@ -177,7 +177,7 @@ def test_a_modulation_whose_halves_are_tied_keeps_diffusers_order(tmp_path, tran
     found = read_adapter(tmp_path / "x").fit(flux2_adapter_naming(transformer), {"transformer": transformer})
     (adapter,) = AdapterSet.from_parts("transformer", transformer, found["transformer"]).adapters.values()
     assert torch.equal(adapter.merged_delta(), adapters.adapters["norm_out.linear"].merged_delta())
-    # lengths of outputs would stay where they are when ComfyUI exchanges the halves
+    # a magnitude of outputs would stay as it is when ComfyUI exchanges the halves
     tied = trained(transformer, LOKR | {"lokr_decompose_factor": 1, "lokr_weight_decompose": True}, layers)
     with pytest.raises(UserError, match="can't be divided between the layer's two halves"):
         written(tied, transformer, tmp_path / "y")
@@ -201,10 +201,10 @@ def test_rotations_of_both_halves_together_are_never_left_in_diffusers_order(tmp
 @pytest.mark.parametrize("kind", [{"peft_type": "OFT_2", "oft_block_size": 8}, KINDS["LoKr"]])
 def test_other_formats_name_comfyui_s(transformer, kind):
     adapters = trained(transformer, kind)
-    parts_kind = kind_of_components({"transformer": adapters.layers()})
+    adapter_kind = kind_of_components({"transformer": adapters.layers()})
     for model_format in (ModelFormat.KOHYA_LORA, ModelFormat.ORIGINAL_LORA):
         with pytest.raises(UserError, match="Choose one of COMFY_LORA, LEGACY_LORA, INTERNAL"):
-            check_joins(model_format, flux2_adapter_naming(transformer), parts_kind, lambda _: True)
+            check_joins(model_format, flux2_adapter_naming(transformer), adapter_kind, lambda _: True)
 
 
 def test_rotations_of_inputs_stand_alone_for_the_node(tmp_path, transformer):

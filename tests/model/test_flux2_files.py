@@ -43,9 +43,9 @@ def native(flux2_tensors, transformer) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in flux2_tensors(transformer).items()}
 
 
-def load(folder: Path, part: str, file: Path, **options):
-    options = {"base_model_name": str(folder), "model_type": "FLUX_2", part: {"model_name": str(file), **options}}
-    return Flux2Model.load(TrainConfig.from_dict(options), torch.device("cpu")).components[part]
+def load(folder: Path, component: str, file: Path, **options):
+    options = {"base_model_name": str(folder), "model_type": "FLUX_2", component: {"model_name": str(file), **options}}
+    return Flux2Model.load(TrainConfig.from_dict(options), torch.device("cpu")).components[component]
 
 
 def write(tensors: dict[str, torch.Tensor], path: Path) -> Path:

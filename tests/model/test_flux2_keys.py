@@ -194,15 +194,15 @@ def transformer(request, flux2_pipelines):
 def test_split_and_joined_exactly(tmp_path, transformer, kind, model_format):
     adapters = trained(transformer, (KINDS | APART)[kind])
     naming = flux2_adapter_naming(transformer)
-    parts_kind = kind_of_components({"transformer": adapters.layers()})
+    adapter_kind = kind_of_components({"transformer": adapters.layers()})
     if kind in APART and model_format in JOINED:
         with pytest.raises(UserError, match=r"to_q, .*to_k, .*to_v as one layer.*COMFY_LORA, LEGACY_LORA, INTERNAL"):
-            check_joins(model_format, naming, parts_kind, lambda _: True)
+            check_joins(model_format, naming, adapter_kind, lambda _: True)
         # alone in its single blocks it can be written
-        check_joins(model_format, naming, parts_kind, LayerFilter(("single_transformer",)).matches)
+        check_joins(model_format, naming, adapter_kind, LayerFilter(("single_transformer",)).matches)
         return
     path = tmp_path / "adapter.safetensors"
-    check_joins(model_format, naming, parts_kind, lambda _: True)
+    check_joins(model_format, naming, adapter_kind, lambda _: True)
     if model_format == ModelFormat.DIFFUSERS_LORA and kind not in ("LoRA", "DoRA on outputs"):
         with pytest.raises(UserError, match="diffusers loads only LoRA and DoRA on outputs"):
             written(adapters, transformer, model_format, path)
@@ -218,16 +218,16 @@ def test_split_and_joined_exactly(tmp_path, transformer, kind, model_format):
 
 
 @pytest.mark.parametrize(("kind", "joins"), [("LoRA", True), ("DoRA on outputs", False)])
-def test_part_of_a_joint_layer(tmp_path, transformer, kind, joins):
-    """Rows without adapter stay as they are; lengths would be needed for them, too."""
+def test_one_slice_of_a_fused_layer(tmp_path, transformer, kind, joins):
+    """Rows without adapter stay as they are; a magnitude would be needed for them, too."""
     only_q = LayerFilter(("to_q",))
     adapters = trained(transformer, KINDS[kind], only_q)
-    parts_kind = kind_of_components({"transformer": adapters.layers()})
+    adapter_kind = kind_of_components({"transformer": adapters.layers()})
     naming = flux2_adapter_naming(transformer)
     if not joins:
         with pytest.raises(UserError, match="of layers that are not trained together can't be joined"):
-            check_joins(ModelFormat.KOHYA_LORA, naming, parts_kind, only_q.matches)
-    check_joins(ModelFormat.COMFY_LORA, naming, parts_kind, only_q.matches)
+            check_joins(ModelFormat.KOHYA_LORA, naming, adapter_kind, only_q.matches)
+    check_joins(ModelFormat.COMFY_LORA, naming, adapter_kind, only_q.matches)
     written(adapters, transformer, ModelFormat.COMFY_LORA, tmp_path / "x")
     found = read_adapter(tmp_path / "x").fit(naming, {"transformer": transformer})["transformer"]
     for name, adapter in AdapterSet.from_parts("transformer", transformer, found).adapters.items():

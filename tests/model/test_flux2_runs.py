@@ -91,7 +91,7 @@ def test_a_run_s_file_loads_in_diffusers(make_run, folder):
 
 @pytest.mark.parametrize("model_format", ["COMFY_LORA", "LEGACY_LORA"])
 def test_training_goes_on_from_a_file(make_run, flux2_folders, model_format):
-    """Also from joint layers, which have the sum of the ranks that were joined."""
+    """Also from fused layers, which have the sum of the ranks that were joined."""
     first, second = make_run("first"), make_run("second")
     settings = options(flux2_folders["klein"], epochs=1, output_model_format=model_format)
     first.train(**settings)
@@ -111,9 +111,9 @@ def test_training_goes_on_from_a_file(make_run, flux2_folders, model_format):
 
 def test_half_precision_with_checkpoints(make_run, folder):
     run = make_run()
-    parts = {part: {"weight_dtype": "BFLOAT_16"} for part in ("transformer", "text_encoder", "vae")}
-    parts["text_encoder"]["train"] = False
-    run.train(**options(folder, train_dtype="BFLOAT_16", epochs=1, **parts))
+    components = {component: {"weight_dtype": "BFLOAT_16"} for component in ("transformer", "text_encoder", "vae")}
+    components["text_encoder"]["train"] = False
+    run.train(**options(folder, train_dtype="BFLOAT_16", epochs=1, **components))
     assert read_adapter(run.output).kind.base == "LoRA"
 
 
@@ -163,7 +163,7 @@ def test_kinds_that_can_t_be_joined_train_where_nothing_is_joined(make_run, flux
     assert file.kind.dora == "input" and len(file.layers) == 2 * 12 + 2 * 2
     run.train(**options(flux2_folders["klein"], **{**settings, "layer_filter": "single_transformer_blocks"}))
     assert len(read_adapter(run.output).layers) == 4
-    # ComfyUI has names for the layers of a joint one
+    # ComfyUI has names for the layers of a fused one
     run.train(**options(flux2_folders["klein"], **settings))
     assert len(read_adapter(run.output).layers) == 2 * 12 + 2 * 2 and read_adapter(run.output).kind.dora == "input"
 
@@ -205,10 +205,10 @@ def test_full_training_of_klein(make_run, flux2_folders):
 def test_full_training_is_saved_as_a_folder(make_run, folder):
     run = make_run()
     output = run.root / "out" / "model"
-    parts = {"text_encoder": {"train": False, "weight_dtype": "BFLOAT_16"}}
+    components = {"text_encoder": {"train": False, "weight_dtype": "BFLOAT_16"}}
     trainer = run.trainer(**options(
         folder, training_method="FINE_TUNE", output_model_format="DIFFUSERS", output_model_destination=str(output),
-        epochs=1, **parts,
+        epochs=1, **components,
     ))  # fmt: skip
     trainer.run()
     pipeline = DiffusionPipeline.from_pretrained(output)

@@ -10,7 +10,7 @@ from pathlib import Path
 from modules.model import hub_transfer
 from modules.model.BaseModel import family_of
 from modules.model.hub import Hub, Snapshot, check_hub_name
-from modules.model.ModelSource import FolderSource, replaced_part
+from modules.model.ModelSource import FolderSource, replaced_component
 from modules.model.recognize_model import find_model_type
 from modules.model.reference_naming import base_place, load_base
 from modules.util.config.TrainConfig import TrainConfig
@@ -121,7 +121,7 @@ def test_a_model_is_the_same_as_its_folder_and_comes_bit_by_bit(server, make_con
     clutter = ("flax_model.msgpack", "model.onnx", "openvino_model.bin", "diffusion_pytorch_model.fp16.safetensors",
                "diffusion_pytorch_model.bin", "model.fp16.safetensors", "pytorch_model.bin")  # fmt: skip
     files = {path.relative_to(TINY).as_posix(): path.read_bytes() for path in TINY.rglob("*") if path.is_file()}
-    unneeded = {f"{part}/{file}": b"x" for part in ("unet", "vae", "text_encoder") for file in clutter}
+    unneeded = {f"{component}/{file}": b"x" for component in ("unet", "vae", "text_encoder") for file in clutter}
     commit = server.add(MODEL, {**files, **unneeded, "tiny.ckpt": b"x", "README.md": b"x", "onnx/model.onnx": b"x"})
     events: list[tuple[str, int, int]] = []
     config = make_config()
@@ -138,8 +138,8 @@ def test_a_model_is_the_same_as_its_folder_and_comes_bit_by_bit(server, make_con
     ]
     model.components.load_all()
     local = load(make_config(str(TINY)))
-    for part in model.modules:
-        for ours, theirs in zip(*(m.components[part].state_dict().values() for m in (model, local)), strict=True):
+    for component in model.modules:
+        for ours, theirs in zip(*(m.components[component].state_dict().values() for m in (model, local)), strict=True):
             assert torch.equal(ours, theirs)
     assert sorted(server.fetched()) == sorted(files), "each file once, and nothing else"
     assert files_in(cache / "models--some-lab--tiny-model-1.0" / "snapshots" / commit) == set(files)
@@ -154,19 +154,19 @@ def test_a_model_is_the_same_as_its_folder_and_comes_bit_by_bit(server, make_con
     assert [request.path for request in server.requests] == [f"/api/models/{MODEL}/revision/main"]
 
 
-def make_part(server, kind: str, folder: Path, **options) -> None:
+def make_component(server, kind: str, folder: Path, **options) -> None:
     """A repository whose UNet, or text encoder, is saved otherwise."""
-    part, loader = ("unet", UNet2DConditionModel) if kind == "diffusers" else ("text_encoder", CLIPTextModel)
+    component, loader = ("unet", UNet2DConditionModel) if kind == "diffusers" else ("text_encoder", CLIPTextModel)
     shutil.copytree(TINY, folder)
-    shutil.rmtree(folder / part)
-    module = loader.from_pretrained(TINY / part)
+    shutil.rmtree(folder / component)
+    module = loader.from_pretrained(TINY / component)
     if options.pop("pickled", False):
-        name = "diffusion_pytorch_model.bin" if part == "unet" else "pytorch_model.bin"
-        (folder / part).mkdir()
-        shutil.copy(TINY / part / "config.json", folder / part)
-        torch.save(module.state_dict(), folder / part / name)
+        name = "diffusion_pytorch_model.bin" if component == "unet" else "pytorch_model.bin"
+        (folder / component).mkdir()
+        shutil.copy(TINY / component / "config.json", folder / component)
+        torch.save(module.state_dict(), folder / component / name)
     else:
-        module.save_pretrained(folder / part, **options)
+        module.save_pretrained(folder / component, **options)
     server.add(MODEL, folder)
 
 
@@ -176,18 +176,18 @@ def make_part(server, kind: str, folder: Path, **options) -> None:
                 {"variant": "fp16", "max_shard_size": "700KB"}], ids=str,
 )  # fmt: skip
 def test_weights_in_every_form(server, make_config, tmp_path, kind, options):
-    make_part(server, kind, tmp_path / "made", **options)
-    part, loader = ("unet", UNet2DConditionModel) if kind == "diffusers" else ("text_encoder", CLIPTextModel)
+    make_component(server, kind, tmp_path / "made", **options)
+    component, loader = ("unet", UNet2DConditionModel) if kind == "diffusers" else ("text_encoder", CLIPTextModel)
     shards = 0 if "max_shard_size" not in options else 2
-    assert len(list((tmp_path / "made" / part).glob("*-of-*"))) >= shards
-    expected = loader.from_pretrained(TINY / part).state_dict()
+    assert len(list((tmp_path / "made" / component).glob("*-of-*"))) >= shards
+    expected = loader.from_pretrained(TINY / component).state_dict()
     for place in (Hub(make_config()).place(MODEL, KEY), tmp_path / "made"):
-        state = FolderSource(place, {part: loader}).module(part, torch.float32).state_dict()
+        state = FolderSource(place, {component: loader}).module(component, torch.float32).state_dict()
         assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_component_without_weights_and_a_broken_list(server, make_config, tmp_path):
-    make_part(server, "diffusers", tmp_path / "made", max_shard_size="700KB")
+    make_component(server, "diffusers", tmp_path / "made", max_shard_size="700KB")
     index = "unet/diffusion_pytorch_model.safetensors.index.json"
     files = {path: (tmp_path / "made" / path).read_bytes() for path in files_in(tmp_path / "made")}
     server.add("lab/broken", {**files, index: json.dumps({"weight_map": {"a": "../../x.safetensors"}}).encode()})
@@ -217,7 +217,9 @@ def test_components_from_elsewhere(server, make_config):
     refused(lambda: load(config), "unet.model_name: lab/vae-only has no revision nowhere")
     server.add("lab/other", {"README.md": b"x"})
     config = make_config(str(TINY), unet={"model_name": "lab/other"})
-    refused(lambda: replaced_part(config, "unet", UNet2DConditionModel, Hub(config)), "unet.model_name: lab/other has")
+    refused(
+        lambda: replaced_component(config, "unet", UNet2DConditionModel, Hub(config)), "unet.model_name: lab/other has"
+    )
 
 
 def test_a_single_file_and_the_folder_that_describes_it(server, make_config, tmp_path, small_folder, small_tensors):
@@ -228,8 +230,10 @@ def test_a_single_file_and_the_folder_that_describes_it(server, make_config, tmp
     name = "https://huggingface.co/lab/files/blob/main/a/dream.safetensors?download=true"
     model = load(make_config(name))
     expected = load(make_config(str(small_folder)))
-    for part in model.modules:
-        for ours, theirs in zip(*(m.components[part].state_dict().values() for m in (model, expected)), strict=True):
+    for component in model.modules:
+        for ours, theirs in zip(
+            *(m.components[component].state_dict().values() for m in (model, expected)), strict=True
+        ):
             assert torch.equal(ours, theirs)
     assert not [file for file in server.fetched() if file.startswith("a/dream.config") and file.endswith("tensors")]
     assert "a/other.safetensors" not in server.fetched()
@@ -437,7 +441,9 @@ def test_offline(server, make_config, make_snapshot, cache):
     )
     refused(lambda: load(make_config(offline_mode=True)), "lacks the weights of unet in", "offline_mode is on")
     other = make_config(str(TINY), offline_mode=True, prior={"model_name": MODEL})
-    refused(lambda: replaced_part(other, "prior", UNet2DConditionModel, Hub(other)), "lacks the component prior in")
+    refused(
+        lambda: replaced_component(other, "prior", UNet2DConditionModel, Hub(other)), "lacks the component prior in"
+    )
     shutil.rmtree(next(cache.glob("models--*/snapshots/*/vae")))
     refused(lambda: load(make_config(offline_mode=True)), "lacks vae in")
     load(make_config())

@@ -99,7 +99,7 @@ def test_a_single_file_on_the_hub(make_run, mini_base, asked, tmp_path):
     model = family_of(config).load(config, torch.device("cpu"))
     tensors = model.checkpoint_tensors(ModelFormat.ORIGINAL_SINGLE_FILE)
     path = tmp_path / "made" / "tiny.safetensors"
-    write_checkpoint(path, tensors, lambda part: model.components[part].state_dict(), None, {})
+    write_checkpoint(path, tensors, lambda component: model.components[component].state_dict(), None, {})
     settings = {f"tiny.config/{file}": (mini_base / file).read_bytes() for file in files_in(mini_base)
                 if not file.endswith(".safetensors")}  # fmt: skip
     asked.add("some-lab/files", {"tiny.safetensors": path.read_bytes(), **settings})

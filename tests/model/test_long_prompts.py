@@ -42,12 +42,12 @@ def encode(model, captions: list[str]) -> dict[str, torch.Tensor]:
         return model.encode_captions(captions)
 
 
-def ids_of(model, part: str, text: str) -> list[int]:
-    return model.tokenizer_of[part](text, add_special_tokens=False).input_ids
+def ids_of(model, component: str, text: str) -> list[int]:
+    return model.tokenizer_of[component](text, add_special_tokens=False).input_ids
 
 
-def chunk_by_hand(model, part: str, ids: list[int], room: int) -> torch.Tensor:
-    tokenizer = model.tokenizer_of[part]
+def chunk_by_hand(model, component: str, ids: list[int], room: int) -> torch.Tensor:
+    tokenizer = model.tokenizer_of[component]
     row = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
     return torch.tensor([row + [tokenizer.pad_token_id] * (room + 2 - len(row))])
 
@@ -55,13 +55,13 @@ def chunk_by_hand(model, part: str, ids: list[int], room: int) -> torch.Tensor:
 def test_chunks_are_read_one_by_one(make):
     model = make(prompt_chunks=4)
     found, hidden, pooled = encode(model, [LONG]), [], []
-    for part in model.tokenizer_of:
-        room, ids, states = model.text_limits()[part] // 4, ids_of(model, part, LONG), []
+    for component in model.tokenizer_of:
+        room, ids, states = model.text_limits()[component] // 4, ids_of(model, component, LONG), []
         assert room < len(ids) < 4 * room
         for start in range(0, len(ids), room):
             with torch.no_grad():
-                read = model.components[part](
-                    chunk_by_hand(model, part, ids[start : start + room], room), output_hidden_states=True
+                read = model.components[component](
+                    chunk_by_hand(model, component, ids[start : start + room], room), output_hidden_states=True
                 )
             states.append(read.hidden_states[-2] if len(model.tokenizer_of) > 1 else read.last_hidden_state)
             pooled.append(getattr(read, "text_embeds", None))
@@ -123,13 +123,13 @@ def test_gradients_reach_every_chunk(small_folder):
 
 def test_counts(make):
     model, chunked = make(), make(prompt_chunks=3)
-    for part, limit in model.text_limits().items():
-        assert chunked.text_limits()[part] == 3 * limit
-        counts = model.count_tokens(part, [LONG, "", "red"])
-        assert counts == [len(ids_of(model, part, text)) for text in (LONG, "", "red")]
-        assert model.count_tokens(part, []) == []
-        assert model.read_more(part, counts[0]) == "prompt_chunks to 2"
-        assert model.read_more(part, 10**6) == "prompt_chunks to 32, which is the most there is"
+    for component, limit in model.text_limits().items():
+        assert chunked.text_limits()[component] == 3 * limit
+        counts = model.count_tokens(component, [LONG, "", "red"])
+        assert counts == [len(ids_of(model, component, text)) for text in (LONG, "", "red")]
+        assert model.count_tokens(component, []) == []
+        assert model.read_more(component, counts[0]) == "prompt_chunks to 2"
+        assert model.read_more(component, 10**6) == "prompt_chunks to 32, which is the most there is"
     assert (
         load(Path(model.config.base_model_name), model_type=model.config.model_type, prompt_chunks=32).read_more(
             "text_encoder", 10**6

@@ -127,7 +127,7 @@ def test_similar_names_are_told(tmp_path, text, near):
     assert (f"did you mean {near}?" in str(caught.value)) if near else "did you mean" not in str(caught.value)
 
 
-def test_parts_and_the_base_are_read_alike():
+def test_components_and_the_base_are_read_alike():
     config = TrainConfig.from_dict(
         {"base_model_name": "a/b", "vae": {"model_name": "c/d"}, "prior": {"model_name": "x"}}
     )
@@ -188,8 +188,8 @@ def test_presets_name_models_that_can_be_had(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_train_config(path)
     written = json.loads(path.read_text(encoding="utf-8"))
-    parts = [key for key, value in written.items() if isinstance(value, dict) and "model_name" in value]
-    names = named_models(config, parts)
+    components = [key for key, value in written.items() if isinstance(value, dict) and "model_name" in value]
+    names = named_models(config, components)
     assert names["base_model_name"] == written["base_model_name"]
     for key, name in names.items():
         check_model_name(name, key, config)

@@ -72,7 +72,7 @@ def folders(small_folder, xl_folder, flux2_folders) -> dict[str, Path]:
 
 
 def config_of(folder: Path, family: str, **changes) -> TrainConfig:
-    quiet = {part: {"train": False} for part in ("text_encoder", "text_encoder_2")}
+    quiet = {component: {"train": False} for component in ("text_encoder", "text_encoder_2")}
     return TrainConfig.from_dict({
         "base_model_name": str(folder), "model_type": FAMILIES[family], "lora_rank": 4, "oft_block_size": 8,
         "lora_init_scale": 1.0, "output_dtype": "FLOAT_32", "text_encoder_sequence_length": 40, "concepts": [],
@@ -103,15 +103,15 @@ def disturb(parameters) -> None:
 
 @pytest.mark.parametrize(("family", "method"), list(itertools.product(FAMILIES, METHODS)))
 def test_adapters_come_back_from_each_format_or_are_refused(folders, tmp_path, family, method):
-    model, part = load(folders[family], family), load(folders[family], family).trainable_parts[0]
-    settings = {**METHODS[method], part: {"gradient_checkpointing": False}}
+    model, component = load(folders[family], family), load(folders[family], family).trainable_components[0]
+    settings = {**METHODS[method], component: {"gradient_checkpointing": False}}
     config = config_of(folders[family], family, **settings)
     plain = prediction(model)
-    sets = make_adapters(model, config, [part], lambda text: None)
-    disturb(sets[part].parameters())
-    sets[part].eval()
+    sets = make_adapters(model, config, [component], lambda text: None)
+    disturb(sets[component].parameters())
+    sets[component].eval()
     expected = prediction(model)
-    sets[part].unhook()
+    sets[component].unhook()
     assert (expected - plain).abs().max() > 1e-3 and torch.equal(prediction(model), plain)
     found = {}
     for own in (row for row in ADAPTERS if row[:2] == (family, method)):
@@ -124,8 +124,8 @@ def test_adapters_come_back_from_each_format_or_are_refused(folders, tmp_path, f
             continue
         save_adapters(path, sets, model, written, lambda text: None)
         file = read_adapter(path)
-        layers = file.fit(model.adapter_naming(), model.components)[part]
-        again = AdapterSet.from_parts(part, model.components[part], layers, bool(file.neumann))
+        layers = file.fit(model.adapter_naming(), model.components)[component]
+        again = AdapterSet.from_parts(component, model.components[component], layers, bool(file.neumann))
         again.hook()
         again.eval()
         try:
@@ -140,8 +140,8 @@ def test_adapters_come_back_from_each_format_or_are_refused(folders, tmp_path, f
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_weights_come_back_from_each_format_or_are_refused(folders, tmp_path, family):
     found, settings = {}, {"training_method": "FINE_TUNE"}
-    part = load(folders[family], family).trainable_parts[0]
-    settings[part] = {"gradient_checkpointing": False}
+    component = load(folders[family], family).trainable_components[0]
+    settings[component] = {"gradient_checkpointing": False}
     for own in (row for row in WEIGHTS if row[0] == family):
         target = tmp_path / ("folder" if own[2] == "DIFFUSERS" else f"{own[2]}.safetensors")
         config = config_of(folders[family], family, output_model_format=own[2], output_model_destination=str(target),
@@ -155,13 +155,13 @@ def test_full_weights_come_back_from_each_format_or_are_refused(folders, tmp_pat
             found[own[2]] = NO
             continue
         sets = make_trained(model, config, lambda text: None)
-        disturb(sets[part].parameters())
+        disturb(sets[component].parameters())
         expected = prediction(model)
         assert (expected - prediction(load(folders[family], family))).abs().max() > 1e-3
         save_trained(target, sets, model, config, lambda text: None)
         # a file of a transformer needs the rest of the model beside it
-        alone = part == "transformer" and target.is_file()
-        changes = {part: {"model_name": str(target)}} if alone else {"base_model_name": str(target)}
+        alone = component == "transformer" and target.is_file()
+        changes = {component: {"model_name": str(target)}} if alone else {"base_model_name": str(target)}
         if target.is_file() and not alone:
             for kind in ("tokenizer", "tokenizer_2", "scheduler", "unet", "vae", "text_encoder", "text_encoder_2"):
                 source = folders[family] / kind

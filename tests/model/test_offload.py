@@ -2,7 +2,7 @@
 
 from modules.model.ActivationOffload import ActivationOffload
 from modules.model.LayerOffload import LayerOffload, module_bytes, offload, waiting_units
-from modules.model.weight_formats import place_part
+from modules.model.weight_formats import place_component
 from modules.module.AdapterSet import AdapterSet
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
@@ -88,7 +88,7 @@ def test_quantized_layers_wait_as_well(data_type):
     def run(waits: bool) -> list[Tensor]:
         model, inputs = transformer()
         config = TrainConfig.from_dict({"transformer": {"weight_dtype": data_type}, "train_dtype": "FLOAT_32"})
-        place_part(model, "transformer", config, CPU)
+        place_component(model, "transformer", config, CPU)
         model, inputs, adapters = prepared(lambda: (model, inputs), METHODS["DoRA"])
         moves = offload(model, waiting_units(model, 1.0), CPU, CPU) if waits else None
         found = step(model, inputs, adapters)
@@ -183,23 +183,25 @@ def test_share_of_the_blocks(make, fraction):
 def test_loading_leaves_waiting_layers_at_home():
     """On the way to "meta", which stands for a device here, what waits keeps its numbers."""
     config = TrainConfig.from_dict({"transformer": {"offload_fraction": 0.5}, "training_method": "LORA"})
-    model = place_part(transformer()[0], "transformer", config, META)
+    model = place_component(transformer()[0], "transformer", config, META)
     waiting = sum(p.nbytes for p in model.parameters() if not p.is_meta)
     assert 0.35 < waiting / module_bytes(model) < 0.65
     assert not model.single_transformer_blocks[-1].attn.to_out.weight.is_meta and model.x_embedder.weight.is_meta
 
 
 def check(**changes) -> None:
-    part = {"offload_fraction": 0.5, **changes.pop("part", {})}
+    component = {"offload_fraction": 0.5, **changes.pop("component", {})}
     name = changes.pop("name", "transformer")
-    place_part(transformer()[0], name, TrainConfig.from_dict({"training_method": "LORA", name: part, **changes}), META)
+    place_component(
+        transformer()[0], name, TrainConfig.from_dict({"training_method": "LORA", name: component, **changes}), META
+    )
 
 
 def test_what_cannot_be_offloaded_is_refused():
     check()
     with pytest.raises(UserError, match=r"transformer\.offload_fraction: .* gradient checkpointing"):
-        check(part={"gradient_checkpointing": False})
-    check(part={"gradient_checkpointing": False, "train": False})
+        check(component={"gradient_checkpointing": False})
+    check(component={"gradient_checkpointing": False, "train": False})
     with pytest.raises(UserError, match=r"transformer\.offload_fraction: .* only frozen layers"):
         check(training_method="FINE_TUNE")
     with pytest.raises(UserError, match=r"vae\.offload_fraction"):
@@ -229,10 +231,10 @@ def test_activations_that_wait_change_nothing(make, checkpointing, monkeypatch):
 def test_a_whole_run_with_offloading_trains_the_same(make_run):
     """On one device nothing waits elsewhere, but every check of a run has to let it through."""
     options = {"epochs": 1, "unet": {"gradient_checkpointing": True}}
-    part = {"gradient_checkpointing": True, "offload_fraction": 0.5, "activation_offloading": True}
+    component = {"gradient_checkpointing": True, "offload_fraction": 0.5, "activation_offloading": True}
     plain, waiting = make_run("plain"), make_run("waiting")
     plain.train(**options)
-    waiting.train(**options | {"unet": part})
+    waiting.train(**options | {"unet": component})
     first, second = load_file(plain.output), load_file(waiting.output)
     assert first.keys() == second.keys() and not waiting.warnings()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())

@@ -24,9 +24,9 @@ def standard():
 def test_sizes_of_the_standard_models(standard):
     # the numbers of the published models
     parameters = {
-        (name, part): sum(tensor.numel() for tensor in module.parameters())
+        (name, component): sum(tensor.numel() for tensor in module.parameters())
         for name, model in standard.items()
-        for part, module in model.components.items()
+        for component, module in model.components.items()
     }
     assert parameters == {
         ("Stable Diffusion 1.x", "unet"): 859_520_964,

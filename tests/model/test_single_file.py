@@ -71,8 +71,8 @@ def assert_same(loaded, expected) -> None:
     theirs = {name: value for name, value in expected.scheduler.config.items() if not name.startswith("_")}
     assert {name: loaded.scheduler.config[name] for name in theirs} == theirs
     assert type(loaded.scheduler) is type(expected.scheduler)
-    for part in (loaded.unet, loaded.vae, loaded.text_encoder):
-        assert not part.training and all(t.dtype == torch.float32 for t in part.parameters())
+    for component in (loaded.unet, loaded.vae, loaded.text_encoder):
+        assert not component.training and all(t.dtype == torch.float32 for t in component.parameters())
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
@@ -144,8 +144,8 @@ def test_peer_reads_the_same_file(request, model):
 @cache
 def standard(kind: type, model_type: ModelType):
     """A component of a standard architecture on the meta device; shared between tests."""
-    part = {UNet2DConditionModel: "unet", AutoencoderKL: "vae", CLIPTextModel: "text_encoder"}[kind]
-    config = json.loads((RESOURCES / STANDARD[model_type][0] / part / "config.json").read_text())
+    component = {UNet2DConditionModel: "unet", AutoencoderKL: "vae", CLIPTextModel: "text_encoder"}[kind]
+    config = json.loads((RESOURCES / STANDARD[model_type][0] / component / "config.json").read_text())
     with torch.device("meta"):
         if kind is CLIPTextModel:
             return kind(CLIPTextConfig.from_dict(config))
@@ -232,8 +232,8 @@ def refuse(path: Path, *expected: str, model_type: ModelType = SD15) -> None:
         load_single_file(path, model_type)
     message = str(caught.value)
     assert "\n" not in message and str(path.stem) in message
-    for part in expected:
-        assert part in message, message
+    for text in expected:
+        assert text in message, message
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
@@ -333,16 +333,16 @@ def test_own_architecture_without_its_description(tmp_path, small_tensors):
 
 
 @pytest.mark.parametrize(
-    ("name", "part"),
+    ("name", "component"),
     [
         ("model.diffusion_model.out.2.bias", "unet"),
         ("first_stage_model.quant_conv.bias", "vae"),
         ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "text_encoder"),
     ],
 )
-def test_missing_tensor(tmp_path, small_tensors, small_folder, name, part):
+def test_missing_tensor(tmp_path, small_tensors, small_folder, name, component):
     tensors = {key: tensor for key, tensor in small_tensors.items() if key != name}
-    refuse(write(tensors, tmp_path / "model.safetensors", small_folder), f"the {part} lacks 1", name)
+    refuse(write(tensors, tmp_path / "model.safetensors", small_folder), f"the {component} lacks 1", name)
 
 
 def test_tensor_without_a_place(tmp_path, small_tensors, small_folder):

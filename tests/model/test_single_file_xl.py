@@ -40,10 +40,10 @@ def write(tensors: dict, path: Path, folder: Path | None = None, metadata: dict 
     return path
 
 
-def load(path: Path, **parts: Path) -> StableDiffusionXLModel:
+def load(path: Path, **components: Path) -> StableDiffusionXLModel:
     config = TrainConfig(base_model_name=str(path), model_type=XL)
-    for part, place in parts.items():
-        getattr(config, part).model_name = str(place)
+    for component, place in components.items():
+        getattr(config, component).model_name = str(place)
     return StableDiffusionXLModel.load(config, CPU)
 
 
@@ -55,7 +55,7 @@ def outputs(model: StableDiffusionXLModel) -> list[torch.Tensor]:
         text = model.encode_captions(["a (blue) dog!"])
         prediction = model.predict(latents, {**text, "placement": PLACEMENT}, generator)
         decoded = model.vae.decode(latents).sample
-        tokens = [model.tokens(part, ["a (blue) dog!"], None) for part in ("text_encoder", "text_encoder_2")]
+        tokens = [model.tokens(component, ["a (blue) dog!"], None) for component in ("text_encoder", "text_encoder_2")]
         return [*tokens, *text.values(), model.encode_images(pixels), prediction.predicted, prediction.target, decoded]
 
 
@@ -88,9 +88,9 @@ def test_equals_the_folder(tmp_path, xl_folder, xl_tensors, ending):
 def test_as_a_pipeline_and_for_adapter_tools(file, xl_pipeline):
     assert model_type_of(file) == XL
     pipeline, reference = load_single_file(file, XL), load_base(file)
-    for part in XL_CLASSES:
-        state = getattr(xl_pipeline, part).state_dict()
-        for name, tensor in getattr(pipeline, part).state_dict().items():
+    for component in XL_CLASSES:
+        state = getattr(xl_pipeline, component).state_dict()
+        for name, tensor in getattr(pipeline, component).state_dict().items():
             assert torch.equal(tensor, state[name]), name
     assert type(pipeline.scheduler) is type(xl_pipeline.scheduler)
     assert reference.components.keys() == {"unet", "text_encoder", "text_encoder_2"}
@@ -107,13 +107,13 @@ def test_each_component_is_read_alone(file, monkeypatch):
     monkeypatch.setattr(WeightsFile, "tensors", watch)
     model = load(file)
     assert model.image_grid == 4 and model.adapter_naming().read and not read
-    for part, start in {
+    for component, start in {
         "text_encoder_2": SECOND, "text_encoder": FIRST, "vae": "first_stage_model.", "unet": "model.diffusion_model.",
     }.items():  # fmt: skip
         read.clear()
-        model.components[part]
+        model.components[component]
         assert read and all(name.startswith(start) for name in read)
-    assert not any(parameter.is_meta for part in model.components.values() for parameter in part.parameters())
+    assert not any(parameter.is_meta for component in model.components.values() for parameter in component.parameters())
     assert all(parameter.is_contiguous() for parameter in model.components["text_encoder_2"].parameters())
 
 
@@ -179,8 +179,8 @@ def test_peer_reads_the_second_text_encoder(xl_tensors, xl_pipeline):
 
 
 @cache
-def standard(part: str) -> torch.nn.Module:
-    config, kind = json.loads((RESOURCES / SDXL / part / "config.json").read_text()), XL_CLASSES[part]
+def standard(component: str) -> torch.nn.Module:
+    config, kind = json.loads((RESOURCES / SDXL / component / "config.json").read_text()), XL_CLASSES[component]
     with torch.device("meta"):
         return kind(CLIPTextConfig.from_dict(config)) if issubclass(kind, PreTrainedModel) else kind.from_config(config)
 
@@ -315,7 +315,7 @@ def test_other_kinds_of_model(tmp_path, names, words):
 
 
 @pytest.mark.parametrize(
-    ("name", "part"),
+    ("name", "component"),
     [
         (f"{SECOND}text_projection", "text_encoder_2"),
         (f"{SECOND}transformer.resblocks.1.attn.in_proj_bias", "text_encoder_2"),
@@ -323,9 +323,9 @@ def test_other_kinds_of_model(tmp_path, names, words):
         ("model.diffusion_model.label_emb.0.2.bias", "unet"),
     ],
 )
-def test_missing_tensor_is_told_before_anything_is_read(xl_tensors, xl_folder, tmp_path, name, part):
+def test_missing_tensor_is_told_before_anything_is_read(xl_tensors, xl_folder, tmp_path, name, component):
     tensors = {key: tensor for key, tensor in xl_tensors.items() if key != name}
-    refuse(write(tensors, tmp_path / "model.safetensors", xl_folder), f"the {part} lacks", name)
+    refuse(write(tensors, tmp_path / "model.safetensors", xl_folder), f"the {component} lacks", name)
 
 
 def test_shapes_are_told_before_anything_is_read(xl_tensors, xl_folder, tmp_path):

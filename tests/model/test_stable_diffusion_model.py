@@ -189,7 +189,7 @@ def test_weights_are_frozen_and_in_the_asked_dtype(small_folder):
     config.unet.weight_dtype = DataType.BFLOAT_16
     model = StableDiffusionModel.load(config, CPU)
     assert model.unet.dtype == torch.bfloat16 and model.vae.dtype == model.text_encoder.dtype == torch.float32
-    assert not any(p.requires_grad for part in model.components.values() for p in part.parameters())
+    assert not any(p.requires_grad for component in model.components.values() for p in component.parameters())
     with torch.no_grad():
         conditions = model.encode_captions(["cat"])
         prediction = model.predict(latents(1), conditions, torch.Generator().manual_seed(0))
@@ -282,17 +282,17 @@ def refuse(folder: Path | str, *expected: str, **options) -> None:
     with pytest.raises(UserError) as caught:
         load(folder, **options)
     assert "\n" not in str(caught.value)
-    for part in expected:
-        assert part in str(caught.value), str(caught.value)
+    for text in expected:
+        assert text in str(caught.value), str(caught.value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_weights_that_are_no_numbers(own_folder, part, value):
-    file = next((own_folder / part).glob("*.safetensors"))
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_no_numbers(own_folder, component, value):
+    file = next((own_folder / component).glob("*.safetensors"))
     name = sorted(load_file(file))[-1]
     change(file, name, value)
-    refuse(own_folder, part, "NaN", str(own_folder))
+    refuse(own_folder, component, "NaN", str(own_folder))
 
 
 def test_missing_model(tmp_path):
@@ -302,15 +302,15 @@ def test_missing_model(tmp_path):
     refuse(tmp_path / "empty", "model_index.json")
 
 
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
-def test_incomplete_folder(own_folder, part):
-    shutil.rmtree(own_folder / part)
-    refuse(own_folder, "incomplete", part)
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_incomplete_folder(own_folder, component):
+    shutil.rmtree(own_folder / component)
+    refuse(own_folder, "incomplete", component)
 
 
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_folder_without_weights(own_folder, part):
-    file = next((own_folder / part).glob("*.safetensors"))
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_folder_without_weights(own_folder, component):
+    file = next((own_folder / component).glob("*.safetensors"))
     content = file.read_bytes()
     file.unlink()
     refuse(own_folder, "can't be loaded")
@@ -318,15 +318,15 @@ def test_folder_without_weights(own_folder, part):
     refuse(own_folder, "can't be loaded")
 
 
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_folder_with_a_tensor_missing(own_folder, part):
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_folder_with_a_tensor_missing(own_folder, component):
     # the libraries would make it up at random, or leave it without a value
-    file = next((own_folder / part).glob("*.safetensors"))
+    file = next((own_folder / component).glob("*.safetensors"))
     tensors = load_file(file)
     name = sorted(tensors)[-1]
     tensors.pop(name)
     save_file(tensors, file, metadata={"format": "pt"})
-    refuse(own_folder, "lacks", part, name.removeprefix("text_model."))
+    refuse(own_folder, "lacks", component, name.removeprefix("text_model."))
 
 
 @pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])

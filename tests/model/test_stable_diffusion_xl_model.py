@@ -70,7 +70,7 @@ def run(model: StableDiffusionXLModel, monkeypatch, placement: torch.Tensor = PL
 
 
 def peers_prediction(peer: StableDiffusionXLPipeline, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-    """What diffusers' own parts make of the captions and placements."""
+    """What diffusers' own components make of the captions and placements."""
     with torch.no_grad():
         hidden, _, pooled, _ = peer.encode_prompt(CAPTIONS, device=CPU, do_classifier_free_guidance=False)
         ids = [
@@ -168,24 +168,27 @@ def test_sequence_lengths(xl_folder):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradient_only_through_trained_text_encoders(xl_folder, checkpointing):
     model = load(xl_folder)
-    parts = ("text_encoder", "text_encoder_2")
-    weights = {part: model.components[part].get_input_embeddings().weight.requires_grad_() for part in parts}
+    components = ("text_encoder", "text_encoder_2")
+    weights = {
+        component: model.components[component].get_input_embeddings().weight.requires_grad_()
+        for component in components
+    }
     assert not model.encode_captions(["cat"])["hidden"].requires_grad
     model.text_encoder_trained = True
-    for part in parts:
-        model.set_gradient_checkpointing(part, checkpointing)
+    for component in components:
+        model.set_gradient_checkpointing(component, checkpointing)
     encoded = model.encode_captions(["red cat"])
     (encoded["hidden"].square().sum() + encoded["pooled"].square().sum()).backward()
     peer = pipeline_of(xl_folder)
-    for part in parts:
-        peers = getattr(peer, part).get_input_embeddings().weight
+    for component in components:
+        peers = getattr(peer, component).get_input_embeddings().weight
         peers.grad = None
     hidden, _, pooled, _ = peer.encode_prompt(["red cat"], device=CPU, do_classifier_free_guidance=False)
     (hidden.square().sum() + pooled.square().sum()).backward()
-    for part in parts:
-        expected = getattr(peer, part).get_input_embeddings().weight.grad
+    for component in components:
+        expected = getattr(peer, component).get_input_embeddings().weight.grad
         assert expected.abs().sum() > 0
-        torch.testing.assert_close(weights[part].grad, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(weights[component].grad, expected, atol=1e-5, rtol=1e-5)
 
 
 # --- sampling
@@ -289,15 +292,15 @@ def test_family_and_file_description(xl_folder, model):
 def test_text_fingerprint_follows_both_encoders(xl_folder, tmp_path, model):
     folder = Path(shutil.copytree(xl_folder, tmp_path / "base"))
     assert load(folder).text_fingerprint() == model.text_fingerprint()
-    for part in ("text_encoder", "text_encoder_2"):
-        file = folder / part / "model.safetensors"
+    for component in ("text_encoder", "text_encoder_2"):
+        file = folder / component / "model.safetensors"
         tensors = load_file(file)
         tensors[sorted(tensors)[0]].view(-1)[0] = 0.25
         save_file(tensors, file, metadata={"format": "pt"})
         before = model.text_fingerprint()
         model = load(folder)
         assert model.text_fingerprint() != before
-        assert shared(xl_folder, **{f"{part}_layer_skip": 1}).text_fingerprint() != before
+        assert shared(xl_folder, **{f"{component}_layer_skip": 1}).text_fingerprint() != before
 
 
 def test_folder_of_another_family(small_folder, xl_folder):

@@ -17,9 +17,10 @@ import pytest
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-PART = {"train": True, "stop_training_after_unit": "NEVER", "gradient_checkpointing": False}
+COMPONENT = {"train": True, "stop_training_after_unit": "NEVER", "gradient_checkpointing": False}
 XL = {
-    "model_type": "STABLE_DIFFUSION_XL_10_BASE", "unet": PART, "text_encoder": PART, "text_encoder_2": PART,
+    "model_type": "STABLE_DIFFUSION_XL_10_BASE",
+    "unet": COMPONENT, "text_encoder": COMPONENT, "text_encoder_2": COMPONENT,
     "optimizer": {"optimizer": "ADAMW_ADV", "scaled_optm": True},
 }  # fmt: skip
 # what a run is made by -> its options; rates in units of the scaled optimizer
@@ -61,7 +62,7 @@ def test_loss_falls_over_thirty_steps(make_run, method):
 @pytest.mark.parametrize("method", [*METHODS, "full"])
 def test_resumed_run_has_the_same_bytes(make_run, method):
     options = {
-        **XL, **METHODS.get(method, FULL), "epochs": 1, "text_encoder": {**PART, "dropout_probability": 0.3},
+        **XL, **METHODS.get(method, FULL), "epochs": 1, "text_encoder": {**COMPONENT, "dropout_probability": 0.3},
         "optimizer": {**XL["optimizer"], "fused_back_pass": True},
     }  # fmt: skip
     straight, resumed = make_run("straight"), make_run("resumed")
@@ -76,8 +77,8 @@ def test_resumed_run_has_the_same_bytes(make_run, method):
 def test_quantized_base(make_run, weights, method):
     """It trains and saves, and what is saved is an adapter of the whole UNet."""
     run = make_run()
-    quiet = {part: {**PART, "train": False} for part in ("text_encoder", "text_encoder_2")}
-    options = XL | {"unet": PART | {"weight_dtype": weights}} | quiet | METHODS[method]
+    quiet = {component: {**COMPONENT, "train": False} for component in ("text_encoder", "text_encoder_2")}
+    options = XL | {"unet": COMPONENT | {"weight_dtype": weights}} | quiet | METHODS[method]
     trainer = run.trainer(**options, train_dtype="BFLOAT_16", epochs=1)
     trainer.run()
     quantized = [layer for layer in trainer.model.unet.modules() if isinstance(layer, QuantizedLinear)]
@@ -88,7 +89,7 @@ def test_quantized_base(make_run, weights, method):
 def test_half_precision_run_with_samples(make_run):
     run, half = make_run(), {"weight_dtype": "BFLOAT_16"}
     report = run.train(
-        stop_after=2, **XL | {"unet": PART | half, "text_encoder": PART | half, "text_encoder_2": PART | half},
+        stop_after=2, **XL | dict.fromkeys(("unet", "text_encoder", "text_encoder_2"), COMPONENT | half),
         train_dtype="BFLOAT_16", learning_rate=0.001, sample_after=2, sample_after_unit="STEP",
         samples=[{"prompt": "a red shape", "width": 32, "height": 32, "diffusion_steps": 2}],
     )  # fmt: skip
@@ -102,8 +103,8 @@ def test_half_precision_run_with_samples(make_run):
 @pytest.mark.parametrize(("first", "second"), [(0.3, 0.0), (0.0, 0.1), (0.2, 0.2)])
 def test_one_dropout_counts_for_both_text_encoders(make_run, first, second):
     run = make_run()
-    options = {**XL, "text_encoder": {**PART, "dropout_probability": first},
-               "text_encoder_2": {**PART, "dropout_probability": second}}  # fmt: skip
+    options = {**XL, "text_encoder": {**COMPONENT, "dropout_probability": first},
+               "text_encoder_2": {**COMPONENT, "dropout_probability": second}}  # fmt: skip
     run.train(**options, only_cache=True)
     told = [text for text in run.warnings() if text.startswith("text_encoder_2.dropout_probability")]
     assert len(told) == (first != second) and all(f"which is {first:g}" in text for text in told)
@@ -111,7 +112,12 @@ def test_one_dropout_counts_for_both_text_encoders(make_run, first, second):
 
 def test_cached_text_and_live_text_train_the_same(make_run):
     """With the encoders frozen it makes no difference whether captions were encoded before or at each step."""
-    options = {**XL, "text_encoder": {**PART, "train": False}, "text_encoder_2": {**PART, "train": False}, "epochs": 1}
+    options = {
+        **XL,
+        "text_encoder": {**COMPONENT, "train": False},
+        "text_encoder_2": {**COMPONENT, "train": False},
+        "epochs": 1,
+    }
     cached, live = make_run("cached"), make_run("live")
     first = cached.train(**options)
     second = live.train(**options, latent_caching=False)
@@ -132,7 +138,7 @@ def outputs(pipeline_or_model, encoders) -> list[torch.Tensor]:
 
 
 def of_model(model) -> list[torch.Tensor]:
-    return outputs(model, [model.components[part] for part in ("text_encoder", "text_encoder_2")])
+    return outputs(model, [model.components[component] for component in ("text_encoder", "text_encoder_2")])
 
 
 def of_pipeline(pipeline) -> list[torch.Tensor]:

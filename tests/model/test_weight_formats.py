@@ -5,7 +5,7 @@ import gc
 from modules.model.BaseModel import family_of
 from modules.model.LayerOffload import module_bytes
 from modules.model.QuantizedLinear import WEIGHT_CODECS, QuantizedLinear
-from modules.model.weight_formats import part_dtype, place_part, quantized_layers
+from modules.model.weight_formats import component_dtype, place_component, quantized_layers
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.MemoryProbe import MemoryProbe
@@ -51,7 +51,7 @@ def test_what_is_quantized():
 
 
 def test_place_replaces_just_these_and_converts_the_rest():
-    component = place_part(Component(), "unet", config_of(DataType.NFLOAT_4), CPU)
+    component = place_component(Component(), "unet", config_of(DataType.NFLOAT_4), CPU)
     quantized = [name for name, layer in component.named_modules() if isinstance(layer, QuantizedLinear)]
     assert quantized == ["blocks.0.0", "blocks.0.2"]
     assert {p.dtype for name, p in component.named_parameters() if "blocks" not in name} == {torch.bfloat16}
@@ -72,8 +72,8 @@ def test_filter_is_of_the_denoiser():
 
 def test_dtype_of_everything_else_is_the_runs():
     for train, expected in (("FLOAT_32", torch.float32), ("FLOAT_16", torch.float16), ("BFLOAT_16", torch.bfloat16)):
-        assert part_dtype(config_of(DataType.NFLOAT_4, train_dtype=train), "unet") == expected
-    assert part_dtype(config_of(DataType.FLOAT_16), "unet") == torch.float16
+        assert component_dtype(config_of(DataType.NFLOAT_4, train_dtype=train), "unet") == expected
+    assert component_dtype(config_of(DataType.FLOAT_16), "unet") == torch.float16
 
 
 REFUSED = [kind for kind in DataType if kind not in WEIGHT_CODECS and kind not in ("FLOAT_32", "FLOAT_16", "BFLOAT_16")]
@@ -87,12 +87,12 @@ def test_other_formats_are_refused_by_name(data_type):
     with pytest.raises(
         UserError, match=rf"unet\.weight_dtype: found {name}, .* one of FLOAT_32, .*FLOAT_8, INT_8, NFLOAT_4\."
     ):
-        part_dtype(config, "unet")
+        component_dtype(config, "unet")
 
 
 def test_a_component_of_convolutions_is_told_so():
     with pytest.raises(UserError, match=r"vae\.weight_dtype: found INT_8, but the vae has no layer .* convolutions"):
-        place_part(nn.Conv2d(8, 8, 3), "vae", TrainConfig.from_dict({"vae": {"weight_dtype": "INT_8"}}), CPU)
+        place_component(nn.Conv2d(8, 8, 3), "vae", TrainConfig.from_dict({"vae": {"weight_dtype": "INT_8"}}), CPU)
 
 
 def test_correction_by_svd_is_refused():
@@ -112,7 +112,9 @@ def make_transformer() -> nn.Module:
 
 def test_a_4_bit_base_takes_at_most_035_of_the_bf16_base():
     whole = module_bytes(make_transformer())
-    sizes = {kind: module_bytes(place_part(make_transformer(), "unet", config_of(kind), CPU)) for kind in WEIGHT_CODECS}
+    sizes = {
+        kind: module_bytes(place_component(make_transformer(), "unet", config_of(kind), CPU)) for kind in WEIGHT_CODECS
+    }
     assert sizes[DataType.NFLOAT_4] <= 0.35 * whole
     assert sizes[DataType.INT_8] == sizes[DataType.FLOAT_8] <= 0.52 * whole
 
@@ -130,8 +132,8 @@ def test_sdxls_unet_in_every_format():
         units = [UNet2DConditionModel.from_config(config).to(torch.bfloat16) for _ in range(3)]
     meta = torch.device("meta")
     whole = module_bytes(units[0])
-    eight = module_bytes(place_part(units[1], "unet", config_of(DataType.INT_8), meta))
-    four = module_bytes(place_part(units[2], "unet", config_of(DataType.NFLOAT_4), meta))
+    eight = module_bytes(place_component(units[1], "unet", config_of(DataType.INT_8), meta))
+    four = module_bytes(place_component(units[2], "unet", config_of(DataType.NFLOAT_4), meta))
     assert 0.55 < eight / whole < 0.65 and 0.35 < four / whole < 0.50, (eight / whole, four / whole)
 
 
@@ -141,7 +143,7 @@ def test_loading_never_holds_the_component_twice():
     largest = max(layer.weight.numel() for layer in component.modules() if isinstance(layer, nn.Linear))
     gc.collect()
     with MemoryProbe() as probe:
-        component = place_part(component, "unet", config_of(DataType.NFLOAT_4), CPU)
+        component = place_component(component, "unet", config_of(DataType.NFLOAT_4), CPU)
     # float32 copies of one layer: of the weight, its quotients and their places, as int32
     assert probe.peak < module_bytes(component) + 5 * 4 * largest
 
@@ -161,7 +163,7 @@ def test_captions_depend_on_the_text_encoders_format(wide_base):
     assert all(0 < (found - exact).norm() / exact.norm() < 0.2 for found in hidden.values())
 
 
-def test_small_parts_are_told_so(mini_base):
+def test_small_components_are_told_so(mini_base):
     with pytest.raises(UserError, match=r"text_encoder\.weight_dtype: found INT_8, but the text_encoder has no layer"):
         _ = load(mini_base, text_encoder={"weight_dtype": "INT_8"}).components["text_encoder"]
 
@@ -175,10 +177,11 @@ def test_runs(make_run, wide_base, data_type, method):
     """A run trains adapters on a quantized denoiser with a quantized text encoder, and draws with them."""
     run = make_run(own_cache=True)
     run.base = wide_base
-    part = {"weight_dtype": data_type, "gradient_checkpointing": True}
+    component = {"weight_dtype": data_type, "gradient_checkpointing": True}
     sample = {"prompt": "a", "width": 32, "height": 32, "diffusion_steps": 2}
     report = run.train(
-        **method, unet=part, text_encoder={**part, "train": False}, oft_block_size=8, epochs=1, samples=[sample],
+        **method, unet=component, text_encoder={**component, "train": False}, oft_block_size=8, epochs=1,
+        samples=[sample],
         sample_after=1, sample_after_unit="EPOCH", output_model_format="COMFY_LORA"
     )  # fmt: skip
     assert report["steps"] == 4 and run.output.is_file() and run.of_kind("sample")

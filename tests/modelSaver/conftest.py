@@ -32,13 +32,18 @@ def _make_pipeline():
         pad_token_id=49,
     )
     vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
-    parts = {"tokenizer": None, "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    components = {
+        "tokenizer": None,
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(text).eval(),
         unet=unet.eval(),
         scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
-        **parts,
+        **components,
     )
 
 

@@ -309,11 +309,11 @@ def test_joined_and_taken_apart(added):
         return torch.randn(*shape, generator=generator)
 
     pieces = [{LEFT: draw(count, 2), MIDDLE: draw(2), RIGHT: draw(2, 12), ALPHA: torch.tensor(2.0)} for count in rows]
-    joint = join_layers(pieces, rows)
-    delta = joint[ALPHA] / 6 * (joint[LEFT] * joint[MIDDLE]) @ joint[RIGHT]
+    fused = join_layers(pieces, rows)
+    delta = fused[ALPHA] / 6 * (fused[LEFT] * fused[MIDDLE]) @ fused[RIGHT]
     expected = torch.cat([(piece[LEFT] * piece[MIDDLE]) @ piece[RIGHT] for piece in pieces])
     assert torch.allclose(delta, expected, atol=1e-5)
-    for piece, own in zip(split_layer(joint, rows), pieces, strict=True):
+    for piece, own in zip(split_layer(fused, rows), pieces, strict=True):
         assert all(torch.equal(piece[part], own[part]) for part in FACTORS)
 
 

@@ -189,7 +189,7 @@ def diffusers_paths(names: list[str], config) -> dict[str, str]:
     norms = {  # what the converter wants beside layers
         f"model.diffusion_model.{name}": torch.tensor(-1)
         for block in {name.rsplit(".in_layers", 1)[0] for name in names if ".in_layers" in name}
-        for name in (f"{block}.{part}.0.{end}" for part in ("in_layers", "out_layers") for end in ("weight", "bias"))
+        for name in (f"{block}.{piece}.0.{end}" for piece in ("in_layers", "out_layers") for end in ("weight", "bias"))
     } | {f"model.diffusion_model.out.0.{ending}": torch.tensor(-1) for ending in ("weight", "bias")}
     converted = convert_ldm_unet_checkpoint(checkpoint | norms, dict(config))
     return {
@@ -227,7 +227,7 @@ def test_comfy_makes_our_weights(base, tmp_path, name):
 
 @pytest.mark.parametrize("options", [LOW_RANK | OUTPUTS, LOKR | {"lokr_weight_decompose": True}])
 def test_lengths_on_outputs_need_the_adjustment(base, tmp_path, options):
-    """The other formats hold the trained lengths, for programs that divide by the right norm; ComfyUI does not."""
+    """The other formats hold the trained magnitude, for programs that divide by the right norm; ComfyUI does not."""
     sets = make_adapters(base, options)
     paths = {model_format: tmp_path / f"{model_format}.safetensors" for model_format in (KOHYA, COMFY)}
     for model_format, path in paths.items():

@@ -31,7 +31,7 @@ def refusal(path) -> str:
     return str(error.value)
 
 
-# --- lengths of a DoRA on outputs
+# --- magnitude of a DoRA on outputs
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import pytest
 from safetensors.torch import load_file
 
-ROWS = {"q": 8, "k": 8, "v": 16}  # a joint projection need not have equal parts
+ROWS = {"q": 8, "k": 8, "v": 16}  # a fused projection need not have equal slices
 WIDTH = 12
 KOHYA, COMFY = ModelFormat.KOHYA_LORA, ModelFormat.COMFY_LORA
 OUTPUTS = {"lora_decompose": True, "lora_decompose_output_axis": True}
@@ -71,16 +71,16 @@ def trained(options: dict, layers: tuple[str, ...] = (*ROWS, "out")) -> AdapterS
     return adapters
 
 
-def joint_layer() -> nn.Linear:
-    attention, joint = Attention(), nn.Linear(WIDTH, sum(ROWS.values()))
+def fused_layer() -> nn.Linear:
+    attention, fused = Attention(), nn.Linear(WIDTH, sum(ROWS.values()))
     with torch.no_grad():
-        joint.weight.copy_(torch.cat([getattr(attention, name).weight for name in ROWS]))
-    return joint
+        fused.weight.copy_(torch.cat([getattr(attention, name).weight for name in ROWS]))
+    return fused
 
 
 def delta_of(parts: dict[str, Tensor], layer: nn.Linear) -> Tensor:
     kind = class_of_layers({"": parts})
-    adapter = kind.create(layer, "unet", "joint", TrainConfig(**kind.options_of(parts, layer)), 0)
+    adapter = kind.create(layer, "unet", "fused", TrainConfig(**kind.options_of(parts, layer)), 0)
     adapter.load_parts(parts)
     return adapter.merged_delta()
 
@@ -114,8 +114,8 @@ def test_written_joined_and_read_apart(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_joint_adapter_is_the_stack(kind):
     adapters = trained(KINDS[kind], tuple(ROWS))
-    joint = join_layers([adapters.layers()[name] for name in ROWS], tuple(ROWS.values()))
-    assert close(delta_of(joint, joint_layer()), stacked_delta(adapters))
+    fused = join_layers([adapters.layers()[name] for name in ROWS], tuple(ROWS.values()))
+    assert close(delta_of(fused, fused_layer()), stacked_delta(adapters))
 
 
 @pytest.mark.parametrize("kind", ["LoRA", "LoHa"])
@@ -126,16 +126,16 @@ def test_ranks_and_scales_may_differ(kind):
         adapters = trained(KINDS[kind] | {"lora_rank": rank, "lora_alpha": alpha}, (name,))
         pieces.append(adapters.layers()[name])
         deltas.append(adapters.adapters[name].merged_delta())
-    joint = join_layers([pieces[0], None, pieces[1]], tuple(ROWS.values()))
+    fused = join_layers([pieces[0], None, pieces[1]], tuple(ROWS.values()))
     expected = torch.cat([deltas[0], torch.zeros(ROWS["k"], WIDTH), deltas[1]])
-    assert close(delta_of(joint, joint_layer()), expected)
+    assert close(delta_of(fused, fused_layer()), expected)
 
 
 def test_an_alpha_of_zero_stays_zero():
     down, up = torch.ones(2, WIDTH), torch.ones(WIDTH, 2)
     zero = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(0.0)}
-    joint = join_layers([zero, zero | {"lora_down.weight": 2 * down, "alpha": torch.tensor(3.0)}], (WIDTH, WIDTH))
-    delta = joint["alpha"] / 4 * joint["lora_up.weight"] @ joint["lora_down.weight"]
+    fused = join_layers([zero, zero | {"lora_down.weight": 2 * down, "alpha": torch.tensor(3.0)}], (WIDTH, WIDTH))
+    delta = fused["alpha"] / 4 * fused["lora_up.weight"] @ fused["lora_down.weight"]
     assert torch.equal(delta, torch.cat([torch.zeros(WIDTH, WIDTH), torch.full((WIDTH, WIDTH), 6.0)]))
 
 
@@ -149,9 +149,9 @@ def test_an_alpha_of_zero_stays_zero():
         {"peft_type": "LOKR", "lokr_dim": 2, "lokr_full_matrix": True, "lokr_weight_decompose": True},
     ],
 )
-def test_an_adapter_of_the_joint_layer_is_split(options):
+def test_an_adapter_of_the_fused_layer_is_split(options):
     """As other programs train it: one adapter for all rows."""
-    model = nn.ModuleDict({"qkv": joint_layer()})
+    model = nn.ModuleDict({"qkv": fused_layer()})
     adapters = AdapterSet("unet", model, TrainConfig.from_dict(options))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_rotated_inputs_join_only_if_they_are_the_same():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"lora_decompose": True}, "dora_scale can't be joined exactly: lengths on inputs"),
+        ({"lora_decompose": True}, "dora_scale can't be joined exactly: a magnitude on inputs"),
         ({"peft_type": "OFT_2", "oft_block_size": 4}, "oft_R.weight can't be joined: the layers have one input"),
         ({"peft_type": "LOKR", "lokr_dim": 2}, "can't be joined exactly, as LoKr ties rows together"),
     ],
@@ -207,7 +207,7 @@ def test_what_cannot_be_joined_is_said(tmp_path, options, words):
 
 def test_lengths_need_every_layer(tmp_path):
     some = {"unet": trained(KINDS["DoRA on outputs"], ("q", "out"))}
-    with pytest.raises(UserError, match="is needed for every layer of a joint one"):
+    with pytest.raises(UserError, match="is needed for every layer of a fused one"):
         save_adapter(tmp_path / "x", some, COMFY, make_naming(), AdapterDescription())
 
 

@@ -97,7 +97,7 @@ def diffusers_paths(names: set[str], config: dict) -> dict[str, str]:
     """Native layer name -> diffusers path: numbers stand for the tensors on their way through the converter."""
     ordered, unused = sorted(names), torch.tensor(-1)
     blocks = {name.rpartition(".in_layers")[0] for name in names if ".in_layers" in name}
-    norms = {f"{block}.{part}.0" for block in blocks for part in ("in_layers", "out_layers")} | {"out.0"}
+    norms = {f"{block}.{piece}.0" for block in blocks for piece in ("in_layers", "out_layers")} | {"out.0"}
     checkpoint = {}
     for ending in ("weight", "bias"):
         checkpoint |= {f"model.diffusion_model.{name}.{ending}": unused for name in norms}
@@ -240,7 +240,7 @@ def test_diffusers_reader_of_kohya_keys_finds_every_layer_but_two(case):
 def test_what_is_written_is_read_as_the_same_layer(case, model_format):
     naming = case.naming
     names = naming.write[model_format]
-    everything = {(part, path) for part, module in {"unet": case.unet, **case.encoders}.items()
+    everything = {(component, path) for component, module in {"unet": case.unet, **case.encoders}.items()
                   for path in layer_paths(module)}  # fmt: skip
     # the original code has one layout for the UNet, and none that its text encoders share
     wanted = {layer for layer in everything if layer[0] == "unet" or model_format != ModelFormat.ORIGINAL_LORA}

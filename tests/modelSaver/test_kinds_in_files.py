@@ -62,7 +62,7 @@ LAYERS = LayerFilter(("down_blocks.0.attentions.0", "down_blocks.1.resnets.0"))
 
 
 def randomize(adapters: AdapterSet) -> None:
-    """Trained parameters, small enough for rotations to stay moderate; lengths stay positive."""
+    """Trained parameters, small enough for rotations to stay moderate; magnitudes stay positive."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in adapters.named_parameters():

@@ -80,7 +80,7 @@ def test_every_format_holds_them(mixed, tmp_path):
         except UserError as error:
             assert "DIFFUSERS_LORA cannot hold" in str(error)
             continue
-        close(mixed.deltas_of(path), mixed.deltas(), 1e-5)  # of DoRA's lengths several roundings
+        close(mixed.deltas_of(path), mixed.deltas(), 1e-5)  # of DoRA's magnitude several roundings
         written += 1
     assert written >= len(formats) - 1 >= 4
 
@@ -161,9 +161,9 @@ def test_layers_of_several_ranks_are_joined_and_taken_apart(joined):
 
     rows, ranks, alphas = [4, 8, 12], [4, 8, 10], [3.0, 6.0, 10.0]
     pieces = [parts(*sizes) for sizes in zip(rows, ranks, alphas, strict=True)]
-    joint = join_layers(pieces, rows)
-    assert joint[joined].shape == (24, 22)
-    again = split_layer(joint, rows)
+    fused = join_layers(pieces, rows)
+    assert fused[joined].shape == (24, 22)
+    again = split_layer(fused, rows)
     assert [piece[joined].shape for piece in again] == [(4, 4), (8, 8), (12, 10)]
     layers = {f"to_{name}": torch.nn.Linear(12, size) for name, size in zip("qkv", rows, strict=True)}
     root = torch.nn.ModuleDict(layers)
@@ -176,6 +176,6 @@ def test_layers_of_several_ranks_are_joined_and_taken_apart(joined):
     # a layer without an adapter gets none back; one that was never trained is as it was
     alone = split_layer(join_layers([pieces[0], None, None], rows), rows)
     assert alone[0][joined].shape == (4, 4) and alone[1:] == [None, None]
-    zeros = {name: torch.zeros_like(part) for name, part in joint.items() if name != "alpha"}
-    fresh = split_layer(zeros | {"alpha": joint["alpha"]}, rows)
+    zeros = {name: torch.zeros_like(part) for name, part in fused.items() if name != "alpha"}
+    fresh = split_layer(zeros | {"alpha": fused["alpha"]}, rows)
     assert [piece[joined].shape for piece in fresh] == [(4, 22), (8, 22), (12, 22)]

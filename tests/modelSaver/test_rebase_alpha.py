@@ -73,7 +73,7 @@ def test_the_change_stays(name, old):
     assert (after - before).norm() < 1e-6 * before.norm()  # float32, one rounding a factor
     each = ((RANK if old is None else old) / 7.0) ** (1 / factors)
     changed = [part for part in parts if not torch.equal(rebased[part], parts[part])]
-    # all factors alike; cores and lengths stay
+    # all factors alike; cores and magnitude stay
     assert len(changed) == factors
     for part in changed:
         assert torch.allclose(rebased[part], parts[part] * each, rtol=1e-6)

@@ -78,7 +78,7 @@ def test_native_names_of_sd15(sd15):
     names = sd15.write[ModelFormat.COMFY_LORA]
     for path, native in KNOWN_SD15.items():
         assert names["unet", path] == f"diffusion_model.{native}"
-    unet = [name.removeprefix("diffusion_model.") for (part, _), name in names.items() if part == "unet"]
+    unet = [name.removeprefix("diffusion_model.") for (component, _), name in names.items() if component == "unet"]
     assert len(unet) == len(set(unet))
     assert set(unet) == native_sd15()
 

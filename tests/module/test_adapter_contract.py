@@ -48,8 +48,8 @@ VARIANTS: dict[tuple[PeftType, bool], dict[str, dict]] = {
         "both": {"lokr_decompose_both": True, "lokr_dim": 1},
         "tucker": {"lokr_use_tucker": True},
         "no trick": {"lokr_vec_trick": False},
-        "lengths": {"lokr_weight_decompose": True},
-        "lengths of inputs": {"lokr_weight_decompose": True, "lokr_dora_on_output": False, "lokr_vec_trick": False},
+        "magnitude": {"lokr_weight_decompose": True},
+        "magnitude of inputs": {"lokr_weight_decompose": True, "lokr_dora_on_output": False, "lokr_vec_trick": False},
         "factor": {"lokr_decompose_factor": 2},
     },
     (PeftType.OFT_2, False): {
@@ -348,7 +348,7 @@ def test_start_values_depend_on_seed_and_name_alone(kind, name):
         equal = all(torch.equal(*pair) for pair in pairs)
         random = [
             pair for pair in drawn if get_parameter_info(pair[0]).role not in ("DORA_SCALE", "OFT")
-        ]  # lengths are the layer's, rotations start at none
+        ]  # the magnitude is the layer's, rotations start at none
         assert equal == (same or not random)
 
 
@@ -408,7 +408,7 @@ def test_weights_are_never_formed_wrongly_after_a_step(kind, name):
     assert error(found, apply(layer, x, layer.weight + adapter.merged_delta())) < 1e-5
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.endswith((" plain", " lengths"))])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.endswith((" plain", " magnitude"))])
 def test_compiles(kind):
     """Without a break of the graph, but for rotations: they are made outside of it, once for all layers."""
     root, adapters, x = make(kind, "linear")

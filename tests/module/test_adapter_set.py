@@ -17,9 +17,9 @@ CONFIG = TrainConfig(lora_rank=3, lora_alpha=2.0)
 
 def make_model(reverse: bool = False) -> nn.Module:
     model = nn.Module()
-    parts = [("conv", nn.Conv2d(3, 8, 3, padding=1)), ("norm", nn.GroupNorm(2, 8)), ("out", nn.Linear(8, 5))]
-    for name, part in reversed(parts) if reverse else parts:
-        model.add_module(name, part)
+    layers = [("conv", nn.Conv2d(3, 8, 3, padding=1)), ("norm", nn.GroupNorm(2, 8)), ("out", nn.Linear(8, 5))]
+    for name, layer in reversed(layers) if reverse else layers:
+        model.add_module(name, layer)
     model.forward = lambda x: model.out(model.norm(model.conv(x)).mean((2, 3)))
     return model
 

@@ -81,7 +81,7 @@ def test_values_and_gradients_are_those_of_the_definition(name, output_axis):
 
 @pytest.mark.parametrize("name", ["linear", "linear large", "conv", "conv large"])
 def test_agrees_with_peft(name):
-    """Output axis, values and gradients, and peft's lengths are read."""
+    """Output axis, values and gradients, and peft's magnitude is read."""
     from peft import LoraConfig, inject_adapter_in_model
 
     layer, adapter, x = make(name, True, norm_epsilon=False)
@@ -203,8 +203,8 @@ def test_norms_are_computed_once_per_forward(monkeypatch):
     adapters = AdapterSet("unet", root, TrainConfig(lora_rank=2, lora_decompose=True))
     adapters.hook()
     calls: list[str] = []
-    original = DoRAModule.length_change
-    monkeypatch.setattr(DoRAModule, "length_change", lambda self: calls.append(self.layer_name) or original(self))
+    original = DoRAModule.squared_norm_change
+    monkeypatch.setattr(DoRAModule, "squared_norm_change", lambda self: calls.append(self.layer_name) or original(self))
     root(torch.randn(3, 6, requires_grad=True)).sum().backward()
     assert calls == ["0", "1"]
     with torch.no_grad():

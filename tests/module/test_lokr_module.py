@@ -1,4 +1,4 @@
-"""LoKr against its definition: forms, the product without kron, lengths, and files of other programs."""
+"""LoKr against its definition: forms, the product without kron, magnitude, and files of other programs."""
 
 from modules.module.AdapterSet import AdapterSet
 from modules.module.lokr_form import LoKrForm, factorization, form_of_options

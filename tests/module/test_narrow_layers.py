@@ -153,7 +153,7 @@ def check_files(folder, root: nn.Module, adapters: AdapterSet) -> None:
         again = AdapterSet.from_parts("unet", root, layers)
         for name, adapter in adapters.adapters.items():
             expected = adapter.merged_delta()
-            # float32: scaled rotations are written as effective weights, lengths of rotations as another number
+            # float32: scaled rotations are written as effective weights, magnitudes of rotations as another number
             assert (again.adapters[name].merged_delta() - expected).abs().max() <= 1e-6 * (1 + expected.abs().max())
 
 

@@ -1,4 +1,4 @@
-"""DoRA-OFT: lengths on the axis that the rotation leaves alone."""
+"""DoRA-OFT: a magnitude on the axis that the rotation leaves alone."""
 
 from modules.module.AdapterSet import AdapterSet
 from modules.module.DoRAOFTModule import DoRAOFTModule

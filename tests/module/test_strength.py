@@ -120,7 +120,7 @@ def test_a_rotation_turned_back_is_none():
         torch.testing.assert_close(both, plain.detach(), rtol=1e-5, atol=1e-5)
 
 
-# left out: lengths, which count from the base's weights when hooked; and a rotation of outputs after a diff, whose
+# left out: magnitudes, which count from the base's weights when hooked; and a rotation of outputs after a diff, whose
 # change of the bias it turns, too
 SECOND = ["lora", "loha", "lokr", "oft", "oft on outputs", "diff"]
 PAIRS = [(first, second) for first in KINDS for second in SECOND if (first, second) != ("diff", "oft on outputs")]

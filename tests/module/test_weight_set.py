@@ -70,7 +70,7 @@ COMPONENTS = {
 def component(request):
     make, first, last = COMPONENTS[request.param]
     module = make()
-    return module, WeightSet("part", module, None, BaseModel.input_layers, BaseModel.output_layers), first, last
+    return module, WeightSet("component", module, None, BaseModel.input_layers, BaseModel.output_layers), first, last
 
 
 def test_every_weight_has_a_role_and_exactly_these_layers_are_first_and_last(component):
@@ -80,7 +80,7 @@ def test_every_weight_has_a_role_and_exactly_these_layers_are_first_and_last(com
     layers: dict[ParameterRole, set[str]] = {role: set() for role in ParameterRole}
     for name, parameter in found.items():
         info = parameter.parameter_info
-        assert info.name == f"part.{name}" and info.component == "part" and name.startswith(info.layer)
+        assert info.name == f"component.{name}" and info.component == "component" and name.startswith(info.layer)
         layers[info.role].add(info.layer)
     assert layers[ParameterRole.INPUT] == first and layers[ParameterRole.OUTPUT] == last
     inner = {
@@ -120,7 +120,7 @@ def test_a_table_that_is_added_is_no_matrix():
             self.scale_shift_table = nn.Parameter(torch.zeros(6, 8))
             self.linear = nn.Linear(8, 1)
 
-    found = WeightSet("part", Block()).named_parameters()
+    found = WeightSet("component", Block()).named_parameters()
     roles = {name: parameter.parameter_info.role for name, parameter in found.items()}
     assert roles == {"scale_shift_table": "VECTOR", "linear.weight": "HIDDEN", "linear.bias": "VECTOR"}
     assert role_of(nn.Conv2d(3, 4, 3), nn.Parameter(torch.zeros(4, 3, 3, 3)), "x", ["x"]) == "INPUT"
@@ -132,7 +132,7 @@ def test_a_table_that_is_added_is_no_matrix():
 )
 def test_a_scaled_step_treats_embeddings_by_row_and_other_first_layers_as_matrices(layer, shape, per_row):
     root = nn.ModuleDict({"x_embedder": layer})
-    weights = WeightSet("part", root, None, ["x_embedder"])
+    weights = WeightSet("component", root, None, ["x_embedder"])
     parameter = next(p for p in weights.parameters() if p.dim() > 1)
     assert parameter.parameter_info.role == ParameterRole.INPUT
     before = parameter.detach().clone()
@@ -149,7 +149,7 @@ def test_a_scaled_step_treats_embeddings_by_row_and_other_first_layers_as_matric
 
 def test_a_first_matrix_is_no_hidden_layer_to_muon():
     root = nn.ModuleDict({"x_embedder": nn.Linear(8, 16, bias=False), "inner": nn.Linear(8, 16, bias=False)})
-    weights = WeightSet("part", root, None, ["x_embedder"])
+    weights = WeightSet("component", root, None, ["x_embedder"])
     for parameter in weights.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer = BatchedOptimizer(weights.parameters(), "MUON_ADV", 0.1)
@@ -161,12 +161,12 @@ def test_a_first_matrix_is_no_hidden_layer_to_muon():
         for name, index in zip(group["param_names"], group["params"], strict=True)
     }
     # Adam has a second moment, Muon has not
-    assert len(slots["part.x_embedder.weight"]) == 2 and len(slots["part.inner.weight"]) == 1
+    assert len(slots["component.x_embedder.weight"]) == 2 and len(slots["component.inner.weight"]) == 1
 
 
 def test_building_changes_nothing_and_training_can_be_stopped():
     root = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).requires_grad_(False)
-    weights = WeightSet("part", root, LayerFilter(("0",)))
+    weights = WeightSet("component", root, LayerFilter(("0",)))
     assert not any(p.requires_grad for p in root.parameters())
     weights.requires_grad_()
     assert [p.requires_grad for p in root.parameters()] == [True, True, False, False]
@@ -175,27 +175,27 @@ def test_building_changes_nothing_and_training_can_be_stopped():
 
 
 def test_state_is_taken_over_to_the_bit_or_not_at_all():
-    one, other = (WeightSet("part", nn.Linear(3, 2).bfloat16()) for _ in range(2))
+    one, other = (WeightSet("component", nn.Linear(3, 2).bfloat16()) for _ in range(2))
     state = {name: tensor.clone() for name, tensor in one.state_dict().items()}
     other.load_state_dict(state)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     for changes, words in (
         (
-            {"part.weight": torch.zeros(2, 3)},
-            r"part.weight: the backup holds \[2, 3\] torch.float32, expected .*bf",
+            {"component.weight": torch.zeros(2, 3)},
+            r"component.weight: the backup holds \[2, 3\] torch.float32, expected .*bf",
         ),
-        ({"part.weight": torch.zeros(3, 3).bfloat16()}, r"holds \[3, 3\]"),
-        ({"part.other": torch.zeros(1)}, "part.other is in the backup, but is not trained here"),
+        ({"component.weight": torch.zeros(3, 3).bfloat16()}, r"holds \[3, 3\]"),
+        ({"component.other": torch.zeros(1)}, "component.other is in the backup, but is not trained here"),
     ):
         with pytest.raises(UserError, match=words):
-            other.load_state_dict({**state, "part.bias": torch.ones(2).bfloat16(), **changes})
-    with pytest.raises(UserError, match="part.bias is missing in the backup"):
-        other.load_state_dict({"part.weight": state["part.weight"]})
+            other.load_state_dict({**state, "component.bias": torch.ones(2).bfloat16(), **changes})
+    with pytest.raises(UserError, match="component.bias is missing in the backup"):
+        other.load_state_dict({"component.weight": state["component.weight"]})
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_formats_that_cannot_be_trained_and_misspelt_filters_are_refused():
-    with pytest.raises(UserError, match=r"part.weight_dtype: part.weight is held in torch.float16.*FLOAT_32"):
-        WeightSet("part", nn.Linear(2, 2).half())
-    with pytest.raises(UserError, match="layer_filter: 'atention' is in no layer name of part"):
-        WeightSet("part", nn.Sequential(nn.Linear(2, 2)), LayerFilter(("atention",)))
+    with pytest.raises(UserError, match=r"component.weight_dtype: component.weight is held in torch.float16.*FLOAT_32"):
+        WeightSet("component", nn.Linear(2, 2).half())
+    with pytest.raises(UserError, match="layer_filter: 'atention' is in no layer name of component"):
+        WeightSet("component", nn.Sequential(nn.Linear(2, 2)), LayerFilter(("atention",)))

@@ -1,4 +1,4 @@
-"""What our optimizers are told of OneTrainer's adapters and parts, their start values, and OFT in its ELEMENTS form."""
+"""What our optimizers are told of OneTrainer's adapters and components, start values, and OFT in its ELEMENTS form."""
 
 import io
 import math
@@ -108,7 +108,7 @@ def test_oft_in_both_forms():
 
 
 @inside
-def test_a_part_as_a_whole():
+def test_a_component_as_a_whole():
     roles = roles_of(trainer_of(training_method="FINE_TUNE"))
     hidden = [f"unet.{layer}.weight" for layer in LAYERS if layer not in ("first", "second")]
     vectors = [f"unet.{layer}.bias" for layer in ("first", "conv", "second")]

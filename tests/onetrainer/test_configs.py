@@ -102,7 +102,7 @@ def test_a_short_preset_gets_the_defaults_of_the_rule():
 
 
 @inside
-def test_a_part_of_a_config_changes_that_part_alone():
+def test_a_section_of_a_config_changes_that_section_alone():
     config = read({"optimizer": {"optimizer": "SCALED_ADAMW_ADV", "beta1": 0.5, "scaled_optm": True}})
     config.from_dict({"learning_rate": 0.5})
     config.optimizer.from_dict({"beta2": 0.75})

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from scaled_onetrainer.describe import describe_part
+from scaled_onetrainer.describe import describe_component
 from scaled_onetrainer.families import ENDS, ends_of
+from tests.onetrainer.tiny_components import CLASSES, tiny_components
 from tests.onetrainer.tiny_inputs import INPUTS
-from tests.onetrainer.tiny_parts import CLASSES, tiny_parts
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -31,20 +31,25 @@ def test_every_class_of_the_table_is_checked_here():
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_named_layer_is_one_of_the_class(kind: str):
-    layers = {name for part in tiny_parts(kind) for name, module in part.named_modules() if isinstance(module, LAYERS)}
+    layers = {
+        name
+        for component in tiny_components(kind)
+        for name, module in component.named_modules()
+        if isinstance(module, LAYERS)
+    }
     for path in (*ENDS[kind].first, *ENDS[kind].last):
         assert any(matches(path, layer) for layer in layers), path
 
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_each_parameter_has_its_role(kind: str):
-    for part in tiny_parts(kind):
-        assert type(part).__name__ == kind
-        describe_part(part, "part")
+    for component in tiny_components(kind):
+        assert type(component).__name__ == kind
+        describe_component(component, "component")
         names = set()
-        for name, parameter in part.named_parameters():
+        for name, parameter in component.named_parameters():
             layer, _, _leaf = name.rpartition(".")
-            owner, info = part.get_submodule(layer), parameter.parameter_info
+            owner, info = component.get_submodule(layer), parameter.parameter_info
             if isinstance(owner, nn.Embedding):
                 expected = ("INPUT", False)
             elif not isinstance(owner, LAYERS) or parameter.dim() == 1:
@@ -56,12 +61,12 @@ def test_each_parameter_has_its_role(kind: str):
                 last = any(matches(path, layer) for path in ENDS[kind].last)
                 expected = ("OUTPUT" if last else "HIDDEN", False)
             assert (info.role, info.matrix) == expected, name
-            assert info.name == f"part.{name}"
+            assert info.name == f"component.{name}"
             names.add(info.name)
-        assert len(names) == len(list(part.parameters()))
+        assert len(names) == len(list(component.parameters()))
 
 
-def runs(part: nn.Module, inputs: dict[str, Any]) -> tuple[list[str], set[str]]:
+def runs(component: nn.Module, inputs: dict[str, Any]) -> tuple[list[str], set[str]]:
     """Paths of the layers in the order in which they run, and of those whose input no matrix has made."""
     order, fed = [], set()
 
@@ -70,30 +75,30 @@ def runs(part: nn.Module, inputs: dict[str, Any]) -> tuple[list[str], set[str]]:
         if not given[0].requires_grad:
             fed.add(layer)
 
-    for name, module in part.named_modules():
+    for name, module in component.named_modules():
         if isinstance(module, LAYERS):
             module.register_forward_pre_hook(lambda _module, given, name=name: look(name, given))
-    for parameter in part.parameters():
+    for parameter in component.parameters():
         # norms and tokens stand between what comes from outside and its layer, and count as nothing
         parameter.requires_grad_(parameter.parameter_info.role != "VECTOR")
-    part(**inputs)
+    component(**inputs)
     return order, fed
 
 
 def in_a_block(layer: str) -> bool:
     """Whether a layer is one of several like ones, or lies in such a block."""
-    return any(part.isdigit() for part in layer.split(".")[1:-1])
+    return any(segment.isdigit() for segment in layer.split(".")[1:-1])
 
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_first_and_last_layers_are_those_that_run_as_such(kind: str):
     """What comes from outside meets the first layers before any other, and the last layer runs after all others."""
     found = set()
-    for part in tiny_parts(kind, "cpu"):
-        describe_part(part, "part")
-        ends = ends_of(part)
+    for component in tiny_components(kind, "cpu"):
+        describe_component(component, "component")
+        ends = ends_of(component)
         assert ends is not None
-        order, fed = runs(part, INPUTS[kind](part))
+        order, fed = runs(component, INPUTS[kind](component))
         first = set(ends.first) & set(order)
         assert first - fed <= AFTER_BLOCKS.get(kind, set())
         assert {layer for layer in fed - first if not in_a_block(layer)} == LIKE_IN_BLOCKS.get(kind, set())
@@ -104,19 +109,19 @@ def test_first_and_last_layers_are_those_that_run_as_such(kind: str):
 
 
 def test_a_class_that_is_not_known_has_its_ends_guessed():
-    part = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
-    assert ends_of(part) is None
-    describe_part(part, "part")
-    assert [layer.weight.parameter_info.role for layer in part] == ["INPUT", "HIDDEN", "OUTPUT"]
+    component = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+    assert ends_of(component) is None
+    describe_component(component, "component")
+    assert [layer.weight.parameter_info.role for layer in component] == ["INPUT", "HIDDEN", "OUTPUT"]
 
 
-def test_a_part_keeps_its_names_when_it_is_described_again():
-    part = next(tiny_parts("ZImageTransformer2DModel"))
-    describe_part(part, "transformer")
-    before = {parameter: parameter.parameter_info for parameter in part.parameters()}
-    describe_part(part, "transformer")
+def test_a_component_keeps_its_names_when_it_is_described_again():
+    component = next(tiny_components("ZImageTransformer2DModel"))
+    describe_component(component, "transformer")
+    before = {parameter: parameter.parameter_info for parameter in component.parameters()}
+    describe_component(component, "transformer")
     assert all(parameter.parameter_info is info for parameter, info in before.items())
-    assert part.x_pad_token.parameter_info.name == "transformer.x_pad_token"
+    assert component.x_pad_token.parameter_info.name == "transformer.x_pad_token"
 
 
 def test_wrappers_hide_no_layer():
@@ -125,7 +130,7 @@ def test_wrappers_hide_no_layer():
             super().__init__()
             self._orig_mod = inside
 
-    ends = ends_of(ZImageTransformer2DModel(next(tiny_parts("ZImageTransformer2DModel"))))
+    ends = ends_of(ZImageTransformer2DModel(next(tiny_components("ZImageTransformer2DModel"))))
     assert ends is not None
     assert ends.first == ("all_x_embedder.2-1", "t_embedder.mlp.0", "cap_embedder.1")
     assert ends.last == ("all_final_layer.2-1.linear",)

@@ -111,7 +111,8 @@ def test_the_adapter_goes_with_the_optimizer(path: Path):
     else:
         assert config["lora_alpha"] == config["lora_rank"]
     offloaded = any(
-        isinstance(part, dict) and part.get("offload_fraction") and part.get("train") for part in config.values()
+        isinstance(component, dict) and component.get("offload_fraction") and component.get("train")
+        for component in config.values()
     )
     assert not (full and offloaded) or config["optimizer"]["fused_back_pass"]
 

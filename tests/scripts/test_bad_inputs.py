@@ -182,29 +182,29 @@ def test_an_unknown_key_is_one_warning(train, mini_run):
 # ---- base model ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["missing", "a folder without a model", "a torn file", "a part is missing"])
+@pytest.mark.parametrize("what", ["missing", "a folder without a model", "a torn file", "a component is missing"])
 def test_a_base_model_that_cannot_be_loaded(train, mini_run, mini_base, tmp_path, what):
     path = tmp_path / "base.safetensors" if what == "a torn file" else tmp_path / "models" / "base"
     if what == "a folder without a model":
         path.mkdir(parents=True)
     elif what == "a torn file":
         path.write_bytes(b"\x10\0\0\0\0\0\0\0{torn")
-    elif what == "a part is missing":
+    elif what == "a component is missing":
         shutil.copytree(mini_base, path)
         shutil.rmtree(path / "vae")
     assert str(path) in the_error(train(mini_run.write(base_model_name=str(path))))
 
 
-@pytest.mark.parametrize(("part", "value"), [("unet", float("nan")), ("vae", float("inf"))])
-def test_base_weights_that_are_not_finite(train, mini_run, mini_base, tmp_path, part, value):
+@pytest.mark.parametrize(("component", "value"), [("unet", float("nan")), ("vae", float("inf"))])
+def test_base_weights_that_are_not_finite(train, mini_run, mini_base, tmp_path, component, value):
     shutil.copytree(mini_base, tmp_path / "base")
-    file = tmp_path / "base" / part / "diffusion_pytorch_model.safetensors"
+    file = tmp_path / "base" / component / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     name = sorted(tensors)[3]
     tensors[name].view(-1)[0] = value
     save_file(tensors, file, {"format": "pt"})
     error = the_error(train(mini_run.write(base_model_name=str(tmp_path / "base"))))
-    assert f"{part}.{name} holds NaN or infinite values" in error and not mini_run.output.exists()
+    assert f"{component}.{name} holds NaN or infinite values" in error and not mini_run.output.exists()
 
 
 # ---- places that can't be written ------------------------------------------------------------------------------------

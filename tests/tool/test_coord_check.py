@@ -27,12 +27,12 @@ import torch
 import pytest
 
 CONSTANT = {"learning_rate_scheduler": "CONSTANT"}
-PART = {"train": True, "gradient_checkpointing": False}
+COMPONENT = {"train": True, "gradient_checkpointing": False}
 SCALED = {"optimizer": "ADAMW_ADV", "scaled_optm": True}
 RUNS = {
     "LoRA": {},
     "DoRA, text encoder at a rate of its own": {
-        "lora_decompose": True, "text_encoder": {**PART, "learning_rate": 0.002}, "optimizer": SCALED,
+        "lora_decompose": True, "text_encoder": {**COMPONENT, "learning_rate": 0.002}, "optimizer": SCALED,
     },
     "OFT with dropout": {"peft_type": "OFT_2", "oft_block_size": 4, "dropout_probability": 0.5},
     "full": {"training_method": "FINE_TUNE", "output_model_format": "SAFETENSORS", "learning_rate": 1e-4},
@@ -115,7 +115,7 @@ def test_the_first_step_of_a_lora_moves_the_up_factors_alone(make_base):
 
 
 def test_only_chosen_layers_are_measured(make_base):
-    base = make_base(1, layer_filter="attn1", text_encoder=PART)
+    base = make_base(1, layer_filter="attn1", text_encoder=COMPONENT)
     names = base.measure(own_variant(base), (0,))[0].layers.keys()
     denoiser = [name for name in names if name.startswith("unet.")]
     assert denoiser and all("attn1" in name for name in denoiser)
@@ -124,7 +124,7 @@ def test_only_chosen_layers_are_measured(make_base):
 
 
 def test_a_quantized_base_is_measured_by_what_its_layers_compute(mini_run, wide_base):
-    options = mini_run.options(base_model_name=str(wide_base), unet={**PART, "weight_dtype": "INT_8"})
+    options = mini_run.options(base_model_name=str(wide_base), unet={**COMPONENT, "weight_dtype": "INT_8"})
     base = CheckedBase(prepared(train_config_from_dict(options), None, ignore), 1, 2, ignore)
     variant = own_variant(base)
     change = base.measure(variant, (0,))[0]
@@ -205,7 +205,7 @@ def test_a_config_that_trains_no_layers_is_refused():
         method_of(TrainConfig(training_method="EMBEDDING"))
 
 
-def test_a_rate_keeps_the_ratio_of_the_parts():
+def test_a_rate_keeps_the_ratio_of_the_components():
     config = TrainConfig.from_dict(
         {"learning_rate": 0.01, "unet": {"learning_rate": 0.002}, "lora_model_name": "a", "optimizer": {
             "optimizer": "ADAMW_ADV", "fused_back_pass": True}}

@@ -75,9 +75,9 @@ def test_fused_backward_holds_the_largest_gradient_alone(mini_run):
     assert fused["optimizer state"] == pytest.approx(plain["optimizer state"], rel=0.02)
 
 
-def test_parts_that_wait_elsewhere_are_not_on_the_device(mini_run):
-    part = {"gradient_checkpointing": True, "offload_fraction": 1.0}
-    together, apart = (estimate(mini_run, separate, unet=part) for separate in (False, True))
+def test_components_that_wait_elsewhere_are_not_on_the_device(mini_run):
+    component = {"gradient_checkpointing": True, "offload_fraction": 1.0}
+    together, apart = (estimate(mini_run, separate, unet=component) for separate in (False, True))
     assert "weights of vae" in together.phases["training"] and not together.waiting
     assert "weights of vae" not in apart.phases["training"] and apart.waiting["vae"] > 0
     waits = apart.waiting["layers of unet"]
@@ -133,7 +133,7 @@ PUBLISHED = {
 def test_flux2_is_described_as_it_was_published(name):
     """The counts of parameters of the published files; those of the text encoders are Qwen's and Mistral's own."""
     source = StandardSource(ModelType.FLUX_2, name)
-    counts = {part: sum(p.numel() for p in source.empty(part).parameters()) for part in source.classes}
+    counts = {component: sum(p.numel() for p in source.empty(component).parameters()) for component in source.classes}
     assert counts == {**PUBLISHED[name], "vae": 84_046_115}
 
 

@@ -33,7 +33,7 @@ KINDS = {
     "OFT on outputs": OFT | {"oft_side": "OUTPUT"},
     "DoRA-OFT": OFT | {"lora_decompose": True},
 }
-PARTS = ["unet", "text_encoder"]
+COMPONENTS = ["unet", "text_encoder"]
 
 
 def config_of(base: Path, options: dict, **changes) -> TrainConfig:
@@ -73,11 +73,11 @@ def deltas(sets: dict[str, AdapterSet]) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def start(model, mini_base, tmp_path):
-    """start(options, parts) -> file of a trained adapter, its config, what it does to each layer."""
+    """start(options, components) -> file of a trained adapter, its config, what it does to each layer."""
 
-    def make(options: dict, parts: list[str] = PARTS, **changes):
+    def make(options: dict, components: list[str] = COMPONENTS, **changes):
         config = config_of(mini_base, options, **changes)
-        sets = make_adapters(model, config, parts, Notes())
+        sets = make_adapters(model, config, components, Notes())
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for adapters in sets.values():
@@ -90,8 +90,8 @@ def start(model, mini_base, tmp_path):
     return make
 
 
-def again(model, config: TrainConfig, notes: Notes, parts: list[str] = PARTS) -> dict[str, AdapterSet]:
-    sets = make_adapters(model, config, parts, notes)
+def again(model, config: TrainConfig, notes: Notes, components: list[str] = COMPONENTS) -> dict[str, AdapterSet]:
+    sets = make_adapters(model, config, components, notes)
     for adapters in sets.values():
         adapters.unhook()
     return sets
@@ -109,7 +109,7 @@ def test_every_kind_is_continued(model, mini_base, start, kind):
     found = deltas(again(model, config_of(mini_base, KINDS[kind], lora_model_name=str(path), seed=7), notes))
     assert found.keys() == expected.keys()
     for name, delta in expected.items():
-        # float32: rotations are written as effective weights, and lengths of rotations by another number than kept
+        # float32: rotations are written as effective weights, and magnitudes of rotations by another number than kept
         assert (found[name] - delta).abs().max() < 1e-6
     # sizes that the layers adjust are no reason to talk
     assert not [note for note in notes if "lora_model_name" in note]
@@ -149,7 +149,7 @@ def test_a_continued_file_says_how_it_rotates_whatever_the_config_says(model, mi
         assert (found[name] - delta).abs().max() < 1e-6  # float32
 
 
-def test_parts_that_the_file_lacks_get_its_kind(model, mini_base, start, tmp_path):
+def test_components_that_the_file_lacks_get_its_kind(model, mini_base, start, tmp_path):
     """Otherwise the run would end with a file of two kinds, which nobody can load."""
     path, _, expected = start(KINDS["LoHa"], ["unet"])
     notes = Notes()

@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FINE = {"training_method": "FINE_TUNE", "output_model_format": "SAFETENSORS", "unet": {"gradient_checkpointing": False}}
-SMALL_PARTS = {"unet": {"gradient_checkpointing": False}, "text_encoder": {"train": False}}
+SMALL_COMPONENTS = {"unet": {"gradient_checkpointing": False}, "text_encoder": {"train": False}}
 EMBEDDING = {
     "training_method": "EMBEDDING", "output_model_format": "SAFETENSORS",
     "embedding": {"placeholder": "red", "initial_embedding_text": "blue", "train": True},
@@ -41,7 +41,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "RITE": {"optimizer": {"optimizer": "LORA_RITE"}},
     "Prodigy": {"optimizer": {"optimizer": "PRODIGY"}, "learning_rate": 1.0},
     "fused": {"optimizer": {"optimizer": "ADAMW_ADV", "fused_back_pass": True}},
-    "half precision": {"train_dtype": "BFLOAT_16", "unet": {**SMALL_PARTS["unet"], "weight_dtype": "BFLOAT_16"}},
+    "half precision": {"train_dtype": "BFLOAT_16", "unet": {**SMALL_COMPONENTS["unet"], "weight_dtype": "BFLOAT_16"}},
     "velocity": {"force_v_prediction": True},
     "a new workspace": {"workspace_dir": "{out}/not/there/yet"},
     "a file that may be replaced": {"output_model_destination": "{file}"},
@@ -56,7 +56,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         {"output_model_format": "DIFFUSERS_LORA", "lora_decompose": True}, "output_model_format", "cannot hold"),
     "no such folder": ({"base_model_name": "{out}/nowhere"}, "base_model_name", "does not exist"),
     "a folder that is no model": ({"base_model_name": "{out}"}, "base_model_name", "model_index.json"),
-    "no such part": ({"vae": {"model_name": "{out}/vae"}}, "vae.model_name", "does not exist"),
+    "no such component": ({"vae": {"model_name": "{out}/vae"}}, "vae.model_name", "does not exist"),
     "no such file": ({"base_model_name": "models/nothing.safetensors"}, "base_model_name", "does not exist"),
     "a family without code": ({"model_type": "WUERSTCHEN_2"}, "model_type", "not supported"),
     "a method without code": ({"training_method": "FINE_TUNE_VAE"}, "training_method", "not supported"),

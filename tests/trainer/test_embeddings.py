@@ -42,8 +42,8 @@ def test_only_the_vectors_change(mini_run):
     trainer = mini_run.trainer(**EMBEDDING)
     trainer.run()
     base = loaded(mini_run.base)
-    for part in ("text_encoder", "unet", "vae"):
-        before, after = base.components[part].state_dict(), trainer.model.components[part].state_dict()
+    for component in ("text_encoder", "unet", "vae"):
+        before, after = base.components[component].state_dict(), trainer.model.components[component].state_dict()
         assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     vectors = read_embedding(mini_run.output)
     assert vectors.keys() == {"emb_params"}

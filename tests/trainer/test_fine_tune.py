@@ -118,8 +118,8 @@ def test_fused_backward_holds_the_gradients_of_one_layer(make_run, monkeypatch, 
         make(self)
 
     monkeypatch.setattr(Trainer, "_make_optimizer", watched)
-    part = {"train": True, "gradient_checkpointing": checkpointing}
-    fine_tune(make_run(), epochs=1, clip_grad_norm=None, unet=part, text_encoder=part,
+    component = {"train": True, "gradient_checkpointing": checkpointing}
+    fine_tune(make_run(), epochs=1, clip_grad_norm=None, unet=component, text_encoder=component,
               optimizer={**SCALED, "fused_back_pass": fused})  # fmt: skip
     parameters = watchers[0].parameters
     layers: dict[tuple[str, str], int] = {}
@@ -135,19 +135,19 @@ def test_fused_backward_holds_the_gradients_of_one_layer(make_run, monkeypatch, 
         assert watchers[0].bytes > 0.9 * sum(layers.values()), "the measure sees what a plain step holds"
 
 
-@pytest.mark.parametrize("parts", [{}, {"unet": CHECKPOINTED, "text_encoder": CHECKPOINTED}, {"unet": BF16}])
-def test_fused_steps_give_the_bytes_of_whole_steps(make_run, parts):
+@pytest.mark.parametrize("components", [{}, {"unet": CHECKPOINTED, "text_encoder": CHECKPOINTED}, {"unet": BF16}])
+def test_fused_steps_give_the_bytes_of_whole_steps(make_run, components):
     digests = []
     for fused in (False, True):
         run = make_run(f"fused {fused}")
-        fine_tune(run, epochs=1, clip_grad_norm=None, **parts, optimizer={**SCALED, "fused_back_pass": fused})
+        fine_tune(run, epochs=1, clip_grad_norm=None, **components, optimizer={**SCALED, "fused_back_pass": fused})
         digests.append(unet_of(run))
     whole, fused = digests
     assert whole.keys() == fused.keys() and all(torch.equal(whole[name], fused[name]) for name in whole)
 
 
 RESUMED = {
-    # averages on the CPU, of both parts, each with its own rate; one stops early
+    # averages on the CPU, of both components, each with its own rate; one stops early
     "ema and text encoder": {
         "ema": "CPU", "ema_update_step_interval": 2, "unet": {"gradient_checkpointing": True},
         "text_encoder": {**TEXT_ENCODER, "stop_training_after": 3, "stop_training_after_unit": "STEP"},
@@ -166,20 +166,20 @@ RESUMED = {
 @pytest.mark.parametrize("case", RESUMED)
 def test_resuming_changes_no_byte(make_run, case, long):
     """After every step with `--long`, else after the second."""
-    whole, parts = make_run("whole"), make_run("parts")
+    whole, resumed = make_run("whole"), make_run("resumed")
     options = {"epochs": 1, **RESUMED[case]}
-    for run in (whole, parts):
+    for run in (whole, resumed):
         if options.get("output_model_format") == "DIFFUSERS":
             run.output = run.output.with_name("model")
     report = fine_tune(whole, **options, output_model_destination=str(whole.output))
-    stopped = {**options, "output_model_destination": str(parts.output)}
+    stopped = {**options, "output_model_destination": str(resumed.output)}
     assert report["finished"]
     stops = range(1, report["steps"]) if long else [2]
     for stop in stops:
-        part = fine_tune(parts, stop, continue_last_backup=stop > stops[0], **stopped)
-        assert part["steps"] == stop and not part["finished"]
-    assert fine_tune(parts, continue_last_backup=True, **stopped)["finished"]
-    for one, other in zip(files_of(whole.output), files_of(parts.output), strict=True):
+        stretch = fine_tune(resumed, stop, continue_last_backup=stop > stops[0], **stopped)
+        assert stretch["steps"] == stop and not stretch["finished"]
+    assert fine_tune(resumed, continue_last_backup=True, **stopped)["finished"]
+    for one, other in zip(files_of(whole.output), files_of(resumed.output), strict=True):
         assert one.name == other.name and one.read_bytes() == other.read_bytes(), one
 
 
@@ -193,7 +193,7 @@ def test_centered_decay_pulls_to_the_base_model(make_run, monkeypatch, centered)
     trainer = make_run().trainer(**{**FINE_TUNE, "optimizer": {**SCALED, "centered_wd": centered}, "epochs": 5})
     loop, distances = trainer._loop, []
 
-    def no_signal(batch, index, parts):
+    def no_signal(batch, index, micro_batches):
         for parameter in trainer.parameters:
             parameter.grad = torch.zeros_like(parameter)
         return torch.zeros(())
@@ -218,7 +218,7 @@ def test_centered_decay_pulls_to_the_base_model(make_run, monkeypatch, centered)
     assert distances[1] / distances[0] == pytest.approx((1 - centered) ** 20, rel=1e-3)
 
 
-def test_each_part_has_its_own_rate_and_its_end(make_run):
+def test_each_component_has_its_own_rate_and_its_end(make_run):
     run = make_run()
     limit = {**TEXT_ENCODER, "learning_rate": 0.002, "stop_training_after": 1, "stop_training_after_unit": "EPOCH"}
     fine_tune(run, epochs=1, text_encoder=limit)
@@ -227,8 +227,8 @@ def test_each_part_has_its_own_rate_and_its_end(make_run):
     second = newest_backup(run.workspace / "backup", pytest.fail).tensors
     assert run.of_kind("step")[0]["learning_rates"] == {"unet": FINE_TUNE["learning_rate"], "text_encoder": 0.002}
     moved = {
-        part: any(not torch.equal(first[name], second[name]) for name in first if name.startswith(f"{part}."))
-        for part in ("unet", "text_encoder")
+        component: any(not torch.equal(first[name], second[name]) for name in first if name.startswith(f"{component}."))
+        for component in ("unet", "text_encoder")
     }
     assert moved == {"unet": True, "text_encoder": False}
 

@@ -116,9 +116,9 @@ def test_what_is_not_trained_stays_as_it_was_in_the_base(mini_run):
     assert load_file(path / trained).keys() == load_file(mini_run.base / trained).keys()
 
 
-def test_frozen_parts_of_low_precision_are_written_from_the_base(mini_run):
-    part = {"train": False, "weight_dtype": "BFLOAT_16"}
-    path, _ = fine_tune(mini_run, "file", text_encoder=part, vae={"weight_dtype": "BFLOAT_16"})
+def test_frozen_components_of_low_precision_are_written_from_the_base(mini_run):
+    component = {"train": False, "weight_dtype": "BFLOAT_16"}
+    path, _ = fine_tune(mini_run, "file", text_encoder=component, vae={"weight_dtype": "BFLOAT_16"})
     loaded, base = load(path), load(mini_run.base)
     for name in ("text_encoder", "vae"):
         pairs = zip(loaded.components[name].parameters(), base.components[name].parameters(), strict=True)
@@ -199,7 +199,7 @@ def test_the_averaged_weights_are_saved(make_run):
     assert not torch.equal(load(path).components["unet"].conv_in.weight, model.components["unet"].conv_in.weight)
 
 
-def test_a_part_from_elsewhere_is_saved_with_the_model(make_run, mini_base, tmp_path):
+def test_a_component_from_elsewhere_is_saved_with_the_model(make_run, mini_base, tmp_path):
     run = make_run()
     other = tmp_path / "other vae"
     vae = AutoencoderKL.from_pretrained(mini_base / "vae")
@@ -211,7 +211,7 @@ def test_a_part_from_elsewhere_is_saved_with_the_model(make_run, mini_base, tmp_
     assert not torch.equal(of_model(model)[2], of_model(load(mini_base))[2])
 
 
-def test_a_model_from_a_hub_is_saved_with_the_parts_that_were_loaded(mini_run, mini_base, tmp_path):
+def test_a_model_from_a_hub_is_saved_with_the_components_that_were_loaded(mini_run, mini_base, tmp_path):
     """There is no folder to copy; what a hub's index lists beside them is marked as absent."""
     hub = tmp_path / "hub"
     shutil.copytree(mini_base, hub)
@@ -295,24 +295,26 @@ STANDARDS = {SD1: (0, ()), SD2: (0, ("text_encoder",)), SDXL: (1, ("text_encoder
 def test_full_size_checkpoints_are_read_from_where_they_are_written(standard):
     """Every tensor of the real models, without their numbers: our reader finds each, in its shape, and no others."""
     modules = {}
-    for part, kind in CLASSES.items():
-        file = ROOT / "resources" / standard / config_file(part)
+    for component, kind in CLASSES.items():
+        file = ROOT / "resources" / standard / config_file(component)
         if file.is_file():
             config = json.loads(file.read_text(encoding="utf-8"))
-            modules[part] = empty_module(kind, CLIPTextConfig.from_dict(config) if "CLIP" in kind.__name__ else config)
+            modules[component] = empty_module(
+                kind, CLIPTextConfig.from_dict(config) if "CLIP" in kind.__name__ else config
+            )
     generation, open_clip = STANDARDS[standard]
-    states = {part: module.state_dict() for part, module in modules.items()}
+    states = {component: module.state_dict() for component, module in modules.items()}
     tensors = ldm_checkpoint(modules, generation, open_clip)
     shapes = {}
     for tensor in tensors:
         assert tensor.name not in shapes
-        shapes[tensor.name] = tuple(tensor.join([states[part][name] for part, name in tensor.parts]).shape)
-    used = {source for tensor in tensors for source in tensor.parts}
-    assert used == {(part, name) for part, state in states.items() for name in state}
+        shapes[tensor.name] = tuple(tensor.join([states[component][name] for component, name in tensor.sources]).shape)
+    used = {source for tensor in tensors for source in tensor.sources}
+    assert used == {(component, name) for component, state in states.items() for name in state}
     file = SimpleNamespace(path=Path("checkpoint"), shapes=shapes)
-    for part, module in modules.items():
-        layout = checked_layout(file, part, module)
-        written = {(tensor.name, name) for tensor in tensors for own, name in tensor.parts if own == part}
+    for component, module in modules.items():
+        layout = checked_layout(file, component, module)
+        written = {(tensor.name, name) for tensor in tensors for own, name in tensor.sources if own == component}
         assert {(place.name, name) for name, place in layout.items()} == written
     # as the original code's convolutions are
     assert shapes["first_stage_model.decoder.mid.attn_1.q.weight"] == (512, 512, 1, 1)

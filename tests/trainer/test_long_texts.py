@@ -17,11 +17,11 @@ class CountingModel:
     def text_limits(self):
         return {"text_encoder": 3, "text_encoder_2": 5, "text_encoder_3": 5}
 
-    def count_tokens(self, part, texts):
+    def count_tokens(self, component, texts):
         return [len(text.split()) for text in texts]
 
-    def read_more(self, part, tokens):
-        return f"length to {tokens}" if part == "text_encoder" else ""
+    def read_more(self, component, tokens):
+        return f"length to {tokens}" if component == "text_encoder" else ""
 
 
 def said(captions: dict[str, tuple[str, ...]], *samples: SampleConfig) -> list[str]:

@@ -31,28 +31,28 @@ def deltas(path: Path, config: dict) -> dict[str, torch.Tensor]:
     layers = read_adapter(path).fit(model.adapter_naming(), model.components)
     return {
         adapter.full_name: adapter.merged_delta()
-        for part, own in layers.items()
-        for adapter in AdapterSet.from_parts(part, model.components[part], own).adapters.values()
+        for component, own in layers.items()
+        for adapter in AdapterSet.from_parts(component, model.components[component], own).adapters.values()
     }
 
 
-@pytest.mark.parametrize("lengths", [False, True])
-def test_a_run_tells_of_fewer_ranks_in_one_line_and_resumes(make_run, lengths):
-    whole, parts = make_run("whole"), make_run("parts")
-    options = {"epochs": 1, **STIEFEL, **BOTH, "lora_decompose": lengths}
+@pytest.mark.parametrize("decompose", [False, True])
+def test_a_run_tells_of_fewer_ranks_in_one_line_and_resumes(make_run, decompose):
+    whole, resumed = make_run("whole"), make_run("resumed")
+    options = {"epochs": 1, **STIEFEL, **BOTH, "lora_decompose": decompose}
     whole.train(**options)
     found = ranks(whole.output)
     narrow = {name for name, rank in found.items() if rank < 40}
     assert {"lora_unet_conv_out", "lora_te_text_model_encoder_layers_0_self_attn_q_proj"} <= narrow < found.keys()
-    # told once for both parts, and nothing else about ranks
+    # told once for both components, and nothing else about ranks
     (line,) = [line for line in whole.warnings() if "rank" in line and "ORTHONORMAL" in line]
     name, _, more = line.partition(";")
     assert name.startswith("unet.") and more == f" {len(narrow) - 1} more layers likewise"
     assert NAMELESS.search("the outputs of .; found 9") and NAMELESS.search("the layer .: x")
     assert not any(NAMELESS.search(line) for line in whole.warnings())
-    parts.train(2, **options)
-    parts.train(**options, continue_last_backup=True)
-    assert parts.digest() == whole.digest()
+    resumed.train(2, **options)
+    resumed.train(**options, continue_last_backup=True)
+    assert resumed.digest() == whole.digest()
 
 
 def test_a_file_of_more_ranks_than_outputs_goes_on_with_orthonormal_columns(make_run):

@@ -145,8 +145,8 @@ def test_each_image_of_a_mixed_batch_has_the_loss_of_its_own(mini_run, mini_conc
 def test_gradients_with_and_without_checkpointing(make_run, mini_concept, kind):
     gradients = []
     for name, on in (("plain", False), ("checkpointing", True)):
-        part = {"gradient_checkpointing": on}
-        options = {"unet": part, "text_encoder": {"train": True, **part}}
+        component = {"gradient_checkpointing": on}
+        options = {"unet": component, "text_encoder": {"train": True, **component}}
         trainer = prepared(make_run(name), **concepts(mini_concept, "STANDARD", "PRIOR_PREDICTION"), **kind, **options)
         disturb(trainer)
         losses(trainer, mixed_batch(trainer, 0, 7, 1, 8)).mean().backward()
@@ -170,8 +170,8 @@ def test_accumulated_batches_give_the_gradient_of_one(mini_run, mini_concept):
         batch = mixed_batch(trainer, 0, 7)
         batch.types = [ConceptType(kind) for kind in kinds]
         (losses(trainer, batch).mean() / 2).backward()
-    for parameter, *parts in zip(trainer.parameters, *gradients, strict=True):
-        torch.testing.assert_close(parameter.grad, sum(parts) / 2, rtol=1e-4, atol=1e-7)
+    for parameter, *halves in zip(trainer.parameters, *gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, sum(halves) / 2, rtol=1e-4, atol=1e-7)
 
 
 def test_words_are_the_untrained_ones_where_the_model_is_asked_without_them(mini_run, mini_concept):

@@ -45,7 +45,7 @@ CASES = {
     # codes are made of float32 state after a step and are what the next one starts from
     "8-bit came": {"optimizer": {"optimizer": "CAME_8BIT", "min_8bit_size": 64, "quant_block_size": 64}},
     "8-bit lamb": {"optimizer": {"optimizer": "LAMB_8BIT", "min_8bit_size": 64, "max_unorm": 0.0}},
-    # both groups of a part are stored, and its rate is the part's
+    # both groups of a component are stored, and its rate is the component's
     "muon": {"optimizer": {"optimizer": "MUON", "muon_te1_adam_lr": 1e-4}, "text_encoder": TEXT_ENCODER},
     # as Prodigy; it rounds by the global generator, which is seeded before every batch
     "d-adaptation": {"optimizer": {"optimizer": "DADAPT_ADAM", "d0": 1e-3}, "learning_rate": 1.0},
@@ -83,47 +83,49 @@ CASES = {
         "ema": "GPU", "ema_update_step_interval": 1, "optimizer": {"optimizer": "SCHEDULE_FREE_ADAMW"},
     },
     # freezing is decided by the number of steps done
-    "frozen part": {"text_encoder": {**TEXT_ENCODER, "stop_training_after": 2, "stop_training_after_unit": "STEP"}},
+    "frozen component": {
+        "text_encoder": {**TEXT_ENCODER, "stop_training_after": 2, "stop_training_after_unit": "STEP"},
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_resuming_changes_no_byte(make_run, case, long):
-    whole, parts = make_run("whole"), make_run("parts")
+    whole, resumed = make_run("whole"), make_run("resumed")
     options = {"epochs": 1, **CASES[case]}
     report = whole.train(**options)
     batches = 4 * options["epochs"]
     assert report["finished"] and report["steps"] == -(-batches // options.get("gradient_accumulation_steps", 1))
     stops = range(1, report["steps"]) if long or case in ("adamw", "engine") else [2]
     for stop in stops:
-        part = parts.train(stop_after=stop, continue_last_backup=stop > stops[0], **options)
-        assert part["steps"] == stop and not part["finished"]
-    part = parts.train(continue_last_backup=True, **options)
-    assert part["finished"] and part["steps"] == report["steps"]
-    assert part["first_loss"] == report["first_loss"] and part["final_loss"] == report["final_loss"]
-    assert parts.digest() == whole.digest()
+        stretch = resumed.train(stop_after=stop, continue_last_backup=stop > stops[0], **options)
+        assert stretch["steps"] == stop and not stretch["finished"]
+    stretch = resumed.train(continue_last_backup=True, **options)
+    assert stretch["finished"] and stretch["steps"] == report["steps"]
+    assert stretch["first_loss"] == report["first_loss"] and stretch["final_loss"] == report["final_loss"]
+    assert resumed.digest() == whole.digest()
     assert trained(whole.output)
 
 
 def test_image_variations_over_epochs_resume_exactly(make_run, mini_concept):
-    whole, parts = make_run("whole", own_cache=True), make_run("parts", own_cache=True)
+    whole, resumed = make_run("whole", own_cache=True), make_run("resumed", own_cache=True)
     concept = {"path": str(mini_concept), "image_variations": 3, "image": VARIED, "loss_weight": 0.5}
     whole.train(concepts=[concept])
     for stop_after in (3, 4, 9, None):
-        parts.train(stop_after, concepts=[concept], continue_last_backup=stop_after != 3)
-    assert parts.digest() == whole.digest()
+        resumed.train(stop_after, concepts=[concept], continue_last_backup=stop_after != 3)
+    assert resumed.digest() == whole.digest()
 
 
 def test_the_config_in_the_file_does_not_tell_of_the_resume(make_run):
-    whole, parts = make_run("whole"), make_run("parts")
-    options = {"epochs": 1, "include_train_config": "SETTINGS", "workspace_dir": str(parts.workspace)}
-    options["output_model_destination"] = str(parts.output)
+    whole, resumed = make_run("whole"), make_run("resumed")
+    options = {"epochs": 1, "include_train_config": "SETTINGS", "workspace_dir": str(resumed.workspace)}
+    options["output_model_destination"] = str(resumed.output)
     whole.train(**options, continue_last_backup=False)
-    first = parts.digest()
-    parts.output.unlink()
-    parts.train(2, **options)
-    parts.train(**options, continue_last_backup=True)
-    assert parts.digest() == first
+    first = resumed.digest()
+    resumed.output.unlink()
+    resumed.train(2, **options)
+    resumed.train(**options, continue_last_backup=True)
+    assert resumed.digest() == first
 
 
 def test_a_changed_learning_rate_is_announced_and_holds(mini_run):

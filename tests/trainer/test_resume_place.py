@@ -109,11 +109,11 @@ def test_a_run_that_is_over_says_so(make_run):
 
 
 def test_more_epochs_go_on_as_if_they_had_been_there_from_the_start(make_run):
-    whole, parts = make_run("whole"), make_run("parts")
+    whole, resumed = make_run("whole"), make_run("resumed")
     whole.train(**{**OPTIONS, "epochs": 4})
-    parts.train(stop_after=6, **OPTIONS)
-    parts.train(continue_last_backup=True, **{**OPTIONS, "epochs": 4})
-    assert parts.digest() == whole.digest() and not changes_told(parts)
+    resumed.train(stop_after=6, **OPTIONS)
+    resumed.train(continue_last_backup=True, **{**OPTIONS, "epochs": 4})
+    assert resumed.digest() == whole.digest() and not changes_told(resumed)
 
 
 def test_a_finished_run_that_goes_on_tells_of_no_change(make_run, seen):

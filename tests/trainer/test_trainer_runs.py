@@ -140,8 +140,8 @@ def test_mixed_precision_learns_about_the_same(make_run, dtype):
 
 @pytest.mark.parametrize("dtype", ["BFLOAT_16", "FLOAT_16"])
 def test_adapters_and_base_of_low_precision(mini_run, dtype):
-    part = {"gradient_checkpointing": False, "weight_dtype": "BFLOAT_16"}
-    report = mini_run.train(epochs=1, train_dtype="BFLOAT_16", lora_weight_dtype="BFLOAT_16", unet=part,
+    component = {"gradient_checkpointing": False, "weight_dtype": "BFLOAT_16"}
+    report = mini_run.train(epochs=1, train_dtype="BFLOAT_16", lora_weight_dtype="BFLOAT_16", unet=component,
                             output_dtype=dtype)  # fmt: skip
     assert report["finished"]
     with safe_open(mini_run.output, "pt") as file:
@@ -202,7 +202,7 @@ def test_training_continues_from_a_saved_adapter(make_run, layout):
     assert all(torch.allclose(before[name], after[name], rtol=1e-6) for name in before)
 
 
-def test_an_adapter_for_a_part_that_is_not_trained_is_refused(make_run):
+def test_an_adapter_for_a_component_that_is_not_trained_is_refused(make_run):
     first, second = make_run("first"), make_run("second")
     first.train(1, epochs=1, text_encoder=TEXT_ENCODER)
     with pytest.raises(UserError, match="adapts the text_encoder, which this run does not train"):
@@ -248,7 +248,7 @@ def test_wishes_are_fulfilled_after_the_step_in_flight(mini_run):
     assert len(list((mini_run.workspace / "save").iterdir())) == 1
 
 
-def test_a_part_that_is_finished_stays_as_it_is(make_run):
+def test_a_component_that_is_finished_stays_as_it_is(make_run):
     options = {"optimizer": {"optimizer": "ADAMW", "weight_decay": 0.1}}
     stopped, short = make_run("stopped"), make_run("short")
     limit = {**TEXT_ENCODER, "stop_training_after": 1, "stop_training_after_unit": "EPOCH"}
@@ -260,7 +260,7 @@ def test_a_part_that_is_finished_stays_as_it_is(make_run):
     assert any(not torch.equal(long[name], once[name]) for name in long if name not in encoder)
 
 
-def test_a_run_whose_parts_are_all_finished_ends_early(mini_run):
+def test_a_run_whose_components_are_all_finished_ends_early(mini_run):
     unet = {"gradient_checkpointing": False, "stop_training_after": 5, "stop_training_after_unit": "STEP"}
     report = mini_run.train(unet=unet, train_dtype="FLOAT_16")
     assert report["finished"] and report["steps"] == 5 and mini_run.output.is_file()

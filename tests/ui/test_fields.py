@@ -15,8 +15,8 @@ from modules.viewModel.TrainHints import TrainHints
 import pytest
 
 MUON = "optimizer.muon_adam_config."
-# of the family that has a part, for parts that the first one lacks
-FAMILY_OF_PART = {
+# of the family that has a component, for components that the first one lacks
+FAMILY_OF_COMPONENT = {
     "transformer": "FLUX_2", "text_encoder_2": "HI_DREAM_FULL", "text_encoder_3": "HI_DREAM_FULL",
     "text_encoder_4": "HI_DREAM_FULL", "prior": "STABLE_CASCADE_1", "effnet_encoder": "STABLE_CASCADE_1",
     "decoder": "STABLE_CASCADE_1", "decoder_text_encoder": "STABLE_CASCADE_1", "decoder_vqgan": "STABLE_CASCADE_1",
@@ -73,10 +73,10 @@ def value_of(form: TrainForm, path: str, text: str) -> Any:
 
 def make_it_matter(form: TrainForm, path: str) -> None:
     """Gives other options values with which this one matters."""
-    part, name = form.part_of(path), path.rpartition(".")[2]
-    if part and not form.applies(path):
-        form.set_value("model_type", FAMILY_OF_PART.get(part, "STABLE_DIFFUSION_15"))
-        declared = option_of(TrainConfig, part)
+    component, name = form.component_of(path), path.rpartition(".")[2]
+    if component and not form.applies(path):
+        form.set_value("model_type", FAMILY_OF_COMPONENT.get(component, "STABLE_DIFFUSION_15"))
+        declared = option_of(TrainConfig, component)
         for sibling, values in declared.inner_visible_when.get(name, {}).items():
             form.set_value(sibling, values[0])
         if name in declared.unused:
@@ -190,14 +190,16 @@ def test_what_does_not_matter_is_hidden_until_it_does(app, user):
     assert rows["oft_block_size"].visible and not rows["lora_rank"].visible
 
 
-def test_a_part_shows_what_it_has_a_use_for(app, user):
+def test_a_component_shows_what_it_has_a_use_for(app, user):
     app.show_view("all")
     app.show_tab("model")
     app.update()
     rows = app.views["model"][0].rows
 
-    def shown(part: str) -> set[str]:
-        return {path.rpartition(".")[2] for path, row in rows.items() if row.visible and path.startswith(f"{part}.")}
+    def shown(component: str) -> set[str]:
+        return {
+            path.rpartition(".")[2] for path, row in rows.items() if row.visible and path.startswith(f"{component}.")
+        }
 
     assert shown("vae") == {"model_name", "include", "weight_dtype"}
     assert {"train", "learning_rate"} <= shown("unet") and "guidance_scale" not in shown("unet")
@@ -208,7 +210,7 @@ def test_a_part_shows_what_it_has_a_use_for(app, user):
     assert "guidance_scale" in shown("unet"), "what is set can be seen"
     rows["unet.guidance_scale"].reset()
     assert "guidance_scale" not in shown("unet")
-    assert app.form.needs("unet.guidance_scale") == "another part than U-Net"
+    assert app.form.needs("unet.guidance_scale") == "another component than U-Net"
 
 
 def test_undo_gives_the_default_back(app, user):

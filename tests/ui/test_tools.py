@@ -225,8 +225,8 @@ def test_the_estimate_is_for_the_config_of_now(app, view, work):
     page = page_of(view, "memory estimate")
     app.form.set_text("ema", "GPU")
     work(page)
-    parts = re.findall(r"^training +(.+?) +\d+\.\d\d$", page.text.text, re.MULTILINE)
-    assert parts[0] == "weights of unet" and {"adapters", "optimizer state", "moving average"} <= set(parts)
+    rows = re.findall(r"^training +(.+?) +\d+\.\d\d$", page.text.text, re.MULTILINE)
+    assert rows[0] == "weights of unet" and {"adapters", "optimizer state", "moving average"} <= set(rows)
 
 
 def test_tensorboard_ends_with_the_window(display, ui_root):

@@ -8,7 +8,7 @@ from modules.model.BaseModel import model_families
 from modules.model.families import FAMILIES
 from modules.model.single_file import RESOURCES
 from modules.util.config.SampleConfig import SampleConfig
-from modules.viewModel.families import SUPPORTED, parts_of, sample_defaults_of
+from modules.viewModel.families import SUPPORTED, components_of, sample_defaults_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ def test_the_registry_says_what_the_classes_are():
     for facts in FAMILIES:
         family = model_families()[facts.model_types[0]]
         assert family.__name__ == facts.class_name and family.model_types == facts.model_types
-        assert set(facts.parts) == set(family.modules) and facts.parts[0] == family.trainable_parts[0]
+        assert set(facts.components) == set(family.modules) and facts.components[0] == family.trainable_components[0]
         for model in facts.standard_models:
             assert set(model.types) <= set(facts.model_types) and (RESOURCES / model.folder).is_dir()
         for kind in facts.model_types:
@@ -36,11 +36,11 @@ def test_the_registry_says_what_the_classes_are():
             assert len(described) == 1 or (all(marks) and len(set(marks)) == len(marks)), "a name tells which it is"
 
 
-def test_parts_hold_all_that_a_family_can_train():
+def test_components_hold_all_that_a_family_can_train():
     for model_type, family in model_families().items():
-        parts = parts_of(model_type)
-        assert parts is not None and set(family.trainable_parts) <= set(parts), model_type
-        assert "vae" in parts
+        components = components_of(model_type)
+        assert components is not None and set(family.trainable_components) <= set(components), model_type
+        assert "vae" in components
 
 
 def test_samples_begin_as_the_family_draws_them():

@@ -53,12 +53,12 @@ def test_every_group_has_a_tab():
     assert tab_of(OptionGroup.CONCEPT) == GENERAL
 
 
-def test_what_goes_with_a_model_part_stands_with_it():
+def test_what_goes_with_a_component_stands_with_it():
     form = TrainForm()
-    assert form.part_of("text_encoder_2_layer_skip") == "text_encoder_2"
-    assert form.part_of("text_encoder_layer_skip") == "text_encoder"
-    assert form.part_of("text_encoder_2.train") == "text_encoder_2"
-    assert form.part_of("learning_rate") == ""
+    assert form.component_of("text_encoder_2_layer_skip") == "text_encoder_2"
+    assert form.component_of("text_encoder_layer_skip") == "text_encoder"
+    assert form.component_of("text_encoder_2.train") == "text_encoder_2"
+    assert form.component_of("learning_rate") == ""
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_default_mark_and_undo():
         assert form.is_modified(path)
         form.reset(path)
         assert not form.is_modified(path)
-    # a part has its own defaults
+    # a component has its own defaults
     assert form.default("text_encoder.stop_training_after") == 30 and form.default("unet.stop_training_after") == 0
     assert form.config == TrainConfig()
     form.set_text("batch_size", "x")
@@ -165,8 +165,8 @@ def test_conditions_are_told_in_words():
     assert form.conditions("embedding.placeholder") == ["“Training method” EMBEDDING"]
     form.config.model_type = ModelType.STABLE_DIFFUSION_15
     assert form.applies("unet.train") and not form.applies("transformer.train")
-    assert form.needs("transformer.train") == "a “Model type” that has the part Transformer"
-    # of some families nobody knows the parts, and then all can be seen
+    assert form.needs("transformer.train") == "a “Model type” that has the component Transformer"
+    # of some families nobody knows the components, and then all can be seen
     form.config.model_type = ModelType.KREA_2
     assert form.applies("unet.train") and form.applies("transformer.train")
 

@@ -27,7 +27,7 @@ def test_white_is_paper_and_black_is_ink(theme):
 def test_a_line_keeps_its_hue_and_can_be_seen(theme, color):
     paper, ink = THEMES[theme]
     before, after, ground = (
-        colorsys.rgb_to_hls(*(part / 255 for part in rgb))
+        colorsys.rgb_to_hls(*(channel / 255 for channel in rgb))
         for rgb in (ImageColor.getrgb(color), pixel(color, paper, ink), ImageColor.getrgb(paper))
     )
     turn = abs(before[0] - after[0])

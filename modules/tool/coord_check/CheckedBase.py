@@ -19,7 +19,7 @@ from modules.tool.coord_check.variants import Variant
 from modules.trainer.autocast import autocast
 from modules.trainer.loss import loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate
-from modules.trainer.Method import check_trained, trained_parts
+from modules.trainer.Method import check_trained, trained_components
 from modules.trainer.objective import batch_losses
 from modules.trainer.optimizers import create_optimizer, optimizer_notes
 from modules.trainer.preflight import resolve_device
@@ -73,16 +73,16 @@ class CheckedBase:
         warn: Callable[[str], None],
         on_download: Progress = lambda stage, done, total: None,
     ) -> None:
-        # or the model would not put its parts away
+        # or the model would not put its components away
         self.config = config = config.model_copy(update={"latent_caching": True})
         self.warn = warn
         family = family_of(config)
-        check_trained(config, family.trainable_parts)
-        self.parts = trained_parts(config, family.trainable_parts)
+        check_trained(config, family.trainable_components)
+        self.components = trained_components(config, family.trainable_components)
         self.device = resolve_device(config)
         concepts = resolve_concepts(config, warn=warn)
         self.model = family.load(config, self.device, Hub(config, on_download, warn))
-        self.text_trained = any(own.trains_text(config, family.trainable_parts) for own in methods_of(config))
+        self.text_trained = any(own.trains_text(config, family.trainable_components) for own in methods_of(config))
         # what is not cached is encoded where it is used, and only that
         data_config = config.model_copy(update={"latent_caching": False, "batch_size": batch})
         data = prepare_data(data_config, concepts, self.model, cache_text=not self.text_trained, warn=warn)
@@ -130,8 +130,8 @@ class CheckedBase:
                     own.unhook()
             if variant.config.training_method == TrainingMethod.FINE_TUNE:
                 # the weights themselves have changed: they are read again
-                for part in self.parts:
-                    self.model.components.free(part)
+                for component in self.components:
+                    self.model.components.free(component)
 
     def _train(
         self, config: TrainConfig, sets: Mapping[str, TrainedSet], warm: Sequence[int], on_step: Callable[[], None]
@@ -182,11 +182,11 @@ class CheckedBase:
     def _chosen_layers(self) -> dict[str, nn.Module]:
         """Linear layers and convolutions that the config trains, by their whole names."""
         chosen, found = LayerFilter.from_config(self.config, self.model.layer_filter_presets), {}
-        for part in self.parts:
-            layers = adaptable_layers(self.model.components[part])
+        for component in self.components:
+            layers = adaptable_layers(self.model.components[component])
             # text encoders are trained whole
-            names = layers if part.startswith("text_encoder") else chosen.select(layers, part)
-            found |= {layer_path(part, name): layers[name] for name in names}
+            names = layers if component.startswith("text_encoder") else chosen.select(layers, component)
+            found |= {layer_path(component, name): layers[name] for name in names}
         return found
 
 

@@ -49,9 +49,9 @@ def draw_check(results: Sequence[Result], path: Path) -> None:
     # the same for all results, so that they can be compared
     every = [row for result in results for row in result["rows"]]
     limits = {quantity: axis_limits([row[quantity] for row in every if row[quantity]]) for quantity in QUANTITIES}
-    for part, (title, over, rows) in zip(figure.subfigures(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
-        part.suptitle(title, fontsize=9, fontweight="bold")
-        for axis, quantity in zip(part.subplots(1, 2), QUANTITIES, strict=True):
+    for band, (title, over, rows) in zip(figure.subfigures(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+        band.suptitle(title, fontsize=9, fontweight="bold")
+        for axis, quantity in zip(band.subplots(1, 2), QUANTITIES, strict=True):
             _draw_panel(axis, rows, over, quantity)
             axis.set_ylim(*limits[quantity])
             axis.set_title(TITLES[quantity], fontsize=8)

@@ -55,7 +55,7 @@ def method_of(config: TrainConfig) -> str:
             Remedy.of({"training_method": "LORA"}),
             Remedy.of({"training_method": "FINE_TUNE"}),
         )
-    # kinds without lengths leave `lora_decompose` alone
+    # kinds without a magnitude leave `lora_decompose` alone
     decomposes = config.lora_decompose and config.peft_type in (PeftType.LORA, PeftType.OFT_2)
     kinds = {(own.options.get("peft_type"), own.options.get("lora_decompose")): name for name, own in CHECKED.items()}
     if (config.peft_type, decomposes) not in kinds:
@@ -68,7 +68,7 @@ def prepared(config: TrainConfig, rate: float | None, warn: Warn) -> TrainConfig
 
     Args:
         config: of the run.
-        rate: learning rate, more than 0; None: the config's. A part's own rate keeps its ratio to it.
+        rate: learning rate, more than 0; None: the config's. A component's own rate keeps its ratio to it.
         warn: gets a line for each option that does not count.
     """
     changes: dict[str, Any] = {}
@@ -86,10 +86,10 @@ def prepared(config: TrainConfig, rate: float | None, warn: Warn) -> TrainConfig
     if rate is not None:
         changes["learning_rate"] = rate
         for name in type(config).model_fields:
-            part = getattr(config, name)
-            if isinstance(part, TrainModelPartConfig) and part.learning_rate is not None:
-                ratio = part.learning_rate / config.learning_rate if config.learning_rate else 1.0
-                changes[name] = part.model_copy(update={"learning_rate": ratio * rate})
+            component = getattr(config, name)
+            if isinstance(component, TrainModelPartConfig) and component.learning_rate is not None:
+                ratio = component.learning_rate / config.learning_rate if config.learning_rate else 1.0
+                changes[name] = component.model_copy(update={"learning_rate": ratio * rate})
     return config.model_copy(update=changes)
 
 

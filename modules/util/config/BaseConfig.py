@@ -22,7 +22,7 @@ def is_comment(key: str) -> bool:
 
 
 class BaseConfig(BaseModel):
-    """A part of the config: strict about the options it declares, keeps the keys that it does not know.
+    """A section of the config: strict about the options it declares, keeps the keys that it does not know.
 
     Every field is declared with `option` or `nested`, which also carry its title, help and bounds. Assigning a wrong
     value, or to a name that is not an option, raises.
@@ -33,7 +33,7 @@ class BaseConfig(BaseModel):
     )
 
     FORMAT_VERSION: ClassVar[int | None] = None
-    """Version of the JSON that OneTrainer's current files carry; None if this part has none worth writing."""
+    """Version of the JSON that OneTrainer's current files carry; None if this section has none worth writing."""
 
     MIGRATIONS: ClassVar[Mapping[int, Callable[[dict], dict]]] = {}
     """Version -> function that turns JSON of that version into JSON of the next one."""

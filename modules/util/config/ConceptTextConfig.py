@@ -117,7 +117,7 @@ class ConceptTextConfig(BaseConfig):
     @field_validator("caps_randomize_mode")
     @classmethod
     def _check_styles(cls, value: str) -> str:
-        for style in (part.strip() for part in value.split(",")):
+        for style in (piece.strip() for piece in value.split(",")):
             if style not in CAPS_STYLES:
                 near = nearest(style, CAPS_STYLES)
                 hint = f'; did you mean "{near}"?' if near else ""

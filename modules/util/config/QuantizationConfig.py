@@ -5,7 +5,7 @@ from modules.util.enum.OptionGroup import OptionGroup
 
 
 class QuantizationConfig(BaseConfig):
-    """Which frozen layers are quantized, when a part's `weight_dtype` is a quantized one."""
+    """Which frozen layers are quantized, when a component's `weight_dtype` is a quantized one."""
 
     layer_filter: str = option(
         "",

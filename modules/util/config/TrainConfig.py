@@ -64,8 +64,8 @@ class TrainConfig(
             upgraded.setdefault("oft_kernels", True)
         return upgraded
 
-    def part_weight_dtype(self, name: str) -> DataType:
-        """The number format of the frozen weights of a part, as `unet`."""
+    def component_weight_dtype(self, name: str) -> DataType:
+        """The number format of the frozen weights of a component, as `unet`."""
         own = getattr(self, name).weight_dtype
         return self.weight_dtype if own == DataType.NONE else own
 

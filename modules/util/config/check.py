@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import Problem, show_value
-from modules.util.config.file_kind import name_part_problem
+from modules.util.config.file_kind import name_problem
 from modules.util.config.patterns import PatternError, find_pattern, split_patterns
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LearningRateScheduler import LearningRateScheduler
@@ -92,8 +92,8 @@ def _broken_patterns(path: str, patterns: str, delimiter: str = ",") -> Iterator
             yield Problem(path, f"found {show_value(pattern)}, expected a regular expression: {error}")
 
 
-def _name_parts(config: TrainConfig) -> Iterator[Problem]:
-    if reason := name_part_problem(config.save_filename_prefix):
+def _file_names(config: TrainConfig) -> Iterator[Problem]:
+    if reason := name_problem(config.save_filename_prefix):
         yield Problem("save_filename_prefix", f"found {show_value(config.save_filename_prefix)}: {reason}")
 
 
@@ -103,5 +103,5 @@ RULES: tuple[Callable[[TrainConfig], Iterator[Problem]], ...] = (
     _some_loss,
     _custom_schedule,
     _patterns,
-    _name_parts,
+    _file_names,
 )

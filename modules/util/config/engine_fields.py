@@ -65,4 +65,4 @@ def engine_fields() -> Mapping[str, tuple[Any, Any]]:
 
 
 def _class_name(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
+    return "".join(word.capitalize() for word in name.split("_"))

@@ -29,7 +29,7 @@ def mode_kind(mode: int) -> str:
     return next((words for is_kind, words in _KINDS if is_kind(mode)), "" if stat.S_ISREG(mode) else "no file")
 
 
-def name_part_problem(text: str) -> str:
+def name_problem(text: str) -> str:
     """Why a text can't be a part of a file's name, as a prefix; "" if it can."""
     if found := _SEPARATORS.search(text):
         return f"{found[0]!r} is in it, but it is a part of a file's name" + (", no path" if found[0] in "/\\" else "")

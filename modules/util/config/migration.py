@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 
-PARTS = (
+COMPONENTS = (
     "unet",
     "prior",
     "transformer",
@@ -17,16 +17,16 @@ PARTS = (
     "decoder_text_encoder",
     "decoder_vqgan",
 )
-TRAINED_PARTS = ("unet", "prior", "text_encoder", "text_encoder_2")
-NAMED_PARTS = ("prior", "vae", "effnet_encoder", "decoder")
+TRAINED_COMPONENTS = ("unet", "prior", "text_encoder", "text_encoder_2")
+NAMED_COMPONENTS = ("prior", "vae", "effnet_encoder", "decoder")
 CASCADES = ("WUERSTCHEN_2", "STABLE_CASCADE_1")
 
-FLAT_PART_KEYS = {
-    **{f"train_{part}": f"{part}.train" for part in TRAINED_PARTS},
-    **{f"train_{part}_epochs": f"{part}.stop_training_after" for part in TRAINED_PARTS},
-    **{f"{part}_learning_rate": f"{part}.learning_rate" for part in TRAINED_PARTS},
-    **{f"{part}_weight_dtype": f"{part}.weight_dtype" for part in PARTS},
-    **{f"{part}_model_name": f"{part}.model_name" for part in NAMED_PARTS},
+FLAT_COMPONENT_KEYS = {
+    **{f"train_{component}": f"{component}.train" for component in TRAINED_COMPONENTS},
+    **{f"train_{component}_epochs": f"{component}.stop_training_after" for component in TRAINED_COMPONENTS},
+    **{f"{component}_learning_rate": f"{component}.learning_rate" for component in TRAINED_COMPONENTS},
+    **{f"{component}_weight_dtype": f"{component}.weight_dtype" for component in COMPONENTS},
+    **{f"{component}_model_name": f"{component}.model_name" for component in NAMED_COMPONENTS},
     "token_count": "embedding.token_count",
     "initial_embedding_text": "embedding.initial_embedding_text",
 }
@@ -39,16 +39,16 @@ SAVE_KEYS = {"save_after": "save_every", "save_after_unit": "save_every_unit"}
 CONCEPT_KEYS = {"repeats": "balancing", "validation_concept": "type"}
 
 OLD_SPELLINGS = (
-    FLAT_PART_KEYS
+    FLAT_COMPONENT_KEYS
     | LAYER_KEYS
     | SAVE_KEYS
     | CONCEPT_KEYS
     | {
         "min_snr_gamma": "loss_weight_fn",
         "embedding_model_names": "embedding.model_name",
-        "gradient_checkpointing": "unet.gradient_checkpointing (one for each part)",
-        "enable_activation_offloading": "unet.activation_offloading (one for each part)",
-        "layer_offload_fraction": "unet.offload_fraction (one for each part)",
+        "gradient_checkpointing": "unet.gradient_checkpointing (one for each component)",
+        "enable_activation_offloading": "unet.activation_offloading (one for each component)",
+        "layer_offload_fraction": "unet.offload_fraction (one for each component)",
         "enable_async_offloading": "async_offloading",
     }
 )
@@ -59,8 +59,8 @@ def _renamed(data: dict, names: dict[str, str]) -> dict:
     return {names.get(key, key): value for key, value in data.items()}
 
 
-def _part(data: dict, name: str) -> dict | None:
-    """The object of a model part, copied so that it can be changed, or None if there is none."""
+def _component(data: dict, name: str) -> dict | None:
+    """The object of a component, copied so that it can be changed, or None if there is none."""
     if isinstance(data.get(name), dict):
         data[name] = dict(data[name])
         return data[name]
@@ -79,14 +79,14 @@ def _nest_optimizer(data: dict) -> dict:
     return data
 
 
-def _nest_parts(data: dict) -> dict:
+def _nest_components(data: dict) -> dict:
     nested = {}
     for key, value in data.items():
-        if key in FLAT_PART_KEYS:
-            part, name = FLAT_PART_KEYS[key].split(".")
-            nested.setdefault(part, {})[name] = value
+        if key in FLAT_COMPONENT_KEYS:
+            component, name = FLAT_COMPONENT_KEYS[key].split(".")
+            nested.setdefault(component, {})[name] = value
             if name == "stop_training_after":
-                nested[part]["stop_training_after_unit"] = "EPOCH"
+                nested[component]["stop_training_after_unit"] = "EPOCH"
         elif key == "embedding_model_names":
             if isinstance(value, list) and value:
                 nested.setdefault("embedding", {})["model_name"] = value[0]
@@ -133,10 +133,10 @@ def _name_transformer(data: dict) -> dict:
 
 def _fill_weight_dtypes(data: dict) -> dict:
     common = data.pop("weight_dtype", None)
-    for name in PARTS:
-        part = _part(data, name)
-        if common is not None and part is not None and part.get("weight_dtype") == "NONE":
-            part["weight_dtype"] = common
+    for name in COMPONENTS:
+        component = _component(data, name)
+        if common is not None and component is not None and component.get("weight_dtype") == "NONE":
+            component["weight_dtype"] = common
     return data
 
 
@@ -146,11 +146,11 @@ def _spread_memory_options(data: dict) -> dict:
     fraction = data.pop("layer_offload_fraction", 0.0)
     data["async_offloading"] = data.pop("enable_async_offloading", True)
     offload = mode == "CPU_OFFLOADED"
-    for name in PARTS:
-        part = _part(data, name) if name in data else data.setdefault(name, {})
-        if part is None:
+    for name in COMPONENTS:
+        component = _component(data, name) if name in data else data.setdefault(name, {})
+        if component is None:
             continue
-        part |= {
+        component |= {
             "gradient_checkpointing": mode != "OFF",
             "activation_offloading": offload and bool(offload_activations),
             "offload_fraction": fraction if offload else 0.0,
@@ -168,7 +168,7 @@ def _name_concept_type(data: dict) -> dict:
 
 TRAIN_MIGRATIONS: dict[int, Callable[[dict], dict]] = {
     0: _nest_optimizer,
-    1: _nest_parts,
+    1: _nest_components,
     2: _name_loss_weight,
     3: _name_timestep_distribution,
     4: _name_checkpointing,

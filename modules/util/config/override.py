@@ -55,7 +55,7 @@ def _set_in_config(data: dict, config_class: type[BaseConfig], keys: list[str], 
             data[key] = {}
         _set_in_dict(_require(data[key], dict, path), kind.item, rest, value, path)
     else:
-        raise ConfigError(Problem(path, f"holds a single value and has no part {'.'.join(rest)!r}"))
+        raise ConfigError(Problem(path, f"holds a single value and has no option {'.'.join(rest)!r}"))
 
 
 def _set_in_list(data: list, item: type[BaseConfig] | None, keys: list[str], value: str, path: str) -> None:

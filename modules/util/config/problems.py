@@ -38,13 +38,13 @@ def _problem(config_class: type[BaseModel], details: dict) -> Problem:
 def _field_at(config_class: type[BaseModel], loc: tuple) -> tuple[type[BaseModel] | None, str, bool]:
     """The class and name of the field at a path (None if the path leads inside a list or dict), and if it is secret."""
     owner, name, hidden = config_class, "", False
-    parts = iter(loc)
-    for part in parts:
-        if owner is None or part not in owner.model_fields:
+    keys = iter(loc)
+    for key in keys:
+        if owner is None or key not in owner.model_fields:
             return None, name, hidden
-        found, name, kind = owner, part, field_type(owner, part)
+        found, name, kind = owner, key, field_type(owner, key)
         hidden = hidden or option_of(owner, name).secret
-        inside_entry = not kind.is_config and next(parts, None) is not None
+        inside_entry = not kind.is_config and next(keys, None) is not None
         owner = kind.kind if kind.is_config else kind.item
     return (None if inside_entry else found, name, hidden) if loc else (None, "", False)
 

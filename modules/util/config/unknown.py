@@ -29,7 +29,7 @@ HIDDEN = "looks like a secret, so no file gets it: give tokens with --secrets-pa
 
 
 def unknown_keys(config: BaseConfig, path: str = "") -> Iterator[tuple[str, str]]:
-    """Path and hint (may be empty) of every key in a config and its parts that no option was declared for."""
+    """Path and hint (may be empty) of every key in a config and its sections that no option was declared for."""
     for key, value in (config.__pydantic_extra__ or {}).items():
         if is_comment(key) or (not path and key in UNSUPPORTED and _is_idle(value, UNSUPPORTED[key])):
             continue
@@ -58,7 +58,7 @@ def unknown_keys_warning(config: BaseConfig | list, source: str) -> str | None:
 
 def _is_idle(value: Any, idle: Any) -> bool:
     if isinstance(idle, dict):
-        return isinstance(value, dict) and all(value.get(key, part) == part for key, part in idle.items())
+        return isinstance(value, dict) and all(value.get(key, entry) == entry for key, entry in idle.items())
     return value == idle
 
 

@@ -13,7 +13,7 @@ class OptionGroup(StrEnum):
     NOISE = "Noise and timesteps"
     LOSS = "Loss"
     MASK = "Masked training"
-    PARTS = "Model parts"
+    COMPONENTS = "Model components"
     LAYERS = "Layer selection"
     ADAPTER = "Adapter"
     EMBEDDING = "Embeddings"

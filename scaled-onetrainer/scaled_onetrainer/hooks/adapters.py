@@ -39,7 +39,7 @@ def _hook_wrapper(wrapper: type) -> None:
     def __init__(self: Any, orig_module: nn.Module | None, prefix: str, config: Any, *args: Any, **kwargs: Any) -> None:
         check_adapter_options(config)
         note = without_effect(config)
-        # there is a wrapper for each part of a model
+        # there is a wrapper for each component of a model
         if note is not None and note not in _TOLD:
             _TOLD.add(note)
             print(note)

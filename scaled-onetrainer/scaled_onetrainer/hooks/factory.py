@@ -46,10 +46,12 @@ def make_optimizer(collection: Any, state_dict: dict[str, Any] | None, config: A
     if BROKEN:
         raise HookError(" ".join(BROKEN.values()))
     optimizer, fused = config.optimizer, config.optimizer.fused_back_pass
-    offloaded = [part for part in config.model_part_configs() if part.train and part.offload_fraction > 0]
+    offloaded = [
+        component for component in config.model_part_configs() if component.train and component.offload_fraction > 0
+    ]
     if offloaded and str(config.training_method) == "FINE_TUNE" and not fused:
         raise ValueError(
-            "optimizer.fused_back_pass: found false, expected true, as layers of a part that is trained are offloaded: "
+            "optimizer.fused_back_pass: found false, expected true, as layers of a trained component are offloaded: "
             "they are away again before a step after the backward pass. Switch it on, or set offload_fraction to 0."
         )
     name = str(optimizer.optimizer)
@@ -81,7 +83,7 @@ def set_encoder_rates(groups: Sequence[Mapping[str, Any]], config: Any) -> None:
     """Gives the groups of text encoders the learning rates that the auxiliary Adam has for them."""
     for group in groups:
         # OneTrainer's names: text_encoder, text_encoder_2, and with _lora at the end those of adapters
-        part = group["name"].removesuffix("_lora")
-        rate = config.muon_te2_adam_lr if part == "text_encoder_2" else config.muon_te1_adam_lr
-        if part.startswith("text_encoder") and rate is not None:
+        component = group["name"].removesuffix("_lora")
+        rate = config.muon_te2_adam_lr if component == "text_encoder_2" else config.muon_te1_adam_lr
+        if component.startswith("text_encoder") and rate is not None:
             group["muon_adam_lr"] = rate

@@ -22,7 +22,7 @@ ROWS: dict[str, tuple[str, str, str, tuple[str, ...], tuple[int, int]]] = {
         "Start values",
         "What a new LoRA starts from. KAIMING: the down factor uniform at random, as OneTrainer draws it. NORMAL: the "
         "down factor normal at random. ORTHONORMAL: the up factor with orthonormal columns, as STIEFEL_LORA needs; a "
-        "layer then has at most as many ranks as outputs. The other factor starts at zero. Default: KAIMING.",
+        "layer then has at most as many ranks as outputs. Its partner starts at zero. Default: KAIMING.",
         STARTS,
         (4, 3),
     ),

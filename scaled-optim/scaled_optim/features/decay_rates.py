@@ -24,7 +24,9 @@ def decoupled(options: Mapping[str, Any]) -> bool:
     return options["scaled_optm"] or options["scaled_wd"]
 
 
-def decay_share(options: Mapping[str, Any], role: Role, rows: int, cols: int, partner: tuple[int, int] | None) -> float:
+def decay_share(
+    options: Mapping[str, Any], role: Role, rows: int, cols: int, partner_shape: tuple[int, int] | None
+) -> float:
     """What `scaled_wd` multiplies decay with: 1/width, and 2/b for OFT blocks of b; 1 without it.
 
     The width of a matrix is its inputs, that of a vector or DoRA scale its length. Of both factors of a LoRA it is the
@@ -32,7 +34,7 @@ def decay_share(options: Mapping[str, Any], role: Role, rows: int, cols: int, pa
     (1 − wd/width)² a step, whatever the rank and the outputs. An up factor whose partner is not known has its outputs.
 
     Args:
-        partner: `(rows, cols)` of the other factor of a LoRA.
+        partner_shape: `(rows, cols)` of the partner of a LoRA's factor.
     """
     if not options["scaled_wd"]:
         return 1.0
@@ -41,5 +43,5 @@ def decay_share(options: Mapping[str, Any], role: Role, rows: int, cols: int, pa
     if role.vector:
         return 1 / (rows * cols)
     if role.name == "LORA_UP":
-        return 1 / (partner[1] if partner else rows)
+        return 1 / (partner_shape[1] if partner_shape else rows)
     return 1 / cols

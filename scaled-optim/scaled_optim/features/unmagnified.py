@@ -1,7 +1,7 @@
 """Bases of LoRA factors, which do not depend on how the product of two factors is split between them.
 
 A factor is seen as tall, X `[b, n, r]` = U·R with orthonormal columns U; W is R's inverse, so that U = X·W. Axes:
-b batch, n the factor's long side, r rank, m the other factor's long side.
+b batch, n the factor's long side, r rank, m its partner's long side.
 """
 
 from scaled_optim.arithmetic import ALIGNMENT

@@ -53,7 +53,7 @@ SERVED_FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 def fits(rule: Rule, s: StackStep) -> bool:
     """Whether the kernels know all that this step asks for."""
     o = s.options
-    if s.runner is None or not s.runner.serves(s.device) or type(rule) not in KINDS or s.mates is not None:
+    if s.runner is None or not s.runner.serves(s.device) or type(rule) not in KINDS or s.partners is not None:
         return False
     if any(o.get(name) for name in OTHERS) or (o.get("auto_kappa_p") and s.kernel):
         return False
@@ -123,7 +123,7 @@ class _FusedStep:
         renewed = self._factor_sums()
         u = self._step(factor=factor, factor_unit=factor_unit, shrink=shrink, out=s.watched, moves=True)
         for name, sums in renewed.items():
-            FACTORS.renew(self.states[name], *(part.sum(1) for part in sums))
+            FACTORS.renew(self.states[name], *(partial.sum(1) for partial in sums))
         return u
 
     # -- sums ---------------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class _FusedStep:
             s.beta2 = 1 - self.weights
 
     def _measure(self) -> None:
-        """Adds up this stack's part of both of Prodigy's sums."""
+        """Adds up this stack's share of both of Prodigy's sums."""
         s, o = self.s, self.s.options
         store, totals = s.store(DISTANCE), s.totals
         arguments = {
@@ -185,14 +185,14 @@ class _FusedStep:
         }  # fmt: skip
 
     def _gradient_sums(self, unit: int, needs_p: bool) -> tuple[dict[str, Tensor | None], int, int]:
-        """Parts of the sums of g², g·p and p², float64, how many parts there are of each, and how many units."""
+        """Partial sums of g², g·p and p², float64, how many there are of each, and how many units."""
         tiles, units = self._tiles(unit)
         names = {"squares": True, "products": needs_p, "lengths": needs_p}
-        parts = {key: self._parts(tiles, unit, units, torch.float64) if on else None for key, on in names.items()}
-        arguments = {**self.table, **tiles, **parts, "UNIT": unit, "NEEDS_P": needs_p}
+        partials = {key: self._partials(tiles, unit, units, torch.float64) if on else None for key, on in names.items()}
+        arguments = {**self.table, **tiles, **partials, "UNIT": unit, "NEEDS_P": needs_p}
         reads = [*self.gradients, *(self.parameters if needs_p else [])]
-        self._launch("gradient_sums", tiles, arguments, reads, [part for part in parts.values() if part is not None])
-        return parts, parts["squares"].shape[1], units
+        self._launch("gradient_sums", tiles, arguments, reads, [x for x in partials.values() if x is not None])
+        return partials, partials["squares"].shape[1], units
 
     def _direction_sums(self, scaled: bool, fisher: bool) -> tuple[Tensor | None, int, Tensor | None]:
         """What multiplies the direction, for which unit, and what multiplies Fisher's decay `[b]`."""
@@ -202,33 +202,33 @@ class _FusedStep:
         gram = (1 if self.rows <= self.cols else 2) if scaled and matrix else 0
         size_unit = 0 if not scaled or matrix else (2 if role in ("OFT", "INPUT") else 1)
         tiles, units = self._tiles(size_unit or 1, gram)
-        parts: dict[str, Tensor | None] = dict.fromkeys(("sizes", "grams", "agreeing", "weighed"))
+        partials: dict[str, Tensor | None] = dict.fromkeys(("sizes", "grams", "agreeing", "weighed"))
         if size_unit:
-            parts["sizes"] = self._parts(tiles, size_unit, units, torch.float32)
+            partials["sizes"] = self._partials(tiles, size_unit, units, torch.float32)
         if gram:
             side = tiles["TR" if gram == 1 else "TC"]
-            parts["grams"] = self._empty(self.b, tiles["row_tiles"] * tiles["col_tiles"], side, side)
+            partials["grams"] = self._empty(self.b, tiles["row_tiles"] * tiles["col_tiles"], side, side)
         if masked:
-            parts["agreeing"] = self._parts(tiles, 1, 1, torch.float32)
+            partials["agreeing"] = self._partials(tiles, 1, 1, torch.float32)
         if fisher:
-            parts["weighed"] = self._parts(tiles, 1, 1, torch.float32)
-        arguments = {**self.element, **tiles, **parts, "SIZE_UNIT": size_unit, "GRAM": gram, "FISHER": fisher}
+            partials["weighed"] = self._partials(tiles, 1, 1, torch.float32)
+        arguments = {**self.element, **tiles, **partials, "SIZE_UNIT": size_unit, "GRAM": gram, "FISHER": fisher}
         arguments["NEEDS_P"] = fisher or self.ortho_unit > 0
         reads = self._touched_state() + self.gradients + (self.parameters if arguments["NEEDS_P"] else [])
-        self._launch("direction_sums", tiles, arguments, reads, [x for x in parts.values() if x is not None])
+        self._launch("direction_sums", tiles, arguments, reads, [x for x in partials.values() if x is not None])
         shrink = None
         if fisher:
-            shrink = 1 / (parts["weighed"].sum(1) / s.elements).sqrt_().clamp_(min=1)
+            shrink = 1 / (partials["weighed"].sum(1) / s.elements).sqrt_().clamp_(min=1)
         if gram:
-            return self._spectral_sizes(parts["grams"]), 1, shrink
+            return self._spectral_sizes(partials["grams"]), 1, shrink
         if size_unit:
-            return step_size(s, parts["sizes"].sum(1).sqrt_()), size_unit, shrink
+            return step_size(s, partials["sizes"].sum(1).sqrt_()), size_unit, shrink
         if masked:
-            return 1 / (parts["agreeing"].sum(1) / s.elements).clamp_(min=1e-3), 1, shrink
+            return 1 / (partials["agreeing"].sum(1) / s.elements).clamp_(min=1e-3), 1, shrink
         return None, 0, shrink
 
     def _factor_sums(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Parts of the sums of |x| along both sides, of every moment in factored state, by its name."""
+        """Partial sums of |x| along both sides, of every moment in factored state, by its name."""
         s = self.s
         factored = {name: store for name, store in self.states.items() if s.codec_of(name) is FACTORS}
         if not factored:
@@ -240,13 +240,13 @@ class _FusedStep:
             name: (self._empty(self.b, tiles["col_tiles"], n), self._empty(self.b, tiles["row_tiles"], m))
             for name in factored
         }
-        parts = {}
+        partials = {}
         for prefix, name in PREFIXES:
-            parts[f"{prefix}_rows"], parts[f"{prefix}_cols"] = sums.get(name, (None, None))
-        arguments = {**self.element, **tiles, **parts, "NEEDS_P": self.ortho_unit > 0}
+            partials[f"{prefix}_rows"], partials[f"{prefix}_cols"] = sums.get(name, (None, None))
+        arguments = {**self.element, **tiles, **partials, "NEEDS_P": self.ortho_unit > 0}
         del arguments["MASKED"]
         reads = self._touched_state() + self.gradients + (self.parameters if self.ortho_unit else [])
-        self._launch("factor_sums", tiles, arguments, reads, [part for both in sums.values() for part in both])
+        self._launch("factor_sums", tiles, arguments, reads, [partial for both in sums.values() for partial in both])
         return sums
 
     def _spectral_sizes(self, grams: Tensor) -> Tensor:
@@ -281,7 +281,7 @@ class _FusedStep:
         """Whether nothing of an element depends on its row or column, so that a parameter may be cut anywhere."""
         return max(self.ortho_unit, self.beta2_unit) < 2
 
-    def _parts(self, tiles: Mapping[str, int], unit: int, units: int, dtype: torch.dtype) -> Tensor:
+    def _partials(self, tiles: Mapping[str, int], unit: int, units: int, dtype: torch.dtype) -> Tensor:
         count = {1: tiles["row_tiles"] * tiles["col_tiles"], 2: tiles["col_tiles"], 3: tiles["row_tiles"]}[unit]
         return self._empty(self.b, count, units, dtype=dtype)
 

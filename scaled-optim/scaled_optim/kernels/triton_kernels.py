@@ -144,7 +144,7 @@ def distances(
     rate, beta3, d0, ORTHO_UNIT: tl.constexpr, SAFEGUARD: tl.constexpr, P: tl.constexpr, G: tl.constexpr,
     ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Each parameter's part of Prodigy's two sums, as `ProdigyAdv.measure`, from every so many-th of its numbers."""
+    """Each parameter's share of Prodigy's two sums, as `ProdigyAdv.measure`, from every so many-th of its numbers."""
     k = tl.program_id(0)
     d = tl.load(d_at)
     weight = d / d0 * d

@@ -12,12 +12,12 @@ import triton.language as tl
 def spectral_sizes(
     table, grams, sizes, splits, m, wanted, floor, SQUARINGS: tl.constexpr, R: tl.constexpr
 ):  # fmt: skip
-    """wanted/σ₁ of each parameter from the parts of its direction's Gram matrix, as `scaling.root_of_largest`."""
+    """wanted/σ₁ of each parameter from partial sums of its direction's Gram matrix, as `scaling.root_of_largest`."""
     k = tl.program_id(0)
     row, col = tl.arange(0, R)[:, None], tl.arange(0, R)[None, :]
     h = tl.zeros((R, R), tl.float32)
-    for part in range(splits):
-        h += tl.load(grams + (k * splits + part) * R * R + row * R + col)
+    for split in range(splits):
+        h += tl.load(grams + (k * splits + split) * R * R + row * R + col)
     total = tl.sum(tl.where(row == col, h, 0.0))
     largest = total
     h = h / tl.maximum(total, TINY)

@@ -24,7 +24,7 @@ def _tile(rows, cols, row_tiles, col_tiles, TR: tl.constexpr, TC: tl.constexpr):
 
 @triton.jit
 def _add_up(sums, x, k, tile, r, c, rows, cols, row_tiles, col_tiles, UNIT: tl.constexpr):
-    """Writes a tile's part of the sums of each unit, `[b, tiles beside each other, units]`."""
+    """Writes a tile's share of the sums of each unit, `[b, tiles beside each other, units]`."""
     if UNIT == 1:
         tl.store(sums + k * (row_tiles * col_tiles) + tile, tl.sum(x))
     elif UNIT == 2:
@@ -39,7 +39,7 @@ def gradient_sums(
     P: tl.constexpr, G: tl.constexpr, ALIGNED: tl.constexpr, NEEDS_P: tl.constexpr, UNIT: tl.constexpr,
     TR: tl.constexpr, TC: tl.constexpr,
 ):  # fmt: skip
-    """Of each unit parts of the sums of g², and with NEEDS_P of g·p and p², in float64."""
+    """Of each unit partial sums of g², and with NEEDS_P of g·p and p², in float64."""
     k, tile, r, c, i, inside = _tile(rows, cols, row_tiles, col_tiles, TR, TC)
     g = tl.load(_at(table, b + k, G, ALIGNED) + i, inside, 0.0).to(tl.float32).to(tl.float64)
     _add_up(squares, g * g, k, tile, r, c, rows, cols, row_tiles, col_tiles, UNIT)
@@ -60,7 +60,7 @@ def direction_sums(
     ALIGNED: tl.constexpr, NEEDS_P: tl.constexpr, MASKED: tl.constexpr, SIZE_UNIT: tl.constexpr, GRAM: tl.constexpr,
     FISHER: tl.constexpr, TR: tl.constexpr, TC: tl.constexpr,
 ):  # fmt: skip
-    """Parts of sums over the direction u that this step will have; no state is changed.
+    """Partial sums over the direction u that this step will have; no state is changed.
 
     SIZE_UNIT: u² of each unit. GRAM 1: u·uᵀ, 2: uᵀ·u, of the tile's sides. MASKED: u counts where it agrees with the
     gradient, and how many do. FISHER: (p/divisor)².
@@ -105,8 +105,8 @@ def units(
     gg = tl.zeros((U,), tl.float64)
     gp = tl.zeros((U,), tl.float64)
     pp = tl.zeros((U,), tl.float64)
-    for part in range(splits):
-        at = (k * splits + part) * count + u
+    for split in range(splits):
+        at = (k * splits + split) * count + u
         gg += tl.load(squares + at, inside, 0.0)
         if ORTHO:
             gp += tl.load(products + at, inside, 0.0)
@@ -149,7 +149,7 @@ def factor_sums(
     GRAMS: tl.constexpr, ORTHO_UNIT: tl.constexpr, BETA2_UNIT: tl.constexpr, P: tl.constexpr, G: tl.constexpr,
     ALIGNED: tl.constexpr, NEEDS_P: tl.constexpr, TR: tl.constexpr, TC: tl.constexpr,
 ):  # fmt: skip
-    """Of the moments after this step, seen as `[N/side, side]`, parts of the sums of |x| in both directions."""
+    """Of the moments after this step, seen as `[N/side, side]`, partial sums of |x| in both directions."""
     k, tile, r, c, i, inside = _tile(N // side, side, row_tiles, col_tiles, TR, TC)
     p, g, u, m, v, slow, divisor, d = _element(
         table, m_at, m_scale, m_sign, v_at, v_scale, slow_at, slow_scale, slow_sign, along, length, weights, d_at,

@@ -29,17 +29,16 @@ class LoRARite(Rule):
     M is kept as N = M·Wᵀ, the last step, so that M·Pᵀ·Wᵀ = N·Bₜ₋₁ᵀ·Bₜ·W·Wᵀ, and ḡ is never formed: all that it takes
     are products of factors and gradients with each other and r × r matrices. U is turned at the end of each step so
     that V is diagonal; beside N are kept Bₜ₋₁, that U's W, V's diagonal, and ρ.
-    Differs from the paper's equations: running means instead of sums, with decays
-    β·(1 − βᵗ⁻¹)/(1 − βᵗ) that need no bias correction (`use_bias_correction` false: β itself), and √(V + ρ) + ε. Of
-    directions that B has not, as at a start from zero, A's step is zero.
+    Two things differ from the paper's equations: running means instead of sums, with decays β·(1 − βᵗ⁻¹)/(1 − βᵗ) that
+    need no bias correction (`use_bias_correction` false: β itself), and √(V + ρ) + ε. Along directions that B lacks, as
+    at a start from zero, A's step is zero.
 
     `rite_scale`: "sum" as above, or "mean" with V the mean of ḡᵀḡ over the factor's m rows, which makes steps √m
     larger, as those of the authors' code are (docs/lora_rite.md).
     `clip_unmagnified_grad`: largest Frobenius norm of each ḡ; 0: any. `scaled_optm`: each factor's step changes H, the
     layer's `[out, in]` matrix, by √(out/in)·η in the spectral norm, as `HIDDEN`'s scaled steps do, times the gain of
-    the other factor's space (`subspace_gain`) and √(1 + 1/rank), which are 1 with `scale_law` variance. All that is no
-    factor of a LoRA pair, the DoRA scale too, goes to the auxiliary AdamW with the same options. OrthoGrad and cautious
-    decay are not invariant.
+    the partner's space (`subspace_gain`) and √(1 + 1/rank), which are 1 with `scale_law` variance. Other parameters,
+    the DoRA scale too, go to the auxiliary AdamW with the same options. OrthoGrad and cautious decay are not invariant.
     """
 
     name = "LORA_RITE"
@@ -62,22 +61,22 @@ class LoRARite(Rule):
         cols: int,
         name: str,
         options: Mapping[str, Any],
-        partner: tuple[int, int] | None = None,
+        partner_shape: tuple[int, int] | None = None,
     ) -> tuple[Rule, Mapping[str, Any]]:
-        if partner is None:
+        if partner_shape is None:
             shared = {key: value for key, value in options.items() if key in AdamWAdv.defaults}
             return AdamWAdv(), {**AdamWAdv.defaults, **shared}
-        return self, {**options, "partner": partner}
+        return self, {**options, "partner_shape": partner_shape}
 
     def moments(self, options: Mapping[str, Any]) -> list[str]:
         return [FIRST]
 
     def slots(self, options: Mapping[str, Any], role: Role, rows: int, cols: int) -> list[Slot]:
-        partner, rank = options["partner"], rows if role.name == DOWN else cols
+        partner_shape, rank = options["partner_shape"], rows if role.name == DOWN else cols
 
         def create(p: Tensor, keys: Tensor) -> dict[str, Tensor]:
             b = p.shape[0]
-            sizes = {"factor": partner, "inverse": (rank, rank), "values": (rank,), "escaped": (1,)}
+            sizes = {"factor": partner_shape, "inverse": (rank, rank), "values": (rank,), "escaped": (1,)}
             return {key: p.new_zeros(b, *size) for key, size in sizes.items()}
 
         first = moment_slot(FIRST, options, role, rows, cols)
@@ -98,7 +97,7 @@ class LoRARite(Rule):
     def directions(self, steps: Sequence[StackStep]) -> list[Tensor]:
         """The steps N, the momentum itself where nothing scales them; small matrices of both factors at once."""
         sizes = [s.shape[0] for s in steps]
-        gram, away, squares = (torch.cat(parts) for parts in zip(*map(self._products, steps), strict=True))
+        gram, away, squares = (torch.cat(pieces) for pieces in zip(*map(self._products, steps), strict=True))
         inverse, values, escaped = (
             torch.cat([s.store(SPACE)[key] for s in steps]) for key in ("inverse", "values", "escaped")
         )
@@ -111,7 +110,7 @@ class LoRARite(Rule):
             squares, fresh = squares * share.square(), fresh * share
         if steps[0].options["rite_scale"] == "mean":
             long_sides = [s.shape[2] if s.role.name == DOWN else s.shape[1] for s in steps]
-            squares = torch.cat([part / side for part, side in zip(squares.split(sizes), long_sides, strict=True)])
+            squares = torch.cat([piece / side for piece, side in zip(squares.split(sizes), long_sides, strict=True)])
         # UₜᵀXₜ₋₁
         seen = r + product(w.mT, away)
         p = product(seen, inverse)
@@ -140,19 +139,19 @@ class LoRARite(Rule):
         """
         found = []
         for start, stop in s.blocks():
-            now, moved = s.mates.part(start, stop), s.store(SPACE)["factor"][start:stop]
+            now, moved = s.partners.slice(start, stop), s.store(SPACE)["factor"][start:stop]
             difference = moved.sub_(now)
             gram, away = (transposed_product(now, x, s.role.name != DOWN) for x in (now, difference))
             moved.copy_(now)
-            g = s.gradients.part(start, stop)
+            g = s.gradients.slice(start, stop)
             found.append((gram, away, transposed_product(g, g, s.role.name == DOWN)))
-        return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+        return tuple(torch.cat(pieces) for pieces in zip(*found, strict=True))
 
     def _momentum(self, s: StackStep, kept: Tensor, new: Tensor) -> Tensor:
         """N ← N·keptᵀ + ∇A·new, with new symmetric; returns N."""
         m = s.read(FIRST)
         for start, stop in s.blocks():
-            before, g, k, n = m[start:stop], s.gradients.part(start, stop), kept[start:stop], new[start:stop]
+            before, g, k, n = m[start:stop], s.gradients.slice(start, stop), kept[start:stop], new[start:stop]
             # a down factor and its gradient are seen transposed
             factors = (k, before, n, g) if s.role.name == DOWN else (before, k.mT, g, n)
             before.copy_(sum_of_products(*factors))
@@ -161,11 +160,11 @@ class LoRARite(Rule):
 
     def _sized(self, s: StackStep, u: Tensor, r: Tensor) -> Tensor:
         """The step N with σ₁(N·Bᵀ) = √(out/in), from R `[b, r, r]` of B = U·R."""
-        partner = s.options["partner"]
+        partner_shape = s.options["partner_shape"]
         if s.role.name == DOWN:
-            outputs, inputs, gram = partner[0], s.shape[2], product(u, u.mT)
+            outputs, inputs, gram = partner_shape[0], s.shape[2], product(u, u.mT)
         else:
-            outputs, inputs, gram = s.shape[1], partner[1], product(u.mT, u)
+            outputs, inputs, gram = s.shape[1], partner_shape[1], product(u.mT, u)
         # the Gram matrix of M = N·Rᵀ
         largest = eigenvalues(product(product(r, gram), r.mT), s.runner)[:, -1:, None].clamp(min=0).sqrt()
         # the step of H stays in the columns of B, or in the rows of A

@@ -58,9 +58,9 @@ class MuonAdv(Rule):
     `rms_rescaling` null: on, unless `scaled_optm` sets the size: that of `scaled_step`, times 1/2 for LoRA factors and
     1/3 for other matrices; with `scale_law` variance times 1.
 
-    What is no hidden matrix goes to the auxiliary Adam with the options of `muon_adam_config`: vectors, inputs,
-    outputs, and the down factors of LoRAs. Without `MuonWithAuxAdam` only what is no matrix does. Of the others,
-    `muon_hidden_layers` leaves to Muon only those whose name contains one of its comma-separated parts, or with
+    Muon steps hidden matrices and the up factors of LoRAs. The auxiliary Adam steps vectors, inputs, outputs and down
+    factors, with the options of `muon_adam_config`. Without `MuonWithAuxAdam` it steps only what is no matrix.
+    `muon_hidden_layers` leaves to Muon only matrices whose name contains one of its comma-separated parts, or with
     `muon_adam_regex` matches one. `muon_adam_lr`: the auxiliary Adam's own learning rate, which follows the schedule.
     """
 
@@ -73,12 +73,12 @@ class MuonAdv(Rule):
         if options["rms_rescaling"] and options["scaled_optm"]:
             raise ValueError("rms_rescaling: scaled_optm sets the size of steps already; expected null or false.")
         if options["muon_adam_regex"]:
-            for part in layer_parts(options["muon_hidden_layers"], regex=True):
+            for pattern in layer_patterns(options["muon_hidden_layers"], regex=True):
                 try:
-                    find_pattern(part)
+                    find_pattern(pattern)
                 except PatternError as error:
                     raise ValueError(
-                        f"muon_hidden_layers: found {part}, expected a regular expression: {error}."
+                        f"muon_hidden_layers: found {pattern}, expected a regular expression: {error}."
                     ) from error
         aux = AdamWAdv()
         unknown = sorted((options["muon_adam_config"] or {}).keys() - aux.defaults.keys())
@@ -101,7 +101,7 @@ class MuonAdv(Rule):
         cols: int,
         name: str,
         options: Mapping[str, Any],
-        partner: tuple[int, int] | None = None,
+        partner_shape: tuple[int, int] | None = None,
     ) -> tuple[Rule, Mapping[str, Any]]:
         others = () if not options["MuonWithAuxAdam"] else ("LORA_DOWN", "INPUT_MATRIX", "OUTPUT")
         matrix = role.matrix and role.name not in others and min(rows, cols) > 1
@@ -133,17 +133,17 @@ class MuonAdv(Rule):
         return first_moment(s, mars_gradient(s, beta1), beta1)
 
 
-def layer_parts(layers: str | None, regex: bool) -> list[str]:
+def layer_patterns(layers: str | None, regex: bool) -> list[str]:
     """The comma-separated parts of `muon_hidden_layers`; commas inside of brackets belong to regular expressions."""
     if regex:
         return split_patterns(layers or "")
-    return [part.strip() for part in (layers or "").split(",") if part.strip()]
+    return [pattern.strip() for pattern in (layers or "").split(",") if pattern.strip()]
 
 
 def is_hidden_layer(name: str, layers: str | None, regex: bool) -> bool:
     """Whether a name has one of the parts of `muon_hidden_layers`, or matches one; no parts: every name does."""
-    parts = layer_parts(layers, regex)
-    return not parts or any(find_pattern(part).search(name) if regex else part in name for part in parts)
+    patterns = layer_patterns(layers, regex)
+    return not patterns or any(find_pattern(pattern).search(name) if regex else pattern in name for pattern in patterns)
 
 
 def mars_gradient(s: StackStep, beta1: float) -> Tensor:

@@ -23,8 +23,8 @@ class ProdigyAdv(AdamWAdv):
     """Prodigy (arXiv 2306.06101): Adam whose learning rate is d·lr, with d estimated from how far the weights went.
 
     m ← β₁·m + (1 − β₁)·d·g, v ← β₂·v + (1 − β₂)·d²·g², u = m/(√v + d·ε). d grows to
-    d_coef·Σ(d/d₀)·d·lr·⟨g, p₀ − p⟩ / ‖s‖₁, both sums kept with β₃. One d for all parameters, computed on the device.
-    Only every `slice_p`-th number is looked at for it. `prodigy_steps`: no estimate after so many steps.
+    d_coef·Σ(d/d₀)·d·lr·⟨g, p₀ − p⟩ / ‖s‖₁, both sums kept with β₃. All parameters have one d, computed on the device.
+    `slice_p`: the sums take every so many-th number. `prodigy_steps`: d stays as it is after so many steps.
     """
 
     name = "PRODIGY_ADV"
@@ -65,12 +65,12 @@ class ProdigyAdv(AdamWAdv):
         return {**numbers, "estimates": self.estimates(options, step)}
 
     def totals(self, options: Mapping[str, Any], count: int, device: torch.device) -> dict[str, Tensor]:
-        """What all parameters share; the last two hold each parameter's part of the sums in one step."""
+        """What all parameters share; the last two hold each parameter's share of the sums in one step."""
         d = torch.tensor(options["d0"], dtype=torch.float64, device=device)
-        parts = torch.zeros(count, dtype=torch.float64, device=device)
+        shares = torch.zeros(count, dtype=torch.float64, device=device)
         return {
             "d": d, "d_max": d.clone(), "numerator": torch.zeros_like(d),
-            "numerators": parts, "denominators": parts.clone(),
+            "numerators": shares, "denominators": shares.clone(),
         }  # fmt: skip
 
     def step_at_once(self, s: StackStep) -> bool:
@@ -101,9 +101,9 @@ class ProdigyAdv(AdamWAdv):
         return not options["prodigy_steps"] or step <= options["prodigy_steps"]
 
     def measure(self, s: StackStep) -> None:
-        """Adds up this stack's part of both sums."""
+        """Adds up this stack's share of both sums."""
         o, d, lr = s.options, s.totals["d"], s.n["lr"]
-        g, p = (stack.thinned(o["slice_p"]) for stack in (s.gradients, s.parameters))
+        g, p = (stack.strided(o["slice_p"]) for stack in (s.gradients, s.parameters))
         store = s.store(DISTANCE)
         weight = d / o["d0"] * d
         store["sum"].mul_(beta3(o)).addcmul_(g, weight if o["safeguard_warmup"] else weight * lr)

@@ -45,15 +45,15 @@ EXCLUSIVE = (("use_grams", "use_cautious"), ("nnmf_factor", "state_precision"))
 
 
 class Rule(ABC):
-    """How gradients become a raw direction. Everything around it is the same for every rule.
+    """Makes a direction u of gradients. Everything else of a step is the same for every rule.
 
     Attributes:
         name: in the config.
         defaults: every option that it supports, by config key. Any other option is refused.
-        needs_pairs: whether it is made for the two factors of LoRAs, and leaves everything else to another rule.
+        needs_pairs: whether it steps the factors of LoRAs only, and leaves other parameters to another rule.
         orthonormal_up: whether the up factors of LoRAs must have orthonormal columns.
-        paired: whether both factors are stepped together, each with the values of the other as `s.mates`.
-        rate_found: whether it multiplies the learning rate by what it finds itself, on the device.
+        paired: whether a factor and its partner are stepped together, each with the other's values as `s.partners`.
+        rate_found: whether it multiplies the learning rate by a number that it estimates on the device.
     """
 
     name: ClassVar[str]
@@ -88,11 +88,11 @@ class Rule(ABC):
         return [self.direction(s) for s in steps]
 
     def step_at_once(self, s: StackStep) -> bool:
-        """Steps state and parameters, decay included, in one kernel; False, and nothing done, where there is none."""
+        """Steps state and parameters, decay included, in one kernel. False if there is none: nothing is done then."""
         return False
 
     def last_direction(self, s: StackStep) -> Tensor:
-        """What `direction` would have returned for the step that `step_at_once` took, as far as rounding goes."""
+        """The direction of the step that `step_at_once` took: that of `direction`, but for rounding."""
         raise NotImplementedError(f"{self.name} takes no step at once")
 
     def scaled(self, s: StackStep, u: Tensor) -> Tensor:
@@ -115,12 +115,22 @@ class Rule(ABC):
         cols: int,
         name: str,
         options: Mapping[str, Any],
-        partner: tuple[int, int] | None = None,
+        partner_shape: tuple[int, int] | None = None,
     ) -> tuple["Rule", Mapping[str, Any]]:
-        """The rule and the options for a parameter; an option `own_lr` takes the place of the group's initial rate.
+        """The rule and the options that step a parameter. An option `own_lr` replaces the group's initial rate.
 
         Args:
-            partner: `(rows, cols)` of the other factor, for a factor of a LoRA.
+            role: of the parameter.
+            rows, cols: of the parameter as a matrix.
+            name: of the parameter, for messages and patterns.
+            options: of its group.
+            partner_shape: `(rows, cols)` of the partner; None: the parameter is no factor of a LoRA pair.
+
+        Returns:
+            This rule or another one, and all options of that rule.
+
+        Raises:
+            ValueError: the rule can't step it.
         """
         return self, options
 
@@ -132,17 +142,17 @@ class Rule(ABC):
         """Ends step number `step`, after all parameters have had theirs; may change `totals`."""
 
     def slots(self, options: Mapping[str, Any], role: Role, rows: int, cols: int) -> list[Slot]:
-        """All that is remembered, the shared features' part included."""
+        """All slots: those of the rule and those of the shared features."""
         slots = [moment_slot(name, options, role, rows, cols) for name in self.moments(options)]
         if options.get("kourkoutas_beta"):
             slots.append(kourkoutas_slot(role))
         return slots + decay_slots(options, role) + scaling_slots(options, role, rows, cols)
 
     def numbers(self, options: Mapping[str, Any], step: int) -> dict[str, Any]:
-        """What changes from step to step. `gain` multiplies the learning rate, unless steps are scaled.
+        """The numbers that change from step to step. `gain` multiplies the learning rate, unless steps are scaled.
 
-        A float may become a 0-dim tensor on its way to `StackStep.n`. What `direction` branches on is given as a bool,
-        which stays one: a compiled step is compiled once for each of its values.
+        A float may become a 0-dim tensor in `StackStep.n`. A bool stays a bool, so `direction` may branch on it: a
+        compiled step is compiled once for each of its values.
 
         Args:
             step: its number, from 1.

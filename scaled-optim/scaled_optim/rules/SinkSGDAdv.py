@@ -19,8 +19,8 @@ class SinkSGDAdv(Rule):
 
     m ← μ·m + (1 − μ)·g, u = sinkhorn(m), see `sinkhorn`; for vectors u = sign(m). The paper has no momentum.
 
-    `sinkhorn_iterations`: how often rows and columns are normalised. `orthogonal_sinkhorn`: each time, what lies along
-    the parameter's own row or column is taken away. `normed_momentum`: m averages sinkhorn(g), and u = m. `snr_cond`
+    `sinkhorn_iterations`: how often rows and columns are normalised. `orthogonal_sinkhorn`: each time, a row or column
+    loses what lies along the parameter's own. `normed_momentum`: m averages sinkhorn(g), and u = m. `snr_cond`
     with it: u = (4/π)·atan(m/√(d·e)), larger in rows and columns whose directions agree, see `normed_direction`.
     `geometric_wd`: decay is stronger for large rows and columns, and along sign(p) for vectors.
     """

@@ -28,10 +28,10 @@ class StiefelLoRA(AdamWAdv):
     A ← (1 − wd·η/η₀)·A − η·k·√(o/i)·u/σ₁(u), for W = BA of `[o, i]`: as B is orthonormal, the step of W by A has k
     times the size of `HIDDEN`'s scaled steps. With `scale_law` variance k is 1.
 
-    B must be orthonormal at the start and A may be zero (`lora_init` ORTHONORMAL), alpha must be the rank. All that is
-    no factor of a LoRA pair, the DoRA scale too, goes to the auxiliary AdamW with the same options, of which
-    `scaled_optm` and its decay count there only, as here they are always on. Differs from the paper in the size of
-    steps, which there is the base rule's own.
+    B must be orthonormal at the start, A may be zero (`lora_init` ORTHONORMAL), and alpha must be the rank. Other
+    parameters, the DoRA scale too, go to the auxiliary AdamW with the same options. `scaled_optm` and its decay matter
+    for those alone, as LoRA pairs always have them. Steps differ from the paper's in size, which is the base rule's own
+    there.
 
     `stiefel_base`: ADAMW, or SIGN for the sign of the momentum.
     """
@@ -56,12 +56,12 @@ class StiefelLoRA(AdamWAdv):
         cols: int,
         name: str,
         options: Mapping[str, Any],
-        partner: tuple[int, int] | None = None,
+        partner_shape: tuple[int, int] | None = None,
     ) -> tuple[Rule, Mapping[str, Any]]:
-        if partner is None:
+        if partner_shape is None:
             return AdamWAdv(), {key: options[key] for key in AdamWAdv.defaults}
         if role.name != UP:
-            return self, {**options, "scaled_optm": True, "outputs": partner[0]}
+            return self, {**options, "scaled_optm": True, "outputs": partner_shape[0]}
         if cols > rows:
             raise ValueError(
                 f"lora_rank: {name} has {cols} ranks and {rows} outputs; {self.name} needs at most as many ranks as "
@@ -99,11 +99,11 @@ class StiefelLoRA(AdamWAdv):
         up, grams = s.role.name == UP, []
         state = s.store("spectral") if s.has("spectral") else None
         for start, stop in s.blocks():
-            part = u[start:stop]
+            piece = u[start:stop]
             if up:
-                tangent_(s.parameters.part(start, stop), part)
+                tangent_(s.parameters.slice(start, stop), piece)
             if state is None:
-                grams.append(transposed_product(part, part, not up))
+                grams.append(transposed_product(piece, piece, not up))
         largest = largest_singular_value(u, state) if state else root_of_largest(torch.cat(grams))
         size = 1.0 if up else math.sqrt(s.options["outputs"] / u.shape[2])
         size *= _gain(s)
@@ -120,7 +120,7 @@ class StiefelLoRA(AdamWAdv):
         # κ(x)² is at most 1 + length², so with lengths up to 1 one pass leaves 2ε
         passes = 1 if known and rate * _gain(s) <= 1 else 2
         for start, stop in s.blocks():
-            b = s.parameters.part(start, stop)
+            b = s.parameters.slice(start, stop)
             x = b.addcmul(u[start:stop], rate.to(u.dtype), value=-1) if not known else b.sub(u[start:stop], alpha=rate)
             s.parameters.assign(start, stop, retracted(x, passes))
 

@@ -33,10 +33,17 @@ RULES: dict[str, Rule] = {
 
 
 def rule_options(rule: Rule, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of the rule: those given, and the defaults of the others.
+    """All options of a rule: those given, and the defaults of the others.
+
+    Args:
+        rule: of `RULES`, or one of your own.
+        given: option -> value; the values are not checked here.
+
+    Returns:
+        Option -> value, for every option that the rule has.
 
     Raises:
-        ValueError: an option that the rule has not; the message names the rules that have it.
+        ValueError: the rule has no such option; the message names the rules that have it.
     """
     for name in given:
         if name not in rule.defaults:

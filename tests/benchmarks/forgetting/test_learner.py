@@ -83,7 +83,7 @@ def test_pictures_are_judged_with_the_trained_denoiser(learner):
     assert all(
         0 <= found[name][kind] <= 1 for name in ("pictures", "base_pictures") for kind in ("concept", "ordinary")
     )
-    # only lengths have a start to store
+    # only magnitudes have a start to store
     assert found["anchor"]["values"] < 20000
     assert "pictures" not in learner.measure(replace(setting, pictures=False), 0.014, 0)
 

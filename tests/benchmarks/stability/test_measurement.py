@@ -83,7 +83,7 @@ def test_the_report_says_what_the_losses_say(measured):
     assert "OFT, variance: 1η² is promised for white inputs, 1.5η² was found: the promise **does not hold**" in text
     assert "add up to 1.5η², the whole step is 1.5η²; the magnitude's share is 50 %" in text
     assert "Scaled steps, factored at its best rate against the full moment at its own: **better**" in text
-    tables = [part for part in text.split("\n\n") if part.startswith("|")]
+    tables = [section for section in text.split("\n\n") if section.startswith("|")]
     assert len(tables) == len(QUESTIONS)
     for own in tables:
         assert len({line.count("|") for line in own.splitlines()}) == 1

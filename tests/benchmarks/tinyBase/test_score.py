@@ -222,8 +222,8 @@ def test_script_scores_a_model_and_an_adapter(model, script, tmp_path, monkeypat
     )
     assert status == 0, capsys.readouterr().err
     result = json.loads(output.read_text(encoding="utf-8"))
-    for part in (result["base"], result["base_with_adapter"], result["lumo"]["after"], result["vintage"]["before"]):
-        assert part["rates"]["color"]["total"] == len(part["samples"])
+    for measured in (result["base"], result["base_with_adapter"], result["lumo"]["after"], result["vintage"]["before"]):
+        assert measured["rates"]["color"]["total"] == len(measured["samples"])
     assert len(result["base"]["samples"]) == 4 and len(result["lumo"]["after"]["samples"]) == 2
     assert grid.is_file() and grid.with_name("grid_concept.png").is_file()
     assert "points" in capsys.readouterr().out

@@ -38,7 +38,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", list(WIDTHS))
-def test_a_variant_has_its_width_and_the_bases_other_parts(name, tmp_path):
+def test_a_variant_has_its_width_and_the_bases_other_components(name, tmp_path):
     make(name, tmp_path / "work", tmp_path / name, steps=1)
     loaded = StableDiffusionPipeline.from_pretrained(tmp_path / name, local_files_only=True)
     base = UNet2DConditionModel.load_config(BASE / "unet")

@@ -107,8 +107,8 @@ def test_command_writes_json(miniature, concept, tmp_path, capsys):
     ratio = result["ratios"]["ours/plain"]
     assert ratio["min"] <= first[OURS] / first[PLAIN] <= ratio["max"]
     for seconds in result["breakdown_seconds"].values():
-        parts = sum(value for part, value in seconds.items() if part != "whole step")
-        assert parts == pytest.approx(seconds["whole step"])
+        phases = sum(value for phase, value in seconds.items() if phase != "whole step")
+        assert phases == pytest.approx(seconds["whole step"])
         assert seconds["UNet forward"] > 0 and seconds["backward"] > 0 and seconds["optimizer"] > 0
     assert "| whole step |" in capsys.readouterr().out
 

@@ -40,7 +40,7 @@ def config_classes() -> list[type[BaseConfig]]:
 FIELDS = [(config_class, name) for config_class in config_classes() for name in config_class.model_fields]
 
 
-@pytest.mark.parametrize(("config_class", "name"), FIELDS, ids=lambda part: getattr(part, "__name__", part))
+@pytest.mark.parametrize(("config_class", "name"), FIELDS, ids=lambda value: getattr(value, "__name__", value))
 def test_option_is_fully_declared(config_class, name):
     declared = option_of(config_class, name)
     assert declared.title and declared.title[0].isupper() and not declared.title.endswith(".")
@@ -75,7 +75,7 @@ def test_defaults_are_not_shared():
     assert second.unet.train and second.additional_embeddings == []
 
 
-def test_parts_have_their_own_defaults():
+def test_components_have_their_own_defaults():
     config = TrainConfig()
     assert (config.unet.stop_training_after, config.text_encoder.stop_training_after) == (0, 30)
     assert config.text_encoder.stop_training_after_unit == "EPOCH"
@@ -145,8 +145,8 @@ def test_state_precision_has_an_older_spelling():
     assert TrainConfig().optimizer.resolved_state_precision == "auto"
 
 
-def test_weight_dtype_of_a_part():
+def test_weight_dtype_of_a_component():
     config = TrainConfig.from_dict(
         {"weight_dtype": "BFLOAT_16", "unet": {"weight_dtype": "NONE"}, "vae": {"weight_dtype": "FLOAT_32"}}
     )
-    assert (config.part_weight_dtype("unet"), config.part_weight_dtype("vae")) == ("BFLOAT_16", "FLOAT_32")
+    assert (config.component_weight_dtype("unet"), config.component_weight_dtype("vae")) == ("BFLOAT_16", "FLOAT_32")

@@ -231,10 +231,10 @@ def test_unknown_keys_are_named_once_and_kept(write, tmp_path, caplog):
     (record,) = caplog.records
     message = record.getMessage()
     assert message.startswith(f"{tmp_path / 'my.json'}: 9 unknown keys have no effect, but will be kept")
-    for part in (
+    for text in (
         "lora_rnak (did you mean lora_rank?)",
         "beta2 (it belongs into optimizer: optimizer.beta2)",
-        "gradient_checkpointing (an old spelling, write unet.gradient_checkpointing (one for each part))",
+        "gradient_checkpointing (an old spelling, write unet.gradient_checkpointing (one for each component))",
         "frames (an option of OneTrainer that this trainer does not have)",
         ", zzz,",
         "unet.trian (did you mean train?)",
@@ -242,7 +242,7 @@ def test_unknown_keys_are_named_once_and_kept(write, tmp_path, caplog):
         "concepts.0.image.flip",
         "optimizer_defaults.LION.betal (did you mean beta1?)",
     ):
-        assert part in message
+        assert text in message
     config.save(tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert written["zzz"] == data["zzz"] and written["unet"]["trian"] is True

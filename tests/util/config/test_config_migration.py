@@ -63,7 +63,7 @@ def test_cascade_keeps_its_prior_and_gets_p2():
     assert config.output_model_format == "SAFETENSORS"
 
 
-def test_offloading_is_spread_over_the_parts():
+def test_offloading_is_spread_over_the_components():
     config = migrate(
         10,
         gradient_checkpointing="CPU_OFFLOADED",
@@ -73,8 +73,12 @@ def test_offloading_is_spread_over_the_parts():
         unet={"train": False},
     )
     assert not config.async_offloading and not config.unet.train
-    for part in (config.unet, config.text_encoder):
-        assert (part.gradient_checkpointing, part.activation_offloading, part.offload_fraction) == (True, True, 0.4)
+    for component in (config.unet, config.text_encoder):
+        assert (component.gradient_checkpointing, component.activation_offloading, component.offload_fraction) == (
+            True,
+            True,
+            0.4,
+        )
     assert config.text_encoder.stop_training_after == 30
     without = migrate(10, gradient_checkpointing="ON", layer_offload_fraction=0.4)
     assert (without.unet.offload_fraction, without.unet.activation_offloading) == (0.0, False)

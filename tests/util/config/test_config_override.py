@@ -82,7 +82,7 @@ def test_source_is_not_changed():
         ("lora_rnak=3", "override: lora_rnak: there is no such option; did you mean lora_rank?"),
         ("optimizer.bta1=3", "override: optimizer.bta1: there is no such option; did you mean optimizer.beta1?"),
         ("zzz.a=3", "override: zzz: there is no such option"),
-        ("lora_rank.a=3", "override: lora_rank: holds a single value and has no part 'a'"),
+        ("lora_rank.a=3", "override: lora_rank: holds a single value and has no option 'a'"),
         ("concepts.5.path=x", "override: concepts.5: there is no such entry; concepts has entries 0 to 0"),
         ("concepts.-1.path=x", "override: concepts.-1: there is no such entry; concepts has entries 0 to 0"),
         ("concepts.x=y", "override: concepts.x: there is no such entry; concepts has entries 0 to 0"),

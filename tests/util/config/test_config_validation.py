@@ -172,7 +172,7 @@ def test_assignment_is_checked():
     assert config.unet.stop_training_after == 0
 
 
-def test_sparse_parts_keep_their_own_defaults():
+def test_sparse_components_keep_their_own_defaults():
     config = TrainConfig.from_dict({"text_encoder": {"train": False}})
     assert (config.text_encoder.train, config.text_encoder.stop_training_after) == (False, 30)
 

@@ -43,15 +43,15 @@ READERS: dict[tuple[type[BaseConfig], str], str] = {
     (TrainConfig, "cache_dir"): r"config\.cache_dir",
     (TrainConfig, "text_encoder_2_layer_skip"): r"own\.text_encoder_2_layer_skip",
     (TrainConfig, "text_encoder_2_sequence_length"): r"own\.text_encoder_2_sequence_length",
-    (TrainConfig, "text_encoder_3_layer_skip"): r"getattr\(self\.config, f.\{part\}_layer_skip",
-    (TrainConfig, "text_encoder_4_layer_skip"): r"getattr\(self\.config, f.\{part\}_layer_skip",
+    (TrainConfig, "text_encoder_3_layer_skip"): r"getattr\(self\.config, f.\{component\}_layer_skip",
+    (TrainConfig, "text_encoder_4_layer_skip"): r"getattr\(self\.config, f.\{component\}_layer_skip",
     (SampleConfig, "text_encoder_2_layer_skip"): r"sample\.text_encoder_2_layer_skip",
     (SampleConfig, "text_encoder_2_sequence_length"): r"sample\.text_encoder_2_sequence_length",
     (TrainConfig, "learning_rate"): r"config\.learning_rate\b",
     (TrainModelPartConfig, "learning_rate"): r"options_of\(config, name\)\.learning_rate",
-    # `TrainConfig.part_weight_dtype` reads both
-    (TrainConfig, "weight_dtype"): r"config\.part_weight_dtype\(",
-    (TrainModelPartConfig, "weight_dtype"): r"config\.part_weight_dtype\(",
+    # `TrainConfig.component_weight_dtype` reads both
+    (TrainConfig, "weight_dtype"): r"config\.component_weight_dtype\(",
+    (TrainModelPartConfig, "weight_dtype"): r"config\.component_weight_dtype\(",
     (TrainConfig, "layer_filter"): r"LayerFilter\.from_config\(config",
     (TrainConfig, "layer_filter_preset"): r"LayerFilter\.from_config\(config",
     (TrainConfig, "layer_filter_regex"): r"LayerFilter\.from_config\(config",
@@ -62,9 +62,9 @@ READERS: dict[tuple[type[BaseConfig], str], str] = {
     (TrainModelPartConfig, "dropout_probability"): r"text_encoder\.dropout_probability",
     (ConceptConfig, "enabled"): r"concept\.enabled",
     (SampleConfig, "enabled"): r"for s in resolve_samples\(.* if s\.enabled",
-    (TrainModelPartConfig, "model_name"): r"getattr\(config, part\)\.model_name",
+    (TrainModelPartConfig, "model_name"): r"getattr\(config, component\)\.model_name",
     (TrainEmbeddingConfig, "model_name"): r"fit_embedding\(own\.model_name",
-    (TrainModelPartConfig, "train"): r"getattr\(config, part\)\.train\b",
+    (TrainModelPartConfig, "train"): r"getattr\(config, component\)\.train\b",
     (TrainEmbeddingConfig, "train"): r"config\.embedding\.train\b",
     (TrainModelPartConfig, "stop_training_after"): r"options\.stop_training_after",
     (TrainModelPartConfig, "stop_training_after_unit"): r"options\.stop_training_after_unit",
@@ -73,7 +73,7 @@ READERS: dict[tuple[type[BaseConfig], str], str] = {
 }
 # other things have attributes of these names, or the option is refused a second time
 ALSO_OF_OTHERS = {"attention_mask", "svd_dtype", "frames", "decoder", "compile", "include", "length"}
-PARTS = ("unet", "text_encoder", "vae")
+COMPONENTS = ("unet", "text_encoder", "vae")
 COMPONENTS = {name for family in model_families().values() for name in family.modules}
 FIELDS = [
     (owner, name) for owner in config_classes() if owner is not TrainOptimizerConfig for name in owner.model_fields
@@ -175,13 +175,13 @@ def test_a_default_is_never_refused_or_told():
 )
 def test_what_would_be_another_run_is_refused_and_the_remedy_helps(changes, path):
     config = TrainConfig.from_dict(changes)
-    (problem,) = unread_problems(config, PARTS)
+    (problem,) = unread_problems(config, COMPONENTS)
     assert problem.path == path and problem.text.startswith("found ") and ", but " in problem.text
     ((key, value),) = problem.remedies[0].values
     data = config.to_dict()
     owner, _, name = key.rpartition(".")
     (data[owner] if owner else data)[name] = value
-    assert unread_problems(TrainConfig.from_dict(data), PARTS) == []
+    assert unread_problems(TrainConfig.from_dict(data), COMPONENTS) == []
 
 
 def test_what_only_costs_time_is_told_in_one_line():
@@ -194,13 +194,13 @@ def test_what_only_costs_time_is_told_in_one_line():
             "transformer": {"offload_fraction": 0.5},
         }
     )
-    assert unread_problems(config, PARTS) == []
-    note = unread_notes(config, PARTS)
+    assert unread_problems(config, COMPONENTS) == []
+    note = unread_notes(config, COMPONENTS)
     assert "\n" not in note
     for key in ("compile (", "attention_mechanism (", "async_offloading (", "vb_loss_strength ("):
         assert note.count(key) == 1
     config.async_offloading = False
-    assert "async_offloading" not in unread_notes(config, PARTS)
+    assert "async_offloading" not in unread_notes(config, COMPONENTS)
 
 
 def test_options_of_what_is_refused_or_of_other_families_are_left_alone():
@@ -212,14 +212,14 @@ def test_options_of_what_is_refused_or_of_other_families_are_left_alone():
         "quantization": {"svd_rank": 4, "cache_dir": "y"},
     }
     config = TrainConfig.from_dict(data)
-    assert unread_problems(config, PARTS) == [] and unread_notes(config, PARTS) is None
+    assert unread_problems(config, COMPONENTS) == [] and unread_notes(config, COMPONENTS) is None
 
 
 @pytest.mark.parametrize("data", [{"multi_gpu": True}, {"cloud": {"enabled": True}}])
 def test_several_gpus_and_other_machines_are_refused(data):
-    (problem,) = unread_problems(TrainConfig.from_dict(data), PARTS)
+    (problem,) = unread_problems(TrainConfig.from_dict(data), COMPONENTS)
     assert problem.text.startswith(f"{next(iter(data))}: ")
-    assert unread_problems(TrainConfig.from_dict({"multi_gpu": False, "cloud": {"enabled": False}}), PARTS) == []
+    assert unread_problems(TrainConfig.from_dict({"multi_gpu": False, "cloud": {"enabled": False}}), COMPONENTS) == []
 
 
 def test_a_sample_that_would_be_another_picture_is_refused(tmp_path):

@@ -79,7 +79,7 @@ class AdapterOptions(BaseConfig):
     lora_decompose: bool = option(
         False,
         "DoRA",
-        "Trains direction and length of each weight vector apart (DoRA). Closer to full fine-tuning, slower.",
+        "Trains direction and magnitude of each weight vector apart (DoRA). Closer to full fine-tuning, slower.",
         G,
         visible_when=DORA,
     )
@@ -114,7 +114,7 @@ class AdapterOptions(BaseConfig):
     lora_decompose_output_axis: bool = option(
         False,
         "DoRA on outputs",
-        "Takes lengths per output instead of per input. ComfyUI reproduces the input axis "
+        "Takes a magnitude per output instead of per input. ComfyUI reproduces the input axis "
         "from every format, the output axis from COMFY_LORA, which is adjusted for it, and only roughly from others.",
         G,
         visible_when=LORA | {"lora_decompose": (True,)},
@@ -239,12 +239,12 @@ class AdapterOptions(BaseConfig):
         False, "Tucker", "Factors convolution kernels by the Tucker decomposition.", G, visible_when=LOKR, advanced=True
     )
     lokr_weight_decompose: bool = option(
-        False, "LoKr DoRA", "Trains direction and length of each weight vector apart.", G, visible_when=LOKR
+        False, "LoKr DoRA", "Trains direction and magnitude of each weight vector apart.", G, visible_when=LOKR
     )
     lokr_dora_on_output: bool = option(
         True,
         "LoKr DoRA on outputs",
-        "Takes those lengths per output instead of per input.",
+        "Takes a magnitude per output instead of per input.",
         G,
         visible_when=LOKR | {"lokr_weight_decompose": (True,)},
         advanced=True,

@@ -10,14 +10,14 @@ from modules.util.enum.TimeUnit import TimeUnit
 from modules.util.enum.TrainingMethod import TrainingMethod
 
 G = OptionGroup.MODEL
-PARTS = OptionGroup.PARTS
+COMPONENTS = OptionGroup.COMPONENTS
 TEXT_ENCODER = {"stop_training_after": 30, "stop_training_after_unit": TimeUnit.EPOCH}
-# what a part of each kind has no use for
+# what a component of each kind has no use for
 OF_TEXT_ENCODERS = ("dropout_probability", "train_embedding")
 UNET_FACTS = {"unused": (*OF_TEXT_ENCODERS, "attention_mask", "guidance_scale")}
 TRANSFORMER_FACTS = {"unused": OF_TEXT_ENCODERS}
 TEXT_ENCODER_FACTS = {"unused": ("guidance_scale",)}
-# parts that turn images into numbers and back are trained by one method only
+# components that turn images into numbers and back are trained by one method only
 _TRAINING = (
     "train", "stop_training_after", "stop_training_after_unit", "learning_rate", "gradient_checkpointing",
     "offload_fraction", "activation_offloading",
@@ -73,13 +73,18 @@ class ModelOptions(BaseConfig):
     )
 
     unet: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "U-Net", "The denoiser of SD 1.5, 2.x and SDXL.", PARTS, UNET_FACTS, stop_training_after=0
+        TrainModelPartConfig,
+        "U-Net",
+        "The denoiser of SD 1.5, 2.x and SDXL.",
+        COMPONENTS,
+        UNET_FACTS,
+        stop_training_after=0,
     )
     prior: TrainModelPartConfig = nested(
         TrainModelPartConfig,
         "Prior",
         "The denoiser of Würstchen and Stable Cascade.",
-        PARTS,
+        COMPONENTS,
         {"advanced": True, **UNET_FACTS},
         stop_training_after=0,
     )
@@ -87,7 +92,7 @@ class ModelOptions(BaseConfig):
         TrainModelPartConfig,
         "Transformer",
         "The denoiser of SD 3, Flux, Chroma, Qwen, Z-Image and other transformers.",
-        PARTS,
+        COMPONENTS,
         TRANSFORMER_FACTS,
         stop_training_after=0,
     )
@@ -95,19 +100,19 @@ class ModelOptions(BaseConfig):
         TrainModelPartConfig,
         "Unconditional transformer",
         "A second denoiser for guidance, in families that have one.",
-        PARTS,
+        COMPONENTS,
         {"advanced": True, **TRANSFORMER_FACTS},
         train=False,
         gradient_checkpointing=False,
     )
     text_encoder: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "Text encoder", "The first text encoder.", PARTS, TEXT_ENCODER_FACTS, **TEXT_ENCODER
+        TrainModelPartConfig, "Text encoder", "The first text encoder.", COMPONENTS, TEXT_ENCODER_FACTS, **TEXT_ENCODER
     )
     text_encoder_layer_skip: int = option(
         0,
         "Layer skip",
         "Last layers of the text encoder that are left out; 1 is often called clip skip 2.",
-        PARTS,
+        COMPONENTS,
         ge=0,
         unit="layers",
         advanced=True,
@@ -116,7 +121,7 @@ class ModelOptions(BaseConfig):
         512,
         "Sequence length",
         "Tokens that the text encoder reads, in families where this can be chosen. null: the model's own.",
-        PARTS,
+        COMPONENTS,
         ge=1,
         le=4096,
         unit="tokens",
@@ -127,22 +132,33 @@ class ModelOptions(BaseConfig):
         "Long prompts",
         "Chunks of 75 tokens that CLIP text encoders read of a caption or prompt, in training and samples. 1: what "
         "comes behind is cut. 2 and 3 read as much as `max_token_length` 150 and 225 in kohya's trainers.",
-        PARTS,
+        COMPONENTS,
         ge=1,
         le=32,
         unit="chunks",
     )
     text_encoder_2: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "Text encoder 2", "The second text encoder.", PARTS, TEXT_ENCODER_FACTS, **TEXT_ENCODER
+        TrainModelPartConfig,
+        "Text encoder 2",
+        "The second text encoder.",
+        COMPONENTS,
+        TEXT_ENCODER_FACTS,
+        **TEXT_ENCODER,
     )
     text_encoder_2_layer_skip: int = option(
-        0, "Layer skip 2", "Last layers of text encoder 2 that are left out.", PARTS, ge=0, unit="layers", advanced=True
+        0,
+        "Layer skip 2",
+        "Last layers of text encoder 2 that are left out.",
+        COMPONENTS,
+        ge=0,
+        unit="layers",
+        advanced=True,
     )
     text_encoder_2_sequence_length: int | None = option(
         77,
         "Sequence length 2",
         "Tokens that text encoder 2 reads, in families where this can be chosen. null: the model's own.",
-        PARTS,
+        COMPONENTS,
         ge=1,
         le=4096,
         unit="tokens",
@@ -152,57 +168,69 @@ class ModelOptions(BaseConfig):
         TrainModelPartConfig,
         "Text encoder 3",
         "The third text encoder.",
-        PARTS,
+        COMPONENTS,
         {"advanced": True, **TEXT_ENCODER_FACTS},
         **TEXT_ENCODER,
     )
     text_encoder_3_layer_skip: int = option(
-        0, "Layer skip 3", "Last layers of text encoder 3 that are left out.", PARTS, ge=0, unit="layers", advanced=True
+        0,
+        "Layer skip 3",
+        "Last layers of text encoder 3 that are left out.",
+        COMPONENTS,
+        ge=0,
+        unit="layers",
+        advanced=True,
     )
     text_encoder_4: TrainModelPartConfig = nested(
         TrainModelPartConfig,
         "Text encoder 4",
         "The fourth text encoder.",
-        PARTS,
+        COMPONENTS,
         {"advanced": True, **TEXT_ENCODER_FACTS},
         **TEXT_ENCODER,
     )
     text_encoder_4_layer_skip: int = option(
-        0, "Layer skip 4", "Last layers of text encoder 4 that are left out.", PARTS, ge=0, unit="layers", advanced=True
+        0,
+        "Layer skip 4",
+        "Last layers of text encoder 4 that are left out.",
+        COMPONENTS,
+        ge=0,
+        unit="layers",
+        advanced=True,
     )
     vae: TrainModelPartConfig = nested(
         TrainModelPartConfig,
         "VAE",
         "Turns images into latents and back. Trained only by FINE_TUNE_VAE.",
-        PARTS,
+        COMPONENTS,
         IMAGE_FACTS,
     )
     effnet_encoder: TrainModelPartConfig = nested(
         TrainModelPartConfig,
         "EffNet encoder",
         "Image encoder of Würstchen and Stable Cascade.",
-        PARTS,
+        COMPONENTS,
         {"advanced": True, **IMAGE_FACTS},
     )
     decoder: TrainModelPartConfig = nested(
         TrainModelPartConfig,
         "Decoder",
         "Second stage of Würstchen and Stable Cascade.",
-        PARTS,
+        COMPONENTS,
         {"advanced": True, **UNET_FACTS},
     )
     decoder_text_encoder: TrainModelPartConfig = nested(
         TrainModelPartConfig,
         "Decoder text encoder",
         "Text encoder of that second stage.",
-        PARTS,
+        COMPONENTS,
         {"advanced": True, **TEXT_ENCODER_FACTS},
     )
     decoder_vqgan: TrainModelPartConfig = nested(
         TrainModelPartConfig,
         "Decoder VQGAN",
         "Image decoder of that second stage.",
-        PARTS,
+        COMPONENTS,
         {"advanced": True, **IMAGE_FACTS},
     )
     quantization: QuantizationConfig = nested(

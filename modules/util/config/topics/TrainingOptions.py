@@ -145,7 +145,7 @@ class TrainingOptions(BaseConfig):
     weight_dtype: DataType = option(
         DataType.FLOAT_32,
         "Weight dtype",
-        "Number format of frozen weights in parts whose own `weight_dtype` is NONE.",
+        "Number format of frozen weights in components whose own `weight_dtype` is NONE.",
         MEMORY,
         advanced=True,
     )

@@ -19,14 +19,14 @@ def fetch_settings(snapshot: Snapshot, folders: Iterable[str]) -> None:
     snapshot.fetch(files, SETTINGS)
 
 
-def fetch_part(snapshot: Snapshot, folder: str, of_diffusers: bool, part: str) -> dict[str, Any]:
+def fetch_component(snapshot: Snapshot, folder: str, of_diffusers: bool, component: str) -> dict[str, Any]:
     """Brings the weights of a component here; returns what its library must be told to load these.
 
     Args:
         snapshot: the repository.
         folder: of the component; empty where the repository is the component.
         of_diffusers: which of the two libraries loads it, see `choose_weights`.
-        part: its name for people.
+        component: its name for people.
 
     Raises:
         UserError: there are none, or they can't be had.
@@ -34,8 +34,8 @@ def fetch_part(snapshot: Snapshot, folder: str, of_diffusers: bool, part: str) -
     choice = choose_weights(snapshot.names(folder), of_diffusers)
     if choice is None:
         usual = _inside(folder, "diffusion_pytorch_model.safetensors" if of_diffusers else "model.safetensors")
-        words = f"has no weights of {part} that can be read here. Expected a file such as {usual}."
-        raise snapshot.lack(f"the weights of {part}", words)
+        words = f"has no weights of {component} that can be read here. Expected a file such as {usual}."
+        raise snapshot.lack(f"the weights of {component}", words)
     files = [choice.file]
     if choice.is_index:
         index = _inside(folder, choice.file)
@@ -44,7 +44,7 @@ def fetch_part(snapshot: Snapshot, folder: str, of_diffusers: bool, part: str) -
             files = shards_of((snapshot.folder / index).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{snapshot.key}: {snapshot} is broken: {index}: {error}. Name another model.") from error
-    snapshot.fetch([_inside(folder, file) for file in files], part)
+    snapshot.fetch([_inside(folder, file) for file in files], component)
     return choice.options
 
 

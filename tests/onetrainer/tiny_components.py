@@ -148,7 +148,7 @@ TRANSFORMERS: dict[str, Any] = {
 CLASSES = (*DIFFUSERS, *TRANSFORMERS, "WuerstchenPrior")
 
 
-def tiny_parts(kind: str, device: str = "meta") -> Iterator[nn.Module]:
+def tiny_components(kind: str, device: str = "meta") -> Iterator[nn.Module]:
     """Models of a class, by its name."""
     makers: list[Callable[[], nn.Module]]
     if kind == "WuerstchenPrior":
@@ -159,5 +159,5 @@ def tiny_parts(kind: str, device: str = "meta") -> Iterator[nn.Module]:
         makers = [partial(getattr(diffusers, kind), **config) for config in DIFFUSERS[kind]]
     for make in makers:
         with torch.device(device):
-            part = make()
-        yield part
+            component = make()
+        yield component

@@ -2,7 +2,7 @@
 
 import shutil
 
-from modules.model.ModelParts import ModelParts
+from modules.model.ModelComponents import ModelComponents
 from modules.model.StableDiffusionModel import StableDiffusionModel
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
@@ -17,39 +17,39 @@ from safetensors.torch import load_file, save_file
 CPU = torch.device("cpu")
 
 
-def parts_of(loads: list[str], temp_device: str = "meta") -> ModelParts:
+def components_of(loads: list[str], temp_device: str = "meta") -> ModelComponents:
     def load(name: str) -> nn.Module:
         loads.append(name)
         return nn.Linear(2, 2)
 
-    return ModelParts(["a", "b"], load, CPU, torch.device(temp_device))
+    return ModelComponents(["a", "b"], load, CPU, torch.device(temp_device))
 
 
-def test_parts_are_loaded_when_asked_for_and_again_after_they_were_freed():
+def test_components_are_loaded_when_asked_for_and_again_after_they_were_freed():
     loads = []
-    parts = parts_of(loads)
-    assert list(parts) == ["a", "b"] and len(parts) == 2 and not loads
-    first = parts["a"]
-    assert parts["a"] is first and loads == ["a"] and parts.loaded == {"a": first}
-    parts.free("a")
-    assert not parts.loaded and parts["a"] is not first and loads == ["a", "a"]
-    parts.load_all()
+    components = components_of(loads)
+    assert list(components) == ["a", "b"] and len(components) == 2 and not loads
+    first = components["a"]
+    assert components["a"] is first and loads == ["a"] and components.loaded == {"a": first}
+    components.free("a")
+    assert not components.loaded and components["a"] is not first and loads == ["a", "a"]
+    components.load_all()
     assert loads == ["a", "a", "b"]
     with pytest.raises(KeyError):
-        parts["c"]
+        components["c"]
 
 
-def test_a_parked_part_waits_on_the_other_device():
-    # the meta device stands for any other; a part can't come back from it, which shows that it is asked to
-    parts = parts_of([])
-    parts.park("a")
-    assert not parts.loaded
-    module = parts["a"]
-    parts.park("a")
+def test_a_parked_component_waits_on_the_other_device():
+    # the meta device stands for any other; a component can't come back from it, which shows that it is asked to
+    components = components_of([])
+    components.park("a")
+    assert not components.loaded
+    module = components["a"]
+    components.park("a")
     assert module.weight.is_meta
     with pytest.raises(NotImplementedError):
-        parts["a"]
-    same = parts_of([], "cpu")
+        components["a"]
+    same = components_of([], "cpu")
     same["a"]
     same.park("a")
     assert not same["a"].weight.is_meta

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 
-class ModelParts(Mapping[str, nn.Module]):
+class ModelComponents(Mapping[str, nn.Module]):
     """The components of a base model by name: loaded when they are first asked for, and again after they were freed.
 
     Whoever asks for a component gets it on the device. Those that wait can be parked on another one.

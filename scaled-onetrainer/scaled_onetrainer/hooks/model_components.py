@@ -1,9 +1,9 @@
-"""Tells our optimizers what the parameters of a part trained as a whole are, and adds their curves."""
+"""Tells our optimizers what the parameters of a component trained as a whole are, and adds their curves."""
 
 from types import ModuleType
 from typing import Any
 
-from scaled_onetrainer.describe import describe_part
+from scaled_onetrainer.describe import describe_component
 from scaled_onetrainer.PluginOptimizer import PluginOptimizer
 from scaled_onetrainer.run_hook import place
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 def apply(module: ModuleType) -> None:
-    """Parts are described where groups are made of them; curves are written where OneTrainer writes its own."""
+    """Components are described where groups are made of them; curves are written where OneTrainer writes its own."""
     setup = place(module, "BaseModelSetup")
     create, report = place(setup, "_create_model_part_parameters"), place(setup, "report_to_tensorboard")
 
@@ -20,7 +20,7 @@ def apply(module: ModuleType) -> None:
     ) -> None:
         # adapters describe themselves
         if isinstance(model, nn.Module):
-            describe_part(model, unique_name)
+            describe_component(model, unique_name)
         create(self, parameter_group_collection, unique_name, model, *args, **kwargs)
 
     def report_to_tensorboard(

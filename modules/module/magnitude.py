@@ -11,6 +11,7 @@ from typing import Any
 
 from modules.module.dense_weight import weight_shape, weight_slices
 from modules.util.UserError import UserError
+from scaled_optim.arithmetic import widest
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +57,11 @@ def magnitude_of(parts: Mapping[str, Tensor], shape: torch.Size) -> tuple[Tensor
 
 @torch.no_grad()
 def squared_norms(layer: nn.Module, output_axis: bool) -> Tensor:
-    """‖W‖² of each weight vector, `[d]`, float32 (summed in float64)."""
+    """‖W‖² of each weight vector, `[d]`, float32 (summed in float64 where the device has it)."""
     shape = weight_shape(layer)
     found = []
     for _, rows in weight_slices(layer):
-        norms = torch.linalg.vector_norm(rows, dim=1 if output_axis else 0, dtype=torch.float64)
+        norms = torch.linalg.vector_norm(rows, dim=1 if output_axis else 0, dtype=widest(rows.device))
         found.append(norms.square())
     if output_axis:
         return torch.cat(found).float()

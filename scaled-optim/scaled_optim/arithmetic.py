@@ -14,6 +14,23 @@ ATAN2_SCALE = 4 / math.pi
 LONGEST_SUM = 1 << 14
 # in numbers; matrices that begin at multiples of it begin at multiples of 64 bytes
 ALIGNMENT = 16
+# kinds of devices that have no float64
+WITHOUT_FLOAT64 = {"mps"}
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has none."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float64; where its device has none, in float32."""
+    return x.to(widest(x.device))
+
+
+def decomposable(x: Tensor) -> Tensor:
+    """x in float64, to be decomposed; on the CPU where its device has none, as such devices decompose little."""
+    return (x.cpu() if x.device.type in WITHOUT_FLOAT64 else x).double()
 
 
 def zero_length(dtype: torch.dtype) -> float:

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from scaled_optim.advance import advance
+from scaled_optim.arithmetic import widest
 from scaled_optim.batching import unpaired_note
 from scaled_optim.features.decay_portions import debt_of, decay_period
 from scaled_optim.features.decay_rates import decay_share, decoupled
@@ -325,7 +326,7 @@ class BatchedOptimizer(OptimizerState):
         return {
             key: value
             if isinstance(value, bool | Tensor)
-            else torch.full((), value, dtype=torch.float64, device=batch.device)
+            else torch.full((), value, dtype=widest(batch.device), device=batch.device)
             for key, value in numbers.items()
         }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from scaled_optim.arithmetic import decomposable, wide
 from scaled_optim.roles import matrix_shape
 from scaled_optim.StackStep import StackStep
 
@@ -29,10 +30,10 @@ class RoleStatistics:
         """
         self.count += u.numel()
         # float32 is enough for a figure to look at, and a pass in float64 would cost as much as a step
-        self.squares = self.squares + (torch.linalg.vector_norm(u) * s.rate).double().square()
+        self.squares = self.squares + wide(torch.linalg.vector_norm(u) * s.rate).square()
         if s.beta2 is not None:
             self.beta2_count += s.beta2.numel()
-            self.beta2 = self.beta2 + s.beta2.double().sum()
+            self.beta2 = self.beta2 + wide(s.beta2).sum()
         if s.role.name == "LORA_UP":
             self.orthonormal = s.options.get("orthonormal", False)
             rows, cols = matrix_shape(tuple(parameters[0].shape))
@@ -60,8 +61,8 @@ def effective_ranks(gram: Tensor) -> Tensor:
     NaN where a Gram matrix is not finite.
     """
     finite = gram.isfinite().all((1, 2), keepdim=True)
-    values = torch.linalg.eigvalsh(torch.where(finite, gram, 0.0).double()).clamp_(min=0).sqrt_()
+    values = torch.linalg.eigvalsh(decomposable(torch.where(finite, gram, 0.0))).clamp_(min=0).sqrt_()
     total = values.sum(1, keepdim=True)
     shares = values / total.clamp(min=torch.finfo(values.dtype).tiny)
     ranks = torch.special.entr(shares).sum(1).exp_().mul_(total[:, 0].gt(0))
-    return torch.where(finite[:, 0, 0], ranks, torch.nan)
+    return torch.where(finite[:, 0, 0].to(ranks.device), ranks, torch.nan)

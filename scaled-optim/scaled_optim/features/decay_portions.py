@@ -8,7 +8,7 @@ with the state and taken away with noise of the size of a rounding unit, is righ
 from collections.abc import Mapping
 from typing import Any
 
-from scaled_optim.arithmetic import Number
+from scaled_optim.arithmetic import Number, wide
 from scaled_optim.features.decay_rates import decay_rates
 from scaled_optim.noise import centered_lanes
 from scaled_optim.roles import Role
@@ -48,7 +48,7 @@ def decay_period(options: Mapping[str, Any], role: Role, configured: float, dtyp
 def debt_of(decay: Number) -> int | Tensor:
     """A decay in units of 2⁻⁵⁶, so that sums are the same to the bit in whatever order they come together."""
     if isinstance(decay, Tensor):
-        return (decay.double() / UNIT).round_().to(torch.int64)
+        return (wide(decay) / UNIT).round_().to(torch.int64)
     return round(decay / UNIT)
 
 
@@ -60,7 +60,7 @@ def portion(s: StackStep) -> Tensor | None:
     owed.add_(debt_of(s.n["decay"]))
     if not s.n["pays"]:
         return None
-    due = (owed.double() * UNIT).to(s.dtype)
+    due = (wide(owed) * UNIT).to(s.dtype)
     owed.zero_()
     return due
 

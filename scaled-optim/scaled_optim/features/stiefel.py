@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from scaled_optim.arithmetic import plus_product_, product
+from scaled_optim.arithmetic import decomposable, plus_product_, product, wide
 from scaled_optim.features.cholesky import cholesky
 from scaled_optim.roles import matrix_shape
 
@@ -47,7 +47,7 @@ def retracted(x: Tensor, passes: int = 2) -> Tensor:
 
 def orthonormality_error(up: Tensor) -> Tensor:
     """max |BᵀB − 1| of an up factor `[o, r]` or `[o, r, 1, 1]`, a 0-dim tensor; NaN if it is not finite."""
-    tall = up.detach().reshape(matrix_shape(tuple(up.shape))).double()
+    tall = wide(up.detach().reshape(matrix_shape(tuple(up.shape))))
     return (tall.mT @ tall - torch.eye(tall.shape[1], dtype=tall.dtype, device=tall.device)).abs().max()
 
 
@@ -59,14 +59,14 @@ def make_orthonormal_(down: Tensor, up: Tensor) -> bool:
         down: A, `[r, i]` or `[r, i, kh, kw]`. Changed in place.
         up: B, `[o, r]` or `[o, r, 1, 1]`, r ≤ o. Changed in place.
     """
-    q, r = torch.linalg.qr(up.reshape(matrix_shape(tuple(up.shape))).double())
+    q, r = torch.linalg.qr(decomposable(up.reshape(matrix_shape(tuple(up.shape)))))
     diagonal = r.diagonal()
     rank = torch.linalg.matrix_rank(r, rtol=torch.finfo(up.dtype).eps * max(up.shape))
     if rank < r.shape[1]:
         return False
     signs = diagonal.sign()
     up.copy_((q * signs).view(up.shape))
-    down.copy_((signs[:, None] * r @ down.flatten(1).double()).view(down.shape))
+    down.copy_((signs[:, None] * r @ decomposable(down.flatten(1))).view(down.shape))
     return True
 
 

@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from scaled_optim.arithmetic import ordered_sum
+from scaled_optim.arithmetic import ordered_sum, widest
 from scaled_optim.features.cautious import cautious_direction
 from scaled_optim.features.decay_rates import decoupled
 from scaled_optim.features.kourkoutas import kourkoutas_beta2
@@ -66,8 +66,8 @@ class ProdigyAdv(AdamWAdv):
 
     def totals(self, options: Mapping[str, Any], count: int, device: torch.device) -> dict[str, Tensor]:
         """What all parameters share; the last two hold each parameter's share of the sums in one step."""
-        d = torch.tensor(options["d0"], dtype=torch.float64, device=device)
-        shares = torch.zeros(count, dtype=torch.float64, device=device)
+        d = torch.tensor(options["d0"], dtype=widest(device), device=device)
+        shares = torch.zeros(count, dtype=d.dtype, device=device)
         return {
             "d": d, "d_max": d.clone(), "numerator": torch.zeros_like(d),
             "numerators": shares, "denominators": shares.clone(),
@@ -107,9 +107,9 @@ class ProdigyAdv(AdamWAdv):
         store = s.store(DISTANCE)
         weight = d / o["d0"] * d
         store["sum"].mul_(beta3(o)).addcmul_(g, weight if o["safeguard_warmup"] else weight * lr)
-        moved = ordered_sum(g * (store["start"] - p), 1, torch.float64)[:, 0]
+        moved = ordered_sum(g * (store["start"] - p), 1, d.dtype)[:, 0]
         s.totals["numerators"].index_copy_(0, s.places, weight * lr * moved)
-        s.totals["denominators"].index_copy_(0, s.places, ordered_sum(store["sum"].abs(), 1, torch.float64)[:, 0])
+        s.totals["denominators"].index_copy_(0, s.places, ordered_sum(store["sum"].abs(), 1, d.dtype)[:, 0])
 
     def close(self, totals: dict[str, Tensor], options: Mapping[str, Any], step: int) -> None:
         """The new d, from the sums of all parameters; step counts from 1."""

@@ -6,11 +6,10 @@ which a program would wait for the device is counted.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -47,9 +46,8 @@ class _Backend:
         return [torch.bfloat16, torch.float16]
 
 
-@cache
 def _register() -> None:
-    """Makes torch know the device, once in a process, and not take it for an accelerator that is there."""
+    """Makes torch know the device, and not take it for an accelerator that is there."""
 
     class NoHook(torch._C._acc.PrivateUse1Hooks):
         def is_available(self) -> bool:
@@ -62,6 +60,24 @@ def _register() -> None:
             return True
 
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend(), hook=NoHook())
+
+
+# when tests are collected: autograd counts the devices at the first backward of a process
+_register()
+
+
+def _keeping_notes(apply: Any) -> Any:
+    """A module's `_apply` after which parameters still have what was noted on them, as where torch moves their data."""
+
+    def kept(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        before = dict(module._parameters)
+        apply(module, *args, **kwargs)
+        for name, own in module._parameters.items():
+            if own is not None and own is not before[name]:
+                own.__dict__.update({key: note for key, note in vars(before[name]).items() if key not in vars(own)})
+        return module
+
+    return kept
 
 
 class ForeignTensor(Tensor):
@@ -110,17 +126,22 @@ class ForeignDevice(TorchDispatchMode):
 
     def __init__(self, float64: bool = True) -> None:
         super().__init__()
-        _register()
         self.device, self.float64, self.waits = torch.device(NAME, 0), float64, 0
 
     def __enter__(self) -> "ForeignDevice":
         # torch.tensor(…, device=…) makes a tensor of the CPU first, and the copy comes through here
         self._before = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)
+        # modules that are moved get parameters of another class
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        self._apply = nn.Module._apply
+        nn.Module._apply = _keeping_notes(self._apply)
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         torch._C._set_only_lift_cpu_tensors(self._before)
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+        nn.Module._apply = self._apply
         super().__exit__(*error)
 
     def put(self, tensor: Tensor) -> Tensor:

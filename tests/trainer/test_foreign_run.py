@@ -1,0 +1,57 @@
+"""Whole runs on a device that is not the CPU: encode, train, validate, save; and how often a step waits for it."""
+
+from modules.trainer import Trainer as trainer_module
+from tests.foreign_device import ForeignDevice
+
+import pytest
+from safetensors.torch import load_file
+
+SCALED = {"optimizer": "ADAMW_ADV", "scaled_optm": True}
+RUNS = {
+    "lora": {},
+    "dora, accumulated, averaged": {
+        "lora_decompose": True, "gradient_accumulation_steps": 2, "ema": "GPU", "optimizer": SCALED,
+    },
+    "oft": {"peft_type": "OFT_2", "oft_block_size": 4, "oft_scaled": True, "optimizer": SCALED},
+    "text encoder": {"text_encoder": {"train": True, "gradient_checkpointing": False}},
+    "noise": {
+        "offset_noise_weight": 0.1, "perturbation_noise_weight": 0.1, "generalized_offset_noise": True,
+        "loss_weight_fn": "MIN_SNR_GAMMA", "timestep_distribution": "LOGIT_NORMAL", "masked_training": True,
+    },
+    "full": {
+        "training_method": "FINE_TUNE", "output_model_format": "SAFETENSORS", "optimizer": SCALED, "learning_rate": 1e-4,
+    },
+    "stiefel": {"optimizer": {"optimizer": "STIEFEL_LORA"}, "lora_init": "ORTHONORMAL"},
+}  # fmt: skip
+# Of a step: the loss and the norm of the gradients, read at once.
+WAITS = 1
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_stays_on_its_device_and_waits_once_a_step(mini_run, monkeypatch, name):
+    options = {"epochs": 1, "backup_before_save": False, **RUNS[name]}
+    mini_run.train(**options)
+    expected = load_file(mini_run.output)
+    device, waits = ForeignDevice(), []
+    step = trainer_module.Trainer._step
+
+    def counted(self, *args):
+        before = device.waits
+        found = step(self, *args)
+        waits.append(device.waits - before)
+        return found
+
+    monkeypatch.setattr(trainer_module, "resolve_device", lambda config: device.device)
+    monkeypatch.setattr(trainer_module.Trainer, "_step", counted)
+    other = mini_run.root / "other"
+    with device:
+        report = mini_run.train(
+            **options, output_model_destination=str(other / "foreign.safetensors"), workspace_dir=str(other / "run"),
+            cache_dir=str(other / "cache"),
+        )  # fmt: skip
+    assert report["finished"] and len(waits) == report["steps"]
+    assert max(waits[1:]) <= WAITS
+    found = load_file(other / "foreign.safetensors")
+    assert found.keys() == expected.keys()
+    # a few steps of float32 whose sums have another order
+    assert max(float((found[key].float() - expected[key].float()).abs().max()) for key in found) < 5e-3

@@ -19,7 +19,8 @@ RUNS = {
         "loss_weight_fn": "MIN_SNR_GAMMA", "timestep_distribution": "LOGIT_NORMAL", "masked_training": True,
     },
     "full": {
-        "training_method": "FINE_TUNE", "output_model_format": "SAFETENSORS", "optimizer": SCALED, "learning_rate": 1e-4,
+        "training_method": "FINE_TUNE", "output_model_format": "SAFETENSORS", "optimizer": SCALED,
+        "learning_rate": 1e-4,
     },
     "stiefel": {"optimizer": {"optimizer": "STIEFEL_LORA"}, "lora_init": "ORTHONORMAL"},
 }  # fmt: skip

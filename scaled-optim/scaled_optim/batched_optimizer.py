@@ -19,7 +19,7 @@ from scaled_optim.roles import parameter_info
 from scaled_optim.rounding import round_to_bfloat16
 from scaled_optim.rules.registry import RULES, rule_options
 from scaled_optim.rules.Rule import Rule
-from scaled_optim.scaling import scaled_role, width_gain
+from scaled_optim.scaling import rank_gain, scaled_role, width_gain
 from scaled_optim.Stack import Stack
 from scaled_optim.StackStep import StackStep
 from scaled_optim.statistics import RoleStatistics
@@ -312,10 +312,11 @@ class BatchedOptimizer(OptimizerState):
             lr, initial = lr * (own / initial), own
         decay = (lr / initial if initial else 0.0) if decoupled(options) else lr
         decay = decay * decay_share(options, batch.role, batch.rows, batch.cols, batch.partner_shape)
-        # a rule that finds its rate finds that of the width as well
+        # a rule that finds its rate finds that of width and rank as well
         if options["scaled_optm"] and not rule.rate_found:
-            role = scaled_role(batch.role.name, batch.kernel)
-            lr = lr * width_gain(batch.model_width, role, options["scale_law"], batch.adapter)
+            role, law = scaled_role(batch.role.name, batch.kernel), options["scale_law"]
+            lr = lr * width_gain(batch.model_width, role, law, batch.adapter)
+            lr = lr * rank_gain(role, batch.rows, batch.cols, law)
         numbers = {"lr": lr, "decay": decay, "forward_scale": batch.forward_scale, **rule.numbers(options, step)}
         period = self._decay_period(rule, options, batch)
         through = rule.rate_found and not decoupled(options)

@@ -37,7 +37,10 @@ OFT_NORM = 0.6
 USUAL_WIDTH = 96.0
 # Powers of the model's width, measured: of adapters' steps, and of the weights' own.
 ADAPTER_POWER, WEIGHT_POWER = 0.25, 0.5
-ADAPTER_ROLES = frozenset(("LORA_DOWN", "LORA_UP", "OFT", "DORA_SCALE"))
+LORA_ROLES = ("LORA_DOWN", "LORA_UP")
+ADAPTER_ROLES = frozenset((*LORA_ROLES, "OFT", "DORA_SCALE"))
+# Of a LoRA: the rank at which the law got its numbers, and the measured power of others.
+USUAL_RANK, RANK_POWER = 16, 1 / 12
 NAME = "spectral"
 DIRECTIONS = "directions"
 # One thread, ns per element: 0.5, 1.9, 3.1 for the Gram matrix of 16, 64, 128 ranks; 0.2 to 0.25 for each product with
@@ -155,7 +158,7 @@ def matrix_size(s: StackStep) -> float:
 
 
 def _matrix_size(role: str, rows: int, cols: int, law: str) -> float:
-    gain = LORA_GAIN if law == COHERENT and role in ("LORA_DOWN", "LORA_UP") else 1.0
+    gain = LORA_GAIN if law == COHERENT and role in LORA_ROLES else 1.0
     return math.sqrt(rows / cols) * gain
 
 
@@ -333,3 +336,18 @@ def _dense_share(m: int, n: int, steps: int) -> float:
 
 def _trace(x: Tensor) -> Tensor:
     return x.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+
+
+def rank_gain(role: str, rows: int, cols: int, law: str) -> float:
+    """What scaled steps of a LoRA's factors are multiplied with for its rank: (rank/16)^(1/12).
+
+    Trainings of ranks 1 to 128 on three tasks ask for it (docs/results.md). A step of one rank moves all inputs along
+    one direction; of many ranks it moves them apart, and each less. 1 for other roles, and by the law "variance".
+
+    Args:
+        role: a name of `ROLES`.
+        rows, cols: of the factor, seen as a matrix.
+    """
+    if law != COHERENT or role not in LORA_ROLES:
+        return 1.0
+    return ((rows if role == LORA_ROLES[0] else cols) / USUAL_RANK) ** RANK_POWER

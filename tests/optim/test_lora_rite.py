@@ -282,7 +282,8 @@ def test_what_is_not_finite_spreads_over_its_pair_alone():
 @pytest.mark.parametrize("rank", [1, 4, 16])
 def test_scaled_steps_move_the_product_by_the_learning_rate(rank, law):
     """σ₁ of each factor's part of the product's change is √(out/in)·η, whatever the split; by the law "coherent" times
-    (in/rank)^(1/4) for up, whose step stays in the rows of A, and (out/rank)^(1/4) for down, and √(1 + 1/rank)."""
+    (in/rank)^(1/4) for up, whose step stays in the rows of A, and (out/rank)^(1/4) for down, √(1 + 1/rank), and the
+    gain of the rank."""
     for size in (1.0, 20.0):
         down, up = described(drawn(rank, IN, seed=1) * size, drawn(OUT, rank, seed=2) / size)
         optimizer = BatchedOptimizer([down, up], "LORA_RITE", 0.01, scaled_optm=True, scale_law=law)
@@ -294,7 +295,8 @@ def test_scaled_steps_move_the_product_by_the_learning_rate(rank, law):
             changes = ((up - before[1]) @ before[0], IN), (before[1] @ (down - before[0]), OUT)
             for change, side in changes:
                 found = torch.linalg.matrix_norm(change.detach(), 2).item()
-                gain = max(1, side / rank) ** 0.25 * math.sqrt(1 + 1 / rank) if law == COHERENT else 1
+                own = (rank / 16) ** (1 / 12)
+                gain = max(1, side / rank) ** 0.25 * math.sqrt(1 + 1 / rank) * own if law == COHERENT else 1
                 # exact but for rounding
                 assert found == pytest.approx(0.01 * math.sqrt(OUT / IN) * gain, rel=1e-6)
 

@@ -4,7 +4,9 @@ Every operator norm is checked with LAPACK's eigenvalues, every output variance 
 """
 
 import math
+from types import SimpleNamespace
 
+from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.roles import ROLES
 from scaled_optim.scaling import (
     COHERENT,
@@ -21,12 +23,14 @@ from scaled_optim.scaling import (
     _largest_eigenvalue,
     block_size,
     largest_singular_value,
+    rank_gain,
     scaled_step,
     spectral_state,
     subspace_gain,
 )
 
 import torch
+from torch import nn
 
 import pytest
 from hypothesis import given, settings
@@ -517,3 +521,33 @@ def test_transposed_matrices_have_the_same_singular_values():
     states = [spectral_state(2, *shape, keys(2), dtype=torch.float64) for shape in ((90, 130), (130, 90))]
     found = [largest_singular_value(x, state) for x, state in zip((u, u.mT.contiguous()), states, strict=True)]
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
+
+
+def test_gain_of_a_rank():
+    def gains(rank, law=COHERENT):
+        return rank_gain("LORA_DOWN", rank, 96, law), rank_gain("LORA_UP", 384, rank, law)
+
+    assert gains(16) == (1, 1) and gains(1, VARIANCE) == (1, 1)
+    for rank in RANKS:
+        down, up = gains(rank)
+        assert down == up == pytest.approx((rank / 16) ** (1 / 12))
+    assert gains(128)[0] / gains(1)[0] == pytest.approx(1.498, abs=1e-3)
+    others = [role for role in ROLES if not role.startswith("LORA_")]
+    assert {rank_gain(role, rows, cols, COHERENT) for role in others for rows, cols in ((1, 96), (384, 128))} == {1}
+
+
+@pytest.mark.parametrize("rule", ["ADAMW_ADV", "LION_ADV", "MUON_ADV", "PRODIGY_ADV"])
+def test_a_step_has_the_gain_of_its_rank(rule):
+    """Of a rule that finds its rate itself it has none."""
+    moved = {}
+    for rank in (2, 16, 64):
+        p = nn.Parameter(torch.zeros(80, rank, dtype=torch.float64))
+        p.parameter_info = SimpleNamespace(role="LORA_UP", name="up", pair=None)
+        optimizer = BatchedOptimizer([p], rule, 0.01, scaled_optm=True, state_precision="fp32")
+        p.grad = torch.randn(80, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(rank))
+        optimizer.step()
+        moved[rank] = float(torch.linalg.matrix_norm(p.detach(), 2)) / math.sqrt(80 / rank)
+    for rank in (2, 64):
+        gain = 1 if rule == "PRODIGY_ADV" else (rank / 16) ** (1 / 12)
+        # σ₁ is estimated within 3.5 %
+        assert moved[rank] / moved[16] == pytest.approx(gain, rel=0.07)

@@ -115,7 +115,7 @@ def test_b_stays_orthonormal(dtype, bound, base, long):
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("base", ["ADAMW", "SIGN"])
 def test_both_factors_step_by_the_learning_rate(base, law):
-    """By the law "variance" whatever the rank, by "coherent" times the gain of the space that B's columns span."""
+    """By the law "variance" whatever the rank, by "coherent" times the gains of the rank and of B's columns' space."""
     parameters, rate = model(FLOAT64), 1e-3
     optimizer = BatchedOptimizer(parameters, "STIEFEL_LORA", rate, stiefel_base=base, scale_law=law)
     for step in range(3):
@@ -125,7 +125,7 @@ def test_both_factors_step_by_the_learning_rate(base, law):
             size = torch.linalg.matrix_norm((p - q).detach().flatten(1), 2).item()
             wide = p.parameter_info.role == "LORA_DOWN"
             expected = rate * math.sqrt(out / (inner * kernel**2)) if wide else rate
-            expected *= (out / rank) ** 0.25 if law == COHERENT else 1
+            expected *= (out / rank) ** 0.25 * (rank / 16) ** (1 / 12) if law == COHERENT else 1
             # σ₁ is estimated within 3.5 %, for 70 ranks within 5 %, and what brings B back adds a part of 1e-3
             assert size == pytest.approx(expected, rel=0.055), (p.parameter_info.name, rank)
 

@@ -67,8 +67,8 @@ DECLARED: Mapping[str, Declared] = {
     ),
     "scaled_optm": Declared(
         "Scaled steps",
-        "Gives each step a size that does not depend on rank, block size or width, so that a learning rate can be kept "
-        "when these change.",
+        "Gives each step a size that follows from rank, block size and width, so that a learning rate can be kept when "
+        "these change.",
     ),
     "scale_law": Declared(
         "Scale law",

@@ -7,12 +7,12 @@ from functools import lru_cache
 from modules.dataLoader.buckets import choose_bucket
 from modules.dataLoader.captions import vary_caption
 from modules.dataLoader.DatasetReport import DatasetImage
-from modules.dataLoader.decode_image import LARGEST_FILE, ImageError, decode_image
 from modules.dataLoader.ImageVariation import ImageVariation
 from modules.dataLoader.render import RENDER_VERSION, Geometry, find_geometry, render_mask, render_pixels
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.resolution import Resolution, parse_resolutions
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.decode_image import LARGEST_FILE, ImageError, decode_image
 from modules.util.regular_file import read_regular
 from modules.util.UserError import UserError
 

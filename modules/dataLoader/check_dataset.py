@@ -20,7 +20,6 @@ from modules.dataLoader.captions import (
 from modules.dataLoader.CheckedImages import CheckedImages, ImageFacts
 from modules.dataLoader.Companions import OTHER_IMAGE_SUFFIXES, Beside
 from modules.dataLoader.DatasetReport import DatasetImage, DatasetReport, RejectedFile
-from modules.dataLoader.decode_image import LARGEST_FILE, ImageError
 from modules.dataLoader.find_images import list_folder
 from modules.dataLoader.findings import ImageFindings, concept_findings
 from modules.dataLoader.ImageSource import resolutions_of
@@ -30,6 +29,7 @@ from modules.util.config.check_lists import concept_label, folder_problem
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.decode_image import LARGEST_FILE, ImageError
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.found_problems import found
 from modules.util.regular_file import read_regular

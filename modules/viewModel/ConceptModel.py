@@ -157,10 +157,10 @@ def preview(config: TrainConfig, concept: ConceptConfig, image: tuple[str, str],
     """
     from modules.dataLoader.buckets import choose_bucket
     from modules.dataLoader.captions import vary_caption
-    from modules.dataLoader.decode_image import LARGEST_FILE, ImageError, decode_image
     from modules.dataLoader.ImageSource import resolutions_of
     from modules.dataLoader.ImageVariation import ImageVariation
     from modules.dataLoader.render import find_geometry, render_pixels
+    from modules.util.decode_image import LARGEST_FILE, ImageError, decode_image
 
     name, path = image
     try:

@@ -135,8 +135,8 @@ def _conditioning(label: str, found: Sequence[ImageFindings], config: TrainConfi
     if without:
         # a family that needs a file has none of these images
         lines.append(
-            f"{label}: {len(without)} of {counted(len(found), 'image')} {_have(without)} no conditioning image of "
-            f"their own, so it is made of image and mask; expected NAME{CONDITIONING}.png beside NAME.png"
+            f"{label}: {len(without)} of {counted(len(found), 'image')} {_have(without)} no conditioning image, "
+            f"so it is made of image and mask; expected NAME{CONDITIONING}.png beside NAME.png"
         )
     pairs = [(one.image.path, one.conditioning) for one in having]
     return lines + _names(label, "conditioning image", CONDITIONING, pairs)

@@ -138,6 +138,13 @@ def _conditioning(label: str, found: Sequence[ImageFindings], config: TrainConfi
             f"{label}: {len(without)} of {counted(len(found), 'image')} {_have(without)} no conditioning image, "
             f"so it is made of image and mask; expected NAME{CONDITIONING}.png beside NAME.png"
         )
+    same = [one.conditioning[0] for one in having if one.image.conditioning_sha256 == one.image.sha256]
+    if same:
+        verb = "is" if len(same) == 1 else "are"
+        lines.append(
+            f"{label}: {counted(len(same), 'conditioning image')} {verb} the very file that is learned, from which "
+            f"nothing but copying is learned: {few(same)}"
+        )
     pairs = [(one.image.path, one.conditioning) for one in having]
     return lines + _names(label, "conditioning image", CONDITIONING, pairs)
 

@@ -3,7 +3,11 @@
 import os
 
 from modules.dataLoader.check_dataset import check_dataset
+from modules.dataLoader.DatasetReport import DatasetImage
+from modules.dataLoader.ImageSource import ImageSource
 from modules.dataLoader.prepare_data import prepare_data
+from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.UserError import UserError
 
@@ -178,6 +182,13 @@ def test_a_nearly_black_one_is_named(dataset):
     assert any("trained nearly black: a-condlabel.png" in line for line in dataset.warnings)
 
 
+def test_a_copy_of_the_image_is_named(dataset):
+    path = dataset.add("a.png")
+    (dataset.folder / "a-condlabel.png").write_bytes(path.read_bytes())
+    check(dataset, FILE, **OWN_FILES)
+    assert any("1 conditioning image is the very file that is learned" in line for line in dataset.warnings)
+
+
 def test_masked_families_read_masks_without_masked_training(dataset):
     pair(dataset)
     pair(dataset, "b")
@@ -308,6 +319,17 @@ def test_keys_name_all_that_it_is_made_of(dataset, conditioned):
     # the file alone counts, whatever it lies beside
     Image.new("RGB", (100, 64), "lime").save(path)
     assert keys(FILE, **OWN_FILES)[0] == before[0]
+
+
+def test_keys_of_images_and_masks_are_those_of_before():
+    """Caches that were written before there were conditionings are still of use; the keys come from that version."""
+    image = {**MOVED, **COLOURED, "enable_random_circular_mask_shrink": True}
+    del image["enable_crop_jitter"], image["enable_random_brightness"], image["random_brightness_max_strength"]
+    concept = ConceptConfig.from_dict({"path": "x", "image": image})
+    own = DatasetImage(0, "a.png", "a.png", 100, 64, "1" * 64, ("",), "m.png", "2" * 64, 4095.0)
+    source = ImageSource(TrainConfig.from_dict({"resolution": "64"}), [concept], [own], 16)
+    assert source.pixels_key(0, 1, "vae") == "7bbcf4fb2391da9e90004692852b0e432d3a65745291e8211b8dfebf111e6053"
+    assert source.mask_key(0, 1, "vae") == "bcb9d21143277fc1e6b4e83aba4abdf63944426fabaa51c4da5b4fa420daf670"
 
 
 def test_entries_of_older_pictures_are_removed(dataset, conditioned):

@@ -148,13 +148,20 @@ class TrainingData:
         """The conditioning of an image as the model encodes it: name -> [...]."""
 
         def build() -> dict[str, Tensor]:
-            return self._encoder.conditioning(
-                *self.source.conditioning(image, variation), self.source.images[image].path
-            )
+            return self._encode_conditioning(image, *self.source.conditioning(image, variation))
 
         if not self._keep_images:
             return build()
         return self._store.fetch("conditioning", self.conditioning_key(image, variation), build)
+
+    def add_conditioning(self, image: int, variation: int, pixels: Tensor, mask: Tensor | None) -> None:
+        """Encodes what `ImageSource.conditioning` has given, and keeps the result."""
+        key = self.conditioning_key(image, variation)
+        self._store.add("conditioning", key, self._encode_conditioning(image, pixels, mask))
+
+    def has_conditioning(self, image: int, variation: int) -> bool:
+        """Whether the conditioning need not be encoded; reads it to see whether it is sound."""
+        return self._store.find("conditioning", self.conditioning_key(image, variation)) is not None
 
     def text(self, caption: str, place: Place | None = None) -> dict[str, Tensor]:
         """A caption as the model encodes it: name -> [...].
@@ -184,6 +191,9 @@ class TrainingData:
 
     def _conditioning_key(self, image: int, variation: int) -> str:
         return self.source.conditioning_key(image, variation, self._conditioning_fingerprint)
+
+    def _encode_conditioning(self, image: int, pixels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        return self._encoder.conditioning(pixels, mask, self.source.images[image].path)
 
     def _conditioning(self, samples: Sequence[PlannedSample]) -> dict[str, Tensor]:
         found = [self.conditioning(sample.image, sample.image_variation) for sample in samples]

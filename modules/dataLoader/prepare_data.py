@@ -172,9 +172,20 @@ def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | 
         for place in track(places, len(places), "masks", progress):
             data.mask(*place, data.latent(*place))
     if data.conditioned:
-        places = _image_variations(data, config.epochs)
-        for place in track(places, len(places), "conditioning", progress):
-            data.conditioning(*place)
+        _cache_conditioning(data, config, progress)
+
+
+def _cache_conditioning(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
+    places = _image_variations(data, config.epochs)
+
+    def render(place: Place):
+        return place, (None if data.has_conditioning(*place) else data.source.conditioning(*place))
+
+    with ThreadPoolExecutor(config.dataloader_threads) as pool:
+        ready = map_ahead(pool, render, places, 2 * config.dataloader_threads)
+        for place, rendered in track(ready, len(places), "conditioning", progress):
+            if rendered is not None:
+                data.add_conditioning(*place, *rendered)
 
 
 def map_ahead(

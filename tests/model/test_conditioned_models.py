@@ -262,3 +262,10 @@ def test_the_sample_tool_takes_an_image(kind, options, make_run, tmp_path):
         assert draw_images(wishes, lambda _: None) == 0
         drawn += [file.read_bytes() for file in (tmp_path / str(number)).glob("*.png")]
     assert len(drawn) == 2 and drawn[0] != drawn[1]
+    if kind == INPAINTING:
+        del wanted["sample_inpainting"], wanted["mask_image_path"]
+    else:
+        wanted["base_image_path"] = ""
+    wishes = Wishes(config=path, sample={**small, **wanted}, output=tmp_path / "none", device="cpu")
+    with pytest.raises(UserError, match="Give --mask, too" if kind == INPAINTING else "base_image_path: is empty, but"):
+        draw_images(wishes, lambda _: None)

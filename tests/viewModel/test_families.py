@@ -30,7 +30,7 @@ def test_the_registry_says_what_the_classes_are():
         assert set(facts.components) == set(family.modules) and facts.components[0] == family.trainable_components[0]
         assert facts.conditioning == family.conditioning
         # captions that are encoded in each step are encoded without pictures
-        texts = family.embedding_keys or any(part.startswith("text_encoder") for part in family.trainable_parts)
+        texts = family.embedding_keys or any(part.startswith("text_encoder") for part in family.trainable_components)
         assert not (family.captions_see_conditioning and texts)
         for model in facts.standard_models:
             assert set(model.types) <= set(facts.model_types) and (RESOURCES / model.folder).is_dir()

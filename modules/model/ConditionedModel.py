@@ -10,6 +10,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.UserError import UserError
 
+import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -95,7 +96,9 @@ class ConditionedModel(DenoisingModel):
             if problem := sample_conditioning_problem(self.config, sample, self.conditioning):
                 raise UserError(f"{problem}.")
             return {}
-        return self.pipeline_conditioning(*self.sample_pictures(sample))
+        # encoded in the VAE's own precision, as for training: under a run's autocast to float16 it could overflow
+        with torch.autocast(self.device.type, enabled=False):
+            return self.pipeline_conditioning(*self.sample_pictures(sample))
 
     def pipeline_conditioning(self, pixels: Tensor, mask: Tensor | None) -> dict[str, Any]:
         """Arguments of the family's pipeline; they take the place of others of the same name.

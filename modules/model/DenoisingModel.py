@@ -94,8 +94,14 @@ class DenoisingModel(ABC):
         return self.predict_drawn(latents, conditions, self.draw(latents.shape, generator))
 
     def conditions_of(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """The denoiser's conditions on the device: of `encode_captions`, of the conditioning images if the family takes
-        any, and `placement` `[b, 6]` as `Batch` has it. Captions that are not encoded are encoded now."""
+        """The denoiser's conditions on the device, each `[b, ...]` by its name.
+
+        They are of captions, of conditioning images if the family takes any, and `placement` `[b, 6]` as `Batch` has it.
+        Captions that are not encoded are encoded now.
+
+        Raises:
+            ValueError: the family gives captions and conditionings the same names.
+        """
         text = batch.text if batch.text is not None else self.encode_captions(batch.captions)
         shown = batch.conditioning or {}
         if shared := text.keys() & shown.keys():

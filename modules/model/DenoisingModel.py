@@ -96,7 +96,7 @@ class DenoisingModel(ABC):
     def conditions_of(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The denoiser's conditions on the device, each `[b, ...]` by its name.
 
-        They are of captions, of conditioning images if the family takes any, and `placement` `[b, 6]` as `Batch` has it.
+        They are of captions, of conditioning images if the family takes any, and `placement` `[b, 6]` of `Batch`.
         Captions that are not encoded are encoded now.
 
         Raises:

@@ -32,6 +32,7 @@ DTYPES = [DataType.FLOAT_32, DataType.FLOAT_16, DataType.BFLOAT_16]
 SAMPLE_KEYS = {
     "prompt": "prompt", "negative_prompt": "negative", "width": "width", "height": "height",
     "diffusion_steps": "steps", "cfg_scale": "cfg", "seed": "seed", "noise_scheduler": "sampler",
+    "base_image_path": "image", "mask_image_path": "mask",
 }  # fmt: skip
 
 
@@ -71,6 +72,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, metavar="N", help="of the sampler")
     parser.add_argument("--cfg", type=float, metavar="SCALE", help="guidance; 1 switches it off")
     parser.add_argument("--seed", type=int, metavar="N", help="of the first image; random for --prompt without it")
+    parser.add_argument("--image", metavar="FILE", help="what to fill in or to edit, in families that do so")
+    parser.add_argument("--mask", metavar="FILE", help="white where --image is to be filled in")
     parser.add_argument("--count", type=int, default=1, metavar="N", help="images of a prompt; seeds count up")
     parser.add_argument("--sampler", choices=[str(name) for name in NoiseScheduler])
     parser.add_argument(
@@ -103,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
     sample = {key: value for key, value in given.items() if value is not None}
     if args.prompt is not None and args.seed is None:
         sample["random_seed"] = True
+    if args.mask is not None:
+        sample["sample_inpainting"] = True
     console = ConsoleProgress()
 
     def show(done: int, total: int) -> None:

@@ -41,6 +41,7 @@ def parse_arguments() -> argparse.Namespace:
 def validate(config: TrainConfig) -> None:
     """Everything that a run checks before it loads weights, and what it would train on."""
     from modules.dataLoader.check_dataset import check_dataset
+    from modules.model.BaseModel import family_of
     from modules.trainer.checks import check_models, open_model, run_problems
     from modules.trainer.long_texts import tell_long_texts
     from modules.trainer.preflight import resolve_device
@@ -48,7 +49,7 @@ def validate(config: TrainConfig) -> None:
     raise_problems(run_problems(config, warn))
     check_models(config)
     concepts, samples = resolve_concepts(config, warn=warn), resolve_samples(config, warn=warn)
-    report = check_dataset(config, concepts, warn=warn)
+    report = check_dataset(config, concepts, conditioning=family_of(config).conditioning, warn=warn)
     tell_long_texts(open_model(config, resolve_device(config), warn), report, samples, warn)
     print(f"The config is valid: {len(report.images)} images in {len(concepts)} concepts, {len(samples)} samples, "
           f"{len(report.rejected)} rejected files.")  # fmt: skip

@@ -20,6 +20,8 @@ class Batch:
         names: b paths of image files.
         size: (height, width) in pixels.
         types: b types of the images' concepts.
+        conditioning: name -> [b, ...] as the model encodes conditioning images, of any shape; None in families that
+            take none.
     """
 
     latents: Tensor
@@ -31,3 +33,4 @@ class Batch:
     names: list[str]
     size: tuple[int, int]
     types: list[ConceptType]
+    conditioning: dict[str, Tensor] | None = None

@@ -4,9 +4,9 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.dataLoader.decode_image import DARK, decode_with_range
 from modules.dataLoader.TensorCache import cache_error
 from modules.util.config.whole_file import replacing
+from modules.util.decode_image import DARK, decode_with_range
 
 import PIL
 

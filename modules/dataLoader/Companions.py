@@ -32,12 +32,14 @@ class Beside:
     Attributes:
         captions: text files.
         masks: image files.
-        others: files of the image's name that are neither.
+        others: files of the image's name that are none of these.
+        conditioning: conditioning images.
     """
 
     captions: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    conditioning: tuple[str, ...] = ()
 
 
 class Companions:
@@ -50,8 +52,9 @@ class Companions:
         names: of all files in the folder, and of folders in it.
 
     Attributes:
-        images: names of image files that are no masks.
+        images: names of image files that are no masks and no conditioning images.
         lonely: names of masks beside which no image lies.
+        lonely_conditioning: names of conditioning images beside which no image lies.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -61,11 +64,14 @@ class Companions:
         mask_bases = {name: base for name in pictures if (base := self._mask_base(name)) is not None}
         self.images = [name for name in pictures if name not in mask_bases]
         self._owners = _Owners(self.images) if mask_bases else self._owners
-        self._beside: dict[str, tuple[list, list, list]] = {}
-        self.lonely = []
+        self._beside: dict[str, tuple[list, list, list, list]] = {}
+        self.lonely, self.lonely_conditioning = [], []
         for name, base in mask_bases.items():
             ending = name[len(base) :].lower()
             if ending.startswith(CONDITIONING):
+                rank = (name[len(base) :] != f"{CONDITIONING}.png", not ending.endswith(".png"))
+                if not self._give(3, name, base, rank):
+                    self.lonely_conditioning.append(name)
                 continue
             # today's name first, then the same ending in another format, then other programs'
             rank = (name[len(base) :] != f"{MASK}.png", not ending.startswith(MASK), not ending.endswith(".png"))
@@ -77,7 +83,7 @@ class Companions:
 
     def of(self, image: str) -> Beside:
         """What belongs to an image file of this name."""
-        found = self._beside.get(image, ((), (), ()))
+        found = self._beside.get(image, ((), (), (), ()))
         return Beside(*(tuple(name for _, name in sorted(names)) for names in found))
 
     def _mask_base(self, name: str) -> str | None:
@@ -104,7 +110,7 @@ class Companions:
         nearness, owners = self._owners.of(base)
         for image in owners:
             place = rank[:1] + (nearness,) + rank[1:]
-            self._beside.setdefault(image, ([], [], []))[kind].append((place, name))
+            self._beside.setdefault(image, ([], [], [], []))[kind].append((place, name))
         return bool(owners)
 
 

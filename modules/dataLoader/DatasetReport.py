@@ -12,9 +12,10 @@ class DatasetImage:
         width, height: size in pixels, upright.
         sha256: hash of the file's bytes.
         captions: its caption, or several of which one is drawn at each use; at least one, possibly "".
-        mask_path, mask_sha256: its mask file, None if it has none or training is not masked.
-        full, mask_full: value that means white, where the file says it; see `Decoded`.
+        mask_path, mask_sha256: its mask file, None if it has none or the run reads no masks.
+        full, mask_full, conditioning_full: value that means white, where the file says it; see `Decoded`.
         caption_path: of the file with its captions, "" if there is none.
+        conditioning_path, conditioning_sha256: its conditioning image's file, None if none is read.
     """
 
     concept: int
@@ -29,6 +30,9 @@ class DatasetImage:
     full: float | None = None
     mask_full: float | None = None
     caption_path: str = ""
+    conditioning_path: str | None = None
+    conditioning_sha256: str | None = None
+    conditioning_full: float | None = None
 
 
 @dataclass(frozen=True)

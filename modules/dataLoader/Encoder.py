@@ -1,5 +1,6 @@
 from typing import Protocol
 
+from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.UserError import UserError
 
 import torch
@@ -11,15 +12,28 @@ class EncodingModel(Protocol):
 
     Attributes:
         image_grid: sides of training images are multiples of it, in pixels.
+        conditioning: where conditioning images come from.
+        captions_see_conditioning: whether captions are encoded together with them.
     """
 
     image_grid: int
+    conditioning: ConditioningSource
+    captions_see_conditioning: bool
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[b, 3, h, w] in [-1, 1] -> latents [b, c, h/f, w/f], posterior mean, not scaled."""
 
     def encode_captions(self, captions: list[str]) -> dict[str, Tensor]:
         """b captions -> name -> [b, ...]."""
+
+    def encode_conditioning(self, pixels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """[b, 3, h, w] in [-1, 1] and maybe [b, 1, h, w] in [0, 1] -> name -> [b, ...]."""
+
+    def encode_instructions(self, captions: list[str], pixels: Tensor) -> dict[str, Tensor]:
+        """b captions and conditioning images [b, 3, h, w] -> name -> [b, ...]."""
+
+    def conditioning_fingerprint(self) -> str:
+        """Hash of all that `encode_conditioning` depends on."""
 
     def image_fingerprint(self) -> str:
         """Hash of all that `encode_images` depends on."""
@@ -29,7 +43,7 @@ class EncodingModel(Protocol):
 
 
 class Encoder:
-    """Encodes one image or caption at a time.
+    """Encodes one image, caption or conditioning at a time.
 
     One at a time on purpose: in larger batches the last bits depend on which others are in the batch, so that a cache
     that was interrupted and completed would differ from one that was built in one go, and runs with it.
@@ -54,13 +68,37 @@ class Encoder:
         return latent
 
     @torch.no_grad()
-    def caption(self, caption: str) -> dict[str, Tensor]:
-        """A caption -> name -> [...], on the CPU.
+    def conditioning(self, pixels: Tensor, mask: Tensor | None, name: str) -> dict[str, Tensor]:
+        """A conditioning image [3, h, w] in [-1, 1] and maybe a mask [1, h, w] -> name -> [...], on the CPU.
 
         Raises:
             UserError: if a value is not finite.
         """
-        encoded = self._model.encode_captions([caption])
+        encoded = self._model.encode_conditioning(pixels[None], None if mask is None else mask[None])
+        tensors = {key: tensor[0].detach().to("cpu").clone() for key, tensor in encoded.items()}
+        for key, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise UserError(
+                    f"{name}: its conditioning is encoded to values that are not finite ({key}); set vae.weight_dtype "
+                    "to FLOAT_32, or check the model's weights"
+                )
+        return tensors
+
+    @torch.no_grad()
+    def caption(self, caption: str, pixels: Tensor | None = None) -> dict[str, Tensor]:
+        """A caption -> name -> [...], on the CPU.
+
+        Args:
+            caption: the text.
+            pixels: [3, h, w], the conditioning image that is read together with it; None: it is read alone.
+
+        Raises:
+            UserError: if a value is not finite.
+        """
+        if pixels is None:
+            encoded = self._model.encode_captions([caption])
+        else:
+            encoded = self._model.encode_instructions([caption], pixels[None])
         tensors = {name: tensor[0].detach().to("cpu").clone() for name, tensor in encoded.items()}
         for name, tensor in tensors.items():
             # -inf is a legal entry of an additive mask

@@ -7,12 +7,20 @@ from functools import lru_cache
 from modules.dataLoader.buckets import choose_bucket
 from modules.dataLoader.captions import vary_caption
 from modules.dataLoader.DatasetReport import DatasetImage
-from modules.dataLoader.decode_image import LARGEST_FILE, ImageError, decode_image
 from modules.dataLoader.ImageVariation import ImageVariation
-from modules.dataLoader.render import RENDER_VERSION, Geometry, find_geometry, render_mask, render_pixels
+from modules.dataLoader.render import (
+    RENDER_VERSION,
+    Geometry,
+    find_geometry,
+    render_mask,
+    render_pixels,
+    scaled_geometry,
+)
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.resolution import Resolution, parse_resolutions
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.decode_image import LARGEST_FILE, ImageError, decode_image
+from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.regular_file import read_regular
 from modules.util.UserError import UserError
 
@@ -35,11 +43,18 @@ class ImageSource:
         concepts: all concepts.
         images: all images; `index` below counts in them.
         image_grid: what sides of training images are multiples of, in pixels.
+        conditioning: the fact of the family's class.
     """
 
     def __init__(
-        self, config: TrainConfig, concepts: Sequence[ConceptConfig], images: Sequence[DatasetImage], image_grid: int
+        self,
+        config: TrainConfig,
+        concepts: Sequence[ConceptConfig],
+        images: Sequence[DatasetImage],
+        image_grid: int,
+        conditioning: ConditioningSource = ConditioningSource.NONE,
     ) -> None:
+        self._masked = conditioning == ConditioningSource.MASK
         self.images = list(images)
         self.concepts = list(concepts)
         self._grid = image_grid
@@ -90,6 +105,16 @@ class ImageSource:
             "mask", image.mask_sha256, dataclasses.astuple(geometry), circle, fingerprint, *_said(image.mask_full)
         )
 
+    def conditioning_key(self, index: int, variation: int, fingerprint: str) -> str:
+        """The same for the conditioning: what it is made of, and of whatever else `fingerprint` names."""
+        image, geometry = self.images[index], self.layout(index, variation)[1]
+        if image.conditioning_sha256 is None:
+            own = ["made", self.pixels_key(index, variation, "")]
+        else:
+            own = ["file", image.conditioning_sha256, dataclasses.astuple(geometry), *_said(image.conditioning_full)]
+        mask = self.mask_key(index, variation, "") if self._masked else ""
+        return _key("conditioning", own, mask, fingerprint)
+
     def has_mask(self, index: int, variation: int) -> bool:
         """Whether the mask is anything but 1 everywhere."""
         return self.images[index].mask_path is not None or self.layout(index, variation)[0].mask_circle is not None
@@ -108,6 +133,20 @@ class ImageSource:
             if mask.size != (image.width, image.height):
                 mask = mask.resize((image.width, image.height), Image.Resampling.BILINEAR)
         return render_mask(mask, geometry, drawn)
+
+    def conditioning(self, index: int, variation: int) -> tuple[Tensor, Tensor | None]:
+        """The conditioning image [3, h, w] in [-1, 1], and of families that fill masks the mask [1, h, w] in [0, 1].
+
+        From its file it has the image's geometry and none of its changes of colour. Without a file it is the image as
+        it is trained, grey (0) where the mask is white: what is kept must agree with the target.
+        """
+        image, (drawn, geometry) = self.images[index], self.layout(index, variation)
+        mask = self.mask(index, variation) if self._masked else None
+        if image.conditioning_path is None:
+            return self.pixels(index, variation) * (1 - mask), mask
+        shown = _decode_again(image.conditioning_path, image.conditioning_sha256)
+        plain = ImageVariation(drawn.resolution)
+        return render_pixels(shown, scaled_geometry(geometry, (image.width, image.height), shown.size), plain), mask
 
     def caption(self, index: int, variation: int) -> str:
         """The caption in one of its variations."""

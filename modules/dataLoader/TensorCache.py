@@ -18,7 +18,7 @@ from torch import Tensor
 import safetensors.torch
 from safetensors import SafetensorError
 
-KINDS = ("latents", "masks", "captions")
+KINDS = ("latents", "masks", "captions", "conditioning")
 FORMAT = "1"
 ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 # those of older versions have no ending of a file in their names

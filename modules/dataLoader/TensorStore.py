@@ -9,7 +9,7 @@ Tensors = dict[str, Tensor]
 
 
 class TensorStore:
-    """Encoded images, masks and captions: from memory, else from disk, else built.
+    """Encoded images, masks, captions and conditionings: from memory, else from disk, else built.
 
     What is first fetched stays in memory up to a budget; the rest is read from disk at each use.
 

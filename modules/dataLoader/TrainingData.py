@@ -1,5 +1,6 @@
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 from modules.dataLoader.Batch import Batch
@@ -9,12 +10,16 @@ from modules.dataLoader.plan import PlannedBatch, PlannedSample, PlanRules, plan
 from modules.dataLoader.plan_size import BatchCounter
 from modules.dataLoader.TensorStore import TensorStore
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ConditioningSource import ConditioningSource
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 REMEMBERED_KEYS = 1 << 17
+Place = tuple[int, int]
+"""(image, variation)."""
+
 TEXT_MASK = "mask"
 """Name of `[b, n]` among encoded captions: False where a text is filled up to the length of a longer one."""
 
@@ -26,7 +31,9 @@ class TrainingData:
 
     Attributes:
         source: images and captions, not encoded.
-        latent_key, mask_key: (image, variation) -> name in the cache.
+        latent_key, mask_key, conditioning_key: (image, variation) -> name in the cache.
+        conditioned: whether batches have a conditioning.
+        texts_see_conditioning: whether captions are encoded together with it.
     """
 
     def __init__(
@@ -47,10 +54,14 @@ class TrainingData:
         self._keep_images = config.latent_caching
         self._masked = config.masked_training
         self._unmasked_weight = config.unmasked_weight
+        self.conditioned = model.conditioning != ConditioningSource.NONE
+        self.texts_see_conditioning = self.conditioned and model.captions_see_conditioning
         self._image_fingerprint = model.image_fingerprint()
+        self._conditioning_fingerprint = model.conditioning_fingerprint() if self.conditioned else ""
         # loading is part of each training step
         self.latent_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._latent_key)
         self.mask_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._mask_key)
+        self.conditioning_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._conditioning_key)
         self._text_fingerprint = model.text_fingerprint() if encode_text else ""
 
     def plan(self, epoch: int) -> list[PlannedBatch]:
@@ -79,7 +90,7 @@ class TrainingData:
             mask = torch.stack([self._mask(s, latent) for s, latent in zip(samples, latents, strict=True)])
         return Batch(
             latents=torch.stack(latents),
-            text=self._text(captions) if self._encode_text else None,
+            text=self._text(captions, samples) if self._encode_text else None,
             captions=captions,
             loss_weight=torch.tensor([concept.loss_weight for concept in concepts], dtype=torch.float32),
             mask=mask,
@@ -89,6 +100,7 @@ class TrainingData:
             names=[images[sample.image].path for sample in samples],
             size=planned.size,
             types=[concept.type for concept in concepts],
+            conditioning=self._conditioning(samples) if self.conditioned else None,
         )
 
     def sizes(self, epoch: int = 0) -> dict[tuple[int, int], int]:
@@ -132,12 +144,43 @@ class TrainingData:
             return build()["mask"]
         return self._store.fetch("masks", self.mask_key(image, variation), build)["mask"]
 
-    def text(self, caption: str) -> dict[str, Tensor]:
-        """A caption as the model encodes it: name -> [...]."""
-        return self._store.fetch("captions", self.text_key(caption), lambda: self._encoder.caption(caption))
+    def conditioning(self, image: int, variation: int) -> dict[str, Tensor]:
+        """The conditioning of an image as the model encodes it: name -> [...]."""
 
-    def text_key(self, caption: str) -> str:
+        def build() -> dict[str, Tensor]:
+            return self._encode_conditioning(image, *self.source.conditioning(image, variation))
+
+        if not self._keep_images:
+            return build()
+        return self._store.fetch("conditioning", self.conditioning_key(image, variation), build)
+
+    def add_conditioning(self, image: int, variation: int, pixels: Tensor, mask: Tensor | None) -> None:
+        """Encodes what `ImageSource.conditioning` has given, and keeps the result."""
+        key = self.conditioning_key(image, variation)
+        self._store.add("conditioning", key, self._encode_conditioning(image, pixels, mask))
+
+    def has_conditioning(self, image: int, variation: int) -> bool:
+        """Whether the conditioning need not be encoded; reads it to see whether it is sound."""
+        return self._store.find("conditioning", self.conditioning_key(image, variation)) is not None
+
+    def text(self, caption: str, place: Place | None = None) -> dict[str, Tensor]:
+        """A caption as the model encodes it: name -> [...].
+
+        Args:
+            caption: the text.
+            place: of the image whose conditioning is read together with it; None: it is read alone.
+        """
+
+        def build() -> dict[str, Tensor]:
+            return self._encoder.caption(caption, None if place is None else self.source.conditioning(*place)[0])
+
+        return self._store.fetch("captions", self.text_key(caption, place), build)
+
+    def text_key(self, caption: str, place: Place | None = None) -> str:
         """Names an encoded caption in the cache."""
+        if place is not None:
+            seen = self.source.conditioning_key(*place, self._text_fingerprint)
+            return hashlib.sha256(f"instruction\0{seen}\0{caption}".encode()).hexdigest()
         return hashlib.sha256(f"caption\0{self._text_fingerprint}\0{caption}".encode()).hexdigest()
 
     def _latent_key(self, image: int, variation: int) -> str:
@@ -145,6 +188,16 @@ class TrainingData:
 
     def _mask_key(self, image: int, variation: int) -> str:
         return self.source.mask_key(image, variation, self._image_fingerprint)
+
+    def _conditioning_key(self, image: int, variation: int) -> str:
+        return self.source.conditioning_key(image, variation, self._conditioning_fingerprint)
+
+    def _encode_conditioning(self, image: int, pixels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        return self._encoder.conditioning(pixels, mask, self.source.images[image].path)
+
+    def _conditioning(self, samples: Sequence[PlannedSample]) -> dict[str, Tensor]:
+        found = [self.conditioning(sample.image, sample.image_variation) for sample in samples]
+        return {name: torch.stack([tensors[name] for tensors in found]) for name in found[0]}
 
     def _encode(self, image: int, pixels: Tensor) -> dict[str, Tensor]:
         return {"latent": self._encoder.image(pixels, self.source.images[image].path)}
@@ -154,8 +207,9 @@ class TrainingData:
             return torch.ones(1, *latent.shape[-2:])
         return self.mask(sample.image, sample.image_variation, latent).clamp(self._unmasked_weight, 1)
 
-    def _text(self, captions: list[str]) -> dict[str, Tensor]:
-        encoded = [self.text(caption) for caption in captions]
+    def _text(self, captions: list[str], samples: Sequence[PlannedSample]) -> dict[str, Tensor]:
+        places = [(s.image, s.image_variation) if self.texts_see_conditioning else None for s in samples]
+        encoded = [self.text(caption, place) for caption, place in zip(captions, places, strict=True)]
         if TEXT_MASK in encoded[0]:
             longest = max(len(tensors[TEXT_MASK]) for tensors in encoded)
             encoded = [pad_text(tensors, longest) for tensors in encoded]

@@ -18,20 +18,23 @@ from modules.dataLoader.captions import (
     read_prompt_file,
 )
 from modules.dataLoader.CheckedImages import CheckedImages, ImageFacts
-from modules.dataLoader.Companions import OTHER_IMAGE_SUFFIXES, Beside
+from modules.dataLoader.Companions import CONDITIONING, OTHER_IMAGE_SUFFIXES, Beside
 from modules.dataLoader.DatasetReport import DatasetImage, DatasetReport, RejectedFile
-from modules.dataLoader.decode_image import LARGEST_FILE, ImageError
 from modules.dataLoader.find_images import list_folder
 from modules.dataLoader.findings import ImageFindings, concept_findings
 from modules.dataLoader.ImageSource import resolutions_of
 from modules.dataLoader.plan_size import check_plan_size
 from modules.dataLoader.progress import Progress, track
+from modules.dataLoader.ReadFiles import ReadFiles
 from modules.util.config.check_lists import concept_label, folder_problem
 from modules.util.config.ConceptConfig import ConceptConfig
-from modules.util.config.errors import Problem, Remedy
+from modules.util.config.conditioning import conditioning_problems
+from modules.util.config.errors import Problem
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.decode_image import LARGEST_FILE, ImageError
 from modules.util.enum.ConceptType import ConceptType
-from modules.util.found_problems import found
+from modules.util.enum.ConditioningSource import ConditioningSource
+from modules.util.found_problems import found, raise_problems
 from modules.util.regular_file import read_regular
 from modules.util.UserError import UserError
 
@@ -45,8 +48,10 @@ SMALLEST_SIDE = 8
 LARGEST_ENLARGEMENT = 8.0
 """Images that would have to be scaled up further than this are left out."""
 
-MASK_ASPECT_TOLERANCE = 0.02
-"""A mask may differ from its image in aspect by this share; programs round when they scale."""
+ASPECT_TOLERANCE = 0.02
+"""A mask or conditioning image may differ from its image in aspect by this share; programs round when they scale."""
+
+NEEDED = f"NAME{CONDITIONING}.png beside NAME.png"
 
 
 @dataclass
@@ -56,6 +61,16 @@ class _Found:
     findings: ImageFindings | None = None
     rejected: RejectedFile | None = None
     enlargement: float = 0.0
+
+
+@dataclass(frozen=True)
+class _BesideFile:
+    """A mask or conditioning image that is read; see `ImageFacts`."""
+
+    path: str | None = None
+    sha256: str | None = None
+    full: float | None = None
+    dark: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,17 +87,19 @@ def check_dataset(
     config: TrainConfig,
     concepts: Sequence[ConceptConfig],
     *,
+    conditioning: ConditioningSource = ConditioningSource.NONE,
     warn: Callable[[str], None] = logger.warning,
     progress: Progress | None = None,
     bar: bool = True,
 ) -> DatasetReport:
-    """Decodes every image of the enabled concepts and reads every caption and mask.
+    """Decodes every image of the enabled concepts and reads every caption, mask and conditioning image.
 
     Files that cannot be used are left out and named. Needs no model.
 
     Args:
         config: the run's config; VALIDATION concepts are read only with `validation` on.
         concepts: all concepts, disabled ones included.
+        conditioning: the fact of the family's class.
         warn: gets each rejected file and each warning, one line each.
         progress: is told how many files are done (stage "check").
         bar: whether a progress bar is shown.
@@ -90,24 +107,24 @@ def check_dataset(
     Raises:
         UserError: if a concept's folder or prompt file is missing, an option cannot be used, or no image is left.
     """
-    report, tasks = DatasetReport(), []
-    _check_options(config)
+    report, tasks, reads = DatasetReport(), [], ReadFiles.of(config, conditioning)
+    raise_problems(conditioning_problems(config, conditioning))
     for index, concept in enumerate(concepts):
         if concept.enabled:
-            tasks += _list_concept(config, concept, index, report)
+            tasks += _list_concept(config, concept, index, report, reads)
     Image.init()  # loads all of Pillow's readers, which is not safe to do in threads
     checked = CheckedImages(config.cache_dir if config.latent_caching else None)
     with warnings.catch_warnings(), ThreadPoolExecutor(config.dataloader_threads) as pool:
         # images near Pillow's limit are large, but ours to judge
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module="PIL")  # such as broken EXIF data in a sound image
-        results = pool.map(lambda task: _check_file(config, task, checked), tasks)
+        results = pool.map(lambda task: _check_file(config, task, checked, reads), tasks)
         found = list(track(results, len(tasks), "check", progress, bar))
     checked.save()
     findings = [result.findings for result in found if result.findings]
     report.images += [one.image for one in findings]
     report.rejected += [result.rejected for result in found if result.rejected]
-    report.warnings += _findings(config, concepts, findings)
+    report.warnings += _findings(config, concepts, findings, reads)
     enlarged = [result.enlargement for result in found if result.enlargement > 1]
     if enlarged:
         report.warnings.append(
@@ -122,36 +139,34 @@ def check_dataset(
     return report
 
 
-def concept_problems(config: TrainConfig, concepts: Sequence[ConceptConfig]) -> list[Problem]:
+def concept_problems(
+    config: TrainConfig,
+    concepts: Sequence[ConceptConfig],
+    conditioning: ConditioningSource = ConditioningSource.NONE,
+) -> list[Problem]:
     """What would stop the dataset check before it has read any image, folders apart; see `list_problems`."""
-    problems = found(_check_options, config)
+    problems, reads = [], ReadFiles.of(config, conditioning)
     for index, concept in enumerate(concepts):
         if concept.enabled and _is_used(config, concept):
             label = concept_label(concept, index)
-            problems += found(_check_mask_options, config, concept, label, path="concepts")
+            problems += found(_check_mask_options, reads, concept, label, path="concepts")
             problems += found(check_special_tags, concept, label, path="concepts")
             problems += found(read_prompt_file, concept, label, path="concepts")
     return problems
-
-
-def _check_options(config: TrainConfig) -> None:
-    if config.custom_conditioning_image:
-        raise UserError(
-            "custom_conditioning_image: found true, but this is not supported yet; set it to false",
-            Remedy.of({"custom_conditioning_image": False}),
-        )
 
 
 def _is_used(config: TrainConfig, concept: ConceptConfig) -> bool:
     return concept.type != ConceptType.VALIDATION or config.validation
 
 
-def _list_concept(config: TrainConfig, concept: ConceptConfig, index: int, report: DatasetReport) -> list[_Task]:
+def _list_concept(
+    config: TrainConfig, concept: ConceptConfig, index: int, report: DatasetReport, reads: ReadFiles
+) -> list[_Task]:
     label = concept_label(concept, index)
     if not _is_used(config, concept):
         report.warnings.append(f"{label}: not used, as its type is VALIDATION and validation is off")
         return []
-    report.warnings += _check_mask_options(config, concept, label)
+    report.warnings += _check_mask_options(reads, concept, label)
     check_special_tags(concept, label)
     prompts = read_prompt_file(concept, label)
     if problem := folder_problem(concept, index):
@@ -164,42 +179,49 @@ def _list_concept(config: TrainConfig, concept: ConceptConfig, index: int, repor
     report.rejected += [
         RejectedFile(label, path, "it is a folder with the name of an image") for path in listing.folders
     ]
-    if listing.lonely_masks:
-        names = few(os.path.basename(path) for path in listing.lonely_masks)
-        report.warnings.append(f"{label}: no image lies beside {len(listing.lonely_masks)} masks: {names}")
+    for what, lonely in (("masks", listing.lonely_masks), ("conditioning images", listing.lonely_conditioning)):
+        if lonely:
+            names = few(os.path.basename(path) for path in lonely)
+            report.warnings.append(f"{label}: no image lies beside {len(lonely)} {what}: {names}")
     if not listing.images:
         hint = "" if concept.include_subdirectories else " itself (include_subdirectories is off)"
         report.warnings.append(f"{label}: no images in {concept.path}{hint}")
     if concept.balancing == 0:
         report.warnings.append(f"{label}: not used, as its balancing is 0")
         return []
-    return [_Task(index, concept, name, path, prompts, listing.beside[path]) for name, path in listing.images]
+    tasks = [_Task(index, concept, name, path, prompts, listing.beside[path]) for name, path in listing.images]
+    if reads.source == ConditioningSource.FILE and tasks and not any(task.beside.conditioning for task in tasks):
+        raise UserError(
+            f"{label}: not one of its {len(tasks)} images has a conditioning image, which {config.model_type} needs; "
+            f"expected {NEEDED}. Add them, or disable the concept"
+        )
+    return tasks
 
 
-def _check_mask_options(config: TrainConfig, concept: ConceptConfig, label: str) -> list[str]:
+def _check_mask_options(reads: ReadFiles, concept: ConceptConfig, label: str) -> list[str]:
     """Warnings; UserError for what is not supported."""
     warnings = []
     for key in ("enable_random_circular_mask_shrink", "enable_random_mask_rotate_crop"):
         if not getattr(concept.image, key):
             continue
-        if not config.masked_training:
+        if not reads.masks:
             warnings.append(f"{label}: image.{key} has no effect, as masked_training is off")
         elif key == "enable_random_mask_rotate_crop":
             raise UserError(f"{label}: image.{key}: found true, but this is not supported yet; set it to false")
     return warnings
 
 
-def _check_file(config: TrainConfig, task: _Task, checked: CheckedImages) -> _Found:
+def _check_file(config: TrainConfig, task: _Task, checked: CheckedImages, reads: ReadFiles) -> _Found:
     label = concept_label(task.concept, task.index)
     try:
-        return _read_file(config, task, checked)
+        return _read_file(config, task, checked, reads)
     except (ImageError, CaptionError) as error:
         return _Found(rejected=RejectedFile(label, task.path, str(error)))
     except OSError as error:
         return _Found(rejected=RejectedFile(label, task.path, f"cannot be read: {error.strerror or error}"))
 
 
-def _read_file(config: TrainConfig, task: _Task, checked: CheckedImages) -> _Found:
+def _read_file(config: TrainConfig, task: _Task, checked: CheckedImages, reads: ReadFiles) -> _Found:
     concept, path = task.concept, task.path
     suffix = os.path.splitext(path)[1].lower()
     if suffix in OTHER_IMAGE_SUFFIXES and suffix not in Image.registered_extensions():
@@ -218,17 +240,19 @@ def _read_file(config: TrainConfig, task: _Task, checked: CheckedImages) -> _Fou
             f"the limit is {LARGEST_ENLARGEMENT:g}"
         )
     captions = find_captions(concept, path, task.prompts, task.beside)
-    masks = task.beside.masks
-    mask, mask_sha256, mask_facts = None, None, None
-    if config.masked_training and masks:
-        mask = os.path.join(os.path.dirname(path), masks[0])
-        mask_sha256, mask_facts = _check_mask(mask, facts, checked)
+    beside = task.beside
+    if reads.source == ConditioningSource.FILE and not beside.conditioning:
+        raise ImageError(f"it has no conditioning image; expected {NEEDED}")
+    mask = _check_beside("mask", path, beside.masks if reads.masks else (), facts, checked)
+    shown = _check_beside("conditioning image", path, beside.conditioning if reads.conditioning else (), facts, checked)
     image = DatasetImage(
-        task.index, task.name, path, width, height, sha256, captions.texts, mask, mask_sha256,
-        facts.full, mask_facts.full if mask_facts else None, captions.path,
+        task.index, task.name, path, width, height, sha256, captions.texts, mask.path, mask.sha256, facts.full,
+        mask.full, captions.path, shown.path, shown.sha256, shown.full,
     )  # fmt: skip
-    dark = mask_facts.dark if mask_facts else None
-    return _Found(ImageFindings(image, captions, masks, facts.dark, dark), enlargement=factor)
+    return _Found(
+        ImageFindings(image, captions, beside.masks, facts.dark, mask.dark, beside.conditioning, shown.dark),
+        enlargement=factor,
+    )
 
 
 def _read_image(path: str, checked: CheckedImages, mask: bool = False) -> tuple[str, ImageFacts]:
@@ -237,33 +261,47 @@ def _read_image(path: str, checked: CheckedImages, mask: bool = False) -> tuple[
     return sha256, checked.facts(sha256, data, mask)
 
 
-def _check_mask(path: str, image: ImageFacts, checked: CheckedImages) -> tuple[str, ImageFacts]:
+def _check_beside(
+    what: str, image_path: str, names: Sequence[str], image: ImageFacts, checked: CheckedImages
+) -> _BesideFile:
+    """The first of the masks or conditioning images of an image; nothing if there are none."""
+    if not names:
+        return _BesideFile()
+    path = os.path.join(os.path.dirname(image_path), names[0])
     try:
-        sha256, mask = _read_image(path, checked, mask=True)
+        sha256, facts = _read_image(path, checked, mask=what == "mask")
     except OSError as error:
-        raise ImageError(f"its mask {path} cannot be read: {error.strerror or error}") from None
+        raise ImageError(f"its {what} {path} cannot be read: {error.strerror or error}") from None
     except ImageError as error:
-        raise ImageError(f"its mask {path}: {error}") from None
-    if abs(mask.width * image.height / (mask.height * image.width) - 1) > MASK_ASPECT_TOLERANCE:
+        raise ImageError(f"its {what} {path}: {error}") from None
+    if abs(facts.width * image.height / (facts.height * image.width) - 1) > ASPECT_TOLERANCE:
         raise ImageError(
-            f"its mask {path} has {mask.width}x{mask.height} px, which is another shape than the image's "
+            f"its {what} {path} has {facts.width}x{facts.height} px, which is another shape than the image's "
             f"{image.width}x{image.height} px"
         )
-    return sha256, mask
+    return _BesideFile(path, sha256, facts.full, facts.dark)
 
 
-def _findings(config: TrainConfig, concepts: Sequence[ConceptConfig], found: Sequence[ImageFindings]) -> list[str]:
+def _findings(
+    config: TrainConfig, concepts: Sequence[ConceptConfig], found: Sequence[ImageFindings], reads: ReadFiles
+) -> list[str]:
     """What there is to say of all images of each concept, and of all concepts."""
     lines = []
     for index, concept in enumerate(concepts):
         own = [one for one in found if one.image.concept == index]
-        lines += concept_findings(concept, concept_label(concept, index), own, config.masked_training)
+        lines += concept_findings(concept, concept_label(concept, index), own, config, reads)
     circles = any(concepts[one.image.concept].image.enable_random_circular_mask_shrink for one in found)
-    if config.masked_training and found and not circles and not any(one.masks for one in found):
-        lines.append(
-            f"masked_training is on, but not one of {len(found)} images has a mask, so nothing is masked; expected "
-            "NAME-masklabel.png beside NAME.png"
-        )
+    if found and not circles and not any(one.masks for one in found):
+        if config.masked_training:
+            lines.append(
+                f"masked_training is on, but not one of {len(found)} images has a mask, so nothing is masked; expected "
+                "NAME-masklabel.png beside NAME.png"
+            )
+        elif reads.masks:
+            lines.append(
+                f"not one of {len(found)} images has a mask, so {config.model_type} learns to fill the whole of each; "
+                "expected NAME-masklabel.png beside NAME.png, white where it is to be filled"
+            )
     return lines
 
 

@@ -15,7 +15,7 @@ class FolderListing:
         beside: path of an image -> what belongs to it.
         errors: of folders that could not be listed.
         folders: paths of folders with the name of an image, into which nobody looks.
-        lonely_masks: paths of masks without an image.
+        lonely_masks, lonely_conditioning: paths of masks and of conditioning images without an image.
     """
 
     images: list[tuple[str, str]] = field(default_factory=list)
@@ -23,6 +23,7 @@ class FolderListing:
     errors: list[OSError] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     lonely_masks: list[str] = field(default_factory=list)
+    lonely_conditioning: list[str] = field(default_factory=list)
 
 
 def list_folder(folder: str | Path, include_subdirectories: bool) -> FolderListing:
@@ -45,6 +46,7 @@ def list_folder(folder: str | Path, include_subdirectories: bool) -> FolderListi
             found.images.append((unicodedata.normalize("NFC", name), path))
             found.beside[path] = companions.of(file)
         found.lonely_masks += [os.path.join(directory, name) for name in companions.lonely]
+        found.lonely_conditioning += [os.path.join(directory, name) for name in companions.lonely_conditioning]
         visible = sorted(name for name in folders if not name.startswith("."))
         if not include_subdirectories:
             found.folders += [os.path.join(directory, name) for name in visible if is_image(name)]

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modules.dataLoader.captions import FoundCaptions, few, no_caption, not_read
-from modules.dataLoader.Companions import MASK
+from modules.dataLoader.Companions import CONDITIONING, MASK
 from modules.dataLoader.DatasetReport import DatasetImage
+from modules.dataLoader.ReadFiles import ReadFiles
 from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.CaptionLines import CaptionLines
+from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.enum.PromptSource import PromptSource
 
 
@@ -22,6 +25,8 @@ class ImageFindings:
         masks: names of its masks, of which the first one counts; also those that are not used.
         dark: of the image; see `Decoded`.
         mask_dark: of its mask.
+        conditioning: names of its conditioning images, as `masks`.
+        conditioning_dark: of its conditioning image.
     """
 
     image: DatasetImage
@@ -29,21 +34,27 @@ class ImageFindings:
     masks: tuple[str, ...] = ()
     dark: float | None = None
     mask_dark: float | None = None
+    conditioning: tuple[str, ...] = ()
+    conditioning_dark: float | None = None
 
 
-def concept_findings(concept: ConceptConfig, label: str, found: Sequence[ImageFindings], masked: bool) -> list[str]:
+def concept_findings(
+    concept: ConceptConfig, label: str, found: Sequence[ImageFindings], config: TrainConfig, reads: ReadFiles
+) -> list[str]:
     """Everything worth knowing of a concept's images.
 
     Args:
         concept: itself.
         label: how it is called.
         found: with each of its images.
-        masked: whether training is masked.
+        config: of the run.
+        reads: which files beside images it reads.
     """
     if not found:
         return []
     lines = _captions(concept, label, found) if concept.text.prompt_source == PromptSource.SAMPLE else []
-    return lines + _masks(label, found, masked) + _ranges(label, found)
+    lines += _masks(label, found, reads.masks) + _conditioning(label, found, config, reads)
+    return lines + _ranges(label, found)
 
 
 def counted(number: int, of: str) -> str:
@@ -98,39 +109,70 @@ def _is_usual(one: ImageFindings) -> bool:
 
 
 def _masks(label: str, found: Sequence[ImageFindings], masked: bool) -> list[str]:
-    having, lines = [one for one in found if one.masks], []
-    if not masked:
-        if having:
-            names = few(one.masks[0] for one in having)
-            verb = "is not used" if len(having) == 1 else "are not used"
-            lines.append(
-                f"{label}: {counted(len(having), 'mask')} beside images {verb}, as masked_training is off, and no mask "
-                f"is trained as an image: {names}"
-            )
-        return lines
-    other = [one.masks[0] for one in having if not _is_usual_mask(one)]
+    having = [one for one in found if one.masks]
+    if not masked and having:
+        names = few(one.masks[0] for one in having)
+        verb = "is not used" if len(having) == 1 else "are not used"
+        return [
+            f"{label}: {counted(len(having), 'mask')} beside images {verb}, as masked_training is off, and no mask "
+            f"is trained as an image: {names}"
+        ]
+    return _names(label, "mask", MASK, [(one.image.path, one.masks) for one in having])
+
+
+def _conditioning(label: str, found: Sequence[ImageFindings], config: TrainConfig, reads: ReadFiles) -> list[str]:
+    having = [one for one in found if one.conditioning]
+    if not reads.conditioning:
+        if not having:
+            return []
+        none = reads.source == ConditioningSource.NONE
+        why = f"{config.model_type} takes none" if none else "custom_conditioning_image is off"
+        verb = "is not used" if len(having) == 1 else "are not used"
+        names = few(one.conditioning[0] for one in having)
+        return [f"{label}: {counted(len(having), 'conditioning image')} {verb}, as {why}: {names}"]
+    lines = []
+    without = [one for one in found if not one.conditioning]
+    if without:
+        # a family that needs a file has none of these images
+        lines.append(
+            f"{label}: {len(without)} of {counted(len(found), 'image')} {_have(without)} no conditioning image, "
+            f"so it is made of image and mask; expected NAME{CONDITIONING}.png beside NAME.png"
+        )
+    same = [one.conditioning[0] for one in having if one.image.conditioning_sha256 == one.image.sha256]
+    if same:
+        verb = "is" if len(same) == 1 else "are"
+        lines.append(
+            f"{label}: {counted(len(same), 'conditioning image')} {verb} the very file that is learned, from which "
+            f"nothing but copying is learned: {few(same)}"
+        )
+    pairs = [(one.image.path, one.conditioning) for one in having]
+    return lines + _names(label, "conditioning image", CONDITIONING, pairs)
+
+
+def _names(label: str, what: str, ending: str, having: Sequence[tuple[str, tuple[str, ...]]]) -> list[str]:
+    """Files under other names than the usual one, and those that are not read; of (image, its files)."""
+    lines = []
+    usual = [f"{os.path.splitext(os.path.basename(path))[0]}{ending}.png" for path, _ in having]
+    other = [names[0] for name, (_, names) in zip(usual, having, strict=True) if names[0] != name]
     if other:
         verb = "is taken" if len(other) == 1 else "are taken"
         lines.append(
-            f"{label}: {counted(len(other), 'mask')} of another name than NAME{MASK}.png {verb}, and not trained as "
+            f"{label}: {counted(len(other), what)} of another name than NAME{ending}.png {verb}, and not trained as "
             f"an image: {few(other)}"
         )
-    passed = [name for one in having for name in one.masks[1:]]
+    passed = [name for _, names in having for name in names[1:]]
     if passed:
         lines.append(
-            f"{label}: {counted(len(passed), 'mask')} not read, as the image has another one that counts: "
+            f"{label}: {counted(len(passed), what)} not read, as the image has another one that counts: "
             f"{few(dict.fromkeys(passed))}"
         )
     return lines
 
 
-def _is_usual_mask(one: ImageFindings) -> bool:
-    return one.masks[0] == f"{os.path.splitext(os.path.basename(one.image.path))[0]}{MASK}.png"
-
-
 def _ranges(label: str, found: Sequence[ImageFindings]) -> list[str]:
-    lines = []
+    lines, images = [], [one.image for one in found]
     pairs = [(one.image.path, one.dark) for one in found if one.dark is not None]
+    pairs += [(one.image.conditioning_path, dark) for one in found if (dark := one.conditioning_dark) is not None]
     if pairs:
         names = few(f"{os.path.basename(path)} ({share:.2g} of it)" for path, share in pairs)
         lines.append(
@@ -147,6 +189,7 @@ def _ranges(label: str, found: Sequence[ImageFindings]) -> list[str]:
         )
     said = [(one.image.path, one.image.full) for one in found if one.image.full is not None]
     said += [(one.image.mask_path, one.image.mask_full) for one in found if one.image.mask_full is not None]
+    said += [(own.conditioning_path, own.conditioning_full) for own in images if own.conditioning_full is not None]
     if said:
         names = few(f"{os.path.basename(path)} ({full:g})" for path, full in said)
         lines.append(f"{label}: white is the value that the file says in {counted(len(said), 'picture')}: {names}")

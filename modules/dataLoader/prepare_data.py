@@ -1,6 +1,7 @@
 """Builds what a run trains on: dataset check, then everything encoded once and cached."""
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from modules.dataLoader.plan_size import used_variations
 from modules.dataLoader.progress import Progress, track
 from modules.dataLoader.TensorCache import TensorCache
 from modules.dataLoader.TensorStore import TensorStore
-from modules.dataLoader.TrainingData import TrainingData
+from modules.dataLoader.TrainingData import Place, TrainingData
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
@@ -63,7 +64,8 @@ def prepare_data(
     Raises:
         UserError: if there is nothing to use, a file changed, or the cache cannot be written.
     """
-    report = report or check_dataset(config, concepts, warn=warn, progress=progress)
+    if report is None:
+        report = check_dataset(config, concepts, conditioning=model.conditioning, warn=warn, progress=progress)
     cache = TensorCache(config.cache_dir, warn) if config.latent_caching else None
     if cache is not None:
         use_cache(cache.directory)
@@ -72,7 +74,7 @@ def prepare_data(
     def make(validation: bool) -> TrainingData:
         images = [image for image in report.images if _is_validation(concepts[image.concept]) == validation]
         source, rules = (
-            ImageSource(config, concepts, images, model.image_grid),
+            ImageSource(config, concepts, images, model.image_grid, model.conditioning),
             _plan_rules(config, cache_text, validation),
         )
         return TrainingData(config, source, model, store, rules=rules, encode_text=cache_text)
@@ -88,8 +90,8 @@ def prepare_data(
         _prune(cache, (data, make(validation=True)), config, cache_text, warn)
     _cache_images(data, config, progress)
     if cache_text:
-        for caption in track(wanted := _captions(data, config.epochs), len(wanted), "captions", progress):
-            data.text(caption)
+        for text in track(wanted := _texts(data, config), len(wanted), "captions", progress):
+            data.text(*text)
     return data
 
 
@@ -108,7 +110,7 @@ def _is_validation(concept: ConceptConfig) -> bool:
     return concept.type == ConceptType.VALIDATION
 
 
-def _image_variations(data: TrainingData, epochs: int) -> list[tuple[int, int]]:
+def _image_variations(data: TrainingData, epochs: int) -> list[Place]:
     """All (image, variation) that so many epochs come to; validation uses the first variation only."""
     used = _used(data, epochs, [concept.image_variations for concept in data.source.concepts])
     images = enumerate(data.source.images)
@@ -134,6 +136,24 @@ def _captions(data: TrainingData, epochs: int) -> list[str]:
     return list(captions)
 
 
+def _texts(data: TrainingData, config: TrainConfig, epochs: int | None = None) -> list[tuple[str, Place | None]]:
+    """What `TrainingData.text` will be asked for: captions, each with the image that is read with it, if one is."""
+    epochs = config.epochs if epochs is None else epochs
+    if not data.texts_see_conditioning:
+        return [(caption, None) for caption in _captions(data, epochs)]
+    # the n-th use of an image takes the n-th variation of both, so that pairs come again after the least multiple
+    pairs = [math.lcm(concept.image_variations, concept.text_variations) for concept in data.source.concepts]
+    used, wanted = _used(data, epochs, pairs), {}
+    for index, image in enumerate(data.source.images):
+        concept = data.source.concepts[image.concept]
+        for use in range(used[image.concept]):
+            place = (index, use % concept.image_variations)
+            wanted[data.source.caption(index, use % concept.text_variations), place] = None
+            if config.text_encoder.dropout_probability > 0:
+                wanted["", place] = None
+    return list(wanted)
+
+
 def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
     places = reversed(_image_variations(data, config.epochs))
     wanted = list({data.latent_key(*place): place for place in places}.values())[::-1]
@@ -151,6 +171,21 @@ def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | 
         places = [place for place in _image_variations(data, config.epochs) if data.source.has_mask(*place)]
         for place in track(places, len(places), "masks", progress):
             data.mask(*place, data.latent(*place))
+    if data.conditioned:
+        _cache_conditioning(data, config, progress)
+
+
+def _cache_conditioning(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
+    places = _image_variations(data, config.epochs)
+
+    def render(place: Place):
+        return place, (None if data.has_conditioning(*place) else data.source.conditioning(*place))
+
+    with ThreadPoolExecutor(config.dataloader_threads) as pool:
+        ready = map_ahead(pool, render, places, 2 * config.dataloader_threads)
+        for place, rendered in track(ready, len(places), "conditioning", progress):
+            if rendered is not None:
+                data.add_conditioning(*place, *rendered)
 
 
 def map_ahead(
@@ -190,8 +225,10 @@ def _prune(
     keep = {"latents": [own.latent_key(*place) for own, place in places]}
     if config.masked_training:
         keep["masks"] = [own.mask_key(*place) for own, place in places]
+    if data[0].conditioned:
+        keep["conditioning"] = [own.conditioning_key(*place) for own, place in places]
     if cache_text:
-        keep["captions"] = [own.text_key(caption) for own in data for caption in _captions(own, epochs)]
+        keep["captions"] = [own.text_key(*text) for own in data for text in _texts(own, config, epochs)]
     removed, size = cache.prune(keep)
     if removed:
         warn(

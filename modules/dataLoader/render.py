@@ -4,7 +4,7 @@ Axes: h, w height and width of the bucket.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modules.dataLoader.ImageVariation import ImageVariation
 
@@ -63,6 +63,19 @@ def find_geometry(width: int, height: int, size: tuple[int, int], variation: Ima
     top = variation.crop[1] * (height - box_height)
     box = (left, top, min(left + box_width, width), min(top + box_height, height))
     return Geometry(box, inner, size, variation.angle % 360, variation.flip)
+
+
+def scaled_geometry(geometry: Geometry, size: tuple[int, int], other: tuple[int, int]) -> Geometry:
+    """The same part of a picture in another number of pixels.
+
+    Args:
+        geometry: of the picture as it is.
+        size: (width, height) of the picture.
+        other: of the one that shows the same.
+    """
+    factors = (other[0] / size[0], other[1] / size[1]) * 2
+    left, top, right, bottom = (place * factor for place, factor in zip(geometry.box, factors, strict=True))
+    return replace(geometry, box=(left, top, min(right, other[0]), min(bottom, other[1])))
 
 
 def apply_geometry(image: Image.Image, geometry: Geometry, resample: Image.Resampling) -> Image.Image:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from modules.model.AddedWords import AddedWords, Vectors
 from modules.model.check_finite import check_finite
-from modules.model.DenoisingModel import DenoisingModel
+from modules.model.ConditionedModel import ConditionedModel
 from modules.model.families import FAMILIES, Family
 from modules.model.hub import Hub, Snapshot
 from modules.model.ModelComponents import ModelComponents
@@ -43,7 +43,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 
-class BaseModel(DenoisingModel):
+class BaseModel(ConditionedModel):
     """A base model: its components, and how a training step, a sample and an adapter file are made of them.
 
     Nothing is loaded before it is needed: images and captions are encoded before the denoiser is there.
@@ -243,15 +243,6 @@ class BaseModel(DenoisingModel):
                 self.components.free(name)
         self.components.park("vae")
 
-    @property
-    @abstractmethod
-    def image_grid(self) -> int:
-        """Pixels; the sides of training images are multiples of it."""
-
-    @abstractmethod
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """`[b, 3, h, w]` in [-1, 1] -> latents `[b, c, h', w']` as `predict` takes them, float32, without gradient."""
-
     @abstractmethod
     def text_limits(self) -> dict[str, int]:
         """Text encoder -> tokens of a caption that it reads. Those that every caption has are not counted."""
@@ -271,10 +262,6 @@ class BaseModel(DenoisingModel):
             component: the text encoder.
             tokens: that it should read.
         """
-
-    @abstractmethod
-    def image_fingerprint(self) -> str:
-        """Hash of everything that `encode_images` depends on."""
 
     @abstractmethod
     def text_fingerprint(self) -> str:

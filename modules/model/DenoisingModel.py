@@ -16,6 +16,7 @@ class TrainingBatch(Protocol):
     text: dict[str, Tensor] | None
     captions: list[str]
     placement: Tensor
+    conditioning: dict[str, Tensor] | None
 
 
 class DenoisingModel(ABC):
@@ -80,7 +81,7 @@ class DenoisingModel(ABC):
 
         Args:
             latents: of `encode_images`.
-            conditions: of `encode_captions`, and `placement` `[b, 6]` of the images as `Batch` has it.
+            conditions: see `conditions_of`.
             draw: of these images.
         """
         clean = self.clean_latents(latents)
@@ -93,9 +94,19 @@ class DenoisingModel(ABC):
         return self.predict_drawn(latents, conditions, self.draw(latents.shape, generator))
 
     def conditions_of(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """The denoiser's conditions on the device; captions that are not encoded are encoded now."""
+        """The denoiser's conditions on the device, each `[b, ...]` by its name.
+
+        They are of captions, of conditioning images if the family takes any, and `placement` `[b, 6]` of `Batch`.
+        Captions that are not encoded are encoded now.
+
+        Raises:
+            ValueError: the family gives captions and conditionings the same names.
+        """
         text = batch.text if batch.text is not None else self.encode_captions(batch.captions)
-        conditions = {**text, "placement": batch.placement}
+        shown = batch.conditioning or {}
+        if shared := text.keys() & shown.keys():
+            raise ValueError(f"{type(self).__name__} gives captions and conditionings the same names: {shared}")
+        conditions = {**text, **shown, "placement": batch.placement}
         return {name: value.to(self.device, non_blocking=True) for name, value in conditions.items()}
 
     def predict_batch(self, batch: TrainingBatch, generator: torch.Generator) -> Prediction:

@@ -234,10 +234,9 @@ class FlowModel(BaseModel):
     @torch.no_grad()
     def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
         """Draws one image. There is one sampler for flow matching, whatever `noise_scheduler` says."""
-        if sample.sample_inpainting:
-            raise UserError("sample_inpainting: not supported by this model family; set it to false.")
-        grid, pipeline, dtype = self.image_grid, self.pipeline(), self.transformer_dtype
-        h, w = max(1, sample.height // grid), max(1, sample.width // grid)
+        pipeline, dtype, (height, width) = self.pipeline(), self.transformer_dtype, self.sample_size(sample)
+        arguments = {name: tensor.to(dtype) for name, tensor in self.prompts(sample).items()}
+        arguments |= {"height": height, "width": width, "guidance_scale": sample.cfg_scale}
         drawn: list[Tensor] = []
 
         def report(pipeline, step: int, timestep, tensors: dict) -> dict:
@@ -246,15 +245,13 @@ class FlowModel(BaseModel):
             return tensors
 
         pipeline(
-            **{name: tensor.to(dtype) for name, tensor in self.prompts(sample).items()},
-            height=h * grid,
-            width=w * grid,
+            **{**arguments, **self.sample_conditioning(sample)},
             num_inference_steps=sample.diffusion_steps,
-            guidance_scale=sample.cfg_scale,
             generator=torch.Generator().manual_seed(seed),
             callback_on_step_end=report,
             # decoded here, as the VAE may have another number format; what pipelines return differs
             output_type="latent",
         )
-        pixels = self.decode_images(self.image_of_tokens(drawn[0], h, w))
+        grid = self.image_grid
+        pixels = self.decode_images(self.image_of_tokens(drawn[0], height // grid, width // grid))
         return pipeline.image_processor.postprocess(pixels)[0]

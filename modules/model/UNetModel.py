@@ -264,10 +264,10 @@ class UNetModel(ClipTexts):
             raise UserError(
                 f"noise_scheduler: found {sample.noise_scheduler}, expected one of {', '.join(map(str, SCHEDULERS))}."
             )
-        if sample.sample_inpainting:
-            raise UserError("sample_inpainting: not supported by this model family yet; set it to false.")
-        grid = self.image_grid
+        height, width = self.sample_size(sample)
         prompts = self.prompt_arguments(self.prompts(sample))
+        arguments = {name: tensor.to(self.unet.dtype) for name, tensor in prompts.items()}
+        arguments |= {"height": height, "width": width, "guidance_scale": sample.cfg_scale}
 
         def report(pipeline, step: int, timestep, tensors: dict) -> dict:
             on_step(step + 1, sample.diffusion_steps)
@@ -275,11 +275,8 @@ class UNetModel(ClipTexts):
 
         pipeline = self.pipeline(sample.noise_scheduler, sample.force_last_timestep)
         latents = pipeline(
-            **{name: tensor.to(self.unet.dtype) for name, tensor in prompts.items()},
-            height=max(grid, sample.height // grid * grid),
-            width=max(grid, sample.width // grid * grid),
+            **{**arguments, **self.sample_conditioning(sample)},
             num_inference_steps=sample.diffusion_steps,
-            guidance_scale=sample.cfg_scale,
             generator=torch.Generator().manual_seed(seed),
             callback_on_step_end=report,
             output_type="latent",

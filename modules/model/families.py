@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.enum.ModelType import ModelType
 
 # component -> options that differ from those in `resources/`
@@ -45,6 +46,7 @@ class Family:
         file_marks: part of a tensor's name -> the types of single files that have it; several where only the user knows
             which.
         standard_models: those with a description in `resources/`.
+        conditioning: where its conditioning images come from.
     """
 
     class_name: str
@@ -53,6 +55,7 @@ class Family:
     sample_defaults: Mapping[str, Any]
     file_marks: Mapping[str, tuple[ModelType, ...]] = field(default_factory=dict)
     standard_models: tuple[StandardModel, ...] = ()
+    conditioning: ConditioningSource = ConditioningSource.NONE
 
 
 # 2.x above 512 pixels predicts velocity; only 2.1 needs its attention in float32

@@ -7,7 +7,7 @@ class ConsoleProgress:
     """Shows a run's events in a terminal: a bar for each stage, a line for everything else."""
 
     # the data room draws its own bars for these
-    QUIET = ("check", "latents", "masks", "captions")
+    QUIET = ("check", "latents", "masks", "conditioning", "captions")
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None

@@ -11,6 +11,7 @@ from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub
 from modules.model.LayerOffload import module_bytes, waiting_units
 from modules.model.ModelComponents import ModelComponents
+from modules.model.sample_pictures import blank_pictures
 from modules.model.StandardSource import StandardSource
 from modules.model.weight_formats import check_offload, place_component
 from modules.tool.MemoryEstimate import GIB, MemoryEstimate
@@ -26,6 +27,7 @@ from modules.util.config.resolution import parse_resolutions
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
+from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.enum.EMAMode import EMAMode
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.TimeUnit import TimeUnit
@@ -92,7 +94,7 @@ def estimate_memory(
     model.components = ModelComponents(
         list(components), lambda name: components[name].requires_grad_(False).eval(), CPU, torch.device("cpu")
     )
-    model.device = CPU
+    model.device, model.pictures = CPU, blank_pictures
     run = _Run(
         model,
         config,
@@ -186,26 +188,42 @@ def _cache(estimate: MemoryEstimate, run: _Run, sample: SampleConfig | None) -> 
     captions = ["a photo" if chunks == 1 else "a photo " * 75 * chunks] * count
     with run.space.counting() as images, torch.no_grad():
         # the cache is filled one image at a time
-        latents = model.encode_images(torch.zeros(1, 3, height, width))
+        pixels = torch.zeros(1, 3, height, width)
+        latents = model.encode_images(pixels)
+        shown = _conditioning(model, pixels)
     text = None
     with run.space.counting() as texts, torch.no_grad():
         if not run.text_trained:
-            text = model.encode_captions(captions[:1])
+            sees = model.captions_see_conditioning
+            text = model.encode_instructions(captions[:1], pixels) if sees else model.encode_captions(captions[:1])
             if sample is not None:
                 model.prompts(sample)
     encoders = [name for name in run.weights if name == "vae" or name.startswith("text_encoder")]
     estimate.phases["caching"] = {f"weights of {name}": run.weights[name] for name in encoders} | {
         "activations": max(images.peak, texts.peak)
     }
-    repeated = (
-        None if text is None else {name: value.repeat(count, *[1] * (value.ndim - 1)) for name, value in text.items()}
-    )
     placement = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(count, 1)
     mask = torch.ones(count, 1, *latents.shape[2:]) if config.masked_training else None
     return Batch(
-        latents.repeat(count, *[1] * (latents.dim() - 1)), repeated, captions, torch.ones(count), mask, placement, [],
-        (height, width), [ConceptType.STANDARD] * count,
+        _repeated(latents, count), _all_repeated(text, count), captions, torch.ones(count), mask, placement, [],
+        (height, width), [ConceptType.STANDARD] * count, _all_repeated(shown, count),
     )  # fmt: skip
+
+
+def _conditioning(model: BaseModel, pixels: Tensor) -> dict[str, Tensor] | None:
+    """Of one image of this size; None in families that take none."""
+    if model.conditioning == ConditioningSource.NONE:
+        return None
+    masked = model.conditioning == ConditioningSource.MASK
+    return model.encode_conditioning(pixels, pixels[:, :1] + 1 if masked else None)
+
+
+def _repeated(tensor: Tensor, count: int) -> Tensor:
+    return tensor.repeat(count, *[1] * (tensor.dim() - 1))
+
+
+def _all_repeated(tensors: Mapping[str, Tensor] | None, count: int) -> dict[str, Tensor] | None:
+    return None if tensors is None else {name: _repeated(tensor, count) for name, tensor in tensors.items()}
 
 
 def config_sizes(config: TrainConfig) -> list[tuple[int, int]]:

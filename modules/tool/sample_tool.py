@@ -21,12 +21,15 @@ from modules.trainer.long_texts import tell_long_texts
 from modules.trainer.preflight import resolve_device
 from modules.trainer.sampling import draw_sample
 from modules.util.atomic_file import write_failure
+from modules.util.config.conditioning import sample_conditioning_problems
 from modules.util.config.load import load_train_config, resolve_samples
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainEmbeddingConfig import TrainEmbeddingConfig
+from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelType import ModelType
+from modules.util.found_problems import raise_problems
 from modules.util.UserError import UserError
 
 import torch
@@ -93,6 +96,7 @@ def draw_images(
     config, hub = _config(wishes, say, on_download)
     family = family_of(config)
     samples = _samples(wishes, config, family.sample_defaults, say)
+    _check_pictures(wishes, config, samples, family.conditioning)
     _make_folder(wishes.output)
     device = resolve_device(config)
     say(f"model: {config.base_model_name} ({config.model_type}) on {device}")
@@ -257,6 +261,18 @@ def _samples(wishes: Wishes, config: TrainConfig, defaults: Mapping[str, Any], s
     if not samples:
         raise UserError(f"{wishes.config}: has no samples. Give --prompt.")
     return samples
+
+
+def _check_pictures(
+    wishes: Wishes, config: TrainConfig, samples: Sequence[SampleConfig], source: ConditioningSource
+) -> None:
+    """UserError if the command line names an image that would not be used, or one that is needed is missing."""
+    if wishes.sample.get("base_image_path"):
+        if source == ConditioningSource.NONE:
+            raise UserError(f"--image: {config.model_type} draws from no image. Leave it out.")
+        if source == ConditioningSource.MASK and not all(sample.sample_inpainting for sample in samples):
+            raise UserError(f"--image: {config.model_type} fills masks of images. Give --mask, too.")
+    raise_problems(sample_conditioning_problems(config, samples, source))
 
 
 def _seeds(sample: SampleConfig, number: int) -> range:

@@ -145,7 +145,9 @@ class Trainer:
         self._read_backup()
         fresh = self.backup is None
         self.events.emit("status", text="Checking the images")
-        checked = check_dataset(config, concepts, warn=self.warn, progress=self._stage)
+        checked = check_dataset(
+            config, concepts, conditioning=family.conditioning, warn=self.warn, progress=self._stage
+        )
         self.events.emit("status", text=f"Loading {config.base_model_name}")
         self.model: BaseModel = open_model(config, self.device, self.warn, self._hub())
         methods, captions = methods_of(config), [text for image in checked.images for text in image.captions]

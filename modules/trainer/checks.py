@@ -19,13 +19,16 @@ from modules.trainer.trained import METHODS, methods_of, options_of
 from modules.util.config.check import check_train_config, empty_texts
 from modules.util.config.check_lists import Lines, concept_label, list_problems, plain_lines
 from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.config.conditioning import conditioning_problems, sample_conditioning_problems
 from modules.util.config.errors import ConfigError, Problem, Remedy
-from modules.util.config.load import resolve_concepts
+from modules.util.config.load import resolve_concepts, resolve_samples
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.unread import unread_notes, unread_problems
 from modules.util.dtypes import FLOAT_DTYPES
 from modules.util.enum.ConceptType import ConceptType
+from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.enum.DataType import DataType
+from modules.util.enum.TimeUnit import TimeUnit
 from modules.util.found_problems import found, raise_problems
 from modules.util.UserError import UserError
 from modules.util.write_place import check_folder_place, check_output_place
@@ -93,7 +96,8 @@ def _of_concepts(config: TrainConfig, warn: Warn) -> list[Problem]:
     except ConfigError:
         # told with the lists
         return []
-    return [*concept_problems(config, concepts), *_of_prior(config, concepts, warn)]
+    conditioning = ConditioningSource.NONE if found(family_of, config) else family_of(config).conditioning
+    return [*concept_problems(config, concepts, conditioning), *_of_prior(config, concepts, warn)]
 
 
 def _of_prior(config: TrainConfig, concepts: Sequence[ConceptConfig], warn: Warn) -> list[Problem]:
@@ -160,6 +164,7 @@ def _of_family(config: TrainConfig, warn: Warn) -> list[Problem]:
     family, methods = family_of(config), methods_of(config)
     problems += _unsupported(config, family, warn)
     problems += family.check_config(config)
+    problems += _of_conditioning(config, family)
     problems += _of_models(config, family)
     for component in family.modules:
         problems += found(component_dtype, config, component)
@@ -170,6 +175,18 @@ def _of_family(config: TrainConfig, warn: Warn) -> list[Problem]:
     sets = [name for method in methods for name in method.planned_sets(config, family)]
     rates = {name: scaled_learning_rate(config, options_of(config, name).learning_rate) for name in sets}
     return problems + optimizer_problems(config, warn, rates)
+
+
+def _of_conditioning(config: TrainConfig, family: type[BaseModel]) -> list[Problem]:
+    problems = conditioning_problems(config, family.conditioning)
+    if config.sample_after_unit == TimeUnit.NEVER:
+        return problems
+    try:
+        samples = resolve_samples(config, family.sample_defaults, warn=lambda _: None)
+    except ConfigError:
+        # told with the lists
+        return problems
+    return problems + sample_conditioning_problems(config, samples, family.conditioning)
 
 
 def _check_output_kind(config: TrainConfig, folder: bool) -> None:

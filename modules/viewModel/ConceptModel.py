@@ -18,6 +18,7 @@ from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.PromptSource import PromptSource
 from modules.util.regular_file import is_regular, read_regular
 from modules.util.UserError import UserError
+from modules.viewModel.families import conditioning_of
 from modules.viewModel.paths import is_folder, portable
 
 from PIL import Image, ImageOps
@@ -157,10 +158,10 @@ def preview(config: TrainConfig, concept: ConceptConfig, image: tuple[str, str],
     """
     from modules.dataLoader.buckets import choose_bucket
     from modules.dataLoader.captions import vary_caption
-    from modules.dataLoader.decode_image import LARGEST_FILE, ImageError, decode_image
     from modules.dataLoader.ImageSource import resolutions_of
     from modules.dataLoader.ImageVariation import ImageVariation
     from modules.dataLoader.render import find_geometry, render_pixels
+    from modules.util.decode_image import LARGEST_FILE, ImageError, decode_image
 
     name, path = image
     try:
@@ -264,7 +265,8 @@ def check_concept(config: TrainConfig, concept: ConceptConfig) -> CheckResult:
 
     alone = concept.model_copy(update={"enabled": True, "type": ConceptType.STANDARD})
     config = config.model_copy(update={"validation": False})
-    report = check_dataset(config, [alone], warn=lambda _: None, bar=False)
+    conditioning = conditioning_of(config.model_type)
+    report = check_dataset(config, [alone], conditioning=conditioning, warn=lambda _: None, bar=False)
     sizes = Counter((image.width, image.height) for image in report.images)
     buckets = Counter(
         choose_bucket(*size, resolution, grid_of(config), config.aspect_ratio_bucketing)

@@ -18,6 +18,7 @@ STAGES = {
     "check": "Checking images",
     "latents": "Encoding images",
     "masks": "Preparing masks",
+    "conditioning": "Encoding conditioning images",
     "captions": "Encoding captions",
     "training": "Steps",
     "sampling": "Sampling",

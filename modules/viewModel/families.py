@@ -3,6 +3,7 @@
 from typing import Any
 
 from modules.model.families import FAMILIES, facts_of
+from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.enum.ModelType import ModelType
 
 SUPPORTED = frozenset(kind for family in FAMILIES for kind in family.model_types)
@@ -27,6 +28,12 @@ def sample_defaults_of(model_type: ModelType) -> dict[str, Any]:
     """What a sample in a file is drawn with, in keys that it does not mention."""
     family = facts_of(model_type)
     return dict(family.sample_defaults) if family else {}
+
+
+def conditioning_of(model_type: ModelType) -> ConditioningSource:
+    """Where the conditioning images of a family come from; NONE of those that can't be trained yet."""
+    family = facts_of(model_type)
+    return family.conditioning if family else ConditioningSource.NONE
 
 
 def components_of(model_type: ModelType) -> tuple[str, ...] | None:

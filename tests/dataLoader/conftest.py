@@ -7,6 +7,7 @@ from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.prepare_data import prepare_data
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ConditioningSource import ConditioningSource
 
 import torch
 
@@ -18,6 +19,8 @@ class PoolingModel:
     """Encodes an image to the means of its 8 x 8 blocks, and a caption to numbers made from its hash."""
 
     image_grid = 16
+    conditioning = ConditioningSource.NONE
+    captions_see_conditioning = False
 
     def __init__(self, name: str = "pool", fail_after: int | None = None) -> None:
         self.name = name

@@ -4,7 +4,7 @@ import io
 import struct
 import zlib
 
-from modules.dataLoader.decode_image import ImageError, decode_image
+from modules.util.decode_image import ImageError, decode_image
 
 import numpy as np
 import pytest

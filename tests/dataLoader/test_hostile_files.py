@@ -7,8 +7,8 @@ import sys
 import threading
 import zlib
 
-from modules.dataLoader.decode_image import LARGEST_FILE, ImageError, decode_image
-from modules.dataLoader.png_notes import MOST_TEXT, without_notes
+from modules.util.decode_image import LARGEST_FILE, ImageError, decode_image
+from modules.util.png_notes import MOST_TEXT, without_notes
 from modules.util.regular_file import is_regular, read_regular
 from modules.viewModel.ConceptModel import read_caption, thumbnail
 
@@ -167,7 +167,7 @@ def test_memory_stays_bounded(noise, tmp_path):
     png(noise, tmp_path, [(f"t{n}", "x" * 6_000_000, True) for n in range(40)])
     code = (
         "import resource, sys\n"
-        "from modules.dataLoader.decode_image import decode_image\n"
+        "from modules.util.decode_image import decode_image\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 120_000_000,) * 2)\n"
         "print(decode_image(open(sys.argv[1], 'rb').read()).size)\n"

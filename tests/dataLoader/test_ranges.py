@@ -3,7 +3,7 @@
 import io
 import json
 
-from modules.dataLoader.decode_image import ImageError, decode_with_range
+from modules.util.decode_image import ImageError, decode_with_range
 
 import numpy as np
 import pytest

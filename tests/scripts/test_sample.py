@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from modules.model.StableDiffusionModel import StableDiffusionModel
+from modules.tool.sample_tool import Wishes, draw_images
+from modules.util.UserError import UserError
 
 import torch
 
@@ -221,3 +223,9 @@ def test_bundled_tensors_are_named(draw, mini_run, tmp_path, tool, capsys):
     arguments = ["--base", mini_run.base, "--prompt", "x", "--width", 16, "--height", 16, "--steps", 1, "--seed", 1]
     code = tool.main([*map(str, arguments), "--adapter", str(bundled), "--output", str(tmp_path / "images")])
     assert code == 0 and "embeddings in it are left out (1 tensors)" in capsys.readouterr().out
+
+
+def test_an_image_is_refused_where_none_is_taken(mini_base, tmp_path):
+    wishes = Wishes(base=str(mini_base), sample={"prompt": "a", "base_image_path": "a.png"}, output=tmp_path / "images")
+    with pytest.raises(UserError, match="--image: STABLE_DIFFUSION_15 draws from no image"):
+        draw_images(wishes, print)

@@ -28,6 +28,10 @@ def test_the_registry_says_what_the_classes_are():
         family = model_families()[facts.model_types[0]]
         assert family.__name__ == facts.class_name and family.model_types == facts.model_types
         assert set(facts.components) == set(family.modules) and facts.components[0] == family.trainable_components[0]
+        assert facts.conditioning == family.conditioning
+        # captions that are encoded in each step are encoded without pictures
+        texts = family.embedding_keys or any(part.startswith("text_encoder") for part in family.trainable_components)
+        assert not (family.captions_see_conditioning and texts)
         for model in facts.standard_models:
             assert set(model.types) <= set(facts.model_types) and (RESOURCES / model.folder).is_dir()
         for kind in facts.model_types:

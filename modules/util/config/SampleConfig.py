@@ -76,15 +76,18 @@ class SampleConfig(BaseConfig):
         advanced=True,
     )
     sample_inpainting: bool = option(
-        False, "Inpainting", "Fills the masked area of a base image instead of drawing a whole one.", G, advanced=True
+        False,
+        "Inpainting",
+        "Fills the masked area of a base image instead of drawing a whole one. Only inpainting families can.",
+        G,
+        advanced=True,
     )
     base_image_path: str = option(
         "",
         "Base image",
-        "The image to fill in.",
+        "The image to fill in, or from which editing families draw.",
         G,
         path="file",
-        visible_when={"sample_inpainting": (True,)},
         advanced=True,
     )
     mask_image_path: str = option(

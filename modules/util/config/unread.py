@@ -118,8 +118,6 @@ SAMPLE: Mapping[str, Unread] = {
     "text_encoder_3_layer_skip": Unread(_FAMILY, EVERY),
     "text_encoder_4_layer_skip": Unread(_FAMILY, EVERY),
     "transformer_attention_mask": Unread("whether attention sees padding can't be chosen yet", (False,)),
-    "base_image_path": Unread("it goes with sample_inpainting, which is refused", EVERY),
-    "mask_image_path": Unread("it goes with sample_inpainting, which is refused", EVERY),
 }
 
 FOREIGN: Mapping[str, tuple[Callable[[Any], bool], str]] = {

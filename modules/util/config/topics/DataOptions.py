@@ -51,7 +51,8 @@ class DataOptions(BaseConfig):
     custom_conditioning_image: bool = option(
         False,
         "Own conditioning images",
-        "Takes a conditioning image from a file beside each image, for inpainting families.",
+        "Reads a conditioning image, NAME-condlabel.png, beside each image. Editing families need it; inpainting "
+        "families otherwise take the image without what its mask covers.",
         G,
         advanced=True,
     )

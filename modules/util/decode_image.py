@@ -4,7 +4,7 @@ import io
 import math
 from dataclasses import dataclass
 
-from modules.dataLoader.png_notes import without_notes
+from modules.util.png_notes import without_notes
 
 import numpy as np
 from PIL import Image, ImageOps

@@ -1,0 +1,145 @@
+"""Two families that take conditioning images, each as one class: one joins channels, one appends tokens."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modules.model.BaseModel import model_families
+from modules.model.Draw import Draw
+from modules.model.StableDiffusionModel import StableDiffusionModel
+from modules.util.enum.ConditioningSource import ConditioningSource
+from modules.util.enum.ModelType import ModelType
+from tests.model.test_flow_model import SMALL, PlainFlowModel
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxKontextPipeline,
+    FluxTransformer2DModel,
+    SchedulerMixin,
+    StableDiffusionInpaintPipeline,
+    UNet2DConditionModel,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+INPAINTING, EDITING = ModelType.STABLE_DIFFUSION_15_INPAINTING, ModelType.FLUX_DEV_1
+
+
+class ChannelsModel(StableDiffusionModel):
+    """A UNet with 9 channels: the noised latents, the mask, and the latents of the image without what it covers."""
+
+    model_types = (INPAINTING,)
+    conditioning = ConditioningSource.MASK
+    pipeline_class = StableDiffusionInpaintPipeline
+    file_names = {INPAINTING: ("stable-diffusion-v1-inpainting", "sd_v1")}
+
+    def denoise(self, noised: Tensor, conditions: Mapping[str, Tensor], draw: Draw) -> Tensor:
+        shown = self.clean_latents(conditions["conditioning_latents"])
+        return super().denoise(torch.cat([noised, conditions["conditioning_mask"], shown], 1), conditions, draw)
+
+    def pipeline_conditioning(self, pixels: Tensor, mask: Tensor | None) -> dict[str, Any]:
+        # the pipeline itself would draw latents from the VAE's posterior
+        latents = self.clean_latents(self.encode_images(pixels))
+        return {**super().pipeline_conditioning(pixels, mask), "masked_image_latents": latents}
+
+    def make_pipeline(self, scheduler: SchedulerMixin) -> StableDiffusionInpaintPipeline:
+        return StableDiffusionInpaintPipeline(
+            vae=self.vae, unet=self.unet, scheduler=scheduler, text_encoder=None, tokenizer=None, safety_checker=None,
+            feature_extractor=None, image_encoder=None, requires_safety_checker=False,
+        )  # fmt: skip
+
+
+class TokensModel(PlainFlowModel):
+    """A transformer that reads the image it edits, at half the size, as further tokens of a second frame."""
+
+    conditioning = ConditioningSource.FILE
+
+    def half_latents(self, pixels: Tensor) -> Tensor:
+        small = F.avg_pool2d(pixels, 2).to(self.device, self.vae.dtype)
+        return self.vae.encode(small).latent_dist.mode().float()
+
+    @torch.no_grad()
+    def encode_conditioning(self, pixels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        return {"shown": self.pack_latents(self.half_latents(pixels))}
+
+    def conditioning_fingerprint(self) -> str:
+        return f"{self.image_fingerprint()} half"
+
+    def call_transformer(self, noised: Tensor, level: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        frames = noised, conditions["shown"].to(noised.dtype)
+        places = [
+            torch.cartesian_prod(torch.tensor([time]), torch.arange(frame.shape[2]), torch.arange(frame.shape[3]))
+            for time, frame in enumerate(frames)
+        ]
+        tokens = torch.cat([frame.flatten(2).transpose(1, 2) for frame in frames], 1)
+        hidden, pooled = (conditions[name].to(noised.dtype) for name in ("hidden", "pooled"))
+        output = self.transformer(
+            tokens, hidden, pooled, timestep=level, img_ids=torch.cat(places).to(noised),
+            txt_ids=torch.zeros(hidden.shape[1], 3).to(noised), return_dict=False,
+        )[0]  # fmt: skip
+        h, w = noised.shape[2:]
+        return self.image_of_tokens(output[:, : h * w], h, w)
+
+    def pipeline_conditioning(self, pixels: Tensor, mask: Tensor | None) -> dict[str, Any]:
+        latents = self.half_latents(pixels) * self.vae.config.scaling_factor
+        return {"image": latents, "max_area": pixels.shape[2] * pixels.shape[3], "_auto_resize": False}
+
+    def make_pipeline(self, scheduler: FlowMatchEulerDiscreteScheduler) -> DiffusionPipeline:
+        return FluxKontextPipeline(scheduler, self.vae, None, None, None, None, self.transformer)
+
+
+@torch.no_grad()
+def save_vae(place: Path) -> None:
+    """The tiny base's trained VAE with 4 of its 8 channels, as many as the pipelines of such models expect."""
+    trained = AutoencoderKL.from_pretrained(ROOT / "models" / "tiny_sd" / "vae")
+    vae = AutoencoderKL.from_config({**trained.config, "latent_channels": 4, "scaling_factor": 0.5})
+    weights = trained.state_dict()
+    # means stand before variances
+    rows = [0, 1, 2, 3, 8, 9, 10, 11]
+    last, mixed = weights["encoder.conv_out.weight"], weights["quant_conv.weight"][rows, :, 0, 0]
+    weights["quant_conv.bias"] = mixed @ weights["encoder.conv_out.bias"] + weights["quant_conv.bias"][rows]
+    weights["encoder.conv_out.weight"] = torch.einsum("om,mihw->oihw", mixed, last)
+    weights["encoder.conv_out.bias"] = torch.zeros(8)
+    weights["quant_conv.weight"] = torch.eye(8)[:, :, None, None]
+    weights["decoder.conv_in.weight"] = weights["decoder.conv_in.weight"][:, :4]
+    weights["post_quant_conv.weight"] = weights["post_quant_conv.weight"][:4, :4]
+    weights["post_quant_conv.bias"] = weights["post_quant_conv.bias"][:4]
+    vae.load_state_dict(weights)
+    vae.save_pretrained(place / "vae")
+
+
+def save_channels(mini_base: Path, place: Path) -> Path:
+    """The miniature with a UNet of 9 channels and a VAE that tells pictures apart."""
+    shutil.copytree(mini_base, place)
+    save_vae(place)
+    settings = json.loads((place / "unet" / "config.json").read_text(encoding="utf-8"))
+    torch.manual_seed(0)
+    UNet2DConditionModel.from_config({**settings, "in_channels": 9}).save_pretrained(place / "unet")
+    return place
+
+
+def save_tokens(mini_base: Path, place: Path) -> Path:
+    """A small transformer of Flux's blocks with the miniature's text encoder, and the same VAE."""
+    for part in ("text_encoder", "tokenizer"):
+        shutil.copytree(mini_base / part, place / part)
+    save_vae(place)
+    torch.manual_seed(0)
+    FluxTransformer2DModel(**SMALL).save_pretrained(place / "transformer")
+    FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).save_pretrained(place / "scheduler")
+    kinds = {**TokensModel.modules, **TokensModel.tokenizers, "scheduler": FlowMatchEulerDiscreteScheduler}
+    index = {name: [kind.__module__.split(".")[0], kind.__name__] for name, kind in kinds.items()}
+    (place / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    return place
+
+
+def know_families(monkeypatch) -> None:
+    """Both are known as long as a test runs."""
+    monkeypatch.setitem(model_families(), INPAINTING, ChannelsModel)
+    monkeypatch.setitem(model_families(), EDITING, TokensModel)

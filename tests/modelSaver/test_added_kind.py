@@ -22,7 +22,7 @@ from modules.modelSaver.inspect_adapter import info_text, inspect_adapter
 from modules.modelSaver.portable_copy import save_portable_copy
 from modules.modelSaver.save_adapter import save_adapter, save_parts
 from modules.module import kinds
-from modules.module.AdapterModule import AdaptedLayer, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer
 from modules.module.AdapterSet import AdapterSet
 from modules.module.DeltaModule import DeltaModule
 from modules.module.dense_weight import weight_shape
@@ -96,12 +96,14 @@ class DiagonalModule(DeltaModule):
         layer: AdaptedLayer,
         component: str,
         layer_name: str,
+        *,
         rank: int,
         alpha: float,
+        dropout: float,
         dtype: torch.dtype,
         seed: int,
     ) -> None:
-        super().__init__(layer, component, layer_name, 0.0)
+        super().__init__(layer, component, layer_name, dropout)
         out, *inner = weight_shape(layer)
         width, generator = torch.Size(inner).numel(), layer_generator(seed, self.full_name)
         self.rank = rank
@@ -112,11 +114,8 @@ class DiagonalModule(DeltaModule):
         self.register_buffer(ALPHA, torch.tensor(float(alpha)))
 
     @classmethod
-    def create(
-        cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int
-    ) -> "DiagonalModule":
-        rank, alpha = config.lora_rank, config.lora_alpha
-        return cls(layer, component, layer_name, rank, alpha, trained_dtype(config), seed)
+    def own_arguments(cls, layer: AdaptedLayer, config: TrainConfig, seed: int) -> dict[str, Any]:
+        return {"rank": config.lora_rank, "alpha": config.lora_alpha, "seed": seed}
 
     @classmethod
     def recognizes(cls, names: Collection[str]) -> bool:

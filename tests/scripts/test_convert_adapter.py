@@ -1,6 +1,5 @@
 """`scripts/convert_adapter.py` on adapters of every kind for a miniature base model."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -12,13 +11,13 @@ from modules.modelSaver.save_adapter import save_adapter, save_parts
 from modules.module.AdapterSet import AdapterSet
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
+from tests.load_script import load_script
 
 import torch
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "convert_adapter.py"
 RANK, ALPHA = 4, 3.0
 # name -> options; alpha is no power of two and not the rank, so that a lost one shows
 KINDS = {
@@ -38,10 +37,7 @@ Deltas = dict[tuple[str, str], torch.Tensor]
 
 @pytest.fixture(scope="module")
 def tool():
-    specification = importlib.util.spec_from_file_location("convert_adapter_script", SCRIPT)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    return script
+    return load_script("convert_adapter")
 
 
 @pytest.fixture

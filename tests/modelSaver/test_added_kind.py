@@ -40,6 +40,7 @@ from modules.util.keyed_random import layer_generator
 from modules.util.LayerFilter import LayerFilter
 from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError
+from tests.adapters import disturb
 
 import torch
 from torch import Tensor
@@ -91,20 +92,9 @@ class DiagonalModule(DeltaModule):
     part_names = {LEFT: "left", MIDDLE: "middle", RIGHT: "right", ALPHA: "alpha"}
     strength_parts = (MIDDLE,)
 
-    def __init__(
-        self,
-        layer: AdaptedLayer,
-        component: str,
-        layer_name: str,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float,
-        dtype: torch.dtype,
-        seed: int,
-    ) -> None:
-        super().__init__(layer, component, layer_name, dropout)
-        out, *inner = weight_shape(layer)
+    def __init__(self, *place: Any, rank: int, alpha: float, dropout: float, dtype: torch.dtype, seed: int) -> None:
+        super().__init__(*place, dropout)
+        out, *inner = weight_shape(self.layer)
         width, generator = torch.Size(inner).numel(), layer_generator(seed, self.full_name)
         self.rank = rank
         self.add(LEFT, "left", torch.randn(out, rank, generator=generator).to(dtype), ParameterRole.LORA_UP)
@@ -172,12 +162,7 @@ def trained(added, base):
         "unet": AdapterSet("unet", base.components["unet"], TrainConfig(**OPTIONS), LAYERS),
         "text_encoder": AdapterSet("text_encoder", base.components["text_encoder"], TrainConfig(**OPTIONS)),
     }
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for adapters in sets.values():
-            for parameter in adapters.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return sets
+    return {component: disturb(adapters, 2) for component, adapters in sets.items()}
 
 
 def written(path: Path, sets: Mapping[str, AdapterSet], model_format: ModelFormat, base: ReferenceModel) -> Path:

@@ -11,6 +11,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.OFTScaleMode import OFTScaleMode
 from modules.util.enum.PeftType import PeftType
 from modules.util.UserError import UserError
+from tests.module.hooked_oft import hooked_oft
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +35,7 @@ def make(name: str, kind: type[OFTModule] = OFTModule, **options):
     """A layer, a hooked adapter that is not the identity any more, and an input."""
     torch.manual_seed(len(name))
     build, shape, size = CASES[name]
-    layer = build()
-    adapter = kind(layer, "unet", "some.layer", **({"block_size": size, "kernels": True} | options))
-    with torch.no_grad():
-        adapter.weight.normal_(std=0.1 / adapter.forward_scale)
-    adapter.hook()
-    return layer, adapter, torch.randn(shape)
+    return hooked_oft(build(), shape, kind, **({"block_size": size, "kernels": True} | options))
 
 
 def block_of(numbers: Tensor, size: int, neumann: bool) -> Tensor:

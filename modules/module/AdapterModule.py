@@ -8,8 +8,7 @@ from modules.module.FileKind import FileKind
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.dtypes import FLOAT_DTYPES
 from modules.util.enum.ParameterRole import ParameterRole
-from modules.util.layer_path import layer_path
-from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
+from modules.util.ParameterInfo import ParameterInfo, layer_path, set_parameter_info
 from modules.util.UserError import UserError
 
 import torch

@@ -154,14 +154,9 @@ def main(arguments: list[str] | None = None) -> int:
             setattr(args, name, getattr(args, name).resolve())
     os.chdir(ROOT)
     from modules.util.config.errors import ConfigError
-    from modules.util.UserError import UserError
+    from modules.util.exit_status import exit_status
 
-    try:
-        compare(args)
-    except (UserError, ConfigError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: compare(args), ConfigError, ValueError)
 
 
 if __name__ == "__main__":

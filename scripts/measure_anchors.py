@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measurement_command import parse_counts, write_numbers
 from benchmarks.measuring import environment
+from modules.util.exit_status import exit_status
 from scaled_optim.anchors import ANCHORS, Anchor, Quantized, WrappedAnchor
 
 import torch
@@ -262,14 +263,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="JSON", help="write every number here")
     args = parse_counts(parser, arguments, ("rows", "size", "steps"))
     torch.set_num_threads(1)
-    try:
-        result = measure(args.weights, args.rows, args.size, args.steps)
-        write_numbers(args.output, result)
-    except (OSError, SafetensorError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: run(args), SafetensorError)
+
+
+def run(args: argparse.Namespace) -> None:
+    result = measure(args.weights, args.rows, args.size, args.steps)
+    write_numbers(args.output, result)
     print(tables(result))
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.keyed_random import layer_generator
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
-from tests.module.half_precision import check_half_precision
+from tests.module.layer_checks import check_half_precision, forward_and_backward
 
 import torch
 from torch import nn
@@ -85,11 +85,7 @@ def test_gradients_equal_float64_reference(name, channels_last):
     layer, adapter, x = make(name)
     if channels_last:
         x, layer = x.to(memory_format=torch.channels_last), layer.to(memory_format=torch.channels_last)
-    x.requires_grad_()
-    y = layer(x)
-    grad = torch.randn_like(y)
-    y.backward(grad)
-    assert layer.weight.grad is None and (layer.bias is None or layer.bias.grad is None)
+    y, grad = forward_and_backward(layer, x)
     if channels_last:
         assert y.is_contiguous(memory_format=torch.channels_last)
 

@@ -13,8 +13,7 @@ from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
-from tests.module.half_precision import check_half_precision
-from tests.module.hooked_oft import hooked_oft
+from tests.module.layer_checks import check_half_precision, forward_and_backward, hooked_oft
 
 import torch
 from torch import Tensor, nn
@@ -112,11 +111,7 @@ def test_value_and_gradients_equal_float64_reference(name, side, options, channe
             x = x.transpose(0, -2).contiguous().transpose(0, -2)  # rows that do not follow each other in memory
         else:
             x, layer = x.to(memory_format=torch.channels_last), layer.to(memory_format=torch.channels_last)
-    x.requires_grad_()
-    y = layer(x)
-    grad = torch.randn_like(y)
-    y.backward(grad)
-    assert layer.weight.grad is None and (layer.bias is None or layer.bias.grad is None)
+    y, grad = forward_and_backward(layer, x)
 
     wide, numbers = x.detach().double().requires_grad_(), adapter.weight.detach().double().requires_grad_()
     rotation = dense_rotation(adapter, numbers * adapter.forward_scale)

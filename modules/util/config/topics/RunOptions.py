@@ -15,6 +15,7 @@ advanced_run_option = partial(option, group=G, affects_result=False, advanced=Tr
 logging_option = partial(option, group=OptionGroup.LOGGING, affects_result=False)
 advanced_logging_option = partial(option, group=OptionGroup.LOGGING, affects_result=False, advanced=True)
 validation_option = partial(option, group=OptionGroup.VALIDATION, affects_result=False)
+validated_option = partial(validation_option, visible_when={"validation": (True,)})
 
 
 class RunOptions(BaseConfig):
@@ -88,17 +89,10 @@ class RunOptions(BaseConfig):
         "Validation",
         "Measures the loss on VALIDATION concepts with fixed noise and timesteps, which shows overfitting.",
     )
-    validate_after: int = validation_option(
-        1,
-        "Validate every",
-        "Interval between two validations.",
-        ge=0,
-        unit="validate_after_unit",
-        visible_when={"validation": (True,)},
+    validate_after: int = validated_option(
+        1, "Validate every", "Interval between two validations.", ge=0, unit="validate_after_unit"
     )
-    validate_after_unit: TimeUnit = validation_option(
-        TimeUnit.EPOCH, "Validation unit", "What `validate_after` counts.", visible_when={"validation": (True,)}
-    )
+    validate_after_unit: TimeUnit = validated_option(TimeUnit.EPOCH, "Validation unit", "What `validate_after` counts.")
 
     secrets: SecretsConfig = nested(
         SecretsConfig,

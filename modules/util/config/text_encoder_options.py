@@ -1,4 +1,4 @@
-"""Options that every text encoder has a number of its own of, in a run and in a sample."""
+"""What a run and a sample both say of each text encoder: how many layers are left out, how many tokens it reads."""
 
 from functools import partial
 from typing import Any

@@ -1,11 +1,13 @@
 """What the command lines of long measurements share. Loads nothing slow: torch counts its threads when it is loaded."""
 
 import argparse
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,10 +31,27 @@ def add_usual_arguments(parser: argparse.ArgumentParser, *, quick: str, plots: s
 
 def parse_usual(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The parsed arguments; exits with 2 if there are no jobs."""
+    return parse_counts(parser, arguments, ("jobs",))
+
+
+def parse_counts(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, names: Sequence[str]
+) -> argparse.Namespace:
+    """The parsed arguments; exits with 2 if one of these numbers is given and less than 1."""
     args = parser.parse_args(arguments)
-    if args.jobs < 1:
-        parser.error(f"--jobs: found {args.jobs}, expected at least 1")
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')}: found {value}, expected at least 1")
     return args
+
+
+def write_numbers(path: Path | None, result: Any) -> None:
+    """Writes a measurement as JSON, in a folder that need not be there, and says so; None: nothing is written."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(f"written: {path}")
 
 
 def run_command(

@@ -9,6 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measurement_command import parse_counts
+
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -17,11 +19,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="one tiny block, to try it; the figures mean nothing")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of the adapters, as oft or 'dora peft'")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write every number here")
-    args = parser.parse_args(arguments)
-    for name in ("threads", "rounds"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name}: found {getattr(args, name)}, expected at least 1")
-    return args
+    return parse_counts(parser, arguments, ("threads", "rounds"))
 
 
 def main(arguments: list[str] | None = None) -> int:

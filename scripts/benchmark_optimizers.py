@@ -9,6 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measurement_command import parse_counts
+
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -27,10 +29,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, help="of the LoRA; 16, or 8 with --small")
     parser.add_argument("--small", action="store_true", help="60 small tensors, to try it; the figures mean nothing")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write every number here")
-    args = parser.parse_args(arguments)
-    for name in ("threads", "rounds", "warm_up", "rank"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected at least 1")
+    args = parse_counts(parser, arguments, ("threads", "rounds", "warm_up", "rank"))
     args.rank = args.rank or (8 if args.small else 16)
     return args
 

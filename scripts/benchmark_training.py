@@ -1,7 +1,6 @@
 """Measures our training step against a plain diffusers + peft loop, in one process, and writes JSON."""
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -9,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.measurement_command import parse_counts, write_numbers
 
 CONCEPTS = ["training_concepts/tiny_concept/lumo", "training_concepts/tiny_concept/vintage"]
 
@@ -31,11 +32,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                         help="also the plain loop with torch's fused AdamW, and one that encodes images and captions "
                         "at each step")  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="JSON", help="write every number here")
-    args = parser.parse_args(arguments)
-    for name in ("batch", "resolution", "rank", "steps", "blocks", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name}: found {getattr(args, name)}, expected at least 1")
-    return args
+    return parse_counts(parser, arguments, ("batch", "resolution", "rank", "steps", "blocks", "threads"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,10 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             result = measure(settings, Path(folder), say=lambda text: print(text, flush=True))
-        if args.output:
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            print(f"written: {args.output}")
+        write_numbers(args.output, result)
     except (ConfigError, UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -18,6 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measurement_command import parse_counts
+
 PRESET = ROOT / "training_presets" / "Tiny" / "#tiny LoRA.json"
 PACKAGES = ("torch", "transformers", "diffusers", "scipy", "numpy", "matplotlib", "pydantic", "peft")
 
@@ -40,10 +42,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--table", type=Path, metavar="MD", help="write the table here, too")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="loss, accuracy and effective rank")
     parser.add_argument("--balance-plot", type=Path, metavar="PNG", help="size of the steps of both factors")
-    args = parser.parse_args(arguments)
-    for name in ("steps", "rank", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name}: found {getattr(args, name)}, expected at least 1")
+    args = parse_counts(parser, arguments, ("steps", "rank", "threads"))
     if args.rates and not all(0 < rate < float("inf") for rate in args.rates):
         parser.error(f"--rates: found {args.rates}, expected numbers above 0")
     if args.seeds and min(args.seeds) < 1:
@@ -155,14 +154,9 @@ def main(arguments: list[str] | None = None) -> int:
             setattr(args, name, getattr(args, name).resolve())
     os.chdir(ROOT)
     from modules.util.config.errors import ConfigError
-    from modules.util.UserError import UserError
+    from modules.util.exit_status import exit_status
 
-    try:
-        compare(args)
-    except (UserError, ConfigError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: compare(args), ConfigError, ValueError)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from modules.util.config.errors import ConfigError
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
-from modules.util.UserError import UserError
+from modules.util.exit_status import exit_status
 
 FORMATS = [
     ModelFormat.KOHYA_LORA,
@@ -134,12 +134,7 @@ def say(text: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     args = parse(arguments)
-    try:
-        run(args)
-    except (UserError, ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: run(args), ConfigError)
 
 
 if __name__ == "__main__":

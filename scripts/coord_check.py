@@ -91,13 +91,6 @@ def run(args: argparse.Namespace) -> int:
         except ImportError as error:
             raise UserError(f"--plot: needs matplotlib ({error}). Install it: pip install matplotlib.") from error
     console = ConsoleProgress()
-
-    def show(done: int, total: int) -> None:
-        console("progress", {"stage": "steps", "done": done, "total": total})
-
-    def show_download(stage: str, done: int, total: int) -> None:
-        console("progress", {"stage": stage, "done": done, "total": total, "unit": "bytes"})
-
     wishes = CheckWishes(
         args.config,
         args.override,
@@ -110,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
         args.batch,
     )
     try:
-        result = check_coordinates(wishes, lambda text: tqdm.write(text, file=sys.stderr), show, show_download)
+        result = check_coordinates(
+            wishes, lambda text: tqdm.write(text, file=sys.stderr), console.steps("steps"), console.download
+        )
     finally:
         console.close()
     print("\n".join([result.title, "", table(result.rows), "", spread_table(result.spreads)]))

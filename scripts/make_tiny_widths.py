@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.tinyBase.widths import HELD_OUT_SCENES, WIDTHS, Distillation, make_width
-from modules.util.UserError import UserError
+from modules.util.exit_status import exit_status
 
 import torch
 
@@ -46,24 +46,24 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
+    return exit_status(lambda: make(args))
+
+
+def make(args: argparse.Namespace) -> None:
+    """Makes each width, and writes and says how good it is."""
     recipe = Distillation(seed=args.seed, scenes=args.scenes, batch=args.batch)
-    try:
-        for name in args.widths:
-            width = replace(WIDTHS[name], steps=args.steps or WIDTHS[name].steps)
-            output = args.output / name
-            quality = make_width(
-                name, width, recipe, args.model, args.workspace, output, torch.device(args.device), args.held_out
-            )
-            output.with_suffix(".json").write_text(json.dumps(asdict(quality), indent=1) + "\n", encoding="utf-8")
-            print(
-                f"{output}: loss on held-out drawings {quality.loss:.4f} (base {quality.base_loss:.4f}), with min-SNR "
-                f"weights {quality.weighted_loss:.4f} ({quality.base_weighted_loss:.4f}), squared distance to the "
-                f"base's prediction {quality.distance:.4f}"
-            )
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    for name in args.widths:
+        width = replace(WIDTHS[name], steps=args.steps or WIDTHS[name].steps)
+        output = args.output / name
+        quality = make_width(
+            name, width, recipe, args.model, args.workspace, output, torch.device(args.device), args.held_out
+        )
+        output.with_suffix(".json").write_text(json.dumps(asdict(quality), indent=1) + "\n", encoding="utf-8")
+        print(
+            f"{output}: loss on held-out drawings {quality.loss:.4f} (base {quality.base_loss:.4f}), with min-SNR "
+            f"weights {quality.weighted_loss:.4f} ({quality.base_weighted_loss:.4f}), squared distance to the "
+            f"base's prediction {quality.distance:.4f}"
+        )
 
 
 if __name__ == "__main__":

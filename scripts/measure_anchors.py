@@ -1,7 +1,6 @@
 """Measures how the storage modes of centered weight decay keep p₀: bytes, error, drift, and pull; prints tables."""
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -10,7 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measurement_command import parse_counts, write_numbers
 from benchmarks.measuring import environment
+from modules.util.exit_status import exit_status
 from scaled_optim.anchors import ANCHORS, Anchor, Quantized, WrappedAnchor
 
 import torch
@@ -260,22 +261,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=256, help="rows and columns of the Gaussian weights")
     parser.add_argument("--steps", type=int, default=1000, help="of drift and walk")
     parser.add_argument("--output", type=Path, metavar="JSON", help="write every number here")
-    args = parser.parse_args(arguments)
-    for name in ("rows", "size", "steps"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name}: found {getattr(args, name)}, expected at least 1")
+    args = parse_counts(parser, arguments, ("rows", "size", "steps"))
     torch.set_num_threads(1)
-    try:
-        result = measure(args.weights, args.rows, args.size, args.steps)
-        if args.output:
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            print(f"written: {args.output}")
-    except (OSError, SafetensorError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: run(args), SafetensorError)
+
+
+def run(args: argparse.Namespace) -> None:
+    result = measure(args.weights, args.rows, args.size, args.steps)
+    write_numbers(args.output, result)
     print(tables(result))
-    return 0
 
 
 if __name__ == "__main__":

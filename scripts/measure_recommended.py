@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measurement_command import parse_counts
+
 # half of the preset's, so that all settings take half an hour of one core
 BATCH = 4
 PRESET = ROOT / "training_presets" / "Tiny" / "#tiny LoRA.json"
@@ -22,11 +24,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--only", default="", metavar="TEXT", help="settings with this in their name")
     parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="rows; those it has are not run again")
-    args = parser.parse_args(arguments)
-    for name in ("steps", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name}: found {getattr(args, name)}, expected at least 1")
-    return args
+    return parse_counts(parser, arguments, ("steps", "threads"))
 
 
 def main(arguments: list[str] | None = None) -> int:

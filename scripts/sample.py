@@ -109,13 +109,6 @@ def run(args: argparse.Namespace) -> int:
     if args.mask is not None:
         sample["sample_inpainting"] = True
     console = ConsoleProgress()
-
-    def show(done: int, total: int) -> None:
-        console("progress", {"stage": "sampling", "done": done, "total": total})
-
-    def show_download(stage: str, done: int, total: int) -> None:
-        console("progress", {"stage": stage, "done": done, "total": total, "unit": "bytes"})
-
     wishes = Wishes(
         base=args.base,
         adapters=args.adapter,
@@ -131,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         prompt_chunks=args.prompt_chunks,
     )
     try:
-        left_out = draw_images(wishes, console.note, show, show_download)
+        left_out = draw_images(wishes, console.note, console.steps("sampling"), console.download)
     finally:
         console.close()
     return 3 if left_out else 0

@@ -1,13 +1,13 @@
 """Measures how well the tiny base model follows prompts, and with --adapter also what it has learnt and kept."""
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measurement_command import write_numbers
 from benchmarks.tinyBase import sample
 from modules.util.UserError import UserError
 
@@ -100,10 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = measure(args)
         result["seconds"] = round(time.perf_counter() - start, 1)
-        if args.output:
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            print(f"written: {args.output}")
+        write_numbers(args.output, result)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -14,6 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measurement_command import parse_counts
+
 PRESET = ROOT / "training_presets" / "Tiny" / "#tiny LoRA.json"
 QUESTIONS = {"oft": "benchmarks.training.oft_sweep", "ranks": "benchmarks.training.rank_sweep"}
 
@@ -32,11 +34,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--json", type=Path, required=True, metavar="PATH", help="rows; those it has are not run again")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="write the picture here")
-    args = parser.parse_args(arguments)
-    for name in ("steps", "rates", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name}: found {getattr(args, name)}, expected at least 1")
-    return args
+    return parse_counts(parser, arguments, ("steps", "rates", "threads"))
 
 
 # every draw counts alike, and a constant rate after a short warm-up says most about the rate

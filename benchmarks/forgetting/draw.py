@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.figures import plain_axes, write_figure
 from benchmarks.forgetting.kinds import CENTERED, FISHER, FISHER_CENTERED, KINDS, NONE, RATE, SCALED, STANDARD
 from benchmarks.forgetting.plan import MODE_STRENGTHS
 from benchmarks.forgetting.report import anchor_figures, kind_of, known_modes
@@ -161,10 +162,5 @@ def _sizes(axes: Axes, results: Results, method: str, form: str, quick: bool) ->
 
 
 def _save(figure: Figure, axes: Sequence[Axes], path: Path) -> None:
-    for axis in axes:
-        axis.title.set_fontsize(9)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
-    pyplot.close(figure)
+    plain_axes(axes, 9, 8)
+    write_figure(figure, path, 100)

@@ -63,12 +63,12 @@ def forgetting_settings(method: str, quick: bool) -> list[Setting]:
 
 def forgetting_questions(methods: Sequence[str], seeds: Sequence[int], quick: bool) -> list[Wanted]:
     """Everything with the first seed, then with the others."""
-    return [
-        single(trial_of(setting, seed))
-        for seed in seeds
-        for method in methods
-        for setting in forgetting_settings(method, quick)
-    ]
+    return seed_by_seed(seeds, [setting for method in methods for setting in forgetting_settings(method, quick)])
+
+
+def seed_by_seed(seeds: Sequence[int], settings: Sequence[Setting]) -> list[Wanted]:
+    """A training of each setting with the first seed, then with the others."""
+    return [single(trial_of(setting, seed)) for seed in seeds for setting in settings]
 
 
 def picture_questions(results: Results, methods: Sequence[str], seeds: Sequence[int], quick: bool) -> list[Wanted]:

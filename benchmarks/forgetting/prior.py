@@ -6,12 +6,12 @@ Every picture of the concept is seen equally often in all trainings; those besid
 from collections.abc import Mapping, Sequence
 
 from benchmarks.forgetting.Learner import Measures
-from benchmarks.forgetting.plan import task_of, trial_of
+from benchmarks.forgetting.plan import seed_by_seed, task_of
 from benchmarks.forgetting.Results import Results
 from benchmarks.forgetting.Setting import Setting
 from benchmarks.forgetting.tasks import ALONE, BESIDE, BESIDE_PRIOR, PRIOR
 from benchmarks.forgetting.trade_off import Spread, difference, judged, scores
-from benchmarks.transfer.runner import Wanted, single
+from benchmarks.transfer.runner import Wanted
 from benchmarks.transfer.Setting import LORA
 from benchmarks.transfer.tasks import ONE
 
@@ -35,12 +35,7 @@ def prior_settings(method: str, quick: bool) -> list[Setting]:
 
 def prior_questions(methods: Sequence[str], seeds: Sequence[int], quick: bool) -> list[Wanted]:
     """All trainings with the first seed, then with the others."""
-    return [
-        single(trial_of(setting, seed))
-        for seed in seeds
-        for method in methods
-        for setting in prior_settings(method, quick)
-    ]
+    return seed_by_seed(seeds, [setting for method in methods for setting in prior_settings(method, quick)])
 
 
 def figures(measures: Measures, base: Measures) -> dict[str, float] | None:

@@ -8,6 +8,13 @@ from scaled_optim.rules.registry import RULES
 from scaled_optim.rules.Rule import Rule
 
 DECAY = {"weight_decay": 0.01}
+
+
+def _switched(*names: str, on: bool = True) -> dict[str, dict[str, bool]]:
+    """Each of these switches alone, under its own name; under "no" and its name if it is switched off."""
+    return {name if on else f"no {name}": {name: on} for name in names}
+
+
 # name -> options; measured with a rule that has all of them, unless they are its defaults
 FEATURES: Mapping[str, Mapping[str, Any]] = {
     "weight_decay": DECAY,
@@ -21,33 +28,16 @@ FEATURES: Mapping[str, Mapping[str, Any]] = {
     "orthogonal_gradient flattened": {"orthogonal_gradient": "flattened"},
     "orthogonal_gradient per_rank": {"orthogonal_gradient": "per_rank"},
     "orthogonal_gradient iterative": {"orthogonal_gradient": "iterative"},
-    "orthogonal_sinkhorn": {"orthogonal_sinkhorn": True},
-    "stochastic_sign": {"stochastic_sign": True},
-    "kourkoutas_beta": {"kourkoutas_beta": True},
-    "use_atan2": {"use_atan2": True},
-    "nesterov": {"nesterov": True},
-    "no nesterov": {"nesterov": False},
-    "normed_momentum": {"normed_momentum": True},
+    **_switched("orthogonal_sinkhorn", "stochastic_sign", "kourkoutas_beta", "use_atan2", "nesterov"),
+    **_switched("nesterov", on=False),
+    **_switched("normed_momentum"),
     "snr_cond": {"normed_momentum": True, "snr_cond": True},
-    "no use_bias_correction": {"use_bias_correction": False},
-    "use_cautious": {"use_cautious": True},
-    "use_grams": {"use_grams": True},
-    "use_AdEMAMix": {"use_AdEMAMix": True},
-    "Simplified_AdEMAMix": {"Simplified_AdEMAMix": True},
-    "bf16_sr": {"state_precision": "bf16_sr"},
-    "fp16": {"state_precision": "fp16"},
-    "int8_sr": {"state_precision": "int8_sr"},
-    "factored": {"state_precision": "factored"},
-    "factored_2nd": {"factored_2nd": True},
-    "freeze_on_flip": {"freeze_on_flip": True},
-    "l1_adaptive": {"l1_adaptive": True},
-    "safeguard_warmup": {"safeguard_warmup": True},
-    "d_limiter": {"d_limiter": True},
-    "no MuonWithAuxAdam": {"MuonWithAuxAdam": False},
-    "no rms_rescaling": {"rms_rescaling": False},
-    "normuon_variant": {"normuon_variant": True},
-    "approx_mars": {"approx_mars": True},
-    "accelerated_ns": {"accelerated_ns": True},
+    **_switched("use_bias_correction", on=False),
+    **_switched("use_cautious", "use_grams", "use_AdEMAMix", "Simplified_AdEMAMix"),
+    **{name: {"state_precision": name} for name in ("bf16_sr", "fp16", "int8_sr", "factored")},
+    **_switched("factored_2nd", "freeze_on_flip", "l1_adaptive", "safeguard_warmup", "d_limiter"),
+    **_switched("MuonWithAuxAdam", "rms_rescaling", on=False),
+    **_switched("normuon_variant", "approx_mars", "accelerated_ns"),
     "low_rank_ortho": {"low_rank_ortho": True, "ortho_rank": 4},
 }
 # what "all on" is made of: the features that the peer has, too

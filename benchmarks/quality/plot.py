@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import plain_axes, write_figure
 from benchmarks.quality.contest import TUNING_SEED, summary
 
 import matplotlib
@@ -126,9 +127,5 @@ def _checked(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def _save(figure: Figure, axes: Sequence[Axes], path: Path) -> None:
-    for axis in axes:
-        axis.title.set_fontsize(10)
-        axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90, pil_kwargs={"optimize": True})
-    pyplot.close(figure)
+    plain_axes(axes, 10)
+    write_figure(figure, path, 90)

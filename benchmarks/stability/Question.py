@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 from benchmarks.stability.Results import Results
 from benchmarks.stability.Trial import Trial
 from benchmarks.stability.Watcher import Watcher
-from benchmarks.training.sweep import Sweep
 from benchmarks.transfer.search import next_rates, number_of, rate_of
 
 QUICK_STEPS = 10
@@ -22,12 +21,16 @@ class Question(ABC):
         name: of its picture's file.
         title: of its section of the report.
         steps: of each training.
+        rate: where the search for the best rate begins.
+        watcher: kind of what looks at each training.
     """
 
     letter: ClassVar[str]
     name: ClassVar[str]
     title: ClassVar[str]
     steps: ClassVar[int] = 40
+    rate: ClassVar[float]
+    watcher: ClassVar[type[Watcher]] = Watcher
 
     @abstractmethod
     def cases(self, quick: bool = False) -> Sequence[str]:
@@ -37,13 +40,9 @@ class Question(ABC):
     def options(self, case: str) -> dict[str, Any]:
         """Options of a `TrainConfig`, by their names."""
 
-    @abstractmethod
     def expected_rate(self, case: str) -> float:
-        """Where the search for the best rate begins."""
-
-    def watcher(self, case: str, sweep: Sweep, trial: Trial) -> Watcher:
-        """What looks at a training of a case."""
-        return Watcher(sweep, trial)
+        """Where the search for the best rate of a case begins."""
+        return self.rate
 
     def next_rates(self, case: str, found: Mapping[float, float]) -> list[float]:
         """Which rates to train next; none when enough is known.

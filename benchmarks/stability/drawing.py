@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.figures import plain_axes, write_figure
 from benchmarks.stability.analysis import mean_curve
 from benchmarks.stability.Results import Results
 
@@ -68,10 +69,5 @@ def draw_bars(axes: Axes, groups: Mapping[str, Sequence[float]], title: str) -> 
 
 def save(figure: Figure, path: Path) -> None:
     """Writes the PNG and closes the figure."""
-    for axes in figure.axes:
-        axes.title.set_fontsize(10)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90, pil_kwargs={"optimize": True})
-    pyplot.close(figure)
+    plain_axes(figure.axes, 10, 8)
+    write_figure(figure, path, 90)

@@ -5,21 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.FactorTrace import FactorTrace
-from benchmarks.stability.analysis import (
-    best_runs,
-    compare_best,
-    figure_of,
-    measured_of,
-    shown,
-    shown_rate,
-    table,
-)
+from benchmarks.stability.analysis import best_runs, compare_best, figure_of, measured_of, shown, shown_rate, table
 from benchmarks.stability.drawing import COLORS, draw_rates, panels, save
 from benchmarks.stability.Question import Question
 from benchmarks.stability.Results import Results
-from benchmarks.stability.Trial import Trial
 from benchmarks.stability.Watcher import Watcher
-from benchmarks.training.sweep import Sweep
 from benchmarks.transfer.Setting import LORA, Setting
 from benchmarks.transfer.tasks import ONE
 
@@ -53,18 +43,14 @@ class FactorRanks(Question):
     name = "factor_ranks"
     title = f"Effective rank of B and B·A over a training (LoRA {RANK}, scaled steps)"
     steps = 100
+    rate = 0.016
+    watcher = RankWatcher
 
     def cases(self, quick: bool = False) -> Sequence[str]:
         return RULES
 
     def options(self, case: str) -> dict[str, Any]:
         return Setting("lumo", ONE, case, True, LORA, RANK).options()
-
-    def expected_rate(self, case: str) -> float:
-        return 0.016
-
-    def watcher(self, case: str, sweep: Sweep, trial: Trial) -> Watcher:
-        return RankWatcher(sweep, trial)
 
     def report(self, results: Results) -> list[str]:
         rows, sentences = [], []

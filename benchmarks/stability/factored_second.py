@@ -4,14 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stability.analysis import (
-    best_runs,
-    compare_best,
-    rates_within,
-    shown,
-    shown_rate,
-    table,
-)
+from benchmarks.stability.analysis import best_runs, compare_best, rates_within, shown, shown_rate, table
 from benchmarks.stability.drawing import draw_rates, panels, save
 from benchmarks.stability.Question import Question
 from benchmarks.stability.Results import Results

@@ -5,15 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stability.analysis import (
-    best_runs,
-    compare_best,
-    figure_of,
-    measured_of,
-    shown,
-    shown_rate,
-    table,
-)
+from benchmarks.stability.analysis import best_runs, compare_best, figure_of, measured_of, shown, shown_rate, table
 from benchmarks.stability.drawing import draw_bars, draw_rates, panels, save
 from benchmarks.stability.NoisyUnit import EVERY, SIZE, NoisyUnit
 from benchmarks.stability.Question import Question
@@ -122,6 +114,8 @@ class Kourkoutas(Question):
     letter = "c"
     name = "kourkoutas"
     title = f"Kourkoutas-β with one noisy rank (ADAMW_ADV, LoRA {RANK}, spikes {SIZE:g} times the gradient)"
+    rate = 0.003
+    watcher = BetaWatcher
 
     def cases(self, quick: bool = False) -> Sequence[str]:
         return [f"{form} {gradients}" for gradients in GRADIENTS for form in FORMS]
@@ -130,12 +124,6 @@ class Kourkoutas(Question):
         form, _ = split(case)
         setting = Setting("lumo", ONE, "ADAMW_ADV", False, LORA, RANK)
         return {**setting.options(kourkoutas_beta=form != FIXED), "clip_grad_norm": None}
-
-    def expected_rate(self, case: str) -> float:
-        return 0.003
-
-    def watcher(self, case: str, sweep: Sweep, trial: Trial) -> Watcher:
-        return BetaWatcher(sweep, trial)
 
     def report(self, results: Results) -> list[str]:
         rows, sentences = [], []

@@ -4,15 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stability.analysis import (
-    best_runs,
-    compare_best,
-    figure_of,
-    measured_of,
-    shown,
-    shown_rate,
-    table,
-)
+from benchmarks.stability.analysis import best_runs, compare_best, figure_of, measured_of, shown, shown_rate, table
 from benchmarks.stability.drawing import draw_bars, draw_rates, panels, save
 from benchmarks.stability.NoisyUnit import SIZE, NoisyUnit
 from benchmarks.stability.Question import Question
@@ -97,6 +89,7 @@ class OrthoGrad(Question):
     letter = "d"
     name = "orthograd"
     title = f"OrthoGrad with one noisy rank or block (ADAMW_ADV, size {SIZE_OF}, spikes {SIZE:g} times the gradient)"
+    watcher = ProjectionWatcher
 
     def cases(self, quick: bool = False) -> Sequence[str]:
         gradients = (NOISY,) if quick else GRADIENTS
@@ -109,9 +102,6 @@ class OrthoGrad(Question):
 
     def expected_rate(self, case: str) -> float:
         return METHODS[case.split()[0]]
-
-    def watcher(self, case: str, sweep: Sweep, trial: Trial) -> Watcher:
-        return ProjectionWatcher(sweep, trial)
 
     def report(self, results: Results) -> list[str]:
         rows, sentences = [], []

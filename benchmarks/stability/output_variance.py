@@ -8,9 +8,8 @@ from benchmarks.stability.analysis import NOTHING, shown, table
 from benchmarks.stability.drawing import draw_bars, panels, save
 from benchmarks.stability.Question import QUICK_STEPS, Question
 from benchmarks.stability.Results import Results
-from benchmarks.stability.Trial import Measured, Trial
+from benchmarks.stability.Trial import Measured
 from benchmarks.stability.Watcher import Watcher
-from benchmarks.training.sweep import Sweep
 from benchmarks.transfer.Setting import DORA, DORA_OFT, LORA, OFT, Setting
 from benchmarks.transfer.tasks import ONE, WARMUP
 from modules.module.dense_weight import dense_weight
@@ -143,6 +142,8 @@ class OutputVariance(Question):
     letter = "f"
     name = "output_variance"
     title = f"Output variance of one step, in η² (ADAMW_ADV, scaled, size {SIZE})"
+    rate = RATE
+    watcher = VarianceWatcher
 
     def cases(self, quick: bool = False) -> Sequence[str]:
         return [f"{method} {law}" for method in METHODS for law in LAWS]
@@ -151,18 +152,12 @@ class OutputVariance(Question):
         method, law = case.split()
         return Setting("lumo", ONE, "ADAMW_ADV", True, method, SIZE).options(scale_law=law)
 
-    def expected_rate(self, case: str) -> float:
-        return RATE
-
     def next_rates(self, case: str, found: Mapping[float, float]) -> list[float]:
         """One: the variance over η² does not depend on it while steps are small."""
         return [] if RATE in found else [RATE]
 
     def quick_rates(self, case: str) -> list[float]:
         return [RATE]
-
-    def watcher(self, case: str, sweep: Sweep, trial: Trial) -> Watcher:
-        return VarianceWatcher(sweep, trial)
 
     def _runs(self, results: Results, method: str, law: str) -> list[Measured]:
         case = f"{method} {law}"

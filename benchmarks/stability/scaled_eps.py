@@ -46,6 +46,7 @@ class ScaledEps(Question):
     letter = "e"
     name = "scaled_eps"
     title = "scaled_eps and eps over LoRA ranks (ADAMW_ADV, scaled steps)"
+    rate = 0.022
 
     def cases(self, quick: bool = False) -> Sequence[str]:
         ranks = (QUICK_RANK,) if quick else RANKS
@@ -55,9 +56,6 @@ class ScaledEps(Question):
         kind, eps, rank = case.split()
         setting = Setting("lumo", ONE, "ADAMW_ADV", True, LORA, int(rank))
         return setting.options(scaled_eps=kind == "scaled", eps=float(eps))
-
-    def expected_rate(self, case: str) -> float:
-        return 0.022
 
     def report(self, results: Results) -> list[str]:
         rows, compared = [], {}

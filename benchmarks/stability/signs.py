@@ -19,9 +19,8 @@ from benchmarks.stability.analysis import (
 from benchmarks.stability.drawing import draw_bars, draw_rates, panels, save
 from benchmarks.stability.Question import Question
 from benchmarks.stability.Results import Results
-from benchmarks.stability.Trial import Measured, Trial
+from benchmarks.stability.Trial import Measured
 from benchmarks.stability.Watcher import Watcher
-from benchmarks.training.sweep import Sweep
 from benchmarks.transfer.Setting import LORA, Setting
 from benchmarks.transfer.tasks import ONE
 from modules.trainer.validation import validation_loss
@@ -110,6 +109,8 @@ class Signs(Question):
     name = "signs"
     title = "Signed rules near convergence: freeze_on_flip and l1_adaptive"
     steps = 180
+    rate = 0.008
+    watcher = SignWatcher
 
     def cases(self, quick: bool = False) -> Sequence[str]:
         return [case_name(rule, variant) for rule in RULES for variant in VARIANTS]
@@ -117,12 +118,6 @@ class Signs(Question):
     def options(self, case: str) -> dict[str, Any]:
         rule, _, variant = case.partition(" ")
         return Setting("lumo", ONE, rule, True, LORA, RANK).options(**VARIANTS[variant])
-
-    def expected_rate(self, case: str) -> float:
-        return 0.008
-
-    def watcher(self, case: str, sweep: Sweep, trial: Trial) -> Watcher:
-        return SignWatcher(sweep, trial)
 
     def report(self, results: Results) -> list[str]:
         rows, sentences = [], []

@@ -27,7 +27,7 @@ def train_trial(trial: Trial) -> Measured:
 def measured(sweep: Sweep, trial: Trial) -> Measured:
     """Trains, with the question's watcher looking on."""
     question = QUESTIONS[trial.question]
-    watcher = question.watcher(trial.case, sweep, trial)
+    watcher = question.watcher(sweep, trial)
     options = {**question.options(trial.case), "seed": trial.seed}
     with watcher.training():
         outcome = sweep.run(options, trial.rate, observe=watcher.observe, started=watcher.started)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import write_figure
 from benchmarks.training.sweep import Outcome, Sweep, best_rate, spread_of
 
 import matplotlib
@@ -118,6 +119,4 @@ def draw(rows: Sequence[Row], path: Path, size_name: str) -> None:
     losses = sorted(row["training"] for row in rows if math.isfinite(row["training"]))
     # runs that went astray would flatten everything else
     first.set_ylim(losses[0] * 0.97, losses[0] + 2.5 * (losses[len(losses) // 2] - losses[0]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90, pil_kwargs={"optimize": True})
-    pyplot.close(figure)
+    write_figure(figure, path, 90)

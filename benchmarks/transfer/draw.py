@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.figures import write_figure
 from benchmarks.transfer.questions import AXES, Axis, axis_settings
 from benchmarks.transfer.Results import Results
 from benchmarks.transfer.Setting import FULL, Setting
@@ -43,9 +44,7 @@ def draw_transfer(results: Results, path: Path, task: str, rules: Sequence[str],
         line[0].set_ylabel(f"{rule}\n{'scaled' if scaled else 'plain'} steps\nloss", fontsize=9)
     for axes_of_cell in grid[-1]:
         axes_of_cell.set_xlabel("learning rate", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
-    pyplot.close(figure)
+    write_figure(figure, path, 100)
 
 
 def _draw_cell(axes: Axes, results: Results, axis: Axis, settings: Sequence[Setting]) -> None:

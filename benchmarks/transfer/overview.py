@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.figures import write_figure
 from benchmarks.transfer.draw import mean_curve, show_rates
 from benchmarks.transfer.questions import BLOCK_AXIS, RANK_AXIS, axis_settings, reference
 from benchmarks.transfer.Results import Results
@@ -48,9 +49,7 @@ def draw_overview(results: Results, path: Path, task: str, rule: str) -> bool:
         _draw_field(axes, results, reference(task, rule, scaled), settings)
         axes.set_title(TITLES[scaled], fontsize=11)
     fields[0].set_ylabel("share of the best improvement", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
-    pyplot.close(figure)
+    write_figure(figure, path, 100)
     return True
 
 

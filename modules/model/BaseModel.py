@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from modules.model.AddedWords import AddedWords, Vectors
-from modules.model.check_finite import check_finite
 from modules.model.ConditionedModel import ConditionedModel
 from modules.model.families import FAMILIES, Family
 from modules.model.hub import Hub, Snapshot
@@ -195,7 +194,7 @@ class BaseModel(ConditionedModel):
             module = self.read_component(own.path(self.hub), name, dtype)
         else:
             module = (own or self.source).module(name, dtype)
-        check_finite(name, module, (own or self.source).name)
+        _check_finite(name, module, (own or self.source).name)
         return module
 
     def check_layers(self) -> None:
@@ -358,3 +357,15 @@ def family_of(config: TrainConfig) -> type[BaseModel]:
             f"model_type: {config.model_type} is not supported yet; expected one of {', '.join(sorted(families))}."
         )
     return families[config.model_type]
+
+
+def _check_finite(component: str, module: nn.Module, source: str) -> None:
+    """Raises UserError if a weight is missing, NaN or infinite: training would only spread it."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_meta:
+            raise UserError(f"The base model {source} is broken: it lacks {component}.{name}. Download it again.")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(
+                f"The base model {source} is broken: {component}.{name} holds NaN or infinite values. "
+                "Download it again."
+            )

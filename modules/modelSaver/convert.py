@@ -14,7 +14,7 @@ from modules.module.DiffFileKind import DIFF, DIFF_BIAS
 from modules.module.FileKind import ALPHA
 from modules.module.LoRAFileKind import DOWN, UP
 from modules.util.AdapterNaming import AdapterNaming
-from modules.util.layer_path import layer_path
+from modules.util.ParameterInfo import layer_path
 from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError
 

@@ -19,7 +19,7 @@ from modules.util.atomic_file import safetensors_sha256, write_safetensors
 from modules.util.dtypes import OUTPUT_DTYPES
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
-from modules.util.layer_path import layer_path
+from modules.util.ParameterInfo import layer_path
 from modules.util.UserError import UserError
 
 import torch

@@ -8,8 +8,7 @@ from modules.module.FileKind import FileKind
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.dtypes import FLOAT_DTYPES
 from modules.util.enum.ParameterRole import ParameterRole
-from modules.util.layer_path import layer_path
-from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
+from modules.util.ParameterInfo import ParameterInfo, layer_path, set_parameter_info
 from modules.util.UserError import UserError
 
 import torch
@@ -81,10 +80,7 @@ class AdapterModule(nn.Module, ABC):
         self._unmerged: Tensor | None = None
 
     @classmethod
-    @abstractmethod
-    def create(
-        cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int
-    ) -> "AdapterModule":
+    def create(cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int) -> Self:
         """A fresh adapter, which changes nothing yet, with the options of `config`.
 
         Sizes that the layer is too narrow for become smaller, see `notes`.
@@ -92,6 +88,14 @@ class AdapterModule(nn.Module, ABC):
         Raises:
             UnfitLayerError: there is no size that would fit; a run leaves the layer out.
         """
+        own = cls.own_arguments(layer, config, seed)
+        dropout, dtype = config.dropout_probability, trained_dtype(config)
+        return cls(layer, component, layer_name, dropout=dropout, dtype=dtype, **own)
+
+    @classmethod
+    def own_arguments(cls, layer: AdaptedLayer, config: TrainConfig, seed: int) -> dict[str, Any]:
+        """The arguments of a fresh adapter beside those of every kind: layer, names, dropout and dtype."""
+        return {}
 
     @classmethod
     @abstractmethod

@@ -10,8 +10,8 @@ from modules.module.magnitude import DORA_SCALE, PEFT_MAGNITUDE
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LoRAInit import LoRAInit
 from modules.util.enum.TrainingMethod import TrainingMethod
-from modules.util.layer_path import layer_path
 from modules.util.LayerFilter import LayerFilter
+from modules.util.ParameterInfo import layer_path
 from modules.util.UserError import UserError
 
 import torch

@@ -1,12 +1,11 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from modules.module.AdapterModule import AdaptedLayer, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer
 from modules.module.DeltaModule import DeltaModule
 from modules.module.dense_weight import weight_shape
 from modules.module.DiffFileKind import DIFF, DIFF_BIAS, DiffFileKind
 from modules.module.part_checks import check_names, fitted
-from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ParameterRole import ParameterRole
 
 import torch
@@ -47,12 +46,6 @@ class DiffModule(DeltaModule):
         if layer.bias is not None:
             self.part_names = {DIFF: DIFF, DIFF_BIAS: DIFF_BIAS}
             self.add(DIFF_BIAS, DIFF_BIAS, torch.zeros(weight_shape(layer)[0], dtype=dtype), ParameterRole.VECTOR)
-
-    @classmethod
-    def create(
-        cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int
-    ) -> "DiffModule":
-        return cls(layer, component, layer_name, dropout=config.dropout_probability, dtype=trained_dtype(config))
 
     @classmethod
     def recognizes(cls, names: Collection[str]) -> bool:

@@ -1,7 +1,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from modules.module.AdapterModule import AdaptedLayer, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer
 from modules.module.dense_weight import weight_shape
 from modules.module.LoRAModule import ALPHA, DOWN, UP, LoRAModule
 from modules.module.magnitude import DORA_SCALE, PEFT_MAGNITUDE, low_rank_change, magnitude_of
@@ -38,23 +38,12 @@ class DoRAModule(MagnitudeMixin, LoRAModule):
         self.start_magnitude(layer, output_axis, norm_epsilon)
 
     @classmethod
-    def create(
-        cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int
-    ) -> "DoRAModule":
-        return cls(
-            layer,
-            component,
-            layer_name,
-            rank=config.lora_rank,
-            alpha=config.lora_alpha,
-            dropout=config.dropout_probability,
-            dtype=trained_dtype(config),
-            seed=seed,
-            init=config.lora_init,
-            init_scale=config.lora_init_scale,
-            output_axis=config.lora_decompose_output_axis,
-            norm_epsilon=config.lora_decompose_norm_epsilon,
-        )
+    def own_arguments(cls, layer: AdaptedLayer, config: TrainConfig, seed: int) -> dict[str, Any]:
+        magnitude = {
+            "output_axis": config.lora_decompose_output_axis,
+            "norm_epsilon": config.lora_decompose_norm_epsilon,
+        }
+        return super().own_arguments(layer, config, seed) | magnitude
 
     @classmethod
     def recognizes(cls, names: Collection[str]) -> bool:

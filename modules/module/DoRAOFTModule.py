@@ -44,8 +44,8 @@ class DoRAOFTModule(OFTModule):
         self.describe(self.magnitude, ParameterRole.DORA_SCALE, DORA_SCALE)
 
     @classmethod
-    def _own_options(cls, config: TrainConfig) -> dict[str, Any]:
-        return {"norm_epsilon": config.lora_decompose_norm_epsilon}
+    def own_arguments(cls, layer: AdaptedLayer, config: TrainConfig, seed: int) -> dict[str, Any]:
+        return super().own_arguments(layer, config, seed) | {"norm_epsilon": config.lora_decompose_norm_epsilon}
 
     @classmethod
     def recognizes(cls, names: Collection[str]) -> bool:

@@ -1,7 +1,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from modules.module.AdapterModule import AdaptedLayer, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer
 from modules.module.DeltaModule import DeltaModule
 from modules.module.dense_weight import weight_shape
 from modules.module.FileKind import ALPHA
@@ -73,20 +73,9 @@ class LoHaModule(DeltaModule):
         self.scale = self.alpha.item() / rank
 
     @classmethod
-    def create(
-        cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int
-    ) -> "LoHaModule":
-        return cls(
-            layer,
-            component,
-            layer_name,
-            rank=config.lora_rank,
-            alpha=config.lora_alpha,
-            dropout=config.dropout_probability,
-            dtype=trained_dtype(config),
-            seed=seed,
-            init_scale=config.lora_init_scale,
-        )
+    def own_arguments(cls, layer: AdaptedLayer, config: TrainConfig, seed: int) -> dict[str, Any]:
+        start = {"seed": seed, "init_scale": config.lora_init_scale}
+        return {"rank": config.lora_rank, "alpha": config.lora_alpha, **start}
 
     @classmethod
     def recognizes(cls, names: Collection[str]) -> bool:

@@ -1,8 +1,8 @@
 import math
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Self
 
-from modules.module.AdapterModule import AdaptedLayer, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer
 from modules.module.DeltaModule import DeltaModule
 from modules.module.dense_weight import weight_shape
 from modules.module.FileKind import ALPHA
@@ -77,9 +77,7 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
             self.part_names = {**self.part_names, DORA_SCALE: "magnitude"}
 
     @classmethod
-    def create(
-        cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int
-    ) -> "LoKrModule":
+    def own_arguments(cls, layer: AdaptedLayer, config: TrainConfig, seed: int) -> dict[str, Any]:
         form = form_of_options(
             weight_shape(layer),
             config.lokr_dim,
@@ -88,20 +86,15 @@ class LoKrModule(MagnitudeMixin, DeltaModule):
             config.lokr_full_matrix,
             config.lokr_use_tucker,
         )
-        adapter = cls(
-            layer,
-            component,
-            layer_name,
-            form=form,
-            rank=config.lokr_dim,
-            alpha=config.lora_alpha,
-            dropout=config.dropout_probability,
-            vec_trick=config.lokr_vec_trick,
-            dora_on_output=config.lokr_dora_on_output if config.lokr_weight_decompose else None,
-            norm_epsilon=config.lora_decompose_norm_epsilon,
-            dtype=trained_dtype(config),
-            seed=seed,
-        )
+        size = {"form": form, "rank": config.lokr_dim, "alpha": config.lora_alpha}
+        dora = config.lokr_dora_on_output if config.lokr_weight_decompose else None
+        how = {"dora_on_output": dora, "norm_epsilon": config.lora_decompose_norm_epsilon}
+        return {**size, **how, "vec_trick": config.lokr_vec_trick, "seed": seed}
+
+    @classmethod
+    def create(cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int) -> Self:
+        adapter = super().create(layer, component, layer_name, config, seed)
+        form = adapter.form
         if form.right_rank is None and not config.lokr_full_matrix:
             adapter.notes["whole"] = (
                 f"{adapter.full_name}: lokr_dim {config.lokr_dim} is at least half of LoKr's second factor "

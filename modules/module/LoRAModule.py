@@ -2,7 +2,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from modules.module.AdapterModule import AdaptedLayer, AdapterModule, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer, AdapterModule
 from modules.module.dense_weight import weight_shape
 from modules.module.FileKind import ALPHA
 from modules.module.LoRAFileKind import DOWN, MID, UP, LoRAFileKind
@@ -93,21 +93,9 @@ class LoRAModule(AdapterModule):
         self.describe(self.up, ParameterRole.LORA_UP, UP, pair=DOWN)
 
     @classmethod
-    def create(
-        cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int
-    ) -> "LoRAModule":
-        return cls(
-            layer,
-            component,
-            layer_name,
-            rank=config.lora_rank,
-            alpha=config.lora_alpha,
-            dropout=config.dropout_probability,
-            dtype=trained_dtype(config),
-            seed=seed,
-            init=config.lora_init,
-            init_scale=config.lora_init_scale,
-        )
+    def own_arguments(cls, layer: AdaptedLayer, config: TrainConfig, seed: int) -> dict[str, Any]:
+        start = {"seed": seed, "init": config.lora_init, "init_scale": config.lora_init_scale}
+        return {"rank": config.lora_rank, "alpha": config.lora_alpha, **start}
 
     @classmethod
     def recognizes(cls, names: Collection[str]) -> bool:

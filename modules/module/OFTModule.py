@@ -1,7 +1,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from modules.module.AdapterModule import AdaptedLayer, AdapterModule, UnfitLayerError, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer, AdapterModule, UnfitLayerError
 from modules.module.block_rotation import (
     Geometry,
     rotate,
@@ -125,26 +125,15 @@ class OFTModule(AdapterModule):
         self.describe(self.weight, ParameterRole.OFT, RAW, forward_scale=self.forward_scale)
 
     @classmethod
-    def create(cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int) -> Self:
-        return cls(
-            layer,
-            component,
-            layer_name,
-            block_size=config.oft_block_size,
-            side=config.oft_side,
-            share=config.oft_block_share,
-            neumann=config.oft_cayley_neumann,
-            scaled=config.oft_scale_mode if config.oft_scaled else None,
-            dropout=config.dropout_probability,
-            kernels=config.oft_kernels,
-            dtype=trained_dtype(config),
-            **cls._own_options(config),
-        )
-
-    @classmethod
-    def _own_options(cls, config: TrainConfig) -> dict[str, Any]:
-        """Arguments that only the subclass has."""
-        return {}
+    def own_arguments(cls, layer: AdaptedLayer, config: TrainConfig, seed: int) -> dict[str, Any]:
+        return {
+            "block_size": config.oft_block_size,
+            "side": config.oft_side,
+            "share": config.oft_block_share,
+            "neumann": config.oft_cayley_neumann,
+            "scaled": config.oft_scale_mode if config.oft_scaled else None,
+            "kernels": config.oft_kernels,
+        }
 
     @classmethod
     def recognizes(cls, names: Collection[str]) -> bool:

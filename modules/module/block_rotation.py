@@ -129,16 +129,9 @@ class _Rotate(Function):
 
 
 class _RotatedInput(Function):
+    # the arguments are those of `rotated_input`
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        matrix: Tensor,
-        geometry: Geometry | None,
-        orthogonal: bool,
-    ) -> Tensor:
+    def forward(ctx, x, weight, bias, matrix, geometry, orthogonal):
         ctx.save_for_backward(x, weight, matrix)
         ctx.geometry, ctx.orthogonal = geometry, orthogonal
         if _weight_is_smaller(x, weight):

@@ -95,18 +95,9 @@ def low_rank_conv2d(
 
 
 class _LowRankLinear(Function):
+    # the arguments are those of `low_rank_linear`
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        down: Tensor,
-        up: Tensor,
-        scale: float,
-        factors: Tensor | None,
-        merge: bool,
-    ) -> Tensor:
+    def forward(ctx, x, weight, bias, down, up, scale, factors, merge):
         rows = x.reshape(-1, x.shape[-1])
         # x⊙factors is not kept: where the backward pass needs it, the factors can be applied to a smaller result
         scaled = rows if factors is None else _times(rows, factors)
@@ -143,19 +134,9 @@ class _LowRankLinear(Function):
 
 
 class _LowRankConv2d(Function):
+    # the arguments are those of `low_rank_conv2d`
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        down: Tensor,
-        up: Tensor,
-        scale: float,
-        geometry: Geometry,
-        factors: Tensor | None,
-        merge: bool,
-    ) -> Tensor:
+    def forward(ctx, x, weight, bias, down, up, scale, geometry, factors, merge):
         scaled = x if factors is None else _times(x, factors.view(-1, 1, 1))
         out = F.conv2d(scaled, weight, bias, *geometry)
         hidden = F.conv2d(scaled, down, None, *geometry)

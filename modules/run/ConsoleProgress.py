@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -35,6 +36,14 @@ class ConsoleProgress:
             }[kind].format(**values)
             if text:
                 self.note(text)
+
+    def steps(self, stage: str) -> Callable[[int, int], None]:
+        """Shows a stage; the result is called with what is done and what there is to do."""
+        return lambda done, total: self("progress", {"stage": stage, "done": done, "total": total})
+
+    def download(self, stage: str, done: int, total: int) -> None:
+        """Shows bytes of a stage."""
+        self("progress", {"stage": stage, "done": done, "total": total, "unit": "bytes"})
 
     def _show(self, stage: str, done: int, total: int, unit: str = "it") -> None:
         if stage != self.stage:

@@ -15,7 +15,6 @@ from modules.model.sample_pictures import blank_pictures
 from modules.model.StandardSource import StandardSource
 from modules.model.weight_formats import check_offload, place_component
 from modules.tool.MemoryEstimate import GIB, MemoryEstimate
-from modules.trainer.autocast import autocast
 from modules.trainer.followed_steps import follow_each_kind_once
 from modules.trainer.FusedBackward import FusedBackward
 from modules.trainer.objective import batch_losses
@@ -26,6 +25,7 @@ from modules.util.config.load import resolve_samples
 from modules.util.config.resolution import parse_resolutions
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.dtypes import autocast
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.enum.EMAMode import EMAMode

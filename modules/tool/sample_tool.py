@@ -15,7 +15,6 @@ from modules.model.model_name import short_name
 from modules.model.recognize_model import find_model_type
 from modules.modelSaver.AdapterFile import AdapterFile, read_adapter
 from modules.module.AdapterSet import AdapterSet
-from modules.trainer.autocast import autocast
 from modules.trainer.EmbeddingMethod import AdditionalEmbeddings
 from modules.trainer.long_texts import tell_long_texts
 from modules.trainer.preflight import resolve_device
@@ -26,6 +25,7 @@ from modules.util.config.load import load_train_config, resolve_samples
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainEmbeddingConfig import TrainEmbeddingConfig
+from modules.util.dtypes import autocast
 from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelType import ModelType

@@ -13,7 +13,6 @@ from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub
 from modules.modelSaver.output import set_aside
-from modules.trainer.autocast import autocast
 from modules.trainer.backup import Backup, newest_backup, prune_backups, read_backup, write_backup
 from modules.trainer.checks import check_models, open_model, run_problems
 from modules.trainer.Ema import Ema, restored
@@ -44,6 +43,7 @@ from modules.util.atomic_file import write_json
 from modules.util.config.errors import ConfigError
 from modules.util.config.load import resolve_concepts, resolve_samples
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.dtypes import autocast
 from modules.util.enum.DataType import DataType
 from modules.util.enum.EMAMode import EMAMode
 from modules.util.found_problems import raise_problems

@@ -12,8 +12,8 @@ from modules.module.LoRAModule import DOWN, FEWER_RANKS, without_extra_ranks
 from modules.util.config.errors import Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.PeftType import PeftType
-from modules.util.layer_path import layer_path
 from modules.util.LayerFilter import LayerFilter
+from modules.util.ParameterInfo import layer_path
 from modules.util.UserError import UserError
 from scaled_optim.rules.registry import RULES
 

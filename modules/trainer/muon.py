@@ -59,5 +59,5 @@ class MuonWithAdam(Muon):
 def _is_hidden(parameter: Tensor, layers: Mapping[str, Any]) -> bool:
     rule, info, shape = MuonAdv(), parameter_info(parameter), tuple(parameter.shape)
     role = ROLES[default_role(shape) if info is None else described_role(info)]
-    chosen, _ = rule.for_parameter(role, *matrix_shape(shape), info.name if info else "", {**rule.defaults, **layers})
+    chosen, _ = rule.for_parameter(role, matrix_shape(shape), info.name if info else "", {**rule.defaults, **layers})
     return chosen is rule

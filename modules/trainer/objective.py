@@ -8,10 +8,10 @@ from modules.dataLoader.Batch import Batch
 from modules.model.BaseModel import BaseModel
 from modules.model.Draw import Draw
 from modules.model.Prediction import Prediction
-from modules.trainer.autocast import autocast
 from modules.trainer.loss import image_losses
 from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.dtypes import autocast
 from modules.util.enum.ConceptType import ConceptType
 
 import torch

@@ -2,8 +2,8 @@ import tkinter as tk
 from collections.abc import Callable, Sequence
 from tkinter import ttk
 
-from modules.ui.find_widget import focused
 from modules.ui.place_over import place_over
+from modules.ui.widgets import focused
 from modules.ui.WindowTools import WindowTools
 
 import customtkinter as ctk

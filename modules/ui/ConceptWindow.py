@@ -4,11 +4,11 @@ from tkinter import ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
-from modules.ui.enable import enable
 from modules.ui.ItemWindow import ItemWindow
 from modules.ui.TabBar import TabBar
 from modules.ui.TextPane import TextPane
 from modules.ui.Timer import Timer
+from modules.ui.widgets import enable
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.UserError import UserError
 from modules.viewModel.ConceptCheck import ConceptCheck

@@ -2,7 +2,7 @@ import tkinter as tk
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modules.ui.find_widget import widget_at
+from modules.ui.widgets import widget_at
 
 from tkinterdnd2 import COPY, DND_FILES, REFUSE_DROP, TkinterDnD
 

@@ -2,10 +2,10 @@ from tkinter import ttk
 
 from modules.ui.Control import Control
 from modules.ui.EntryControl import EntryControl
-from modules.ui.find_widget import focused
 from modules.ui.SelectControl import SelectControl
 from modules.ui.SwitchControl import SwitchControl
 from modules.ui.Timer import Timer
+from modules.ui.widgets import focused
 from modules.ui.WindowTools import WindowTools
 from modules.viewModel.FieldHints import FieldHints
 from modules.viewModel.FormField import FormField

@@ -5,10 +5,9 @@ from tkinter import ttk
 from typing import TYPE_CHECKING, Any
 
 from modules.ui.AskWindow import AskWindow
-from modules.ui.enable import enable
-from modules.ui.find_widget import focused
 from modules.ui.ItemWindow import ItemWindow
 from modules.ui.ScrollFrame import ScrollFrame
+from modules.ui.widgets import enable, focused
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError, Problem
 from modules.viewModel.ConfigList import ConfigList

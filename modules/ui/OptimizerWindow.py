@@ -1,11 +1,11 @@
 import tkinter as tk
 from tkinter import ttk
 
-from modules.ui.enable import enable
 from modules.ui.FormView import FormView
 from modules.ui.place_over import place_over
 from modules.ui.SelectControl import SelectControl
 from modules.ui.TabBar import TabBar
+from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
 from modules.viewModel.OptimizerForm import OptimizerForm
 from modules.viewModel.recommended import RECOMMENDATIONS, Recommendation

@@ -2,8 +2,8 @@ import tkinter as tk
 from collections.abc import Callable, Sequence
 from tkinter import ttk
 
-from modules.ui.enable import enable
 from modules.ui.ScrollFrame import ScrollFrame
+from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
 from modules.util.config.errors import Problem
 from modules.viewModel.text_lines import things_to_mend

@@ -4,9 +4,9 @@ from tkinter import ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
-from modules.ui.enable import enable
 from modules.ui.ScrollFrame import ScrollFrame
 from modules.ui.ShortLabel import ShortLabel
+from modules.ui.widgets import enable
 from modules.util.config.errors import ConfigError
 from modules.viewModel.RunQueue import RUNNING, QueuedRun
 

@@ -5,7 +5,6 @@ from tkinter import ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
-from modules.ui.enable import enable
 from modules.ui.PlotCanvas import PlotCanvas, Series
 from modules.ui.QueueView import QueueView
 from modules.ui.ReasonText import ReasonText
@@ -14,6 +13,7 @@ from modules.ui.TabBar import TabBar
 from modules.ui.TextPane import TextPane
 from modules.ui.Theme import COLORS
 from modules.ui.Timer import Timer
+from modules.ui.widgets import enable
 from modules.util.config.errors import ConfigError
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.RunController import backups_of

@@ -1,8 +1,8 @@
 import tkinter as tk
 from tkinter import ttk
 
-from modules.ui.enable import enable
 from modules.ui.Theme import COLORS
+from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.fit_picture import fit_picture

@@ -1,8 +1,8 @@
 import tkinter as tk
 from tkinter import ttk
 
-from modules.ui.find_widget import focused, widget_at
 from modules.ui.Theme import Theme
+from modules.ui.widgets import focused, widget_at
 
 
 class ScrollFrame(ttk.Frame):

@@ -2,8 +2,8 @@ import tkinter as tk
 from collections.abc import Callable
 from tkinter import ttk
 
-from modules.ui.find_widget import focused
 from modules.ui.Timer import Timer
+from modules.ui.widgets import focused
 from modules.ui.WindowTools import WindowTools
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.search_options import Found, search_options

@@ -2,7 +2,7 @@ import tkinter as tk
 from tkinter import ttk
 
 from modules.ui.Control import Control
-from modules.ui.enable import enable
+from modules.ui.widgets import enable
 from modules.viewModel.field_text import FALSE, TRUE
 
 

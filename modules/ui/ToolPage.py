@@ -5,9 +5,9 @@ from tkinter import font as tk_font
 from tkinter import ttk
 from typing import TYPE_CHECKING
 
-from modules.ui.enable import enable
 from modules.ui.FormView import FormView
 from modules.ui.TextPane import TextPane
+from modules.ui.widgets import enable
 from modules.util.UserError import UserError
 from modules.viewModel.fit_picture import fit_picture
 from modules.viewModel.FormModel import FormModel

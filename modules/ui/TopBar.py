@@ -2,11 +2,11 @@ import tkinter as tk
 from collections.abc import Callable
 from tkinter import ttk
 
-from modules.ui.enable import enable
 from modules.ui.PresetActions import PresetActions
 from modules.ui.SearchField import SearchField
 from modules.ui.SelectControl import SelectControl
 from modules.ui.TabBar import TabBar
+from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.Session import Session

@@ -31,10 +31,10 @@ TABS = (
     Tab("data"),
     Tab("concepts", "modules.ui.ConceptList:ConceptList"),
     Tab("training"),
-    Tab("sampling", "modules.ui.SampleList:SampleList"),
+    Tab("sampling", "modules.ui.item_lists:SampleList"),
     Tab("backup"),
     Tab("adapter"),
-    Tab("embeddings", "modules.ui.EmbeddingList:EmbeddingList"),
+    Tab("embeddings", "modules.ui.item_lists:EmbeddingList"),
     Tab("tools", "modules.ui.ToolsView:ToolsView"),
     Tab("run", "modules.ui.RunView:RunView"),
 )

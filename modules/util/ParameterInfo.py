@@ -49,3 +49,13 @@ def set_model_width(parameters: Iterable[nn.Parameter], width: float | None) -> 
     """Tells optimizers the width of the component whose layers these described parameters serve."""
     for parameter in parameters:
         set_parameter_info(parameter, replace(getattr(parameter, _ATTRIBUTE), model_width=width))
+
+
+def layer_path(component: str, layer: str) -> str:
+    """ "<component>.<layer>", or the one of them that is not empty.
+
+    Args:
+        component: of the model, for example "unet"; empty where layers have a file's own names.
+        layer: module path inside the component; empty where the component itself is the layer.
+    """
+    return ".".join(filter(None, (component, layer)))

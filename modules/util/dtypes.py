@@ -1,5 +1,8 @@
-"""Number formats of the config as torch knows them."""
+"""Number formats of the config as torch knows them, and the arithmetic of a run in them."""
 
+from contextlib import AbstractContextManager, nullcontext
+
+from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 
 import torch
@@ -12,3 +15,11 @@ FLOAT_DTYPES = {
 }
 # of written files; None: as it was trained
 OUTPUT_DTYPES: dict[DataType, torch.dtype | None] = {**FLOAT_DTYPES, DataType.NONE: None}
+
+
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager:
+    """Autocast to `train_dtype` on `device`; nothing for formats that need none."""
+    dtype = FLOAT_DTYPES.get(config.train_dtype, torch.float32)
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype, cache_enabled=config.enable_autocast_cache)

@@ -280,7 +280,9 @@ class BatchedOptimizer(OptimizerState):
         options = self._options(batch.group)
         if batch.empty:
             return self.rule, options
-        return self.rule.for_parameter(batch.role, batch.rows, batch.cols, batch.names[0], options, batch.partner_shape)
+        return self.rule.for_parameter(
+            batch.role, (batch.rows, batch.cols), batch.names[0], options, batch.partner_shape
+        )
 
     def _finish(self, batch: ParameterBatch, s: StackStep, u: Tensor | None, start: int, stop: int) -> None:
         """Brings the stack's new values to its parameters, and counts the step."""

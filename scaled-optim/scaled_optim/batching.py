@@ -164,7 +164,7 @@ class Batching:
             # nothing is done to it, so no rule need know what to do with its shape
             return self.rule, options
         return self.rule.for_parameter(
-            ROLES[member.role], *member.matrix, member.name, options, partner and partner.matrix
+            ROLES[member.role], member.matrix, member.name, options, partner and partner.matrix
         )
 
     def _batch(self, members: Sequence[Member], partners: Mapping[Member, Member]) -> ParameterBatch:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 PER_ROW, PER_COLUMN, WHOLE = (2,), (1,), (1, 2)
+# (rows, cols) of a tensor that is seen as a matrix
+Shape = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def default_role(shape: tuple[int, ...]) -> str:
     return "HIDDEN" if len(shape) > 1 else "VECTOR"
 
 
-def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+def matrix_shape(shape: tuple[int, ...]) -> Shape:
     """A tensor's shape as a matrix: convolutions `[out, in·kh·kw]`, vectors one row."""
     if len(shape) < 2:
         return 1, shape[0] if shape else 1

@@ -1,7 +1,9 @@
 """Small random Stable Diffusion and SDXL pipelines, and the names of their tensors in a single-file checkpoint."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,7 +12,9 @@ import pytest
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DiffusionPipeline,
     EulerDiscreteScheduler,
+    ModelMixin,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -122,19 +126,21 @@ def ldm_unet(unet: UNet2DConditionModel, names: dict[str, str] = UNET_NAMES) -> 
     return written
 
 
-def ldm_vae(vae: AutoencoderKL) -> dict[str, torch.Tensor]:
+def ldm_vae(
+    vae: ModelMixin, names: dict[str, str] = VAE_NAMES, start: str = "first_stage_model."
+) -> dict[str, torch.Tensor]:
     state, written = vae.state_dict(), {}
-    for original, ours in VAE_NAMES.items():
+    for original, ours in names.items():
         for name in [name for name in state if name.startswith(ours + ".")]:
             rest = name[len(ours) :].replace("conv_shortcut", "nin_shortcut")
-            written[f"first_stage_model.{original}{rest}"] = state.pop(name)
+            written[f"{start}{original}{rest}"] = state.pop(name)
     for side in ("encoder", "decoder"):
         for inner, piece in VAE_ATTENTION.items():
             for ending in ("weight", "bias"):
                 tensor = state.pop(f"{side}.mid_block.attentions.0.{piece}.{ending}")
                 # the original code writes the projections as 1 x 1 convolutions
                 tensor = tensor[:, :, None, None] if tensor.dim() == 2 else tensor
-                written[f"first_stage_model.{side}.mid.attn_1.{inner}.{ending}"] = tensor
+                written[f"{start}{side}.mid.attn_1.{inner}.{ending}"] = tensor
     assert not state, list(state)
     return written
 
@@ -187,55 +193,29 @@ def small_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
 def _random_pipeline() -> StableDiffusionPipeline:
     tokenizer = small_tokenizer()
     unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 64),
-        layers_per_block=2,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=2, norm_num_groups=8, cross_attention_dim=32,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         attention_head_dim=4,
-        norm_num_groups=8,
-    )
+    )  # fmt: skip
     vae = AutoencoderKL(
-        block_out_channels=(16, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
+        block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=8, sample_size=16,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=8,
-        sample_size=16,
-    )
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=16,
-            projection_dim=32,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    )  # fmt: skip
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=16, projection_dim=32, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    text_encoder = CLIPTextModel(text)
     scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        clip_sample=False,
-        set_alpha_to_one=False,
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False,
         steps_offset=1,
-    )
+    )  # fmt: skip
     _disturb(unet, vae, text_encoder)
     return StableDiffusionPipeline(
-        vae=vae.eval(),
-        text_encoder=text_encoder.eval(),
-        tokenizer=tokenizer,
-        unet=unet.eval(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+        vae=vae.eval(), text_encoder=text_encoder.eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
 
 
 def _disturb(*modules: torch.nn.Module) -> None:
@@ -285,30 +265,34 @@ def _random_xl_pipeline(
     )  # fmt: skip
 
 
+def _seeded(make: Callable[..., Any], *arguments: Any) -> Any:
+    """A pipeline whose random weights are the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make(*arguments)
+
+
+def _saved(pipeline: DiffusionPipeline, folder: Path) -> Path:
+    pipeline.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def xl_pipeline() -> StableDiffusionXLPipeline:
     """Random weights; tests must not change it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return _random_xl_pipeline()
+    return _seeded(_random_xl_pipeline)
 
 
 @pytest.fixture(scope="session")
 def xl_folder(xl_pipeline, tmp_path_factory) -> Path:
     """The small SDXL as a diffusers folder; tests must not change it."""
-    folder = tmp_path_factory.mktemp("base model xl")
-    xl_pipeline.save_pretrained(folder)
-    return folder
+    return _saved(xl_pipeline, tmp_path_factory.mktemp("base model xl"))
 
 
 @pytest.fixture(scope="session")
 def wide_xl_folder(tmp_path_factory) -> Path:
     """The same with layers that are large enough to be quantized, in every component."""
-    folder = tmp_path_factory.mktemp("wide xl")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        _random_xl_pipeline((32, 64), (64, 64)).save_pretrained(folder)
-    return folder
+    return _saved(_seeded(_random_xl_pipeline, (32, 64), (64, 64)), tmp_path_factory.mktemp("wide xl"))
 
 
 @pytest.fixture(scope="session")
@@ -325,17 +309,13 @@ def xl_tensors(xl_pipeline) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="session")
 def small_pipeline() -> StableDiffusionPipeline:
     """Random weights; tests must not change it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return _random_pipeline()
+    return _seeded(_random_pipeline)
 
 
 @pytest.fixture(scope="session")
 def small_folder(small_pipeline, tmp_path_factory) -> Path:
     """The small pipeline as a diffusers folder; tests must not change it."""
-    folder = tmp_path_factory.mktemp("base model")
-    small_pipeline.save_pretrained(folder)
-    return folder
+    return _saved(small_pipeline, tmp_path_factory.mktemp("base model"))
 
 
 @pytest.fixture(scope="session")
@@ -441,9 +421,7 @@ def flux2_pipelines() -> dict:
     """ "dev" and "klein" -> a small Flux.2 pipeline with random weights; tests must not change it."""
     pipelines = {}
     for variant in _FLUX2_CHATS:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            pipelines[variant] = _flux2_pipeline(variant)
+        pipelines[variant] = _seeded(_flux2_pipeline, variant)
         pipelines[variant].set_progress_bar_config(disable=True)
     return pipelines
 
@@ -451,23 +429,19 @@ def flux2_pipelines() -> dict:
 @pytest.fixture(scope="session")
 def flux2_folders(flux2_pipelines, tmp_path_factory) -> dict[str, Path]:
     """The same as diffusers folders; tests must not change them."""
-    folders = {}
-    for variant, pipeline in flux2_pipelines.items():
-        folders[variant] = tmp_path_factory.mktemp(f"flux2 {variant}")
-        pipeline.save_pretrained(folders[variant])
-    return folders
+    return {
+        variant: _saved(pipeline, tmp_path_factory.mktemp(f"flux2 {variant}"))
+        for variant, pipeline in flux2_pipelines.items()
+    }
 
 
 @pytest.fixture(scope="session")
 def wide_flux2_folders(tmp_path_factory) -> dict[str, Path]:
     """The same with layers that are large enough to be quantized, in every component."""
-    folders = {}
-    for variant in _FLUX2_CHATS:
-        folders[variant] = tmp_path_factory.mktemp(f"wide flux2 {variant}")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            _flux2_pipeline(variant, 64, 4).save_pretrained(folders[variant])
-    return folders
+    return {
+        variant: _saved(_seeded(_flux2_pipeline, variant, 64, 4), tmp_path_factory.mktemp(f"wide flux2 {variant}"))
+        for variant in _FLUX2_CHATS
+    }
 
 
 # Written by hand, from the layout of the original code: native layer -> the layers of diffusers that it stands for.

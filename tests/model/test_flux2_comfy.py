@@ -16,6 +16,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
+from tests.adapters import disturb
 
 import torch
 from torch import Tensor
@@ -97,12 +98,7 @@ def transformer(request, flux2_pipelines):
 
 def trained(transformer, options: dict, layers: LayerFilter | None = None) -> AdapterSet:
     adapters = AdapterSet("transformer", transformer, TrainConfig.from_dict(options), layers or LayerFilter())
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in adapters.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.mul_(1 + 0.1 * noise) if name.endswith("magnitude") else parameter.add_(0.1 * noise)
-    return adapters
+    return disturb(adapters, 1)
 
 
 def native_weights(transformer, flux2_layers, adapters: AdapterSet | None = None) -> dict[str, Tensor]:

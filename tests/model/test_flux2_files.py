@@ -5,6 +5,7 @@ from pathlib import Path
 from modules.model.Flux2Model import Flux2Model
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
+from tests.model.conftest import ldm_vae
 
 import torch
 
@@ -25,7 +26,6 @@ VAE_NAMES = {
     **{f"decoder.up.{3 - i}.block.{k}": f"decoder.up_blocks.{i}.resnets.{k}" for i in range(4) for k in range(2)},
     **{f"decoder.up.{3 - i}.upsample.conv": f"decoder.up_blocks.{i}.upsamplers.0.conv" for i in range(3)},
 }
-VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 
 
 @pytest.fixture(params=["dev", "klein"])
@@ -148,18 +148,7 @@ def test_files_that_are_none(flux2_folders, tmp_path):
 @pytest.mark.parametrize("prefix", ["", "first_stage_model."])
 def test_an_autoencoder_in_a_file(flux2_folders, flux2_pipelines, tmp_path, prefix):
     vae = flux2_pipelines["klein"].vae
-    state, tensors = vae.state_dict(), {}
-    for original, ours in VAE_NAMES.items():
-        for name in [name for name in state if name.startswith(f"{ours}.")]:
-            rest = name.removeprefix(ours).replace("conv_shortcut", "nin_shortcut")
-            tensors[f"{prefix}{original}{rest}"] = state.pop(name)
-    for side in ("encoder", "decoder"):
-        for original, ours in VAE_ATTENTION.items():
-            for ending in ("weight", "bias"):
-                tensor = state.pop(f"{side}.mid_block.attentions.0.{ours}.{ending}")
-                tensor = tensor[:, :, None, None] if tensor.dim() == 2 else tensor
-                tensors[f"{prefix}{side}.mid.attn_1.{original}.{ending}"] = tensor
-    assert not state
+    tensors = ldm_vae(vae, VAE_NAMES, prefix)
     # a count that some files leave out
     tensors.pop(f"{prefix}bn.num_batches_tracked")
     same(load(flux2_folders["klein"], "vae", write(tensors, tmp_path / "ae.safetensors")), vae)

@@ -24,6 +24,7 @@ from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
+from tests.adapters import disturb
 
 import torch
 
@@ -171,12 +172,19 @@ def _with_inputs(model, model_format: ModelFormat) -> dict[str, torch.Tensor]:
 
 def trained(transformer, options: dict, layers: LayerFilter | None = None) -> AdapterSet:
     adapters = AdapterSet("transformer", transformer, TrainConfig.from_dict(options), layers or LayerFilter())
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in adapters.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.mul_(1 + 0.1 * noise) if name.endswith("magnitude") else parameter.add_(0.1 * noise)
-    return adapters
+    return disturb(adapters, 1)
+
+
+def hooked_output(transformer, adapters: AdapterSet, arguments: dict) -> torch.Tensor:
+    """What the transformer gives with the adapters, which is not what it gives without."""
+    plain = transformer(**arguments)[0]
+    adapters.eval().hook()
+    try:
+        hooked = transformer(**arguments)[0]
+    finally:
+        adapters.unhook()
+    assert (hooked - plain).abs().max() > 0.1
+    return hooked
 
 
 def written(adapters: AdapterSet, transformer, model_format: ModelFormat, path) -> None:
@@ -264,13 +272,7 @@ def test_a_native_file_is_right_for_the_original_model(tmp_path, transformer, fl
         native, config=str(folder), subfolder="transformer", local_files_only=True
     )
     arguments = inputs(transformer)
-    plain = transformer(**arguments)[0]
-    adapters.eval().hook()
-    try:
-        hooked = transformer(**arguments)[0]
-    finally:
-        adapters.unhook()
-    assert (hooked - plain).abs().max() > 0.1
+    hooked = hooked_output(transformer, adapters, arguments)
     # sums in another order, in float32, of numbers of size 1
     torch.testing.assert_close(merged(**arguments)[0], hooked, atol=1e-4, rtol=1e-4)
 
@@ -333,13 +335,7 @@ def test_diffusers_loads_the_file(tmp_path, transformer, flux2_folders, model_fo
     pipeline = DiffusionPipeline.from_pretrained(flux2_folders[variant])
     pipeline.load_lora_weights(str(path))
     arguments = inputs(transformer)
-    plain = transformer(**arguments)[0]
-    adapters.eval().hook()
-    try:
-        hooked = transformer(**arguments)[0]
-    finally:
-        adapters.unhook()
-    assert (hooked - plain).abs().max() > 0.1
+    hooked = hooked_output(transformer, adapters, arguments)
     torch.testing.assert_close(pipeline.transformer(**arguments)[0], hooked, atol=1e-4, rtol=1e-4)
 
 

@@ -69,3 +69,13 @@ def make_pipeline():
 def predict():
     """predict(pipeline) -> UNet output and text-encoder output on fixed inputs."""
     return _predict
+
+
+@pytest.fixture(scope="module")
+def base(make_pipeline):
+    """Such a pipeline, with the names that files have for its layers as `naming`."""
+    from modules.model.unet_keys import unet_adapter_naming
+
+    pipeline = make_pipeline()
+    pipeline.naming = unet_adapter_naming(pipeline.unet, {"text_encoder": pipeline.text_encoder})
+    return pipeline

@@ -22,7 +22,7 @@ from modules.modelSaver.inspect_adapter import info_text, inspect_adapter
 from modules.modelSaver.portable_copy import save_portable_copy
 from modules.modelSaver.save_adapter import save_adapter, save_parts
 from modules.module import kinds
-from modules.module.AdapterModule import AdaptedLayer, trained_dtype
+from modules.module.AdapterModule import AdaptedLayer
 from modules.module.AdapterSet import AdapterSet
 from modules.module.DeltaModule import DeltaModule
 from modules.module.dense_weight import weight_shape
@@ -40,6 +40,7 @@ from modules.util.keyed_random import layer_generator
 from modules.util.LayerFilter import LayerFilter
 from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError
+from tests.adapters import disturb
 
 import torch
 from torch import Tensor
@@ -91,18 +92,9 @@ class DiagonalModule(DeltaModule):
     part_names = {LEFT: "left", MIDDLE: "middle", RIGHT: "right", ALPHA: "alpha"}
     strength_parts = (MIDDLE,)
 
-    def __init__(
-        self,
-        layer: AdaptedLayer,
-        component: str,
-        layer_name: str,
-        rank: int,
-        alpha: float,
-        dtype: torch.dtype,
-        seed: int,
-    ) -> None:
-        super().__init__(layer, component, layer_name, 0.0)
-        out, *inner = weight_shape(layer)
+    def __init__(self, *place: Any, rank: int, alpha: float, dropout: float, dtype: torch.dtype, seed: int) -> None:
+        super().__init__(*place, dropout)
+        out, *inner = weight_shape(self.layer)
         width, generator = torch.Size(inner).numel(), layer_generator(seed, self.full_name)
         self.rank = rank
         self.add(LEFT, "left", torch.randn(out, rank, generator=generator).to(dtype), ParameterRole.LORA_UP)
@@ -112,11 +104,8 @@ class DiagonalModule(DeltaModule):
         self.register_buffer(ALPHA, torch.tensor(float(alpha)))
 
     @classmethod
-    def create(
-        cls, layer: AdaptedLayer, component: str, layer_name: str, config: TrainConfig, seed: int
-    ) -> "DiagonalModule":
-        rank, alpha = config.lora_rank, config.lora_alpha
-        return cls(layer, component, layer_name, rank, alpha, trained_dtype(config), seed)
+    def own_arguments(cls, layer: AdaptedLayer, config: TrainConfig, seed: int) -> dict[str, Any]:
+        return {"rank": config.lora_rank, "alpha": config.lora_alpha, "seed": seed}
 
     @classmethod
     def recognizes(cls, names: Collection[str]) -> bool:
@@ -173,12 +162,7 @@ def trained(added, base):
         "unet": AdapterSet("unet", base.components["unet"], TrainConfig(**OPTIONS), LAYERS),
         "text_encoder": AdapterSet("text_encoder", base.components["text_encoder"], TrainConfig(**OPTIONS)),
     }
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for adapters in sets.values():
-            for parameter in adapters.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return sets
+    return {component: disturb(adapters, 2) for component, adapters in sets.items()}
 
 
 def written(path: Path, sets: Mapping[str, AdapterSet], model_format: ModelFormat, base: ReferenceModel) -> Path:

@@ -17,6 +17,7 @@ from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.PortableCopy import PortableCopy
 from modules.util.LayerFilter import LayerFilter
+from tests.adapters import disturb
 
 import torch
 from torch import Tensor
@@ -150,13 +151,7 @@ def make_adapters(base, options: dict) -> dict[str, AdapterSet]:
         "unet": AdapterSet("unet", base.unet, config, LAYERS),
         "text_encoder": AdapterSet("text_encoder", base.text_encoder, config),
     }
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for adapters in sets.values():
-            for name, parameter in adapters.named_parameters():
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.mul_(1 + 0.1 * noise) if name.endswith("magnitude") else parameter.add_(0.1 * noise)
-    return sets
+    return {component: disturb(adapters, 2) for component, adapters in sets.items()}
 
 
 def comfy_weights(base, model_format: ModelFormat) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
+from tests.adapters import disturb
 
 import torch
 from torch import Tensor, nn
@@ -63,12 +64,7 @@ def make_naming() -> AdapterNaming:
 
 def trained(options: dict, layers: tuple[str, ...] = (*ROWS, "out")) -> AdapterSet:
     adapters = AdapterSet("unet", Attention(), TrainConfig.from_dict(options), LayerFilter.exactly(layers))
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in adapters.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.mul_(1 + 0.1 * noise) if name.endswith("magnitude") else parameter.add_(0.3 * noise)
-    return adapters
+    return disturb(adapters, 1, 0.3)
 
 
 def fused_layer() -> nn.Linear:
@@ -153,11 +149,7 @@ def test_an_adapter_of_the_fused_layer_is_split(options):
     """As other programs train it: one adapter for all rows."""
     model = nn.ModuleDict({"qkv": fused_layer()})
     adapters = AdapterSet("unet", model, TrainConfig.from_dict(options))
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in adapters.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.mul_(1 + 0.1 * noise) if name.endswith("magnitude") else parameter.add_(0.3 * noise)
+    disturb(adapters, 1, 0.3)
     parts, attention = adapters.layers()["qkv"], Attention()
     pieces = split_layer(parts, tuple(ROWS.values()))
     deltas = [delta_of(piece, getattr(attention, name)) for piece, name in zip(pieces, ROWS, strict=True)]

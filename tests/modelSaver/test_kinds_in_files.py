@@ -2,7 +2,6 @@
 
 import json
 
-from modules.model.unet_keys import unet_adapter_naming
 from modules.modelSaver.adapter_kinds import AdapterKind
 from modules.modelSaver.adapter_layout import LAYOUTS
 from modules.modelSaver.adapter_metadata import AdapterDescription
@@ -17,6 +16,7 @@ from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
+from tests.adapters import disturb
 
 import torch
 
@@ -61,22 +61,6 @@ KINDS = {
 LAYERS = LayerFilter(("down_blocks.0.attentions.0", "down_blocks.1.resnets.0"))
 
 
-def randomize(adapters: AdapterSet) -> None:
-    """Trained parameters, small enough for rotations to stay moderate; magnitudes stay positive."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in adapters.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.mul_(1 + 0.1 * noise) if name.endswith("magnitude") else parameter.add_(0.1 * noise)
-
-
-@pytest.fixture(scope="module")
-def base(make_pipeline):
-    pipeline = make_pipeline()
-    pipeline.naming = unet_adapter_naming(pipeline.unet, {"text_encoder": pipeline.text_encoder})
-    return pipeline
-
-
 @pytest.fixture(scope="module")
 def trained(base):
     """trained(name) -> component -> adapters with random weights."""
@@ -90,7 +74,7 @@ def trained(base):
                 "text_encoder": AdapterSet("text_encoder", base.text_encoder, config),
             }
             for adapters in made[name].values():
-                randomize(adapters)
+                disturb(adapters, 2)
         return made[name]
 
     return make

@@ -15,6 +15,7 @@ from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
+from tests.adapters import disturb
 
 import torch
 
@@ -40,12 +41,7 @@ class Mixed:
         self.pipeline = make_pipeline()
         self.unet = self.pipeline.unet
         self.naming = unet_adapter_naming(self.unet, {"text_encoder": self.pipeline.text_encoder})
-        self.adapters = AdapterSet("unet", self.unet, TrainConfig.from_dict(KINDS[kind]), LAYERS, 3)
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for name, parameter in self.adapters.named_parameters():
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.mul_(1 + 0.1 * noise) if name.endswith("magnitude") else parameter.add_(0.1 * noise)
+        self.adapters = disturb(AdapterSet("unet", self.unet, TrainConfig.from_dict(KINDS[kind]), LAYERS, 3), 1)
 
     def deltas(self) -> dict[str, torch.Tensor]:
         return {name: adapter.merged_delta() for name, adapter in self.adapters.adapters.items()}

@@ -5,7 +5,6 @@ LoHa and rotations of whole kernels gave our weights to 2e-7; what is called ref
 """
 
 from modules.model.reference_naming import standard_models
-from modules.model.unet_keys import unet_adapter_naming
 from modules.modelSaver.adapter_kinds import AdapterKind
 from modules.modelSaver.adapter_layout import LAYOUTS
 from modules.modelSaver.adapter_metadata import AdapterDescription
@@ -18,6 +17,7 @@ from modules.module.LoRAFileKind import LoRAFileKind
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
+from tests.adapters import disturb
 
 import torch
 from torch import Tensor, nn
@@ -33,23 +33,11 @@ DESCRIPTION = AdapterDescription()
 
 
 @pytest.fixture(scope="module")
-def base(make_pipeline):
-    pipeline = make_pipeline()
-    pipeline.naming = unet_adapter_naming(pipeline.unet, {"text_encoder": pipeline.text_encoder})
-    return pipeline
-
-
-@pytest.fixture(scope="module")
 def loha(base) -> dict[str, AdapterSet]:
     config = TrainConfig.from_dict(LOHA)
     sets = {"unet": AdapterSet("unet", base.unet, config, LAYERS),
             "text_encoder": AdapterSet("text_encoder", base.text_encoder, config)}  # fmt: skip
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for adapters in sets.values():
-            for parameter in adapters.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return sets
+    return {component: disturb(adapters, 2) for component, adapters in sets.items()}
 
 
 def parts_of(file: dict[str, Tensor], name: str) -> dict[str, Tensor]:

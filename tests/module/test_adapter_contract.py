@@ -115,6 +115,14 @@ def move(adapters: AdapterSet) -> AdapterSet:
     return adapters
 
 
+def moved_output(root: Root, adapters: AdapterSet, x: Tensor) -> Tensor:
+    """What the component gives with the adapters, which have moved; they are not hooked any more."""
+    move(adapters).hook()
+    y = root(x)
+    adapters.unhook()
+    return y
+
+
 def apply(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     """The layer with another weight, by torch's own operations."""
     if isinstance(layer, nn.Linear):
@@ -243,9 +251,7 @@ def test_half_precision_parameters(kind, name):
 @every_case
 def test_what_a_file_holds_makes_the_same_adapter(kind, name):
     root, adapters, x = make(kind, name)
-    move(adapters).hook()
-    expected = root(x)
-    adapters.unhook()
+    expected = moved_output(root, adapters, x)
     parts = {layer: {part: t.clone() for part, t in own.items()} for layer, own in adapters.layers().items()}
     assert class_of_layers(parts) is adapters.adapter_class
     # everything that the file knows comes from there, the rest (such as Neumann's series) from the config
@@ -262,9 +268,7 @@ def test_what_a_file_holds_makes_the_same_adapter(kind, name):
 @every_case
 def test_resuming_is_exact(kind, name):
     root, adapters, x = make(kind, name)
-    move(adapters).hook()
-    expected = root(x)
-    adapters.unhook()
+    expected = moved_output(root, adapters, x)
     state = {key: tensor.clone() for key, tensor in adapters.state_dict().items()}
     other = AdapterSet("unet", root, config_of(kind), seed=99)
     parameters = other.parameters()
@@ -379,9 +383,7 @@ def test_on_meta(kind, name):
 def test_layers_that_are_called_use_their_own_forward(kind, name):
     """A layer that someone replaced, or a subclass such as a quantized one, is called and not imitated."""
     root, adapters, x = make(kind, name)
-    move(adapters).hook()
-    expected = root(x)
-    adapters.unhook()
+    expected = moved_output(root, adapters, x)
     calls = []
     own = root.layer.forward
     root.layer.forward = lambda x: calls.append(x.shape) or own(x)

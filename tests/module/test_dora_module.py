@@ -11,6 +11,7 @@ from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
+from tests.module.layer_checks import forward_and_backward
 from tests.module.memory_probe import MemoryProbe
 
 import torch
@@ -60,10 +61,7 @@ def definition(weight: Tensor, down: Tensor, up: Tensor, scale: float, magnitude
 @pytest.mark.parametrize("name", LAYERS)
 def test_values_and_gradients_are_those_of_the_definition(name, output_axis):
     layer, adapter, x = make(name, output_axis)
-    x.requires_grad_()
-    y = layer(x)
-    grad = torch.randn_like(y)
-    y.backward(grad)
+    y, grad = forward_and_backward(layer, x)
     own = (x, adapter.down, adapter.up, adapter.magnitude)
     wide = [tensor.detach().double().requires_grad_() for tensor in own]
     weight = definition(layer.weight.double(), wide[1], wide[2], adapter.scale, wide[3], output_axis)

@@ -8,6 +8,7 @@ from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.keyed_random import layer_generator
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
+from tests.module.layer_checks import check_half_precision, forward_and_backward
 
 import torch
 from torch import nn
@@ -84,11 +85,7 @@ def test_gradients_equal_float64_reference(name, channels_last):
     layer, adapter, x = make(name)
     if channels_last:
         x, layer = x.to(memory_format=torch.channels_last), layer.to(memory_format=torch.channels_last)
-    x.requires_grad_()
-    y = layer(x)
-    grad = torch.randn_like(y)
-    y.backward(grad)
-    assert layer.weight.grad is None and (layer.bias is None or layer.bias.grad is None)
+    y, grad = forward_and_backward(layer, x)
     if channels_last:
         assert y.is_contiguous(memory_format=torch.channels_last)
 
@@ -130,17 +127,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(name):
 @pytest.mark.parametrize("name", ["linear", "linear large", "conv 3x3", "conv large"])
 def test_autocast_and_half_base_keep_float32_parameters(name):
     layer, adapter, x = make(name)
-    expected = layer(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = layer(x)
-    mixed.float().sum().backward()
-    assert mixed.dtype == torch.bfloat16 and adapter.down.grad.dtype == torch.float32
-    layer.to(torch.bfloat16)
-    half = layer(x.bfloat16())
-    assert half.dtype == torch.bfloat16
-    for found in (mixed, half):
-        # bfloat16 holds 8 bits
-        assert (found.float() - expected).abs().max() < 0.03 * expected.abs().max()
+    check_half_precision(layer, adapter.down, x)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -11,6 +11,7 @@ from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
+from tests.module.layer_checks import forward_and_backward
 
 import torch
 from torch import nn
@@ -59,10 +60,7 @@ def test_fresh_adapter_changes_nothing(name, side, dtype, norm_epsilon):
 def test_value_and_gradients_equal_float64_reference(name, side):
     """W' = m·R(W)/‖R(W)‖ with the norm of the rotated weight itself, to show that it is the base's."""
     layer, adapter, x = make(name, side)
-    x.requires_grad_()
-    y = layer(x)
-    grad = torch.randn_like(y)
-    y.backward(grad)
+    y, grad = forward_and_backward(layer, x)
 
     # the rotation alone is what tests/module/test_oft_module.py checks
     plain = OFTModule(layer, "unet", "b", block_size=4, side=side).double()

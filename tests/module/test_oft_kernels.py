@@ -11,6 +11,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.OFTScaleMode import OFTScaleMode
 from modules.util.enum.PeftType import PeftType
 from modules.util.UserError import UserError
+from tests.module.layer_checks import forward_and_backward, hooked_oft
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +35,7 @@ def make(name: str, kind: type[OFTModule] = OFTModule, **options):
     """A layer, a hooked adapter that is not the identity any more, and an input."""
     torch.manual_seed(len(name))
     build, shape, size = CASES[name]
-    layer = build()
-    adapter = kind(layer, "unet", "some.layer", **({"block_size": size, "kernels": True} | options))
-    with torch.no_grad():
-        adapter.weight.normal_(std=0.1 / adapter.forward_scale)
-    adapter.hook()
-    return layer, adapter, torch.randn(shape)
+    return hooked_oft(build(), shape, kind, **({"block_size": size, "kernels": True} | options))
 
 
 def block_of(numbers: Tensor, size: int, neumann: bool) -> Tensor:
@@ -82,11 +78,7 @@ def test_value_and_gradients_equal_the_loops(name, options, channels_last):
         x, layer = x.to(memory_format=torch.channels_last), layer.to(memory_format=torch.channels_last)
     assert adapter.kernels and adapter.blocks * adapter.block_size == layer.weight[0].numel()
     assert adapter.weight.shape[0] == (1 if "share" in options else adapter.blocks)
-    x.requires_grad_()
-    y = layer(x)
-    grad = torch.randn_like(y)
-    y.backward(grad)
-    assert layer.weight.grad is None and (layer.bias is None or layer.bias.grad is None)
+    y, grad = forward_and_backward(layer, x)
 
     wide, numbers = x.detach().double().requires_grad_(), adapter.weight.detach().double().requires_grad_()
     weight = turned_by_hand(layer.weight, adapter, numbers * adapter.forward_scale)

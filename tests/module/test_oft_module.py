@@ -13,6 +13,7 @@ from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.enum.PeftType import PeftType
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
+from tests.module.layer_checks import check_half_precision, forward_and_backward, hooked_oft
 
 import torch
 from torch import Tensor, nn
@@ -47,12 +48,7 @@ def make(name: str, side: OFTSide = OFTSide.INPUT, kind: type[OFTModule] = OFTMo
     """A layer, a hooked adapter that is not the identity any more, and an input."""
     torch.manual_seed(len(name))
     build, shape, size = CASES[name]
-    layer = build()
-    adapter = kind(layer, "unet", "some.layer", **({"block_size": size, "side": side} | options))
-    with torch.no_grad():
-        adapter.weight.normal_(std=0.1 / adapter.forward_scale)
-    adapter.hook()
-    return layer, adapter, torch.randn(shape)
+    return hooked_oft(build(), shape, kind, **({"block_size": size, "side": side} | options))
 
 
 def dense_rotation(adapter: OFTModule, numbers: Tensor | None = None) -> Tensor:
@@ -115,11 +111,7 @@ def test_value_and_gradients_equal_float64_reference(name, side, options, channe
             x = x.transpose(0, -2).contiguous().transpose(0, -2)  # rows that do not follow each other in memory
         else:
             x, layer = x.to(memory_format=torch.channels_last), layer.to(memory_format=torch.channels_last)
-    x.requires_grad_()
-    y = layer(x)
-    grad = torch.randn_like(y)
-    y.backward(grad)
-    assert layer.weight.grad is None and (layer.bias is None or layer.bias.grad is None)
+    y, grad = forward_and_backward(layer, x)
 
     wide, numbers = x.detach().double().requires_grad_(), adapter.weight.detach().double().requires_grad_()
     rotation = dense_rotation(adapter, numbers * adapter.forward_scale)
@@ -206,17 +198,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(name, side, reentrant, 
 @BOTH
 def test_autocast_and_half_base_keep_float32_parameters(name, side):
     layer, adapter, x = make(name, side)
-    expected = layer(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = layer(x)
-    mixed.float().sum().backward()
-    assert mixed.dtype == torch.bfloat16 and adapter.weight.grad.dtype == torch.float32
-    layer.to(torch.bfloat16)
-    half = layer(x.bfloat16())
-    assert half.dtype == torch.bfloat16
-    for found in (mixed, half):
-        # bfloat16 holds 8 bits
-        assert (found.float() - expected).abs().max() < 0.03 * expected.abs().max()
+    check_half_precision(layer, adapter.weight, x)
 
 
 def test_half_precision_only_rounds_the_result():

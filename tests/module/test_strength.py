@@ -3,24 +3,14 @@
 from modules.module.AdapterSet import AdapterSet
 from modules.module.DiffFileKind import DIFF, DIFF_BIAS
 from modules.util.config.TrainConfig import TrainConfig
+from tests.adapters import SMALL_KINDS
 
 import torch
 from torch import Tensor, nn
 
 import pytest
 
-KINDS = {
-    "lora": {},
-    "dora": {"lora_decompose": True},
-    "dora on outputs": {"lora_decompose": True, "lora_decompose_output_axis": True},
-    "loha": {"peft_type": "LOHA"},
-    "lokr": {"peft_type": "LOKR", "lokr_dim": 1},
-    "lokr of whole factors": {"peft_type": "LOKR", "lokr_dim": 1000},
-    "oft": {"peft_type": "OFT_2", "oft_block_size": 4},
-    "oft on outputs": {"peft_type": "OFT_2", "oft_block_size": 4, "oft_side": "OUTPUT"},
-    "dora-oft": {"peft_type": "OFT_2", "oft_block_size": 4, "lora_decompose": True},
-    "diff": None,
-}
+KINDS = {**SMALL_KINDS, "lokr of whole factors": {"peft_type": "LOKR", "lokr_dim": 1000}, "diff": None}
 ROTATIONS = ("oft", "oft on outputs")
 
 

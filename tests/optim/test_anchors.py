@@ -1,10 +1,9 @@
 """Anchors of centered weight decay: exactly no drift, errors of half a step, and a count of what leaves the range."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 from scaled_optim.anchors import ANCHORS, BlockAnchor, Quantized, WrappedAnchor
+from tests.load_script import load_script
 
 import torch
 
@@ -201,10 +200,7 @@ def test_one_graph_without_breaks(name):
 
 
 def test_the_measurement_runs(tmp_path, capsys):
-    path = Path(__file__).resolve().parents[2] / "scripts" / "measure_anchors.py"
-    specification = importlib.util.spec_from_file_location("measure_anchors", path)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+    script = load_script("measure_anchors")
     save_file({"a": torch.randn(6, 4, 3, 3).half(), "b": torch.randn(6).half()}, tmp_path / "w.safetensors")
     arguments = ["--weights", str(tmp_path / "w.safetensors"), "--size", "16", "--steps", "20"]
     assert script.main([*arguments, "--output", str(tmp_path / "out.json")]) == 0

@@ -1,9 +1,10 @@
 """What docs/alpha.md says, made anew."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
+
+from tests.load_script import load_script
 
 import torch
 
@@ -15,10 +16,7 @@ SGD, ADAM, WRONG = "SGD, lr ÷ α", "Adam, lr ÷ √α, ε · √α", "Adam, lr 
 
 @pytest.fixture(scope="module")
 def script():
-    specification = importlib.util.spec_from_file_location("alpha_experiment", ROOT / "scripts" / "alpha_experiment.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script("alpha_experiment")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

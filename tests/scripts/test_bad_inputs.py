@@ -1,13 +1,14 @@
 """A corpus of bad inputs to `scripts/train.py`: one line says what is wrong, nothing is lost, never a traceback."""
 
 import errno
-import importlib.util
 import json
 import os
 import re
 import shutil
 import sys
 from pathlib import Path
+
+from tests.load_script import load_script
 
 import torch
 
@@ -23,9 +24,7 @@ LIVE = {"backup_after": 1, "backup_after_unit": "STEP"}
 @pytest.fixture
 def train(monkeypatch, capsys):
     """train(config path, arguments …) -> (exit code, lines of both outputs)."""
-    specification = importlib.util.spec_from_file_location("train_script", SCRIPT)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+    script = load_script("train")
 
     def call(config: Path, *arguments: str) -> tuple[int, list[str]]:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--config-path", str(config), *arguments])

@@ -1,6 +1,5 @@
 """`scripts/convert_adapter.py` on adapters of every kind for a miniature base model."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -12,25 +11,16 @@ from modules.modelSaver.save_adapter import save_adapter, save_parts
 from modules.module.AdapterSet import AdapterSet
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
+from tests.adapters import SMALL_KINDS
+from tests.load_script import load_script
 
 import torch
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "convert_adapter.py"
+# alpha is no power of two and not the rank, so that a lost one shows
 RANK, ALPHA = 4, 3.0
-# name -> options; alpha is no power of two and not the rank, so that a lost one shows
-KINDS = {
-    "lora": {},
-    "dora": {"lora_decompose": True},
-    "dora on outputs": {"lora_decompose": True, "lora_decompose_output_axis": True},
-    "loha": {"peft_type": "LOHA"},
-    "lokr": {"peft_type": "LOKR", "lokr_dim": 1},
-    "oft": {"peft_type": "OFT_2", "oft_block_size": 4},
-    "oft on outputs": {"peft_type": "OFT_2", "oft_block_size": 4, "oft_side": "OUTPUT"},
-    "dora-oft": {"peft_type": "OFT_2", "oft_block_size": 4, "lora_decompose": True},
-}
 WITH_ALPHA = ["lora", "dora", "dora on outputs", "loha", "lokr"]
 
 Deltas = dict[tuple[str, str], torch.Tensor]
@@ -38,10 +28,7 @@ Deltas = dict[tuple[str, str], torch.Tensor]
 
 @pytest.fixture(scope="module")
 def tool():
-    specification = importlib.util.spec_from_file_location("convert_adapter_script", SCRIPT)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    return script
+    return load_script("convert_adapter")
 
 
 @pytest.fixture
@@ -105,7 +92,7 @@ def made(base, tmp_path_factory):
 
     def make(kind: str) -> Made:
         if kind not in found:
-            found[kind] = Made(base, folder / f"{kind}.safetensors", KINDS[kind])
+            found[kind] = Made(base, folder / f"{kind}.safetensors", SMALL_KINDS[kind])
         return found[kind]
 
     return make
@@ -411,7 +398,7 @@ def row_of(said: str, layer: str) -> list[str]:
     return next(line for line in said.splitlines() if line.startswith(f"{layer} ")).split()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SMALL_KINDS)
 def test_info(run, made, base, mini_base, kind):
     source = made(kind)
     said = run(source.path, "--info", "--base", mini_base)

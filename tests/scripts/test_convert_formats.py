@@ -1,6 +1,5 @@
 """`scripts/convert_adapter.py`: what differs between files for ComfyUI and for OneTrainer, and files that are none."""
 
-import importlib.util
 from pathlib import Path
 
 from modules.model.reference_naming import load_base
@@ -10,21 +9,17 @@ from modules.modelSaver.save_adapter import save_adapter
 from modules.module.AdapterSet import AdapterSet
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
+from tests.load_script import load_script
 
 import torch
 
 import pytest
 from safetensors.torch import load_file
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "convert_adapter.py"
-
 
 @pytest.fixture(scope="module")
 def tool():
-    specification = importlib.util.spec_from_file_location("convert_adapter_formats", SCRIPT)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    return script
+    return load_script("convert_adapter")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """`scripts/coord_check.py` on the miniature: table, picture, numbers, exit status, errors; and nothing is written."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from modules.tool.coord_check.methods import BATCH, BLOCKS, BOUND, RANKS, WARM
 from tests.conftest import save_pipeline
+from tests.load_script import load_script
 
 import pytest
 from PIL import Image
@@ -22,10 +22,7 @@ SCALED = {"optimizer": "ADAMW_ADV", "scaled_optm": True}
 
 @pytest.fixture(scope="module")
 def script():
-    specification = importlib.util.spec_from_file_location("coord_check_script", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script("coord_check")
 
 
 @pytest.fixture

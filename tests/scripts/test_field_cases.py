@@ -1,10 +1,11 @@
 """Inputs with which people lost time or pictures, from end to end through `scripts/train.py`: nothing is silent."""
 
-import importlib.util
 import os
 import sys
 import time
 from pathlib import Path
+
+from tests.load_script import load_script
 
 import numpy as np
 import pytest
@@ -26,9 +27,7 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def train(mini_run, folder, monkeypatch, capsys):
     """train(options) -> the warnings of a run with them, or of its check alone; it must end well."""
-    specification = importlib.util.spec_from_file_location("train_script", SCRIPT)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+    script = load_script("train")
 
     def call(*arguments: str, **options) -> list[str]:
         config = mini_run.write(concepts=[{"path": str(folder), "text": options.pop("text", {})}], **options)

@@ -1,6 +1,5 @@
 """`scripts/sample.py`: the images of a training's own samples, strengths, metadata, names, too little memory."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 from modules.model.StableDiffusionModel import StableDiffusionModel
 from modules.tool.sample_tool import Wishes, draw_images
 from modules.util.UserError import UserError
+from tests.load_script import load_script
 
 import torch
 
@@ -38,10 +38,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def tool():
-    specification = importlib.util.spec_from_file_location("sample_script", SCRIPT)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    return script
+    return load_script("sample")
 
 
 @pytest.fixture

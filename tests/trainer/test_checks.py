@@ -1,6 +1,5 @@
 """One list of checks: the command line, the window and a run say the same of a config, before any model is opened."""
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,10 @@ from modules.util.config.load import train_config_from_dict
 from modules.util.UserError import UserError
 from modules.viewModel.OptimizerCatalog import OptimizerCatalog
 from modules.viewModel.TrainForm import TrainForm
+from tests.load_script import load_script
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 FINE = {"training_method": "FINE_TUNE", "output_model_format": "SAFETENSORS", "unet": {"gradient_checkpointing": False}}
 SMALL_COMPONENTS = {"unet": {"gradient_checkpointing": False}, "text_encoder": {"train": False}}
 EMBEDDING = {
@@ -118,9 +117,7 @@ class Reached(Exception):
 @pytest.fixture(scope="module")
 def validate() -> Callable[[list[str]], int]:
     """The command line, in this process."""
-    spec = importlib.util.spec_from_file_location("train_script", ROOT / "scripts" / "train.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("train")
 
     def run(arguments: list[str]) -> int:
         before = sys.argv

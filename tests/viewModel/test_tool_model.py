@@ -1,6 +1,5 @@
 """What the tools find: the alpha calculator, what they pass to the scripts, and what the scripts say."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -24,7 +23,8 @@ from modules.viewModel.ToolModel import (
     rebase,
     values_for,
 )
-from modules.viewModel.ToolProcess import ROOT, ToolProcess
+from modules.viewModel.ToolProcess import ToolProcess
+from tests.load_script import load_script
 
 import pytest
 
@@ -35,13 +35,6 @@ def calls(monkeypatch) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     monkeypatch.setattr(ToolProcess, "run_script", lambda _, *line, **__: found.append(line) or "done")
     return found
-
-
-def load_script(name: str):
-    specification = importlib.util.spec_from_file_location(f"{name}_script", ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

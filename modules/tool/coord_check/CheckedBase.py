@@ -16,7 +16,6 @@ from modules.module.dense_weight import dense_weight
 from modules.module.WeightSet import WeightSet
 from modules.tool.coord_check.step_change import MeasuredLayer, StepChange, measure_step, record_inputs
 from modules.tool.coord_check.variants import Variant
-from modules.trainer.autocast import autocast
 from modules.trainer.loss import loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate
 from modules.trainer.Method import check_trained, trained_components
@@ -27,11 +26,12 @@ from modules.trainer.trained import make_trained, methods_of, options_of
 from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.dtypes import autocast
 from modules.util.enum.DataType import DataType
 from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.keyed_random import step_generator, step_seed
-from modules.util.layer_path import layer_path
 from modules.util.LayerFilter import LayerFilter
+from modules.util.ParameterInfo import layer_path
 from modules.util.UserError import UserError
 
 import torch

@@ -2,9 +2,11 @@ from typing import Any
 
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.engine_fields import engine_field, engine_fields
+from modules.util.config.option import option
 from modules.util.config.topics.OptimizerLibraryOptions import OptimizerLibraryOptions
-from modules.util.config.topics.OptimizerName import OptimizerName
 from modules.util.config.topics.OptimizerRunOptions import OptimizerRunOptions
+from modules.util.enum.Optimizer import Optimizer
+from modules.util.enum.OptionGroup import OptionGroup
 from scaled_optim.options import DECLARED
 
 from pydantic import create_model, field_validator
@@ -13,6 +15,14 @@ OFF = (None, False, 0, 0.0, "")
 """Values at which an option is off; it may stand in a config for every optimizer."""
 
 ENGINE: type[BaseConfig] = create_model("EngineOptions", __base__=BaseConfig, __module__=__name__, **engine_fields())
+
+
+class OptimizerName(BaseConfig):
+    """Which optimizer a run has."""
+
+    optimizer: Optimizer = option(
+        Optimizer.ADAMW, "Optimizer", "How gradients become steps. ADAMW is the safe choice.", OptionGroup.OPTIMIZER
+    )
 
 
 # pydantic collects fields from the last base to the first

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import ConfigError, Problem, Remedy
-from modules.util.config.is_missing import is_missing
+from modules.util.config.file_kind import is_missing
 from modules.util.config.load import resolve_concepts, resolve_samples
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig

@@ -74,23 +74,10 @@ def default_of(config_class: type[BaseModel], name: str) -> Any:
 
 def bounds_text(declared: Option) -> str:
     """The bounds of a number in words, empty if there are none."""
-    low = (
-        f"at least {_number(declared.ge)}"
-        if declared.ge is not None
-        else f"more than {_number(declared.gt)}"
-        if declared.gt is not None
-        else ""
-    )
-    high = (
-        f"at most {_number(declared.le)}"
-        if declared.le is not None
-        else f"less than {_number(declared.lt)}"
-        if declared.lt is not None
-        else ""
-    )
+    limits = {"at least": declared.ge, "more than": declared.gt, "at most": declared.le, "less than": declared.lt}
     if declared.ge is not None and declared.le is not None:
         return f"from {_number(declared.ge)} to {_number(declared.le)}"
-    return " and ".join(text for text in (low, high) if text)
+    return " and ".join(f"{words} {_number(limit)}" for words, limit in limits.items() if limit is not None)
 
 
 def expected_text(config_class: type[BaseModel], name: str) -> str:

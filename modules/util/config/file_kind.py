@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+from pathlib import Path
 
 _SEPARATORS = re.compile(r"[/\\\x00-\x1f\x7f]")
 _WINDOWS = re.compile(r'[<>:"|?*]')
@@ -27,6 +28,17 @@ def special_kind(path: str | os.PathLike[str]) -> str:
 def mode_kind(mode: int) -> str:
     """The same of a mode, as `os.stat` gives it."""
     return next((words for is_kind, words in _KINDS if is_kind(mode)), "" if stat.S_ISREG(mode) else "no file")
+
+
+def is_missing(path: str | Path) -> bool:
+    """Whether there is certainly nothing at a path; False where that can't be found out."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
 
 
 def name_problem(text: str) -> str:

@@ -10,7 +10,7 @@ from modules.util.config.BaseConfig import VERSION_KEY
 from modules.util.config.check import check_concept, check_train_config
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import ConfigError, Problem, join_path
-from modules.util.config.is_missing import is_missing
+from modules.util.config.file_kind import is_missing
 from modules.util.config.override import apply_overrides
 from modules.util.config.read_json import read_json
 from modules.util.config.SampleConfig import SampleConfig

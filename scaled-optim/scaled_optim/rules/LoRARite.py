@@ -6,7 +6,7 @@ from scaled_optim.arithmetic import product, sum_of_products, transposed_product
 from scaled_optim.features.moments import FIRST, moment_slot
 from scaled_optim.features.unmagnified import eigen, eigenvalues, inverse_roots, unit_basis
 from scaled_optim.features.weight_decay import decay_slots
-from scaled_optim.roles import Role
+from scaled_optim.roles import Role, Shape
 from scaled_optim.rules.AdamWAdv import AdamWAdv
 from scaled_optim.rules.Rule import COMMON, Rule
 from scaled_optim.scaling import COHERENT, subspace_gain
@@ -55,13 +55,7 @@ class LoRARite(Rule):
     }
 
     def for_parameter(
-        self,
-        role: Role,
-        rows: int,
-        cols: int,
-        name: str,
-        options: Mapping[str, Any],
-        partner_shape: tuple[int, int] | None = None,
+        self, role: Role, shape: Shape, name: str, options: Mapping[str, Any], partner_shape: Shape | None = None
     ) -> tuple[Rule, Mapping[str, Any]]:
         if partner_shape is None:
             shared = {key: value for key, value in options.items() if key in AdamWAdv.defaults}

@@ -7,7 +7,7 @@ from scaled_optim.arithmetic import unit_norm
 from scaled_optim.features.moments import FIRST, first_moment
 from scaled_optim.features.orthogonalization import orthogonalized
 from scaled_optim.patterns import PatternError, find_pattern, split_patterns
-from scaled_optim.roles import WHOLE, Role
+from scaled_optim.roles import WHOLE, Role, Shape
 from scaled_optim.rules.AdamWAdv import AdamWAdv
 from scaled_optim.rules.Rule import COMMON, MOMENTUM, Rule
 from scaled_optim.scaling import COHERENT
@@ -95,16 +95,10 @@ class MuonAdv(Rule):
         return {**AdamWAdv.defaults, **shared, "beta2": 0.99, **(options["muon_adam_config"] or {})}
 
     def for_parameter(
-        self,
-        role: Role,
-        rows: int,
-        cols: int,
-        name: str,
-        options: Mapping[str, Any],
-        partner_shape: tuple[int, int] | None = None,
+        self, role: Role, shape: Shape, name: str, options: Mapping[str, Any], partner_shape: Shape | None = None
     ) -> tuple[Rule, Mapping[str, Any]]:
         others = () if not options["MuonWithAuxAdam"] else ("LORA_DOWN", "INPUT_MATRIX", "OUTPUT")
-        matrix = role.matrix and role.name not in others and min(rows, cols) > 1
+        matrix = role.matrix and role.name not in others and min(shape) > 1
         if matrix and is_hidden_layer(name, options["muon_hidden_layers"], options["muon_adam_regex"]):
             return self, options
         return AdamWAdv(), {**self.adam_options(options), "own_lr": options["muon_adam_lr"]}

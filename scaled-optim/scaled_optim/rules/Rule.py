@@ -6,7 +6,7 @@ from scaled_optim.features.kourkoutas import check_kourkoutas, kourkoutas_share,
 from scaled_optim.features.moments import moment_slot
 from scaled_optim.features.weight_decay import decay_slots
 from scaled_optim.options import check_values
-from scaled_optim.roles import Role
+from scaled_optim.roles import Role, Shape
 from scaled_optim.scaling import COHERENT, scaled, scaling_slots
 from scaled_optim.StackStep import Slot, StackStep
 
@@ -109,19 +109,13 @@ class Rule(ABC):
         """ValueError, which names the parameter, where it can't be stepped from its value."""
 
     def for_parameter(
-        self,
-        role: Role,
-        rows: int,
-        cols: int,
-        name: str,
-        options: Mapping[str, Any],
-        partner_shape: tuple[int, int] | None = None,
+        self, role: Role, shape: Shape, name: str, options: Mapping[str, Any], partner_shape: Shape | None = None
     ) -> tuple["Rule", Mapping[str, Any]]:
         """The rule and the options that step a parameter. An option `own_lr` replaces the group's initial rate.
 
         Args:
             role: of the parameter.
-            rows, cols: of the parameter as a matrix.
+            shape: `(rows, cols)` of the parameter as a matrix.
             name: of the parameter, for messages and patterns.
             options: of its group.
             partner_shape: `(rows, cols)` of the partner; None: the parameter is no factor of a LoRA pair.

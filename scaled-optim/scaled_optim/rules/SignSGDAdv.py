@@ -3,9 +3,10 @@ from functools import partial
 from typing import Any
 
 from scaled_optim.features.cautious import cautious_direction
-from scaled_optim.features.moments import FIRST, first_moment
-from scaled_optim.features.normed_momentum import check_normed, normed_direction, normed_gain
+from scaled_optim.features.moments import first_moment
+from scaled_optim.features.normed_momentum import check_normed, normed_direction
 from scaled_optim.features.sign import signed_pull, signs_of
+from scaled_optim.rules.NormedRule import NormedRule
 from scaled_optim.rules.Rule import MOMENTUM
 from scaled_optim.rules.SignRule import SIGNED, SignRule
 from scaled_optim.StackStep import StackStep
@@ -13,7 +14,7 @@ from scaled_optim.StackStep import StackStep
 from torch import Tensor
 
 
-class SignSGDAdv(SignRule):
+class SignSGDAdv(NormedRule, SignRule):
     """Signed momentum (Signum, arXiv 1802.04434): m ← μ·m + (1 − μ)·g, u = sign(m).
 
     `normed_momentum`: m averages sign(g), and u = m, whose components are anywhere in [−1, 1]. `snr_cond` with it:
@@ -37,12 +38,6 @@ class SignSGDAdv(SignRule):
             if options["normed_momentum"] and options[other]:
                 raise ValueError(f"{other}: with normed_momentum steps are no signs; expected false.")
         check_normed(options)
-
-    def moments(self, options: Mapping[str, Any]) -> list[str]:
-        return [FIRST] if options["momentum"] else []
-
-    def numbers(self, options: Mapping[str, Any], step: int) -> dict[str, float]:
-        return {**super().numbers(options, step), "gain": normed_gain(options)}
 
     def average(self, s: StackStep) -> Tensor:
         return first_moment(s, s.g, s.options["momentum"])

@@ -3,18 +3,19 @@ from functools import partial
 from typing import Any
 
 from scaled_optim.features.cautious import cautious_direction
-from scaled_optim.features.moments import FIRST, first_moment
-from scaled_optim.features.normed_momentum import check_normed, normed_direction, normed_gain
+from scaled_optim.features.moments import first_moment
+from scaled_optim.features.normed_momentum import check_normed, normed_direction
 from scaled_optim.features.sign import signed_pull
 from scaled_optim.features.sinkhorn import sinkhorn, structured_pull
-from scaled_optim.rules.Rule import COMMON, MOMENTUM, Rule
+from scaled_optim.rules.NormedRule import NormedRule
+from scaled_optim.rules.Rule import COMMON, MOMENTUM
 from scaled_optim.StackStep import StackStep
 
 import torch
 from torch import Tensor
 
 
-class SinkSGDAdv(Rule):
+class SinkSGDAdv(NormedRule):
     """SGD with momentum whose steps have rows and columns of RMS 1 (SinkGD, arXiv 2502.06742).
 
     m ← μ·m + (1 − μ)·g, u = sinkhorn(m), see `sinkhorn`; for vectors u = sign(m). The paper has no momentum.
@@ -42,12 +43,6 @@ class SinkSGDAdv(Rule):
     def check(self, options: Mapping[str, Any]) -> None:
         super().check(options)
         check_normed(options)
-
-    def moments(self, options: Mapping[str, Any]) -> list[str]:
-        return [FIRST] if options["momentum"] else []
-
-    def numbers(self, options: Mapping[str, Any], step: int) -> dict[str, float]:
-        return {**super().numbers(options, step), "gain": normed_gain(options)}
 
     def direction(self, s: StackStep) -> Tensor:
         doubt = None

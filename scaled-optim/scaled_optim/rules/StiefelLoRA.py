@@ -6,7 +6,7 @@ from scaled_optim.arithmetic import transposed_product, zero_length
 from scaled_optim.features.cautious import cautious_direction
 from scaled_optim.features.moments import FIRST, first_moment
 from scaled_optim.features.stiefel import TOLERANCES, orthonormality_error, retracted, tangent_, worst
-from scaled_optim.roles import Role
+from scaled_optim.roles import Role, Shape
 from scaled_optim.rules.AdamWAdv import AdamWAdv
 from scaled_optim.rules.Rule import Rule
 from scaled_optim.scaling import largest_singular_value, root_of_largest, subspace_gain
@@ -50,18 +50,13 @@ class StiefelLoRA(AdamWAdv):
             raise ValueError("stiefel_base: found SIGN, expected ADAMW with a form of AdEMAMix.")
 
     def for_parameter(
-        self,
-        role: Role,
-        rows: int,
-        cols: int,
-        name: str,
-        options: Mapping[str, Any],
-        partner_shape: tuple[int, int] | None = None,
+        self, role: Role, shape: Shape, name: str, options: Mapping[str, Any], partner_shape: Shape | None = None
     ) -> tuple[Rule, Mapping[str, Any]]:
         if partner_shape is None:
             return AdamWAdv(), {key: options[key] for key in AdamWAdv.defaults}
         if role.name != UP:
             return self, {**options, "scaled_optm": True, "outputs": partner_shape[0]}
+        rows, cols = shape
         if cols > rows:
             raise ValueError(
                 f"lora_rank: {name} has {cols} ranks and {rows} outputs; {self.name} needs at most as many ranks as "

@@ -1,6 +1,5 @@
 """The second concept: as many pictures as the first, all of one kind, with details that the autoencoder keeps."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from benchmarks.tinyBase.sample import load_pipeline
 from benchmarks.tinyBase.scenes import BACKGROUNDS, COLORS, SHAPES, Scene, contrasting
 from benchmarks.tinyBase.score import read_concept, shape_overlaps
 from benchmarks.tinyBase.training import to_pixels, tokenize
+from tests.load_script import load_script
 
 import torch
 
@@ -173,10 +173,7 @@ def test_list_for_the_trainer(files):
 
 
 def run_script(arguments: list[str]) -> int:
-    spec = importlib.util.spec_from_file_location("make_tiny_concept", ROOT / "scripts" / "make_tiny_concept.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script.main(arguments)
+    return load_script("make_tiny_concept").main(arguments)
 
 
 def test_script_writes_the_second_concept_where_git_does_not_look(tmp_path, files, monkeypatch, capsys):

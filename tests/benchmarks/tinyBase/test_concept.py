@@ -1,6 +1,5 @@
 """The concept's files: the same on each run, mixed on purpose, and readable by any trainer."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from benchmarks.tinyBase import concept
 from benchmarks.tinyBase.concept import ConceptImage, concept_caption, concept_files, draw_concept
 from benchmarks.tinyBase.lumo import LUMO, LUMO_CONCEPT, STYLE, TRAINING, VALIDATION, unseen_ink, unseen_lumos
 from benchmarks.tinyBase.scenes import Scene
+from tests.load_script import load_script
 
 import numpy as np
 import pytest
@@ -107,9 +107,7 @@ def test_prompted_combinations_are_not_in_the_set():
 
 
 def test_script_writes_where_it_is_told(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("make_tiny_concept", ROOT / "scripts" / "make_tiny_concept.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("make_tiny_concept")
     target = tmp_path / "a folder" / "set"
     assert script.main(["--output", str(target)]) == 0
     listed = json.loads(target.with_name("set.json").read_text(encoding="utf-8"))

@@ -1,6 +1,5 @@
 """The measure's own error, on true drawings and on drawings blurred, tinted and made noisy as by an autoencoder."""
 
-import importlib.util
 import json
 import math
 import random
@@ -15,6 +14,7 @@ from benchmarks.tinyBase.concept import ConceptImage, draw_concept
 from benchmarks.tinyBase.lumo import INK_BACKGROUNDS, LUMO, LUMO_CONCEPT, unseen_ink, unseen_lumos
 from benchmarks.tinyBase.scenes import BACKGROUNDS, COLORS, SHAPES, Scene, contrasting, draw_scene, random_scene
 from benchmarks.tinyBase.score import judge_lumo, judge_scene, judge_style, read_concept, read_picture
+from tests.load_script import load_script
 
 import torch
 
@@ -25,7 +25,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy import ndimage
 
-ROOT = Path(__file__).resolve().parents[3]
 NUMBER = 100
 STRENGTHS = {"clean": (0.0, 0.0, 0.0), "as decoded": (0.8, 4.0, 12.0), "badly decoded": (1.3, 8.0, 18.0)}
 
@@ -172,10 +171,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("score_tiny_base", ROOT / "scripts" / "score_tiny_base.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("score_tiny_base")
 
 
 def test_batch_size_does_not_change_pictures(model):

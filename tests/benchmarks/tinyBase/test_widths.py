@@ -1,6 +1,5 @@
 """Narrower and wider tiny bases: their sizes, what is left as it is, resuming, and that distillation teaches."""
 
-import importlib.util
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from benchmarks.tinyBase import sample, widths
 from benchmarks.tinyBase.training import keyed_generator, noised_batch
 from benchmarks.tinyBase.widths import WIDTHS, Distillation, distill, held_out_quality, make_width, training_scenes
 from modules.util.UserError import UserError
+from tests.load_script import load_script
 
 import torch
 
@@ -58,23 +58,9 @@ def test_a_variant_has_its_width_and_the_bases_other_components(name, tmp_path):
     assert image.shape == (64, 64, 3)
 
 
-class Interrupted(Exception):
-    pass
-
-
-def test_a_stopped_training_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
+def test_a_stopped_training_ends_as_an_uninterrupted_one(tmp_path, interrupted):
     quality = make("half", tmp_path / "whole", tmp_path / "model")
-    average = torch.optim.swa_utils.AveragedModel.update_parameters
-
-    def stop_after_three(self, model):
-        average(self, model)
-        if self.n_averaged == 3:
-            raise Interrupted
-
-    with monkeypatch.context() as patched:
-        patched.setattr(torch.optim.swa_utils.AveragedModel, "update_parameters", stop_after_three)
-        with pytest.raises(Interrupted):
-            make("half", tmp_path / "stopped", tmp_path / "other")
+    interrupted(lambda: make("half", tmp_path / "stopped", tmp_path / "other"))
     assert not (tmp_path / "other").exists()
     assert make("half", tmp_path / "stopped", tmp_path / "other") == quality
     assert files_in(tmp_path / "model") == files_in(tmp_path / "other")
@@ -133,10 +119,7 @@ def test_timesteps_of_a_batch_cover_the_range():
 
 
 def run_script(arguments: list[str]) -> int:
-    spec = importlib.util.spec_from_file_location("make_tiny_widths", ROOT / "scripts/make_tiny_widths.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script.main(arguments)
+    return load_script("make_tiny_widths").main(arguments)
 
 
 def test_script_writes_the_widths_it_is_asked_for(tmp_path, capsys, monkeypatch):

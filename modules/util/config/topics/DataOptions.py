@@ -1,3 +1,5 @@
+from functools import partial
+
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.option import option
@@ -9,89 +11,71 @@ from pydantic import field_validator
 G = OptionGroup.DATA
 MASK = OptionGroup.MASK
 MASKED = {"masked_training": (True,)}
+data_option = partial(option, group=G)
+mask_option = partial(option, group=MASK, visible_when=MASKED)
 
 
 class DataOptions(BaseConfig):
     """What is trained on, in which sizes, and masked training."""
 
-    concept_file_name: str = option(
+    concept_file_name: str = data_option(
         "training_concepts/concepts.json",
         "Concept file",
         "JSON list of concepts. Used if `concepts` is null.",
-        G,
         path="file",
     )
-    concepts: list[ConceptConfig] | None = option(
-        None, "Concepts", "The concepts themselves. null: those of `concept_file_name`.", G
+    concepts: list[ConceptConfig] | None = data_option(
+        None, "Concepts", "The concepts themselves. null: those of `concept_file_name`."
     )
-    resolution: str = option(
+    resolution: str = data_option(
         "512",
         "Resolution",
         "Edge of a square with as many pixels as the training images get. Several, with commas "
         "between, train on all of them; 512x768 (width x height) is an exact size.",
-        G,
         unit="pixels",
     )
-    aspect_ratio_bucketing: bool = option(
-        True, "Aspect ratio buckets", "Keeps each image near its own shape; otherwise all are cropped to squares.", G
+    aspect_ratio_bucketing: bool = data_option(
+        True, "Aspect ratio buckets", "Keeps each image near its own shape; otherwise all are cropped to squares."
     )
-    latent_caching: bool = option(
+    latent_caching: bool = data_option(
         True,
         "Cache latents",
         "Encodes images and captions once and stores them. Off: encodes them again at each use, which is "
         "slower and needs no disk. Captions of a trained text encoder are never stored.",
-        G,
     )
-    clear_cache_before_training: bool = option(
-        True, "Clear cache", "Permits removing cached entries that no longer fit the data.", G, affects_result=False
+    clear_cache_before_training: bool = data_option(
+        True, "Clear cache", "Permits removing cached entries that no longer fit the data.", affects_result=False
     )
-    dataloader_threads: int = option(
-        2, "Data threads", "Threads that read and decode images.", G, ge=1, le=256, unit="threads", affects_result=False
+    dataloader_threads: int = data_option(
+        2, "Data threads", "Threads that read and decode images.", ge=1, le=256, unit="threads", affects_result=False
     )
-    custom_conditioning_image: bool = option(
+    custom_conditioning_image: bool = data_option(
         False,
         "Own conditioning images",
         "Reads a conditioning image, NAME-condlabel.png, beside each image. Editing families need it; inpainting "
         "families otherwise take the image without what its mask covers.",
-        G,
         advanced=True,
     )
 
     masked_training: bool = option(
         False, "Masked training", "Learns mainly from the white area of a mask file beside each image.", MASK
     )
-    unmasked_probability: float = option(
-        0.1,
-        "Unmasked steps",
-        "Share of steps that ignore the mask and learn from the whole image.",
-        MASK,
-        ge=0,
-        le=1,
-        visible_when=MASKED,
+    unmasked_probability: float = mask_option(
+        0.1, "Unmasked steps", "Share of steps that ignore the mask and learn from the whole image.", ge=0, le=1
     )
-    unmasked_weight: float = option(
-        0.1,
-        "Unmasked weight",
-        "Weight of the loss outside the mask, in masked steps.",
-        MASK,
-        ge=0,
-        le=1,
-        visible_when=MASKED,
+    unmasked_weight: float = mask_option(
+        0.1, "Unmasked weight", "Weight of the loss outside the mask, in masked steps.", ge=0, le=1
     )
-    normalize_masked_area_loss: bool = option(
+    normalize_masked_area_loss: bool = mask_option(
         False,
         "Normalise by area",
         "Divides the loss by the mask's area, so that small masks count as much as large ones.",
-        MASK,
-        visible_when=MASKED,
     )
-    masked_prior_preservation_weight: float = option(
+    masked_prior_preservation_weight: float = mask_option(
         0.0,
         "Prior preservation",
         "Weight of keeping the base model's prediction outside the mask. Needs an adapter that can be switched off.",
-        MASK,
         ge=0,
-        visible_when=MASKED,
         advanced=True,
     )
 

@@ -1,6 +1,11 @@
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import nested, option
 from modules.util.config.QuantizationConfig import QuantizationConfig
+from modules.util.config.text_encoder_options import layer_skip, sequence_length
 from modules.util.config.TrainModelPartConfig import TrainModelPartConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
@@ -9,7 +14,6 @@ from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.enum.TimeUnit import TimeUnit
 from modules.util.enum.TrainingMethod import TrainingMethod
 
-G = OptionGroup.MODEL
 COMPONENTS = OptionGroup.COMPONENTS
 TEXT_ENCODER = {"stop_training_after": 30, "stop_training_after_unit": TimeUnit.EPOCH}
 # what a component of each kind has no use for
@@ -26,87 +30,75 @@ IMAGE_FACTS = {
     **UNET_FACTS,
     "inner_visible_when": {key: {"training_method": (TrainingMethod.FINE_TUNE_VAE,)} for key in _TRAINING},
 }
+model_option = partial(option, group=OptionGroup.MODEL)
+
+
+def _component(title: str, help: str, facts: Mapping[str, Any], advanced: bool = False, **sparse: Any) -> Any:
+    """Declares a component, whose defaults may differ from its class's in `sparse`."""
+    return nested(TrainModelPartConfig, title, help, COMPONENTS, {**facts, "advanced": advanced}, **sparse)
 
 
 class ModelOptions(BaseConfig):
     """The base model, its components, and the file that the run writes."""
 
-    model_type: ModelType = option(
-        ModelType.STABLE_DIFFUSION_15, "Model type", "The family of the base model. It must fit the model's weights.", G
+    model_type: ModelType = model_option(
+        ModelType.STABLE_DIFFUSION_15, "Model type", "The family of the base model. It must fit the model's weights."
     )
-    base_model_name: str = option(
+    base_model_name: str = model_option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "Base model",
         "Folder, single file or hub name of the model to start from.",
-        G,
         path="model",
     )
-    output_model_destination: str = option(
+    output_model_destination: str = model_option(
         "models/model.safetensors",
         "Output",
         "File, or folder for DIFFUSERS, that the finished model is written to.",
-        G,
         path="output",
         affects_result=False,
     )
-    output_model_format: ModelFormat = option(
+    output_model_format: ModelFormat = model_option(
         ModelFormat.SAFETENSORS,
         "Output format",
         "File layout of the result. KOHYA_LORA and COMFY_LORA load in ComfyUI; "
         "SAFETENSORS picks the usual layout of the training method.",
-        G,
         affects_result=False,
     )
-    output_dtype: DataType = option(
+    output_dtype: DataType = model_option(
         DataType.FLOAT_32,
         "Output dtype",
         "Number format of the saved weights. FLOAT_16 and BFLOAT_16 halve the file.",
-        G,
         affects_result=False,
     )
-    force_circular_padding: bool = option(
+    force_circular_padding: bool = model_option(
         False,
         "Circular padding",
         "Lets convolutions wrap around the image's edges, for seamless textures.",
-        G,
         advanced=True,
     )
 
-    unet: TrainModelPartConfig = nested(
-        TrainModelPartConfig,
-        "U-Net",
-        "The denoiser of SD 1.5, 2.x and SDXL.",
-        COMPONENTS,
-        UNET_FACTS,
-        stop_training_after=0,
+    unet: TrainModelPartConfig = _component(
+        "U-Net", "The denoiser of SD 1.5, 2.x and SDXL.", UNET_FACTS, stop_training_after=0
     )
-    prior: TrainModelPartConfig = nested(
-        TrainModelPartConfig,
-        "Prior",
-        "The denoiser of Würstchen and Stable Cascade.",
-        COMPONENTS,
-        {"advanced": True, **UNET_FACTS},
-        stop_training_after=0,
+    prior: TrainModelPartConfig = _component(
+        "Prior", "The denoiser of Würstchen and Stable Cascade.", UNET_FACTS, advanced=True, stop_training_after=0
     )
-    transformer: TrainModelPartConfig = nested(
-        TrainModelPartConfig,
+    transformer: TrainModelPartConfig = _component(
         "Transformer",
         "The denoiser of SD 3, Flux, Chroma, Qwen, Z-Image and other transformers.",
-        COMPONENTS,
         TRANSFORMER_FACTS,
         stop_training_after=0,
     )
-    unconditional_transformer: TrainModelPartConfig = nested(
-        TrainModelPartConfig,
+    unconditional_transformer: TrainModelPartConfig = _component(
         "Unconditional transformer",
         "A second denoiser for guidance, in families that have one.",
-        COMPONENTS,
-        {"advanced": True, **TRANSFORMER_FACTS},
+        TRANSFORMER_FACTS,
+        advanced=True,
         train=False,
         gradient_checkpointing=False,
     )
-    text_encoder: TrainModelPartConfig = nested(
-        TrainModelPartConfig, "Text encoder", "The first text encoder.", COMPONENTS, TEXT_ENCODER_FACTS, **TEXT_ENCODER
+    text_encoder: TrainModelPartConfig = _component(
+        "Text encoder", "The first text encoder.", TEXT_ENCODER_FACTS, **TEXT_ENCODER
     )
     text_encoder_layer_skip: int = option(
         0,
@@ -117,15 +109,11 @@ class ModelOptions(BaseConfig):
         unit="layers",
         advanced=True,
     )
-    text_encoder_sequence_length: int | None = option(
+    text_encoder_sequence_length: int | None = sequence_length(
         512,
         "Sequence length",
         "Tokens that the text encoder reads, in families where this can be chosen. null: the model's own.",
         COMPONENTS,
-        ge=1,
-        le=4096,
-        unit="tokens",
-        advanced=True,
     )
     prompt_chunks: int = option(
         1,
@@ -137,101 +125,38 @@ class ModelOptions(BaseConfig):
         le=32,
         unit="chunks",
     )
-    text_encoder_2: TrainModelPartConfig = nested(
-        TrainModelPartConfig,
-        "Text encoder 2",
-        "The second text encoder.",
-        COMPONENTS,
-        TEXT_ENCODER_FACTS,
-        **TEXT_ENCODER,
+    text_encoder_2: TrainModelPartConfig = _component(
+        "Text encoder 2", "The second text encoder.", TEXT_ENCODER_FACTS, **TEXT_ENCODER
     )
-    text_encoder_2_layer_skip: int = option(
-        0,
-        "Layer skip 2",
-        "Last layers of text encoder 2 that are left out.",
-        COMPONENTS,
-        ge=0,
-        unit="layers",
-        advanced=True,
-    )
-    text_encoder_2_sequence_length: int | None = option(
+    text_encoder_2_layer_skip: int = layer_skip(2, COMPONENTS)
+    text_encoder_2_sequence_length: int | None = sequence_length(
         77,
         "Sequence length 2",
         "Tokens that text encoder 2 reads, in families where this can be chosen. null: the model's own.",
         COMPONENTS,
-        ge=1,
-        le=4096,
-        unit="tokens",
-        advanced=True,
     )
-    text_encoder_3: TrainModelPartConfig = nested(
-        TrainModelPartConfig,
-        "Text encoder 3",
-        "The third text encoder.",
-        COMPONENTS,
-        {"advanced": True, **TEXT_ENCODER_FACTS},
-        **TEXT_ENCODER,
+    text_encoder_3: TrainModelPartConfig = _component(
+        "Text encoder 3", "The third text encoder.", TEXT_ENCODER_FACTS, advanced=True, **TEXT_ENCODER
     )
-    text_encoder_3_layer_skip: int = option(
-        0,
-        "Layer skip 3",
-        "Last layers of text encoder 3 that are left out.",
-        COMPONENTS,
-        ge=0,
-        unit="layers",
-        advanced=True,
+    text_encoder_3_layer_skip: int = layer_skip(3, COMPONENTS)
+    text_encoder_4: TrainModelPartConfig = _component(
+        "Text encoder 4", "The fourth text encoder.", TEXT_ENCODER_FACTS, advanced=True, **TEXT_ENCODER
     )
-    text_encoder_4: TrainModelPartConfig = nested(
-        TrainModelPartConfig,
-        "Text encoder 4",
-        "The fourth text encoder.",
-        COMPONENTS,
-        {"advanced": True, **TEXT_ENCODER_FACTS},
-        **TEXT_ENCODER,
+    text_encoder_4_layer_skip: int = layer_skip(4, COMPONENTS)
+    vae: TrainModelPartConfig = _component(
+        "VAE", "Turns images into latents and back. Trained only by FINE_TUNE_VAE.", IMAGE_FACTS
     )
-    text_encoder_4_layer_skip: int = option(
-        0,
-        "Layer skip 4",
-        "Last layers of text encoder 4 that are left out.",
-        COMPONENTS,
-        ge=0,
-        unit="layers",
-        advanced=True,
+    effnet_encoder: TrainModelPartConfig = _component(
+        "EffNet encoder", "Image encoder of Würstchen and Stable Cascade.", IMAGE_FACTS, advanced=True
     )
-    vae: TrainModelPartConfig = nested(
-        TrainModelPartConfig,
-        "VAE",
-        "Turns images into latents and back. Trained only by FINE_TUNE_VAE.",
-        COMPONENTS,
-        IMAGE_FACTS,
+    decoder: TrainModelPartConfig = _component(
+        "Decoder", "Second stage of Würstchen and Stable Cascade.", UNET_FACTS, advanced=True
     )
-    effnet_encoder: TrainModelPartConfig = nested(
-        TrainModelPartConfig,
-        "EffNet encoder",
-        "Image encoder of Würstchen and Stable Cascade.",
-        COMPONENTS,
-        {"advanced": True, **IMAGE_FACTS},
+    decoder_text_encoder: TrainModelPartConfig = _component(
+        "Decoder text encoder", "Text encoder of that second stage.", TEXT_ENCODER_FACTS, advanced=True
     )
-    decoder: TrainModelPartConfig = nested(
-        TrainModelPartConfig,
-        "Decoder",
-        "Second stage of Würstchen and Stable Cascade.",
-        COMPONENTS,
-        {"advanced": True, **UNET_FACTS},
-    )
-    decoder_text_encoder: TrainModelPartConfig = nested(
-        TrainModelPartConfig,
-        "Decoder text encoder",
-        "Text encoder of that second stage.",
-        COMPONENTS,
-        {"advanced": True, **TEXT_ENCODER_FACTS},
-    )
-    decoder_vqgan: TrainModelPartConfig = nested(
-        TrainModelPartConfig,
-        "Decoder VQGAN",
-        "Image decoder of that second stage.",
-        COMPONENTS,
-        {"advanced": True, **IMAGE_FACTS},
+    decoder_vqgan: TrainModelPartConfig = _component(
+        "Decoder VQGAN", "Image decoder of that second stage.", IMAGE_FACTS, advanced=True
     )
     quantization: QuantizationConfig = nested(
         QuantizationConfig, "Quantization", "Which frozen layers are quantized.", OptionGroup.MEMORY, {"advanced": True}

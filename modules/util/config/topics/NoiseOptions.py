@@ -1,3 +1,5 @@
+from functools import partial
+
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.enum.OptionGroup import OptionGroup
@@ -6,80 +8,69 @@ from modules.util.enum.TimestepDistribution import TimestepDistribution
 G = OptionGroup.NOISE
 SHAPED = {"timestep_distribution": tuple(d for d in TimestepDistribution if d not in ("UNIFORM", "COS_MAP"))}
 OFFSET = {"timestep_distribution": tuple(d for d in SHAPED["timestep_distribution"] if d != "HEAVY_TAIL")}
+basic = partial(option, group=G)
+advanced = partial(option, group=G, advanced=True)
 
 
 class NoiseOptions(BaseConfig):
     """How noise is made and which timesteps are trained."""
 
-    offset_noise_weight: float = option(
+    offset_noise_weight: float = basic(
         0.0,
         "Offset noise",
         "Adds one random value to each whole channel, so that very dark and bright images are "
         "learnt. Around 0.05 if at all.",
-        G,
         ge=0,
     )
-    generalized_offset_noise: bool = option(
+    generalized_offset_noise: bool = advanced(
         False,
         "Generalised offset noise",
         "Makes the offset depend on the timestep, which fits models with a noise schedule better.",
-        G,
-        advanced=True,
     )
-    perturbation_noise_weight: float = option(
+    perturbation_noise_weight: float = advanced(
         0.0,
         "Perturbation noise",
         "Extra noise on the input that the model is not asked to predict; a regulariser.",
-        G,
         ge=0,
-        advanced=True,
     )
-    rescale_noise_scheduler_to_zero_terminal_snr: bool = option(
-        False,
-        "Zero terminal SNR",
-        "Changes the schedule so that the last timestep is pure noise. For v-prediction.",
-        G,
-        advanced=True,
+    rescale_noise_scheduler_to_zero_terminal_snr: bool = advanced(
+        False, "Zero terminal SNR", "Changes the schedule so that the last timestep is pure noise. For v-prediction."
     )
-    force_v_prediction: bool = option(
-        False, "Force v-prediction", "Trains toward velocity, whatever the base model says.", G, advanced=True
+    force_v_prediction: bool = advanced(
+        False, "Force v-prediction", "Trains toward velocity, whatever the base model says."
     )
-    force_epsilon_prediction: bool = option(
-        False, "Force epsilon prediction", "Trains toward noise, whatever the base model says.", G, advanced=True
+    force_epsilon_prediction: bool = advanced(
+        False, "Force epsilon prediction", "Trains toward noise, whatever the base model says."
     )
-    min_noising_strength: float = option(
-        0.0, "Lowest noise", "Start of the trained range of timesteps; 0 is a clean image.", G, ge=0, le=1
+    min_noising_strength: float = basic(
+        0.0, "Lowest noise", "Start of the trained range of timesteps; 0 is a clean image.", ge=0, le=1
     )
-    max_noising_strength: float = option(
-        1.0, "Highest noise", "End of the trained range of timesteps; 1 is pure noise.", G, ge=0, le=1
+    max_noising_strength: float = basic(
+        1.0, "Highest noise", "End of the trained range of timesteps; 1 is pure noise.", ge=0, le=1
     )
-    timestep_distribution: TimestepDistribution = option(
+    timestep_distribution: TimestepDistribution = basic(
         TimestepDistribution.UNIFORM,
         "Timestep distribution",
         "How often each timestep is drawn. LOGIT_NORMAL suits flow-matching models.",
-        G,
     )
-    noising_weight: float = option(
+    noising_weight: float = basic(
         0.0,
         "Distribution weight",
         "Shape of the distribution: steepness, width, or the first exponent of BETA.",
-        G,
         visible_when=SHAPED,
     )
-    noising_bias: float = option(
+    noising_bias: float = basic(
         0.0,
         "Distribution bias",
         "Moves the distribution toward more (positive) or less noise; the second exponent of BETA.",
-        G,
         visible_when=OFFSET,
     )
-    timestep_shift: float = option(
-        1.0, "Timestep shift", "Values above 1 train noisier timesteps more, as larger images need.", G, gt=0
+    timestep_shift: float = basic(
+        1.0, "Timestep shift", "Values above 1 train noisier timesteps more, as larger images need.", gt=0
     )
-    dynamic_timestep_shifting: bool = option(
+    dynamic_timestep_shifting: bool = basic(
         False,
         "Dynamic shift",
         "Computes the shift from each image's size, in families that define it, and takes it instead of "
         "`timestep_shift`.",
-        G,
     )

@@ -1,262 +1,152 @@
+from functools import partial
+
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.enum.OptionGroup import OptionGroup
 
 G = OptionGroup.OPTIMIZER_LIBRARY
+advanced = partial(option, None, group=G, advanced=True)
+basic = partial(option, None, group=G)
 
 
 class OptimizerLibraryOptions(BaseConfig):
     """Options that belong to one or a few optimizers. null: the optimizer's own default."""
 
-    eps2: float | None = option(
-        None,
-        "Epsilon 2",
-        "A second such number: Adafactor's for the parameter scale, CAME's for the confidence.",
-        G,
-        ge=0,
-        advanced=True,
+    eps2: float | None = advanced(
+        "Epsilon 2", "A second such number: Adafactor's for the parameter scale, CAME's for the confidence.", ge=0
     )
 
     # learning-rate-free optimizers
-    decouple: bool | None = option(None, "Decoupled decay", "Prodigy, D-Adapt Adam: decays weights as AdamW does.", G)
-    use_speed: bool | None = option(None, "Speed variant", "Prodigy Plus: its other way to estimate.", G, advanced=True)
-    split_groups: bool | None = option(
-        None, "Estimate per group", "Prodigy Plus: one estimate for each parameter group.", G, advanced=True
+    decouple: bool | None = basic("Decoupled decay", "Prodigy, D-Adapt Adam: decays weights as AdamW does.")
+    use_speed: bool | None = advanced("Speed variant", "Prodigy Plus: its other way to estimate.")
+    split_groups: bool | None = advanced("Estimate per group", "Prodigy Plus: one estimate for each parameter group.")
+    split_groups_mean: bool | None = advanced(
+        "Mean of groups", "Prodigy Plus: all groups use the mean of their estimates."
     )
-    split_groups_mean: bool | None = option(
-        None, "Mean of groups", "Prodigy Plus: all groups use the mean of their estimates.", G, advanced=True
+    weight_decay_by_lr: bool | None = advanced(
+        "Decay by learning rate", "Prodigy Plus: multiplies the decay by the learning rate."
     )
-    weight_decay_by_lr: bool | None = option(
-        None, "Decay by learning rate", "Prodigy Plus: multiplies the decay by the learning rate.", G, advanced=True
+    use_stableadamw: bool | None = advanced(
+        "StableAdamW", "Prodigy Plus: limits steps that are large for their gradient."
     )
-    use_stableadamw: bool | None = option(
-        None, "StableAdamW", "Prodigy Plus: limits steps that are large for their gradient.", G, advanced=True
+    use_schedulefree: bool | None = advanced(
+        "Schedule-free", "Prodigy Plus: averages weights instead of following a schedule."
     )
-    use_schedulefree: bool | None = option(
-        None, "Schedule-free", "Prodigy Plus: averages weights instead of following a schedule.", G, advanced=True
+    schedulefree_c: float | None = advanced(
+        "Schedule-free c", "Prodigy Plus: weight of newer steps in that average; 0: the plain method.", ge=0
     )
-    schedulefree_c: float | None = option(
-        None,
-        "Schedule-free c",
-        "Prodigy Plus: weight of newer steps in that average; 0: the plain method.",
-        G,
-        ge=0,
-        advanced=True,
+    use_adopt: bool | None = advanced("ADOPT", "Prodigy Plus: uses ADOPT's order of updates.")
+    use_orthograd: bool | None = advanced("OrthoGrad", "Prodigy Plus: its spelling of the orthogonal gradient.")
+    factored: bool | None = advanced("Factored", "Prodigy Plus: stores squared gradients in factored form.")
+    factored_fp32: bool | None = advanced("Factored in fp32", "Prodigy Plus: stores those factors in float32.")
+    log_every: int | None = advanced(
+        "Log every", "D-Adaptation: prints its estimate every so many steps; 0: never.", ge=0, unit="steps"
     )
-    use_adopt: bool | None = option(None, "ADOPT", "Prodigy Plus: uses ADOPT's order of updates.", G, advanced=True)
-    use_orthograd: bool | None = option(
-        None, "OrthoGrad", "Prodigy Plus: its spelling of the orthogonal gradient.", G, advanced=True
-    )
-    factored: bool | None = option(
-        None, "Factored", "Prodigy Plus: stores squared gradients in factored form.", G, advanced=True
-    )
-    factored_fp32: bool | None = option(
-        None, "Factored in fp32", "Prodigy Plus: stores those factors in float32.", G, advanced=True
-    )
-    log_every: int | None = option(
-        None,
-        "Log every",
-        "D-Adaptation: prints its estimate every so many steps; 0: never.",
-        G,
-        ge=0,
-        unit="steps",
-        advanced=True,
-    )
-    no_prox: bool | None = option(None, "No proximal step", "D-Adapt Adan: decays as AdamW does.", G, advanced=True)
-    fsdp_in_use: bool | None = option(
-        None, "FSDP", "Weights are spread over several GPUs. Refused: they never are.", G, advanced=True
-    )
+    no_prox: bool | None = advanced("No proximal step", "D-Adapt Adan: decays as AdamW does.")
+    fsdp_in_use: bool | None = advanced("FSDP", "Weights are spread over several GPUs. Refused: they never are.")
 
     # schedule-free optimizers
-    r: float | None = option(
-        None,
+    r: float | None = advanced(
         "Average power",
         "Schedule-free: weight of later steps in the average; AIDA: averaging factor of norms, for AdaNorm.",
-        G,
         ge=0,
-        advanced=True,
     )
-    weight_lr_power: float | None = option(
-        None,
-        "Learning rate power",
-        "Schedule-free: weight of a step in the average by its learning rate.",
-        G,
-        ge=0,
-        advanced=True,
+    weight_lr_power: float | None = advanced(
+        "Learning rate power", "Schedule-free: weight of a step in the average by its learning rate.", ge=0
     )
 
     # Adafactor
-    clip_threshold: float | None = option(None, "Clip threshold", "Adafactor, CAME: largest RMS of a step.", G, gt=0)
-    decay_rate: float | None = option(
-        None,
-        "Decay rate",
-        "Adafactor: exponent by which squared gradients are averaged longer over time.",
-        G,
-        le=0,
-        advanced=True,
+    clip_threshold: float | None = basic("Clip threshold", "Adafactor, CAME: largest RMS of a step.", gt=0)
+    decay_rate: float | None = advanced(
+        "Decay rate", "Adafactor: exponent by which squared gradients are averaged longer over time.", le=0
     )
-    relative_step: bool | None = option(
-        None, "Relative step", "Adafactor: chooses the learning rate itself.", G, advanced=True
+    relative_step: bool | None = advanced("Relative step", "Adafactor: chooses the learning rate itself.")
+    scale_parameter: bool | None = advanced(
+        "Scale by parameter", "Adafactor: multiplies steps by the RMS of the weights."
     )
-    scale_parameter: bool | None = option(
-        None, "Scale by parameter", "Adafactor: multiplies steps by the RMS of the weights.", G, advanced=True
-    )
-    warmup_init: bool | None = option(
-        None,
-        "Warm-up start",
-        "Adafactor: lets its own learning rate rise slowly. Needs the relative step.",
-        G,
-        advanced=True,
+    warmup_init: bool | None = advanced(
+        "Warm-up start", "Adafactor: lets its own learning rate rise slowly. Needs the relative step."
     )
 
     # torch
-    amsgrad: bool | None = option(
-        None,
-        "AMSGrad",
-        "Divides by the largest running mean so far; of torch's Adam and AdamW, and AdaBelief.",
-        G,
-        advanced=True,
+    amsgrad: bool | None = advanced(
+        "AMSGrad", "Divides by the largest running mean so far; of torch's Adam and AdamW, and AdaBelief."
     )
-    ams_bound: bool | None = option(None, "AMS bound", "AIDA: its form of AMSGrad.", G, advanced=True)
-    foreach: bool | None = option(
-        None, "Foreach", "Steps many tensors in one call: faster, more memory.", G, advanced=True
+    ams_bound: bool | None = advanced("AMS bound", "AIDA: its form of AMSGrad.")
+    foreach: bool | None = advanced("Foreach", "Steps many tensors in one call: faster, more memory.")
+    fused: bool | None = advanced("Fused kernel", "Uses torch's fused step where there is one.")
+    capturable: bool | None = advanced("Capturable", "Allows recording the step in a CUDA graph.")
+    differentiable: bool | None = advanced(
+        "Differentiable", "Lets gradients flow through the step. Refused: a run takes no gradient of its steps."
     )
-    fused: bool | None = option(None, "Fused kernel", "Uses torch's fused step where there is one.", G, advanced=True)
-    capturable: bool | None = option(None, "Capturable", "Allows recording the step in a CUDA graph.", G, advanced=True)
-    differentiable: bool | None = option(
-        None,
-        "Differentiable",
-        "Lets gradients flow through the step. Refused: a run takes no gradient of its steps.",
-        G,
-        advanced=True,
+    maximize: bool | None = advanced("Maximise", "Climbs instead of descending.")
+    dampening: float | None = advanced(
+        "Dampening", "SGD: share of each gradient that does not enter the momentum.", ge=0, le=1
     )
-    maximize: bool | None = option(None, "Maximise", "Climbs instead of descending.", G, advanced=True)
-    dampening: float | None = option(
-        None,
-        "Dampening",
-        "SGD: share of each gradient that does not enter the momentum.",
-        G,
-        ge=0,
-        le=1,
-        advanced=True,
+    centered: bool | None = advanced("Centered", "RMSprop: divides by the variance instead of the mean square.")
+    lr_decay: float | None = advanced("Learning rate decay", "Adagrad: lowers the learning rate with every step.", ge=0)
+    initial_accumulator_value: int | None = advanced(
+        "Initial sum of squares", "Adagrad: start of its sum of squares.", ge=0
     )
-    centered: bool | None = option(
-        None, "Centered", "RMSprop: divides by the variance instead of the mean square.", G, advanced=True
-    )
-    lr_decay: float | None = option(
-        None, "Learning rate decay", "Adagrad: lowers the learning rate with every step.", G, ge=0, advanced=True
-    )
-    initial_accumulator_value: int | None = option(
-        None, "Initial sum of squares", "Adagrad: start of its sum of squares.", G, ge=0, advanced=True
-    )
-    initial_accumulator: float | None = option(
-        None, "Initial accumulator", "Yogi: start of its running means.", G, ge=0, advanced=True
-    )
+    initial_accumulator: float | None = advanced("Initial accumulator", "Yogi: start of its running means.", ge=0)
 
     # bitsandbytes and other 8-bit optimizers
-    optim_bits: int | None = option(
-        None,
-        "State bits",
-        "AdEMAMix: bits of each number of optimizer state, 8 or 32.",
-        G,
-        ge=8,
-        le=32,
-        unit="bits",
-        advanced=True,
+    optim_bits: int | None = advanced(
+        "State bits", "AdEMAMix: bits of each number of optimizer state, 8 or 32.", ge=8, le=32, unit="bits"
     )
-    min_8bit_size: int | None = option(
-        None, "Smallest 8-bit tensor", "Smaller tensors keep 32-bit state.", G, ge=0, unit="elements", advanced=True
+    min_8bit_size: int | None = advanced(
+        "Smallest 8-bit tensor", "Smaller tensors keep 32-bit state.", ge=0, unit="elements"
     )
-    quant_block_size: int | None = option(
-        None,
+    quant_block_size: int | None = advanced(
         "Quantization block",
         "CAME in 8 bits: elements that share one scale, a power of two from 64 to 4096.",
-        G,
         ge=1,
         unit="elements",
-        advanced=True,
     )
-    percentile_clipping: int | None = option(
-        None,
+    percentile_clipping: int | None = advanced(
         "Percentile clipping",
         "Clips gradients at this percentile of the last hundred norms; 100: never. Others are refused, as bitsandbytes "
         "has given it up.",
-        G,
         ge=1,
         le=100,
         unit="percent",
-        advanced=True,
     )
-    block_wise: bool | None = option(
-        None,
+    block_wise: bool | None = advanced(
         "Block-wise",
         "Quantizes state in blocks, so that outliers stay local. bitsandbytes always does, whatever is set.",
-        G,
-        advanced=True,
     )
-    is_paged: bool | None = option(
-        None, "Paged", "Lets state move to CPU memory when the GPU is full.", G, advanced=True
-    )
-    max_unorm: float | None = option(
-        None, "Largest update norm", "LAMB, LARS: largest step relative to the weights.", G, ge=0, advanced=True
-    )
+    is_paged: bool | None = advanced("Paged", "Lets state move to CPU memory when the GPU is full.")
+    max_unorm: float | None = advanced("Largest update norm", "LAMB, LARS: largest step relative to the weights.", ge=0)
 
     # LAMB, ADOPT, AdaBelief, AIDA, Yogi, Tiger, Lion
-    bias_correction: bool | None = option(
-        None,
+    bias_correction: bool | None = advanced(
         "LAMB bias correction",
         "LAMB: corrects running means in the first steps. bitsandbytes always does, so false is refused.",
-        G,
-        advanced=True,
     )
-    adam_w_mode: bool | None = option(
-        None,
-        "AdamW mode",
-        "LAMB: decays weights as AdamW does. bitsandbytes always does, so false is refused.",
-        G,
-        advanced=True,
+    adam_w_mode: bool | None = advanced(
+        "AdamW mode", "LAMB: decays weights as AdamW does. bitsandbytes always does, so false is refused."
     )
-    decoupled_decay: bool | None = option(
-        None, "Decoupled weight decay", "Decays weights apart from the gradient.", G, advanced=True
+    decoupled_decay: bool | None = advanced("Decoupled weight decay", "Decays weights apart from the gradient.")
+    fixed_decay: bool | None = advanced("Fixed decay", "Does not multiply the decay by the learning rate.")
+    cautious: bool | None = advanced("Cautious", "ADOPT: skips weights whose step and gradient disagree.")
+    rectify: bool | None = advanced("Rectify", "Rectifies the variance of the first steps, as RAdam does.")
+    degenerated_to_sgd: bool | None = advanced(
+        "Fall back to SGD", "Uses plain momentum while the variance cannot be rectified."
     )
-    fixed_decay: bool | None = option(
-        None, "Fixed decay", "Does not multiply the decay by the learning rate.", G, advanced=True
+    n_sma_threshold: int | None = advanced(
+        "Rectify threshold", "AIDA, AdaBelief: steps in the average from which they rectify.", ge=0
     )
-    cautious: bool | None = option(
-        None, "Cautious", "ADOPT: skips weights whose step and gradient disagree.", G, advanced=True
+    k: int | None = advanced("Projections", "AIDA: number of projections in each step.", ge=0)
+    xi: float | None = advanced("Xi", "AIDA: keeps its projection away from a division by zero.", ge=0)
+    adanorm: bool | None = advanced("AdaNorm", "AIDA: scales gradients by their running norm.")
+    adam_debias: bool | None = advanced(
+        "Adam debias", "Corrects only the divisor, so that the first steps are not enlarged."
     )
-    rectify: bool | None = option(
-        None, "Rectify", "Rectifies the variance of the first steps, as RAdam does.", G, advanced=True
-    )
-    degenerated_to_sgd: bool | None = option(
-        None, "Fall back to SGD", "Uses plain momentum while the variance cannot be rectified.", G, advanced=True
-    )
-    n_sma_threshold: int | None = option(
-        None,
-        "Rectify threshold",
-        "AIDA, AdaBelief: steps in the average from which they rectify.",
-        G,
-        ge=0,
-        advanced=True,
-    )
-    k: int | None = option(None, "Projections", "AIDA: number of projections in each step.", G, ge=0, advanced=True)
-    xi: float | None = option(
-        None, "Xi", "AIDA: keeps its projection away from a division by zero.", G, ge=0, advanced=True
-    )
-    adanorm: bool | None = option(None, "AdaNorm", "AIDA: scales gradients by their running norm.", G, advanced=True)
-    adam_debias: bool | None = option(
-        None, "Adam debias", "Corrects only the divisor, so that the first steps are not enlarged.", G, advanced=True
-    )
-    use_triton: bool | None = option(None, "Triton", "Lion: uses its Triton kernel.", G, advanced=True)
-    beta1_warmup: int | None = option(
-        None,
+    use_triton: bool | None = advanced("Triton", "Lion: uses its Triton kernel.")
+    beta1_warmup: int | None = advanced(
         "Beta 1 warm-up",
         "Steps in which beta 1 rises to its value. Refused: of older versions of adv_optm.",
-        G,
         ge=0,
         unit="steps",
-        advanced=True,
     )
-    min_beta1: float | None = option(
-        None, "Lowest beta 1", "Where that rise begins. Refused, too.", G, ge=0, lt=1, advanced=True
-    )
+    min_beta1: float | None = advanced("Lowest beta 1", "Where that rise begins. Refused, too.", ge=0, lt=1)

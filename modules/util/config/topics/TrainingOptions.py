@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 from modules.util.config.BaseConfig import BaseConfig
@@ -27,162 +28,134 @@ CUSTOM_SCHEDULES = tuple(
 )  # fmt: skip
 CUSTOM = {"learning_rate_scheduler": (LearningRateScheduler.CUSTOM,)}
 AVERAGED = {"ema": (EMAMode.GPU, EMAMode.CPU)}
+training_option = partial(option, group=G)
+schedule_option = partial(option, group=RATE)
+advanced_schedule_option = partial(option, group=RATE, advanced=True)
+memory_option = partial(option, group=MEMORY)
+advanced_memory_option = partial(option, group=MEMORY, advanced=True)
 
 
 class TrainingOptions(BaseConfig):
     """Length of the run, batch, learning rate, averaging, precision and memory."""
 
-    epochs: int = option(100, "Epochs", "Passes over all concepts.", G, ge=1, le=1_000_000, unit="epochs")
-    batch_size: int = option(
-        1,
-        "Batch size",
-        "Images in one forward pass. Larger is steadier and needs more memory.",
-        G,
-        ge=1,
-        unit="images",
+    epochs: int = training_option(100, "Epochs", "Passes over all concepts.", ge=1, le=1_000_000, unit="epochs")
+    batch_size: int = training_option(
+        1, "Batch size", "Images in one forward pass. Larger is steadier and needs more memory.", ge=1, unit="images"
     )
-    gradient_accumulation_steps: int = option(
+    gradient_accumulation_steps: int = training_option(
         1,
         "Gradient accumulation",
         "Batches whose gradients are averaged into one step: a larger batch without its memory.",
-        G,
         ge=1,
         le=1_000_000,
         unit="batches",
     )
-    clip_grad_norm: float | None = option(
+    clip_grad_norm: float | None = training_option(
         1.0,
         "Gradient clipping",
         "Largest norm of the whole gradient; longer ones are shortened. null: no clipping.",
-        G,
         gt=0,
     )
-    ema: EMAMode = option(
+    ema: EMAMode = training_option(
         EMAMode.OFF,
         "EMA",
         "Keeps a running average of the weights, which is saved instead of the last ones. "
         "On the CPU it takes no GPU memory.",
-        G,
     )
-    ema_decay: float = option(
+    ema_decay: float = training_option(
         0.999,
         "EMA decay",
         "Share of the average that stays at each update. Nearer to 1 averages longer.",
-        G,
         ge=0,
         le=1,
         visible_when=AVERAGED,
     )
-    ema_update_step_interval: int = option(
-        5, "EMA interval", "Steps between two updates of the average.", G, ge=1, unit="steps", visible_when=AVERAGED
+    ema_update_step_interval: int = training_option(
+        5, "EMA interval", "Steps between two updates of the average.", ge=1, unit="steps", visible_when=AVERAGED
     )
 
-    learning_rate: float = option(
+    learning_rate: float = schedule_option(
         3e-6,
         "Learning rate",
         "Size of a step, before schedule and scaler. The most important number of a run. The default is OneTrainer's. "
         "diffusers' example scripts take 1e-4 for a LoRA on SDXL and 1e-5 for full fine-tuning of SD 1.x, both with "
         "AdamW; Prodigy's paper takes 1. What was measured here is in docs/recommended.md.",
-        RATE,
         ge=0,
     )
-    learning_rate_scheduler: LearningRateScheduler = option(
-        LearningRateScheduler.CONSTANT, "Schedule", "How the learning rate runs after the warm-up.", RATE
+    learning_rate_scheduler: LearningRateScheduler = schedule_option(
+        LearningRateScheduler.CONSTANT, "Schedule", "How the learning rate runs after the warm-up."
     )
-    learning_rate_warmup_steps: float = option(
+    learning_rate_warmup_steps: float = schedule_option(
         200.0,
         "Warm-up",
         "Steps in which the learning rate rises from zero. A number up to 1 is a share of the run.",
-        RATE,
         ge=0,
         unit="steps or share",
     )
-    learning_rate_cycles: float = option(
-        1.0, "Cycles", "Cycles of a schedule with restarts.", RATE, gt=0, unit="cycles", visible_when=RESTARTS
+    learning_rate_cycles: float = schedule_option(
+        1.0, "Cycles", "Cycles of a schedule with restarts.", gt=0, unit="cycles", visible_when=RESTARTS
     )
-    learning_rate_min_factor: float = option(
-        0.0, "Lowest factor", "The schedule never falls below this share of the learning rate.", RATE, ge=0, le=1
+    learning_rate_min_factor: float = schedule_option(
+        0.0, "Lowest factor", "The schedule never falls below this share of the learning rate.", ge=0, le=1
     )
-    learning_rate_scaler: LearningRateScaler = option(
+    learning_rate_scaler: LearningRateScaler = advanced_schedule_option(
         LearningRateScaler.NONE,
         "Scaler",
         "Multiplies the learning rate by the square root of the batch size, the accumulation steps, or both.",
-        RATE,
-        advanced=True,
     )
-    custom_learning_rate_scheduler: str | None = option(
+    custom_learning_rate_scheduler: str | None = advanced_schedule_option(
         None,
         "Custom schedule",
         "Scheduler class of torch, as torch.optim.lr_scheduler.StepLR. Only with the schedule CUSTOM.",
-        RATE,
         choices=CUSTOM_SCHEDULES,
         visible_when=CUSTOM,
-        advanced=True,
     )
-    scheduler_params: list[dict[str, Any]] | None = option(
+    scheduler_params: list[dict[str, Any]] | None = advanced_schedule_option(
         list,
         "Custom schedule arguments",
         'Arguments of the custom schedule: a list of {"key": …, "value": …}.',
-        RATE,
         visible_when=CUSTOM,
-        advanced=True,
     )
 
-    train_dtype: DataType = option(
+    train_dtype: DataType = memory_option(
         DataType.FLOAT_16,
         "Train dtype",
         "Number format of the arithmetic. BFLOAT_16 is the safe choice on recent GPUs; "
         "FLOAT_16 needs loss scaling; FLOAT_32 is exact and slow.",
-        MEMORY,
     )
-    fallback_train_dtype: DataType = option(
-        DataType.BFLOAT_16,
-        "Fallback dtype",
-        "Used where FLOAT_16 would overflow, as in some text encoders.",
-        MEMORY,
-        advanced=True,
+    fallback_train_dtype: DataType = advanced_memory_option(
+        DataType.BFLOAT_16, "Fallback dtype", "Used where FLOAT_16 would overflow, as in some text encoders."
     )
-    weight_dtype: DataType = option(
+    weight_dtype: DataType = advanced_memory_option(
         DataType.FLOAT_32,
         "Weight dtype",
         "Number format of frozen weights in components whose own `weight_dtype` is NONE.",
-        MEMORY,
-        advanced=True,
     )
-    enable_autocast_cache: bool = option(
-        True, "Autocast cache", "Keeps converted weights during a step: faster, more memory.", MEMORY, advanced=True
+    enable_autocast_cache: bool = advanced_memory_option(
+        True, "Autocast cache", "Keeps converted weights during a step: faster, more memory."
     )
-    async_offloading: bool = option(
+    async_offloading: bool = advanced_memory_option(
         False,
         "Asynchronous offloading",
         "Moves offloaded layers while others compute. Needs pinned CPU memory.",
-        MEMORY,
         affects_result=False,
-        advanced=True,
     )
-    attention_mechanism: AttentionMechanism = option(
-        AttentionMechanism.SDP,
-        "Attention",
-        "Kernel that computes attention. SDP runs everywhere.",
-        MEMORY,
-        advanced=True,
+    attention_mechanism: AttentionMechanism = advanced_memory_option(
+        AttentionMechanism.SDP, "Attention", "Kernel that computes attention. SDP runs everywhere."
     )
-    compile: bool = option(
-        False, "Compile", "Compiles the model's blocks with torch.compile: a slow start, then faster steps.", MEMORY
+    compile: bool = memory_option(
+        False, "Compile", "Compiles the model's blocks with torch.compile: a slow start, then faster steps."
     )
-    train_device: str = option(
+    train_device: str = memory_option(
         "auto",
         "Train device",
         "Device of the training: cuda, cuda:1, mps, cpu. auto takes the best one there is.",
-        MEMORY,
         choices=("auto", "cuda", "mps", "cpu"),
     )
-    temp_device: str = option(
+    temp_device: str = advanced_memory_option(
         "cpu",
         "Waiting device",
         "Device on which components wait that are not in use.",
-        MEMORY,
         choices=("cpu", "cuda"),
         affects_result=False,
-        advanced=True,
     )

@@ -1,6 +1,15 @@
-"""Questions to Tk whose answer may be a widget of Tk's own, as in its file dialogs, which tkinter cannot name."""
+"""Small orders and questions to Tk's widgets.
+
+An answer may be a widget of Tk's own, as in its file dialogs, which tkinter cannot name.
+"""
 
 import tkinter as tk
+from tkinter import ttk
+
+
+def enable(button: ttk.Widget, is_enabled: bool) -> None:
+    """Lets a button be pressed, or not."""
+    button.state(["!disabled" if is_enabled else "disabled"])
 
 
 def focused(widget: tk.Misc) -> tk.Misc | None:

@@ -27,6 +27,11 @@ if not exist ".venv\Scripts\python.exe" (
         )
     )
 )
+rem before anything is installed, so that the other builds need not be downloaded first
+if "%name%"=="install_torch" (
+    ".venv\Scripts\python.exe" scripts\install_torch.py %rest%
+    exit /b !errorlevel!
+)
 call :install requirements.txt || exit /b 1
 
 if "%name%"=="test" (

@@ -40,6 +40,10 @@ if [ ! -x .venv/bin/python ]; then
     python=$(find_python)
     "$python" -m venv .venv
 fi
+if [ "$name" = install_torch ]; then
+    # before anything is installed, so that the other builds need not be downloaded first
+    exec .venv/bin/python scripts/install_torch.py "$@"
+fi
 install requirements.txt
 
 if [ "$name" = test ]; then

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modules.util.torch_build import BUILDS, USUAL, Choice, Machine, TorchBuild, offered, suggested, this_machine
+from modules.util.torch_build import BUILDS, Choice, Machine, TorchBuild, offered, suggested, this_machine
 
 REQUIREMENTS = ROOT / "requirements.txt"
 REMEMBERED = Path(sys.prefix) / "torch-build"
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     before = remembered()
     if args.remembered and before is not None:
-        return install(before, before)
+        return bring(before) if before.tag else 0
     machine = this_machine()
     choice = suggested(machine)
     ask = sys.stdin.isatty() and len(offered(machine)) > 1
@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {build.name} does not exist for {machine.system}; expected one of {names}", file=sys.stderr)
         return 2
     print(f"torch: {choice.why} Build: {build.name} ({build.about}).", file=sys.stderr)
-    status = install(build, before)
+    # ./run-cmd.sh installs requirements.txt next, and with it the usual build where there is none
+    status = 0 if args.remembered and not build.tag else bring(build)
     if status == 0:
         REMEMBERED.write_text(f"{build.name}\n", encoding="utf-8")
     return status
@@ -82,19 +83,23 @@ def asked(machine: Machine, choice: Choice) -> TorchBuild:
             return BUILDS[name]
 
 
-def install(build: TorchBuild, before: TorchBuild | None) -> int:
+def bring(build: TorchBuild) -> int:
     """Brings a build into this environment, if it is not there; returns pip's exit status.
 
-    The usual one is left to `pip install -r requirements.txt`, but for another one that is in its place.
+    What is there is replaced only when the other one has been downloaded. The libraries that it needs come anew, as
+    those of several builds have files of the same names.
     """
-    there = installed_version()
-    if there is not None and build != (before or USUAL):
-        status = pip("uninstall", "--yes", "--quiet", "torch")
-        if status:
-            return status
-    elif build == USUAL:
+    there, version = installed_version(), wanted_version()
+    if build.tag and there == f"{version}+{build.tag}":
         return 0
-    return pip("install", *build.requirement(wanted_version()))
+    requirement = build.requirement(version)
+    if there is None:
+        return pip("install", *requirement)
+    status = pip("install", "--force-reinstall", *requirement)
+    # other packages may have got other versions than requirements.txt pins; the next call of run-cmd mends that
+    for stamp in REMEMBERED.parent.glob("installed-*"):
+        stamp.unlink()
+    return status
 
 
 def wanted_version() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from modules.trainer.trained import methods_of
 from modules.util.config.errors import Remedy
 from modules.util.config.TrainConfig import TrainConfig
-from modules.util.torch_build import Machine, nvidia_gpus, suggested
+from modules.util.torch_build import WINDOWS, Machine, nvidia_gpus, suggested
 from modules.util.UserError import UserError
 from modules.util.write_place import check_file_place, check_folder_place
 
@@ -26,16 +26,19 @@ def resolve_device(config: TrainConfig) -> torch.device:
 
 def idle_gpu_note(config: TrainConfig) -> str:
     """What to tell of a run that falls to the CPU although a GPU of NVIDIA is there; empty where nothing is wrong."""
-    if config.train_device != "auto" or resolve_device(config).type != "cpu":
+    hidden = "CUDA_VISIBLE_DEVICES" in os.environ
+    if hidden or config.train_device != "auto" or resolve_device(config).type != "cpu":
         return ""
     gpus = nvidia_gpus()
     if not gpus:
         return ""
-    build = suggested(Machine(platform.system(), gpus)).build.name
+    system = platform.system()
+    command = f"{'run-cmd.bat' if system == WINDOWS else './run-cmd.sh'} install_torch"
+    command += f" {suggested(Machine(system, gpus)).build.name}"
     if torch.version.cuda is None:
-        why = f"torch {torch.__version__} has no CUDA; ./run-cmd.sh install_torch {build} brings one that has"
+        why = f"torch {torch.__version__} has no CUDA; {command} brings one that has"
     else:
-        why = f"torch {torch.__version__} can't use it; update its driver, or try ./run-cmd.sh install_torch {build}"
+        why = f"torch {torch.__version__} can't use it; update its driver, or try {command}"
     return (
         f"THIS RUN USES THE CPU, which takes far longer, although {gpus[0].name} (driver "
         f"{gpus[0].driver}) is here: {why}. With train_device cpu this is not said."

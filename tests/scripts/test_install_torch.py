@@ -43,13 +43,22 @@ def test_windows_gets_cuda_and_keeps_it(tool, monkeypatch, capsys):
     machine(tool, monkeypatch, WINDOWS, RTX)
     tool.version = None
     assert tool.main(["--remembered"]) == 0
-    cuda = ["install", "torch==2.13.0+cu130", "--extra-index-url", f"{INDEX}cu130"]
-    assert tool.calls == [cuda] and tool.REMEMBERED.read_text() == "cuda\n"
+    cuda = ["torch==2.13.0+cu130", "--extra-index-url", f"{INDEX}cu130"]
+    assert tool.calls == [["install", *cuda]] and tool.REMEMBERED.read_text() == "cuda\n"
     assert "RTX 3060 (driver 581.29) was found" in capsys.readouterr().err
-    # the next time nobody looks, and pip sees to it that another version is followed
+    # the next time nobody looks for a GPU, and what is right stays
     machine(tool, monkeypatch, WINDOWS)
-    assert tool.main(["--remembered"]) == 0
-    assert tool.calls == [cuda, cuda] and not capsys.readouterr().err
+    tool.version = "2.13.0+cu130"
+    assert tool.main(["--remembered"]) == 0 and len(tool.calls) == 1 and not capsys.readouterr().err
+    # requirements.txt names another version
+    tool.version = "2.12.0+cu130"
+    assert tool.main(["--remembered"]) == 0 and tool.calls[1] == ["install", "--force-reinstall", *cuda]
+
+
+def test_what_is_right_already_is_only_remembered(tool, monkeypatch):
+    machine(tool, monkeypatch, WINDOWS, RTX)
+    tool.version = "2.13.0+cu130"
+    assert tool.main(["--remembered"]) == 0 and not tool.calls and tool.REMEMBERED.read_text() == "cuda\n"
 
 
 def test_the_usual_build_is_left_to_the_requirements(tool, monkeypatch, capsys):
@@ -61,19 +70,31 @@ def test_the_usual_build_is_left_to_the_requirements(tool, monkeypatch, capsys):
 
 def test_another_build_takes_the_place_of_what_is_there(tool, monkeypatch):
     machine(tool, monkeypatch, WINDOWS, RTX)
+    stamp = tool.REMEMBERED.with_name("installed-requirements.txt")
+    stamp.write_text("as it was")
     assert tool.main(["--remembered"]) == 0
-    assert [call[0] for call in tool.calls] == ["uninstall", "install"], "the one for the CPU is what pip had found"
-    tool.calls.clear()
+    assert tool.calls[0][:3] == ["install", "--force-reinstall", "torch==2.13.0+cu130"]
+    assert not stamp.exists(), "the pins of the other packages are looked at again"
     assert tool.main(["usual"]) == 0
-    assert tool.calls == [["uninstall", "--yes", "--quiet", "torch"], ["install", "torch==2.13.0"]]
+    assert tool.calls[1] == ["install", "--force-reinstall", "torch==2.13.0"]
     assert tool.REMEMBERED.read_text() == "usual\n"
+
+
+def test_who_asks_for_the_usual_build_gets_it(tool, monkeypatch):
+    """As where one without CUDA is in its place, and where there is none."""
+    machine(tool, monkeypatch, LINUX, RTX)
+    tool.REMEMBERED.write_text("usual\n")
+    for there, more in (("2.13.0+cpu", ["--force-reinstall"]), (None, [])):
+        tool.calls.clear()
+        tool.version = there
+        assert tool.main(["usual"]) == 0 and tool.calls == [["install", *more, "torch==2.13.0"]]
 
 
 def test_who_sits_at_the_keyboard_is_asked(tool, monkeypatch, capsys):
     machine(tool, monkeypatch, LINUX, RTX)
     monkeypatch.setattr("sys.stdin", Keyboard("metal\nROCm\n"))
     assert tool.main(["--remembered"]) == 0
-    assert tool.REMEMBERED.read_text() == "rocm\n" and tool.calls[-1][1] == "torch==2.13.0+rocm7.2"
+    assert tool.REMEMBERED.read_text() == "rocm\n" and "torch==2.13.0+rocm7.2" in tool.calls[-1]
     told = capsys.readouterr().err
     assert " * usual:" in told and told.count("or Enter for usual") == 2
     monkeypatch.setattr("sys.stdin", Keyboard("\n"))
@@ -93,10 +114,11 @@ def test_a_build_that_does_not_exist_here_is_refused(tool, monkeypatch, capsys):
     assert "rocm does not exist for Windows; expected one of usual, cuda, cuda126, cpu" in capsys.readouterr().err
 
 
-def test_what_failed_is_not_remembered(tool, monkeypatch):
+def test_what_failed_is_not_remembered_and_takes_nothing_away(tool, monkeypatch):
     machine(tool, monkeypatch, WINDOWS, RTX)
-    monkeypatch.setattr(tool, "pip", lambda *arguments: 1)
+    monkeypatch.setattr(tool, "pip", lambda *arguments: tool.calls.append(arguments) or 1)
     assert tool.main(["--remembered"]) == 1 and not tool.REMEMBERED.exists()
+    assert {call[0] for call in tool.calls} == {"install"}, "pip removes what was there when it has the other one"
 
 
 def test_the_pin_is_read(monkeypatch):

@@ -61,6 +61,7 @@ def test_sparse_presets_are_accepted_and_unused_keys_are_told(tmp_path, name):
 ])  # fmt: skip
 def test_a_gpu_that_stays_idle_is_told_of(monkeypatch, device, gpus, cuda, words):
     monkeypatch.setattr(preflight, "nvidia_gpus", lambda: tuple(gpus))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -68,3 +69,6 @@ def test_a_gpu_that_stays_idle_is_told_of(monkeypatch, device, gpus, cuda, words
     run_problems(TrainConfig.from_dict({"train_device": device}), told.append)
     idle = [line for line in told if "USES THE CPU" in line]
     assert len(idle) == bool(words) and all(word in line for line in idle for word in words)
+    # who hides the GPUs knows what he does
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not preflight.idle_gpu_note(TrainConfig.from_dict({"train_device": device}))

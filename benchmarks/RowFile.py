@@ -39,14 +39,14 @@ class RowFile:
         try:
             self.head, *rows = (json.loads(line) for line in lines if line.strip())
             for name, value in required.items():
-                if self.head[name] != value:
-                    raise KeyError(name)
+                if self.head.get(name) != value:
+                    raise ValueError(f"its first line says {name} {self.head.get(name)!r}, expected {value!r}")
             for row in rows:
                 take(row)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}: is no file of this measurement, or its last line was cut off ({error}). Mend the line, or "
-                "name another file."
+                f"{path}: is no file of this measurement, was measured with other laws of steps, or its last line was "
+                f"cut off ({error}). Mend the line, or name another file."
             ) from error
 
     def append(self, row: Any) -> None:

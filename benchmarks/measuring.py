@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from scaled_optim.scaling import ADAPTER_POWER, OFT_NORM, RANK_POWER, WEIGHT_POWER
+
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +51,14 @@ class Stopwatch:
                 self._inner[-1] += whole
 
         return timed
+
+
+def scale_law() -> dict[str, float]:
+    """The numbers of scaled steps: a rate means another step where one of them is another."""
+    return {
+        "oft_norm": OFT_NORM, "adapter_power": ADAPTER_POWER, "weight_power": WEIGHT_POWER,
+        "rank_power": round(RANK_POWER, 6),
+    }  # fmt: skip
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -3,6 +3,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring import scale_law
 from benchmarks.RowFile import RowFile
 from benchmarks.stability.Trial import Measured, Trial
 
@@ -25,7 +26,7 @@ class Results:
     def __init__(self, path: Path, quick: bool = False, head: Mapping[str, Any] | None = None) -> None:
         # (question, case, seed) -> rate -> measured
         self._rows: dict[tuple[str, str, int], dict[float, Measured]] = {}
-        self._file = RowFile(path, head, {"measurement": "stability", "quick": quick}, self._take)
+        self._file = RowFile(path, head, {"measurement": "stability", "quick": quick, "law": scale_law()}, self._take)
 
     def _take(self, row: Any) -> None:
         loss = math.inf if row["loss"] is None else row["loss"]

@@ -4,6 +4,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring import scale_law
 from benchmarks.RowFile import RowFile
 from benchmarks.transfer.search import number_of
 from benchmarks.transfer.Setting import Setting
@@ -32,7 +33,7 @@ class Results:
     def __init__(self, path: Path, head: dict[str, Any] | None = None) -> None:
         self.path, self.untrained = path, {}
         self._losses: dict[Key, dict[float, float]] = {}
-        self._file = RowFile(path, head, {"columns": COLUMNS}, self._take)
+        self._file = RowFile(path, head, {"columns": COLUMNS, "law": scale_law()}, self._take)
         self.head = self._file.head
 
     def _take(self, row: Any) -> None:

@@ -31,7 +31,7 @@ from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.conditioning import conditioning_problems
 from modules.util.config.errors import Problem
 from modules.util.config.TrainConfig import TrainConfig
-from modules.util.decode_image import LARGEST_FILE, ImageError
+from modules.util.decode_image import LARGEST_FILE, ImageError, same_shape
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.found_problems import found, raise_problems
@@ -47,9 +47,6 @@ SMALLEST_SIDE = 8
 
 LARGEST_ENLARGEMENT = 8.0
 """Images that would have to be scaled up further than this are left out."""
-
-ASPECT_TOLERANCE = 0.02
-"""A mask or conditioning image may differ from its image in aspect by this share; programs round when they scale."""
 
 NEEDED = f"NAME{CONDITIONING}.png beside NAME.png"
 
@@ -274,7 +271,7 @@ def _check_beside(
         raise ImageError(f"its {what} {path} cannot be read: {error.strerror or error}") from None
     except ImageError as error:
         raise ImageError(f"its {what} {path}: {error}") from None
-    if abs(facts.width * image.height / (facts.height * image.width) - 1) > ASPECT_TOLERANCE:
+    if not same_shape((facts.width, facts.height), (image.width, image.height)):
         raise ImageError(
             f"its {what} {path} has {facts.width}x{facts.height} px, which is another shape than the image's "
             f"{image.width}x{image.height} px"

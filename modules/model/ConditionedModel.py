@@ -16,7 +16,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from diffusers import DiffusionPipeline
 
-Pictures = Callable[[SampleConfig, ConditioningSource, tuple[int, int]], tuple[Tensor, Tensor | None]]
+Pictures = Callable[[SampleConfig, ConditioningSource, tuple[int, int], bool], tuple[Tensor, Tensor | None]]
 
 
 class ConditionedModel(DenoisingModel):
@@ -92,7 +92,8 @@ class ConditionedModel(DenoisingModel):
 
     def sample_pictures(self, sample: SampleConfig) -> tuple[Tensor, Tensor | None]:
         """What a sample starts from, see `read_pictures`; UserError if a file is missing or broken."""
-        return self.pictures(sample, self.conditioning, self.sample_size(sample))
+        custom = self.config.custom_conditioning_image
+        return self.pictures(sample, self.conditioning, self.sample_size(sample), custom)
 
     def sample_conditioning(self, sample: SampleConfig) -> dict[str, Any]:
         """What the pipeline is told of a sample's conditioning; nothing in families that take none.

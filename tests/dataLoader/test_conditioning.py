@@ -205,6 +205,67 @@ def test_masked_families_read_masks_without_masked_training(dataset):
     assert "1 of 2 images has no conditioning image, so it is made" in "\n".join(dataset.warnings)
 
 
+def test_masks_say_what_they_are_for(dataset):
+    pair(dataset)
+    pair(dataset, "b")
+    Image.new("L", (100, 64), 0).save(dataset.folder / "a-masklabel.png")
+
+    def told(source, **options):
+        check(dataset, source, **options)
+        return "\n".join(dataset.warnings)
+
+    for source, masked, use in [
+        (MASK, False, "filled"), (MASK, True, "learnt and filled"), (ConditioningSource.NONE, True, "learnt"),
+    ]:  # fmt: skip
+        text = told(source, masked_training=masked)
+        assert f"hardly anything is {use}; expected white where an image is to be {use}: a-masklabel.png" in text
+        whole = 'concept 1 "images": 1 of 2 images has no mask, so it is filled as a whole: b.png'
+        assert (whole in text) == (source == MASK)
+    (dataset.folder / "a-masklabel.png").unlink()
+    text = told(MASK, masked_training=True)
+    assert (
+        "masked_training is on, but not one of 2 images has a mask, so nothing is masked, and STABLE_DIFFUSION_15 "
+        "learns to fill the whole of each; expected NAME-masklabel.png beside NAME.png, white where it is to be filled"
+    ) in text
+    assert "filled as a whole" not in text
+    assert told(ConditioningSource.NONE, masked_training=True).endswith(
+        "masked_training is on, but not one of 2 images has a mask, so nothing is masked; expected NAME-masklabel.png "
+        "beside NAME.png"
+    )
+
+
+def test_a_concept_without_any_mask_is_told_beside_one_with_masks(dataset):
+    pair(dataset)
+    mask(dataset)
+    other = dataset.root / "other"
+    other.mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 64)).save(other / f"{number}.png")
+    circles = {"enable_random_circular_mask_shrink": True}
+    for image, is_told in (({}, True), (circles, False)):
+        concepts = [dataset.concept(), dataset.concept(path=str(other), name="bare", image=image)]
+        check(dataset, MASK, concepts)
+        line = 'concept 2 "bare": 2 of 2 images have no mask, so each is filled as a whole: 0.png, 1.png'
+        assert (line in dataset.warnings) == is_told
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ((1, 1), "1x1 px is too small; the shorter side must have at least 8 px"),
+        ((15, 15), "15x15 px is too small for the training resolution: it would be scaled up by 8.5, the limit is 8"),
+    ],
+)
+def test_tiny_ones_are_refused(dataset, size, reason):
+    for name in "ab":
+        dataset.add(f"{name}.png", 128, 128)
+        Image.new("RGB", (128, 128)).save(dataset.folder / f"{name}-condlabel.png")
+    Image.new("RGB", size).save(dataset.folder / "a-condlabel.png")
+    report = check(dataset, FILE, resolution="128", **OWN_FILES)
+    assert [image.name for image in report.images] == ["b.png"]
+    assert report.rejected[0].reason == f"its conditioning image {dataset.folder / 'a-condlabel.png'}: {reason}"
+
+
 # -- pixels -----------------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from modules.dataLoader.plan import PlannedBatch, PlannedSample
-from modules.trainer.checks import run_problems
+from modules.tool.sample_tool import Wishes, draw_images
+from modules.trainer.checks import check_sample_pictures, run_problems
 from modules.util.config.load import train_config_from_dict
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.keyed_random import step_generator
@@ -43,7 +44,7 @@ ONE_KIND = pytest.mark.parametrize("kind", [INPAINTING], indirect=True, ids=["ch
 def with_samples(options: dict[str, Any], *samples: dict[str, Any], **others: Any) -> dict[str, Any]:
     """A run of one epoch that draws before and after it."""
     rounds = {"epochs": 1, "sample_after": 1, "sample_after_unit": "EPOCH"}
-    return {**options, **rounds, "samples": list(samples), **others}
+    return {**options, **rounds, "samples": list(samples)} | others
 
 
 @pytest.mark.parametrize("train_dtype", ["FLOAT_32", "BFLOAT_16"])
@@ -86,9 +87,10 @@ def test_a_broken_picture_is_told_before_anything_is_loaded(make_run, kind, opti
     assert not run.of_kind("status")
     # one that is not drawn is not read
     samples[1]["enabled"] = False
-    run.trainer(**with_samples(options, *samples))._prepare()
+    check_sample_pictures(train_config_from_dict(run.options(**with_samples(options, *samples))))
     samples[1]["enabled"] = True
-    run.trainer(**{**with_samples(options, *samples), "sample_after_unit": "NEVER"})._prepare()
+    never = with_samples(options, *samples, sample_after_unit="NEVER")
+    check_sample_pictures(train_config_from_dict(run.options(**never)))
 
 
 def test_a_picture_that_goes_missing_costs_its_sample_alone(make_run, kind, options):
@@ -189,3 +191,15 @@ def test_a_mask_of_another_shape_is_refused(make_run, kind, options, tmp_path):
     with pytest.raises(UserError, match=r"sample 1: mask_image_path: .*wide.png has 64x32 px, which is another shape"):
         run.train(**with_samples(options, {**sample, "mask_image_path": str(tmp_path / "wide.png")}))
     run.trainer(**with_samples(options, {**sample, "mask_image_path": str(tmp_path / "large.png")}))._prepare()
+
+
+def test_the_command_line_names_a_mask_that_is_not_used(make_run, kind, options, tmp_path):
+    sample = {"prompt": "x", "mask_image_path": str(tmp_path / "m.png"), "sample_inpainting": True}
+    types = ["STABLE_DIFFUSION_15"] if kind == INPAINTING else ["STABLE_DIFFUSION_15", "FLUX_DEV_1"]
+    for model_type in types:
+        path = make_run(model_type, own_cache=True).write(
+            **{**options, "model_type": model_type, "custom_conditioning_image": False}
+        )
+        wishes = Wishes(config=path, sample=sample, output=tmp_path / "drawn", device="cpu")
+        with pytest.raises(UserError, match=f"--mask: {model_type} fills no masks. Leave it out."):
+            draw_images(wishes, lambda _: None)

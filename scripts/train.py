@@ -42,12 +42,13 @@ def validate(config: TrainConfig) -> None:
     """Everything that a run checks before it loads weights, and what it would train on."""
     from modules.dataLoader.check_dataset import check_dataset
     from modules.model.BaseModel import family_of
-    from modules.trainer.checks import check_models, open_model, run_problems
+    from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
     from modules.trainer.long_texts import tell_long_texts
     from modules.trainer.preflight import resolve_device
 
     raise_problems(run_problems(config, warn))
     check_models(config)
+    check_sample_pictures(config)
     concepts, samples = resolve_concepts(config, warn=warn), resolve_samples(config, warn=warn)
     report = check_dataset(config, concepts, conditioning=family_of(config).conditioning, warn=warn)
     tell_long_texts(open_model(config, resolve_device(config), warn), report, samples, warn)

@@ -24,6 +24,7 @@ from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.regular_file import read_regular
 from modules.util.UserError import UserError
 
+import torch
 from torch import Tensor
 
 from PIL import Image
@@ -105,8 +106,13 @@ class ImageSource:
             "mask", image.mask_sha256, dataclasses.astuple(geometry), circle, fingerprint, *_said(image.mask_full)
         )
 
-    def conditioning_key(self, index: int, variation: int, fingerprint: str) -> str:
-        """The same for the conditioning: what it is made of, and of whatever else `fingerprint` names."""
+    def conditioning_key(self, index: int, variation: int, fingerprint: str, whole: bool = False) -> str:
+        """The same for the conditioning: what it is made of, and of whatever else `fingerprint` names.
+
+        That of a whole image that is to be filled depends on the size alone.
+        """
+        if whole or self._is_blank(index, variation):
+            return _key("conditioning", "blank", self.size(index, variation), fingerprint)
         image, geometry = self.images[index], self.layout(index, variation)[1]
         if image.conditioning_sha256 is None:
             own = ["made", self.pixels_key(index, variation, "")]
@@ -134,12 +140,16 @@ class ImageSource:
                 mask = mask.resize((image.width, image.height), Image.Resampling.BILINEAR)
         return render_mask(mask, geometry, drawn)
 
-    def conditioning(self, index: int, variation: int) -> tuple[Tensor, Tensor | None]:
+    def conditioning(self, index: int, variation: int, whole: bool = False) -> tuple[Tensor, Tensor | None]:
         """The conditioning image [3, h, w] in [-1, 1], and of families that fill masks the mask [1, h, w] in [0, 1].
 
         From its file it has the image's geometry and none of its changes of colour. Without a file it is the image as
-        it is trained, grey (0) where the mask is white: what is kept must agree with the target.
+        it is trained, grey (0) where the mask is white: what is kept must agree with the target. With `whole` the image
+        is grey and the mask white everywhere, whatever the files hold.
         """
+        if whole or self._is_blank(index, variation):
+            size = self.size(index, variation)
+            return torch.zeros(3, *size), torch.ones(1, *size)
         image, (drawn, geometry) = self.images[index], self.layout(index, variation)
         mask = self.mask(index, variation) if self._masked else None
         if image.conditioning_path is None:
@@ -147,6 +157,10 @@ class ImageSource:
         shown = _decode_again(image.conditioning_path, image.conditioning_sha256)
         plain = ImageVariation(drawn.resolution)
         return render_pixels(shown, scaled_geometry(geometry, (image.width, image.height), shown.size), plain), mask
+
+    def _is_blank(self, index: int, variation: int) -> bool:
+        """Whether nothing of the image is shown, as it has neither a mask nor a conditioning image."""
+        return self._masked and self.images[index].conditioning_path is None and not self.has_mask(index, variation)
 
     def caption(self, index: int, variation: int) -> str:
         """The caption in one of its variations."""

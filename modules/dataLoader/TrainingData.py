@@ -20,6 +20,9 @@ REMEMBERED_KEYS = 1 << 17
 Place = tuple[int, int]
 """(image, variation)."""
 
+ShownPlace = tuple[int, int, bool]
+"""(image, variation, whether the whole image is to be filled) of a conditioning."""
+
 TEXT_MASK = "mask"
 """Name of `[b, n]` among encoded captions: False where a text is filled up to the length of a longer one."""
 
@@ -31,7 +34,9 @@ class TrainingData:
 
     Attributes:
         source: images and captions, not encoded.
-        latent_key, mask_key, conditioning_key: (image, variation) -> name in the cache.
+        latent_key, mask_key: (image, variation) -> name in the cache.
+        conditioning_key: the values of a `ShownPlace` -> name in the cache.
+        fills_whole: whether some samples are to be filled as a whole, whatever their masks.
         conditioned: whether batches have a conditioning.
         texts_see_conditioning: whether captions are encoded together with it.
     """
@@ -55,6 +60,8 @@ class TrainingData:
         self._masked = config.masked_training
         self._unmasked_weight = config.unmasked_weight
         self.conditioned = model.conditioning != ConditioningSource.NONE
+        self._fills_masks = model.conditioning == ConditioningSource.MASK
+        self.fills_whole = self._fills_masks and rules.mask_dropout > 0 and not rules.fixed
         self.texts_see_conditioning = self.conditioned and model.captions_see_conditioning
         self._image_fingerprint = model.image_fingerprint()
         self._conditioning_fingerprint = model.conditioning_fingerprint() if self.conditioned else ""
@@ -144,26 +151,25 @@ class TrainingData:
             return build()["mask"]
         return self._store.fetch("masks", self.mask_key(image, variation), build)["mask"]
 
-    def conditioning(self, image: int, variation: int) -> dict[str, Tensor]:
+    def conditioning(self, place: ShownPlace) -> dict[str, Tensor]:
         """The conditioning of an image as the model encodes it: name -> [...]."""
 
         def build() -> dict[str, Tensor]:
-            return self._encode_conditioning(image, *self.source.conditioning(image, variation))
+            return self._encode_conditioning(place, *self.source.conditioning(*place))
 
         if not self._keep_images:
             return build()
-        return self._store.fetch("conditioning", self.conditioning_key(image, variation), build)
+        return self._store.fetch("conditioning", self.conditioning_key(*place), build)
 
-    def add_conditioning(self, image: int, variation: int, pixels: Tensor, mask: Tensor | None) -> None:
+    def add_conditioning(self, place: ShownPlace, pixels: Tensor, mask: Tensor | None) -> None:
         """Encodes what `ImageSource.conditioning` has given, and keeps the result."""
-        key = self.conditioning_key(image, variation)
-        self._store.add("conditioning", key, self._encode_conditioning(image, pixels, mask))
+        self._store.add("conditioning", self.conditioning_key(*place), self._encode_conditioning(place, pixels, mask))
 
-    def has_conditioning(self, image: int, variation: int) -> bool:
+    def has_conditioning(self, place: ShownPlace) -> bool:
         """Whether the conditioning need not be encoded; reads it to see whether it is sound."""
-        return self._store.find("conditioning", self.conditioning_key(image, variation)) is not None
+        return self._store.find("conditioning", self.conditioning_key(*place)) is not None
 
-    def text(self, caption: str, place: Place | None = None) -> dict[str, Tensor]:
+    def text(self, caption: str, place: ShownPlace | None = None) -> dict[str, Tensor]:
         """A caption as the model encodes it: name -> [...].
 
         Args:
@@ -176,10 +182,11 @@ class TrainingData:
 
         return self._store.fetch("captions", self.text_key(caption, place), build)
 
-    def text_key(self, caption: str, place: Place | None = None) -> str:
+    def text_key(self, caption: str, place: ShownPlace | None = None) -> str:
         """Names an encoded caption in the cache."""
         if place is not None:
-            seen = self.source.conditioning_key(*place, self._text_fingerprint)
+            image, variation, whole = place
+            seen = self.source.conditioning_key(image, variation, self._text_fingerprint, whole)
             return hashlib.sha256(f"instruction\0{seen}\0{caption}".encode()).hexdigest()
         return hashlib.sha256(f"caption\0{self._text_fingerprint}\0{caption}".encode()).hexdigest()
 
@@ -189,14 +196,17 @@ class TrainingData:
     def _mask_key(self, image: int, variation: int) -> str:
         return self.source.mask_key(image, variation, self._image_fingerprint)
 
-    def _conditioning_key(self, image: int, variation: int) -> str:
-        return self.source.conditioning_key(image, variation, self._conditioning_fingerprint)
+    def _conditioning_key(self, image: int, variation: int, whole: bool = False) -> str:
+        return self.source.conditioning_key(image, variation, self._conditioning_fingerprint, whole)
 
-    def _encode_conditioning(self, image: int, pixels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        return self._encoder.conditioning(pixels, mask, self.source.images[image].path)
+    def _shown_place(self, sample: PlannedSample) -> ShownPlace:
+        return sample.image, sample.image_variation, self._fills_masks and sample.whole_image
+
+    def _encode_conditioning(self, place: ShownPlace, pixels: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        return self._encoder.conditioning(pixels, mask, self.source.images[place[0]].path)
 
     def _conditioning(self, samples: Sequence[PlannedSample]) -> dict[str, Tensor]:
-        found = [self.conditioning(sample.image, sample.image_variation) for sample in samples]
+        found = [self.conditioning(self._shown_place(sample)) for sample in samples]
         return {name: torch.stack([tensors[name] for tensors in found]) for name in found[0]}
 
     def _encode(self, image: int, pixels: Tensor) -> dict[str, Tensor]:
@@ -208,7 +218,7 @@ class TrainingData:
         return self.mask(sample.image, sample.image_variation, latent).clamp(self._unmasked_weight, 1)
 
     def _text(self, captions: list[str], samples: Sequence[PlannedSample]) -> dict[str, Tensor]:
-        places = [(s.image, s.image_variation) if self.texts_see_conditioning else None for s in samples]
+        places = [self._shown_place(sample) if self.texts_see_conditioning else None for sample in samples]
         encoded = [self.text(caption, place) for caption, place in zip(captions, places, strict=True)]
         if TEXT_MASK in encoded[0]:
             longest = max(len(tensors[TEXT_MASK]) for tensors in encoded)

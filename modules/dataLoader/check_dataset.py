@@ -21,7 +21,7 @@ from modules.dataLoader.CheckedImages import CheckedImages, ImageFacts
 from modules.dataLoader.Companions import CONDITIONING, OTHER_IMAGE_SUFFIXES, Beside
 from modules.dataLoader.DatasetReport import DatasetImage, DatasetReport, RejectedFile
 from modules.dataLoader.find_images import list_folder
-from modules.dataLoader.findings import ImageFindings, concept_findings
+from modules.dataLoader.findings import ImageFindings, concept_findings, counted
 from modules.dataLoader.ImageSource import resolutions_of
 from modules.dataLoader.plan_size import check_plan_size
 from modules.dataLoader.progress import Progress, track
@@ -31,7 +31,7 @@ from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.conditioning import conditioning_problems
 from modules.util.config.errors import Problem
 from modules.util.config.TrainConfig import TrainConfig
-from modules.util.decode_image import LARGEST_FILE, ImageError
+from modules.util.decode_image import LARGEST_FILE, ImageError, same_shape
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.found_problems import found, raise_problems
@@ -47,9 +47,6 @@ SMALLEST_SIDE = 8
 
 LARGEST_ENLARGEMENT = 8.0
 """Images that would have to be scaled up further than this are left out."""
-
-ASPECT_TOLERANCE = 0.02
-"""A mask or conditioning image may differ from its image in aspect by this share; programs round when they scale."""
 
 NEEDED = f"NAME{CONDITIONING}.png beside NAME.png"
 
@@ -71,6 +68,7 @@ class _BesideFile:
     sha256: str | None = None
     full: float | None = None
     dark: float | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +226,30 @@ def _read_file(config: TrainConfig, task: _Task, checked: CheckedImages, reads: 
         raise ImageError(f"{suffix} files are not supported; convert it to PNG, JPEG or WebP")
     sha256, facts = _read_image(path, checked)
     width, height = facts.width, facts.height
+    factor = _check_size(config, concept, width, height)
+    captions = find_captions(concept, path, task.prompts, task.beside)
+    beside = task.beside
+    if reads.source == ConditioningSource.FILE and not beside.conditioning:
+        raise ImageError(f"it has no conditioning image; expected {NEEDED}")
+    mask = _check_beside("mask", path, beside.masks if reads.masks else (), facts, checked)
+    shown = _check_beside("conditioning image", path, beside.conditioning if reads.conditioning else (), facts, checked)
+    if shown.size is not None:
+        try:
+            _check_size(config, concept, *shown.size)
+        except ImageError as error:
+            raise ImageError(f"its conditioning image {shown.path}: {error}") from None
+    image = DatasetImage(
+        task.index, task.name, path, width, height, sha256, captions.texts, mask.path, mask.sha256, facts.full,
+        mask.full, captions.path, shown.path, shown.sha256, shown.full,
+    )  # fmt: skip
+    return _Found(
+        ImageFindings(image, captions, beside.masks, facts.dark, mask.dark, beside.conditioning, shown.dark),
+        enlargement=factor,
+    )
+
+
+def _check_size(config: TrainConfig, concept: ConceptConfig, width: int, height: int) -> float:
+    """By how much a picture is scaled up at most; ImageError if it is too small."""
     if min(width, height) < SMALLEST_SIDE:
         raise ImageError(f"{width}x{height} px is too small; the shorter side must have at least {SMALLEST_SIDE} px")
     factor = max(
@@ -239,20 +261,7 @@ def _read_file(config: TrainConfig, task: _Task, checked: CheckedImages, reads: 
             f"{width}x{height} px is too small for the training resolution: it would be scaled up by {factor:.1f}, "
             f"the limit is {LARGEST_ENLARGEMENT:g}"
         )
-    captions = find_captions(concept, path, task.prompts, task.beside)
-    beside = task.beside
-    if reads.source == ConditioningSource.FILE and not beside.conditioning:
-        raise ImageError(f"it has no conditioning image; expected {NEEDED}")
-    mask = _check_beside("mask", path, beside.masks if reads.masks else (), facts, checked)
-    shown = _check_beside("conditioning image", path, beside.conditioning if reads.conditioning else (), facts, checked)
-    image = DatasetImage(
-        task.index, task.name, path, width, height, sha256, captions.texts, mask.path, mask.sha256, facts.full,
-        mask.full, captions.path, shown.path, shown.sha256, shown.full,
-    )  # fmt: skip
-    return _Found(
-        ImageFindings(image, captions, beside.masks, facts.dark, mask.dark, beside.conditioning, shown.dark),
-        enlargement=factor,
-    )
+    return factor
 
 
 def _read_image(path: str, checked: CheckedImages, mask: bool = False) -> tuple[str, ImageFacts]:
@@ -274,12 +283,12 @@ def _check_beside(
         raise ImageError(f"its {what} {path} cannot be read: {error.strerror or error}") from None
     except ImageError as error:
         raise ImageError(f"its {what} {path}: {error}") from None
-    if abs(facts.width * image.height / (facts.height * image.width) - 1) > ASPECT_TOLERANCE:
+    if not same_shape((facts.width, facts.height), (image.width, image.height)):
         raise ImageError(
             f"its {what} {path} has {facts.width}x{facts.height} px, which is another shape than the image's "
             f"{image.width}x{image.height} px"
         )
-    return _BesideFile(path, sha256, facts.full, facts.dark)
+    return _BesideFile(path, sha256, facts.full, facts.dark, (facts.width, facts.height))
 
 
 def _findings(
@@ -290,19 +299,38 @@ def _findings(
     for index, concept in enumerate(concepts):
         own = [one for one in found if one.image.concept == index]
         lines += concept_findings(concept, concept_label(concept, index), own, config, reads)
+        lines += _without_masks(concept, concept_label(concept, index), own, found, reads)
     circles = any(concepts[one.image.concept].image.enable_random_circular_mask_shrink for one in found)
-    if found and not circles and not any(one.masks for one in found):
-        if config.masked_training:
-            lines.append(
-                f"masked_training is on, but not one of {len(found)} images has a mask, so nothing is masked; expected "
-                "NAME-masklabel.png beside NAME.png"
-            )
-        elif reads.masks:
-            lines.append(
-                f"not one of {len(found)} images has a mask, so {config.model_type} learns to fill the whole of each; "
-                "expected NAME-masklabel.png beside NAME.png, white where it is to be filled"
-            )
+    if not found or not reads.masks or circles or any(one.masks for one in found):
+        return lines
+    fills = reads.source == ConditioningSource.MASK
+    start = "masked_training is on, but " if config.masked_training else ""
+    results = ["nothing is masked"] if config.masked_training else []
+    results += [f"{config.model_type} learns to fill the whole of each"] if fills else []
+    lines.append(
+        f"{start}not one of {len(found)} images has a mask, so {', and '.join(results)}; expected NAME-masklabel.png "
+        f"beside NAME.png{', white where it is to be filled' if fills else ''}"
+    )
     return lines
+
+
+def _without_masks(
+    concept: ConceptConfig,
+    label: str,
+    own: Sequence[ImageFindings],
+    found: Sequence[ImageFindings],
+    reads: ReadFiles,
+) -> list[str]:
+    """How many of a concept's images are filled as a whole; told in another line if no concept has any mask."""
+    without = [one for one in own if not one.masks]
+    fills = reads.source == ConditioningSource.MASK and not concept.image.enable_random_circular_mask_shrink
+    if not fills or not without or not any(one.masks for one in found):
+        return []
+    one = len(without) == 1
+    return [
+        f"{label}: {len(without)} of {counted(len(own), 'image')} {'has' if one else 'have'} no mask, so "
+        f"{'it is' if one else 'each is'} filled as a whole: {few(os.path.basename(one.image.path) for one in without)}"
+    ]
 
 
 def _check_left(config: TrainConfig, concepts: Sequence[ConceptConfig], report: DatasetReport) -> None:

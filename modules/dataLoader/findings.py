@@ -54,7 +54,7 @@ def concept_findings(
         return []
     lines = _captions(concept, label, found) if concept.text.prompt_source == PromptSource.SAMPLE else []
     lines += _masks(label, found, reads.masks) + _conditioning(label, found, config, reads)
-    return lines + _ranges(label, found)
+    return lines + _ranges(label, found, config, reads)
 
 
 def counted(number: int, of: str) -> str:
@@ -169,7 +169,7 @@ def _names(label: str, what: str, ending: str, having: Sequence[tuple[str, tuple
     return lines
 
 
-def _ranges(label: str, found: Sequence[ImageFindings]) -> list[str]:
+def _ranges(label: str, found: Sequence[ImageFindings], config: TrainConfig, reads: ReadFiles) -> list[str]:
     lines, images = [], [one.image for one in found]
     pairs = [(one.image.path, one.dark) for one in found if one.dark is not None]
     pairs += [(one.image.conditioning_path, dark) for one in found if (dark := one.conditioning_dark) is not None]
@@ -183,9 +183,11 @@ def _ranges(label: str, found: Sequence[ImageFindings]) -> list[str]:
     pairs = [(one.image.mask_path, one.mask_dark) for one in found if one.mask_dark is not None]
     if pairs:
         names = few(f"{os.path.basename(path)} ({share:.2g} of white)" for path, share in pairs)
+        uses = {"learnt": config.masked_training, "filled": reads.source == ConditioningSource.MASK}
+        use = " and ".join(name for name, is_meant in uses.items() if is_meant)
         lines.append(
             f"{label}: {counted(len(pairs), 'mask')} {'is' if len(pairs) == 1 else 'are'} black or nearly black "
-            f"everywhere, so that hardly anything is learnt; expected white where an image is to be learnt: {names}"
+            f"everywhere, so that hardly anything is {use}; expected white where an image is to be {use}: {names}"
         )
     said = [(one.image.path, one.image.full) for one in found if one.image.full is not None]
     said += [(one.image.mask_path, one.image.mask_full) for one in found if one.image.mask_full is not None]

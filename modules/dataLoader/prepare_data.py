@@ -17,10 +17,11 @@ from modules.dataLoader.plan_size import used_variations
 from modules.dataLoader.progress import Progress, track
 from modules.dataLoader.TensorCache import TensorCache
 from modules.dataLoader.TensorStore import TensorStore
-from modules.dataLoader.TrainingData import Place, TrainingData
+from modules.dataLoader.TrainingData import Place, ShownPlace, TrainingData
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
+from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.UserError import UserError
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def prepare_data(
         images = [image for image in report.images if _is_validation(concepts[image.concept]) == validation]
         source, rules = (
             ImageSource(config, concepts, images, model.image_grid, model.conditioning),
-            _plan_rules(config, cache_text, validation),
+            _plan_rules(config, cache_text, validation, model.conditioning),
         )
         return TrainingData(config, source, model, store, rules=rules, encode_text=cache_text)
 
@@ -95,12 +96,14 @@ def prepare_data(
     return data
 
 
-def _plan_rules(config: TrainConfig, cache_text: bool, validation: bool) -> PlanRules:
+def _plan_rules(config: TrainConfig, cache_text: bool, validation: bool, conditioning: ConditioningSource) -> PlanRules:
+    # a family that fills masks learns to fill whole images this way, whether the loss is masked or not
+    masked = config.masked_training or conditioning == ConditioningSource.MASK
     return PlanRules(
         seed=config.seed,
         batch_size=config.batch_size,
         caption_dropout=config.text_encoder.dropout_probability,
-        mask_dropout=config.unmasked_probability if config.masked_training else 0.0,
+        mask_dropout=config.unmasked_probability if masked else 0.0,
         vary_captions_freely=not cache_text,
         fixed=validation,
     )
@@ -115,6 +118,13 @@ def _image_variations(data: TrainingData, epochs: int) -> list[Place]:
     used = _used(data, epochs, [concept.image_variations for concept in data.source.concepts])
     images = enumerate(data.source.images)
     return [(index, variation) for index, image in images for variation in range(used[image.concept])]
+
+
+def _shown_places(data: TrainingData, epochs: int) -> list[ShownPlace]:
+    """The conditionings that so many epochs come to, each key once."""
+    filled = (False, True) if data.fills_whole else (False,)
+    places = [(*place, whole) for place in _image_variations(data, epochs) for whole in filled]
+    return list({data.conditioning_key(*place): place for place in reversed(places)}.values())[::-1]
 
 
 def _used(data: TrainingData, epochs: int, variations: Sequence[int]) -> list[int]:
@@ -136,7 +146,7 @@ def _captions(data: TrainingData, epochs: int) -> list[str]:
     return list(captions)
 
 
-def _texts(data: TrainingData, config: TrainConfig, epochs: int | None = None) -> list[tuple[str, Place | None]]:
+def _texts(data: TrainingData, config: TrainConfig, epochs: int | None = None) -> list[tuple[str, ShownPlace | None]]:
     """What `TrainingData.text` will be asked for: captions, each with the image that is read with it, if one is."""
     epochs = config.epochs if epochs is None else epochs
     if not data.texts_see_conditioning:
@@ -147,11 +157,12 @@ def _texts(data: TrainingData, config: TrainConfig, epochs: int | None = None) -
     for index, image in enumerate(data.source.images):
         concept = data.source.concepts[image.concept]
         for use in range(used[image.concept]):
-            place = (index, use % concept.image_variations)
-            wanted[data.source.caption(index, use % concept.text_variations), place] = None
-            if config.text_encoder.dropout_probability > 0:
-                wanted["", place] = None
-    return list(wanted)
+            captions = [data.source.caption(index, use % concept.text_variations)]
+            captions += [""] if config.text_encoder.dropout_probability > 0 else []
+            for whole in (False, True) if data.fills_whole else (False,):
+                place = (index, use % concept.image_variations, whole)
+                wanted |= {data.text_key(caption, place): (caption, place) for caption in captions}
+    return list(wanted.values())
 
 
 def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
@@ -176,16 +187,16 @@ def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | 
 
 
 def _cache_conditioning(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
-    places = _image_variations(data, config.epochs)
+    places = _shown_places(data, config.epochs)
 
-    def render(place: Place):
-        return place, (None if data.has_conditioning(*place) else data.source.conditioning(*place))
+    def render(place: ShownPlace):
+        return place, (None if data.has_conditioning(place) else data.source.conditioning(*place))
 
     with ThreadPoolExecutor(config.dataloader_threads) as pool:
         ready = map_ahead(pool, render, places, 2 * config.dataloader_threads)
         for place, rendered in track(ready, len(places), "conditioning", progress):
             if rendered is not None:
-                data.add_conditioning(*place, *rendered)
+                data.add_conditioning(place, *rendered)
 
 
 def map_ahead(
@@ -226,7 +237,7 @@ def _prune(
     if config.masked_training:
         keep["masks"] = [own.mask_key(*place) for own, place in places]
     if data[0].conditioned:
-        keep["conditioning"] = [own.conditioning_key(*place) for own, place in places]
+        keep["conditioning"] = [own.conditioning_key(*place) for own in data for place in _shown_places(own, epochs)]
     if cache_text:
         keep["captions"] = [own.text_key(*text) for own in data for text in _texts(own, config, epochs)]
     removed, size = cache.prune(keep)

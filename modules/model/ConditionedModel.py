@@ -12,18 +12,20 @@ from modules.util.UserError import UserError
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-Pictures = Callable[[SampleConfig, ConditioningSource, tuple[int, int]], tuple[Tensor, Tensor | None]]
+from diffusers import DiffusionPipeline
+
+Pictures = Callable[[SampleConfig, ConditioningSource, tuple[int, int], bool], tuple[Tensor, Tensor | None]]
 
 
 class ConditionedModel(DenoisingModel):
     """An image beside the target on which the denoiser is conditioned: to fill a mask, to edit, to follow an outline.
 
-    A family says where it comes from (`conditioning`), and may say how it is encoded (`encode_conditioning`) and what
-    its pipeline is told of it (`pipeline_conditioning`). What `encode_conditioning` gives reaches `denoise` among the
-    conditions, under the same names. There it is joined to the noised latents as channels, appended as tokens, or used
-    in any other way; nothing between asks for its shapes.
+    A family says where it comes from (`conditioning`), may say how it is encoded (`encode_conditioning`), and says what
+    its pipeline is told of it (`pipeline_conditioning`), unless it fills masks with a UNet. What `encode_conditioning`
+    gives reaches `denoise` among the conditions, under the same names. There it is joined to the noised latents as
+    channels, appended as tokens, or used in any other way; nothing between asks for its shapes.
 
     Attributes:
         config: of the run.
@@ -36,6 +38,12 @@ class ConditionedModel(DenoisingModel):
 
     config: TrainConfig
     pictures: Pictures = staticmethod(read_pictures)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        lacks = cls.pipeline_conditioning is ConditionedModel.pipeline_conditioning
+        if cls.conditioning == ConditioningSource.FILE and lacks:
+            raise TypeError(f"{cls.__name__} takes conditioning images from files, so it needs a pipeline_conditioning")
 
     @property
     @abstractmethod
@@ -84,7 +92,8 @@ class ConditionedModel(DenoisingModel):
 
     def sample_pictures(self, sample: SampleConfig) -> tuple[Tensor, Tensor | None]:
         """What a sample starts from, see `read_pictures`; UserError if a file is missing or broken."""
-        return self.pictures(sample, self.conditioning, self.sample_size(sample))
+        custom = self.config.custom_conditioning_image
+        return self.pictures(sample, self.conditioning, self.sample_size(sample), custom)
 
     def sample_conditioning(self, sample: SampleConfig) -> dict[str, Any]:
         """What the pipeline is told of a sample's conditioning; nothing in families that take none.
@@ -103,12 +112,27 @@ class ConditionedModel(DenoisingModel):
     def pipeline_conditioning(self, pixels: Tensor, mask: Tensor | None) -> dict[str, Any]:
         """Arguments of the family's pipeline; they take the place of others of the same name.
 
-        Here: `image`, and `mask_image` if there is a mask, in [0, 1] as diffusers' pipelines take them, which encode
-        them in their own way.
+        Latents rather than pixels: a pipeline would encode in the denoiser's number format, which the VAE may not have,
+        under the run's autocast, and from a draw of the VAE's posterior.
+
+        Here, for masks: what diffusers' inpainting pipelines of UNets take. `mask_image` has one value for each latent,
+        as `encode_conditioning` averages it. The pixels of `image` are not encoded. Families that edit images must say
+        it themselves, since each pipeline wants the latents in another form.
 
         Args:
             pixels: `[1, 3, h, w]` in [-1, 1], as in `encode_conditioning`.
             mask: `[1, 1, h, w]` in [0, 1]; None if `conditioning` is not MASK.
         """
-        image = {"image": pixels / 2 + 0.5}
-        return image if mask is None else {**image, "mask_image": mask}
+        if mask is None:
+            raise NotImplementedError(f"{type(self).__name__} has no pipeline_conditioning")
+        latents = self.clean_latents(self.encode_images(pixels))
+        small = adaptive_avg_pool2d(mask, latents.shape[-2:])
+        # the pipeline takes the nearest value of each latent, so that these are the averages again
+        mask = interpolate(small, size=mask.shape[-2:], mode="nearest-exact")
+        return {"image": pixels / 2 + 0.5, "mask_image": mask, "masked_image_latents": latents}
+
+    def keep_masks_soft(self, pipeline: DiffusionPipeline) -> None:
+        """Lets an inpainting pipeline take a mask's values as they are; diffusers' would make each of them 0 or 1."""
+        processor = getattr(pipeline, "mask_processor", None)
+        if self.conditioning == ConditioningSource.MASK and processor is not None:
+            processor.register_to_config(do_binarize=False)

@@ -212,6 +212,7 @@ class FlowModel(BaseModel):
         """The family's pipeline with the one sampler that there is for flow matching."""
         pipeline = self.make_pipeline(FlowMatchEulerDiscreteScheduler.from_config(self.scheduler_config))
         pipeline.set_progress_bar_config(disable=True)
+        self.keep_masks_soft(pipeline)
         return pipeline
 
     @property

@@ -252,6 +252,7 @@ class UNetModel(ClipTexts):
             options = {**options, "rescale_betas_zero_snr": True}
         pipeline = self.make_pipeline(getattr(diffusers, name).from_config(self.scheduler_config, **options))
         pipeline.set_progress_bar_config(disable=True)
+        self.keep_masks_soft(pipeline)
         return pipeline
 
     def prompt_arguments(self, prompts: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub, Progress
 from modules.model.model_name import short_name
 from modules.model.recognize_model import find_model_type
+from modules.model.sample_pictures import picture_problems
 from modules.modelSaver.AdapterFile import AdapterFile, read_adapter
 from modules.module.AdapterSet import AdapterSet
 from modules.trainer.EmbeddingMethod import AdditionalEmbeddings
@@ -20,7 +21,7 @@ from modules.trainer.long_texts import tell_long_texts
 from modules.trainer.preflight import resolve_device
 from modules.trainer.sampling import draw_sample
 from modules.util.atomic_file import write_failure
-from modules.util.config.conditioning import sample_conditioning_problems
+from modules.util.config.conditioning import sample_conditioning_problems, unread_pictures
 from modules.util.config.load import load_train_config, resolve_samples
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
@@ -97,6 +98,8 @@ def draw_images(
     family = family_of(config)
     samples = _samples(wishes, config, family.sample_defaults, say)
     _check_pictures(wishes, config, samples, family.conditioning)
+    if note := unread_pictures(config, samples, family.conditioning):
+        say(f"warning: {note}")
     _make_folder(wishes.output)
     device = resolve_device(config)
     say(f"model: {config.base_model_name} ({config.model_type}) on {device}")
@@ -266,13 +269,16 @@ def _samples(wishes: Wishes, config: TrainConfig, defaults: Mapping[str, Any], s
 def _check_pictures(
     wishes: Wishes, config: TrainConfig, samples: Sequence[SampleConfig], source: ConditioningSource
 ) -> None:
-    """UserError if the command line names an image that would not be used, or one that is needed is missing."""
+    """UserError if the command line names an image that would not be used, or one is missing or can't be used."""
     if wishes.sample.get("base_image_path"):
         if source == ConditioningSource.NONE:
             raise UserError(f"--image: {config.model_type} draws from no image. Leave it out.")
         if source == ConditioningSource.MASK and not all(sample.sample_inpainting for sample in samples):
             raise UserError(f"--image: {config.model_type} fills masks of images. Give --mask, too.")
+    if wishes.sample.get("mask_image_path") and source != ConditioningSource.MASK:
+        raise UserError(f"--mask: {config.model_type} fills no masks. Leave it out.")
     raise_problems(sample_conditioning_problems(config, samples, source))
+    raise_problems(picture_problems(samples, source))
 
 
 def _seeds(sample: SampleConfig, number: int) -> range:

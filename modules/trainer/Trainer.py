@@ -14,7 +14,7 @@ from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub
 from modules.modelSaver.output import set_aside
 from modules.trainer.backup import Backup, newest_backup, prune_backups, read_backup, write_backup
-from modules.trainer.checks import check_models, open_model, run_problems
+from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
 from modules.trainer.Ema import Ema, restored
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.FusedBackward import FusedBackward
@@ -132,6 +132,7 @@ class Trainer:
         config = self.config
         raise_problems(run_problems(config, self.warn))
         check_models(config)
+        check_sample_pictures(config)
         family = family_of(config)
         concepts = resolve_concepts(config, warn=self.warn)
         samples = [s for s in resolve_samples(config, family.sample_defaults, warn=self.warn) if s.enabled]

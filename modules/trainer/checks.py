@@ -11,15 +11,17 @@ from modules.model.diffusion_noise import check_distribution
 from modules.model.hub import Hub, check_hub_name
 from modules.model.model_name import check_model_name, named_models, read_model_name
 from modules.model.ModelSource import check_folder
+from modules.model.sample_pictures import picture_problems
 from modules.model.weight_formats import check_offload, component_dtype
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
+from modules.trainer.Method import Method
 from modules.trainer.optimizer_checks import optimizer_problems
 from modules.trainer.preflight import idle_gpu_note, resolve_device, usable_device
 from modules.trainer.trained import METHODS, methods_of, options_of
 from modules.util.config.check import check_train_config, empty_texts
 from modules.util.config.check_lists import Lines, concept_label, list_problems, plain_lines
 from modules.util.config.ConceptConfig import ConceptConfig
-from modules.util.config.conditioning import conditioning_problems, sample_conditioning_problems
+from modules.util.config.conditioning import conditioning_problems, sample_conditioning_problems, unread_pictures
 from modules.util.config.errors import ConfigError, Problem, Remedy
 from modules.util.config.load import resolve_concepts, resolve_samples
 from modules.util.config.TrainConfig import TrainConfig
@@ -69,6 +71,14 @@ def check_models(config: TrainConfig) -> None:
     """Asks the hub for the models that are named. Raises UserError if it has them not, or not for this user."""
     names = named_models(config, family_of(config).modules)
     raise_problems([problem for key, name in names.items() for problem in found(check_hub_name, name, key, config)])
+
+
+def check_sample_pictures(config: TrainConfig) -> None:
+    """Reads the pictures from which samples start; UserError names those that can't be used."""
+    if config.sample_after_unit != TimeUnit.NEVER:
+        family = family_of(config)
+        samples = resolve_samples(config, family.sample_defaults, warn=lambda _: None)
+        raise_problems(picture_problems(samples, family.conditioning))
 
 
 def open_model(config: TrainConfig, device: torch.device, warn: Warn, hub: Hub | None = None) -> BaseModel:
@@ -164,7 +174,8 @@ def _of_family(config: TrainConfig, warn: Warn) -> list[Problem]:
     family, methods = family_of(config), methods_of(config)
     problems += _unsupported(config, family, warn)
     problems += family.check_config(config)
-    problems += _of_conditioning(config, family)
+    problems += _of_conditioning(config, family, warn)
+    problems += _of_instructions(config, family, methods)
     problems += _of_models(config, family)
     for component in family.modules:
         problems += found(component_dtype, config, component)
@@ -177,7 +188,7 @@ def _of_family(config: TrainConfig, warn: Warn) -> list[Problem]:
     return problems + optimizer_problems(config, warn, rates)
 
 
-def _of_conditioning(config: TrainConfig, family: type[BaseModel]) -> list[Problem]:
+def _of_conditioning(config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
     problems = conditioning_problems(config, family.conditioning)
     if config.sample_after_unit == TimeUnit.NEVER:
         return problems
@@ -186,7 +197,29 @@ def _of_conditioning(config: TrainConfig, family: type[BaseModel]) -> list[Probl
     except ConfigError:
         # told with the lists
         return problems
+    if note := unread_pictures(config, samples, family.conditioning):
+        warn(note)
     return problems + sample_conditioning_problems(config, samples, family.conditioning)
+
+
+def _of_instructions(config: TrainConfig, family: type[BaseModel], methods: Sequence[Method]) -> list[Problem]:
+    """Captions that are encoded in each step, where they would have to be read together with pixels."""
+    if family.conditioning == ConditioningSource.NONE or not family.captions_see_conditioning:
+        return []
+    if not any(method.trains_text(config, family.trainable_components) for method in methods):
+        return []
+    why = (
+        f"{config.model_type} reads captions together with the conditioning image, which is not at hand in training "
+        "steps, so its text encoders are not trained"
+    )
+    sets = [name for method in methods for name in method.planned_sets(config, family)]
+    encoders = [name for name in sets if name in family.trainable_components and name.startswith("text_encoder")]
+    if not encoders:
+        return [Problem("", f"trained embeddings: {why}. Set train of each embedding to false, or train adapters")]
+    return [
+        Problem(f"{name}.train", f"found true, but {why}. Set it to false", (Remedy.of({f"{name}.train": False}),))
+        for name in encoders
+    ]
 
 
 def _check_output_kind(config: TrainConfig, folder: bool) -> None:

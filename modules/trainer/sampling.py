@@ -11,6 +11,7 @@ from modules.util.config.SampleConfig import SampleConfig
 from modules.util.enum.ImageFormat import ImageFormat
 from modules.util.keyed_random import step_seed
 from modules.util.out_of_memory import is_out_of_memory
+from modules.util.UserError import UserError
 
 import torch
 
@@ -31,16 +32,24 @@ def draw_samples(
     warn: Callable[[str], None],
     on_progress: Callable[[int, int], None],
 ) -> list[Image.Image | None]:
-    """One picture for each sample; None where there was too little memory, which is told and never ends a run."""
+    """One picture for each sample; None where it can't be drawn, which is told and never ends a run.
+
+    There may be too little memory, or a picture from which it starts may be gone.
+    """
     pictures: list[Image.Image | None] = []
     total = sum(sample.diffusion_steps for sample in samples)
     done = 0
     for index, sample in enumerate(samples):
         own_seed = step_seed(seed, "sample", step, index) if sample.random_seed else sample.seed
         before = done
-        pictures.append(
-            draw_sample(model, sample, own_seed, warn, lambda k, n, start=before: on_progress(start + k, total))
-        )
+        try:
+            picture = draw_sample(
+                model, sample, own_seed, warn, lambda k, n, start=before: on_progress(start + k, total)
+            )
+        except UserError as error:
+            warn(f"The sample {sample.prompt[:LONGEST_CAPTION]!r} is left out: {error}")
+            picture = None
+        pictures.append(picture)
         done = before + sample.diffusion_steps
         on_progress(done, total)
     return pictures

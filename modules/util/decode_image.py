@@ -26,6 +26,10 @@ DARK = 1 / 8
 TIFF_LARGEST, TIFF_BITS = (341, 281), 258
 
 
+ASPECT_TOLERANCE = 0.02
+"""Pictures of the same thing may differ in aspect by this share; programs round when they scale."""
+
+
 class ImageError(ValueError):
     """A file that is no usable image. The text is the reason, for a person, without the path."""
 
@@ -43,6 +47,11 @@ class Decoded:
     image: Image.Image
     full: float | None = None
     dark: float | None = None
+
+
+def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two pictures, each (width, height) in pixels, have the same aspect."""
+    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) <= ASPECT_TOLERANCE
 
 
 def decode_image(data: bytes) -> Image.Image:

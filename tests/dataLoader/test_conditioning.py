@@ -205,6 +205,67 @@ def test_masked_families_read_masks_without_masked_training(dataset):
     assert "1 of 2 images has no conditioning image, so it is made" in "\n".join(dataset.warnings)
 
 
+def test_masks_say_what_they_are_for(dataset):
+    pair(dataset)
+    pair(dataset, "b")
+    Image.new("L", (100, 64), 0).save(dataset.folder / "a-masklabel.png")
+
+    def told(source, **options):
+        check(dataset, source, **options)
+        return "\n".join(dataset.warnings)
+
+    for source, masked, use in [
+        (MASK, False, "filled"), (MASK, True, "learnt and filled"), (ConditioningSource.NONE, True, "learnt"),
+    ]:  # fmt: skip
+        text = told(source, masked_training=masked)
+        assert f"hardly anything is {use}; expected white where an image is to be {use}: a-masklabel.png" in text
+        whole = 'concept 1 "images": 1 of 2 images has no mask, so it is filled as a whole: b.png'
+        assert (whole in text) == (source == MASK)
+    (dataset.folder / "a-masklabel.png").unlink()
+    text = told(MASK, masked_training=True)
+    assert (
+        "masked_training is on, but not one of 2 images has a mask, so nothing is masked, and STABLE_DIFFUSION_15 "
+        "learns to fill the whole of each; expected NAME-masklabel.png beside NAME.png, white where it is to be filled"
+    ) in text
+    assert "filled as a whole" not in text
+    assert told(ConditioningSource.NONE, masked_training=True).endswith(
+        "masked_training is on, but not one of 2 images has a mask, so nothing is masked; expected NAME-masklabel.png "
+        "beside NAME.png"
+    )
+
+
+def test_a_concept_without_any_mask_is_told_beside_one_with_masks(dataset):
+    pair(dataset)
+    mask(dataset)
+    other = dataset.root / "other"
+    other.mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 64)).save(other / f"{number}.png")
+    circles = {"enable_random_circular_mask_shrink": True}
+    for image, is_told in (({}, True), (circles, False)):
+        concepts = [dataset.concept(), dataset.concept(path=str(other), name="bare", image=image)]
+        check(dataset, MASK, concepts)
+        line = 'concept 2 "bare": 2 of 2 images have no mask, so each is filled as a whole: 0.png, 1.png'
+        assert (line in dataset.warnings) == is_told
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ((1, 1), "1x1 px is too small; the shorter side must have at least 8 px"),
+        ((15, 15), "15x15 px is too small for the training resolution: it would be scaled up by 8.5, the limit is 8"),
+    ],
+)
+def test_tiny_ones_are_refused(dataset, size, reason):
+    for name in "ab":
+        dataset.add(f"{name}.png", 128, 128)
+        Image.new("RGB", (128, 128)).save(dataset.folder / f"{name}-condlabel.png")
+    Image.new("RGB", size).save(dataset.folder / "a-condlabel.png")
+    report = check(dataset, FILE, resolution="128", **OWN_FILES)
+    assert [image.name for image in report.images] == ["b.png"]
+    assert report.rejected[0].reason == f"its conditioning image {dataset.folder / 'a-condlabel.png'}: {reason}"
+
+
 # -- pixels -----------------------------------------------------------------------------------------------------------
 
 
@@ -279,22 +340,100 @@ def conditioned_set(dataset):
 
 @pytest.mark.parametrize("source", [FILE, MASK])
 def test_batches_hold_it_and_a_second_run_encodes_nothing(dataset, conditioned, source):
-    concept, model = conditioned_set(dataset), conditioned(source)
+    concept, model, options = conditioned_set(dataset), conditioned(source), {**OWN_FILES, "unmasked_probability": 0.0}
     mask(dataset, "1", (100, 50))
-    first = batches(prepare(dataset, model, [concept], epochs=3, **OWN_FILES), 3)
+    first = batches(prepare(dataset, model, [concept], epochs=3, **options), 3)
     assert len(model.encoded) == len(dataset.cached("conditioning")) == 8
     for batch in first:
         count, height, width = len(batch.captions), *batch.size
         assert batch.conditioning["shown"].shape == (count, 3, height // 4, width // 4)
         assert ("shown_mask" in batch.conditioning) == (source == MASK)
     again = conditioned(source)
-    second = batches(prepare(dataset, again, [concept], epochs=3, **OWN_FILES), 3)
-    live = batches(prepare(dataset, conditioned(source), [concept], epochs=3, latent_caching=False, **OWN_FILES), 3)
+    second = batches(prepare(dataset, again, [concept], epochs=3, **options), 3)
+    live = batches(prepare(dataset, conditioned(source), [concept], epochs=3, latent_caching=False, **options), 3)
     assert again.encoded == []
     for own in (second, live):
         for a, b in zip(first, own, strict=True):
             assert a.names == b.names
             assert all(torch.equal(a.conditioning[name], b.conditioning[name]) for name in a.conditioning)
+
+
+def test_equal_ones_are_encoded_once(dataset, conditioned):
+    """The image's colours vary, the conditioning's do not; and a whole image to be filled shows nothing."""
+    for number in range(4):
+        pair(dataset, f"{number}")
+    image = {
+        "enable_random_hue": True,
+        "random_hue_max_strength": 0.5,
+        "enable_crop_jitter": False,
+        "enable_random_flip": False,
+    }
+    concept, model = dataset.concept(image_variations=8, image=image), conditioned(FILE)
+    # threads read ahead of what is encoded
+    prepare(dataset, model, [concept], epochs=8, dataloader_threads=8, **OWN_FILES)
+    assert len(dataset.cached("latents")) == 32
+    assert len(model.encoded) == len(dataset.cached("conditioning")) == 4
+    whole = conditioned(MASK)
+    prepare(dataset, whole, [concept], epochs=8)
+    assert len(whole.encoded) == 1
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_some_samples_fill_the_whole_image(dataset, conditioned, masked, own):
+    """Whether the loss is masked or not, and whether the image comes from a file of its own or not."""
+    for number in range(4):
+        pair(dataset, f"{number}")
+        mask(dataset, f"{number}")
+    options = {"masked_training": masked, "unmasked_weight": 0.0, "custom_conditioning_image": own, "batch_size": 1}
+    model = conditioned(MASK)
+    data = prepare(dataset, model, epochs=30, unmasked_probability=0.5, **options)
+    # four images, and one that is blank
+    assert len(model.encoded) == len(dataset.cached("conditioning")) == 5
+    drawn = batches(data, 30)
+    assert len(model.encoded) == 5, "all that the run asks for was encoded before it"
+    whole = [batch for batch in drawn if batch.conditioning["shown_mask"].min() == 1]
+    # 120 draws; four standard deviations around a half
+    assert 38 <= len(whole) <= 82
+    for batch in drawn:
+        is_whole = any(batch is one for one in whole)
+        assert batch.conditioning["shown"].any() != is_whole
+        assert (batch.mask is not None) == masked
+        assert not masked or (batch.mask.min() == 1) == is_whole
+    live = prepare(dataset, conditioned(MASK), epochs=30, unmasked_probability=0.5, latent_caching=False, **options)
+    for a, b in zip(drawn[:12], batches(live, 3), strict=True):
+        assert a.names == b.names
+        assert all(torch.equal(a.conditioning[name], b.conditioning[name]) for name in a.conditioning)
+    again = conditioned(MASK)
+    prepare(dataset, again, epochs=30, unmasked_probability=0.5, **options)
+    assert again.encoded == [], "nothing that is needed is removed"
+    never = batches(prepare(dataset, again, unmasked_probability=0.0, **options))
+    assert all(batch.conditioning["shown_mask"].min() == 0 for batch in never)
+
+
+def test_validation_and_families_that_fill_no_masks_never_fill_the_whole(dataset, conditioned):
+    pair(dataset)
+    mask(dataset)
+    concepts = [dataset.concept(), dataset.concept(type="VALIDATION")]
+    config = dataset.config(validation=True, unmasked_probability=1.0)
+    validated = prepare_data(config, concepts, conditioned(MASK), cache_text=True, validation=True)
+    (batch,) = batches(validated)
+    assert batch.conditioning["shown_mask"].min() == 0
+    (batch,) = batches(prepare(dataset, conditioned(FILE), unmasked_probability=1.0, masked_training=True, **OWN_FILES))
+    assert batch.conditioning["shown"].any() and batch.mask.min() == 1
+
+
+def test_captions_see_the_blank_image_of_a_sample_that_is_filled_as_a_whole(dataset, conditioned):
+    pair(dataset)
+    mask(dataset)
+    model = conditioned(MASK, sees=True)
+    data = prepare(dataset, model, epochs=20, unmasked_probability=0.5)
+    told = len(model.instructions)
+    drawn = batches(data, 20)
+    assert len(model.instructions) == told == 2
+    seen = {bool(batch.conditioning["shown"].any()): batch.text["hidden"] for batch in drawn}
+    assert torch.equal(seen[False], model.encode_captions(["a caption"])["hidden"])
+    assert not torch.equal(seen[True], seen[False])
 
 
 def test_keys_name_all_that_it_is_made_of(dataset, conditioned):

@@ -27,8 +27,11 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image, ImageOps
 
 ROOT = Path(__file__).resolve().parents[2]
+COLOURS = ["red", "lime", "blue", "yellow", "magenta", "cyan", "white", "black"]
+NO_CHECKPOINTING = {"gradient_checkpointing": False}
 INPAINTING, EDITING = ModelType.STABLE_DIFFUSION_15_INPAINTING, ModelType.FLUX_DEV_1
 
 
@@ -43,11 +46,6 @@ class ChannelsModel(StableDiffusionModel):
     def denoise(self, noised: Tensor, conditions: Mapping[str, Tensor], draw: Draw) -> Tensor:
         shown = self.clean_latents(conditions["conditioning_latents"])
         return super().denoise(torch.cat([noised, conditions["conditioning_mask"], shown], 1), conditions, draw)
-
-    def pipeline_conditioning(self, pixels: Tensor, mask: Tensor | None) -> dict[str, Any]:
-        # the pipeline itself would draw latents from the VAE's posterior
-        latents = self.clean_latents(self.encode_images(pixels))
-        return {**super().pipeline_conditioning(pixels, mask), "masked_image_latents": latents}
 
     def make_pipeline(self, scheduler: SchedulerMixin) -> StableDiffusionInpaintPipeline:
         return StableDiffusionInpaintPipeline(
@@ -143,3 +141,49 @@ def know_families(monkeypatch) -> None:
     """Both are known as long as a test runs."""
     monkeypatch.setitem(model_families(), INPAINTING, ChannelsModel)
     monkeypatch.setitem(model_families(), EDITING, TokensModel)
+
+
+def draw_pairs(folder: Path, kind) -> Path:
+    """Pictures of one colour each under one caption: only the conditioning tells which."""
+    folder.mkdir()
+    for number, colour in enumerate(COLOURS):
+        picture = Image.new("RGB", (32, 32), colour)
+        picture.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("a colour", encoding="utf-8")
+        if kind == EDITING:
+            ImageOps.invert(picture).save(folder / f"{number}-condlabel.png")
+        else:
+            mask = Image.new("L", (32, 32), 0)
+            mask.paste(255, (0, 0, 16, 32))
+            mask.save(folder / f"{number}-masklabel.png")
+    return folder
+
+
+def run_options(kind: ModelType, mini_base: Path, folder: Path) -> dict[str, Any]:
+    """A run of the family; 8 images in 2 batches an epoch."""
+    images = draw_pairs(folder / "pairs", kind)
+    common = {
+        "model_type": str(kind), "batch_size": 4, "epochs": 2, "lora_rank": 16, "lora_alpha": 16.0,
+        "learning_rate": 0.03, "optimizer": {"optimizer": "ADAMW_ADV", "scaled_optm": True},
+        "concepts": [{"path": str(images)}], "text_encoder": {"train": False, **NO_CHECKPOINTING},
+    }  # fmt: skip
+    base = (save_channels if kind == INPAINTING else save_tokens)(mini_base, folder / "base")
+    if kind == INPAINTING:
+        # the velocity is nearly the picture where noise hides it, which only the conditioning can tell
+        return {**common, "base_model_name": str(base), "force_v_prediction": True}
+    return {
+        **common, "base_model_name": str(base), "unet": {},
+        "transformer": NO_CHECKPOINTING, "custom_conditioning_image": True, "text_encoder_sequence_length": 16,
+    }  # fmt: skip
+
+
+def sample_of(kind, options: dict[str, Any], number: int) -> dict[str, Any]:
+    """A sample that starts from one of the pictures."""
+    folder = Path(options["concepts"][0]["path"])
+    own = {"prompt": "a colour", "width": 32, "height": 32, "diffusion_steps": 3, "cfg_scale": 1.0}
+    if kind == EDITING:
+        return {**own, "base_image_path": str(folder / f"{number}-condlabel.png")}
+    return {
+        **own, "sample_inpainting": True, "base_image_path": str(folder / f"{number}.png"),
+        "mask_image_path": str(folder / f"{number}-masklabel.png"),
+    }  # fmt: skip

@@ -48,6 +48,30 @@ def sample_conditioning_problems(
     return [Problem("samples", text) for text in texts]
 
 
+def unread_pictures(config: TrainConfig, samples: Sequence[SampleConfig], source: ConditioningSource) -> str | None:
+    """One line that names the pictures of samples that are not read, None if there are none.
+
+    Args:
+        config: of the run.
+        samples: of the run; disabled ones are passed over.
+        source: the fact of the family's class.
+    """
+    read = {"base_image_path": source == ConditioningSource.FILE, "mask_image_path": False}
+    found = []
+    for number, sample in enumerate(samples, 1):
+        # what fills no masks is refused with it
+        if sample.enabled and not sample.sample_inpainting:
+            found += [f"sample {number} {key}" for key, is_read in read.items() if getattr(sample, key) and not is_read]
+    if not found:
+        return None
+    why = {
+        ConditioningSource.NONE: f"{config.model_type} draws from no picture",
+        ConditioningSource.FILE: f"{config.model_type} fills no masks",
+        ConditioningSource.MASK: "sample_inpainting is off",
+    }[source]
+    return f"samples: {', '.join(found)}: not read, as {why}"
+
+
 def sample_conditioning_problem(config: TrainConfig, sample: SampleConfig, source: ConditioningSource) -> str:
     """What is missing for the conditioning of a sample, "" if nothing. No image is read."""
     if sample.sample_inpainting and source != ConditioningSource.MASK:

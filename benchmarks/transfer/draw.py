@@ -27,13 +27,18 @@ TICKS = (1, 2, 5)
 
 
 def draw_transfer(results: Results, path: Path, task: str, rules: Sequence[str], axes: Sequence[Axis] = AXES) -> None:
-    """Writes a PNG: for each rule one row of scaled steps over one of plain steps, for each axis a column."""
+    """Writes a PNG: for each rule one row of scaled steps over one of plain steps, for each axis a column.
+
+    Nothing for a task of which nothing can be compared yet.
+    """
     rows = [
         (rule, scaled)
         for rule in rules
         for scaled in (True, False)
         if any(spread(results, axis_settings(axis, task, rule, scaled)) for axis in axes)
     ]
+    if not rows:
+        return
     shown = [axis for axis in axes if any(spread(results, axis_settings(axis, task, *row)) for row in rows)]
     figure, grid = pyplot.subplots(
         len(rows), len(shown), figsize=(3.4 * len(shown), 2.6 * len(rows)), layout="constrained", squeeze=False,

@@ -26,7 +26,8 @@ class StiefelLoRA(AdamWAdv):
     With u the base rule's direction, η the learning rate, k = max(1, o/r)^(1/4), see `subspace_gain`:
     B ← qf(B − η·k·t/σ₁(t)), t = u − B·sym(Bᵀu), qf the Q of QR with positive diagonal; no decay.
     A ← (1 − wd·η/η₀)·A − η·k·√(o/i)·u/σ₁(u), for W = BA of `[o, i]`: as B is orthonormal, the step of W by A has k
-    times the size of `HIDDEN`'s scaled steps. With `scale_law` variance k is 1.
+    times the size of `HIDDEN`'s scaled steps. η has the gains of the rank and of the model's width in it, see
+    `rank_gain` and `width_gain`. With `scale_law` variance k and both gains are 1.
 
     B must be orthonormal at the start, A may be zero (`lora_init` ORTHONORMAL), and alpha must be the rank. Other
     parameters, the DoRA scale too, go to the auxiliary AdamW with the same options. `scaled_optm` and its decay matter

@@ -2,6 +2,7 @@ import json
 import math
 import time
 
+from benchmarks.transfer.draw import draw_transfer
 from benchmarks.transfer.overview import draw_overview, overview_settings
 from benchmarks.transfer.plan import questions, transfer_questions
 from benchmarks.transfer.questions import (
@@ -61,6 +62,11 @@ def test_best_rates_spread_and_regret(tmp_path):
     assert best_rate(results, settings[2]).regret == pytest.approx(0.0022, abs=0.002)
     text = report(results, ["lumo"], ["ADAMW_ADV"])
     assert "2.00 (2.00–2.00)" in text and "| LoRA 64 | 1 | 0.0566 |" in text
+
+
+def test_no_picture_of_a_task_that_was_not_measured(tmp_path):
+    draw_transfer(Results(tmp_path / "rows.jsonl", {"script": "test"}), tmp_path / "longer.png", "longer", RULE_NAMES)
+    assert not (tmp_path / "longer.png").exists()
 
 
 def test_the_overview_has_both_kinds_of_steps_or_is_not_drawn(tmp_path):

@@ -689,6 +689,7 @@ OUTSIDE_STEPS = {
     ("ParameterBatch.py", "reseed"): "when a batch is made and when state is loaded",
     ("OptimizerBatches.py", "checked_rate"): "when a group is added",
     ("stiefel.py", "worst"): "when a batch is made",
+    ("arithmetic.py", "decomposable"): "for statistics and when a LoRA is made orthonormal, where there is no float64",
     ("StiefelLoRA.py", "check_start"): "the same",
     ("unmagnified.py", "unit_basis"): "eigendecompositions, which the rule needs anyway, do so, too",
     ("OptimizerState.py", "state_dict"): "when it is saved",

@@ -150,4 +150,7 @@ def test_two_runs_at_once_in_one_workspace_and_one_cache(make_run):
     winner.send_signal(signal.SIGINT)
     assert winner.wait(timeout=120) == 0
     third.send_signal(signal.SIGINT) if third.poll() is None else None
-    assert third.wait(timeout=120) in (0, 130) and "Traceback" not in run.log
+    assert third.wait(timeout=120) in (0, 130)
+    # what Python itself prints where Ctrl-C comes while an object of a library is taken down
+    ignored = re.compile(r"^Exception ignored in: .*?^KeyboardInterrupt: *$", re.MULTILINE | re.DOTALL)
+    assert "Traceback" not in ignored.sub("", run.log), run.log

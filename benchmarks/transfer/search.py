@@ -90,6 +90,9 @@ def _lowest(found: Mapping[int, float], best: int) -> float:
     the loss rises ever faster toward divergence, count as if they lay at `FAR`.
     """
     near = [k for k in sorted(found) if abs(k - best) <= 2]
+    if len(near) < 3:
+        # a coarse grid says no more than its best rate
+        return best
     losses = [min(found[k], found[best] * (1 + FAR)) for k in near]
     bend, slope, _ = np.polyfit(np.array(near) - best, losses, 2)
     return best + float(np.clip(-slope / (2 * bend), -1, 1)) if bend > 0 else best

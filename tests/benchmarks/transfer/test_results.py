@@ -4,7 +4,7 @@ import time
 
 from benchmarks.transfer.draw import draw_transfer
 from benchmarks.transfer.overview import draw_overview, overview_settings
-from benchmarks.transfer.plan import questions, transfer_questions
+from benchmarks.transfer.plan import chosen_settings, questions, transfer_questions
 from benchmarks.transfer.questions import (
     AXES,
     BLOCK_AXIS,
@@ -15,6 +15,7 @@ from benchmarks.transfer.questions import (
     all_settings,
     axis_settings,
     expected_rate,
+    reference,
     settings_of,
 )
 from benchmarks.transfer.report import report
@@ -22,7 +23,7 @@ from benchmarks.transfer.Results import Results, merge
 from benchmarks.transfer.runner import Trial, run
 from benchmarks.transfer.Setting import FULL, LORA, Setting
 from benchmarks.transfer.summary import best_rate, bests, spread, transferred_rate
-from benchmarks.transfer.tasks import TASKS
+from benchmarks.transfer.tasks import ONE, TASKS
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
@@ -62,6 +63,12 @@ def test_best_rates_spread_and_regret(tmp_path):
     assert best_rate(results, settings[2]).regret == pytest.approx(0.0022, abs=0.002)
     text = report(results, ["lumo"], ["ADAMW_ADV"])
     assert "2.00 (2.00–2.00)" in text and "| LoRA 64 | 1 | 0.0566 |" in text
+
+
+def test_a_slice_needs_no_base_that_has_to_be_made():
+    settings = chosen_settings("lumo", "ADAMW_ADV", True, None, quick=True)
+    assert {own.width for own in settings} == {ONE} and {own.method for own in settings} == {"LoRA", "OFT"}
+    assert settings[0] == reference("lumo", "ADAMW_ADV", True) and len(settings) < 8
 
 
 def test_no_picture_of_a_task_that_was_not_measured(tmp_path):

@@ -64,3 +64,8 @@ def test_a_search_that_never_ends_is_told():
 def test_numbers_and_rates_belong_together():
     assert all(number_of(rate_of(k)) == k for k in range(-30, 30))
     assert number_of(0.0123) is None and rate_of(0) == BASE and rate_of(2) == 2 * BASE
+
+
+def test_of_rates_far_apart_the_best_is_told_as_it_is():
+    found = best_of({2: 0.279, 10: 0.238, 18: 1.5})
+    assert found.rate == rate_of(10) and found.loss == 0.238 and not found.edge

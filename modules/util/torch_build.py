@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 INDEX = "https://download.pytorch.org/whl/"
@@ -98,8 +99,9 @@ def this_machine() -> Machine:
     return Machine(platform.system(), nvidia_gpus(), _has_amd())
 
 
+@cache
 def nvidia_gpus() -> tuple[Gpu, ...]:
-    """NVIDIA's GPUs, by the tool that comes with their driver."""
+    """NVIDIA's GPUs, by their driver's own tool; asked once, as the window checks a config at each change."""
     for columns in ("name,driver_version,compute_cap", "name,driver_version"):
         rows = _told_by_nvidia(columns)
         if rows:

@@ -63,6 +63,13 @@ def test_what_pip_is_asked_for():
     assert all(build.requirement("1")[-1].endswith(f"/{build.tag}") for build in BUILDS.values() if build.tag)
 
 
+@pytest.fixture(autouse=True)
+def asked_anew():
+    nvidia_gpus.cache_clear()
+    yield
+    nvidia_gpus.cache_clear()
+
+
 @pytest.fixture
 def driver(tmp_path, monkeypatch):
     """Puts a program in the place of nvidia-smi that answers with the lines it is given for a number of columns."""
@@ -86,6 +93,13 @@ def test_what_the_driver_tells(driver):
         Gpu("NVIDIA GeForce RTX 3060", "581.29", 8.6),
         Gpu("NVIDIA GeForce GTX 1080", "581.29", 6.1),
     )
+
+
+def test_the_driver_is_asked_once(driver, monkeypatch):
+    driver({3: "NVIDIA GeForce RTX 3060, 581.29, 8.6"})
+    found = nvidia_gpus()
+    monkeypatch.setattr(torch_build.shutil, "which", lambda name: None)
+    assert nvidia_gpus() == found and len(found) == 1
 
 
 def test_an_old_driver_tells_less(driver):

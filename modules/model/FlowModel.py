@@ -127,6 +127,18 @@ class FlowModel(BaseModel):
         """Latents as the pipeline has them, `[b, l, c]`, -> `[b, c, h, w]`."""
         return latents.transpose(1, 2).unflatten(2, (height, width))
 
+    def token_count(self, shape: torch.Size) -> int:
+        """Tokens of an image with latents of the shape `[b, c, h, w]`, from which its shift follows."""
+        return math.prod(shape[2:])
+
+    def pipeline_prompts(self, prompts: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What `encode_prompts` gives, `[1, ...]` each in the transformer's format, as the pipeline takes it."""
+        return dict(prompts)
+
+    def pipeline_guidance(self, scale: float) -> float:
+        """`cfg_scale`, of which 1 is none, as the pipeline counts it."""
+        return scale
+
     # -- components -----------------------------------------------------------------------------------------------
 
     @property
@@ -192,7 +204,7 @@ class FlowModel(BaseModel):
 
     def draw(self, shape: torch.Size, generator: torch.Generator) -> Draw:
         config = self.config
-        shift = self.shift_of_size(math.prod(shape[2:])) if config.dynamic_timestep_shifting else None
+        shift = self.shift_of_size(self.token_count(shape)) if config.dynamic_timestep_shifting else None
         sigma = draw_noise_levels(config, shape[0], generator, shift).float()
         noise, mixed = draw_noise(config, shape, generator)
         tensors = (tensor.to(self.device, non_blocking=True) for tensor in (noise, mixed, 1 - sigma, sigma))
@@ -223,12 +235,12 @@ class FlowModel(BaseModel):
     def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
         length = sample.text_encoder_1_sequence_length or self.config.text_encoder_sequence_length
         texts = {"": sample.prompt} | ({"negative_": sample.negative_prompt} if self.steers_away else {})
-        encoded = self.encode_text(list(texts.values()), length)
-        # diffusers' pipelines name the second prompt's arguments like the first one's
+        encoded = [self.encode_text([text], length) for text in texts.values()]
+        # each alone, as pipelines know no mask; they name the second prompt's arguments like the first's
         return {
-            f"{prefix}{self.pipeline_arguments[name]}": value[place : place + 1]
-            for place, prefix in enumerate(texts)
-            for name, value in encoded.items()
+            f"{prefix}{self.pipeline_arguments[name]}": value
+            for prefix, tensors in zip(texts, encoded, strict=True)
+            for name, value in tensors.items()
             if name in self.pipeline_arguments
         }
 
@@ -236,8 +248,9 @@ class FlowModel(BaseModel):
     def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
         """Draws one image. There is one sampler for flow matching, whatever `noise_scheduler` says."""
         pipeline, dtype, (height, width) = self.pipeline(), self.transformer_dtype, self.sample_size(sample)
-        arguments = {name: tensor.to(dtype) for name, tensor in self.prompts(sample).items()}
-        arguments |= {"height": height, "width": width, "guidance_scale": sample.cfg_scale}
+        prompts = {name: tensor.to(dtype) for name, tensor in self.prompts(sample).items()}
+        arguments: dict[str, Any] = self.pipeline_prompts(prompts)
+        arguments |= {"height": height, "width": width, "guidance_scale": self.pipeline_guidance(sample.cfg_scale)}
         drawn: list[Tensor] = []
 
         def report(pipeline, step: int, timestep, tensors: dict) -> dict:

@@ -4,15 +4,14 @@ A transformer with flow matching on packed latents; captions are inner layers of
 Qwen in Klein. Axes: `b` batch, `c` channels of packed latents, `h w` their sides, `n` text tokens, `l` all tokens.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from modules.model.cut_text import cut_text
+from modules.model.ChatTexts import ChatTexts
 from modules.model.families import FLUX_2
-from modules.model.FlowModel import FlowModel
 from modules.model.flux2_files import fill_transformer, fill_vae
 from modules.model.flux2_keys import FLUX_2_LAYOUT, flux2_adapter_naming
 from modules.model.ModelSource import FolderSource, ModelSource, empty_module
@@ -40,11 +39,8 @@ from transformers import (
     AutoTokenizer,
     Mistral3ForConditionalGeneration,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     Qwen3ForCausalLM,
 )
-
-PROMPT_TOKENS = 512  # that the published models were trained with
 
 
 def _dev_chat(caption: str) -> list[dict[str, Any]]:
@@ -93,7 +89,7 @@ FILE_NAMES = {
 }
 
 
-class Flux2Model(FlowModel):
+class Flux2Model(ChatTexts):
     """The transformer reads inner layers of a language model, and is told its noise level as its timestep.
 
     `transformer.guidance_scale` is told to models that are distilled for guidance.
@@ -144,14 +140,6 @@ class Flux2Model(FlowModel):
         return fill(path, self.source.empty(component), dtype)
 
     @property
-    def text_encoder(self) -> nn.Module:
-        return self.components["text_encoder"]
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.tokenizer_of["text_encoder"]
-
-    @property
     def image_grid(self) -> int:
         """Pixels of one token; 16 in the published models."""
         config = self.layers_of("vae").config
@@ -180,13 +168,17 @@ class Flux2Model(FlowModel):
 
     # -- captions -------------------------------------------------------------------------------------------------
 
+    def chat(self, caption: str) -> list[dict[str, Any]]:
+        return self.variant.chat(caption)
+
+    @property
+    def template(self) -> Mapping[str, bool]:
+        return self.variant.template
+
     def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
         """`hidden` `[b, n, d]` in the text encoder's format."""
         layers = self.variant.layers
-        tokens = self.tokenizer.apply_chat_template(
-            self._chats(captions), tokenize=True, return_dict=True, return_tensors="pt", padding="max_length",
-            truncation=True, max_length=length or PROMPT_TOKENS, **self.variant.template,
-        ).to(self.device)  # fmt: skip
+        tokens = self.tokenize(captions, length, padding="max_length")
         # without the head, whose scores for every word of the vocabulary nobody needs
         states = self.text_encoder.model(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True, use_cache=False
@@ -197,26 +189,6 @@ class Flux2Model(FlowModel):
                 f"{', '.join(map(str, layers))}. Take the text encoder that belongs to the model."
             )
         return {"hidden": torch.cat([states[layer] for layer in layers], dim=-1)}
-
-    def text_limits(self) -> dict[str, int]:
-        length = self.config.text_encoder_sequence_length or PROMPT_TOKENS
-        return {"text_encoder": max(0, length - len(self._bare_ids([""])[0]))}
-
-    def count_tokens(self, component: str, texts: Sequence[str]) -> list[int]:
-        empty = len(self._bare_ids([""])[0])
-        return [len(ids) - empty for ids in self._bare_ids(texts)]
-
-    def read_more(self, component: str, tokens: int) -> str:
-        return f"text_encoder_sequence_length to {tokens + len(self._bare_ids([''])[0])}"
-
-    def _bare_ids(self, captions: Sequence[str]) -> list[list[int]]:
-        """Ids of captions as conversations, however many."""
-        options = {**self.variant.template, "tokenizer_kwargs": {"verbose": False}}
-        chats = self._chats(captions)
-        return self.tokenizer.apply_chat_template(chats, tokenize=True, return_dict=True, **options)["input_ids"]
-
-    def _chats(self, captions: Sequence[str]) -> list[list[dict[str, Any]]]:
-        return [self.variant.chat(cut_text(caption)) for caption in captions]
 
     def text_settings(self, component: str) -> list[Any]:
         return [self.config.text_encoder_sequence_length, self.variant.layers, self.variant.chat("")]

@@ -124,8 +124,17 @@ FLUX_2 = Family(
     ),
 )  # fmt: skip
 
+Z_IMAGE = Family(
+    "ZImageModel",
+    (ModelType.Z_IMAGE,),
+    ("transformer", "text_encoder", "vae"),
+    {"width": 1024, "height": 1024, "diffusion_steps": 28, "cfg_scale": 4.0},
+    {"cap_pad_token": (ModelType.Z_IMAGE,)},
+    (StandardModel("Z-Image", "z_image", "Z-Image", "z_image", {ModelType.Z_IMAGE: {}}),),
+)
+
 # a new family is one line here
-FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX_2)
+FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX_2, Z_IMAGE)
 
 
 def facts_of(model_type: ModelType) -> Family | None:

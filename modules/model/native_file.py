@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 # the last ones are those of whole checkpoints, which hold other components as well
 _WHOLE = ("model.diffusion_model.", "vae.", VAE_PREFIX, "text_encoders.clip_l.transformer.",
-          "text_encoders.t5xxl.transformer.")  # fmt: skip
+          "text_encoders.t5xxl.transformer.", "text_encoders.qwen3_4b.transformer.model.")  # fmt: skip
 _PREFIXES = ("", "diffusion_model.", "model.", *_WHOLE)
 # names by which programs store the scale of an 8-bit weight; what else they store beside it changes no weight
 _SCALES = ("weight_scale", "scale_weight")
@@ -66,7 +66,7 @@ def fill_from_file(
         module: the component on the meta device; it is filled.
         dtype: that the weights get.
         native_of: the original layout. That of diffusers or transformers is read as well.
-        unused: how names, without a prefix, of tensors begin that such files may hold beside.
+        unused: how names, with a prefix or without, of tensors begin that such files may hold beside.
         other_layouts: that are read as well.
 
     Raises:
@@ -79,7 +79,8 @@ def fill_from_file(
     wanted: dict[str, list[tuple[str, NativeTensor]]] = {}
     for name, place in sources.items():
         wanted.setdefault(prefix + place.name, []).append((name, place))
-    _check_names(file, wanted, module, prefix, tuple(prefix + name for name in unused))
+    # a head stands beside what its prefix is for
+    _check_names(file, wanted, module, prefix, tuple(start + name for name in unused for start in ("", prefix)))
     # T5's sums leave the range of half precision
     wide = getattr(module, "_keep_in_fp32_modules", None) or () if dtype == torch.float16 else ()
     state: dict[str, Tensor] = {}
@@ -89,10 +90,10 @@ def fill_from_file(
             state[name] = piece.to(torch.float32 if {*wide} & {*name.split(".")} else dtype, copy=True)
     module.load_state_dict(state, strict=False, assign=True)
     for name, buffer in list(module.named_buffers()):
-        if buffer.is_meta:
-            # computed, not stored: a count of batches, of which nothing depends, and CLIP's positions
+        # computed, not stored: a count of batches, of which nothing depends, and CLIP's positions; what follows from a
+        # module's config is left to the caller
+        if buffer.is_meta and name.endswith(_BESIDE):
             owner, _, leaf = name.rpartition(".")
-            assert name.endswith(_BESIDE), name
             value = torch.zeros_like(buffer, device="cpu")
             if leaf == "position_ids":
                 value += torch.arange(buffer.shape[-1])

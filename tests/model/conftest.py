@@ -520,6 +520,33 @@ def flux2_tensors():
     return _flux2_tensors
 
 
+# --- Z-Image
+
+
+@pytest.fixture(scope="session")
+def zimage_pipeline():
+    """A small Z-Image pipeline with random weights; tests must not change it."""
+    from tests.model.zimage_base import random_zimage
+
+    pipeline = _seeded(random_zimage)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def zimage_folder(zimage_pipeline, tmp_path_factory) -> Path:
+    """The same as a diffusers folder; tests must not change it."""
+    return _saved(zimage_pipeline, tmp_path_factory.mktemp("zimage"))
+
+
+@pytest.fixture(scope="session")
+def wide_zimage_folder(tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized, in every component."""
+    from tests.model.zimage_base import random_zimage
+
+    return _saved(_seeded(random_zimage, 64, 4), tmp_path_factory.mktemp("wide zimage"))
+
+
 class MetaFile:
     """Stands for a `WeightsFile` of gigabytes: its tensors have no data."""
 

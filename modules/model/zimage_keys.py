@@ -1,0 +1,123 @@
+"""How files call the layers of Z-Image: adapter files, and the single files that hold the transformer alone.
+
+"Native" names are ComfyUI's, which most single files have. There the attention of a block has one layer for query, key
+and value; the original code and diffusers have three. In adapter files ComfyUI knows these three as well.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from modules.model.native_file import NativeTensor
+from modules.model.unet_keys import flat, layer_paths
+from modules.util.AdapterNaming import AdapterNaming, FusedLayer, LayerId
+from modules.util.CheckpointTensor import THIRDS, Share
+from modules.util.enum.ModelFormat import ModelFormat
+
+from torch import nn
+
+# tensors that such files may hold although no layer reads them
+UNUSED = ("norm_final.weight",)
+_BLOCK = r"(?:layers|noise_refiner|context_refiner)\.\d+\."
+_KNOWN = re.compile(
+    rf"({_BLOCK}|all_x_embedder\.2-1|all_final_layer\.2-1\.|t_embedder\.mlp\.|cap_embedder\.)|(x|cap)_pad_token$"
+)
+_THIRD = re.compile(rf"({_BLOCK}attention)\.to_([qkv])(.*)")
+_RENAMED = (
+    (re.compile(r"^all_(x_embedder|final_layer)\.2-1"), r"\1"),
+    (re.compile(r"\.attention\.norm_([qk])"), r".attention.\1_norm"),
+    (re.compile(r"\.attention\.to_out\.0"), ".attention.out"),
+)
+
+
+def native_tensor(name: str) -> NativeTensor:
+    """The place of a tensor, or of a layer, that diffusers calls `name`.
+
+    Raises:
+        ValueError: it is none of a Z-Image transformer's.
+    """
+    if not _KNOWN.match(name):
+        raise ValueError(f"{name} has no native name; expected a layer of a Z-Image transformer")
+    if third := _THIRD.fullmatch(name):
+        attention, letter, ending = third.groups()
+        return NativeTensor(f"{attention}.qkv{ending}", THIRDS["qkv".index(letter)])
+    for pattern, native in _RENAMED:
+        name = pattern.sub(native, name)
+    return NativeTensor(name)
+
+
+def zimage_adapter_naming(
+    transformer: nn.Module, text_encoders: Mapping[str, nn.Module] | None = None, component: str = "transformer"
+) -> AdapterNaming:
+    """The key map of a Z-Image model. Its text encoder carries no adapters.
+
+    Args:
+        transformer: a `ZImageTransformer2DModel`, may be on the meta device.
+        text_encoders: there are none that could be named.
+        component: the transformer's name in the config.
+
+    Raises:
+        ValueError: a layer has no native name.
+    """
+    paths = layer_paths(transformer)
+    apart: dict[LayerId, str] = {}
+    stacked: dict[str, dict[Share, str]] = {}
+    for path in paths:
+        native = native_tensor(path)
+        if native.share is None:
+            apart[component, path] = native.name
+        else:
+            stacked.setdefault(native.name, {})[native.share] = path
+    groups: dict[str, FusedLayer] = {}
+    for native_name, shares in stacked.items():
+        members = [shares[share] for share in sorted(shares)]
+        rows = tuple(transformer.get_submodule(path).out_features for path in members)
+        groups[native_name] = FusedLayer(tuple((component, path) for path in members), rows)
+    return _naming(component, paths, apart, groups)
+
+
+def _naming(
+    component: str, paths: list[str], apart: Mapping[LayerId, str], groups: Mapping[str, FusedLayer]
+) -> AdapterNaming:
+    """The naming of layers that ComfyUI has `apart`, and of those that it has in `groups`, by native names."""
+
+    def split(start: str) -> dict[LayerId, str]:
+        return {(component, path): f"{start}{path}" for path in paths}
+
+    flattened = {layer: f"lora_unet_{flat(native)}" for layer, native in apart.items()}
+    joined = {f"lora_unet_{flat(native)}": group for native, group in groups.items()}
+    kohya = (ModelFormat.KOHYA_LORA, ModelFormat.SAFETENSORS)
+    names = {
+        # flattened names of queries, keys and values alone are known to other trainers, and not to ComfyUI
+        **dict.fromkeys(kohya, flattened),
+        ModelFormat.COMFY_LORA: split("diffusion_model."),
+        ModelFormat.ORIGINAL_LORA: split(""),
+        ModelFormat.DIFFUSERS_LORA: split("transformer."),
+        ModelFormat.LEGACY_LORA: split("transformer."),
+        ModelFormat.INTERNAL: split(f"{component}."),
+    }
+    aliases = {name: layer for layer, native in apart.items() for name in _aliases(native)}
+    aliases |= {name: (component, path) for path in paths for name in _aliases(path)}
+    return AdapterNaming.build(
+        names,
+        aliases,
+        fused={name: group for native, group in groups.items() for name in _aliases(native)},
+        write_fused=dict.fromkeys(kohya, joined),
+        comfy=_comfy_names(paths, [*apart.values(), *groups]),
+    )
+
+
+def _comfy_names(paths: Iterable[str], native: Iterable[str]) -> Iterator[str]:
+    """The names that stock ComfyUI knows: all native ones, and diffusers' with other prefixes."""
+    for name in native:
+        yield from (f"diffusion_model.{name}", f"lora_unet_{flat(name)}")
+    for path in paths:
+        yield from (path, f"diffusion_model.{path}", f"transformer.{path}", f"lycoris_{flat(path)}")
+
+
+def _aliases(name: str) -> tuple[str, ...]:
+    """How trainers call a layer, by its name in diffusers or its native one."""
+    return (
+        *(name, f"diffusion_model.{name}", f"transformer.{name}", f"base_model.model.{name}"),
+        *(f"lora_transformer.{name}", f"lora_unet_{flat(name)}", f"lora_transformer_{flat(name)}"),
+        f"lycoris_{flat(name)}",
+    )

@@ -95,7 +95,7 @@ class StandardSource:
 
 
 class FullLengthTokenizer:
-    """Stands for the tokenizer of a family whose captions are all padded to the same number of tokens.
+    """Stands for the tokenizer of a family that reads captions of any length, with captions of full length.
 
     What a run needs depends on how many tokens there are and not on which, so that plans need none of the vocabularies,
     which are larger than all the rest of a model's description.
@@ -104,7 +104,9 @@ class FullLengthTokenizer:
     def apply_chat_template(self, conversations: Sequence[Any], *, max_length: int, **options: Any) -> BatchEncoding:
         """`max_length` tokens for each conversation. The options are those of a tokenizer of transformers."""
         ids = torch.zeros(len(conversations), max_length, dtype=torch.int64)
-        return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        # a table, which has its numbers where other tensors have none: families read lengths from it
+        mask = torch.ones(len(conversations), max_length, dtype=torch.int64)
+        return BatchEncoding({"input_ids": ids, "attention_mask": mask})
 
 
 def _described(model_type: ModelType, base_model_name: str) -> _Description:

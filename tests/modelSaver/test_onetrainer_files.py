@@ -190,6 +190,7 @@ COUNTS = {
     "Flux.2 Klein 4B": {
         "ORIGINAL_LORA": (0, 89), "DIFFUSERS_LORA": (104, 109), "INTERNAL": (104, 109), "LEGACY_LORA": (104, 109)
     },
+    "Z-Image": {},
 }  # fmt: skip
 
 
@@ -206,5 +207,5 @@ def test_how_many_layers_comfy_finds(standards, name):
     apart = naming.write_apart.get(ModelFormat.COMFY_LORA, {})
     assert set(apart.values()) <= naming.comfy and bool(apart) == name.startswith("Flux.2")
     joined = one(onetrainer_remarks(ModelFormat.KOHYA_LORA, AdapterKind("LoRA"), naming))
-    assert ("layers that are joined" in joined) == name.startswith("Flux.2")
+    assert ("layers that are joined" in joined) == (name.startswith("Flux.2") or name == "Z-Image")
     assert not onetrainer_remarks(ModelFormat.LEGACY_LORA, AdapterKind("LoRA"), naming)

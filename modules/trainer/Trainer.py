@@ -17,9 +17,8 @@ from modules.trainer.backup import Backup, newest_backup, prune_backups, read_ba
 from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
 from modules.trainer.Ema import Ema, restored
 from modules.trainer.events import TrainCommands, TrainEvents
-from modules.trainer.FusedBackward import FusedBackward
+from modules.trainer.GradientStep import GradientStep
 from modules.trainer.long_texts import tell_long_texts
-from modules.trainer.loss import loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.objective import batch_losses
 from modules.trainer.optimizers import (
@@ -44,7 +43,6 @@ from modules.util.config.errors import ConfigError
 from modules.util.config.load import resolve_concepts, resolve_samples
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.dtypes import autocast
-from modules.util.enum.DataType import DataType
 from modules.util.enum.EMAMode import EMAMode
 from modules.util.found_problems import raise_problems
 from modules.util.HeldFolder import HeldFolder
@@ -234,12 +232,9 @@ class Trainer:
         self._told: set[str] = set()
         self._tell_of_optimizer()
         self.schedule_free = OPTIMIZERS[config.optimizer.optimizer].schedule_free
-        self.fused = (
-            FusedBackward(self.optimizer, self.parameters, config.clip_grad_norm)
-            if config.optimizer.fused_back_pass
-            else None
+        self.gradient_step = GradientStep(
+            config, self.optimizer, self.parameters, self.device, self.workspace / "backup"
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.train_dtype == DataType.FLOAT_16)
         where = torch.device("cpu") if config.ema == EMAMode.CPU else None
         self.ema = (
             None
@@ -280,7 +275,7 @@ class Trainer:
             self.optimizer.train()
         if backup.extra["scaler"]:
             # empty where the run was not in fp16 so far
-            self.scaler.load_state_dict(backup.extra["scaler"])
+            self.gradient_step.scaler.load_state_dict(backup.extra["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(backup.extra["ema"] if "ema" in backup.extra else self.ema.fresh_state())
         self.progress = TrainProgress.from_dict(backup.progress)
@@ -365,19 +360,15 @@ class Trainer:
             batch = self.data.load(self.plan.batch(index))
             names += batch.names
             total += self._backward(batch, index, len(indices))
-        norm = self._gradient_norm()
+        numbers = self.gradient_step.apply(total, step + 1, names)
+        if self.ema is not None:
+            self.ema.update(step + 1)
         # the one place where the host waits for the device
-        loss, gradient_norm = torch.stack([total, norm.to(total)]).tolist()
-        self._check_finite(loss, gradient_norm, names)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        loss, gradient_norm = self.gradient_step.read(numbers, step + 1, names)
         if getattr(self.optimizer, "watch", False):
             self._tell_of_optimizer()
-        self.optimizer.zero_grad(set_to_none=True)
         self.progress.step = step + 1
         self.plan.note(self.progress, indices[-1])
-        if self.ema is not None:
-            self.ema.update(self.progress.step)
         seconds = time.perf_counter() - started
         self.step_seconds.append(seconds)
         self.progress.seconds += seconds
@@ -396,36 +387,10 @@ class Trainer:
         torch.manual_seed(step_seed(self.config.seed, "dropout", index))
         generator = step_generator(self.config.seed, "noise", index)
         loss = batch_losses(self.config, self.model, batch, generator, self.trained).mean() / micro_batches
-        if self.fused is not None:
-            # the backward pass will step at once
-            self._check_finite(loss.item(), 0.0, batch.names)
-        self.scaler.scale(loss * loss_scale(self.config)).backward()
-        return loss.detach()
-
-    def _gradient_norm(self) -> Tensor:
-        """Norm of the whole gradient before clipping. It is clipped here, unless every parameter had its step."""
-        if self.fused is not None:
-            return self.fused.take_norm()
-        self.scaler.unscale_(self.optimizer)
-        limit = self.config.clip_grad_norm
-        return torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
+        return self.gradient_step.backward(loss, self.progress.step + 1, batch.names)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self.config, self.device)
-
-    def _check_finite(self, loss: float, norm: float, names: list[str]) -> None:
-        finite_loss, finite_norm = abs(loss) < float("inf"), abs(norm) < float("inf")
-        if finite_loss and (finite_norm or self.scaler.is_enabled()):
-            # with fp16 an overflow only makes the scaler skip the step and scale less, unless it never ends
-            if finite_norm or self.scaler.get_scale() > 1e-4:
-                return
-        what = "loss" if not finite_loss else "gradient"
-        self.optimizer.zero_grad(set_to_none=True)
-        raise UserError(
-            f"The {what} of step {self.progress.step + 1} is not finite (batch: {', '.join(names)}). The run stops; "
-            f"backups in {self.workspace / 'backup'} are untouched. Try a lower learning rate, gradient clipping or "
-            "BFLOAT_16 instead of FLOAT_16, and look at the images of that batch."
-        )
 
     def _anything_left(self) -> bool:
         """Freezes the sets whose training is over; False if that leaves nothing to train."""
@@ -482,7 +447,8 @@ class Trainer:
         for own in self.trained.values():
             tensors.update(own.state_dict())
         extra: dict[str, Any] = {
-            "scaler": self.scaler.state_dict(), "hub": self.model.hub.pins, "plan": self.plan.describe(self.progress),
+            "scaler": self.gradient_step.scaler.state_dict(), "hub": self.model.hub.pins,
+            "plan": self.plan.describe(self.progress),
         }  # fmt: skip
         if self.ema is not None:
             extra["ema"] = self.ema.state_dict()

@@ -15,6 +15,8 @@ from modules.model.hub import Hub
 from modules.modelSaver.output import set_aside
 from modules.trainer.backup import Backup, newest_backup, prune_backups, read_backup, write_backup
 from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
+from modules.trainer.denoiser_speed import speed_up
+from modules.trainer.device_settings import device_settings, prepare_process
 from modules.trainer.Ema import Ema, restored
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.GradientStep import GradientStep
@@ -74,6 +76,7 @@ class Trainer:
     ) -> None:
         self.config, self.events, self.commands, self.resume = config, events, commands, resume
         self.workspace = Path(config.workspace_dir)
+        prepare_process(config)
         self.device = resolve_device(config)
         self.progress = TrainProgress()
         self.run_name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
@@ -90,7 +93,8 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Trains to the end, or until asked to stop; returns what `run.json` holds."""
         try:
-            return self._run()
+            with device_settings(self.config, self.device):
+                return self._run()
         finally:
             if self.held is not None:
                 self.held.release()
@@ -162,6 +166,7 @@ class Trainer:
             self._encode_prompts(samples)
         self.model.rest()
         self.trained = make_trained(self.model, config, self.warn)
+        speed_up(self.model, config, self.warn)
         self.model.text_encoder_trained = self.text_trained
         self.parameters = [p for own in self.trained.values() for p in own.parameters()]
         self._make_optimizer()

@@ -13,6 +13,7 @@ from modules.model.model_name import check_model_name, named_models, read_model_
 from modules.model.ModelSource import check_folder
 from modules.model.sample_pictures import picture_problems
 from modules.model.weight_formats import check_offload, component_dtype
+from modules.trainer.device_settings import device_problems, prepare_process
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.Method import Method
 from modules.trainer.optimizer_checks import optimizer_problems
@@ -56,7 +57,7 @@ def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines 
     """
     problems = [*check_train_config(config), *empty_texts(config), *list_problems(config, lines)]
     problems += _of_concepts(config, warn)
-    problems += found(resolve_device, config)
+    problems += _of_device(config)
     if note := idle_gpu_note(config):
         warn(note)
     problems += found(usable_device, "temp_device", config.temp_device)
@@ -99,6 +100,11 @@ def open_model(config: TrainConfig, device: torch.device, warn: Warn, hub: Hub |
         method.check_output(model, config, warn)
     model.check_layers()
     return model
+
+
+def _of_device(config: TrainConfig) -> list[Problem]:
+    prepare_process(config)
+    return found(resolve_device, config) or device_problems(config, resolve_device(config))
 
 
 def _of_concepts(config: TrainConfig, warn: Warn) -> list[Problem]:

@@ -94,6 +94,8 @@ class BaseModel(ConditionedModel):
     reads_chunks: ClassVar[bool] = False
     # whether the family says how `dynamic_timestep_shifting` follows from an image's size
     shifts_by_size: ClassVar[bool] = False
+    # whether its layers take weights in one format of 16 bits and activations in the other, on a CPU, too
+    mixes_half_formats: ClassVar[bool] = True
 
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
         self.config, self.source, self.device, self.hub = config, source, device, Hub(config)

@@ -197,7 +197,7 @@ def _of_family(config: TrainConfig, warn: Warn) -> list[Problem]:
 
 
 def _of_cpu(config: TrainConfig, family: type[BaseModel], methods: Sequence[Method]) -> list[Problem]:
-    if found(resolve_device, config) or resolve_device(config).type != "cpu":
+    if family.mixes_half_formats or found(resolve_device, config) or resolve_device(config).type != "cpu":
         return []
     denoiser, *encoders = family.trainable_components
     text = any(method.trains_text(config, family.trainable_components) for method in methods)

@@ -69,8 +69,8 @@ def mixed_half_problems(config: TrainConfig, components: Sequence[str]) -> list[
         Problem(
             f"{name}.weight_dtype",
             f"found {other} with train_dtype {config.train_dtype}, of which norms on a CPU take only one. Set it to "
-            f"{config.train_dtype} or FLOAT_32",
-            tuple(Remedy.of({f"{name}.weight_dtype": str(mend)}) for mend in (config.train_dtype, DataType.FLOAT_32)),
+            f"FLOAT_32, or train_dtype to {other}",
+            (Remedy.of({f"{name}.weight_dtype": "FLOAT_32"}), Remedy.of({"train_dtype": str(other)})),
         )
         for name in components
         if other is not None and config.component_weight_dtype(name) == other

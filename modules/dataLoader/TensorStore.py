@@ -1,6 +1,7 @@
 import threading
 from collections.abc import Callable
 
+from modules.dataLoader.ReusedMemory import MOST_FREE, ReusedMemory
 from modules.dataLoader.TensorCache import TensorCache
 
 from torch import Tensor
@@ -16,10 +17,14 @@ class TensorStore:
     Args:
         cache: where entries are kept on disk; None keeps nothing there.
         memory_budget: bytes of tensors to hold in memory.
+
+    Attributes:
+        memory: of what is read from disk, and of batches.
     """
 
     def __init__(self, cache: TensorCache | None, memory_budget: int) -> None:
         self.cache = cache
+        self.memory = cache.memory if cache else ReusedMemory(MOST_FREE)
         self.memory_bytes = 0
         self._memory_budget = memory_budget
         self._memory: dict[tuple[str, str], Tensors] = {}

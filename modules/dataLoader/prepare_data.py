@@ -2,19 +2,18 @@
 
 import logging
 import math
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from modules.dataLoader.cache_use import other_users, use_cache
 from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.DatasetReport import DatasetReport
+from modules.dataLoader.encode_missing import encode_missing
 from modules.dataLoader.Encoder import EncodingModel
 from modules.dataLoader.ImageSource import ImageSource
 from modules.dataLoader.plan import PlanRules
 from modules.dataLoader.plan_size import used_variations
-from modules.dataLoader.progress import Progress, track
+from modules.dataLoader.progress import Progress
 from modules.dataLoader.TensorCache import TensorCache
 from modules.dataLoader.TensorStore import TensorStore
 from modules.dataLoader.TrainingData import Place, ShownPlace, TrainingData
@@ -25,7 +24,6 @@ from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.UserError import UserError
 
 logger = logging.getLogger(__name__)
-Item, Result = TypeVar("Item"), TypeVar("Result")
 
 KEPT_EPOCHS = 1000
 """Variations that a run of so many epochs comes to are not removed from the cache."""
@@ -91,8 +89,9 @@ def prepare_data(
         _prune(cache, (data, make(validation=True)), config, cache_text, warn)
     _cache_images(data, config, progress)
     if cache_text:
-        for text in track(wanted := _texts(data, config), len(wanted), "captions", progress):
-            data.text(*text)
+        texts = _texts(data, config)
+        entries = (data.text_entry(*text) for text in texts)
+        encode_missing(entries, len(texts), "captions", config.dataloader_threads, progress)
     return data
 
 
@@ -166,54 +165,17 @@ def _texts(data: TrainingData, config: TrainConfig, epochs: int | None = None) -
 
 
 def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
-    places = reversed(_image_variations(data, config.epochs))
-    wanted = list({data.latent_key(*place): place for place in places}.values())[::-1]
-
-    def render(place: tuple[int, int]):
-        # read and decoded in threads, and only where the store has nothing
-        return place, (None if data.has_latent(*place) else data.source.pixels(*place))
-
-    with ThreadPoolExecutor(config.dataloader_threads) as pool:
-        ready = map_ahead(pool, render, wanted, 2 * config.dataloader_threads)
-        for place, pixels in track(ready, len(wanted), "latents", progress):
-            if pixels is not None:
-                data.add_latent(*place, pixels)
+    threads, places = config.dataloader_threads, _image_variations(data, config.epochs)
+    wanted = list({data.latent_key(*place): place for place in reversed(places)}.values())[::-1]
+    latents = (data.latent_entry(*place) for place in wanted)
+    encode_missing(latents, len(wanted), "latents", threads, progress)
     if config.masked_training:
-        places = [place for place in _image_variations(data, config.epochs) if data.source.has_mask(*place)]
-        for place in track(places, len(places), "masks", progress):
-            data.mask(*place, data.latent(*place))
+        wanted = [place for place in places if data.source.has_mask(*place)]
+        masks = (data.mask_entry(*place, data.latent_entry(*place)) for place in wanted)
+        encode_missing(masks, len(wanted), "masks", threads, progress)
     if data.conditioned:
-        _cache_conditioning(data, config, progress)
-
-
-def _cache_conditioning(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
-    places = _shown_places(data, config.epochs)
-
-    def render(place: ShownPlace):
-        return place, (None if data.has_conditioning(place) else data.source.conditioning(*place))
-
-    with ThreadPoolExecutor(config.dataloader_threads) as pool:
-        ready = map_ahead(pool, render, places, 2 * config.dataloader_threads)
-        for place, rendered in track(ready, len(places), "conditioning", progress):
-            if rendered is not None:
-                data.add_conditioning(place, *rendered)
-
-
-def map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    """Results in the order of `items`, computed by the pool, at most `ahead` of them in advance."""
-    waiting: deque = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+        shown = _shown_places(data, config.epochs)
+        encode_missing(map(data.conditioning_entry, shown), len(shown), "conditioning", threads, progress)
 
 
 def _prune(

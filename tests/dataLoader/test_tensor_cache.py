@@ -77,7 +77,7 @@ def test_every_damage_is_noticed(cache, warnings):
 
 def test_an_entry_under_a_wrong_name(cache):
     with pytest.raises(ValueError, match="wrong name"):
-        unpack(pack(TENSORS, OTHER), KEY)
+        unpack(torch.frombuffer(bytearray(pack(TENSORS, OTHER)), dtype=torch.uint8), KEY)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])

@@ -13,6 +13,12 @@ from modules.dataLoader.TrainingData import TrainingData
 
 import torch
 
+MOST_AHEAD = 8
+"""Batches that are read ahead where they are small: more bridge longer pauses of a disk."""
+
+AHEAD_BYTES = 1 << 29
+"""What all of them together may take. One more than there are threads is read ahead in any case."""
+
 
 class Feed:
     """Batches by their number, read ahead in threads, so that a step finds its batch ready.
@@ -24,7 +30,7 @@ class Feed:
         data: that is read.
         planned: number -> samples; called in threads.
         end: number of the batch behind the last one.
-        threads: at least 1. One more batch than threads is read ahead.
+        threads: at least 1.
         device: where batches are used. For CUDA they lie in pinned memory.
 
     Attributes:
@@ -44,6 +50,7 @@ class Feed:
         self._pool: ThreadPoolExecutor | None = None
         # number and future of each batch that is read ahead, in order
         self._ahead: deque[tuple[int, Future[PendingBatch]]] = deque()
+        self._most_ahead = threads + 1
         self._closed = False
         self.waited = 0.0
 
@@ -64,7 +71,9 @@ class Feed:
             self.waited += time.perf_counter() - started
         # while the model encodes or trains, threads go on
         self._read_ahead(number + 1)
-        return pending.finish()
+        batch = pending.finish()
+        self._most_ahead = max(self._threads + 1, min(MOST_AHEAD, AHEAD_BYTES // batch.nbytes))
+        return batch
 
     def close(self) -> None:
         """Ends the threads; what they read is dropped."""
@@ -77,7 +86,7 @@ class Feed:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "data")
         first = number + len(self._ahead)
-        for later in range(first, min(number + self._threads + 1, self._end)):
+        for later in range(first, min(number + self._most_ahead, self._end)):
             self._ahead.append((later, self._pool.submit(self._read, later)))
 
     def _read(self, number: int) -> PendingBatch:

@@ -55,6 +55,8 @@ class PendingBatch:
         # a mask is never made by the model
         if all(entry.stored for entry in self._entries() if entry.kind != "masks"):
             self._batch = self._joined()
+            # their memory takes the next batch while this one waits
+            self.latents, self.texts, self.conditioning, self.masks, self._empty = (), None, None, None, None
 
     def finish(self) -> Batch:
         """The batch. The model encodes what is not stored.

@@ -21,6 +21,7 @@ from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.ConditioningSource import ConditioningSource
+from modules.util.free_memory import free_memory
 from modules.util.UserError import UserError
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,8 @@ logger = logging.getLogger(__name__)
 KEPT_EPOCHS = 1000
 """Variations that a run of so many epochs comes to are not removed from the cache."""
 
-MEMORY_BUDGET = 2 << 30
-"""Bytes of encoded images and captions that are held in memory."""
+MEMORY_SHARE = 0.25
+"""Of the free RAM, that holds encoded images and captions if the config does not say how much may."""
 
 
 def prepare_data(
@@ -42,7 +43,7 @@ def prepare_data(
     report: DatasetReport | None = None,
     progress: Progress | None = None,
     warn: Callable[[str], None] = logger.warning,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> TrainingData:
     """Encodes all images and captions that are not cached yet.
 
@@ -58,7 +59,7 @@ def prepare_data(
         report: what `check_dataset` returned for the same config and concepts; None checks now.
         progress: is told how far each stage is.
         warn: gets findings, one line each.
-        memory_budget: bytes of encoded data to hold in memory.
+        memory_budget: bytes of encoded data to hold in memory; None: as the config says.
 
     Raises:
         UserError: if there is nothing to use, a file changed, or the cache cannot be written.
@@ -68,7 +69,7 @@ def prepare_data(
     cache = TensorCache(config.cache_dir, warn) if config.latent_caching else None
     if cache is not None:
         use_cache(cache.directory)
-    store = TensorStore(cache, memory_budget)
+    store = TensorStore(cache, _memory_budget(config) if memory_budget is None else memory_budget)
 
     def make(validation: bool) -> TrainingData:
         images = [image for image in report.images if _is_validation(concepts[image.concept]) == validation]
@@ -93,6 +94,10 @@ def prepare_data(
         entries = (data.text_entry(*text) for text in texts)
         encode_missing(entries, len(texts), "captions", config.dataloader_threads, progress)
     return data
+
+
+def _memory_budget(config: TrainConfig) -> int:
+    return int(MEMORY_SHARE * free_memory() if config.data_memory is None else config.data_memory * 2**30)
 
 
 def _plan_rules(config: TrainConfig, cache_text: bool, validation: bool, conditioning: ConditioningSource) -> PlanRules:

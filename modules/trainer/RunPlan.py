@@ -33,7 +33,9 @@ class RunPlan:
         counter = data.counter(config.epochs)
         self._ends = list(accumulate(counter.batches(epoch) for epoch in range(config.epochs)))
         self.batches = self._ends[-1]
-        # epochs that are planned: their batches, and how many samples are in the first of them
+        # the epoch of the batch that was done last, and of those from there on that are planned: their batches, and how
+        # many samples are in the first of them
+        self._now = 0
         self._planned: dict[int, tuple[list[PlannedBatch], list[int]]] = {}
         self._planning = threading.Lock()
         self._settings = {
@@ -68,7 +70,8 @@ class RunPlan:
         """Writes down that batch `index` is done."""
         progress.epoch = bisect_right(self._ends, index + 1)
         done, whole = self.place_in_epoch(index)
-        samples = self._plan(self._place(index)[0])[1]
+        self._now = self._place(index)[0]
+        samples = self._plan(self._now)[1]
         progress.seen, progress.seen_batches = (samples[done - 1], done) if done < whole else (0, 0)
 
     def describe(self, progress: TrainProgress) -> dict[str, Any]:
@@ -144,9 +147,9 @@ class RunPlan:
             if epoch not in self._planned:
                 batches = self._data.plan(epoch)
                 planned = batches, list(accumulate(len(batch.samples) for batch in batches))
-                # batches are read ahead: while the next epoch begins there, the last steps of this one are noted
-                beside = {other: known for other, known in self._planned.items() if abs(other - epoch) == 1}
-                self._planned = {**beside, epoch: planned}
+                # where batches are read ahead, later epochs have begun
+                kept = {other: known for other, known in self._planned.items() if other >= self._now}
+                self._planned = {**kept, epoch: planned}
             return self._planned[epoch]
 
     def _order(self, epoch: int) -> str:

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from modules.dataLoader.Batch import Batch
-from modules.dataLoader.collate import pinned
+from modules.dataLoader.collate import fresh, pinned
 from modules.dataLoader.PendingBatch import PendingBatch
 from modules.dataLoader.plan import PlannedBatch
 from modules.dataLoader.TrainingData import TrainingData
@@ -46,7 +46,8 @@ class Feed:
         device: torch.device,
     ) -> None:
         self._data, self._planned, self._end, self._threads = data, planned, end, threads
-        self._allocate = pinned if device.type == "cuda" else None
+        # only on a CPU nothing reads a batch any more when it is gone
+        self._allocate = {"cpu": None, "cuda": pinned}.get(device.type, fresh)
         self._pool: ThreadPoolExecutor | None = None
         # number and future of each batch that is read ahead, in order
         self._ahead: deque[tuple[int, Future[PendingBatch]]] = deque()

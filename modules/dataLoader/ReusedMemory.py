@@ -8,7 +8,7 @@ from torch import Tensor
 SMALLEST = 1 << 18
 """Bytes; smaller pieces are used again by the allocator itself."""
 
-UNIT = 1 << 20
+UNIT = 1 << 16
 """Bytes; sizes are rounded up to multiples, so that pieces of nearly the same size take each other's place."""
 
 

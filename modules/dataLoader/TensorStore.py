@@ -52,7 +52,9 @@ class TensorStore:
         return tensors
 
     def _remember(self, kind: str, key: str, tensors: Tensors) -> None:
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        # what is read from a file lies in one piece of memory, with its header
+        storages = {storage.data_ptr(): storage.nbytes() for storage in (t.untyped_storage() for t in tensors.values())}
+        size = sum(storages.values())
         with self._lock:
             if self.memory_bytes + size <= self._memory_budget and (kind, key) not in self._memory:
                 self._memory[kind, key] = tensors

@@ -14,6 +14,11 @@ Allocate = Callable[[int], Tensor]
 """A number of bytes -> `[bytes]`, uint8, of any content."""
 
 
+def fresh(size: int) -> Tensor:
+    """Memory that nobody else gets while a device may still read it."""
+    return torch.empty(size, dtype=torch.uint8)
+
+
 def pinned(size: int) -> Tensor:
     """Memory that a GPU reads while the program goes on. torch uses it again when the GPU is done with it."""
     return torch.empty(size, dtype=torch.uint8, pin_memory=True)

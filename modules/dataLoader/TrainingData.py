@@ -137,7 +137,7 @@ class TrainingData:
         """`latent` [c, h/f, w/f] of an image."""
         return self._entry(
             "latents",
-            self.latent_key(image, variation),
+            lambda: self.latent_key(image, variation),
             lambda: (self.source.pixels(image, variation),),
             lambda pixels: {"latent": self._encoder.image(pixels, self.source.images[image].path)},
         )
@@ -151,7 +151,7 @@ class TrainingData:
 
         return self._entry(
             "masks",
-            self.mask_key(image, variation),
+            lambda: self.mask_key(image, variation),
             render,
             lambda mask: {"mask": adaptive_avg_pool2d(mask[None], latent.tensors()["latent"].shape[-2:])[0]},
         )
@@ -161,7 +161,7 @@ class TrainingData:
         name = self.source.images[place[0]].path
         return self._entry(
             "conditioning",
-            self.conditioning_key(*place),
+            lambda: self.conditioning_key(*place),
             lambda: self.source.conditioning(*place),
             lambda pixels, mask: self._encoder.conditioning(pixels, mask, name),
         )
@@ -208,5 +208,9 @@ class TrainingData:
     def _shown_place(self, sample: PlannedSample) -> ShownPlace:
         return sample.image, sample.image_variation, self._fills_masks and sample.whole_image
 
-    def _entry(self, kind: str, key: str, render: Callable[[], tuple], encode: Callable[..., Tensors]) -> Entry:
-        return Entry(self._store if self._keep_images else None, kind, key, render, encode)
+    def _entry(
+        self, kind: str, key: Callable[[], str], render: Callable[[], tuple], encode: Callable[..., Tensors]
+    ) -> Entry:
+        if not self._keep_images:
+            return Entry(None, kind, "", render, encode)
+        return Entry(self._store, kind, key(), render, encode)

@@ -35,16 +35,12 @@ def encode_missing(
     pool = ThreadPoolExecutor(threads, "data")
     try:
         with _writing_behind() as write:
-            for entry in track(map_ahead(pool, _read, entries, 2 * threads), total, stage, progress):
-                if not entry.stored:
+            looked_for = map_ahead(pool, lambda entry: (entry, entry.look()), entries, 2 * threads)
+            for entry, stored in track(looked_for, total, stage, progress):
+                if not stored:
                     write(entry.keep, entry.encoded())
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _read(entry: Entry) -> Entry:
-    entry.read()
-    return entry
 
 
 @contextmanager

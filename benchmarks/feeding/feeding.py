@@ -229,8 +229,9 @@ def measure(setting: Setting, folder: Path, say: Callable[[str], None]) -> dict[
     for name, result in found.items():
         for number, one in enumerate(result["passes"], 1):
             say(
-                f"  {name}, pass {number}: waiting {one['waiting_share']:.1%}, {one['waiting_ms_per_step']:.2f} ms "
-                f"a step ({one['asking_ms_per_step']:.1f} with other programs), processor {one['processor_ms_per_step']:.1f}"
+                f"  {name}, pass {number}: waiting {one['waiting_share']:.1%}, {one['waiting_ms_per_step']:.2f} ms a "
+                f"step ({one['asking_ms_per_step']:.1f} with other programs), "
+                f"processor {one['processor_ms_per_step']:.1f} ms a step"
             )
     same = found["by the step"]["adapter"] == found["ahead"]["adapter"]
     say(f"  the trained adapters are {'the same' if same else 'DIFFERENT'}")

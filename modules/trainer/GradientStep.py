@@ -2,6 +2,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from modules.trainer.finite_step import check_finite
 from modules.trainer.FusedBackward import FusedBackward
 from modules.trainer.loss import loss_scale
 from modules.util.config.TrainConfig import TrainConfig
@@ -10,9 +11,6 @@ from modules.util.UserError import UserError
 
 import torch
 from torch import Tensor, nn
-
-# Below it an overflow is none of the scale's making.
-SMALLEST_SCALE = 1e-4
 
 
 class GradientStep:
@@ -126,14 +124,9 @@ class GradientStep:
 
     def _checked(self, numbers: Tensor, step: int, names: Sequence[str]) -> tuple[float, float]:
         loss, norm = numbers.tolist()
-        finite_loss, finite_norm = abs(loss) < float("inf"), abs(norm) < float("inf")
-        # with fp16 an overflow only makes the scaler skip the step and scale less, unless it never ends
-        overflow = self.scaler.is_enabled() and not finite_norm and self.scaler.get_scale() > SMALLEST_SCALE
-        if finite_loss and (finite_norm or overflow):
-            return loss, norm
-        self.optimizer.zero_grad(set_to_none=True)
-        raise UserError(
-            f"The {'gradient' if finite_loss else 'loss'} of step {step} is not finite (batch: {', '.join(names)}). "
-            f"The run stops; backups in {self.backups} are untouched. Try a lower learning rate, gradient clipping or "
-            "BFLOAT_16 instead of FLOAT_16, and look at the images of that batch."
-        )
+        try:
+            check_finite(loss, norm, self.scaler, names, step, self.backups)
+        except UserError:
+            self.optimizer.zero_grad(set_to_none=True)
+            raise
+        return loss, norm

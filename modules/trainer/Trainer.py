@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.dataLoader.check_dataset import check_dataset
+from modules.dataLoader.Feed import Feed
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
@@ -36,6 +37,7 @@ from modules.trainer.preflight import make_places, resolve_device
 from modules.trainer.report import run_report
 from modules.trainer.RunPlan import RunPlan
 from modules.trainer.SampleRounds import SampleRounds
+from modules.trainer.StepTimes import StepTimes
 from modules.trainer.trained import make_trained, methods_of, options_of, save_trained
 from modules.trainer.TrainLog import TrainLog
 from modules.trainer.TrainProgress import Interval, TrainProgress, limit_passed
@@ -80,7 +82,8 @@ class Trainer:
         self.device = resolve_device(config)
         self.progress = TrainProgress()
         self.run_name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        self.step_seconds: list[float] = []
+        self.times = StepTimes()
+        self.feed: Feed | None = None
         self.output: Path | None = None
         self.prepared = False
         self.held: HeldFolder | None = None
@@ -96,6 +99,8 @@ class Trainer:
             with device_settings(self.config, self.device):
                 return self._run()
         finally:
+            if self.feed is not None:
+                self.feed.close()
             if self.held is not None:
                 self.held.release()
 
@@ -117,7 +122,7 @@ class Trainer:
             self._finish(finished)
         finally:
             self.log.close()
-        report = run_report(self.config, self.progress, self.device, self.step_seconds, self.output, finished)
+        report = run_report(self.config, self.progress, self.device, self.times, self.output, finished)
         write_json(self.workspace / "run.json", report)
         self.events.emit("finished", report=report)
         return report
@@ -173,6 +178,7 @@ class Trainer:
         self.plan = RunPlan(config, self.data)
         self._restore()
         self.total_steps = self.plan.total_steps
+        self.feed = Feed(self.data, self.plan.batch, self.plan.batches, config.dataloader_threads, self.device)
         self.factor = schedule_factor(config, self.total_steps)
         if fresh:
             self._set_aside_older_run()
@@ -353,7 +359,7 @@ class Trainer:
         self.events.emit("progress", stage="training", done=self.progress.step, total=self.total_steps)
 
     def _step(self) -> None:
-        started = time.perf_counter()
+        started, waited = time.perf_counter(), self.feed.waited
         step = self.progress.step
         indices = self.plan.batches_of(step)
         for group in self.optimizer.param_groups:
@@ -362,7 +368,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         names: list[str] = []
         for index in indices:
-            batch = self.data.load(self.plan.batch(index))
+            batch = self.feed.batch(index)
             names += batch.names
             total += self._backward(batch, index, len(indices))
         numbers = self.gradient_step.apply(total, step + 1, names)
@@ -374,16 +380,15 @@ class Trainer:
             self._tell_of_optimizer()
         self.progress.step = step + 1
         self.plan.note(self.progress, indices[-1])
-        seconds = time.perf_counter() - started
-        self.step_seconds.append(seconds)
+        seconds = self.times.add(time.perf_counter() - started, self.feed.waited - waited)
         self.progress.seconds += seconds
         self.progress.losses.append(loss)
         rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
-        self.log.step(self.progress.step, loss, gradient_norm, rates, read_statistics(self.optimizer))
+        self.log.step(self.progress.step, loss, gradient_norm, rates, read_statistics(self.optimizer), self.times)
         self.events.emit(
             "step", step=self.progress.step, total=self.total_steps, epoch=self.progress.epoch, loss=loss,
             gradient_norm=gradient_norm, learning_rates=rates, epochs=self.plan.epochs,
-            epoch_batches=self.plan.place_in_epoch(indices[-1]),
+            epoch_batches=self.plan.place_in_epoch(indices[-1]), seconds=seconds, data_wait=self.times.waited[-1],
         )  # fmt: skip
 
     def _backward(self, batch: Any, index: int, micro_batches: int) -> Tensor:

@@ -10,6 +10,7 @@ from functools import cache
 from modules.model.reference_naming import ReferenceModel, standard_models
 from modules.model.unet_keys import flat, layer_paths
 from modules.model.zimage_keys import native_tensor, zimage_adapter_naming
+from modules.model.ZImageModel import ZImageModel
 from modules.modelSaver.adapter_layout import split_key
 from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.AdapterFile import read_adapter
@@ -147,6 +148,22 @@ def test_comfy_s_keys_against_diffusers_converter(standard):
 def test_a_file_tells_its_model_by_its_sizes(tmp_path, models, standard, model_format):
     save_file(keys(standard, model_format, "layers.3."), tmp_path / "x")
     assert find_reference(read_adapter(tmp_path / "x"), models) is standard
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("full", 276), ("blocks", 30 * 8), ("attn-mlp", 30 * 7), ("attn-only", 30 * 4)]
+)
+def test_onetrainer_s_filters(standard, name, count):
+    """As its presets of this family have them."""
+    patterns = ZImageModel.layer_filter_presets[name]
+    config = TrainConfig.from_dict({
+        "layer_filter": ",".join(patterns), "layer_filter_preset": name, "layer_filter_regex": "attn" in name
+    })  # fmt: skip
+    chosen, paths = (
+        LayerFilter.from_config(config, ZImageModel.layer_filter_presets),
+        layer_paths(standard.components["transformer"]),
+    )
+    assert not chosen.notes and len(chosen.select(paths, "transformer")) == count
 
 
 def test_a_layer_of_another_model_has_no_native_name():

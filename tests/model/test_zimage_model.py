@@ -6,9 +6,11 @@ from functools import cache
 from pathlib import Path
 
 from modules.model.BaseModel import family_of
+from modules.model.StandardSource import StandardSource
 from modules.model.ZImageModel import ZImageModel
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
 from tests.model.conftest import VAE_NAMES as CONFTEST_VAE_NAMES
 from tests.model.conftest import ldm_vae
@@ -243,6 +245,23 @@ def test_a_text_encoder_in_a_file(zimage_folder, zimage_pipeline, tmp_path, star
     # what it computes of its config is there, too
     found, expected = (own.encode_captions(CAPTIONS)["hidden"] for own in (model, shared(zimage_folder)))
     assert torch.equal(found, expected)
+
+
+def test_the_published_folder_has_the_whole_language_model(own_folder, zimage_pipeline):
+    """Its index names the model without head, and its files are those of the one with it."""
+    place, encoder = own_folder / "text_encoder", zimage_pipeline.text_encoder.requires_grad_(False)
+    save_file({f"model.{name}": tensor for name, tensor in encoder.state_dict().items()}, place / "model.safetensors")
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen3ForCausalLM"]}))
+    same(load(own_folder).components["text_encoder"], encoder)
+
+
+def test_all_components_are_described_as_they_were_published():
+    source = StandardSource(ModelType.Z_IMAGE)
+    counts = {name: sum(p.numel() for p in source.empty(name).parameters()) for name in source.classes}
+    assert counts == {"transformer": 6_154_908_736, "text_encoder": 4_022_468_096, "vae": 83_819_683}
+    tokens = source.tokenizer("tokenizer").apply_chat_template([[], []], max_length=512)
+    assert tokens.input_ids.shape == tokens.attention_mask.shape == (2, 512) and tokens.attention_mask.all()
 
 
 @pytest.mark.parametrize("start", ["", "vae."])

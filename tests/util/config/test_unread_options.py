@@ -190,17 +190,15 @@ def test_what_only_costs_time_is_told_in_one_line():
             "compile": True,
             "attention_mechanism": "CUDNN",
             "vb_loss_strength": 0.5,
-            "async_offloading": True,
-            "transformer": {"offload_fraction": 0.5},
         }
     )
     assert unread_problems(config, COMPONENTS) == []
     note = unread_notes(config, COMPONENTS)
     assert "\n" not in note
-    for key in ("compile (", "attention_mechanism (", "async_offloading (", "vb_loss_strength ("):
+    for key in ("compile (", "attention_mechanism (", "vb_loss_strength ("):
         assert note.count(key) == 1
-    config.async_offloading = False
-    assert "async_offloading" not in unread_notes(config, COMPONENTS)
+    config.compile = False
+    assert "compile" not in unread_notes(config, COMPONENTS)
 
 
 def test_options_of_what_is_refused_or_of_other_families_are_left_alone():

@@ -137,7 +137,8 @@ class TrainingOptions(BaseConfig):
     async_offloading: bool = advanced_memory_option(
         False,
         "Asynchronous offloading",
-        "Moves offloaded layers while others compute. Needs pinned CPU memory.",
+        "Moves offloaded layers and activations on a CUDA GPU while others compute: as fast as the slower of both, for "
+        "the memory of one more layer.",
         affects_result=False,
     )
     attention_mechanism: AttentionMechanism = advanced_memory_option(

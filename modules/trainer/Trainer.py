@@ -13,7 +13,8 @@ from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub
 from modules.modelSaver.output import set_aside
-from modules.trainer.backup import Backup, newest_backup, prune_backups, read_backup, write_backup
+from modules.trainer.backup import Backup, newest_backup, read_backup
+from modules.trainer.BackupWriter import BackupWriter
 from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
 from modules.trainer.Ema import Ema, restored
 from modules.trainer.events import TrainCommands, TrainEvents
@@ -83,8 +84,8 @@ class Trainer:
         self.output: Path | None = None
         self.prepared = False
         self.held: HeldFolder | None = None
-        self.last_backup: Path | None = None
-        self.last_backup_step = 0
+        keep = config.rolling_backup_count if config.rolling_backup else None
+        self.backups = BackupWriter(self.workspace / "backup", keep, events)
 
     def warn(self, text: str) -> None:
         self.events.emit("warning", text=text)
@@ -94,6 +95,7 @@ class Trainer:
         try:
             return self._run()
         finally:
+            self.backups.close()
             if self.held is not None:
                 self.held.release()
 
@@ -122,9 +124,7 @@ class Trainer:
 
     def backup_note(self) -> str:
         """Where a run that ended at once can go on, as the end of a sentence."""
-        if self.last_backup is None:
-            return "there is no backup of this run."
-        return f"its last backup is {self.last_backup}, after step {self.last_backup_step}."
+        return self.backups.note()
 
     # -- before the first step ------------------------------------------------------------------------------------
 
@@ -286,7 +286,7 @@ class Trainer:
         self.progress = TrainProgress.from_dict(backup.progress)
         told = self.plan.resume(self.progress, backup.extra.get("plan"))
         self.run_name = backup.run
-        self.last_backup, self.last_backup_step = backup.path, self.progress.step
+        self.backups.resumed(backup)
         self.events.emit("status", text=f"Continuing {backup.path} after step {self.progress.step}")
         self.events.emit("resumed", step=self.progress.step, path=str(backup.path))
         for text in told:
@@ -334,6 +334,7 @@ class Trainer:
         while self.progress.step < self.total_steps and not self.commands.stop and self._anything_left():
             epoch_before = self.progress.epoch
             self._step()
+            self.backups.poll()
             place = (self.progress.step, self.progress.epoch, self.progress.epoch > epoch_before)
             last = self.progress.step == self.total_steps
             if self.validation_data is not None and (validate_at.due(*place) or last):
@@ -477,7 +478,7 @@ class Trainer:
         self.log.scalar("loss/validation", loss, self.progress.step)
         self.events.emit("validation", step=self.progress.step, loss=loss)
 
-    def _backup(self) -> None:
+    def _backup(self, at_once: bool = False) -> None:
         tensors: dict[str, Tensor] = {}
         for own in self.trained.values():
             tensors.update(own.state_dict())
@@ -486,16 +487,8 @@ class Trainer:
         }  # fmt: skip
         if self.ema is not None:
             extra["ema"] = self.ema.state_dict()
-        folder = self.workspace / "backup"
-        path = write_backup(
-            folder,
-            Backup(tensors, self.optimizer.state_dict(), extra, self.progress.to_dict(), self.config.to_dict(),
-                   self.run_name),
-        )  # fmt: skip
-        self.last_backup, self.last_backup_step = path, self.progress.step
-        if self.config.rolling_backup:
-            prune_backups(folder, self.run_name, self.config.rolling_backup_count, self.warn)
-        self.events.emit("backup", step=self.progress.step, path=str(path))
+        state, progress = self.optimizer.state_dict(), self.progress.to_dict()
+        self.backups.write(Backup(tensors, state, extra, progress, self.config.to_dict(), self.run_name), at_once)
 
     def _save_intermediate(self) -> None:
         config = self.config
@@ -511,7 +504,8 @@ class Trainer:
     def _finish(self, finished: bool) -> None:
         """The backup comes first: if the output can't be written, nothing is lost."""
         if not finished or self.config.backup_before_save:
-            self._backup()
+            self._backup(at_once=True)
+        self.backups.wait()
         self.output = self._save(Path(self.config.output_model_destination))
         before_after = self.rounds.before_after()
         if before_after is not None:

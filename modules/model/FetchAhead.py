@@ -64,7 +64,11 @@ class FetchAhead:
             size = _bytes(tensors)
             if self.ahead + size > self.limit:
                 return
-            self._early[expected] = _Early(tensors, self._begin(tensors))
+            try:
+                self._early[expected] = _Early(tensors, self._begin(tensors))
+            except torch.OutOfMemoryError:
+                # there may be enough when it is asked for
+                return
             self.ahead += size
 
     def expects(self, request: Hashable) -> bool:
@@ -97,8 +101,9 @@ class FetchAhead:
         return None
 
     def _begin(self, tensors: Sequence[Tensor]) -> Transfer:
+        transfer = self.link.fetch(tensors)
         self.moved += _bytes(tensors)
-        return self.link.fetch(tensors)
+        return transfer
 
 
 class _Early:

@@ -95,9 +95,11 @@ class Trainer:
         try:
             return self._run()
         finally:
-            self.backups.close()
-            if self.held is not None:
-                self.held.release()
+            try:
+                self.backups.close()
+            finally:
+                if self.held is not None:
+                    self.held.release()
 
     def _run(self) -> dict[str, Any]:
         try:

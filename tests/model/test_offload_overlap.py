@@ -152,6 +152,26 @@ def test_weights_that_changed_meanwhile_are_used_as_they_are_now(link):
     assert torch.equal(called(units, [1], x), torch.full((1, 8), 3.0))
 
 
+@torch.no_grad()
+def test_without_memory_for_the_next_layer_it_is_fetched_when_it_is_called(link, monkeypatch):
+    units, plain, x = blocks(), blocks(), torch.ones(1, 8)
+    LayerOffload(units, link)
+    fetch, called_now = link.fetch, []
+
+    def one_for_a_call(tensors: list[Tensor]):
+        if not called_now:
+            raise torch.OutOfMemoryError("out of memory")
+        called_now.clear()
+        return fetch(tensors)
+
+    monkeypatch.setattr(link, "fetch", one_for_a_call)
+    for unit in units:
+        unit.register_forward_pre_hook(lambda *arguments: called_now.append(True), prepend=True)
+    for _ in range(3):
+        x = called(units, [0, 1, 2, 3, 4, 5], x)
+    assert torch.equal(x, called(plain, [0, 1, 2, 3, 4, 5] * 3, torch.ones(1, 8)))
+
+
 def test_an_error_leaves_everything_in_its_place(link):
     units = blocks(3)
     weights = [unit.weight for unit in units]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.dataLoader.check_dataset import check_dataset
+from modules.dataLoader.Feed import Feed
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
@@ -18,6 +19,7 @@ from modules.trainer.BackupWriter import BackupWriter
 from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
 from modules.trainer.Ema import Ema, restored
 from modules.trainer.events import TrainCommands, TrainEvents
+from modules.trainer.finite_step import check_finite
 from modules.trainer.FusedBackward import FusedBackward
 from modules.trainer.long_texts import tell_long_texts
 from modules.trainer.loss import loss_scale
@@ -36,6 +38,7 @@ from modules.trainer.preflight import make_places, resolve_device
 from modules.trainer.report import run_report
 from modules.trainer.RunPlan import RunPlan
 from modules.trainer.SampleRounds import SampleRounds
+from modules.trainer.StepTimes import StepTimes
 from modules.trainer.trained import make_trained, methods_of, options_of, save_trained
 from modules.trainer.TrainLog import TrainLog
 from modules.trainer.TrainProgress import Interval, TrainProgress, limit_passed
@@ -80,7 +83,8 @@ class Trainer:
         self.device = resolve_device(config)
         self.progress = TrainProgress()
         self.run_name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        self.step_seconds: list[float] = []
+        self.times = StepTimes()
+        self.feed: Feed | None = None
         self.output: Path | None = None
         self.prepared = False
         self.held: HeldFolder | None = None
@@ -95,11 +99,12 @@ class Trainer:
         try:
             return self._run()
         finally:
-            try:
-                self.backups.close()
-            finally:
+            with contextlib.ExitStack() as stack:
                 if self.held is not None:
-                    self.held.release()
+                    stack.callback(self.held.release)
+                stack.callback(self.backups.close)
+                if self.feed is not None:
+                    stack.callback(self.feed.close)
 
     def _run(self) -> dict[str, Any]:
         try:
@@ -119,7 +124,7 @@ class Trainer:
             self._finish(finished)
         finally:
             self.log.close()
-        report = run_report(self.config, self.progress, self.device, self.step_seconds, self.output, finished)
+        report = run_report(self.config, self.progress, self.device, self.times, self.output, finished)
         write_json(self.workspace / "run.json", report)
         self.events.emit("finished", report=report)
         return report
@@ -172,6 +177,7 @@ class Trainer:
         self.plan = RunPlan(config, self.data)
         self._restore()
         self.total_steps = self.plan.total_steps
+        self.feed = Feed(self.data, self.plan.batch, self.plan.batches, config.dataloader_threads, self.device)
         self.factor = schedule_factor(config, self.total_steps)
         if fresh:
             self._set_aside_older_run()
@@ -356,7 +362,7 @@ class Trainer:
         self.events.emit("progress", stage="training", done=self.progress.step, total=self.total_steps)
 
     def _step(self) -> None:
-        started = time.perf_counter()
+        started, waited = time.perf_counter(), self.feed.waited
         step = self.progress.step
         indices = self.plan.batches_of(step)
         for group in self.optimizer.param_groups:
@@ -365,7 +371,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         names: list[str] = []
         for index in indices:
-            batch = self.data.load(self.plan.batch(index))
+            batch = self.feed.batch(index)
             names += batch.names
             total += self._backward(batch, index, len(indices))
         norm = self._gradient_norm()
@@ -381,16 +387,15 @@ class Trainer:
         self.plan.note(self.progress, indices[-1])
         if self.ema is not None:
             self.ema.update(self.progress.step)
-        seconds = time.perf_counter() - started
-        self.step_seconds.append(seconds)
+        seconds = self.times.add(time.perf_counter() - started, self.feed.waited - waited)
         self.progress.seconds += seconds
         self.progress.losses.append(loss)
         rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
-        self.log.step(self.progress.step, loss, gradient_norm, rates, read_statistics(self.optimizer))
+        self.log.step(self.progress.step, loss, gradient_norm, rates, read_statistics(self.optimizer), self.times)
         self.events.emit(
             "step", step=self.progress.step, total=self.total_steps, epoch=self.progress.epoch, loss=loss,
             gradient_norm=gradient_norm, learning_rates=rates, epochs=self.plan.epochs,
-            epoch_batches=self.plan.place_in_epoch(indices[-1]),
+            epoch_batches=self.plan.place_in_epoch(indices[-1]), seconds=seconds, data_wait=self.times.waited[-1],
         )  # fmt: skip
 
     def _backward(self, batch: Any, index: int, micro_batches: int) -> Tensor:
@@ -417,18 +422,7 @@ class Trainer:
         return autocast(self.config, self.device)
 
     def _check_finite(self, loss: float, norm: float, names: list[str]) -> None:
-        finite_loss, finite_norm = abs(loss) < float("inf"), abs(norm) < float("inf")
-        if finite_loss and (finite_norm or self.scaler.is_enabled()):
-            # with fp16 an overflow only makes the scaler skip the step and scale less, unless it never ends
-            if finite_norm or self.scaler.get_scale() > 1e-4:
-                return
-        what = "loss" if not finite_loss else "gradient"
-        self.optimizer.zero_grad(set_to_none=True)
-        raise UserError(
-            f"The {what} of step {self.progress.step + 1} is not finite (batch: {', '.join(names)}). The run stops; "
-            f"backups in {self.workspace / 'backup'} are untouched. Try a lower learning rate, gradient clipping or "
-            "BFLOAT_16 instead of FLOAT_16, and look at the images of that batch."
-        )
+        check_finite(loss, norm, self.scaler, names, self.progress.step + 1, self.workspace / "backup")
 
     def _anything_left(self) -> bool:
         """Freezes the sets whose training is over; False if that leaves nothing to train."""

@@ -136,8 +136,8 @@ class TrainingData:
         self._store.add("latents", self.latent_key(image, variation), self._encode(image, pixels))
 
     def has_latent(self, image: int, variation: int) -> bool:
-        """Whether the latent need not be encoded; reads it to see whether it is sound."""
-        return self._keep_images and self._store.find("latents", self.latent_key(image, variation)) is not None
+        """Whether the latent need not be encoded."""
+        return self._keep_images and self._store.has("latents", self.latent_key(image, variation))
 
     def mask(self, image: int, variation: int, latent: Tensor) -> Tensor:
         """The mask [1, h/f, w/f] of an image as its file says, averaged over the pixels of each latent."""
@@ -150,6 +150,10 @@ class TrainingData:
         if not self._keep_images:
             return build()["mask"]
         return self._store.fetch("masks", self.mask_key(image, variation), build)["mask"]
+
+    def has_cached_mask(self, image: int, variation: int) -> bool:
+        """Whether the mask need not be averaged."""
+        return self._keep_images and self._store.has("masks", self.mask_key(image, variation))
 
     def conditioning(self, place: ShownPlace) -> dict[str, Tensor]:
         """The conditioning of an image as the model encodes it: name -> [...]."""
@@ -166,8 +170,8 @@ class TrainingData:
         self._store.add("conditioning", self.conditioning_key(*place), self._encode_conditioning(place, pixels, mask))
 
     def has_conditioning(self, place: ShownPlace) -> bool:
-        """Whether the conditioning need not be encoded; reads it to see whether it is sound."""
-        return self._store.find("conditioning", self.conditioning_key(*place)) is not None
+        """Whether the conditioning need not be encoded."""
+        return self._store.has("conditioning", self.conditioning_key(*place))
 
     def text(self, caption: str, place: ShownPlace | None = None) -> dict[str, Tensor]:
         """A caption as the model encodes it: name -> [...].
@@ -181,6 +185,10 @@ class TrainingData:
             return self._encoder.caption(caption, None if place is None else self.source.conditioning(*place)[0])
 
         return self._store.fetch("captions", self.text_key(caption, place), build)
+
+    def has_text(self, caption: str, place: ShownPlace | None = None) -> bool:
+        """Whether the caption need not be encoded."""
+        return self._store.has("captions", self.text_key(caption, place))
 
     def text_key(self, caption: str, place: ShownPlace | None = None) -> str:
         """Names an encoded caption in the cache."""

@@ -46,7 +46,7 @@ def prepare_data(
     warn: Callable[[str], None] = logger.warning,
     memory_budget: int = MEMORY_BUDGET,
 ) -> TrainingData:
-    """Encodes all images and captions that are not cached yet.
+    """Encodes all images and captions that are not cached yet. Of those that are, headers and sizes are looked at.
 
     With `latent_caching` off nothing is encoded here but everything at each use, with the same numbers.
 
@@ -91,8 +91,7 @@ def prepare_data(
         _prune(cache, (data, make(validation=True)), config, cache_text, warn)
     _cache_images(data, config, progress)
     if cache_text:
-        for text in track(wanted := _texts(data, config), len(wanted), "captions", progress):
-            data.text(*text)
+        _cache_texts(data, config, progress)
     return data
 
 
@@ -181,7 +180,8 @@ def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | 
     if config.masked_training:
         places = [place for place in _image_variations(data, config.epochs) if data.source.has_mask(*place)]
         for place in track(places, len(places), "masks", progress):
-            data.mask(*place, data.latent(*place))
+            if not data.has_cached_mask(*place):
+                data.mask(*place, data.latent(*place))
     if data.conditioned:
         _cache_conditioning(data, config, progress)
 
@@ -197,6 +197,12 @@ def _cache_conditioning(data: TrainingData, config: TrainConfig, progress: Progr
         for place, rendered in track(ready, len(places), "conditioning", progress):
             if rendered is not None:
                 data.add_conditioning(place, *rendered)
+
+
+def _cache_texts(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
+    for text in track(wanted := _texts(data, config), len(wanted), "captions", progress):
+        if not data.has_text(*text):
+            data.text(*text)
 
 
 def map_ahead(

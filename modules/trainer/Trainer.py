@@ -12,6 +12,7 @@ from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub
+from modules.model.KnownWeights import KnownWeights
 from modules.modelSaver.output import set_aside
 from modules.trainer.backup import Backup, newest_backup, prune_backups, read_backup, write_backup
 from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
@@ -34,6 +35,7 @@ from modules.trainer.optimizers import (
 from modules.trainer.preflight import make_places, resolve_device
 from modules.trainer.report import run_report
 from modules.trainer.RunPlan import RunPlan
+from modules.trainer.sample_prompts import encode_prompts
 from modules.trainer.SampleRounds import SampleRounds
 from modules.trainer.trained import make_trained, methods_of, options_of, save_trained
 from modules.trainer.TrainLog import TrainLog
@@ -151,6 +153,8 @@ class Trainer:
         )
         self.events.emit("status", text=f"Loading {config.base_model_name}")
         self.model: BaseModel = open_model(config, self.device, self.warn, self._hub())
+        if config.latent_caching:
+            self.model.known_weights = KnownWeights(config.cache_dir)
         methods, captions = methods_of(config), [text for image in checked.images for text in image.captions]
         for method in methods:
             method.prepare(self.model, config, captions, self.warn)
@@ -158,10 +162,10 @@ class Trainer:
         self.text_trained = any(method.trains_text(config, family.trainable_components) for method in methods)
         self.data = self._make_data(concepts, checked, validation=False)
         self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None
+        if not self.text_trained:
+            encode_prompts(self.model, samples, config, self.warn)
         if config.only_cache:
             return
-        if not self.text_trained:
-            self._encode_prompts(samples)
         self.model.rest()
         self.trained = make_trained(self.model, config, self.warn)
         self.model.text_encoder_trained = self.text_trained
@@ -176,12 +180,6 @@ class Trainer:
         self.log = TrainLog(self.workspace, config, self.run_name)
         self.rounds = SampleRounds(self.model, samples, config, self.workspace, self.progress, self.events)
         self.prepared = True
-
-    def _encode_prompts(self, samples: list) -> None:
-        """While the text encoders are there; where it fails, drawing will fail and say why."""
-        for sample in samples:
-            with contextlib.suppress(UserError, OSError, RuntimeError, ValueError, MemoryError):
-                self.model.prompts(sample)
 
     def _stage(self, stage: str, done: int, total: int) -> None:
         self.events.emit("progress", stage=stage, done=done, total=total)

@@ -267,6 +267,8 @@ class Trainer:
         self._check_same_optimizer(backup)
         for name, own in self.trained.items():
             own.load_state_dict({key: value for key, value in backup.tensors.items() if key.startswith(f"{name}.")})
+        # one file after the other, so that at most one of them takes memory beside what it is copied to
+        backup.tensors = {}
         try:
             load_optimizer_state(self.optimizer, backup.optimizer)
         except (ValueError, KeyError) as error:
@@ -274,6 +276,7 @@ class Trainer:
                 f"The backup {backup.path} does not fit this config's optimizer or adapter: {error}. "
                 "Restore the config that is stored in it, or set continue_last_backup to false."
             ) from error
+        backup.optimizer = {}
         if self.schedule_free:
             self.optimizer.train()
         if backup.extra["scaler"]:

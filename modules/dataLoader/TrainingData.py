@@ -80,7 +80,8 @@ class TrainingData:
 
     def counter(self, epochs: int) -> BatchCounter:
         """How many batches each of so many epochs has."""
-        return BatchCounter(self._rules, self.source.concepts, self.source.images, self.source.size, epochs)
+        source = self.source
+        return BatchCounter(self._rules, source.concepts, source.images, source.size, epochs, source.sizes_vary)
 
     def load(self, planned: PlannedBatch) -> Batch:
         """Fetches a batch. What is not cached is encoded by the model.

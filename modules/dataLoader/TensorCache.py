@@ -77,6 +77,10 @@ class TensorCache:
         if self.damaged == 1:
             self._warn(f"{path}: this cached entry is damaged ({error}); it and others like it are built again")
 
+    def is_empty(self, kind: str) -> bool:
+        """Whether there are no entries of a kind, sound or not."""
+        return next((self.directory / kind).glob("[0-9a-f][0-9a-f]/*"), None) is None
+
     def write(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Adds or replaces an entry in one step.
 

@@ -1,7 +1,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from modules.dataLoader.Batch import Batch
 from modules.dataLoader.Encoder import Encoder, EncodingModel
@@ -11,6 +11,7 @@ from modules.dataLoader.plan_size import BatchCounter
 from modules.dataLoader.TensorStore import TensorStore
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConditioningSource import ConditioningSource
+from modules.util.enum.DataType import DataType
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class TrainingData:
         encode_text: bool,
     ) -> None:
         self.source = source
-        self._encoder = Encoder(model)
+        self._encoder = Encoder(model, config.text_cache_dtype)
         self._store = store
         self._rules = rules
         self._encode_text = encode_text
@@ -63,13 +64,25 @@ class TrainingData:
         self._fills_masks = model.conditioning == ConditioningSource.MASK
         self.fills_whole = self._fills_masks and rules.mask_dropout > 0 and not rules.fixed
         self.texts_see_conditioning = self.conditioned and model.captions_see_conditioning
-        self._image_fingerprint = model.image_fingerprint()
-        self._conditioning_fingerprint = model.conditioning_fingerprint() if self.conditioned else ""
+        self._model, self._text_format = model, config.text_cache_dtype
         # loading is part of each training step
         self.latent_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._latent_key)
         self.mask_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._mask_key)
         self.conditioning_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._conditioning_key)
-        self._text_fingerprint = model.text_fingerprint() if encode_text else ""
+
+    # a component may have to be loaded for each, so not before anything is to be encoded or found
+    @cached_property
+    def _image_fingerprint(self) -> str:
+        return self._model.image_fingerprint()
+
+    @cached_property
+    def _conditioning_fingerprint(self) -> str:
+        return self._model.conditioning_fingerprint()
+
+    @cached_property
+    def _text_fingerprint(self) -> str:
+        own = "" if self._text_format == DataType.NONE else f" in {self._text_format}"
+        return f"{self._model.text_fingerprint()}{own}"
 
     def plan(self, epoch: int) -> list[PlannedBatch]:
         """The batches of an epoch (from 0) in their order: the same for the same config, seed and data.

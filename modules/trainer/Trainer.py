@@ -4,19 +4,21 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modules.dataLoader.cache_space import CacheSpace
 from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub
 from modules.model.KnownWeights import KnownWeights
-from modules.modelSaver.output import set_aside
 from modules.trainer.backup import Backup, newest_backup, prune_backups, read_backup, write_backup
 from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
 from modules.trainer.Ema import Ema, restored
+from modules.trainer.encoded_size import encoded_bytes
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.FusedBackward import FusedBackward
 from modules.trainer.long_texts import tell_long_texts
@@ -32,7 +34,7 @@ from modules.trainer.optimizers import (
     read_statistics,
     watch_step,
 )
-from modules.trainer.preflight import make_places, resolve_device
+from modules.trainer.preflight import make_places, resolve_device, set_aside_older_run
 from modules.trainer.report import run_report
 from modules.trainer.RunPlan import RunPlan
 from modules.trainer.sample_prompts import encode_prompts
@@ -176,10 +178,13 @@ class Trainer:
         self.total_steps = self.plan.total_steps
         self.factor = schedule_factor(config, self.total_steps)
         if fresh:
-            self._set_aside_older_run()
+            set_aside_older_run(self.workspace, self.warn)
         self.log = TrainLog(self.workspace, config, self.run_name)
         self.rounds = SampleRounds(self.model, samples, config, self.workspace, self.progress, self.events)
         self.prepared = True
+
+    def _status(self, text: str) -> None:
+        self.events.emit("status", text=text)
 
     def _stage(self, stage: str, done: int, total: int) -> None:
         self.events.emit("progress", stage=stage, done=done, total=total)
@@ -195,9 +200,11 @@ class Trainer:
             raise _StoppedDownload
 
     def _make_data(self, concepts: list, checked: Any, validation: bool) -> TrainingData:
+        cache_text = not self.text_trained
         return prepare_data(
-            self.config, concepts, self.model, cache_text=not self.text_trained, validation=validation, report=checked,
+            self.config, concepts, self.model, cache_text=cache_text, validation=validation, report=checked,
             progress=self._stage, warn=self.warn,
+            space=CacheSpace(partial(encoded_bytes, self.model, cache_text), self._status),
         )  # fmt: skip
 
     def _read_backup(self) -> None:
@@ -211,16 +218,6 @@ class Trainer:
             self.backup = newest_backup(self.workspace / "backup", self.warn)
             if self.backup is None:
                 self.warn(f"There is no backup in {self.workspace / 'backup'} yet; the run starts from the beginning.")
-
-    def _set_aside_older_run(self) -> None:
-        """A run from the beginning would write over the pictures and the report of the one before it."""
-        samples = self.workspace / "samples"
-        older = [samples] if samples.is_dir() and any(samples.iterdir()) else []
-        try:
-            set_aside([*older, self.workspace / "run.json", *self.workspace.glob("before_after.*")], self.warn)
-        except UserError as error:
-            # where a picture is open in another program on Windows
-            self.warn(f"{error} Pictures of the same steps are written over.")
 
     def _make_optimizer(self) -> None:
         config = self.config

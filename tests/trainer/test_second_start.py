@@ -2,11 +2,14 @@
 
 import os
 import shutil
+from collections import namedtuple
 from pathlib import Path
 
 from modules.dataLoader.TensorCache import KINDS, TensorCache
 from modules.model.KnownWeights import FILE_NAME
 from modules.model.ModelSource import FolderSource
+from modules.util.config.errors import ConfigError
+from modules.util.UserError import UserError
 
 import torch
 
@@ -173,3 +176,30 @@ def test_an_entry_whose_values_are_damaged_is_built_when_it_is_needed(own_base, 
     cache = TensorCache(first.cache, lambda text: None)
     for kind in ("latents", "captions"):
         assert any(cache.read(kind, path.stem) for path in (first.cache / kind).rglob("*.safetensors"))
+
+
+def test_captions_in_16_bits_change_nothing_where_the_denoiser_computes_in_them(make_run):
+    trained, sizes = {}, {}
+    for arithmetic in ("BFLOAT_16", "FLOAT_32"):
+        for stored in ("NONE", "BFLOAT_16"):
+            run = make_run(f"{arithmetic} {stored}", own_cache=True)
+            run.train(stop_after=2, epochs=1, train_dtype=arithmetic, text_cache_dtype=stored)
+            # the file's metadata have a hash of the config
+            trained[arithmetic, stored] = torch.cat([value.flatten() for value in load_file(run.output).values()])
+            sizes[stored] = sum(path.stat().st_size for path in (run.cache / "captions").rglob("*.safetensors"))
+    assert torch.equal(trained["BFLOAT_16", "NONE"], trained["BFLOAT_16", "BFLOAT_16"])
+    assert not torch.equal(trained["FLOAT_32", "NONE"], trained["FLOAT_32", "BFLOAT_16"])
+    assert sizes["BFLOAT_16"] < 0.8 * sizes["NONE"]
+
+
+def test_a_cache_that_would_not_fit_is_refused_before_anything_is_loaded(own_base, opened, monkeypatch):
+    run, usage = own_base("run"), namedtuple("usage", "total used free")(1000, 0, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(UserError, match="no space left"):
+        run.train()
+    assert not opened and not entries(run.cache)
+
+
+def test_other_formats_of_stored_captions_are_refused(make_run):
+    with pytest.raises(ConfigError, match="text_cache_dtype: found INT_8, expected one of NONE, BFLOAT_16, FLOAT_16"):
+        make_run().train(text_cache_dtype="INT_8")

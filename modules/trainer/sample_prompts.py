@@ -45,7 +45,12 @@ def encode_prompts(
             else:
                 model.know_prompts(sample, found)
     if config.clear_cache_before_training and not other_users(cache.directory):
-        cache.prune({KIND: keys})
+        removed, _ = cache.prune({KIND: keys})
+        if removed:
+            warn(
+                f"{cache.directory}: removed {removed} encoded prompts of samples that this run does not draw, as "
+                "clear_cache_before_training is true"
+            )
 
 
 def prompts_key(model: BaseModel, sample: SampleConfig) -> str:

@@ -149,6 +149,7 @@ def test_prompts_that_are_new_damaged_or_no_more_wanted(own_base, opened):
     assert opened == ["text_encoder"] and TensorCache(run.cache, lambda text: None).read("prompts", path.stem)
     run.train(only_cache=True, samples=[other], clear_cache_before_training=True)
     assert len(entries(run.cache / "prompts")) == 1 and not path.exists()
+    assert any("removed 1 encoded prompts" in text for text in run.warnings())
 
 
 def test_prompts_come_back_to_the_bit(own_base):

@@ -70,7 +70,16 @@ class TrainingData:
         self.mask_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._mask_key)
         self.conditioning_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._conditioning_key)
 
-    # a component may have to be loaded for each, so not before anything is to be encoded or found
+    def name_entries(self) -> None:
+        """Finds out what names of entries depend on, for which components may have to be loaded.
+
+        To be called before anything is trained, and before several threads ask for entries.
+        """
+        wanted = {"_image_fingerprint": True, "_conditioning_fingerprint": self.conditioned}
+        for name, is_needed in {**wanted, "_text_fingerprint": self._encode_text}.items():
+            if is_needed:
+                getattr(self, name)
+
     @cached_property
     def _image_fingerprint(self) -> str:
         return self._model.image_fingerprint()

@@ -85,17 +85,30 @@ def prepare_data(
     data = make(validation)
     _check_used(data, validation)
     if cache is None:
+        data.name_entries()
         return data
     if config.clear_cache_before_training and not validation:
         # what validation will ask for stays, too
         _prune(cache, (data, make(validation=True)), config, cache_text, warn)
+    _fill(cache, data, config, cache_text, progress, space)
+    return data
+
+
+def _fill(
+    cache: TensorCache,
+    data: TrainingData,
+    config: TrainConfig,
+    cache_text: bool,
+    progress: Progress | None,
+    space: CacheSpace | None,
+) -> None:
     texts = _texts(data, config) if cache_text else []
     if space is not None:
         space.check(cache.directory, _missing(data, cache, config, texts))
+    data.name_entries()
     _cache_images(data, config, progress)
     if cache_text:
         _cache_texts(data, texts, progress)
-    return data
 
 
 def _check_used(data: TrainingData, validation: bool) -> None:

@@ -120,7 +120,8 @@ def test_formats_that_are_small_enough_stay():
 
 
 def test_numbers_that_float16_has_no_room_for_are_refused(pooling_model):
-    pooling_model.encode_captions = lambda captions: {"hidden": torch.tensor([[1.0, 70000.0, -float("inf")]])}
+    model = pooling_model()
+    model.encode_captions = lambda captions: {"hidden": torch.tensor([[1.0, 70000.0, -float("inf")]])}
     with pytest.raises(UserError, match="text_cache_dtype: found FLOAT_16, which ends at 65504.*BFLOAT_16"):
-        Encoder(pooling_model, DataType.FLOAT_16).caption("x")
-    assert Encoder(pooling_model, DataType.BFLOAT_16).caption("x")["hidden"].isfinite().sum() == 2
+        Encoder(model, DataType.FLOAT_16).caption("x")
+    assert Encoder(model, DataType.BFLOAT_16).caption("x")["hidden"].isfinite().sum() == 2

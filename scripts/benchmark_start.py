@@ -18,6 +18,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--many-images", type=int, default=10_000, help="images of the run with a miniature")
     parser.add_argument("--epochs", type=int, default=100, help="of the run with a miniature")
     parser.add_argument("--one-start", type=Path, metavar="FOLDER", help="only start the run of FOLDER and print times")
+    parser.add_argument("--backups", action="store_true", help="measure the memory of a resumed run's backup instead")
     parser.add_argument("--output", type=Path, metavar="JSON", help="write every number here")
     return parse_counts(parser, arguments, ("images", "many_images", "epochs"))
 
@@ -33,9 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(one_start(args.one_start)))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(
-            Path(folder), args.images, args.many_images, args.epochs, say=lambda text: print(text, flush=True)
-        )
+        if args.backups:
+            from benchmarks.training.backup_memory import measure_backups
+
+            result = measure_backups(Path(folder))
+            print(json.dumps(result, indent=1))
+        else:
+            result = measure(
+                Path(folder), args.images, args.many_images, args.epochs, say=lambda text: print(text, flush=True)
+            )
     write_numbers(args.output, result)
     return 0
 

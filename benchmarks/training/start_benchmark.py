@@ -135,8 +135,11 @@ def one_start(place: Path) -> dict[str, Any]:
         return module
 
     FolderSource.module = count
-    with Stopwatch() as watch:
-        watch.watch(RunPlan, "__init__", "planning")
-        watch.watch(TrainingData, "plan", "planning")
-        Trainer(load_train_config(place / "config.json"), TrainEvents([listen]), commands).run()
+    try:
+        with Stopwatch() as watch:
+            watch.watch(RunPlan, "__init__", "planning")
+            watch.watch(TrainingData, "plan", "planning")
+            Trainer(load_train_config(place / "config.json"), TrainEvents([listen]), commands).run()
+    finally:
+        FolderSource.module = read
     return {"opened": opened, "seconds": at, "planning": round(watch.seconds["planning"], 3)}

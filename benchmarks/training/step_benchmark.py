@@ -52,6 +52,7 @@ class BenchmarkSettings:
         dtype: "float32" or "bfloat16" (frozen weights and autocast).
         more_peers: also runs the plain loop with torch's fused AdamW, and the one that encodes images and captions at
             each step.
+        device: `train_device` of the run, and so that of all loops.
     """
 
     model: str
@@ -67,6 +68,7 @@ class BenchmarkSettings:
     checkpointing: bool = False
     dtype: str = "float32"
     more_peers: bool = True
+    device: str = "auto"
 
     @property
     def total_steps(self) -> int:
@@ -91,6 +93,7 @@ def trainer_config(settings: BenchmarkSettings, folder: Path):
         "resolution": str(settings.resolution), "batch_size": settings.batch, "aspect_ratio_bucketing": False,
         # an epoch has a batch at least
         "epochs": settings.total_steps,
+        "train_device": settings.device,
         "learning_rate": LEARNING_RATE, "learning_rate_scheduler": "CONSTANT", "learning_rate_warmup_steps": 0,
         "clip_grad_norm": CLIP,
         "optimizer": {"optimizer": "ADAMW"},

@@ -2,20 +2,20 @@
 
 import logging
 import math
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import starmap
 
 from modules.dataLoader.cache_space import CacheSpace, MissingEntries
 from modules.dataLoader.cache_use import other_users, use_cache
 from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.DatasetReport import DatasetReport
+from modules.dataLoader.encode_missing import encode_missing
 from modules.dataLoader.Encoder import EncodingModel
 from modules.dataLoader.ImageSource import ImageSource
 from modules.dataLoader.plan import PlanRules
 from modules.dataLoader.plan_size import used_variations
-from modules.dataLoader.progress import Progress, track
+from modules.dataLoader.progress import Progress
 from modules.dataLoader.TensorCache import KINDS, TensorCache
 from modules.dataLoader.TensorStore import TensorStore
 from modules.dataLoader.TrainingData import Place, ShownPlace, TrainingData
@@ -23,17 +23,17 @@ from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.ConditioningSource import ConditioningSource
+from modules.util.free_memory import free_memory
 from modules.util.UserError import UserError
 
 logger = logging.getLogger(__name__)
 Texts = list[tuple[str, ShownPlace | None]]
-Item, Result = TypeVar("Item"), TypeVar("Result")
 
 KEPT_EPOCHS = 1000
 """Variations that a run of so many epochs comes to are not removed from the cache."""
 
-MEMORY_BUDGET = 2 << 30
-"""Bytes of encoded images and captions that are held in memory."""
+MEMORY_SHARE = 0.25
+"""Of the free RAM, that holds encoded images and captions if the config does not say how much may."""
 
 
 def prepare_data(
@@ -46,7 +46,7 @@ def prepare_data(
     report: DatasetReport | None = None,
     progress: Progress | None = None,
     warn: Callable[[str], None] = logger.warning,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     space: CacheSpace | None = None,
 ) -> TrainingData:
     """Encodes all images and captions that are not cached yet. Of those that are, headers and sizes are looked at.
@@ -63,7 +63,7 @@ def prepare_data(
         report: what `check_dataset` returned for the same config and concepts; None checks now.
         progress: is told how far each stage is.
         warn: gets findings, one line each.
-        memory_budget: bytes of encoded data to hold in memory.
+        memory_budget: bytes of encoded data to hold in memory; None: as the config says.
         space: is asked for the disk that is missing before anything is encoded; None: nobody is.
 
     Raises:
@@ -74,7 +74,7 @@ def prepare_data(
     cache = TensorCache(config.cache_dir, warn) if config.latent_caching else None
     if cache is not None:
         use_cache(cache.directory)
-    store = TensorStore(cache, memory_budget)
+    store = TensorStore(cache, _memory_budget(config) if memory_budget is None else memory_budget)
 
     def make(validation: bool) -> TrainingData:
         images = [image for image in report.images if _is_validation(concepts[image.concept]) == validation]
@@ -108,13 +108,17 @@ def _fill(
     data.name_entries()
     _cache_images(data, config, progress)
     if cache_text:
-        _cache_texts(data, texts, progress)
+        encode_missing(starmap(data.text_entry, texts), len(texts), "captions", config.dataloader_threads, progress)
 
 
 def _check_used(data: TrainingData, validation: bool) -> None:
     if not data.source.images:
         kinds = " or ".join(kind for kind in ConceptType if (kind == ConceptType.VALIDATION) == validation)
         raise UserError(f"no concept of type {kinds} has usable images; enable one, or correct the type of one")
+
+
+def _memory_budget(config: TrainConfig) -> int:
+    return int(MEMORY_SHARE * free_memory() if config.data_memory is None else config.data_memory * 2**30)
 
 
 def _plan_rules(config: TrainConfig, cache_text: bool, validation: bool, conditioning: ConditioningSource) -> PlanRules:
@@ -187,44 +191,16 @@ def _texts(data: TrainingData, config: TrainConfig, epochs: int | None = None) -
 
 
 def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
-    places = reversed(_image_variations(data, config.epochs))
-    wanted = list({data.latent_key(*place): place for place in places}.values())[::-1]
-
-    def render(place: tuple[int, int]):
-        # read and decoded in threads, and only where the store has nothing
-        return place, (None if data.has_latent(*place) else data.source.pixels(*place))
-
-    with ThreadPoolExecutor(config.dataloader_threads) as pool:
-        ready = map_ahead(pool, render, wanted, 2 * config.dataloader_threads)
-        for place, pixels in track(ready, len(wanted), "latents", progress):
-            if pixels is not None:
-                data.add_latent(*place, pixels)
+    threads, places = config.dataloader_threads, _image_variations(data, config.epochs)
+    wanted = list({data.latent_key(*place): place for place in reversed(places)}.values())[::-1]
+    encode_missing(starmap(data.latent_entry, wanted), len(wanted), "latents", threads, progress)
     if config.masked_training:
-        places = [place for place in _image_variations(data, config.epochs) if data.source.has_mask(*place)]
-        for place in track(places, len(places), "masks", progress):
-            if not data.has_cached_mask(*place):
-                data.mask(*place, data.latent(*place))
+        wanted = [place for place in places if data.source.has_mask(*place)]
+        masks = (data.mask_entry(*place, data.latent_entry(*place)) for place in wanted)
+        encode_missing(masks, len(wanted), "masks", threads, progress)
     if data.conditioned:
-        _cache_conditioning(data, config, progress)
-
-
-def _cache_conditioning(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
-    places = _shown_places(data, config.epochs)
-
-    def render(place: ShownPlace):
-        return place, (None if data.has_conditioning(place) else data.source.conditioning(*place))
-
-    with ThreadPoolExecutor(config.dataloader_threads) as pool:
-        ready = map_ahead(pool, render, places, 2 * config.dataloader_threads)
-        for place, rendered in track(ready, len(places), "conditioning", progress):
-            if rendered is not None:
-                data.add_conditioning(place, *rendered)
-
-
-def _cache_texts(data: TrainingData, texts: Texts, progress: Progress | None) -> None:
-    for text in track(texts, len(texts), "captions", progress):
-        if not data.has_text(*text):
-            data.text(*text)
+        shown = _shown_places(data, config.epochs)
+        encode_missing(map(data.conditioning_entry, shown), len(shown), "conditioning", threads, progress)
 
 
 def _missing(data: TrainingData, cache: TensorCache, config: TrainConfig, texts: Texts) -> MissingEntries:
@@ -249,23 +225,6 @@ def _missing(data: TrainingData, cache: TensorCache, config: TrainConfig, texts:
         sizes(missing("conditioning", data.conditioning_key, shown)),
         len(missing("captions", data.text_key, texts)),
     )
-
-
-def map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    """Results in the order of `items`, computed by the pool, at most `ahead` of them in advance."""
-    waiting: deque = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _prune(

@@ -34,6 +34,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.ModelType import ModelType
 from modules.util.found_problems import raise_problems
+from modules.util.release_memory import release_memory
 from modules.util.UserError import UserError
 
 import torch
@@ -95,6 +96,8 @@ class BaseModel(ConditionedModel):
     reads_chunks: ClassVar[bool] = False
     # whether the family says how `dynamic_timestep_shifting` follows from an image's size
     shifts_by_size: ClassVar[bool] = False
+    # whether its layers take weights in one format of 16 bits and activations in the other, on a CPU, too
+    mixes_half_formats: ClassVar[bool] = True
 
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
         self.config, self.source, self.device, self.hub = config, source, device, Hub(config)
@@ -245,10 +248,12 @@ class BaseModel(ConditionedModel):
         """
         if not self.config.latent_caching:
             return
-        for name in self.components:
-            if name.startswith("text_encoder") and not self.text_encoder_trained:
-                self.components.free(name)
-        self.components.park("vae")
+        encoders = [name for name in self.components.loaded if name.startswith("text_encoder")]
+        freed = [] if self.text_encoder_trained else encoders
+        for name in freed:
+            self.components.free(name)
+        if self.components.park("vae") or freed:
+            release_memory(self.device)
 
     @abstractmethod
     def text_limits(self) -> dict[str, int]:

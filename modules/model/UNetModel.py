@@ -71,6 +71,8 @@ class UNetModel(ClipTexts):
         "attn-only": ["attn"],
     }
     file_formats = (ModelFormat.ORIGINAL_SINGLE_FILE,)
+    # group norms do not
+    mixes_half_formats = False
     name_layers = staticmethod(unet_adapter_naming)
     # last layers of its text encoders that it never uses
     unused_layers: ClassVar[int] = 0

@@ -12,16 +12,16 @@ IMAGES = 7
 @pytest.fixture
 def seen(monkeypatch):
     """Paths of the images that are loaded for training, in their order."""
-    from modules.dataLoader.TrainingData import TrainingData
+    from modules.dataLoader.Feed import Feed
 
-    names, load = [], TrainingData.load
+    names, take = [], Feed.batch
 
-    def loading(self, planned):
-        batch = load(self, planned)
+    def taking(self, number):
+        batch = take(self, number)
         names.extend(batch.names)
         return batch
 
-    monkeypatch.setattr(TrainingData, "load", loading)
+    monkeypatch.setattr(Feed, "batch", taking)
     return names
 
 

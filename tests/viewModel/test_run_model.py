@@ -31,6 +31,18 @@ def step(number: int, loss: float, at: float) -> tuple[str, dict]:
                     "learning_rates": {"unet": 0.1 * number}}  # fmt: skip
 
 
+def test_the_status_says_how_much_of_the_time_a_run_waits_for_data():
+    def told(seconds, data_wait):
+        kind, values = step(1, 1.0, 10.0)
+        return kind, {**values, "seconds": seconds, "data_wait": data_wait}
+
+    run, model = PlayedRun([[told(2.0, 0.01)], [told(1.0, 0.35)], [told(97.0, 0.0)]]), RunModel()
+    model.follow(run)
+    assert model.tick() and model.status == "Training, epoch 1"
+    assert model.tick() and model.status == "Training, epoch 1 · 12% of the time waiting for data"
+    assert model.tick() and model.status == "Training, epoch 1"
+
+
 def test_everything_that_a_run_tells_is_shown():
     pictures = ["10 - dog/step-2.png", "2 - cat/old.png", "2 - cat/new.png"]
     run = PlayedRun(

@@ -55,7 +55,24 @@ class DataOptions(BaseConfig):
         True, "Clear cache", "Permits removing cached entries that no longer fit the data.", affects_result=False
     )
     dataloader_threads: int = data_option(
-        2, "Data threads", "Threads that read and decode images.", ge=1, le=256, unit="threads", affects_result=False
+        2,
+        "Data threads",
+        "Threads that read, decode and join batches ahead of the steps, and images ahead of their encoding. More help "
+        "where a run says that it waits for data.",
+        ge=1,
+        le=256,
+        unit="threads",
+        affects_result=False,
+    )
+    data_memory: float | None = data_option(
+        None,
+        "Memory for data",
+        "RAM that keeps encoded images and captions; what exceeds it is read from disk at each use. null: a quarter of "
+        "the RAM that is free when they are read.",
+        ge=0,
+        unit="GiB",
+        advanced=True,
+        affects_result=False,
     )
     custom_conditioning_image: bool = data_option(
         False,

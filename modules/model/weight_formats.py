@@ -8,7 +8,7 @@ from modules.model.DeviceLink import device_link
 from modules.model.LayerOffload import offload, waiting_units
 from modules.model.QuantizedLinear import WEIGHT_CODECS, QuantizedLinear
 from modules.util.config.TrainConfig import TrainConfig
-from modules.util.dtypes import FLOAT_DTYPES
+from modules.util.dtypes import FLOAT_DTYPES, TRAIN_DTYPES
 from modules.util.enum.DataType import DataType
 from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.LayerFilter import LayerFilter
@@ -36,7 +36,7 @@ def component_dtype(config: TrainConfig, component: str) -> torch.dtype:
     """
     data_type = config.component_weight_dtype(component)
     if data_type in WEIGHT_CODECS:
-        return FLOAT_DTYPES.get(config.train_dtype, torch.bfloat16)
+        return TRAIN_DTYPES.get(config.train_dtype, torch.bfloat16)
     if data_type not in FLOAT_DTYPES:
         expected = ", ".join(map(str, (*FLOAT_DTYPES, *WEIGHT_CODECS)))
         raise UserError(

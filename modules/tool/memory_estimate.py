@@ -90,7 +90,7 @@ def estimate_memory(
         separate = torch.device(config.temp_device).type != ("cpu" if config.train_device == "cpu" else "cuda")
     space = WithoutNumbers()
     text_trained = any(method.trains_text(config, model.trainable_components) for method in methods_of(config))
-    components = {name: _without_numbers(model.layers_of(name), space) for name in model.components}
+    components = {name: space.module(model.layers_of(name)) for name in model.components}
     with space:
         components = {name: _placed(component, name, config) for name, component in components.items()}
     model.components = ModelComponents(
@@ -186,21 +186,6 @@ def _layers_elsewhere(component: nn.Module, fraction: float, space: WithoutNumbe
     units = [component.get_submodule(name) for name in waiting_units(component, fraction)]
     LayerOffload(units, _Elsewhere(space, False))
     return units
-
-
-def _without_numbers(module: nn.Module, space: WithoutNumbers) -> nn.Module:
-    """A module on the meta device as one on the CPU that has no numbers; what is shared stays shared."""
-    made: dict[int, Tensor] = {}
-    for submodule in module.modules():
-        for place in (submodule._parameters, submodule._buffers):
-            for name, tensor in place.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in made:
-                    own = space.like(tensor)
-                    made[id(tensor)] = nn.Parameter(own, False) if isinstance(tensor, nn.Parameter) else own
-                place[name] = made[id(tensor)]
-    return module
 
 
 def _largest_sample(model: BaseModel, config: TrainConfig) -> SampleConfig | None:

@@ -4,25 +4,28 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modules.dataLoader.cache_space import CacheSpace
 from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.Feed import Feed
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub
-from modules.modelSaver.output import set_aside
+from modules.model.KnownWeights import KnownWeights
 from modules.trainer.backup import Backup, newest_backup, read_backup
 from modules.trainer.BackupWriter import BackupWriter
 from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
+from modules.trainer.denoiser_speed import speed_up
+from modules.trainer.device_settings import device_settings, prepare_process
 from modules.trainer.Ema import Ema, restored
+from modules.trainer.encoded_size import encoded_bytes
 from modules.trainer.events import TrainCommands, TrainEvents
-from modules.trainer.finite_step import check_finite
-from modules.trainer.FusedBackward import FusedBackward
+from modules.trainer.GradientStep import GradientStep
 from modules.trainer.long_texts import tell_long_texts
-from modules.trainer.loss import loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.objective import batch_losses
 from modules.trainer.optimizers import (
@@ -34,9 +37,10 @@ from modules.trainer.optimizers import (
     read_statistics,
     watch_step,
 )
-from modules.trainer.preflight import make_places, resolve_device
+from modules.trainer.preflight import make_places, resolve_device, set_aside_older_run
 from modules.trainer.report import run_report
 from modules.trainer.RunPlan import RunPlan
+from modules.trainer.sample_prompts import encode_prompts
 from modules.trainer.SampleRounds import SampleRounds
 from modules.trainer.StepTimes import StepTimes
 from modules.trainer.trained import make_trained, methods_of, options_of, save_trained
@@ -48,7 +52,6 @@ from modules.util.config.errors import ConfigError
 from modules.util.config.load import resolve_concepts, resolve_samples
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.dtypes import autocast
-from modules.util.enum.DataType import DataType
 from modules.util.enum.EMAMode import EMAMode
 from modules.util.found_problems import raise_problems
 from modules.util.HeldFolder import HeldFolder
@@ -80,6 +83,7 @@ class Trainer:
     ) -> None:
         self.config, self.events, self.commands, self.resume = config, events, commands, resume
         self.workspace = Path(config.workspace_dir)
+        prepare_process(config)
         self.device = resolve_device(config)
         self.progress = TrainProgress()
         self.run_name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
@@ -97,7 +101,8 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Trains to the end, or until asked to stop; returns what `run.json` holds."""
         try:
-            return self._run()
+            with device_settings(self.config, self.device):
+                return self._run()
         finally:
             with contextlib.ExitStack() as stack:
                 if self.held is not None:
@@ -158,6 +163,8 @@ class Trainer:
         )
         self.events.emit("status", text=f"Loading {config.base_model_name}")
         self.model: BaseModel = open_model(config, self.device, self.warn, self._hub())
+        if config.latent_caching:
+            self.model.known_weights = KnownWeights(config.cache_dir)
         methods, captions = methods_of(config), [text for image in checked.images for text in image.captions]
         for method in methods:
             method.prepare(self.model, config, captions, self.warn)
@@ -165,12 +172,13 @@ class Trainer:
         self.text_trained = any(method.trains_text(config, family.trainable_components) for method in methods)
         self.data = self._make_data(concepts, checked, validation=False)
         self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None
+        if not self.text_trained:
+            encode_prompts(self.model, samples, config, self.warn)
         if config.only_cache:
             return
-        if not self.text_trained:
-            self._encode_prompts(samples)
         self.model.rest()
         self.trained = make_trained(self.model, config, self.warn)
+        speed_up(self.model, config, self.warn)
         self.model.text_encoder_trained = self.text_trained
         self.parameters = [p for own in self.trained.values() for p in own.parameters()]
         self._make_optimizer()
@@ -180,16 +188,13 @@ class Trainer:
         self.feed = Feed(self.data, self.plan.batch, self.plan.batches, config.dataloader_threads, self.device)
         self.factor = schedule_factor(config, self.total_steps)
         if fresh:
-            self._set_aside_older_run()
+            set_aside_older_run(self.workspace, self.warn)
         self.log = TrainLog(self.workspace, config, self.run_name)
         self.rounds = SampleRounds(self.model, samples, config, self.workspace, self.progress, self.events)
         self.prepared = True
 
-    def _encode_prompts(self, samples: list) -> None:
-        """While the text encoders are there; where it fails, drawing will fail and say why."""
-        for sample in samples:
-            with contextlib.suppress(UserError, OSError, RuntimeError, ValueError, MemoryError):
-                self.model.prompts(sample)
+    def _status(self, text: str) -> None:
+        self.events.emit("status", text=text)
 
     def _stage(self, stage: str, done: int, total: int) -> None:
         self.events.emit("progress", stage=stage, done=done, total=total)
@@ -205,9 +210,11 @@ class Trainer:
             raise _StoppedDownload
 
     def _make_data(self, concepts: list, checked: Any, validation: bool) -> TrainingData:
+        cache_text = not self.text_trained
         return prepare_data(
-            self.config, concepts, self.model, cache_text=not self.text_trained, validation=validation, report=checked,
+            self.config, concepts, self.model, cache_text=cache_text, validation=validation, report=checked,
             progress=self._stage, warn=self.warn,
+            space=CacheSpace(partial(encoded_bytes, self.model, cache_text), self._status),
         )  # fmt: skip
 
     def _read_backup(self) -> None:
@@ -222,16 +229,6 @@ class Trainer:
             if self.backup is None:
                 self.warn(f"There is no backup in {self.workspace / 'backup'} yet; the run starts from the beginning.")
 
-    def _set_aside_older_run(self) -> None:
-        """A run from the beginning would write over the pictures and the report of the one before it."""
-        samples = self.workspace / "samples"
-        older = [samples] if samples.is_dir() and any(samples.iterdir()) else []
-        try:
-            set_aside([*older, self.workspace / "run.json", *self.workspace.glob("before_after.*")], self.warn)
-        except UserError as error:
-            # where a picture is open in another program on Windows
-            self.warn(f"{error} Pictures of the same steps are written over.")
-
     def _make_optimizer(self) -> None:
         config = self.config
         self.rates = self._rates(config)
@@ -242,12 +239,9 @@ class Trainer:
         self._told: set[str] = set()
         self._tell_of_optimizer()
         self.schedule_free = OPTIMIZERS[config.optimizer.optimizer].schedule_free
-        self.fused = (
-            FusedBackward(self.optimizer, self.parameters, config.clip_grad_norm)
-            if config.optimizer.fused_back_pass
-            else None
+        self.gradient_step = GradientStep(
+            config, self.optimizer, self.parameters, self.device, self.workspace / "backup"
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.train_dtype == DataType.FLOAT_16)
         where = torch.device("cpu") if config.ema == EMAMode.CPU else None
         self.ema = (
             None
@@ -277,6 +271,8 @@ class Trainer:
         self._check_same_optimizer(backup)
         for name, own in self.trained.items():
             own.load_state_dict({key: value for key, value in backup.tensors.items() if key.startswith(f"{name}.")})
+        # one file after the other, so that at most one of them takes memory beside what it is copied to
+        backup.tensors = {}
         try:
             load_optimizer_state(self.optimizer, backup.optimizer)
         except (ValueError, KeyError) as error:
@@ -284,11 +280,12 @@ class Trainer:
                 f"The backup {backup.path} does not fit this config's optimizer or adapter: {error}. "
                 "Restore the config that is stored in it, or set continue_last_backup to false."
             ) from error
+        backup.optimizer = {}
         if self.schedule_free:
             self.optimizer.train()
         if backup.extra["scaler"]:
             # empty where the run was not in fp16 so far
-            self.scaler.load_state_dict(backup.extra["scaler"])
+            self.gradient_step.scaler.load_state_dict(backup.extra["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(backup.extra["ema"] if "ema" in backup.extra else self.ema.fresh_state())
         self.progress = TrainProgress.from_dict(backup.progress)
@@ -374,19 +371,15 @@ class Trainer:
             batch = self.feed.batch(index)
             names += batch.names
             total += self._backward(batch, index, len(indices))
-        norm = self._gradient_norm()
+        numbers = self.gradient_step.apply(total, step + 1, names)
+        if self.ema is not None:
+            self.ema.update(step + 1)
         # the one place where the host waits for the device
-        loss, gradient_norm = torch.stack([total, norm.to(total)]).tolist()
-        self._check_finite(loss, gradient_norm, names)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        loss, gradient_norm = self.gradient_step.read(numbers, step + 1, names)
         if getattr(self.optimizer, "watch", False):
             self._tell_of_optimizer()
-        self.optimizer.zero_grad(set_to_none=True)
         self.progress.step = step + 1
         self.plan.note(self.progress, indices[-1])
-        if self.ema is not None:
-            self.ema.update(self.progress.step)
         seconds = self.times.add(time.perf_counter() - started, self.feed.waited - waited)
         self.progress.seconds += seconds
         self.progress.losses.append(loss)
@@ -404,25 +397,10 @@ class Trainer:
         torch.manual_seed(step_seed(self.config.seed, "dropout", index))
         generator = step_generator(self.config.seed, "noise", index)
         loss = batch_losses(self.config, self.model, batch, generator, self.trained).mean() / micro_batches
-        if self.fused is not None:
-            # the backward pass will step at once
-            self._check_finite(loss.item(), 0.0, batch.names)
-        self.scaler.scale(loss * loss_scale(self.config)).backward()
-        return loss.detach()
-
-    def _gradient_norm(self) -> Tensor:
-        """Norm of the whole gradient before clipping. It is clipped here, unless every parameter had its step."""
-        if self.fused is not None:
-            return self.fused.take_norm()
-        self.scaler.unscale_(self.optimizer)
-        limit = self.config.clip_grad_norm
-        return torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
+        return self.gradient_step.backward(loss, self.progress.step + 1, batch.names)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self.config, self.device)
-
-    def _check_finite(self, loss: float, norm: float, names: list[str]) -> None:
-        check_finite(loss, norm, self.scaler, names, self.progress.step + 1, self.workspace / "backup")
 
     def _anything_left(self) -> bool:
         """Freezes the sets whose training is over; False if that leaves nothing to train."""
@@ -479,7 +457,8 @@ class Trainer:
         for own in self.trained.values():
             tensors.update(own.state_dict())
         extra: dict[str, Any] = {
-            "scaler": self.scaler.state_dict(), "hub": self.model.hub.pins, "plan": self.plan.describe(self.progress),
+            "scaler": self.gradient_step.scaler.state_dict(), "hub": self.model.hub.pins,
+            "plan": self.plan.describe(self.progress),
         }  # fmt: skip
         if self.ema is not None:
             extra["ema"] = self.ema.state_dict()

@@ -26,8 +26,8 @@ def check_finite(
         UserError: loss or gradient are not finite.
     """
     finite_loss, finite_norm = abs(loss) < float("inf"), abs(norm) < float("inf")
-    skipped = scaler.is_enabled() and scaler.get_scale() > SMALLEST_SCALE
-    if finite_loss and (finite_norm or skipped):
+    # asking for the scale waits for the device
+    if finite_loss and (finite_norm or (scaler.is_enabled() and scaler.get_scale() > SMALLEST_SCALE)):
         return
     what = "loss" if not finite_loss else "gradient"
     raise UserError(

@@ -61,11 +61,6 @@ _FAMILY = "it belongs to families that this trainer does not have; their model_t
 _SVD = "it goes with quantization.svd_dtype, which is refused"
 
 RUN: Mapping[str, Unread] = {
-    "compile": Unread("blocks are not compiled yet; steps are slower, the result is the same", (False,), (True,)),
-    "attention_mechanism": Unread(
-        "the kernel can't be chosen yet; torch's scaled_dot_product_attention takes the best that fits",
-        ("SDP",), ("CUDNN", "FLASH"),
-    ),
     "fallback_train_dtype": Unread(
         "with FLOAT_16 a VAE that would overflow computes in the format of its weights, and nothing else falls back",
         ("BFLOAT_16",), matters=_half,

@@ -105,9 +105,9 @@ def test_captions_in_fewer_bits_are_rounded_and_have_keys_of_their_own(dataset):
     stored = {kind: dataset.prepare(text_cache_dtype=kind) for kind in ("BFLOAT_16", "FLOAT_16")}
     keys = {plain.text_key("one"), *(data.text_key("one") for data in stored.values())}
     assert len(keys) == 3 and plain.latent_key(0, 0) == stored["FLOAT_16"].latent_key(0, 0)
-    whole = plain.text("one")
+    whole = plain.text_entry("one").tensors()
     for kind, dtype in (("BFLOAT_16", torch.bfloat16), ("FLOAT_16", torch.float16)):
-        own = stored[kind].text("one")
+        own = stored[kind].text_entry("one").tensors()
         assert torch.equal(own["hidden"], whole["hidden"].to(dtype)) and own["hidden"].dtype == dtype
         assert torch.equal(own["tokens"], whole["tokens"]) and own["tokens"].dtype == whole["tokens"].dtype
 

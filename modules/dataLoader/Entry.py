@@ -41,8 +41,8 @@ class Entry:
             self._rendered = self.render()
 
     def look(self) -> bool:
-        """Whether the store has it. If not, it is rendered, for `encoded`."""
-        if self.store is not None and self.store.find(self.kind, self.key) is not None:
+        """Whether the store has it, by its header and size. If not, it is rendered, for `encoded`."""
+        if self.store is not None and self.store.has(self.kind, self.key):
             return True
         self._rendered = self.render()
         return False

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from modules.dataLoader.ReusedMemory import MOST_FREE, ReusedMemory
 from modules.util.atomic_file import SAFETENSORS_DTYPES
@@ -19,12 +20,13 @@ from torch import Tensor
 
 import safetensors.torch
 
-KINDS = ("latents", "masks", "captions", "conditioning")
+KINDS = ("latents", "masks", "captions", "conditioning", "prompts")
 FORMAT = "1"
 DTYPES = {name: dtype for dtype, name in SAFETENSORS_DTYPES.items()}
 ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 # those of older versions have no ending of a file in their names
 LEFTOVER_NAME = re.compile(r"\.[0-9a-f]{64}(\.safetensors)?\.\d+\.\d+\.tmp")
+LARGEST_HEADER = 1 << 20
 LEFTOVER_AGE = 3600.0
 """Seconds after which a temporary file cannot belong to a running program."""
 
@@ -35,8 +37,8 @@ class TensorCache:
     """Named tensors on disk, one safetensors file an entry: `<directory>/<kind>/<2 digits>/<key>.safetensors`.
 
     A file is written beside its place and renamed, and carries a checksum. It is verified at the first reading, and
-    again if the file has changed since. An entry that is torn, damaged or not ours counts as absent; `warn` is told
-    once.
+    again if the file has changed since. Whether an entry is there is told by its header and size alone. One that is
+    torn, damaged or not ours counts as absent; `warn` is told once.
 
     Attributes:
         memory: in which entries are read.
@@ -66,10 +68,30 @@ class TensorCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            self.damaged += 1
-            if self.damaged == 1:
-                self._warn(f"{path}: this cached entry is damaged ({error}); it and others like it are built again")
+            self._tell_damage(path, error)
             return None
+
+    def contains(self, kind: str, key: str) -> bool:
+        """Whether there is an entry, by its header and size alone. Its values are verified when it is read."""
+        path = self.path(kind, key)
+        try:
+            with path.open("rb") as file:
+                check_header(file, key)
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError) as error:
+            self._tell_damage(path, error)
+            return False
+        return True
+
+    def _tell_damage(self, path: Path, error: Exception) -> None:
+        self.damaged += 1
+        if self.damaged == 1:
+            self._warn(f"{path}: this cached entry is damaged ({error}); it and others like it are built again")
+
+    def is_empty(self, kind: str) -> bool:
+        """Whether there are no entries of a kind, sound or not."""
+        return next((self.directory / kind).glob("[0-9a-f][0-9a-f]/*"), None) is None
 
     def _read_whole(self, path: Path) -> tuple[Tensor, int]:
         """The bytes of a file, and what changes when the file does."""
@@ -177,13 +199,38 @@ def unpack(data: Tensor, key: str, *, verify: bool = True) -> dict[str, Tensor]:
         tensors = {name: _tensor(values, **facts) for name, facts in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
         raise ValueError(f"no sound safetensors file: {error}") from None
+    _check_metadata(metadata, key)
+    if verify and metadata.get("sha256") != checksum(tensors):
+        raise ValueError("wrong checksum")
+    return tensors
+
+
+def check_header(file: BinaryIO, key: str) -> None:
+    """Reads the header of what `pack` wrote, and none of the tensors.
+
+    Raises:
+        ValueError: if the file is not that or has another size than its header says, with the reason.
+    """
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    try:
+        if length > LARGEST_HEADER:
+            raise ValueError("its header has no end")
+        header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", {})
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ValueError(f"no sound safetensors file: {error}") from None
+    _check_metadata(metadata, key)
+    if size != 8 + length + end:
+        raise ValueError(f"has {size} bytes, expected {8 + length + end}")
+
+
+def _check_metadata(metadata: Mapping[str, str], key: str) -> None:
     if metadata.get("format") != FORMAT:
         raise ValueError("written in another format")
     if metadata.get("key") != key:
         raise ValueError("stored under a wrong name")
-    if verify and metadata.get("sha256") != checksum(tensors):
-        raise ValueError("wrong checksum")
-    return tensors
 
 
 def _tensor(values: Tensor, dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:

@@ -44,6 +44,10 @@ class TensorStore:
             self._remember(kind, key, found)
         return found
 
+    def has(self, kind: str, key: str) -> bool:
+        """Whether there are tensors under a key, as far as that is seen without reading them."""
+        return (kind, key) in self._memory or (self.cache is not None and self.cache.contains(kind, key))
+
     def add(self, kind: str, key: str, tensors: Tensors) -> Tensors:
         """Keeps tensors on disk and, if there is room, in memory."""
         if self.cache:

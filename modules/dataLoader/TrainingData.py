@@ -1,7 +1,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from modules.dataLoader.Batch import Batch
 from modules.dataLoader.collate import Allocate
@@ -14,6 +14,7 @@ from modules.dataLoader.plan_size import BatchCounter
 from modules.dataLoader.TensorStore import Tensors, TensorStore
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConditioningSource import ConditioningSource
+from modules.util.enum.DataType import DataType
 
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -51,7 +52,7 @@ class TrainingData:
         encode_text: bool,
     ) -> None:
         self.source = source
-        self._encoder = Encoder(model)
+        self._encoder = Encoder(model, config.text_cache_dtype)
         self._store = store
         self._rules = rules
         self._encode_text = encode_text
@@ -62,13 +63,34 @@ class TrainingData:
         self._fills_masks = model.conditioning == ConditioningSource.MASK
         self.fills_whole = self._fills_masks and rules.mask_dropout > 0 and not rules.fixed
         self.texts_see_conditioning = self.conditioned and model.captions_see_conditioning
-        self._image_fingerprint = model.image_fingerprint()
-        self._conditioning_fingerprint = model.conditioning_fingerprint() if self.conditioned else ""
+        self._model, self._text_format = model, config.text_cache_dtype
         # they are asked for at each use
         self.latent_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._latent_key)
         self.mask_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._mask_key)
         self.conditioning_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._conditioning_key)
-        self._text_fingerprint = model.text_fingerprint() if encode_text else ""
+
+    def name_entries(self) -> None:
+        """Finds out what names of entries depend on, for which components may have to be loaded.
+
+        To be called before anything is trained, and before several threads ask for entries.
+        """
+        wanted = {"_image_fingerprint": True, "_conditioning_fingerprint": self.conditioned}
+        for name, is_needed in {**wanted, "_text_fingerprint": self._encode_text}.items():
+            if is_needed:
+                getattr(self, name)
+
+    @cached_property
+    def _image_fingerprint(self) -> str:
+        return self._model.image_fingerprint()
+
+    @cached_property
+    def _conditioning_fingerprint(self) -> str:
+        return self._model.conditioning_fingerprint()
+
+    @cached_property
+    def _text_fingerprint(self) -> str:
+        own = "" if self._text_format == DataType.NONE else f" in {self._text_format}"
+        return f"{self._model.text_fingerprint()}{own}"
 
     def plan(self, epoch: int) -> list[PlannedBatch]:
         """The batches of an epoch (from 0) in their order: the same for the same config, seed and data.
@@ -79,7 +101,8 @@ class TrainingData:
 
     def counter(self, epochs: int) -> BatchCounter:
         """How many batches each of so many epochs has."""
-        return BatchCounter(self._rules, self.source.concepts, self.source.images, self.source.size, epochs)
+        source = self.source
+        return BatchCounter(self._rules, source.concepts, source.images, source.size, epochs, source.sizes_vary)
 
     def load(self, planned: PlannedBatch) -> Batch:
         """Fetches a batch. What is not cached is encoded by the model.

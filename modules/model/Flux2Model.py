@@ -164,7 +164,7 @@ class Flux2Model(ChatTexts):
 
     @property
     def packing(self) -> str:
-        return f"{self.vae.config.batch_norm_eps} packed"
+        return f"{self.layers_of('vae').config.batch_norm_eps} packed"
 
     # -- captions -------------------------------------------------------------------------------------------------
 

@@ -196,7 +196,7 @@ class UNetModel(ClipTexts):
         return states[-1 - skip - unused]
 
     def image_fingerprint(self) -> str:
-        return f"{self.weights_hash('vae')} {self.vae.dtype}"
+        return self.weights_fingerprint("vae")
 
     def text_fingerprint(self) -> str:
         return " | ".join(self._encoder_fingerprint(component) for component in self.tokenizer_of)
@@ -207,8 +207,7 @@ class UNetModel(ClipTexts):
             settings.append(f"{self.config.prompt_chunks} chunks")
         vocabulary = json.dumps(self.tokenizer_of[component].get_vocab(), sort_keys=True)
         words = self.added_words[component].fingerprint()
-        weights = f"{self.weights_hash(component)} {self.components[component].dtype}"
-        return f"{weights} {settings} {hash_text(vocabulary)}{words}"
+        return f"{self.weights_fingerprint(component)} {settings} {hash_text(vocabulary)}{words}"
 
     def draw(self, shape: torch.Size, generator: torch.Generator) -> Draw:
         timesteps = draw_timesteps(self.config, shape[0], len(self.alphas_cumprod), generator)

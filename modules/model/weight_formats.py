@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from modules.model.ActivationOffload import ActivationOffload
+from modules.model.DeviceLink import device_link
 from modules.model.LayerOffload import offload, waiting_units
 from modules.model.QuantizedLinear import WEIGHT_CODECS, QuantizedLinear
 from modules.util.config.TrainConfig import TrainConfig
@@ -76,14 +77,14 @@ def place_component(module: nn.Module, component: str, config: TrainConfig, devi
                 if not isinstance(inner, QuantizedLinear):
                     inner._apply(torch.clone, recurse=False)
     if home != device and getattr(config, component).activation_offloading:
-        ActivationOffload(module, home, device)
+        ActivationOffload(module, device_link(device, home, config.async_offloading))
     if not units:
         # diffusers' own warns of layers that stay in float32 even where there are none
         return nn.Module.to(module, device=device, dtype=dtype)
     for name, inner in module.named_modules():
         if not _inside(name, units):
             inner._apply(lambda t: t.to(device, dtype if t.is_floating_point() else None), recurse=False)
-    offload(module, units, device, home)
+    offload(module, units, device_link(device, home, config.async_offloading))
     return module
 
 

@@ -4,21 +4,25 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modules.dataLoader.cache_space import CacheSpace
 from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.Feed import Feed
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub
-from modules.modelSaver.output import set_aside
-from modules.trainer.backup import Backup, newest_backup, prune_backups, read_backup, write_backup
+from modules.model.KnownWeights import KnownWeights
+from modules.trainer.backup import Backup, newest_backup, read_backup
+from modules.trainer.BackupWriter import BackupWriter
 from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
 from modules.trainer.denoiser_speed import speed_up
 from modules.trainer.device_settings import device_settings, prepare_process
 from modules.trainer.Ema import Ema, restored
+from modules.trainer.encoded_size import encoded_bytes
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.GradientStep import GradientStep
 from modules.trainer.long_texts import tell_long_texts
@@ -33,9 +37,10 @@ from modules.trainer.optimizers import (
     read_statistics,
     watch_step,
 )
-from modules.trainer.preflight import make_places, resolve_device
+from modules.trainer.preflight import make_places, resolve_device, set_aside_older_run
 from modules.trainer.report import run_report
 from modules.trainer.RunPlan import RunPlan
+from modules.trainer.sample_prompts import encode_prompts
 from modules.trainer.SampleRounds import SampleRounds
 from modules.trainer.StepTimes import StepTimes
 from modules.trainer.trained import make_trained, methods_of, options_of, save_trained
@@ -87,8 +92,8 @@ class Trainer:
         self.output: Path | None = None
         self.prepared = False
         self.held: HeldFolder | None = None
-        self.last_backup: Path | None = None
-        self.last_backup_step = 0
+        keep = config.rolling_backup_count if config.rolling_backup else None
+        self.backups = BackupWriter(self.workspace / "backup", keep, events)
 
     def warn(self, text: str) -> None:
         self.events.emit("warning", text=text)
@@ -99,10 +104,12 @@ class Trainer:
             with device_settings(self.config, self.device):
                 return self._run()
         finally:
-            if self.feed is not None:
-                self.feed.close()
-            if self.held is not None:
-                self.held.release()
+            with contextlib.ExitStack() as stack:
+                if self.held is not None:
+                    stack.callback(self.held.release)
+                stack.callback(self.backups.close)
+                if self.feed is not None:
+                    stack.callback(self.feed.close)
 
     def _run(self) -> dict[str, Any]:
         try:
@@ -129,9 +136,7 @@ class Trainer:
 
     def backup_note(self) -> str:
         """Where a run that ended at once can go on, as the end of a sentence."""
-        if self.last_backup is None:
-            return "there is no backup of this run."
-        return f"its last backup is {self.last_backup}, after step {self.last_backup_step}."
+        return self.backups.note()
 
     # -- before the first step ------------------------------------------------------------------------------------
 
@@ -158,6 +163,8 @@ class Trainer:
         )
         self.events.emit("status", text=f"Loading {config.base_model_name}")
         self.model: BaseModel = open_model(config, self.device, self.warn, self._hub())
+        if config.latent_caching:
+            self.model.known_weights = KnownWeights(config.cache_dir)
         methods, captions = methods_of(config), [text for image in checked.images for text in image.captions]
         for method in methods:
             method.prepare(self.model, config, captions, self.warn)
@@ -165,10 +172,10 @@ class Trainer:
         self.text_trained = any(method.trains_text(config, family.trainable_components) for method in methods)
         self.data = self._make_data(concepts, checked, validation=False)
         self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None
+        if not self.text_trained:
+            encode_prompts(self.model, samples, config, self.warn)
         if config.only_cache:
             return
-        if not self.text_trained:
-            self._encode_prompts(samples)
         self.model.rest()
         self.trained = make_trained(self.model, config, self.warn)
         speed_up(self.model, config, self.warn)
@@ -181,16 +188,13 @@ class Trainer:
         self.feed = Feed(self.data, self.plan.batch, self.plan.batches, config.dataloader_threads, self.device)
         self.factor = schedule_factor(config, self.total_steps)
         if fresh:
-            self._set_aside_older_run()
+            set_aside_older_run(self.workspace, self.warn)
         self.log = TrainLog(self.workspace, config, self.run_name)
         self.rounds = SampleRounds(self.model, samples, config, self.workspace, self.progress, self.events)
         self.prepared = True
 
-    def _encode_prompts(self, samples: list) -> None:
-        """While the text encoders are there; where it fails, drawing will fail and say why."""
-        for sample in samples:
-            with contextlib.suppress(UserError, OSError, RuntimeError, ValueError, MemoryError):
-                self.model.prompts(sample)
+    def _status(self, text: str) -> None:
+        self.events.emit("status", text=text)
 
     def _stage(self, stage: str, done: int, total: int) -> None:
         self.events.emit("progress", stage=stage, done=done, total=total)
@@ -206,9 +210,11 @@ class Trainer:
             raise _StoppedDownload
 
     def _make_data(self, concepts: list, checked: Any, validation: bool) -> TrainingData:
+        cache_text = not self.text_trained
         return prepare_data(
-            self.config, concepts, self.model, cache_text=not self.text_trained, validation=validation, report=checked,
+            self.config, concepts, self.model, cache_text=cache_text, validation=validation, report=checked,
             progress=self._stage, warn=self.warn,
+            space=CacheSpace(partial(encoded_bytes, self.model, cache_text), self._status),
         )  # fmt: skip
 
     def _read_backup(self) -> None:
@@ -222,16 +228,6 @@ class Trainer:
             self.backup = newest_backup(self.workspace / "backup", self.warn)
             if self.backup is None:
                 self.warn(f"There is no backup in {self.workspace / 'backup'} yet; the run starts from the beginning.")
-
-    def _set_aside_older_run(self) -> None:
-        """A run from the beginning would write over the pictures and the report of the one before it."""
-        samples = self.workspace / "samples"
-        older = [samples] if samples.is_dir() and any(samples.iterdir()) else []
-        try:
-            set_aside([*older, self.workspace / "run.json", *self.workspace.glob("before_after.*")], self.warn)
-        except UserError as error:
-            # where a picture is open in another program on Windows
-            self.warn(f"{error} Pictures of the same steps are written over.")
 
     def _make_optimizer(self) -> None:
         config = self.config
@@ -275,6 +271,8 @@ class Trainer:
         self._check_same_optimizer(backup)
         for name, own in self.trained.items():
             own.load_state_dict({key: value for key, value in backup.tensors.items() if key.startswith(f"{name}.")})
+        # one file after the other, so that at most one of them takes memory beside what it is copied to
+        backup.tensors = {}
         try:
             load_optimizer_state(self.optimizer, backup.optimizer)
         except (ValueError, KeyError) as error:
@@ -282,6 +280,7 @@ class Trainer:
                 f"The backup {backup.path} does not fit this config's optimizer or adapter: {error}. "
                 "Restore the config that is stored in it, or set continue_last_backup to false."
             ) from error
+        backup.optimizer = {}
         if self.schedule_free:
             self.optimizer.train()
         if backup.extra["scaler"]:
@@ -292,7 +291,7 @@ class Trainer:
         self.progress = TrainProgress.from_dict(backup.progress)
         told = self.plan.resume(self.progress, backup.extra.get("plan"))
         self.run_name = backup.run
-        self.last_backup, self.last_backup_step = backup.path, self.progress.step
+        self.backups.resumed(backup)
         self.events.emit("status", text=f"Continuing {backup.path} after step {self.progress.step}")
         self.events.emit("resumed", step=self.progress.step, path=str(backup.path))
         for text in told:
@@ -340,6 +339,7 @@ class Trainer:
         while self.progress.step < self.total_steps and not self.commands.stop and self._anything_left():
             epoch_before = self.progress.epoch
             self._step()
+            self.backups.poll()
             place = (self.progress.step, self.progress.epoch, self.progress.epoch > epoch_before)
             last = self.progress.step == self.total_steps
             if self.validation_data is not None and (validate_at.due(*place) or last):
@@ -452,7 +452,7 @@ class Trainer:
         self.log.scalar("loss/validation", loss, self.progress.step)
         self.events.emit("validation", step=self.progress.step, loss=loss)
 
-    def _backup(self) -> None:
+    def _backup(self, at_once: bool = False) -> None:
         tensors: dict[str, Tensor] = {}
         for own in self.trained.values():
             tensors.update(own.state_dict())
@@ -462,16 +462,8 @@ class Trainer:
         }  # fmt: skip
         if self.ema is not None:
             extra["ema"] = self.ema.state_dict()
-        folder = self.workspace / "backup"
-        path = write_backup(
-            folder,
-            Backup(tensors, self.optimizer.state_dict(), extra, self.progress.to_dict(), self.config.to_dict(),
-                   self.run_name),
-        )  # fmt: skip
-        self.last_backup, self.last_backup_step = path, self.progress.step
-        if self.config.rolling_backup:
-            prune_backups(folder, self.run_name, self.config.rolling_backup_count, self.warn)
-        self.events.emit("backup", step=self.progress.step, path=str(path))
+        state, progress = self.optimizer.state_dict(), self.progress.to_dict()
+        self.backups.write(Backup(tensors, state, extra, progress, self.config.to_dict(), self.run_name), at_once)
 
     def _save_intermediate(self) -> None:
         config = self.config
@@ -487,7 +479,8 @@ class Trainer:
     def _finish(self, finished: bool) -> None:
         """The backup comes first: if the output can't be written, nothing is lost."""
         if not finished or self.config.backup_before_save:
-            self._backup()
+            self._backup(at_once=True)
+        self.backups.wait()
         self.output = self._save(Path(self.config.output_model_destination))
         before_after = self.rounds.before_after()
         if before_after is not None:

@@ -11,6 +11,7 @@ from modules.model.diffusion_noise import check_distribution
 from modules.model.hub import Hub, check_hub_name
 from modules.model.model_name import check_model_name, named_models, read_model_name
 from modules.model.ModelSource import check_folder
+from modules.model.QuantizedLinear import kernel_note
 from modules.model.sample_pictures import picture_problems
 from modules.model.weight_formats import check_offload, component_dtype
 from modules.trainer.device_settings import device_problems, prepare_process
@@ -99,6 +100,8 @@ def open_model(config: TrainConfig, device: torch.device, warn: Warn, hub: Hub |
     for method in methods_of(config):
         method.check_output(model, config, warn)
     model.check_layers()
+    for note in sorted({kernel_note(config.component_weight_dtype(name), device) for name in model.modules} - {""}):
+        warn(note)
     return model
 
 

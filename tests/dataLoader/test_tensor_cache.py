@@ -76,6 +76,23 @@ def test_every_damage_is_noticed(cache, warnings):
     assert same(cache.read("latents", KEY), TENSORS)
 
 
+def test_what_is_there_is_told_without_reading_it(cache, warnings):
+    assert not cache.contains("latents", KEY)
+    cache.write("latents", KEY, TENSORS)
+    path, data = cache.path("latents", KEY), pack(TENSORS, KEY)
+    assert cache.contains("latents", KEY) and not cache.contains("masks", KEY) and not warnings
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert cache.contains("latents", KEY) and cache.read("latents", KEY) is None, "values are verified when read"
+    long = (1 << 40).to_bytes(8, "little")
+    spoilt = [data[:5], data[:100], data[:-1], data + b"x", long + data[8:], pack(TENSORS, OTHER)]
+    for header in (b"[]", b'{"x": 1}', b'{"x": {"data_offsets": [0]}}', b"\xff", b"[" * 5000):
+        spoilt.append(len(header).to_bytes(8, "little") + header)
+    for wrong in spoilt:
+        path.write_bytes(wrong)
+        assert not cache.contains("latents", KEY)
+    assert len(warnings) == 1 and str(path) in warnings[0]
+
+
 def test_the_checksum_is_verified_once_and_again_when_the_file_changes(cache, monkeypatch, warnings):
     verified = []
     monkeypatch.setattr(

@@ -104,7 +104,8 @@ def test_a_resumed_run_goes_on_from_what_led_to_its_backup(tmp_path):
     first, second = tmp_path / "backup" / "b-2", tmp_path / "backup" / "b-4"
     tell(
         "run 1", step(1, 4.0, 0), ("sample", {"step": 1, "path": "/a/0 - cat/1.png"}), step(2, 3.0, 0),
-        ("backup", {"step": 2, "path": str(first)}), step(3, 9.0, 0),
+        # the run goes on while a backup is written
+        step(3, 9.0, 0), ("backup", {"step": 2, "path": str(first)}), step(4, 9.0, 0),
     )  # fmt: skip
     tell("run 3", step(1, 7.0, 0), ("backup", {"step": 1, "path": str(tmp_path / "elsewhere" / "b-4")}))
     tell(

@@ -4,6 +4,7 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.option import option
 from modules.util.config.resolution import check_resolution
+from modules.util.enum.DataType import DataType
 from modules.util.enum.OptionGroup import OptionGroup
 
 from pydantic import field_validator
@@ -42,6 +43,13 @@ class DataOptions(BaseConfig):
         "Cache latents",
         "Encodes images and captions once and stores them. Off: encodes them again at each use, which is "
         "slower and needs no disk. Captions of a trained text encoder are never stored.",
+    )
+    text_cache_dtype: DataType = data_option(
+        DataType.NONE,
+        "Stored captions",
+        "Number format of cached captions: BFLOAT_16 or FLOAT_16 take half the disk where the text encoder gives 32 "
+        "bits. The trained weights stay the same if the denoiser computes in that format. NONE: as they are encoded.",
+        advanced=True,
     )
     clear_cache_before_training: bool = data_option(
         True, "Clear cache", "Permits removing cached entries that no longer fit the data.", affects_result=False

@@ -136,9 +136,10 @@ class TrainingOptions(BaseConfig):
         True, "Autocast cache", "Keeps converted weights during a step: faster, more memory."
     )
     async_offloading: bool = advanced_memory_option(
-        False,
+        True,
         "Asynchronous offloading",
-        "Moves offloaded layers while others compute. Needs pinned CPU memory.",
+        "Moves offloaded layers and activations on a CUDA GPU while others compute: as fast as the slower of both, for "
+        "the memory of one more layer.",
         affects_result=False,
     )
     attention_mechanism: AttentionMechanism = advanced_memory_option(

@@ -48,8 +48,10 @@ def speed_up(model: BaseModel, config: TrainConfig, warn: Warn) -> None:
 
 def _use_xformers(denoiser: torch.nn.Module) -> None:
     try:
-        # layers of UNets get another processor, those of transformers another backend of theirs
-        if any(isinstance(layer, Attention) for layer in denoiser.modules()):
+        # layers of UNets get another processor; those of transformers, of which some are of the same class, keep theirs
+        # with another backend
+        layers = [layer for layer in denoiser.modules() if isinstance(layer, Attention)]
+        if layers and not any(hasattr(layer.processor, "_attention_backend") for layer in layers):
             denoiser.enable_xformers_memory_efficient_attention()
         else:
             denoiser.set_attention_backend("xformers")

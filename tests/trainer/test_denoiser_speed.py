@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 import pytest
-from diffusers import Flux2Transformer2DModel, UNet2DConditionModel
+from diffusers import Flux2Transformer2DModel, UNet2DConditionModel, ZImageTransformer2DModel
 
 CPU = torch.device("cpu")
 
@@ -122,16 +122,22 @@ def test_xformers_goes_to_the_layers_of_a_unet_and_to_the_backend_of_a_transform
     for kind, method in (
         (UNet2DConditionModel, "enable_xformers_memory_efficient_attention"),
         (Flux2Transformer2DModel, "set_attention_backend"),
+        # its layers are of the class of UNets, with a processor that turns places
+        (ZImageTransformer2DModel, "set_attention_backend"),
     ):
         monkeypatch.setattr(kind, method, lambda self, *backend, kind=kind: calls.append((kind, *backend)))
     flux = Flux2Transformer2DModel(
         in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=1,
         joint_attention_dim=8, timestep_guidance_channels=8, axes_dims_rope=(2, 2, 2, 2),
     )  # fmt: skip
+    zimage = ZImageTransformer2DModel(
+        dim=16, n_layers=1, n_refiner_layers=1, n_heads=1, n_kv_heads=1, cap_feat_dim=8, axes_dims=(4, 6, 6)
+    )
     config = TrainConfig.from_dict({"attention_mechanism": "XFORMERS"})
-    for denoiser in (unet(), flux):
+    for denoiser in (unet(), flux, zimage):
         speed_up(model_of(denoiser), config, calls.append)
-    assert calls == [(UNet2DConditionModel,), (Flux2Transformer2DModel, "xformers")]
+    transformers = [(kind, "xformers") for kind in (Flux2Transformer2DModel, ZImageTransformer2DModel)]
+    assert calls == [(UNet2DConditionModel,), *transformers]
 
 
 def test_a_library_that_fails_is_told_in_words():

@@ -270,6 +270,20 @@ def test_an_autoencoder_in_a_file(zimage_folder, zimage_pipeline, tmp_path, star
     same(component(zimage_folder, "vae", ldm_vae(vae, VAE_NAMES, start), tmp_path / "ae.safetensors"), vae)
 
 
+def test_a_folder_without_weights_is_enough_for_a_whole_checkpoint(own_folder, zimage_pipeline, tmp_path):
+    """ComfyUI's, with all three components in one file."""
+    for weights in own_folder.rglob("*.safetensors"):
+        weights.unlink()
+    encoder, path = zimage_pipeline.text_encoder.state_dict(), tmp_path / "z_image_aio.safetensors"
+    tensors = {f"model.diffusion_model.{name}": t for name, t in comfy_tensors(zimage_pipeline.transformer).items()}
+    tensors |= {f"text_encoders.qwen3_4b.transformer.model.{name}": tensor for name, tensor in encoder.items()}
+    tensors |= ldm_vae(zimage_pipeline.vae, VAE_NAMES, "vae.")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    model = load(own_folder, **{name: {"model_name": str(path)} for name in ZImageModel.modules})
+    for name in ZImageModel.modules:
+        same(model.components[name], getattr(zimage_pipeline, name).requires_grad_(False))
+
+
 def test_float_8_is_widened_and_other_formats_are_named(zimage_folder, zimage_pipeline, tmp_path):
     weight = "layers.0.feed_forward.w1.weight"
     tensors = comfy_tensors(zimage_pipeline.transformer)

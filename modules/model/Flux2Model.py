@@ -14,7 +14,7 @@ from modules.model.cut_text import cut_text
 from modules.model.families import FLUX_2
 from modules.model.FlowModel import FlowModel
 from modules.model.flux2_files import fill_transformer, fill_vae
-from modules.model.flux2_keys import flux2_adapter_naming, native_tensor
+from modules.model.flux2_keys import FLUX_2_LAYOUT, flux2_adapter_naming
 from modules.model.ModelSource import FolderSource, ModelSource, empty_module
 from modules.model.StandardSource import StandardSource
 from modules.util.AdapterNaming import AdapterNaming
@@ -257,7 +257,7 @@ class Flux2Model(FlowModel):
 
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         """The transformer alone, in the original layout."""
-        return checkpoint_tensors("transformer", self.layers_of("transformer").state_dict(), native_tensor)
+        return checkpoint_tensors("transformer", self.layers_of("transformer").state_dict(), FLUX_2_LAYOUT.tensor)
 
     def file_description(self) -> dict[str, str]:
         heads = self.layers_of("transformer").config.num_attention_heads

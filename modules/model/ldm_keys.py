@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from modules.model.unet_keys import clip_file_path, native_unet_path
+from modules.util.CheckpointTensor import THIRDS, Share
 
 from torch import Tensor
 
@@ -53,7 +54,7 @@ _OPEN_CLIP_ENDS = {
     "final_layer_norm.bias": "ln_final.bias",
 }
 # row block of each projection in OpenCLIP's joint `in_proj`
-_IN_PROJ = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
+_IN_PROJ = dict(zip(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), THIRDS, strict=True))
 
 
 class Place(NamedTuple):
@@ -61,24 +62,25 @@ class Place(NamedTuple):
 
     Attributes:
         name: in the checkpoint.
-        third: which third of that tensor's rows it is; None: all of it.
+        share: which rows of that tensor it is; None: all of it.
         transposed: rows and columns are swapped there.
     """
 
     name: str
-    third: int | None = None
+    share: Share | None = None
     transposed: bool = False
 
     def shape(self, shape: Sequence[int]) -> list[int]:
         """The shape of the component's tensor, by that of the checkpoint's."""
         rows, *others = shape if shape else [1]
         # a number of rows that can't be split stays as it is, and fits nothing
-        rows = rows // 3 if self.third is not None and rows % 3 == 0 else rows
+        if self.share is not None and rows % self.share.parts == 0:
+            rows = rows // self.share.parts * (self.share.stop - self.share.start)
         return [rows, *others][::-1] if self.transposed else [rows, *others]
 
     def piece(self, tensor: Tensor) -> Tensor:
         """The component's tensor out of the checkpoint's, whose memory it shares."""
-        rows = tensor if self.third is None else tensor.chunk(3)[self.third]
+        rows = tensor if self.share is None else self.share.of(tensor)
         return rows.T if self.transposed else rows
 
 

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -9,16 +9,33 @@ from torch import Tensor
 TensorId = tuple[str, str]
 
 
+class Share(NamedTuple):
+    """Some of a tensor's rows, which are counted in `parts` of equal size: from `start` up to `stop`."""
+
+    start: int
+    stop: int
+    parts: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """These rows, which share the tensor's memory."""
+        rows = len(tensor)
+        return tensor[rows * self.start // self.parts : rows * self.stop // self.parts]
+
+
+THIRDS = (Share(0, 1, 3), Share(1, 2, 3), Share(2, 3, 3))
+"""Of three layers that a file holds as one, such as query, key and value."""
+
+
 class Place(Protocol):
     """Where a file holds a tensor of a component.
 
     Attributes:
         name: in the file.
-        third: which third of that tensor's rows it is; None: all of it.
+        share: which rows of that tensor it is; None: all of it.
     """
 
     name: str
-    third: int | None
+    share: Share | None
 
 
 @dataclass(frozen=True)
@@ -63,28 +80,30 @@ def checkpoint_tensors(
         ones_of: name -> `CheckpointTensor.ones`.
 
     Raises:
-        ValueError: a tensor of the file would lack a third, or be made twice.
+        ValueError: a tensor of the file would lack some of its rows, or be made twice.
     """
-    found: dict[str, dict[int, str]] = {}
+    found: dict[str, dict[Share, str]] = {}
     places: dict[str, Place] = {}
     for name in names:
         place = place_of(name)
-        thirds = found.setdefault(place.name, {})
-        if (place.third or 0) in thirds:
-            raise ValueError(f"{component}.{name} and {thirds[place.third or 0]} have one place, {place.name}")
-        thirds[place.third or 0], places[place.name] = name, place
+        share = place.share or Share(0, 1, 1)
+        shares = found.setdefault(place.name, {})
+        if share in shares:
+            raise ValueError(f"{component}.{name} and {shares[share]} have one place, {place.name}")
+        shares[share], places[place.name] = name, place
     made = []
-    for target, thirds in found.items():
-        place = places[target]
-        if sorted(thirds) != ([0] if place.third is None else [0, 1, 2]):
-            raise ValueError(f"{target} would lack a third: found {', '.join(thirds.values())}")
+    for target, shares in found.items():
+        place, ordered = places[target], sorted(shares)
+        ends = [0, *(share.stop for share in ordered)]
+        if [share.start for share in ordered] != ends[:-1] or ends[-1] != ordered[-1].parts:
+            raise ValueError(f"{target} would lack some of its rows: found {', '.join(shares.values())}")
         made.append(
             CheckpointTensor(
                 target,
-                tuple((component, thirds[third]) for third in sorted(thirds)),
+                tuple((component, shares[share]) for share in ordered),
                 getattr(place, "transposed", False),
                 getattr(place, "swapped", False),
-                ones_of(thirds[0]),
+                ones_of(shares[ordered[0]]),
             )
         )
     return made

@@ -8,7 +8,7 @@ blocks only.
 import re
 from functools import cache
 
-from modules.model.flux2_keys import flux2_adapter_naming, native_layer
+from modules.model.flux2_keys import FLUX_2_LAYOUT, flux2_adapter_naming
 from modules.model.reference_naming import standard_models
 from modules.model.unet_keys import layer_paths
 from modules.modelSaver.adapter_layout import split_key
@@ -19,6 +19,7 @@ from modules.modelSaver.fused_layers import swap_halves
 from modules.modelSaver.save_adapter import check_joins, encode_adapter, kind_of_components, save_adapter
 from modules.module.AdapterSet import AdapterSet
 from modules.module.FileKind import PartError
+from modules.util.CheckpointTensor import THIRDS
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
@@ -110,8 +111,8 @@ def test_every_layer_has_a_key_that_readers_know(standard, flux2_layers):
 
 def test_native_names_stand_for_the_right_layers(standard, flux2_layers):
     for native, paths in flux2_layers(standard.components["transformer"].config).items():
-        places = [native_layer(path) for path in paths]
-        assert places == ([(native, third) for third in range(3)] if len(paths) == 3 else [(native, None)])
+        places = [FLUX_2_LAYOUT.layer(path) for path in paths]
+        assert places == ([(native, third) for third in THIRDS] if len(paths) == 3 else [(native, None)])
         for name in (native, f"diffusion_model.{native}", f"base_model.model.{native}",
                      f"lora_unet_{native.replace('.', '_')}"):  # fmt: skip
             group = standard.naming.fused.get(name)
@@ -342,4 +343,4 @@ def test_diffusers_loads_the_file(tmp_path, transformer, flux2_folders, model_fo
 def test_a_layer_of_another_model_has_no_native_name():
     for path in ("transformer_blocks.0.attn.to_strange", "time_text_embed.linear", "single_transformer_blocks.0.proj"):
         with pytest.raises(ValueError, match=re.escape(path)):
-            native_layer(path)
+            FLUX_2_LAYOUT.layer(path)

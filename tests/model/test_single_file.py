@@ -208,7 +208,7 @@ def test_whole_loader_at_full_size(no_network, pretend_file, tmp_path, model_typ
     for name, tensor in text_encoder.state_dict().items():
         if second:
             place = open_clip_place(name, "cond_stage_model.model.")
-            weights[place.name] = torch.cat([tensor] * 3) if place.third is not None else tensor
+            weights[place.name] = torch.cat([tensor] * 3) if place.share is not None else tensor
         else:
             weights[f"cond_stage_model.transformer.text_model.{name}"] = tensor
     pretend_file(weights)

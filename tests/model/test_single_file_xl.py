@@ -193,7 +193,7 @@ def test_whole_loader_at_full_size(pretend_file, tmp_path):
     weights |= {f"{FIRST}text_model.{name}": t for name, t in standard("text_encoder").state_dict().items()}
     for name, tensor in standard("text_encoder_2").state_dict().items():
         place = open_clip_place(name, SECOND)
-        weights[place.name] = torch.cat([tensor] * 3) if place.third is not None else tensor
+        weights[place.name] = torch.cat([tensor] * 3) if place.share is not None else tensor
     # written down from the published checkpoint
     assert weights[f"{SECOND}transformer.resblocks.31.attn.in_proj_weight"].shape == (3840, 1280)
     assert weights["model.diffusion_model.label_emb.0.0.weight"].shape == (1280, 2816)

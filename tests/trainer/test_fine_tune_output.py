@@ -10,7 +10,7 @@ from modules.model.ldm_checkpoint import ldm_checkpoint
 from modules.model.ModelSource import empty_module
 from modules.model.single_file import SD1, SD2, SDXL, checked_layout, config_file, config_folder
 from modules.modelSaver.weight_output import ModelWriter
-from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
+from modules.util.CheckpointTensor import THIRDS, CheckpointTensor, checkpoint_tensors
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
@@ -328,8 +328,8 @@ def test_joined_tensors_come_apart_again():
     assert torch.equal(CheckpointTensor("s", (("a", "q"),), swapped=True).join([q]), q.flip(0))
     assert CheckpointTensor("o", (("a", "q"),), ones=2).join([q]).shape == (2, 3, 1, 1)
     assert CheckpointTensor("mark", ()).join([]).numel() == 0
-    places = {"q": SimpleNamespace(name="joint", third=0), "k": SimpleNamespace(name="joint", third=1)}
-    with pytest.raises(ValueError, match="joint would lack a third: found q, k"):
+    places = {"q": SimpleNamespace(name="joint", share=THIRDS[0]), "k": SimpleNamespace(name="joint", share=THIRDS[1])}
+    with pytest.raises(ValueError, match="joint would lack some of its rows: found q, k"):
         checkpoint_tensors("a", places, places.__getitem__)
     with pytest.raises(ValueError, match="a.b and a have one place, x"):
-        checkpoint_tensors("a", "ab", lambda name: SimpleNamespace(name="x", third=None))
+        checkpoint_tensors("a", "ab", lambda name: SimpleNamespace(name="x", share=None))

@@ -98,7 +98,7 @@ def test_unreachable_model_of_a_known_type(mini_run):
     with pytest.raises(UserError, match="nobody/nothing does not tell which one"):
         load_without_weights(flux, notes.append)
     with pytest.raises(UserError, match="there is no description of it"):
-        StandardSource(ModelType.FLUX_DEV_1)
+        StandardSource(ModelType.CHROMA_1)
     with pytest.raises(UserError, match="base_model_name"):
         load_without_weights(config.model_copy(update={"base_model_name": str(mini_run.root)}), notes.append)
 

@@ -7,7 +7,7 @@ each layer of a fused one by diffusers' name, and the last modulation by diffuse
 from functools import cache
 
 from modules.model.flux1_keys import FLUX_1_LAYOUT, flux1_adapter_naming
-from modules.model.reference_naming import standard_models
+from modules.model.StandardSource import StandardSource
 from modules.model.unet_keys import layer_paths
 from modules.modelSaver.adapter_layout import split_key
 from modules.modelSaver.adapter_metadata import AdapterDescription
@@ -18,7 +18,9 @@ from modules.module.AdapterSet import AdapterSet
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.enum.ModelType import ModelType
 from modules.util.LayerFilter import LayerFilter
+from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError
 from tests.adapters import disturb
 from tests.model.flux1_models import LAST, native_layers
@@ -62,7 +64,11 @@ ALONE = ("DoRA on inputs", "LoKr")
 @cache
 def flux1_models() -> dict:
     """name -> a full-size model on the meta device."""
-    return {model.name: model for model in standard_models() if model.name in SIZES}
+    found = {}
+    for name in SIZES:
+        transformer = StandardSource(ModelType.FLUX_DEV_1, name).empty("transformer")
+        found[name] = ReferenceModel(name, {"transformer": transformer}, flux1_adapter_naming(transformer))
+    return found
 
 
 @pytest.fixture(scope="module", params=SIZES)

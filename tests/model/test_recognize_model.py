@@ -34,6 +34,7 @@ def test_a_folder_by_its_components(mini_base, tmp_path):
         ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "STABLE_DIFFUSION_15"),
         ("conditioner.embedders.1.model.ln_final.bias", "STABLE_DIFFUSION_XL_10_BASE"),
         ("double_stream_modulation_img.lin.weight", "FLUX_2"),
+        ("double_blocks.0.img_mod.lin.weight", "FLUX_DEV_1"),
     ],
 )
 def test_a_file_by_its_tensors(tmp_path, name, found):

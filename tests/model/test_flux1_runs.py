@@ -5,6 +5,8 @@ from pathlib import Path
 from modules.model.FluxModel import FluxModel
 from modules.model.QuantizedLinear import QuantizedLinear
 from modules.modelSaver.AdapterFile import read_adapter
+from modules.trainer.checks import run_problems
+from modules.util.config.load import train_config_from_dict
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.ParameterInfo import get_parameter_info
@@ -131,6 +133,25 @@ def test_quantized_base(make_run, wide_flux1_folders):
     assert isinstance(layer, QuantizedLinear) and layer.data_type == "NFLOAT_4"
     assert len(list(run.workspace.rglob("0 - */*.jpg"))) == 2
     assert read_adapter(run.output).kind.base == "LoRA"
+
+
+def test_onetrainer_s_preset_passes_the_checks(make_run):
+    """The options of its `Flux Dev.1/#flux LoRA`, with images."""
+    run, told = make_run(), []
+    listed = train_config_from_dict(run.options()).model_dump(mode="json")["concepts"]
+    preset = {
+        "backup_after": 10, "base_model_name": "black-forest-labs/FLUX.1-dev", "batch_size": 4, "learning_rate": 0.0003,
+        "model_type": "FLUX_DEV_1", "output_model_destination": str(run.output),
+        "output_model_format": "DIFFUSERS_LORA",
+        "resolution": "768", "transformer": {"train": True, "weight_dtype": "NFLOAT_4"},
+        "text_encoder": {"train": False, "weight_dtype": "BFLOAT_16"},
+        "text_encoder_2": {"train": False, "weight_dtype": "NFLOAT_4"}, "training_method": "LORA",
+        "vae": {"weight_dtype": "FLOAT_32"}, "train_dtype": "BFLOAT_16", "timestep_distribution": "LOGIT_NORMAL",
+        "dynamic_timestep_shifting": True,
+    }  # fmt: skip
+    places = {"concepts": listed, "workspace_dir": str(run.workspace), "train_device": "cpu", "temp_device": "cpu"}
+    config = train_config_from_dict(preset | places, warn=told.append)
+    assert run_problems(config, told.append) == [] and told == []
 
 
 def test_kinds_that_can_t_be_joined_are_told_at_the_start(make_run, flux1_folders):

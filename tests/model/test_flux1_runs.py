@@ -154,6 +154,13 @@ def test_onetrainer_s_preset_passes_the_checks(make_run):
     assert run_problems(config, told.append) == [] and told == []
 
 
+def test_text_encoders_that_are_not_trained_are_told(make_run, flux1_folders):
+    run, told = make_run(), []
+    wanted = options(flux1_folders["dev"], text_encoder_2={"train": True})
+    assert run_problems(train_config_from_dict(run.options(**wanted)), told.append) == []
+    assert told == ["text_encoder_2.train has no effect: this trainer trains no text encoder of FLUX_DEV_1."]
+
+
 def test_kinds_that_can_t_be_joined_are_told_at_the_start(make_run, flux1_folders):
     run = make_run()
     with pytest.raises(UserError, match="can't be joined"):

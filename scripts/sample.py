@@ -21,6 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from modules.util.openmp import wait_asleep
+
+wait_asleep()
+
 from modules.util.config.errors import ConfigError
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelType import ModelType

@@ -12,6 +12,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from modules.util.openmp import wait_asleep
+
+wait_asleep()
+
 from modules.run.RunControl import RunControl
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.util.config.errors import ConfigError

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.torture.miniature import draw_images, save_pipeline
+from modules.util.openmp import wait_asleep
 
 import pytest
 
 # tensors this small cost more to share among threads than to compute, and the other cores have workers of their own;
 # counts only before torch loads, and in processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+wait_asleep()
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_CHECKPOINTING = {"gradient_checkpointing": False}

@@ -221,7 +221,7 @@ class Contest:
         if name == OURS:
             owner = self.ours.trainer
             phases = [
-                (owner.data, "load", "data"),
+                (owner.feed, "batch", "data"),
                 (owner.model, "encode_captions", "text encoder forward"),
                 (owner.model, "draw", "noise and timesteps"),
                 (owner.model, "predict_drawn", "noise and timesteps"),

@@ -34,3 +34,10 @@ class Batch:
     size: tuple[int, int]
     types: list[ConceptType]
     conditioning: dict[str, Tensor] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        named = [*(self.text or {}).values(), *(self.conditioning or {}).values()]
+        tensors = [self.latents, self.loss_weight, self.mask, self.placement, *named]
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -1,6 +1,8 @@
+from collections.abc import Mapping
 from typing import Protocol
 
 from modules.util.enum.ConditioningSource import ConditioningSource
+from modules.util.enum.DataType import DataType
 from modules.util.UserError import UserError
 
 import torch
@@ -47,10 +49,14 @@ class Encoder:
 
     One at a time on purpose: in larger batches the last bits depend on which others are in the batch, so that a cache
     that was interrupted and completed would differ from one that was built in one go, and runs with it.
+
+    Args:
+        model: encodes.
+        text_format: of encoded captions; see `reduced`.
     """
 
-    def __init__(self, model: EncodingModel) -> None:
-        self._model = model
+    def __init__(self, model: EncodingModel, text_format: DataType = DataType.NONE) -> None:
+        self._model, self._text_format = model, text_format
 
     @torch.no_grad()
     def image(self, pixels: Tensor, name: str) -> Tensor:
@@ -107,4 +113,25 @@ class Encoder:
                     f"the text encoder encodes the caption {caption!r} to values that are not numbers ({name}); "
                     "set text_encoder.weight_dtype to FLOAT_32, or check the model's weights"
                 )
-        return tensors
+        stored = reduced(tensors, self._text_format)
+        for name, tensor in stored.items():
+            if tensor.dtype == torch.float16 and not torch.equal(tensor.isinf(), tensors[name].isinf()):
+                raise UserError(
+                    f"text_cache_dtype: found FLOAT_16, which ends at 65504, but the caption {caption!r} is encoded to "
+                    f"larger numbers ({name}); set it to BFLOAT_16 or NONE"
+                )
+        return stored
+
+
+def reduced(tensors: Mapping[str, Tensor], text_format: DataType) -> dict[str, Tensor]:
+    """Encoded captions with their floating-point numbers of 32 bits or more rounded to another format.
+
+    Args:
+        tensors: name -> [...].
+        text_format: BFLOAT_16, FLOAT_16, or NONE, which leaves them as they are.
+    """
+    dtype = {DataType.BFLOAT_16: torch.bfloat16, DataType.FLOAT_16: torch.float16}.get(text_format)
+    return {
+        name: tensor.to(dtype) if dtype and tensor.is_floating_point() and tensor.itemsize > 2 else tensor
+        for name, tensor in tensors.items()
+    }

@@ -1,4 +1,3 @@
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -7,7 +6,7 @@ from functools import lru_cache
 from modules.dataLoader.buckets import choose_bucket
 from modules.dataLoader.captions import vary_caption
 from modules.dataLoader.DatasetReport import DatasetImage
-from modules.dataLoader.ImageVariation import ImageVariation
+from modules.dataLoader.ImageVariation import ImageVariation, draw_resolution
 from modules.dataLoader.render import (
     RENDER_VERSION,
     Geometry,
@@ -62,19 +61,31 @@ class ImageSource:
         self._bucketing = config.aspect_ratio_bucketing
         self._resolutions = [resolutions_of(config, concept) for concept in concepts]
         self.layout = lru_cache(maxsize=1 << 17)(self._layout)
+        self._bucket = lru_cache(maxsize=1 << 17)(self._choose_bucket)
 
     def _layout(self, index: int, variation: int) -> tuple[ImageVariation, Geometry]:
         image = self.images[index]
         drawn = ImageVariation.draw(
             self.concepts[image.concept], image.name, variation, self._resolutions[image.concept]
         )
-        size = choose_bucket(image.width, image.height, drawn.resolution, self._grid, self._bucketing)
+        size = self._bucket(image.width, image.height, drawn.resolution)
         return drawn, find_geometry(image.width, image.height, size, drawn)
 
     def size(self, index: int, variation: int) -> tuple[int, int]:
         """(height, width) in which an image is trained, in pixels."""
-        width, height = self.layout(index, variation)[1].size
+        image = self.images[index]
+        # without the rest of its layout: a plan asks for all variations of all images
+        resolutions = self._resolutions[image.concept]
+        resolution = draw_resolution(self.concepts[image.concept], image.name, variation, resolutions)
+        width, height = self._bucket(image.width, image.height, resolution)
         return height, width
+
+    def sizes_vary(self, concept: int) -> bool:
+        """Whether an image of a concept may have another size in another variation."""
+        return len(self._resolutions[concept]) > 1
+
+    def _choose_bucket(self, width: int, height: int, resolution: Resolution) -> tuple[int, int]:
+        return choose_bucket(width, height, resolution, self._grid, self._bucketing)
 
     def placement(self, index: int, variation: int) -> tuple[int, int, int, int, int, int]:
         """What SDXL is told of an image, each (height, width) or (top, left): its own size, the crop, the bucket.
@@ -96,15 +107,13 @@ class ImageSource:
         drawn, geometry = self.layout(index, variation)
         colours = [drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue]
         image = self.images[index]
-        return _key("pixels", image.sha256, dataclasses.astuple(geometry), colours, fingerprint, *_said(image.full))
+        return _key("pixels", image.sha256, _numbers(geometry), colours, fingerprint, *_said(image.full))
 
     def mask_key(self, index: int, variation: int, fingerprint: str) -> str:
         """The same for the mask, which depends on the encoder by its size."""
         drawn, geometry = self.layout(index, variation)
         image, circle = self.images[index], drawn.mask_circle
-        return _key(
-            "mask", image.mask_sha256, dataclasses.astuple(geometry), circle, fingerprint, *_said(image.mask_full)
-        )
+        return _key("mask", image.mask_sha256, _numbers(geometry), circle, fingerprint, *_said(image.mask_full))
 
     def conditioning_key(self, index: int, variation: int, fingerprint: str, whole: bool = False) -> str:
         """The same for the conditioning: what it is made of, and of whatever else `fingerprint` names.
@@ -117,7 +126,7 @@ class ImageSource:
         if image.conditioning_sha256 is None:
             own = ["made", self.pixels_key(index, variation, "")]
         else:
-            own = ["file", image.conditioning_sha256, dataclasses.astuple(geometry), *_said(image.conditioning_full)]
+            own = ["file", image.conditioning_sha256, _numbers(geometry), *_said(image.conditioning_full)]
         mask = self.mask_key(index, variation, "") if self._masked else ""
         return _key("conditioning", own, mask, fingerprint)
 
@@ -171,6 +180,10 @@ class ImageSource:
 def _said(full: float | None) -> tuple[str, ...]:
     """Part of the keys of images whose file says which value is white: versions that did not read it made others."""
     return () if full is None else (f"white is {full:g}",)
+
+
+def _numbers(geometry: Geometry) -> tuple:
+    return geometry.box, geometry.inner, geometry.size, geometry.angle, geometry.flip
 
 
 def _key(*parts) -> str:

@@ -50,12 +50,12 @@ class ImageVariation:
                 return rng(purpose).uniform(-abs(strength), abs(strength))
             return strength if getattr(image, f"enable_fixed_{purpose}") else 0.0
 
-        jitter, circle = rng("crop"), rng("circle")
+        jitter = rng("crop") if image.enable_crop_jitter else None
+        circle = rng("circle") if image.enable_random_circular_mask_shrink else None
         flip = rng("flip").random() < 0.5 if image.enable_random_flip else image.enable_fixed_flip
-        shrink = (circle.getrandbits(32), circle.uniform(SMALLEST_CIRCLE, 1.0))
         return cls(
-            resolution=rng("resolution").choice(resolutions),
-            crop=(jitter.random(), jitter.random()) if image.enable_crop_jitter else (0.5, 0.5),
+            resolution=draw_resolution(concept, name, variation, resolutions),
+            crop=(jitter.random(), jitter.random()) if jitter else (0.5, 0.5),
             flip=flip,
             angle=change("rotate", image.random_rotate_max_angle),
             brightness=max(0.0, 1 + change("brightness", image.random_brightness_max_strength)),
@@ -63,5 +63,14 @@ class ImageVariation:
             saturation=max(0.0, 1 + change("saturation", image.random_saturation_max_strength)),
             # as in OneTrainer, strength 1 is half of the circle
             hue=change("hue", image.random_hue_max_strength) / 2,
-            mask_circle=shrink if image.enable_random_circular_mask_shrink else None,
+            mask_circle=(circle.getrandbits(32), circle.uniform(SMALLEST_CIRCLE, 1.0)) if circle else None,
         )
+
+
+def draw_resolution(
+    concept: ConceptConfig, name: str, variation: int, resolutions: tuple[Resolution, ...]
+) -> Resolution:
+    """The resolution of one variation alone, as `ImageVariation.draw` draws it: plans ask for nothing else."""
+    if len(resolutions) == 1:
+        return resolutions[0]
+    return keyed_random("image", "resolution", concept.seed, name, variation).choice(resolutions)

@@ -1,6 +1,7 @@
 import threading
 from collections.abc import Callable
 
+from modules.dataLoader.ReusedMemory import MOST_FREE, ReusedMemory
 from modules.dataLoader.TensorCache import TensorCache
 
 from torch import Tensor
@@ -16,10 +17,14 @@ class TensorStore:
     Args:
         cache: where entries are kept on disk; None keeps nothing there.
         memory_budget: bytes of tensors to hold in memory.
+
+    Attributes:
+        memory: of what is read from disk, and of batches.
     """
 
     def __init__(self, cache: TensorCache | None, memory_budget: int) -> None:
         self.cache = cache
+        self.memory = cache.memory if cache else ReusedMemory(MOST_FREE)
         self.memory_bytes = 0
         self._memory_budget = memory_budget
         self._memory: dict[tuple[str, str], Tensors] = {}
@@ -39,6 +44,10 @@ class TensorStore:
             self._remember(kind, key, found)
         return found
 
+    def has(self, kind: str, key: str) -> bool:
+        """Whether there are tensors under a key, as far as that is seen without reading them."""
+        return (kind, key) in self._memory or (self.cache is not None and self.cache.contains(kind, key))
+
     def add(self, kind: str, key: str, tensors: Tensors) -> Tensors:
         """Keeps tensors on disk and, if there is room, in memory."""
         if self.cache:
@@ -47,7 +56,9 @@ class TensorStore:
         return tensors
 
     def _remember(self, kind: str, key: str, tensors: Tensors) -> None:
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        # what is read from a file lies in one piece of memory, with its header
+        storages = {storage.data_ptr(): storage.nbytes() for storage in (t.untyped_storage() for t in tensors.values())}
+        size = sum(storages.values())
         with self._lock:
             if self.memory_bytes + size <= self._memory_budget and (kind, key) not in self._memory:
                 self._memory[kind, key] = tensors

@@ -125,18 +125,21 @@ def _samples_of(
     if not rules.fixed:
         members = turn(rules, concept, concept_index, members)
     text_variations = sys.maxsize if rules.vary_captions_freely else concept.text_variations
+    drops = not rules.fixed and (rules.caption_dropout > 0 or rules.mask_dropout > 0)
     samples = []
     for use in range(epoch * count, (epoch + 1) * count):
         passes, place = divmod(use, len(members))
-        chance = keyed_random("drop", rules.seed, concept_index, use)
-        caption, mask = chance.random() < rules.caption_dropout, chance.random() < rules.mask_dropout
+        caption = mask = False
+        if drops:
+            chance = keyed_random("drop", rules.seed, concept_index, use)
+            caption, mask = chance.random() < rules.caption_dropout, chance.random() < rules.mask_dropout
         samples.append(
             PlannedSample(
                 image=members[place],
                 image_variation=0 if rules.fixed else passes % concept.image_variations,
                 text_variation=0 if rules.fixed else passes % text_variations,
-                drop_caption=caption and not rules.fixed,
-                whole_image=mask and not rules.fixed,
+                drop_caption=caption,
+                whole_image=mask,
             )
         )
     return samples

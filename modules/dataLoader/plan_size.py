@@ -73,6 +73,7 @@ class BatchCounter:
     Args:
         rules, concepts, images, size_of: as of `plan_epoch`.
         epochs: of the run; the largest that is asked for, and one.
+        varies: index of a concept -> whether the size of an image depends on the variation.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class BatchCounter:
         images: Sequence[DatasetImage],
         size_of: Callable[[int, int], tuple[int, int]],
         epochs: int,
+        varies: Callable[[int], bool] = lambda concept: True,
     ) -> None:
         self._rules = rules
         self._numbers: dict[tuple[int, int], int] = {}
@@ -93,7 +95,9 @@ class BatchCounter:
             if not count:
                 continue
             members = members if rules.fixed else turn(rules, concept, index, members)
-            variations = 1 if rules.fixed else used_variations(concept, len(members), epochs, concept.image_variations)
+            variations = 1
+            if varies(index) and not rules.fixed:
+                variations = used_variations(concept, len(members), epochs, concept.image_variations)
             sizes = [self._number(size_of(member, variation)) for variation in range(variations) for member in members]
             self._uses.append((count, np.array(sizes)))
         self._known: dict[tuple[int, ...], int] = {}

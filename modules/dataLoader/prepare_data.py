@@ -2,36 +2,38 @@
 
 import logging
 import math
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import starmap
 
+from modules.dataLoader.cache_space import CacheSpace, MissingEntries
 from modules.dataLoader.cache_use import other_users, use_cache
 from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.DatasetReport import DatasetReport
+from modules.dataLoader.encode_missing import encode_missing
 from modules.dataLoader.Encoder import EncodingModel
 from modules.dataLoader.ImageSource import ImageSource
 from modules.dataLoader.plan import PlanRules
 from modules.dataLoader.plan_size import used_variations
-from modules.dataLoader.progress import Progress, track
-from modules.dataLoader.TensorCache import TensorCache
+from modules.dataLoader.progress import Progress
+from modules.dataLoader.TensorCache import KINDS, TensorCache
 from modules.dataLoader.TensorStore import TensorStore
 from modules.dataLoader.TrainingData import Place, ShownPlace, TrainingData
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.ConditioningSource import ConditioningSource
+from modules.util.free_memory import free_memory
 from modules.util.UserError import UserError
 
 logger = logging.getLogger(__name__)
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Texts = list[tuple[str, ShownPlace | None]]
 
 KEPT_EPOCHS = 1000
 """Variations that a run of so many epochs comes to are not removed from the cache."""
 
-MEMORY_BUDGET = 2 << 30
-"""Bytes of encoded images and captions that are held in memory."""
+MEMORY_SHARE = 0.25
+"""Of the free RAM, that holds encoded images and captions if the config does not say how much may."""
 
 
 def prepare_data(
@@ -44,9 +46,10 @@ def prepare_data(
     report: DatasetReport | None = None,
     progress: Progress | None = None,
     warn: Callable[[str], None] = logger.warning,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
+    space: CacheSpace | None = None,
 ) -> TrainingData:
-    """Encodes all images and captions that are not cached yet.
+    """Encodes all images and captions that are not cached yet. Of those that are, headers and sizes are looked at.
 
     With `latent_caching` off nothing is encoded here but everything at each use, with the same numbers.
 
@@ -60,40 +63,62 @@ def prepare_data(
         report: what `check_dataset` returned for the same config and concepts; None checks now.
         progress: is told how far each stage is.
         warn: gets findings, one line each.
-        memory_budget: bytes of encoded data to hold in memory.
+        memory_budget: bytes of encoded data to hold in memory; None: as the config says.
+        space: is asked for the disk that is missing before anything is encoded; None: nobody is.
 
     Raises:
-        UserError: if there is nothing to use, a file changed, or the cache cannot be written.
+        UserError: if there is nothing to use, a file changed, or the cache cannot be written or would not fit.
     """
     if report is None:
         report = check_dataset(config, concepts, conditioning=model.conditioning, warn=warn, progress=progress)
     cache = TensorCache(config.cache_dir, warn) if config.latent_caching else None
     if cache is not None:
         use_cache(cache.directory)
-    store = TensorStore(cache, memory_budget)
+    store = TensorStore(cache, _memory_budget(config) if memory_budget is None else memory_budget)
 
     def make(validation: bool) -> TrainingData:
         images = [image for image in report.images if _is_validation(concepts[image.concept]) == validation]
-        source, rules = (
-            ImageSource(config, concepts, images, model.image_grid, model.conditioning),
-            _plan_rules(config, cache_text, validation, model.conditioning),
-        )
+        source = ImageSource(config, concepts, images, model.image_grid, model.conditioning)
+        rules = _plan_rules(config, cache_text, validation, model.conditioning)
         return TrainingData(config, source, model, store, rules=rules, encode_text=cache_text)
 
     data = make(validation)
-    if not data.source.images:
-        kinds = " or ".join(kind for kind in ConceptType if (kind == ConceptType.VALIDATION) == validation)
-        raise UserError(f"no concept of type {kinds} has usable images; enable one, or correct the type of one")
+    _check_used(data, validation)
     if cache is None:
+        data.name_entries()
         return data
     if config.clear_cache_before_training and not validation:
         # what validation will ask for stays, too
         _prune(cache, (data, make(validation=True)), config, cache_text, warn)
+    _fill(cache, data, config, cache_text, progress, space)
+    return data
+
+
+def _fill(
+    cache: TensorCache,
+    data: TrainingData,
+    config: TrainConfig,
+    cache_text: bool,
+    progress: Progress | None,
+    space: CacheSpace | None,
+) -> None:
+    texts = _texts(data, config) if cache_text else []
+    if space is not None:
+        space.check(cache.directory, _missing(data, cache, config, texts))
+    data.name_entries()
     _cache_images(data, config, progress)
     if cache_text:
-        for text in track(wanted := _texts(data, config), len(wanted), "captions", progress):
-            data.text(*text)
-    return data
+        encode_missing(starmap(data.text_entry, texts), len(texts), "captions", config.dataloader_threads, progress)
+
+
+def _check_used(data: TrainingData, validation: bool) -> None:
+    if not data.source.images:
+        kinds = " or ".join(kind for kind in ConceptType if (kind == ConceptType.VALIDATION) == validation)
+        raise UserError(f"no concept of type {kinds} has usable images; enable one, or correct the type of one")
+
+
+def _memory_budget(config: TrainConfig) -> int:
+    return int(MEMORY_SHARE * free_memory() if config.data_memory is None else config.data_memory * 2**30)
 
 
 def _plan_rules(config: TrainConfig, cache_text: bool, validation: bool, conditioning: ConditioningSource) -> PlanRules:
@@ -146,7 +171,7 @@ def _captions(data: TrainingData, epochs: int) -> list[str]:
     return list(captions)
 
 
-def _texts(data: TrainingData, config: TrainConfig, epochs: int | None = None) -> list[tuple[str, ShownPlace | None]]:
+def _texts(data: TrainingData, config: TrainConfig, epochs: int | None = None) -> Texts:
     """What `TrainingData.text` will be asked for: captions, each with the image that is read with it, if one is."""
     epochs = config.epochs if epochs is None else epochs
     if not data.texts_see_conditioning:
@@ -166,54 +191,40 @@ def _texts(data: TrainingData, config: TrainConfig, epochs: int | None = None) -
 
 
 def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
-    places = reversed(_image_variations(data, config.epochs))
-    wanted = list({data.latent_key(*place): place for place in places}.values())[::-1]
-
-    def render(place: tuple[int, int]):
-        # read and decoded in threads, and only where the store has nothing
-        return place, (None if data.has_latent(*place) else data.source.pixels(*place))
-
-    with ThreadPoolExecutor(config.dataloader_threads) as pool:
-        ready = map_ahead(pool, render, wanted, 2 * config.dataloader_threads)
-        for place, pixels in track(ready, len(wanted), "latents", progress):
-            if pixels is not None:
-                data.add_latent(*place, pixels)
+    threads, places = config.dataloader_threads, _image_variations(data, config.epochs)
+    wanted = list({data.latent_key(*place): place for place in reversed(places)}.values())[::-1]
+    encode_missing(starmap(data.latent_entry, wanted), len(wanted), "latents", threads, progress)
     if config.masked_training:
-        places = [place for place in _image_variations(data, config.epochs) if data.source.has_mask(*place)]
-        for place in track(places, len(places), "masks", progress):
-            data.mask(*place, data.latent(*place))
+        wanted = [place for place in places if data.source.has_mask(*place)]
+        masks = (data.mask_entry(*place, data.latent_entry(*place)) for place in wanted)
+        encode_missing(masks, len(wanted), "masks", threads, progress)
     if data.conditioned:
-        _cache_conditioning(data, config, progress)
+        shown = _shown_places(data, config.epochs)
+        encode_missing(map(data.conditioning_entry, shown), len(shown), "conditioning", threads, progress)
 
 
-def _cache_conditioning(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
-    places = _shown_places(data, config.epochs)
+def _missing(data: TrainingData, cache: TensorCache, config: TrainConfig, texts: Texts) -> MissingEntries:
+    """Entries whose files are not there. Of kinds without any file no keys are made: these need loaded weights."""
+    source, places = data.source, _image_variations(data, config.epochs)
+    masked = [place for place in places if config.masked_training and source.has_mask(*place)]
+    filled = (False, True) if data.fills_whole else (False,)
+    shown = [(*place, whole) for place in places for whole in filled] if data.conditioned else []
 
-    def render(place: ShownPlace):
-        return place, (None if data.has_conditioning(place) else data.source.conditioning(*place))
+    def missing(kind: str, key_of: Callable[..., str], wanted: Sequence[tuple]) -> list[tuple]:
+        if cache.is_empty(kind):
+            return list(wanted)
+        each = {key_of(*one): one for one in wanted}
+        return [one for key, one in each.items() if not cache.path(kind, key).is_file()]
 
-    with ThreadPoolExecutor(config.dataloader_threads) as pool:
-        ready = map_ahead(pool, render, places, 2 * config.dataloader_threads)
-        for place, rendered in track(ready, len(places), "conditioning", progress):
-            if rendered is not None:
-                data.add_conditioning(place, *rendered)
+    def sizes(found: Sequence[tuple]) -> list[tuple[int, int]]:
+        return [source.size(*place[:2]) for place in found]
 
-
-def map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    """Results in the order of `items`, computed by the pool, at most `ahead` of them in advance."""
-    waiting: deque = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    return MissingEntries(
+        sizes(missing("latents", data.latent_key, places)),
+        sizes(missing("masks", data.mask_key, masked)),
+        sizes(missing("conditioning", data.conditioning_key, shown)),
+        len(missing("captions", data.text_key, texts)),
+    )
 
 
 def _prune(
@@ -224,6 +235,8 @@ def _prune(
     warn: Callable[[str], None],
 ) -> None:
     """Removes what neither training nor validation of this run will read, unless another run may read it."""
+    if all(map(cache.is_empty, KINDS)):
+        return
     if others := other_users(cache.directory):
         warn(
             f"{cache.directory}: nothing is removed from the cache, as another run uses it (process "

@@ -1,6 +1,5 @@
 """What the trainer asks of a model family: a subclass in a file of its own, and an entry in `families.FAMILIES`."""
 
-import hashlib
 import importlib
 import json
 from abc import abstractmethod
@@ -14,11 +13,13 @@ from modules.model.AddedWords import AddedWords, Vectors
 from modules.model.ConditionedModel import ConditionedModel
 from modules.model.families import FAMILIES, Family
 from modules.model.hub import Hub, Snapshot
+from modules.model.KnownWeights import KnownWeights, files_digest, hash_weights
 from modules.model.ModelComponents import ModelComponents
 from modules.model.ModelSource import (
     ComponentFile,
     FolderSource,
     ModelSource,
+    check_finite,
     check_folder,
     read_index,
     replaced_component,
@@ -33,6 +34,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.ModelType import ModelType
 from modules.util.found_problems import raise_problems
+from modules.util.release_memory import release_memory
 from modules.util.UserError import UserError
 
 import torch
@@ -57,6 +59,7 @@ class BaseModel(ConditionedModel):
         hub: where what is not on this machine comes from.
         text_encoder_trained: whether captions must be encoded anew at each step, with gradient.
         added_words: text encoder -> the words that it knows beside its vocabulary, for those of `embedding_keys`.
+        known_weights: of earlier runs, see `weights_fingerprint`.
     """
 
     model_types: ClassVar[tuple[ModelType, ...]] = ()
@@ -93,6 +96,8 @@ class BaseModel(ConditionedModel):
     reads_chunks: ClassVar[bool] = False
     # whether the family says how `dynamic_timestep_shifting` follows from an image's size
     shifts_by_size: ClassVar[bool] = False
+    # whether its layers take weights in one format of 16 bits and activations in the other, on a CPU, too
+    mixes_half_formats: ClassVar[bool] = True
 
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
         self.config, self.source, self.device, self.hub = config, source, device, Hub(config)
@@ -101,7 +106,10 @@ class BaseModel(ConditionedModel):
         )
         self.text_encoder_trained = False
         self.added_words: dict[str, AddedWords] = {}
+        self.known_weights = KnownWeights(None)
         self._fingerprints: dict[str, str] = {}
+        self._loaded_from: dict[str, str | None] = {}
+        self._empty: dict[str, nn.Module] = {}
         self._prompts: dict[str, dict[str, Tensor]] = {}
 
     @classmethod
@@ -180,6 +188,7 @@ class BaseModel(ConditionedModel):
         raise UserError(f"{component}.model_name: {path} is a file, expected the folder of this component.")
 
     def _load_component(self, name: str) -> nn.Module:
+        self._loaded_from[name] = self._files_digest(name, complete=True)
         module = self.stored_component(name, component_dtype(self.config, name))
         return place_component(module, name, self.config, self.device).requires_grad_(False).eval()
 
@@ -194,7 +203,7 @@ class BaseModel(ConditionedModel):
             module = self.read_component(own.path(self.hub), name, dtype)
         else:
             module = (own or self.source).module(name, dtype)
-        _check_finite(name, module, (own or self.source).name)
+        check_finite(name, module, (own or self.source).name)
         return module
 
     def check_layers(self) -> None:
@@ -209,9 +218,11 @@ class BaseModel(ConditionedModel):
         return self.empty_component(component) if loaded is None else loaded
 
     def empty_component(self, component: str) -> nn.Module:
-        """A component on the meta device, as it is before any of its layers is quantized."""
-        own = replaced_component(self.config, component, self.modules[component], self.hub)
-        return (own if isinstance(own, FolderSource) else self.source).empty(component)
+        """A component on the meta device, as it is before any of its layers is quantized; always the same one."""
+        if component not in self._empty:
+            own = replaced_component(self.config, component, self.modules[component], self.hub)
+            self._empty[component] = (own if isinstance(own, FolderSource) else self.source).empty(component)
+        return self._empty[component]
 
     def add_word(self, word: str, vectors: Mapping[str, Vectors]) -> None:
         """Lets a word in captions and prompts stand for vectors of its own in every text encoder of `embedding_keys`.
@@ -237,10 +248,12 @@ class BaseModel(ConditionedModel):
         """
         if not self.config.latent_caching:
             return
-        for name in self.components:
-            if name.startswith("text_encoder") and not self.text_encoder_trained:
-                self.components.free(name)
-        self.components.park("vae")
+        encoders = [name for name in self.components.loaded if name.startswith("text_encoder")]
+        freed = [] if self.text_encoder_trained else encoders
+        for name in freed:
+            self.components.free(name)
+        if self.components.park("vae") or freed:
+            release_memory(self.device)
 
     @abstractmethod
     def text_limits(self) -> dict[str, int]:
@@ -268,16 +281,22 @@ class BaseModel(ConditionedModel):
 
     @abstractmethod
     def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
-        """What the sampler needs of a sample's prompts, `[1, ...]` each."""
+        """What the sampler needs of a sample's prompts, `[1, ...]` each.
+
+        Of the sample, only its prompts and its options `text_encoder_…` count, unless `captions_see_conditioning`.
+        """
 
     def prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
         """`encode_prompts`, remembered unless a text encoder is trained, so that the encoders can be freed."""
-        key = json.dumps(sample.to_dict(), sort_keys=True)
+        key = _key_of(sample)
         if self.text_encoder_trained or key not in self._prompts:
             with torch.no_grad():
-                encoded = self.encode_prompts(sample)
-            self._prompts[key] = {name: tensor.cpu() for name, tensor in encoded.items()}
+                self.know_prompts(sample, self.encode_prompts(sample))
         return {name: tensor.to(self.device) for name, tensor in self._prompts[key].items()}
+
+    def know_prompts(self, sample: SampleConfig, encoded: Mapping[str, Tensor]) -> None:
+        """Remembers what `encode_prompts` gave for a sample."""
+        self._prompts[_key_of(sample)] = {name: tensor.cpu() for name, tensor in encoded.items()}
 
     @abstractmethod
     def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
@@ -327,16 +346,37 @@ class BaseModel(ConditionedModel):
     def file_description(self) -> dict[str, str]:
         """Fields of `AdapterDescription` that the family knows: architecture, base version, prediction type."""
 
-    def weights_hash(self, component: str) -> str:
-        """sha256 of a component's weights, computed once."""
+    def weights_fingerprint(self, component: str) -> str:
+        """sha256 of a component's weights as they are before training, and their format; loaded if it is not known."""
         if component not in self._fingerprints:
-            digest = hashlib.sha256()
-            for name, tensor in sorted(self.components[component].state_dict().items()):
-                data = tensor.detach().cpu().contiguous()
-                digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
-                digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
-            self._fingerprints[component] = digest.hexdigest()
+            is_loaded = component in self.components.loaded
+            found = None if is_loaded else self.known_weights.find(self._files_digest(component))
+            if found is None:
+                found = f"{hash_weights(self.components[component])} {self.components[component].dtype}"
+                # what was written while it was loaded may be another version
+                if (source := self._loaded_from.get(component)) == self._files_digest(component):
+                    self.known_weights.remember(source, found)
+            self._fingerprints[component] = found
         return self._fingerprints[component]
+
+    def _files_digest(self, component: str, complete: bool = False) -> str | None:
+        """Names the files that a component is loaded from, and all settings on which its weights depend.
+
+        Args:
+            component: its name.
+            complete: what is missing of it is fetched first.
+        """
+        if not self.known_weights:
+            return None
+        own = replaced_component(self.config, component, self.modules[component], self.hub) or self.source
+        if complete and isinstance(own, FolderSource):
+            own.fetch_weights(component)
+        config = self.config
+        settings = [
+            component, self.modules[component], self.empty_component(component).config, self.device.type,
+            config.component_weight_dtype(component), config.train_dtype, config.quantization.to_dict(),
+        ]  # fmt: skip
+        return files_digest([own.path(self.hub)] if isinstance(own, ComponentFile) else own.files(component), settings)
 
 
 @cache
@@ -359,13 +399,5 @@ def family_of(config: TrainConfig) -> type[BaseModel]:
     return families[config.model_type]
 
 
-def _check_finite(component: str, module: nn.Module, source: str) -> None:
-    """Raises UserError if a weight is missing, NaN or infinite: training would only spread it."""
-    for name, tensor in module.state_dict().items():
-        if tensor.is_meta:
-            raise UserError(f"The base model {source} is broken: it lacks {component}.{name}. Download it again.")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(
-                f"The base model {source} is broken: {component}.{name} holds NaN or infinite values. "
-                "Download it again."
-            )
+def _key_of(sample: SampleConfig) -> str:
+    return json.dumps(sample.to_dict(), sort_keys=True)

@@ -165,7 +165,7 @@ class FlowModel(BaseModel):
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float()
 
     def image_fingerprint(self) -> str:
-        return f"{self.weights_hash('vae')} {self.vae.dtype} {self.packing}"
+        return f"{self.weights_fingerprint('vae')} {self.packing}"
 
     @torch.no_grad()
     def encode_captions(self, captions: list[str]) -> dict[str, Tensor]:
@@ -186,7 +186,7 @@ class FlowModel(BaseModel):
         words = [tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.padding_side]
         known = json.dumps([self.text_settings(component), words], sort_keys=True)
         digest = hashlib.sha256(known.encode()).hexdigest()[:16]
-        return f"{self.weights_hash(component)} {self.components[component].dtype} {digest}"
+        return f"{self.weights_fingerprint(component)} {digest}"
 
     # -- training -------------------------------------------------------------------------------------------------
 

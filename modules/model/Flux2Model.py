@@ -176,7 +176,7 @@ class Flux2Model(FlowModel):
 
     @property
     def packing(self) -> str:
-        return f"{self.vae.config.batch_norm_eps} packed"
+        return f"{self.layers_of('vae').config.batch_norm_eps} packed"
 
     # -- captions -------------------------------------------------------------------------------------------------
 

@@ -125,7 +125,8 @@ class FluxModel(FlowModel):
 
     @property
     def packing(self) -> str:
-        return f"{self.vae.config.scaling_factor} {self.vae.config.shift_factor} packed"
+        own = self.layers_of("vae").config
+        return f"{own.scaling_factor} {own.shift_factor} packed"
 
     # -- captions -------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,11 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
-import torch
+from modules.model.DeviceLink import DeviceLink
+from modules.model.FetchAhead import FetchAhead
+
 from torch import Tensor, nn
 
 # A unit that moves as a whole has at most this share of the component's bytes.
@@ -17,20 +20,29 @@ class LayerOffload:
     copies of that call until it has used them; without checkpointing it would keep those of the whole forward.
     Nothing is copied back. Trained tensors, and adapters, which are no part of the layers, stay where they are.
 
+    Where the link overlaps, the copies of the next call are under way meanwhile: those of one unit, or of several that
+    are no larger than the largest. A module that is called twice in a row keeps its copies.
+
     Args:
         units: none inside another. Their frozen tensors must be where they wait already, see `offload`.
-        device: where they compute.
+        link: between there and where they compute.
 
     Attributes:
-        moved: bytes that were brought so far.
+        fetched: what brings them.
         held: bytes of copies that modules use now.
     """
 
-    def __init__(self, units: Sequence[nn.Module], device: torch.device) -> None:
-        self.device, self.moved, self.held = device, 0, 0
+    def __init__(self, units: Sequence[nn.Module], link: DeviceLink) -> None:
+        self.held = 0
+        # nothing here refers to the modules, so that a component is freed with its last user
+        modules: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
+        calls: dict[int, _Call] = {}
+        self.fetched = FetchAhead(link, partial(_waiting_tensors, modules, calls))
+        self.fetched.limit = max(map(module_bytes, units), default=0)
         for unit in units:
             call = _Call()
             for module in unit.modules():
+                modules[id(module)], calls[id(module)] = module, call
                 module.register_forward_pre_hook(partial(self._enter, call))
                 # also where checkpointing breaks a call off because it has all that it needs
                 module.register_forward_hook(partial(self._leave, call), always_call=True)
@@ -39,39 +51,53 @@ class LayerOffload:
         call.depth += 1
         if call.depth > 1:
             return
-        for place, name, tensor in _frozen(module):
-            copy = tensor.to(self.device, non_blocking=True, copy=True)
+        found = list(_frozen(module))
+        if not found:
+            return
+        copies = self.fetched.take(id(module), [tensor for _, _, tensor in found])
+        for (place, name, tensor), copy in zip(found, copies, strict=True):
             place[name] = nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy
-            call.waiting.append((place, name, tensor))
-            self.moved += tensor.nbytes
             self.held += tensor.nbytes
+        call.waiting, call.copies = found, copies
 
     def _leave(self, call: "_Call", module: nn.Module, arguments: Any, result: Any) -> None:
         call.depth -= 1
-        if call.depth:
+        if call.depth or not call.waiting:
             return
-        while call.waiting:
-            place, name, tensor = call.waiting.pop()
+        waiting, copies = call.waiting, call.copies
+        call.waiting, call.copies = [], []
+        for place, name, tensor in waiting:
             place[name] = tensor
             self.held -= tensor.nbytes
+        if self.fetched.expects(id(module)):
+            self.fetched.give_back(id(module), [tensor for _, _, tensor in waiting], copies)
 
 
 class _Call:
-    """How deep calls inside a unit are nested now, and what the outermost one has replaced."""
+    """How deep calls inside a unit are nested now, what the outermost one has replaced, and by what."""
 
     def __init__(self) -> None:
         self.depth = 0
         self.waiting: list[tuple[dict[str, Any], str, Tensor]] = []
+        self.copies: list[Tensor] = []
 
 
-def offload(component: nn.Module, units: Sequence[str], device: torch.device, home: torch.device) -> LayerOffload:
-    """Lets the units of these names wait at `home`, in memory that a GPU can fetch from by itself."""
+def _waiting_tensors(modules: Mapping[int, nn.Module], calls: Mapping[int, _Call], request: int) -> list[Tensor] | None:
+    """What a call of a module needs; None while a call of its unit uses it, or if it is gone."""
+    module = modules.get(request)
+    if module is None or calls[request].depth:
+        return None
+    return [tensor for _, _, tensor in _frozen(module)]
+
+
+def offload(component: nn.Module, units: Sequence[str], link: DeviceLink) -> LayerOffload:
+    """Lets the units of these names wait at the link's `home`, in memory that a GPU can fetch from by itself."""
     modules = [component.get_submodule(name) for name in units]
     for place, name, tensor in [found for module in modules for found in _frozen(module)]:
-        own = tensor.detach().to(home)
-        own = own.pin_memory() if device.type == "cuda" and home.type == "cpu" else own
+        own = tensor.detach().to(link.home)
+        own = own.pin_memory() if link.device.type == "cuda" and link.home.type == "cpu" else own
         place[name] = nn.Parameter(own, requires_grad=False) if isinstance(tensor, nn.Parameter) else own
-    return LayerOffload(modules, device)
+    return LayerOffload(modules, link)
 
 
 def waiting_units(component: nn.Module, fraction: float) -> list[str]:

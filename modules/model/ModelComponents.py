@@ -63,11 +63,13 @@ class ModelComponents(Mapping[str, nn.Module]):
         for name in self:
             self[name]
 
-    def park(self, name: str) -> None:
-        """Lets a component wait on `temp_device`; nothing happens to one that is not loaded."""
-        if name in self._loaded and self.temp_device != self.device:
+    def park(self, name: str) -> bool:
+        """Lets a component wait on `temp_device`, if it is loaded and does not; returns whether it has left."""
+        leaves = name in self._loaded and name not in self._parked and self.temp_device != self.device
+        if leaves:
             self._loaded[name].to(self.temp_device)
             self._parked.add(name)
+        return leaves
 
     def free(self, name: str) -> None:
         """Forgets a component; it is loaded anew if it is asked for again."""

@@ -42,6 +42,9 @@ class ModelSource(Protocol):
     def empty(self, component: str) -> nn.Module:
         """The same component on the meta device: its layers without their weights."""
 
+    def files(self, component: str) -> list[Path]:
+        """The files on this machine that a component is read from; none where they can't be told."""
+
     def tokenizer(self, component: str) -> PreTrainedTokenizerBase:
         """A tokenizer by its component's name. Raises UserError if it is missing or broken."""
 
@@ -96,6 +99,11 @@ class FolderSource:
                 f"The base model {self.name} is broken: it lacks {component}.{missing[0]}. Download it again."
             )
         return module
+
+    def files(self, component: str) -> list[Path]:
+        folder = self._location.folder if isinstance(self._location, Snapshot) else self._location
+        folder = folder / component if self.root else folder
+        return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
 
     def empty(self, component: str) -> nn.Module:
         kind, place = self.classes[component], self._place(component)
@@ -166,6 +174,18 @@ def scheduler_class(name: object) -> type[diffusers.SchedulerMixin]:
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         raise ValueError(f"its scheduler is {name!r}, expected a scheduler of diffusers")
     return kind
+
+
+def check_finite(component: str, module: nn.Module, source: str) -> None:
+    """Raises UserError if a weight is missing, NaN or infinite: training would only spread it."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_meta:
+            raise UserError(f"The base model {source} is broken: it lacks {component}.{name}. Download it again.")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(
+                f"The base model {source} is broken: {component}.{name} holds NaN or infinite values. "
+                "Download it again."
+            )
 
 
 def check_folder(place: Path | Snapshot, components: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from functools import cache
 from typing import Any, Self
 
+from modules.model.nf4_kernel import BLOCK, nf4_kernel
 from modules.util.enum.DataType import DataType
 
 import torch
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-BLOCK = 64  # numbers of a 4-bit weight that share a scale
+# numbers that are packed at once: 16 MB of float32
+SLICE = 1 << 22
 # the levels of NF4 (QLoRA, arXiv 2305.14314, appendix E): quantiles of a normal distribution, its ends scaled to ±1
 NF4_LEVELS = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -87,6 +89,13 @@ def _nf4_pairs(device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.stack([levels.repeat_interleave(16), levels.repeat(16)], 1).view(word).flatten()
 
 
+@cache
+def _nf4_middles(device: torch.device) -> Tensor:
+    """Between two levels each; made once, as `_nf4_pairs`."""
+    levels = torch.tensor(NF4_LEVELS, device=device)
+    return (levels[1:] + levels[:-1]) / 2
+
+
 class NFloat4(WeightCodec):
     """NF4 of QLoRA (arXiv 2305.14314): one of 16 levels times the largest of 64 numbers, in bitsandbytes' byte order.
 
@@ -99,14 +108,18 @@ class NFloat4(WeightCodec):
     def pack(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         blocks = weight.view(-1, BLOCK)
         scale = _scale(blocks, 1)
-        levels = torch.tensor(NF4_LEVELS, device=weight.device)
-        middles = (levels[1:] + levels[:-1]) / 2
-        pairs = torch.bucketize(blocks / scale, middles, out_int32=True).view(len(weight), -1, 2)
+        pairs = torch.bucketize(blocks / scale, _nf4_middles(weight.device), out_int32=True).view(len(weight), -1, 2)
         return (pairs[..., 0] * 16 + pairs[..., 1]).to(torch.uint8).view(torch.int8), scale.bfloat16()
 
     def unpack(self, codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-        words = _nf4_pairs(codes.device, dtype).index_select(0, codes.view(torch.uint8).flatten().to(torch.int32))
-        return words.view(dtype).view(-1, BLOCK).mul_(scale.to(dtype)).view(len(codes), -1)
+        kernel, _ = nf4_kernel(codes.device, unpacked_nf4)
+        return (kernel or unpacked_nf4)(codes, scale, dtype)
+
+
+def unpacked_nf4(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """`NFloat4.unpack` in plain torch, on every device. Its only temporary is no larger than the weight in bfloat16."""
+    words = _nf4_pairs(codes.device, dtype).index_select(0, codes.view(torch.uint8).flatten().to(torch.int32))
+    return words.view(dtype).view(-1, BLOCK).mul_(scale.to(dtype)).view(len(codes), -1)
 
 
 WEIGHT_CODECS: dict[DataType, WeightCodec] = {
@@ -136,7 +149,7 @@ class QuantizedLinear(nn.Linear):
         # not that of nn.Linear, which would make a weight only for it to be replaced
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.data_type = source.in_features, source.out_features, data_type
-        codes, scale = WEIGHT_CODECS[data_type].pack(source.weight.detach().to(device or source.weight.device).float())
+        codes, scale = _packed(source.weight.detach(), WEIGHT_CODECS[data_type], device or source.weight.device)
         self.weight = nn.Parameter(codes, requires_grad=False)
         self.register_buffer("scale", scale)
         bias = source.bias
@@ -165,6 +178,18 @@ class QuantizedLinear(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.data_type}"
+
+
+def _packed(weight: Tensor, codec: WeightCodec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Codes and scales of a weight. Its rows are packed some at a time: float32 takes more than the layer itself."""
+    rows = max(1, SLICE // weight.shape[1])
+    parts = [codec.pack(part.to(device).float()) for part in weight.split(rows)]
+    return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+
+
+def kernel_note(data_type: DataType, device: torch.device) -> str:
+    """What unpacks weights of a format on a device, a line for people; "" where there is no choice."""
+    return nf4_kernel(device, unpacked_nf4)[1] if data_type == DataType.NFLOAT_4 else ""
 
 
 class _Product(Function):

@@ -56,6 +56,9 @@ class StandardSource:
     def module(self, component: str, dtype: torch.dtype) -> nn.Module:
         raise UserError(f"{self.name} has no weights here.")
 
+    def files(self, component: str) -> list[Path]:
+        return []
+
     def empty(self, component: str) -> nn.Module:
         if component not in self._empty:
             kind, config = self.classes[component], self._config(component)

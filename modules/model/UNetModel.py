@@ -71,6 +71,8 @@ class UNetModel(ClipTexts):
         "attn-only": ["attn"],
     }
     file_formats = (ModelFormat.ORIGINAL_SINGLE_FILE,)
+    # group norms do not
+    mixes_half_formats = False
     name_layers = staticmethod(unet_adapter_naming)
     # last layers of its text encoders that it never uses
     unused_layers: ClassVar[int] = 0
@@ -194,7 +196,7 @@ class UNetModel(ClipTexts):
         return states[-1 - skip - unused]
 
     def image_fingerprint(self) -> str:
-        return f"{self.weights_hash('vae')} {self.vae.dtype}"
+        return self.weights_fingerprint("vae")
 
     def text_fingerprint(self) -> str:
         return " | ".join(self._encoder_fingerprint(component) for component in self.tokenizer_of)
@@ -205,8 +207,7 @@ class UNetModel(ClipTexts):
             settings.append(f"{self.config.prompt_chunks} chunks")
         vocabulary = json.dumps(self.tokenizer_of[component].get_vocab(), sort_keys=True)
         words = self.added_words[component].fingerprint()
-        weights = f"{self.weights_hash(component)} {self.components[component].dtype}"
-        return f"{weights} {settings} {hash_text(vocabulary)}{words}"
+        return f"{self.weights_fingerprint(component)} {settings} {hash_text(vocabulary)}{words}"
 
     def draw(self, shape: torch.Size, generator: torch.Generator) -> Draw:
         timesteps = draw_timesteps(self.config, shape[0], len(self.alphas_cumprod), generator)

@@ -128,6 +128,9 @@ class SingleFileSource:
         fill(module, self._file, self._layouts[component], dtype)
         return module.eval()
 
+    def files(self, component: str) -> list[Path]:
+        return [self._file.path]
+
     def empty(self, component: str) -> nn.Module:
         return self._empty[component]
 

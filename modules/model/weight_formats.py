@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from modules.model.ActivationOffload import ActivationOffload
+from modules.model.DeviceLink import device_link
 from modules.model.LayerOffload import offload, waiting_units
 from modules.model.QuantizedLinear import WEIGHT_CODECS, QuantizedLinear
 from modules.util.config.TrainConfig import TrainConfig
-from modules.util.dtypes import FLOAT_DTYPES
+from modules.util.dtypes import FLOAT_DTYPES, TRAIN_DTYPES
 from modules.util.enum.DataType import DataType
 from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.LayerFilter import LayerFilter
@@ -37,7 +38,7 @@ def component_dtype(config: TrainConfig, component: str) -> torch.dtype:
     """
     data_type = config.component_weight_dtype(component)
     if data_type in WEIGHT_CODECS:
-        return FLOAT_DTYPES.get(config.train_dtype, torch.bfloat16)
+        return TRAIN_DTYPES.get(config.train_dtype, torch.bfloat16)
     if data_type not in FLOAT_DTYPES:
         expected = ", ".join(map(str, (*FLOAT_DTYPES, *WEIGHT_CODECS)))
         raise UserError(
@@ -84,7 +85,7 @@ def place_component(module: nn.Module, component: str, config: TrainConfig, devi
                 if not isinstance(inner, QuantizedLinear):
                     inner._apply(torch.clone, recurse=False)
     if home != device and getattr(config, component).activation_offloading:
-        ActivationOffload(module, home, device)
+        ActivationOffload(module, device_link(device, home, config.async_offloading))
     wide = float32_layers(module, dtype)
     if not units and not wide:
         # diffusers' own warns of layers that stay in float32 even where there are none
@@ -93,7 +94,7 @@ def place_component(module: nn.Module, component: str, config: TrainConfig, devi
         if not _inside(name, units):
             own = torch.float32 if name.rpartition(".")[2] in wide else dtype
             inner._apply(lambda t, own=own: t.to(device, own if t.is_floating_point() else None), recurse=False)
-    offload(module, units, device, home)
+    offload(module, units, device_link(device, home, config.async_offloading))
     return module
 
 

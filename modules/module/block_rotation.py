@@ -304,7 +304,11 @@ def _multiplied(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
         torch.mm(old.view(-1, matrix.shape[-1]), matrix[0], out=new.view(-1, matrix.shape[-1]))
     else:
         old, new = (t.view(len(t), -1, matrix.shape[-1]).transpose(0, 1) for t in (old, new))  # [k, n, b], not copied
-        torch.bmm(old, _repeated(matrix, len(old)), out=new)
+        if torch.compiler.is_compiling():
+            # a graph can't write into strided memory
+            new.copy_(torch.bmm(old, _repeated(matrix, len(old))))
+        else:
+            torch.bmm(old, _repeated(matrix, len(old)), out=new)
     return y
 
 

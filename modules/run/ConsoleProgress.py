@@ -69,7 +69,8 @@ class ConsoleProgress:
         first, last = report["first_loss"], report["final_loss"]
         losses = "no steps" if first is None else f"loss {first:.4f} -> {last:.4f}"
         memory = report["peak_memory_bytes"] / 2**20
-        return f"{report['steps']} steps, {losses}{pace}, peak memory {memory:.0f} MiB"
+        wait = f", {report['data_wait_share']:.1%} of it waiting for data" if pace else ""
+        return f"{report['steps']} steps, {losses}{pace}{wait}, peak memory {memory:.0f} MiB"
 
     def note(self, text: str) -> None:
         tqdm.write(text)

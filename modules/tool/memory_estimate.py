@@ -1,15 +1,17 @@
 """Where the memory of a run will go, before any weight is there: its first steps, on tensors without numbers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modules.dataLoader.Batch import Batch
+from modules.model.ActivationOffload import ActivationOffload
 from modules.model.BaseModel import BaseModel, family_of
+from modules.model.DeviceLink import DeviceLink, Transfer
 from modules.model.hub import Hub
-from modules.model.LayerOffload import module_bytes, waiting_units
+from modules.model.LayerOffload import LayerOffload, module_bytes, waiting_units
 from modules.model.ModelComponents import ModelComponents
 from modules.model.sample_pictures import blank_pictures
 from modules.model.StandardSource import StandardSource
@@ -88,21 +90,14 @@ def estimate_memory(
         separate = torch.device(config.temp_device).type != ("cpu" if config.train_device == "cpu" else "cuda")
     space = WithoutNumbers()
     text_trained = any(method.trains_text(config, model.trainable_components) for method in methods_of(config))
-    components = {name: _without_numbers(model.layers_of(name), space) for name in model.components}
+    components = {name: space.module(model.layers_of(name)) for name in model.components}
     with space:
         components = {name: _placed(component, name, config) for name, component in components.items()}
     model.components = ModelComponents(
         list(components), lambda name: components[name].requires_grad_(False).eval(), CPU, torch.device("cpu")
     )
     model.device, model.pictures = CPU, blank_pictures
-    run = _Run(
-        model,
-        config,
-        space,
-        {name: module_bytes(component) for name, component in components.items()},
-        text_trained,
-        separate,
-    )
+    run = _begun(model, config, space, components, text_trained, separate)
     sample = _largest_sample(model, config)
     estimate = MemoryEstimate()
     on_gpu = config.train_device != "cpu"
@@ -110,7 +105,7 @@ def estimate_memory(
         batch = _cache(estimate, run, sample)
         trained = make_trained(model, config, warn)
         model.text_encoder_trained = text_trained
-        resident = _resident(estimate, run, components)
+        resident = _resident(estimate, run)
         stays = {f"weights of {name}": size for name, size in resident.items()} | _average(estimate, run, trained)
         with space.counting() as memory:
             training = _step(run, trained, batch, components, memory)
@@ -118,8 +113,7 @@ def estimate_memory(
             if sample is not None:
                 state = {name: training[name] for name in ("adapters", "optimizer state")}
                 _sample(estimate, run, sample, {**stays, "weights of vae": run.weights["vae"], **state}, trained)
-    if any(getattr(config, name).activation_offloading for name in model.trainable_components):
-        estimate.notes.append("activation_offloading is not counted: activations are shown as if they stayed.")
+    estimate.waiting |= {f"activations of {name}": own.moved for name, own in run.activations.items() if own.moved}
     return estimate
 
 
@@ -131,6 +125,8 @@ class _Run:
         weights: component -> bytes.
         text_trained: whether text encoders stay and are trained.
         separate: whether components wait in another memory than the device's.
+        layers: component -> those of it that wait there.
+        activations: component -> what sends them there.
     """
 
     model: BaseModel
@@ -139,28 +135,57 @@ class _Run:
     weights: Mapping[str, int]
     text_trained: bool
     separate: bool
+    layers: Mapping[str, Sequence[nn.Module]]
+    activations: Mapping[str, ActivationOffload]
+
+
+def _begun(
+    model: BaseModel,
+    config: TrainConfig,
+    space: WithoutNumbers,
+    components: Mapping[str, nn.Module],
+    text_trained: bool,
+    separate: bool,
+) -> _Run:
+    """What phases need to know; layers and activations that are to wait elsewhere do so from now on."""
+    own = {name: getattr(config, name) for name in components if separate}
+    weights = {name: module_bytes(component) for name, component in components.items()}
+    layers = {
+        name: _layers_elsewhere(components[name], one.offload_fraction, space)
+        for name, one in own.items()
+        if one.offload_fraction
+    }
+    activations = {
+        name: ActivationOffload(components[name], _Elsewhere(space, config.async_offloading))
+        for name, one in own.items()
+        if one.activation_offloading
+    }
+    return _Run(model, config, space, weights, text_trained, separate, layers, activations)
 
 
 def _placed(component: nn.Module, name: str, config: TrainConfig) -> nn.Module:
-    """A component in its number format; layers that are to wait elsewhere are told apart later."""
+    """A component in its number format; what is to wait elsewhere is told apart later."""
     check_offload(name, config)
-    own = getattr(config, name).model_copy(update={"offload_fraction": 0.0})
+    own = getattr(config, name).model_copy(update={"offload_fraction": 0.0, "activation_offloading": False})
     return place_component(component, name, config.model_copy(update={name: own}), CPU)
 
 
-def _without_numbers(module: nn.Module, space: WithoutNumbers) -> nn.Module:
-    """A module on the meta device as one on the CPU that has no numbers; what is shared stays shared."""
-    made: dict[int, Tensor] = {}
-    for submodule in module.modules():
-        for place in (submodule._parameters, submodule._buffers):
-            for name, tensor in place.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in made:
-                    own = space.like(tensor)
-                    made[id(tensor)] = nn.Parameter(own, False) if isinstance(tensor, nn.Parameter) else own
-                place[name] = made[id(tensor)]
-    return module
+class _Elsewhere(DeviceLink):
+    """A link to memory that is not counted."""
+
+    def __init__(self, space: WithoutNumbers, overlaps: bool) -> None:
+        super().__init__(CPU, CPU)
+        self.space, self.overlaps = space, overlaps
+
+    def send(self, tensor: Tensor) -> Transfer:
+        return Transfer([self.space.like(tensor)], lambda: None, tensor if self.overlaps else None)
+
+
+def _layers_elsewhere(component: nn.Module, fraction: float, space: WithoutNumbers) -> list[nn.Module]:
+    """Lets layers of a component wait in memory that is not counted, as `place_component` would; returns them."""
+    units = [component.get_submodule(name) for name in waiting_units(component, fraction)]
+    LayerOffload(units, _Elsewhere(space, False))
+    return units
 
 
 def _largest_sample(model: BaseModel, config: TrainConfig) -> SampleConfig | None:
@@ -231,7 +256,7 @@ def config_sizes(config: TrainConfig) -> list[tuple[int, int]]:
     return [(size.height, size.width) for size in parse_resolutions(config.resolution)]
 
 
-def _resident(estimate: MemoryEstimate, run: _Run, components: Mapping[str, nn.Module]) -> dict[str, int]:
+def _resident(estimate: MemoryEstimate, run: _Run) -> dict[str, int]:
     """Component -> bytes of it on the device while steps are taken, as `BaseModel.rest` leaves them; notes the rest."""
     resident = dict(run.weights)
     if run.config.latent_caching:
@@ -241,13 +266,12 @@ def _resident(estimate: MemoryEstimate, run: _Run, components: Mapping[str, nn.M
         if "vae" in resident and run.separate:
             estimate.waiting["vae"] = resident.pop("vae")
     for name in resident:
-        fraction = getattr(run.config, name).offload_fraction if run.separate else 0.0
-        units = waiting_units(components[name], fraction) if fraction else []
-        # one is there while it is called, and the next takes its place
-        held = [module_bytes(components[name].get_submodule(unit)) for unit in units]
-        if held:
-            estimate.waiting[f"layers of {name}"] = sum(held)
-            resident[name] -= sum(held) - max(held)
+        if name not in run.layers:
+            continue
+        sizes = list(map(module_bytes, run.layers[name]))
+        estimate.waiting[f"layers of {name}"] = sum(sizes)
+        # those of the call that goes on are counted as operations make them
+        resident[name] -= sum(sizes) - (max(sizes) if run.config.async_offloading else 0)
     return resident
 
 

@@ -4,6 +4,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+# Of values that are converted or brought elsewhere at once: enough for few launches, too little to count as memory.
+CHUNK_BYTES = 64 << 20
+
 
 @contextmanager
 def restored(parameters: Sequence[torch.nn.Parameter], device: torch.device | None = None) -> Iterator[None]:
@@ -13,13 +16,13 @@ def restored(parameters: Sequence[torch.nn.Parameter], device: torch.device | No
         parameters: any number.
         device: where those values wait; None for each parameter's own device.
     """
-    own = [parameter.detach().to(device or parameter.device, copy=True) for parameter in parameters]
+    parameters = list(parameters)
+    own = [torch.empty_like(parameter, device=device, requires_grad=False) for parameter in parameters]
+    _copy(own, parameters)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, own, strict=True):
-                parameter.copy_(value)
+        _copy(parameters, own)
 
 
 class Ema:
@@ -38,7 +41,10 @@ class Ema:
         self, parameters: Sequence[torch.nn.Parameter], decay: float, interval: int, device: torch.device | None
     ) -> None:
         self.parameters, self.decay, self.interval, self.device = list(parameters), decay, interval, device
-        self.averages = [p.detach().to(device or p.device, torch.float32, copy=True) for p in self.parameters]
+        self.averages = [
+            torch.empty_like(p, dtype=torch.float32, device=device, requires_grad=False) for p in self.parameters
+        ]
+        _copy(self.averages, self.parameters)
         self.updates = 0
 
     @torch.no_grad()
@@ -48,16 +54,15 @@ class Ema:
             return
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for average, parameter in zip(self.averages, self.parameters, strict=True):
-            average.lerp_(parameter.detach().to(average.device, torch.float32), 1 - decay)
+        for averages, parameters in _chunks(self.averages, self.parameters):
+            values = [value.float() for value in _brought(parameters, averages[0].device)]
+            torch._foreach_lerp_(averages, values, 1 - decay)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """The parameters hold the average inside the block, and exactly their own values after it."""
         with restored(self.parameters, self.device):
-            with torch.no_grad():
-                for parameter, average in zip(self.parameters, self.averages, strict=True):
-                    parameter.copy_(average)
+            _copy(self.parameters, self.averages)
             yield
 
     def state_dict(self) -> dict[str, Tensor | int]:
@@ -69,5 +74,36 @@ class Ema:
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
         self.updates = int(state["updates"])
-        for index, average in enumerate(self.averages):
-            average.copy_(state[str(index)])
+        _copy(self.averages, [state[str(index)] for index in range(len(self.averages))])
+
+
+@torch.no_grad()
+def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copies each source into its target."""
+    for some_targets, some_sources in _chunks(targets, sources):
+        torch._foreach_copy_(some_targets, _brought(some_sources, some_targets[0].device))
+
+
+def _chunks(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Pairs in order, up to `CHUNK_BYTES` at once; those of a chunk have the same devices and dtypes."""
+    chunk: tuple[list[Tensor], list[Tensor]] = ([], [])
+    size, kind = 0, None
+    for target, source in zip(targets, sources, strict=True):
+        own = (target.device, target.dtype, source.device, source.dtype)
+        if chunk[0] and (own != kind or size + target.nbytes > CHUNK_BYTES):
+            yield chunk
+            chunk, size = ([], []), 0
+        chunk[0].append(target)
+        chunk[1].append(source)
+        size, kind = size + target.nbytes, own
+    if chunk[0]:
+        yield chunk
+
+
+def _brought(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """The values of tensors on a device. From another one they come as one copy, for which the host waits once."""
+    values = [tensor.detach() for tensor in tensors]
+    if values[0].device == device:
+        return values
+    pieces = torch.cat([value.flatten() for value in values]).to(device).split([value.numel() for value in values])
+    return [piece.view(value.shape) for piece, value in zip(pieces, values, strict=True)]

@@ -1,4 +1,5 @@
 import hashlib
+import threading
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -23,6 +24,7 @@ class RunPlan:
     Attributes:
         total_steps: of the run, those before it was resumed included.
         epochs: of the run.
+        batches: of all epochs.
     """
 
     def __init__(self, config: TrainConfig, data: TrainingData) -> None:
@@ -30,9 +32,12 @@ class RunPlan:
         self._data, self._accumulation = data, config.gradient_accumulation_steps
         counter = data.counter(config.epochs)
         self._ends = list(accumulate(counter.batches(epoch) for epoch in range(config.epochs)))
-        # the epoch that was planned last, and how many samples are in its first batches
-        self._current: tuple[int, list[PlannedBatch]] = (-1, [])
-        self._samples: list[int] = []
+        self.batches = self._ends[-1]
+        # the epoch of the batch that was done last, and of those from there on that are planned: their batches, and how
+        # many samples are in the first of them
+        self._now = 0
+        self._planned: dict[int, tuple[list[PlannedBatch], list[int]]] = {}
+        self._planning = threading.Lock()
         self._settings = {
             "batch_size": config.batch_size,
             "gradient_accumulation_steps": config.gradient_accumulation_steps,
@@ -52,9 +57,9 @@ class RunPlan:
         return range(first, min(first + self._accumulation, self._ends[-1]))
 
     def batch(self, index: int) -> PlannedBatch:
-        """Batch number `index` of the run."""
+        """Batch number `index` of the run. May be called from any thread."""
         epoch, start = self._place(index)
-        return self._plan(epoch)[index - start]
+        return self._plan(epoch)[0][index - start]
 
     def place_in_epoch(self, index: int) -> tuple[int, int]:
         """How many batches of its epoch are done after batch `index`, and how many the epoch has."""
@@ -65,8 +70,9 @@ class RunPlan:
         """Writes down that batch `index` is done."""
         progress.epoch = bisect_right(self._ends, index + 1)
         done, whole = self.place_in_epoch(index)
-        self._plan(self._place(index)[0])
-        progress.seen, progress.seen_batches = (self._samples[done - 1], done) if done < whole else (0, 0)
+        self._now = self._place(index)[0]
+        samples = self._plan(self._now)[1]
+        progress.seen, progress.seen_batches = (samples[done - 1], done) if done < whole else (0, 0)
 
     def describe(self, progress: TrainProgress) -> dict[str, Any]:
         """What `resume` compares: the settings that batches depend on, and the order of the epoch that is not over."""
@@ -102,11 +108,11 @@ class RunPlan:
 
     def _nearest(self, progress: TrainProgress, before: dict[str, Any]) -> tuple[int, int]:
         """Batches of the epoch, and their samples, that come next to what was seen of it, never more."""
-        self._plan(progress.epoch)
-        whole = before.get("samples of an epoch") or self._samples[-1]
+        samples = self._plan(progress.epoch)[1]
+        whole = before.get("samples of an epoch") or samples[-1]
         # with more or fewer images the same share of the epoch is over
-        batches = bisect_right(self._samples, progress.seen * self._samples[-1] / whole)
-        return batches, self._samples[batches - 1] if batches else 0
+        batches = bisect_right(samples, progress.seen * samples[-1] / whole)
+        return batches, samples[batches - 1] if batches else 0
 
     def _told(
         self, progress: TrainProgress, before: dict[str, Any], now: dict[str, Any], same_order: bool
@@ -134,16 +140,22 @@ class RunPlan:
         epoch = bisect_right(self._ends, index)
         return epoch, self._ends[epoch - 1] if epoch else 0
 
-    def _plan(self, epoch: int) -> list[PlannedBatch]:
-        if self._current[0] != epoch:
-            self._current = (epoch, self._data.plan(epoch))
-            self._samples = list(accumulate(len(batch.samples) for batch in self._current[1]))
-        return self._current[1]
+    def _plan(self, epoch: int) -> tuple[list[PlannedBatch], list[int]]:
+        if (found := self._planned.get(epoch)) is not None:
+            return found
+        with self._planning:
+            if epoch not in self._planned:
+                batches = self._data.plan(epoch)
+                planned = batches, list(accumulate(len(batch.samples) for batch in batches))
+                # where batches are read ahead, later epochs have begun
+                kept = {other: known for other, known in self._planned.items() if other >= self._now}
+                self._planned = {**kept, epoch: planned}
+            return self._planned[epoch]
 
     def _order(self, epoch: int) -> str:
         """Names the batches of an epoch by which samples they hold, also of one that this run has not."""
         digest = hashlib.sha256()
-        for batch in self._plan(epoch):
+        for batch in self._plan(epoch)[0]:
             digest.update(repr(_numbers(batch.samples)).encode())
         return digest.hexdigest()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modules.trainer.StepTimes import StepTimes
 from modules.util.config.TrainConfig import TrainConfig
 
 from torch.utils.tensorboard import SummaryWriter
@@ -58,9 +59,23 @@ class TrainLog:
             self.broken = True
 
     def step(
-        self, step: int, loss: float, gradient_norm: float, rates: dict[str, float], optimizer: dict[str, float]
+        self,
+        step: int,
+        loss: float,
+        gradient_norm: float,
+        rates: dict[str, float],
+        optimizer: dict[str, float],
+        times: StepTimes,
     ) -> None:
-        """What every step logs. `rates`: learning rates by trained set; `optimizer`: what it says of itself."""
+        """What every step logs.
+
+        Args:
+            step: its number, from 1.
+            loss, gradient_norm: of the step.
+            rates: learning rates by trained set.
+            optimizer: what it says of itself.
+            times: the last is of the step.
+        """
         self.smooth = loss if self.smooth is None else SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
         self.scalar("loss/train", loss, step)
         self.scalar("loss/smooth", self.smooth, step)
@@ -69,6 +84,8 @@ class TrainLog:
             self.scalar(f"learning_rate/{trained_set}", rate, step)
         for name, value in optimizer.items():
             self.scalar(f"optimizer/{name}", value, step)
+        self.scalar("seconds/step", times.seconds[-1], step)
+        self.scalar("seconds/data_wait", times.waited[-1], step)
 
     def pictures(self, rounds: "SampleRounds", step: int) -> None:
         """The grid of the round at `step`, if there is one and the config wants it here."""

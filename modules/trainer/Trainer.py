@@ -4,22 +4,28 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modules.dataLoader.cache_space import CacheSpace
 from modules.dataLoader.check_dataset import check_dataset
+from modules.dataLoader.Feed import Feed
 from modules.dataLoader.prepare_data import prepare_data
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel, family_of
 from modules.model.hub import Hub
-from modules.modelSaver.output import set_aside
-from modules.trainer.backup import Backup, newest_backup, prune_backups, read_backup, write_backup
+from modules.model.KnownWeights import KnownWeights
+from modules.trainer.backup import Backup, newest_backup, read_backup
+from modules.trainer.BackupWriter import BackupWriter
 from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
+from modules.trainer.denoiser_speed import speed_up
+from modules.trainer.device_settings import device_settings, prepare_process
 from modules.trainer.Ema import Ema, restored
+from modules.trainer.encoded_size import encoded_bytes
 from modules.trainer.events import TrainCommands, TrainEvents
-from modules.trainer.FusedBackward import FusedBackward
+from modules.trainer.GradientStep import GradientStep
 from modules.trainer.long_texts import tell_long_texts
-from modules.trainer.loss import loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.objective import batch_losses
 from modules.trainer.optimizers import (
@@ -31,10 +37,12 @@ from modules.trainer.optimizers import (
     read_statistics,
     watch_step,
 )
-from modules.trainer.preflight import make_places, resolve_device
+from modules.trainer.preflight import make_places, resolve_device, set_aside_older_run
 from modules.trainer.report import run_report
 from modules.trainer.RunPlan import RunPlan
+from modules.trainer.sample_prompts import encode_prompts
 from modules.trainer.SampleRounds import SampleRounds
+from modules.trainer.StepTimes import StepTimes
 from modules.trainer.trained import make_trained, methods_of, options_of, save_trained
 from modules.trainer.TrainLog import TrainLog
 from modules.trainer.TrainProgress import Interval, TrainProgress, limit_passed
@@ -44,7 +52,6 @@ from modules.util.config.errors import ConfigError
 from modules.util.config.load import resolve_concepts, resolve_samples
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.dtypes import autocast
-from modules.util.enum.DataType import DataType
 from modules.util.enum.EMAMode import EMAMode
 from modules.util.found_problems import raise_problems
 from modules.util.HeldFolder import HeldFolder
@@ -76,15 +83,17 @@ class Trainer:
     ) -> None:
         self.config, self.events, self.commands, self.resume = config, events, commands, resume
         self.workspace = Path(config.workspace_dir)
+        prepare_process(config)
         self.device = resolve_device(config)
         self.progress = TrainProgress()
         self.run_name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        self.step_seconds: list[float] = []
+        self.times = StepTimes()
+        self.feed: Feed | None = None
         self.output: Path | None = None
         self.prepared = False
         self.held: HeldFolder | None = None
-        self.last_backup: Path | None = None
-        self.last_backup_step = 0
+        keep = config.rolling_backup_count if config.rolling_backup else None
+        self.backups = BackupWriter(self.workspace / "backup", keep, events)
 
     def warn(self, text: str) -> None:
         self.events.emit("warning", text=text)
@@ -92,10 +101,15 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Trains to the end, or until asked to stop; returns what `run.json` holds."""
         try:
-            return self._run()
+            with device_settings(self.config, self.device):
+                return self._run()
         finally:
-            if self.held is not None:
-                self.held.release()
+            with contextlib.ExitStack() as stack:
+                if self.held is not None:
+                    stack.callback(self.held.release)
+                stack.callback(self.backups.close)
+                if self.feed is not None:
+                    stack.callback(self.feed.close)
 
     def _run(self) -> dict[str, Any]:
         try:
@@ -115,16 +129,14 @@ class Trainer:
             self._finish(finished)
         finally:
             self.log.close()
-        report = run_report(self.config, self.progress, self.device, self.step_seconds, self.output, finished)
+        report = run_report(self.config, self.progress, self.device, self.times, self.output, finished)
         write_json(self.workspace / "run.json", report)
         self.events.emit("finished", report=report)
         return report
 
     def backup_note(self) -> str:
         """Where a run that ended at once can go on, as the end of a sentence."""
-        if self.last_backup is None:
-            return "there is no backup of this run."
-        return f"its last backup is {self.last_backup}, after step {self.last_backup_step}."
+        return self.backups.note()
 
     # -- before the first step ------------------------------------------------------------------------------------
 
@@ -151,6 +163,8 @@ class Trainer:
         )
         self.events.emit("status", text=f"Loading {config.base_model_name}")
         self.model: BaseModel = open_model(config, self.device, self.warn, self._hub())
+        if config.latent_caching:
+            self.model.known_weights = KnownWeights(config.cache_dir)
         methods, captions = methods_of(config), [text for image in checked.images for text in image.captions]
         for method in methods:
             method.prepare(self.model, config, captions, self.warn)
@@ -158,30 +172,29 @@ class Trainer:
         self.text_trained = any(method.trains_text(config, family.trainable_components) for method in methods)
         self.data = self._make_data(concepts, checked, validation=False)
         self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None
+        if not self.text_trained:
+            encode_prompts(self.model, samples, config, self.warn)
         if config.only_cache:
             return
-        if not self.text_trained:
-            self._encode_prompts(samples)
         self.model.rest()
         self.trained = make_trained(self.model, config, self.warn)
+        speed_up(self.model, config, self.warn)
         self.model.text_encoder_trained = self.text_trained
         self.parameters = [p for own in self.trained.values() for p in own.parameters()]
         self._make_optimizer()
         self.plan = RunPlan(config, self.data)
         self._restore()
         self.total_steps = self.plan.total_steps
+        self.feed = Feed(self.data, self.plan.batch, self.plan.batches, config.dataloader_threads, self.device)
         self.factor = schedule_factor(config, self.total_steps)
         if fresh:
-            self._set_aside_older_run()
+            set_aside_older_run(self.workspace, self.warn)
         self.log = TrainLog(self.workspace, config, self.run_name)
         self.rounds = SampleRounds(self.model, samples, config, self.workspace, self.progress, self.events)
         self.prepared = True
 
-    def _encode_prompts(self, samples: list) -> None:
-        """While the text encoders are there; where it fails, drawing will fail and say why."""
-        for sample in samples:
-            with contextlib.suppress(UserError, OSError, RuntimeError, ValueError, MemoryError):
-                self.model.prompts(sample)
+    def _status(self, text: str) -> None:
+        self.events.emit("status", text=text)
 
     def _stage(self, stage: str, done: int, total: int) -> None:
         self.events.emit("progress", stage=stage, done=done, total=total)
@@ -197,9 +210,11 @@ class Trainer:
             raise _StoppedDownload
 
     def _make_data(self, concepts: list, checked: Any, validation: bool) -> TrainingData:
+        cache_text = not self.text_trained
         return prepare_data(
-            self.config, concepts, self.model, cache_text=not self.text_trained, validation=validation, report=checked,
+            self.config, concepts, self.model, cache_text=cache_text, validation=validation, report=checked,
             progress=self._stage, warn=self.warn,
+            space=CacheSpace(partial(encoded_bytes, self.model, cache_text), self._status),
         )  # fmt: skip
 
     def _read_backup(self) -> None:
@@ -214,16 +229,6 @@ class Trainer:
             if self.backup is None:
                 self.warn(f"There is no backup in {self.workspace / 'backup'} yet; the run starts from the beginning.")
 
-    def _set_aside_older_run(self) -> None:
-        """A run from the beginning would write over the pictures and the report of the one before it."""
-        samples = self.workspace / "samples"
-        older = [samples] if samples.is_dir() and any(samples.iterdir()) else []
-        try:
-            set_aside([*older, self.workspace / "run.json", *self.workspace.glob("before_after.*")], self.warn)
-        except UserError as error:
-            # where a picture is open in another program on Windows
-            self.warn(f"{error} Pictures of the same steps are written over.")
-
     def _make_optimizer(self) -> None:
         config = self.config
         self.rates = self._rates(config)
@@ -234,12 +239,9 @@ class Trainer:
         self._told: set[str] = set()
         self._tell_of_optimizer()
         self.schedule_free = OPTIMIZERS[config.optimizer.optimizer].schedule_free
-        self.fused = (
-            FusedBackward(self.optimizer, self.parameters, config.clip_grad_norm)
-            if config.optimizer.fused_back_pass
-            else None
+        self.gradient_step = GradientStep(
+            config, self.optimizer, self.parameters, self.device, self.workspace / "backup"
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.train_dtype == DataType.FLOAT_16)
         where = torch.device("cpu") if config.ema == EMAMode.CPU else None
         self.ema = (
             None
@@ -269,6 +271,8 @@ class Trainer:
         self._check_same_optimizer(backup)
         for name, own in self.trained.items():
             own.load_state_dict({key: value for key, value in backup.tensors.items() if key.startswith(f"{name}.")})
+        # one file after the other, so that at most one of them takes memory beside what it is copied to
+        backup.tensors = {}
         try:
             load_optimizer_state(self.optimizer, backup.optimizer)
         except (ValueError, KeyError) as error:
@@ -276,17 +280,18 @@ class Trainer:
                 f"The backup {backup.path} does not fit this config's optimizer or adapter: {error}. "
                 "Restore the config that is stored in it, or set continue_last_backup to false."
             ) from error
+        backup.optimizer = {}
         if self.schedule_free:
             self.optimizer.train()
         if backup.extra["scaler"]:
             # empty where the run was not in fp16 so far
-            self.scaler.load_state_dict(backup.extra["scaler"])
+            self.gradient_step.scaler.load_state_dict(backup.extra["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(backup.extra["ema"] if "ema" in backup.extra else self.ema.fresh_state())
         self.progress = TrainProgress.from_dict(backup.progress)
         told = self.plan.resume(self.progress, backup.extra.get("plan"))
         self.run_name = backup.run
-        self.last_backup, self.last_backup_step = backup.path, self.progress.step
+        self.backups.resumed(backup)
         self.events.emit("status", text=f"Continuing {backup.path} after step {self.progress.step}")
         self.events.emit("resumed", step=self.progress.step, path=str(backup.path))
         for text in told:
@@ -334,6 +339,7 @@ class Trainer:
         while self.progress.step < self.total_steps and not self.commands.stop and self._anything_left():
             epoch_before = self.progress.epoch
             self._step()
+            self.backups.poll()
             place = (self.progress.step, self.progress.epoch, self.progress.epoch > epoch_before)
             last = self.progress.step == self.total_steps
             if self.validation_data is not None and (validate_at.due(*place) or last):
@@ -353,7 +359,7 @@ class Trainer:
         self.events.emit("progress", stage="training", done=self.progress.step, total=self.total_steps)
 
     def _step(self) -> None:
-        started = time.perf_counter()
+        started, waited = time.perf_counter(), self.feed.waited
         step = self.progress.step
         indices = self.plan.batches_of(step)
         for group in self.optimizer.param_groups:
@@ -362,32 +368,27 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         names: list[str] = []
         for index in indices:
-            batch = self.data.load(self.plan.batch(index))
+            batch = self.feed.batch(index)
             names += batch.names
             total += self._backward(batch, index, len(indices))
-        norm = self._gradient_norm()
+        numbers = self.gradient_step.apply(total, step + 1, names)
+        if self.ema is not None:
+            self.ema.update(step + 1)
         # the one place where the host waits for the device
-        loss, gradient_norm = torch.stack([total, norm.to(total)]).tolist()
-        self._check_finite(loss, gradient_norm, names)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        loss, gradient_norm = self.gradient_step.read(numbers, step + 1, names)
         if getattr(self.optimizer, "watch", False):
             self._tell_of_optimizer()
-        self.optimizer.zero_grad(set_to_none=True)
         self.progress.step = step + 1
         self.plan.note(self.progress, indices[-1])
-        if self.ema is not None:
-            self.ema.update(self.progress.step)
-        seconds = time.perf_counter() - started
-        self.step_seconds.append(seconds)
+        seconds = self.times.add(time.perf_counter() - started, self.feed.waited - waited)
         self.progress.seconds += seconds
         self.progress.losses.append(loss)
         rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
-        self.log.step(self.progress.step, loss, gradient_norm, rates, read_statistics(self.optimizer))
+        self.log.step(self.progress.step, loss, gradient_norm, rates, read_statistics(self.optimizer), self.times)
         self.events.emit(
             "step", step=self.progress.step, total=self.total_steps, epoch=self.progress.epoch, loss=loss,
             gradient_norm=gradient_norm, learning_rates=rates, epochs=self.plan.epochs,
-            epoch_batches=self.plan.place_in_epoch(indices[-1]),
+            epoch_batches=self.plan.place_in_epoch(indices[-1]), seconds=seconds, data_wait=self.times.waited[-1],
         )  # fmt: skip
 
     def _backward(self, batch: Any, index: int, micro_batches: int) -> Tensor:
@@ -396,36 +397,10 @@ class Trainer:
         torch.manual_seed(step_seed(self.config.seed, "dropout", index))
         generator = step_generator(self.config.seed, "noise", index)
         loss = batch_losses(self.config, self.model, batch, generator, self.trained).mean() / micro_batches
-        if self.fused is not None:
-            # the backward pass will step at once
-            self._check_finite(loss.item(), 0.0, batch.names)
-        self.scaler.scale(loss * loss_scale(self.config)).backward()
-        return loss.detach()
-
-    def _gradient_norm(self) -> Tensor:
-        """Norm of the whole gradient before clipping. It is clipped here, unless every parameter had its step."""
-        if self.fused is not None:
-            return self.fused.take_norm()
-        self.scaler.unscale_(self.optimizer)
-        limit = self.config.clip_grad_norm
-        return torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
+        return self.gradient_step.backward(loss, self.progress.step + 1, batch.names)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self.config, self.device)
-
-    def _check_finite(self, loss: float, norm: float, names: list[str]) -> None:
-        finite_loss, finite_norm = abs(loss) < float("inf"), abs(norm) < float("inf")
-        if finite_loss and (finite_norm or self.scaler.is_enabled()):
-            # with fp16 an overflow only makes the scaler skip the step and scale less, unless it never ends
-            if finite_norm or self.scaler.get_scale() > 1e-4:
-                return
-        what = "loss" if not finite_loss else "gradient"
-        self.optimizer.zero_grad(set_to_none=True)
-        raise UserError(
-            f"The {what} of step {self.progress.step + 1} is not finite (batch: {', '.join(names)}). The run stops; "
-            f"backups in {self.workspace / 'backup'} are untouched. Try a lower learning rate, gradient clipping or "
-            "BFLOAT_16 instead of FLOAT_16, and look at the images of that batch."
-        )
 
     def _anything_left(self) -> bool:
         """Freezes the sets whose training is over; False if that leaves nothing to train."""
@@ -477,25 +452,18 @@ class Trainer:
         self.log.scalar("loss/validation", loss, self.progress.step)
         self.events.emit("validation", step=self.progress.step, loss=loss)
 
-    def _backup(self) -> None:
+    def _backup(self, at_once: bool = False) -> None:
         tensors: dict[str, Tensor] = {}
         for own in self.trained.values():
             tensors.update(own.state_dict())
         extra: dict[str, Any] = {
-            "scaler": self.scaler.state_dict(), "hub": self.model.hub.pins, "plan": self.plan.describe(self.progress),
+            "scaler": self.gradient_step.scaler.state_dict(), "hub": self.model.hub.pins,
+            "plan": self.plan.describe(self.progress),
         }  # fmt: skip
         if self.ema is not None:
             extra["ema"] = self.ema.state_dict()
-        folder = self.workspace / "backup"
-        path = write_backup(
-            folder,
-            Backup(tensors, self.optimizer.state_dict(), extra, self.progress.to_dict(), self.config.to_dict(),
-                   self.run_name),
-        )  # fmt: skip
-        self.last_backup, self.last_backup_step = path, self.progress.step
-        if self.config.rolling_backup:
-            prune_backups(folder, self.run_name, self.config.rolling_backup_count, self.warn)
-        self.events.emit("backup", step=self.progress.step, path=str(path))
+        state, progress = self.optimizer.state_dict(), self.progress.to_dict()
+        self.backups.write(Backup(tensors, state, extra, progress, self.config.to_dict(), self.run_name), at_once)
 
     def _save_intermediate(self) -> None:
         config = self.config
@@ -511,7 +479,8 @@ class Trainer:
     def _finish(self, finished: bool) -> None:
         """The backup comes first: if the output can't be written, nothing is lost."""
         if not finished or self.config.backup_before_save:
-            self._backup()
+            self._backup(at_once=True)
+        self.backups.wait()
         self.output = self._save(Path(self.config.output_model_destination))
         before_after = self.rounds.before_after()
         if before_after is not None:

@@ -41,7 +41,7 @@ from safetensors.torch import load_file
 
 @dataclass
 class Backup:
-    """What a resumed run starts from.
+    """What a resumed run starts from. Of one that was read, tensors stay on disk until they are used.
 
     Attributes:
         tensors: trained weights, raw.
@@ -161,8 +161,19 @@ def _verified_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def _read_torch(path: Path) -> Any:
+    """`torch.load` of a file that holds tensors alone; they stay on disk where the file system lets them."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except (RuntimeError, OSError):
+        return torch.load(path, weights_only=True, map_location="cpu")
+
+
 def read_backup(path: Path) -> Backup:
-    """Reads one backup.
+    """Compares one backup with its checksums, and maps it.
+
+    Whoever takes its tensors over copies them, and lets go of them: as long as one is held, Windows can't remove the
+    file, and a file that is cut off meanwhile ends the process.
 
     Raises:
         ValueError: it is not intact, with the reason.
@@ -173,8 +184,8 @@ def read_backup(path: Path) -> Backup:
     try:
         backup = Backup(
             tensors=load_file(path / WEIGHTS),
-            optimizer=torch.load(path / OPTIMIZER, weights_only=True, map_location="cpu"),
-            extra=torch.load(path / EXTRA, weights_only=True, map_location="cpu"),
+            optimizer=_read_torch(path / OPTIMIZER),
+            extra=_read_torch(path / EXTRA),
             progress=json.loads((path / PROGRESS).read_text(encoding="utf-8")),
             config=json.loads((path / CONFIG).read_text(encoding="utf-8")),
             run=manifest["run"],

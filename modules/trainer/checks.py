@@ -11,13 +11,16 @@ from modules.model.diffusion_noise import check_distribution
 from modules.model.hub import Hub, check_hub_name
 from modules.model.model_name import check_model_name, named_models, read_model_name
 from modules.model.ModelSource import check_folder
+from modules.model.QuantizedLinear import kernel_note
 from modules.model.sample_pictures import picture_problems
 from modules.model.weight_formats import check_offload, component_dtype
+from modules.trainer.device_settings import device_problems, prepare_process
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.Method import Method
 from modules.trainer.optimizer_checks import optimizer_problems
 from modules.trainer.preflight import idle_gpu_note, resolve_device, usable_device
 from modules.trainer.trained import METHODS, methods_of, options_of
+from modules.trainer.trained_formats import mixed_half_problems
 from modules.util.config.check import check_train_config, empty_texts
 from modules.util.config.check_lists import Lines, concept_label, list_problems, plain_lines
 from modules.util.config.ConceptConfig import ConceptConfig
@@ -26,7 +29,7 @@ from modules.util.config.errors import ConfigError, Problem, Remedy
 from modules.util.config.load import resolve_concepts, resolve_samples
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.unread import unread_notes, unread_problems
-from modules.util.dtypes import FLOAT_DTYPES
+from modules.util.dtypes import TRAIN_DTYPES
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.enum.DataType import DataType
@@ -55,7 +58,7 @@ def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines 
     """
     problems = [*check_train_config(config), *empty_texts(config), *list_problems(config, lines)]
     problems += _of_concepts(config, warn)
-    problems += found(resolve_device, config)
+    problems += _of_device(config)
     if note := idle_gpu_note(config):
         warn(note)
     problems += found(usable_device, "temp_device", config.temp_device)
@@ -97,7 +100,14 @@ def open_model(config: TrainConfig, device: torch.device, warn: Warn, hub: Hub |
     for method in methods_of(config):
         method.check_output(model, config, warn)
     model.check_layers()
+    for note in sorted({kernel_note(config.component_weight_dtype(name), device) for name in model.modules} - {""}):
+        warn(note)
     return model
+
+
+def _of_device(config: TrainConfig) -> list[Problem]:
+    prepare_process(config)
+    return found(resolve_device, config) or device_problems(config, resolve_device(config))
 
 
 def _of_concepts(config: TrainConfig, warn: Warn) -> list[Problem]:
@@ -180,12 +190,21 @@ def _of_family(config: TrainConfig, warn: Warn) -> list[Problem]:
     for component in family.modules:
         problems += found(component_dtype, config, component)
         problems += found(check_offload, component, config)
+    problems += _of_cpu(config, family, methods)
     for method in methods:
         problems += method.check(config, family, warn)
         problems += found(_check_output_kind, config, method.writes_folder(config))
     sets = [name for method in methods for name in method.planned_sets(config, family)]
     rates = {name: scaled_learning_rate(config, options_of(config, name).learning_rate) for name in sets}
     return problems + optimizer_problems(config, warn, rates)
+
+
+def _of_cpu(config: TrainConfig, family: type[BaseModel], methods: Sequence[Method]) -> list[Problem]:
+    if family.mixes_half_formats or found(resolve_device, config) or resolve_device(config).type != "cpu":
+        return []
+    denoiser, *encoders = family.trainable_components
+    text = any(method.trains_text(config, family.trainable_components) for method in methods)
+    return mixed_half_problems(config, [denoiser, *(encoders if text else ())])
 
 
 def _of_conditioning(config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
@@ -252,8 +271,8 @@ def _check_base(config: TrainConfig, family: type[BaseModel]) -> None:
 def _unsupported(config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:
     """Options without code are refused; those that would change nothing but speed are told in one line."""
     problems, trainable = [], family.trainable_components
-    if config.train_dtype not in FLOAT_DTYPES:
-        text = f"found {config.train_dtype}, expected one of {', '.join(FLOAT_DTYPES)}"
+    if config.train_dtype not in TRAIN_DTYPES:
+        text = f"found {config.train_dtype}, expected one of {', '.join(TRAIN_DTYPES)}"
         remedies = tuple(Remedy.of({"train_dtype": str(dtype)}) for dtype in (DataType.FLOAT_32, DataType.BFLOAT_16))
         problems.append(Problem("train_dtype", text, remedies))
     components = [name for name in family.modules if name in TrainConfig.model_fields]

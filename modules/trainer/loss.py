@@ -72,7 +72,7 @@ def image_losses(config: TrainConfig, prediction: Prediction, loss_weight: Tenso
     """
     losses = elementwise_loss(config, prediction.predicted, prediction.target)
     if mask is not None:
-        mask = mask.to(losses.device)
+        mask = mask.to(losses.device, non_blocking=True)
         losses = losses * mask
     own_axes = tuple(range(1, losses.dim()))
     losses = losses.mean(dim=own_axes)
@@ -81,7 +81,7 @@ def image_losses(config: TrainConfig, prediction: Prediction, loss_weight: Tenso
     weight = timestep_weight(config, prediction)
     if weight is not None:
         losses = losses * weight.to(losses.device, losses.dtype)
-    return losses * loss_weight.to(losses.device, losses.dtype)
+    return losses * loss_weight.to(losses.device, losses.dtype, non_blocking=True)
 
 
 def loss_scale(config: TrainConfig) -> float:

@@ -5,9 +5,9 @@ from typing import Any
 
 from modules.trainer.FusedBackward import check_fused
 from modules.trainer.optimizers import OPTIMIZERS, EngineOptimizer, create_optimizer, option_problems
+from modules.trainer.trained_formats import half_precision_problems, trained_formats
 from modules.util.config.errors import Problem, Remedy
 from modules.util.config.TrainConfig import TrainConfig
-from modules.util.config.TrainModelPartConfig import TrainModelPartConfig
 from modules.util.config.TrainOptimizerConfig import OFF, TrainOptimizerConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.LoRAInit import LoRAInit
@@ -32,7 +32,10 @@ def optimizer_problems(
         warn: gets what a run should know of the fused backward pass.
         rates: learning rate of each set that is trained, by name; None: options alone are looked at.
     """
-    problems = option_problems(config.optimizer, _rounds(config, rates))
+    # how float32 is rounded does not matter
+    rounds = any(data_type != DataType.FLOAT_32 for data_type in trained_formats(config, rates).values())
+    problems = option_problems(config.optimizer, rounds)
+    problems += half_precision_problems(config)
     problems += _rule_problems(config)
     problems += found(_check_fused, config, warn)
     problems += found(check_has_pairs, config)
@@ -42,17 +45,6 @@ def optimizer_problems(
         groups = [{"params": [torch.zeros(2, 2)], "lr": rate, "name": name} for name, rate in rates.items()]
         problems += found(create_optimizer, config.optimizer, groups, config.seed, path="optimizer")
     return problems
-
-
-def _rounds(config: TrainConfig, rates: Mapping[str, float] | None) -> bool:
-    """Whether trained weights may have fewer bits than float32."""
-    if config.training_method == TrainingMethod.LORA:
-        return config.lora_weight_dtype != DataType.FLOAT_32
-    if config.training_method == TrainingMethod.EMBEDDING:
-        return config.embedding_weight_dtype != DataType.FLOAT_32
-    components = [name for name in TrainConfig.model_fields if isinstance(getattr(config, name), TrainModelPartConfig)]
-    trained = [name for name in components if (name in rates if rates else getattr(config, name).train)]
-    return any(config.component_weight_dtype(name) != DataType.FLOAT_32 for name in trained)
 
 
 def rule_options(config: TrainConfig) -> dict[str, Any]:

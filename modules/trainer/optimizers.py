@@ -1,6 +1,6 @@
 """What is behind the `Optimizer` enum: the rules of our own engine, and optimizers of well-kept libraries."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -152,10 +152,11 @@ def optimizer_notes(optimizer: torch.optim.Optimizer) -> list[str]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """`optimizer.load_state_dict`, but options stay those of now, and tensors keep the dtype in which they were stored.
+    """`optimizer.load_state_dict`, but options stay those of now, tensors keep the dtype in which they were stored, and
+    none of `state` is held afterwards.
 
-    torch takes options from the state, and converts state to the weights' dtype, which would round float32 state of
-    bfloat16 weights. Our own engine does neither.
+    torch takes options from the state, converts state to the weights' dtype, which would round float32 state of
+    bfloat16 weights, and keeps the tensors that need no conversion. Our own engine does none of this.
     """
     if isinstance(optimizer, BatchedOptimizer):
         optimizer.load_state_dict(dict(state))
@@ -171,6 +172,30 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
         for name, value in stored.items():
             if isinstance(value, torch.Tensor) and own[name].dtype != value.dtype:
                 own[name] = value.to(own[name].device, copy=True)
+    foreign = {tensor.untyped_storage().data_ptr() for tensor in _tensors(dict(state))}
+    for own in (*optimizer.state.values(), *optimizer.param_groups):
+        own.update({name: _copied(value, foreign) for name, value in own.items() if name != "params"})
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Those in dicts, lists and tuples."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(item)
+
+
+def _copied(value: Any, foreign: set[int]) -> Any:
+    """A value of an optimizer's state in which tensors that stand on `foreign` memory are copied."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.untyped_storage().data_ptr() in foreign else value
+    if isinstance(value, dict):
+        value.update({key: _copied(item, foreign) for key, item in value.items()})
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(_copied(item, foreign) for item in value)
+    return value
 
 
 def watch_step(optimizer: torch.optim.Optimizer, step: int) -> None:

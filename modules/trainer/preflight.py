@@ -2,8 +2,10 @@
 
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
+from modules.modelSaver.output import set_aside
 from modules.trainer.trained import methods_of
 from modules.util.config.errors import Remedy
 from modules.util.config.TrainConfig import TrainConfig
@@ -84,3 +86,14 @@ def make_places(config: TrainConfig) -> None:
         check_writable(output.parent, "output_model_destination", is_folder=True)
     else:
         check_writable(output, "output_model_destination", is_folder=False)
+
+
+def set_aside_older_run(workspace: Path, warn: Callable[[str], None]) -> None:
+    """A run from the beginning would write over the pictures and the report of the one before it."""
+    samples = workspace / "samples"
+    older = [samples] if samples.is_dir() and any(samples.iterdir()) else []
+    try:
+        set_aside([*older, workspace / "run.json", *workspace.glob("before_after.*")], warn)
+    except UserError as error:
+        # where a picture is open in another program on Windows
+        warn(f"{error} Pictures of the same steps are written over.")

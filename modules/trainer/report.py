@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from modules.trainer.StepTimes import StepTimes
 from modules.trainer.TrainProgress import TrainProgress
 from modules.util.config.load import pack
 from modules.util.config.TrainConfig import TrainConfig
@@ -37,7 +38,7 @@ def run_report(
     config: TrainConfig,
     progress: TrainProgress,
     device: torch.device,
-    step_seconds: list[float],
+    times: StepTimes,
     output: Path | None,
     finished: bool,
 ) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def run_report(
         config: the run's config.
         progress: where it ended.
         device: where it ran.
-        step_seconds: durations of this session's steps.
+        times: of this session's steps.
         output: the saved adapter, if it was saved.
         finished: False for a run that was stopped.
     """
@@ -58,7 +59,9 @@ def run_report(
         "first_loss": mean_loss(progress.losses, end=False),
         "final_loss": mean_loss(progress.losses, end=True),
         "validation": [{"step": step, "loss": loss} for step, loss in progress.validation],
-        "seconds_per_step": statistics.median(step_seconds) if step_seconds else None,
+        "seconds_per_step": statistics.median(times.seconds) if times.seconds else None,
+        "data_wait_seconds": sum(times.waited),
+        "data_wait_share": times.waiting_share,
         "training_seconds": progress.seconds,
         "peak_memory_bytes": peak_memory_bytes(device),
         "output": str(output) if output else None,

@@ -1,6 +1,5 @@
 """Samples during training: one picture for each prompt, a grid of each round, a before/after picture at the end."""
 
-import gc
 import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -11,9 +10,8 @@ from modules.util.config.SampleConfig import SampleConfig
 from modules.util.enum.ImageFormat import ImageFormat
 from modules.util.keyed_random import step_seed
 from modules.util.out_of_memory import is_out_of_memory
+from modules.util.release_memory import release_memory
 from modules.util.UserError import UserError
-
-import torch
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -76,9 +74,7 @@ def draw_sample(
                 warn(f"{what}; its second try, which decodes it in tiles, went well.")
             return picture
         # only now does nothing hold the failed attempt's tensors any more
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory(model.device)
     warn(f"{what}; it is left out.")
     return None
 

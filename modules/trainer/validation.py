@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from modules.dataLoader.Feed import Feed
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel
 from modules.trainer.objective import batch_losses
@@ -32,11 +33,13 @@ def validation_loss(
         trained: what is trained on the model, where images may ask it without; None: nothing.
     """
     config, total, count = model.config, 0.0, 0
-    for index, planned in enumerate(data.plan(0)):
-        batch = data.load(planned)
-        for draw in range(draws):
-            generator = step_generator(seed, "validation", index, draw)
-            losses = batch_losses(config, model, batch, generator, trained or {})
-            total += losses.sum().item()
-            count += len(losses)
+    planned = data.plan(0)
+    with Feed(data, planned.__getitem__, len(planned), config.dataloader_threads, model.device) as feed:
+        for index in range(len(planned)):
+            batch = feed.batch(index)
+            for draw in range(draws):
+                generator = step_generator(seed, "validation", index, draw)
+                losses = batch_losses(config, model, batch, generator, trained or {})
+                total += losses.sum().item()
+                count += len(losses)
     return total / count

@@ -114,6 +114,20 @@ class WithoutNumbers(TorchDispatchMode):
             storage = self._block(reach * tensor.itemsize, tensor.dtype)[0].untyped_storage()
             return torch.empty(0, dtype=tensor.dtype).set_(storage, 0, size, stride)
 
+    def module(self, module: nn.Module) -> nn.Module:
+        """Turns a module on the meta device into one on the CPU that has no numbers; what is shared stays shared."""
+        made: dict[int, Tensor] = {}
+        for submodule in module.modules():
+            for place in (submodule._parameters, submodule._buffers):
+                for name, tensor in place.items():
+                    if tensor is None:
+                        continue
+                    if id(tensor) not in made:
+                        own = self.like(tensor)
+                        made[id(tensor)] = nn.Parameter(own, False) if isinstance(tensor, nn.Parameter) else own
+                    place[name] = made[id(tensor)]
+        return module
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         action = self._actions.get(id(func))
         if action is None:

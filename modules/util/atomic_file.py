@@ -17,7 +17,7 @@ from modules.util.UserError import UserError
 import torch
 from torch import Tensor
 
-_SAFETENSORS_DTYPES = {
+SAFETENSORS_DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -102,9 +102,9 @@ def safetensors_header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     for name in _order(tensors):
         tensor = tensors[name]
         end = offset + tensor.numel() * tensor.element_size()
-        if tensor.dtype not in _SAFETENSORS_DTYPES:
+        if tensor.dtype not in SAFETENSORS_DTYPES:
             raise ValueError(f"{name}: safetensors cannot hold {tensor.dtype}")
-        dtype = _SAFETENSORS_DTYPES[tensor.dtype]
+        dtype = SAFETENSORS_DTYPES[tensor.dtype]
         header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")

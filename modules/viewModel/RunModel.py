@@ -12,6 +12,8 @@ SMOOTHING = 0.95
 # the pace of the last this many reports says how long the rest will take; with pauses for samples and backups in it
 PACE_WINDOW = 500
 LOG_LINES = 2000
+# share of the time in which a run waits for data from which the window says so
+SHOWN_WAIT = 0.01
 
 # stage of a `progress` event -> what a bar is called; the rest is shown as it is
 STAGES = {
@@ -152,6 +154,8 @@ class RunModel:
         self.report: dict[str, Any] = {}
         self.epoch = 0
         self.last_stage = ""
+        # (seconds, seconds of them in which it waited for data) of the latest steps
+        self._times: deque[tuple[float, float]] = deque(maxlen=PACE_WINDOW)
 
     def follow(self, run: RunProcess) -> None:
         """Shows this run from now on, from its first event."""
@@ -209,6 +213,10 @@ class RunModel:
             self._take_epoch(values)
         else:
             self.status = f"Training, epoch {self.epoch + 1}"
+        if "data_wait" in values:
+            self._times.append((values["seconds"], values["data_wait"]))
+        if self.waiting_share >= SHOWN_WAIT:
+            self.status += f" · {self.waiting_share:.0%} of the time waiting for data"
         self._add_step(values)
 
     def _add_loss(self, step: int, loss: float) -> None:
@@ -303,6 +311,12 @@ class RunModel:
         self.status = {"finished": "Finished.", "stopped": "Stopped."}.get(self.outcome, "The run failed.")
         if self.reason:
             self._note(self.reason)
+
+    @property
+    def waiting_share(self) -> float:
+        """0 to 1: how much of the latest steps was waiting for data."""
+        seconds = sum(seconds for seconds, _ in self._times)
+        return sum(waited for _, waited in self._times) / seconds if seconds else 0.0
 
     @property
     def failed(self) -> bool:

@@ -38,7 +38,7 @@ def events_until(backup: Path, folders: Sequence[Path]) -> list[Event]:
 
 
 def _writer(backup: str, runs: Sequence[Path]) -> tuple[Path | None, list[Event]]:
-    """The run that wrote a backup, and what it told until then."""
+    """The run that wrote a backup, and what it told until the backup's step; it goes on while that is written."""
     name = os.path.basename(os.path.normpath(backup)).encode()
     for run in runs:
         try:
@@ -50,8 +50,15 @@ def _writer(backup: str, runs: Sequence[Path]) -> tuple[Path | None, list[Event]
             if name not in line or (told := read_event(line)) is None or told[0] != "backup":
                 continue
             if _place(_path(told[1])) == _place(backup):
-                return run, [event for one in lines[:place] if (event := read_event(one)) is not None]
+                told_before = [event for one in lines[:place] if (event := read_event(one)) is not None]
+                return run, [event for event in told_before if not _after(event[1], told[1])]
     return None, []
+
+
+def _after(values: dict[str, Any], backup: dict[str, Any]) -> bool:
+    """Whether something was told of a later step than a backup's."""
+    step, last = values.get("step"), backup.get("step")
+    return isinstance(step, int) and isinstance(last, int) and step > last
 
 
 def _path(values: dict[str, Any]) -> str:

@@ -1,7 +1,10 @@
 """Counting batches without planning them, and runs that would never end."""
 
+import random
 import time
+from dataclasses import replace
 
+from modules.dataLoader.ImageSource import ImageSource
 from modules.dataLoader.plan import PlanRules, plan_epoch
 from modules.dataLoader.plan_size import MOST_STEPS, BatchCounter, check_plan_size, used_variations
 from modules.util.config.ConceptConfig import ConceptConfig
@@ -48,6 +51,40 @@ def test_a_million_epochs_are_counted_in_seconds():
     counter = BatchCounter(PlanRules(1, 4), [concept(balancing=0.7)], images_of(30), size_of, 1_000_000)
     assert sum(counter.batches(epoch) for epoch in range(1_000_000)) > 5_000_000
     assert time.process_time() - start < 10
+
+
+def test_ten_thousand_images_are_planned_at_once(tmp_path):
+    """The pause before the first step. Under a second on an idle core; the bound leaves room for a busy one."""
+    many = concept(image_variations=100, balancing=1.0)
+    generator = random.Random(0)
+    sides = [(generator.randint(300, 2000), generator.randint(300, 2000)) for _ in range(10_000)]
+    images = [replace(image, width=w, height=h) for image, (w, h) in zip(images_of(10_000), sides, strict=True)]
+    source = ImageSource(TrainConfig.from_dict({"resolution": "512"}), [many], images, 64)
+    rules = PlanRules(seed=1, batch_size=4, caption_dropout=0.1)
+    start = time.process_time()
+    counter = BatchCounter(rules, [many], images, source.size, 100, source.sizes_vary)
+    counted = [counter.batches(epoch) for epoch in range(100)]
+    first = plan_epoch(0, rules, [many], images, source.size)
+    assert time.process_time() - start < 3
+    assert counted == [len(first)] * 100 and 2500 <= len(first) < 2520 and len({batch.size for batch in first}) > 5
+
+
+@pytest.mark.parametrize("resolution", ["64", "64,128", "64x96"])
+def test_sizes_vary_only_with_several_resolutions(resolution):
+    varied_concept = concept(image_variations=4, balancing=1.5)
+    images = images_of(9)
+    source = ImageSource(TrainConfig.from_dict({"resolution": resolution}), [varied_concept], images, 16)
+    rules = PlanRules(seed=1, batch_size=2)
+    counter = BatchCounter(rules, [varied_concept], images, source.size, 6, source.sizes_vary)
+    for epoch in range(6):
+        assert counter.batches(epoch) == len(plan_epoch(epoch, rules, [varied_concept], images, source.size))
+    found = [len({source.size(index, variation) for variation in range(4)}) for index in range(9)]
+    assert (max(found) > 1) == source.sizes_vary(0) == ("," in resolution)
+    assert all(
+        source.size(index, variation) == source.layout(index, variation)[1].size[::-1]
+        for index in range(9)
+        for variation in range(4)
+    )
 
 
 def test_variations_that_no_epoch_reaches_are_not_used():

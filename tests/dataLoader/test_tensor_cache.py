@@ -1,6 +1,7 @@
 """The cache on disk: atomic, verified, never cleared by accident."""
 
 import errno
+import json
 import os
 import time
 
@@ -75,9 +76,56 @@ def test_every_damage_is_noticed(cache, warnings):
     assert same(cache.read("latents", KEY), TENSORS)
 
 
+def test_what_is_there_is_told_without_reading_it(cache, warnings):
+    assert not cache.contains("latents", KEY)
+    cache.write("latents", KEY, TENSORS)
+    path, data = cache.path("latents", KEY), pack(TENSORS, KEY)
+    assert cache.contains("latents", KEY) and not cache.contains("masks", KEY) and not warnings
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert cache.contains("latents", KEY) and cache.read("latents", KEY) is None, "values are verified when read"
+    long = (1 << 40).to_bytes(8, "little")
+    spoilt = [data[:5], data[:100], data[:-1], data + b"x", long + data[8:], pack(TENSORS, OTHER)]
+    for header in (b"[]", b'{"x": 1}', b'{"x": {"data_offsets": [0]}}', b"\xff", b"[" * 5000):
+        spoilt.append(len(header).to_bytes(8, "little") + header)
+    for wrong in spoilt:
+        path.write_bytes(wrong)
+        assert not cache.contains("latents", KEY)
+    assert len(warnings) == 1 and str(path) in warnings[0]
+
+
+def test_the_checksum_is_verified_once_and_again_when_the_file_changes(cache, monkeypatch, warnings):
+    verified = []
+    monkeypatch.setattr(
+        "modules.dataLoader.TensorCache.checksum", lambda tensors: verified.append(1) or checksum(tensors)
+    )
+    cache.write("latents", KEY, TENSORS)
+    verified.clear()
+    for _ in range(3):
+        assert same(cache.read("latents", KEY), TENSORS)
+    assert len(verified) == 1
+    path = cache.path("latents", KEY)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(path, (1, 1))
+    assert cache.read("latents", KEY) is None and warnings
+    path.write_bytes(data)
+    assert same(cache.read("latents", KEY), TENSORS)
+
+
+@pytest.mark.parametrize("offsets", [[4, 8], [0, 4], [4, 4], [8, 0], [-8, 8], [0, 1 << 40], ["0", 8], [0]])
+def test_a_header_whose_offsets_do_not_fit_is_refused(offsets):
+    data = pack({"x": torch.zeros(2)}, KEY)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header["x"]["data_offsets"] = offsets
+    text = json.dumps(header).encode()
+    broken = len(text).to_bytes(8, "little") + text + bytes(8)
+    with pytest.raises(ValueError, match="no sound safetensors file"):
+        unpack(torch.frombuffer(bytearray(broken), dtype=torch.uint8), KEY)
+
+
 def test_an_entry_under_a_wrong_name(cache):
     with pytest.raises(ValueError, match="wrong name"):
-        unpack(pack(TENSORS, OTHER), KEY)
+        unpack(torch.frombuffer(bytearray(pack(TENSORS, OTHER)), dtype=torch.uint8), KEY)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])

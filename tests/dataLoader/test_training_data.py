@@ -3,9 +3,11 @@
 import errno
 import itertools
 import os
+import threading
 
 from modules.dataLoader.plan import PlannedBatch
 from modules.dataLoader.prepare_data import prepare_data
+from modules.dataLoader.TensorCache import TensorCache
 from modules.util.UserError import UserError
 
 import torch
@@ -119,6 +121,27 @@ def test_a_full_disk_loses_nothing(dataset, pooling_model, monkeypatch):
     assert model.images == 2 and not any("damaged" in line for line in dataset.warnings)
 
 
+def test_the_model_encodes_while_what_it_encoded_is_written(dataset, pooling_model, monkeypatch):
+    mixed(dataset)
+    encoding, writing, write = threading.Event(), [], TensorCache.write
+
+    class Counting(pooling_model):
+        def encode_images(self, pixels):
+            if self.images:
+                encoding.set()
+            return super().encode_images(pixels)
+
+    def slow(self, kind, *entry):
+        # the first is not written until the second is encoded
+        writing.append((kind, encoding.wait(10), threading.current_thread() is threading.main_thread()))
+        write(self, kind, *entry)
+
+    monkeypatch.setattr(TensorCache, "write", slow)
+    dataset.prepare(model=Counting())
+    assert [kind for kind, *_ in writing] == ["latents"] * 5 + ["captions"] * 6
+    assert all(waited and not main for _, waited, main in writing)
+
+
 def test_damaged_entries_are_built_again(dataset):
     mixed(dataset)
     first = batches(dataset.prepare())
@@ -216,6 +239,22 @@ def test_order_does_not_depend_on_threads_or_listing(dataset, monkeypatch):
     monkeypatch.setattr("modules.dataLoader.find_images.os.walk", shuffled_walk)
     again = dataset.prepare([lively(dataset)], dataloader_threads=4, cache_dir=str(dataset.root / "other"))
     assert equal(batches(again, 2), first)
+
+
+@pytest.mark.parametrize(("option", "held"), [(0.0, 0), (1.0, 5), (None, 5)])
+def test_the_memory_for_data_is_that_of_the_option(dataset, monkeypatch, option, held):
+    mixed(dataset)
+    # a quarter of what is free
+    monkeypatch.setattr("modules.dataLoader.prepare_data.free_memory", lambda: 4 * 2**20)
+    data = prepare_data(
+        dataset.config(data_memory=option), [dataset.concept()], dataset.model, cache_text=True,
+        warn=dataset.warnings.append,
+    )  # fmt: skip
+    first = batches(data)
+    for path in dataset.cached("latents"):
+        path.unlink()
+    encoded = dataset.model.images
+    assert equal(batches(data), first) and dataset.model.images - encoded == 5 - held
 
 
 def test_epochs_take_their_variations(dataset):

@@ -1,7 +1,10 @@
 """Components are loaded when they are needed, put away when they are not, and can come from elsewhere."""
 
+import gc
 import shutil
+import weakref
 
+from modules.model import BaseModel as base_module
 from modules.model.ModelComponents import ModelComponents
 from modules.model.StableDiffusionModel import StableDiffusionModel
 from modules.util.config.SampleConfig import SampleConfig
@@ -121,3 +124,22 @@ def test_a_component_that_is_nowhere(small_folder, tmp_path):
     config.vae.model_name = str(tmp_path / "vae.safetensors")
     with pytest.raises(UserError, match="vae.model_name: .*vae.safetensors: truncated"):
         StableDiffusionModel.load(config, CPU).vae  # noqa: B018
+
+
+def test_what_is_freed_leaves_memory_at_once(model, monkeypatch):
+    """Nothing holds an encoder that has encoded, not even a circle; the device gets its memory back once."""
+    released = []
+    monkeypatch.setattr(base_module, "release_memory", released.append)
+    model.encode_captions(["a red cat"])
+    model.prompts(SampleConfig(prompt="a dog"))
+    encoder = model.components["text_encoder"]
+    held = [weakref.ref(encoder), *map(weakref.ref, encoder.parameters())]
+    del encoder
+    gc.disable()
+    try:
+        model.rest()
+        assert [ref() for ref in held if ref() is not None] == []
+    finally:
+        gc.enable()
+    model.rest()
+    assert released == [CPU]

@@ -1,6 +1,7 @@
 """Layers and activations that wait in another memory. Both are the CPU's here; copies are made all the same."""
 
 from modules.model.ActivationOffload import ActivationOffload
+from modules.model.DeviceLink import DeviceLink
 from modules.model.LayerOffload import LayerOffload, module_bytes, offload, waiting_units
 from modules.model.weight_formats import place_component
 from modules.module.AdapterSet import AdapterSet
@@ -15,6 +16,7 @@ from diffusers import Flux2Transformer2DModel, UNet2DConditionModel
 from safetensors.torch import load_file
 
 CPU, META = torch.device("cpu"), torch.device("meta")
+PLAIN = DeviceLink(CPU, CPU)
 METHODS = {
     "LoRA": {"peft_type": "LORA"},
     "DoRA": {"peft_type": "LORA", "lora_decompose": True},
@@ -77,10 +79,10 @@ def prepared(make, method: dict) -> tuple[nn.Module, dict[str, Tensor], AdapterS
 def test_results_are_the_same_to_the_bit(make, method):
     expected = step(*prepared(make, method))
     model, inputs, adapters = prepared(make, method)
-    moves = offload(model, waiting_units(model, 1.0), CPU, CPU)
+    moves = offload(model, waiting_units(model, 1.0), PLAIN)
     found = step(model, inputs, adapters)
     assert len(found) == len(expected) > 1 and all(map(torch.equal, found, expected))
-    assert moves.moved > 0 and moves.held == 0
+    assert moves.fetched.moved > 0 and moves.held == 0
 
 
 @pytest.mark.parametrize("data_type", ["FLOAT_8", "INT_8", "NFLOAT_4"])
@@ -90,9 +92,9 @@ def test_quantized_layers_wait_as_well(data_type):
         config = TrainConfig.from_dict({"transformer": {"weight_dtype": data_type}, "train_dtype": "FLOAT_32"})
         place_component(model, "transformer", config, CPU)
         model, inputs, adapters = prepared(lambda: (model, inputs), METHODS["DoRA"])
-        moves = offload(model, waiting_units(model, 1.0), CPU, CPU) if waits else None
+        moves = offload(model, waiting_units(model, 1.0), PLAIN) if waits else None
         found = step(model, inputs, adapters)
-        assert not waits or (moves.moved > 0 and moves.held == 0)
+        assert not waits or (moves.fetched.moved > 0 and moves.held == 0)
         return found
 
     assert all(map(torch.equal, run(True), run(False)))
@@ -104,13 +106,13 @@ def test_only_what_is_called_is_on_the_device(make):
     model, inputs, adapters = prepared(make, METHODS["LoRA"])
     names = waiting_units(model, 1.0)
     sizes = [module_bytes(model.get_submodule(name)) for name in names]
-    moves, seen = offload(model, names, CPU, CPU), []
+    moves, seen = offload(model, names, PLAIN), []
     for module in model.modules():
         module.register_forward_hook(lambda *arguments: seen.append(moves.held))
     step(model, inputs, adapters)
     assert 0 < max(seen) <= max(sizes) < 0.2 * sum(sizes) and moves.held == 0
     # once for the forward, once for the backward; outside of checkpointed blocks only once
-    assert sum(sizes) < moves.moved <= 2 * sum(sizes)
+    assert sum(sizes) < moves.fetched.moved <= 2 * sum(sizes)
 
 
 def test_autograd_frees_the_copies_with_checkpointing_alone():
@@ -128,7 +130,7 @@ def test_autograd_frees_the_copies_with_checkpointing_alone():
             return tensor
 
         names = waiting_units(model, 1.0)
-        offload(model, names, CPU, CPU)
+        offload(model, names, PLAIN)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
             output = model(**inputs, return_dict=False)[0]
         assert output.requires_grad
@@ -143,7 +145,7 @@ def test_what_is_trained_stays():
     model[0].weight.requires_grad_(False)
     bias, weight = model[0].bias, model[0].weight
     seen = []
-    LayerOffload([model[0]], CPU)
+    LayerOffload([model[0]], PLAIN)
     model[0].register_forward_hook(lambda module, *rest: seen.append((module.bias is bias, module.weight is weight)))
     model[0](torch.ones(1, 4)).sum().backward()
     # hooks run in the order in which they were registered, so the weight is back already
@@ -161,12 +163,12 @@ def test_errors_leave_everything_in_its_place():
 
     model = Broken()
     weight = model.inner.weight
-    moves = LayerOffload([model], CPU)
+    moves = LayerOffload([model], PLAIN)
     for _ in range(2):
         with pytest.raises(MemoryError):
             model(torch.ones(1, 4))
         assert model.inner.weight is weight and moves.held == 0
-    assert moves.moved == 2 * module_bytes(model)
+    assert moves.fetched.moved == 2 * module_bytes(model)
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.9])
@@ -217,7 +219,7 @@ def test_activations_that_wait_change_nothing(make, checkpointing, monkeypatch):
         model, inputs, adapters = prepared(make, METHODS["LoRA"])
         if not checkpointing:
             model.disable_gradient_checkpointing()
-        moves = ActivationOffload(model, CPU, CPU) if away else None
+        moves = ActivationOffload(model, PLAIN) if away else None
         return step(model, inputs, adapters), moves.moved if moves else 0
 
     (expected, _), (found, moved) = run(False), run(True)

@@ -277,3 +277,43 @@ def test_an_old_backup_that_cannot_be_removed_is_a_warning(tmp_path, monkeypatch
     monkeypatch.setattr(os, "replace", refuse)
     prune_backups(tmp_path, "run", 1, warnings.append)
     assert len(warnings) == 1 and "could not be removed: Permission denied" in warnings[0]
+
+
+def mapped(folder: Path) -> list[str]:
+    """The files below a folder on which memory of this process stands, where the system tells."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text(encoding="utf-8").splitlines() if maps.exists() else []
+    return sorted({Path(line.split(maxsplit=5)[-1]).name for line in lines if str(folder) in line})
+
+
+def test_tensors_stay_on_disk_until_they_are_used(tmp_path, monkeypatch):
+    large = torch.arange(1 << 16, dtype=torch.float32)
+    optimizer, extra = {"state": {0: {"exp_avg": large}}, "param_groups": []}, {"scaler": {}, "ema": {"0": large}}
+    path = write_backup(tmp_path, Backup({"unet.x": large}, optimizer, extra, backup().progress, {}, "run"))
+    found = read_backup(path)
+    if Path("/proc/self/maps").exists():
+        assert mapped(path) == ["extra.pt", "optimizer.pt", "weights.safetensors"]
+    read = found.tensors["unet.x"], found.optimizer["state"][0]["exp_avg"], found.extra["ema"]["0"]
+    assert all(torch.equal(tensor, large) for tensor in read)
+    del found, read
+    assert not mapped(path)
+    # some network disks can't be mapped
+    load = torch.load
+
+    def refuse(*arguments, mmap=None, **options):
+        if mmap:
+            raise RuntimeError("unable to mmap")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(torch, "load", refuse)
+    assert torch.equal(read_backup(path).optimizer["state"][0]["exp_avg"], large)
+
+
+def test_a_resumed_run_lets_go_of_its_backup(mini_run):
+    mini_run.train(stop_after=2, ema="CPU", optimizer={"optimizer": "ADAMW"})
+    (path,) = mini_run.backups()
+    held = []
+    trainer = mini_run.trainer(3, ema="CPU", optimizer={"optimizer": "ADAMW"}, continue_last_backup=True)
+    trainer.events.listeners.append(lambda kind, values: held.append(mapped(path)) if kind == "step" else None)
+    trainer.run()
+    assert held == [[]] and trainer.progress.step == 3

@@ -1,6 +1,8 @@
 """The running average against its own formula."""
 
+from modules.trainer import Ema as ema_module
 from modules.trainer.Ema import Ema
+from tests.foreign_device import ForeignDevice
 
 import torch
 
@@ -89,3 +91,31 @@ def test_state_round_trip_continues_the_same_average():
         one.update(3)
     assert other.updates == 3
     assert all(torch.equal(a, b) for a, b in zip(ema.averages, other.averages, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk", [1, 64, 1 << 20])
+def test_many_at_once_give_the_bytes_of_one_after_the_other(monkeypatch, dtype, chunk):
+    monkeypatch.setattr(ema_module, "CHUNK_BYTES", chunk)
+    weights = [torch.nn.Parameter(weight.detach().to(dtype)) for weight in parameters() * 2]
+    weights.append(torch.nn.Parameter(torch.randn(4, 3).t()))
+    ema, wanted = Ema(weights, 0.9, 1, None), [weight.detach().float().clone() for weight in weights]
+    for step in range(1, 4):
+        move(weights, step)
+        ema.update(step)
+        for average, weight in zip(wanted, weights, strict=True):
+            average.lerp_(weight.detach().float(), 1 - step / (9 + step))
+    assert all(torch.equal(average, other) for average, other in zip(ema.averages, wanted, strict=True))
+
+
+def test_an_average_on_the_cpu_waits_for_a_device_once_an_update():
+    device, plain = ForeignDevice(), parameters()
+    with device:
+        weights = [torch.nn.Parameter(device.put(weight)) for weight in plain]
+        ema, expected = Ema(weights, 0.9, 1, torch.device("cpu")), Ema(plain, 0.9, 1, None)
+        for own in (weights, plain):
+            move(own, 1)
+        with device.no_waits(most=1):
+            ema.update(1)
+    expected.update(1)
+    assert all(torch.equal(a, b) for a, b in zip(ema.averages, expected.averages, strict=True))

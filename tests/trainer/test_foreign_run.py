@@ -1,7 +1,9 @@
 """Whole runs on a device that is not the CPU: encode, train, validate, save; and how often a step waits for it."""
 
 from modules.trainer import Trainer as trainer_module
-from tests.foreign_device import ForeignDevice
+from modules.trainer.GradientStep import GradientStep
+from scaled_optim import arithmetic
+from tests.foreign_device import NAME, ForeignDevice
 
 import torch
 
@@ -27,36 +29,57 @@ RUNS = {
     },
     "stiefel": {"optimizer": {"optimizer": "STIEFEL_LORA"}, "lora_init": "ORTHONORMAL"},
 }  # fmt: skip
-# Of a step: the loss and the norm of the gradients, read at once.
+# Of a step: the loss and the norm of the gradients, read at once when everything else is queued.
 WAITS = 1
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_stays_on_its_device_and_waits_once_a_step(mini_run, monkeypatch, name):
+    """On a device with float64, and on one without."""
     options = {"epochs": 1, "backup_before_save": False, **RUNS[name]}
     mini_run.train(**options)
     expected, other = load_file(mini_run.output), mini_run.root / "other"
     mini_run.train(**{**options, "learning_rate": 1e-12, "output_model_destination": str(other / "still.safetensors")})
     still = load_file(other / "still.safetensors")
-    device, waits = ForeignDevice(), []
-    step = trainer_module.Trainer._step
+    waits, queued = [], []
+    step, apply = trainer_module.Trainer._step, GradientStep.apply
 
     def counted(self, *args):
-        before = device.waits
+        waits.append(-device.waits)
         found = step(self, *args)
-        waits.append(device.waits - before)
+        waits[-1] += device.waits
+        return found
+
+    def counted_until_queued(self, *args):
+        found = apply(self, *args)
+        queued.append(waits[-1] + device.waits)
         return found
 
     monkeypatch.setattr(trainer_module, "resolve_device", lambda config: device.device)
     monkeypatch.setattr(trainer_module.Trainer, "_step", counted)
-    with device:
-        report = mini_run.train(
-            **options, output_model_destination=str(other / "foreign.safetensors"), workspace_dir=str(other / "run"),
-            cache_dir=str(other / "cache"),
-        )  # fmt: skip
-    assert report["finished"] and len(waits) == report["steps"]
-    assert max(waits[1:]) <= WAITS
-    found = load_file(other / "foreign.safetensors")
+    monkeypatch.setattr(GradientStep, "apply", counted_until_queued)
+    results = []
+    for float64 in (True, False):
+        device = ForeignDevice(float64)
+        if not float64:
+            monkeypatch.setattr(arithmetic, "WITHOUT_FLOAT64", {NAME})
+        waits.clear()
+        queued.clear()
+        with device:
+            report = mini_run.train(
+                **options, output_model_destination=str(other / f"{float64}.safetensors"),
+                workspace_dir=str(other / "run"), cache_dir=str(other / "cache"),
+            )  # fmt: skip
+        assert report["finished"] and len(waits) == len(queued) == report["steps"]
+        assert max(waits[1:]) <= WAITS
+        assert max(queued[1:]) == 0
+        results.append(load_file(other / f"{float64}.safetensors"))
+    for found in results:
+        check_moved_alike(found, expected, still)
+
+
+def check_moved_alike(found, expected, still):
+    """Whether a run on the device has gone where the one on the CPU went."""
     assert found.keys() == expected.keys()
     moved, apart = (
         torch.cat([(found[key].float() - against[key].float()).flatten() for key in found]).norm()

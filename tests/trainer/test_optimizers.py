@@ -1,5 +1,6 @@
 """Every optimizer that the factory offers, on a quadratic bowl large enough for 8-bit kernels."""
 
+import gc
 import json
 import math
 import re
@@ -82,6 +83,13 @@ def start(dtype: torch.dtype = torch.float32) -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.randn(64, 128, generator=torch.Generator().manual_seed(1)).to(dtype))
 
 
+def is_mapped(path: Path) -> bool:
+    """Whether memory of this process stands on a file, where the system tells."""
+    gc.collect()
+    maps = Path("/proc/self/maps")
+    return maps.exists() and str(path) in maps.read_text(encoding="utf-8")
+
+
 def test_there_is_every_optimizer_of_the_enum():
     assert set(OPTIMIZERS) == set(Optimizer)
 
@@ -102,7 +110,8 @@ def test_state_survives_a_backup_bit_by_bit(name, tmp_path):
     torch.save(optimizer.state_dict(), tmp_path / "state.pt")
     twin = torch.nn.Parameter(parameter.detach().clone())
     other = make(name, [twin], RATES.get(name, 0.05), **OPTIONS.get(name, {}))
-    load_optimizer_state(other, torch.load(tmp_path / "state.pt", weights_only=True))
+    load_optimizer_state(other, torch.load(tmp_path / "state.pt", weights_only=True, mmap=True))
+    assert not is_mapped(tmp_path / "state.pt"), "copied, so that the file can be removed"
     descend(optimizer, parameter, 5)
     descend(other, twin, 5)
     assert torch.equal(parameter, twin)

@@ -23,7 +23,7 @@ PRESETS = {
     "SDXL full": {
         "model_type": "STABLE_DIFFUSION_XL_10_BASE", "training_method": "FINE_TUNE", "batch_size": 4,
         "optimizer": {"optimizer": "ADAFACTOR", "fused_back_pass": False, "scale_parameter": False},
-        "output_model_format": "SAFETENSORS", "compile": True, "attention_mechanism": "CUDNN",
+        "output_model_format": "SAFETENSORS", "compile": True, "vb_loss_strength": 0.5,
     },
     "Flux.2 LoRA": {
         "model_type": "FLUX_2", "base_model_name": "black-forest-labs/FLUX.2-dev", "training_method": "LORA",
@@ -48,9 +48,8 @@ def test_sparse_presets_are_accepted_and_unused_keys_are_told(tmp_path, name):
     assert any("not_a_key" in text for text in told)
     told.clear()
     assert run_problems(config, told.append) == []
-    for key in ("compile", "attention_mechanism"):
-        notes = [text for text in told if text.startswith("without effect here: ") and f"{key} (" in text]
-        assert len(notes) == (key in PRESETS[name])
+    notes = [text for text in told if text.startswith("without effect here: ") and "vb_loss_strength (" in text]
+    assert len(notes) == ("vb_loss_strength" in PRESETS[name])
 
 
 @pytest.mark.parametrize("device, gpus, cuda, words", [

@@ -12,16 +12,16 @@ IMAGES = 7
 @pytest.fixture
 def seen(monkeypatch):
     """Paths of the images that are loaded for training, in their order."""
-    from modules.dataLoader.TrainingData import TrainingData
+    from modules.dataLoader.Feed import Feed
 
-    names, load = [], TrainingData.load
+    names, take = [], Feed.batch
 
-    def loading(self, planned):
-        batch = load(self, planned)
+    def taking(self, number):
+        batch = take(self, number)
         names.extend(batch.names)
         return batch
 
-    monkeypatch.setattr(TrainingData, "load", loading)
+    monkeypatch.setattr(Feed, "batch", taking)
     return names
 
 
@@ -124,26 +124,26 @@ def test_a_finished_run_that_goes_on_tells_of_no_change(make_run, seen):
 
 
 def test_a_backup_of_an_older_version_keeps_its_place_over_a_second_stop(make_run, seen, monkeypatch):
-    from modules.trainer import Trainer as trainer_module
+    from modules.trainer import BackupWriter as writer_module
 
     run, whole = make_run(), make_run("whole")
     whole.train(**OPTIONS)
     seen.clear()
     # it knew neither its plan nor what it had seen
-    write = trainer_module.write_backup
+    write = writer_module.write_backup
 
     def older(folder, backup):
         backup.extra.pop("plan")
         backup.progress.update(seen=0, seen_batches=0)
         return write(folder, backup)
 
-    monkeypatch.setattr(trainer_module, "write_backup", older)
+    monkeypatch.setattr(writer_module, "write_backup", older)
     run.train(stop_after=6, **OPTIONS)
-    monkeypatch.setattr(trainer_module, "write_backup", write)
+    monkeypatch.setattr(writer_module, "write_backup", write)
     # no step of it is done, but a backup is written
     trainer = run.trainer(continue_last_backup=True, **OPTIONS)
     trainer._prepare()
-    trainer._backup()
+    trainer._backup(at_once=True)
     trainer.log.close()
     trainer.held.release()
     report = run.train(continue_last_backup=True, **OPTIONS)

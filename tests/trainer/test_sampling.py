@@ -66,6 +66,8 @@ def test_formats(tmp_path, kind):
 class Painter:
     """Stands in for a model: notes the seeds it was given, and fails for one prompt."""
 
+    device = torch.device("cpu")
+
     def __init__(self) -> None:
         self.seeds: list[int] = []
 

@@ -31,6 +31,18 @@ def step(number: int, loss: float, at: float) -> tuple[str, dict]:
                     "learning_rates": {"unet": 0.1 * number}}  # fmt: skip
 
 
+def test_the_status_says_how_much_of_the_time_a_run_waits_for_data():
+    def told(seconds, data_wait):
+        kind, values = step(1, 1.0, 10.0)
+        return kind, {**values, "seconds": seconds, "data_wait": data_wait}
+
+    run, model = PlayedRun([[told(2.0, 0.01)], [told(1.0, 0.35)], [told(97.0, 0.0)]]), RunModel()
+    model.follow(run)
+    assert model.tick() and model.status == "Training, epoch 1"
+    assert model.tick() and model.status == "Training, epoch 1 · 12% of the time waiting for data"
+    assert model.tick() and model.status == "Training, epoch 1"
+
+
 def test_everything_that_a_run_tells_is_shown():
     pictures = ["10 - dog/step-2.png", "2 - cat/old.png", "2 - cat/new.png"]
     run = PlayedRun(
@@ -92,7 +104,8 @@ def test_a_resumed_run_goes_on_from_what_led_to_its_backup(tmp_path):
     first, second = tmp_path / "backup" / "b-2", tmp_path / "backup" / "b-4"
     tell(
         "run 1", step(1, 4.0, 0), ("sample", {"step": 1, "path": "/a/0 - cat/1.png"}), step(2, 3.0, 0),
-        ("backup", {"step": 2, "path": str(first)}), step(3, 9.0, 0),
+        # the run goes on while a backup is written
+        step(3, 9.0, 0), ("backup", {"step": 2, "path": str(first)}), step(4, 9.0, 0),
     )  # fmt: skip
     tell("run 3", step(1, 7.0, 0), ("backup", {"step": 1, "path": str(tmp_path / "elsewhere" / "b-4")}))
     tell(

@@ -1,6 +1,5 @@
 """What `scripts/coord_check.py` does: how much one optimizer step changes, over methods, sizes and widths."""
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -17,6 +16,7 @@ from modules.trainer.preflight import resolve_device
 from modules.util.config.load import load_train_config
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
+from modules.util.release_memory import release_memory
 from modules.util.UserError import UserError
 
 import torch
@@ -121,7 +121,7 @@ def check_coordinates(
             on_progress(begun, total)
         # the next one needs its memory
         del base
-        gc.collect()
+        release_memory(result.device)
     result.spreads = spreads(result.rows)
     return result
 

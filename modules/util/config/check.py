@@ -4,13 +4,15 @@ import re
 from collections.abc import Callable, Iterator
 
 from modules.util.config.ConceptConfig import ConceptConfig
-from modules.util.config.errors import Problem, show_value
+from modules.util.config.errors import Problem, Remedy, show_value
 from modules.util.config.file_kind import name_problem
 from modules.util.config.patterns import PatternError, find_pattern, split_patterns
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.DataType import DataType
 from modules.util.enum.LearningRateScheduler import LearningRateScheduler
 
 # keys that can't be empty, and what they hold
+TEXT_FORMATS = (DataType.NONE, DataType.BFLOAT_16, DataType.FLOAT_16)
 NEEDED = {
     "base_model_name": "a folder, a file or a hub name",
     "output_model_destination": "the file to write",
@@ -97,6 +99,12 @@ def _file_names(config: TrainConfig) -> Iterator[Problem]:
         yield Problem("save_filename_prefix", f"found {show_value(config.save_filename_prefix)}: {reason}")
 
 
+def _text_format(config: TrainConfig) -> Iterator[Problem]:
+    if config.text_cache_dtype not in TEXT_FORMATS:
+        text = f"found {config.text_cache_dtype}, expected one of {', '.join(TEXT_FORMATS)}"
+        yield Problem("text_cache_dtype", text, (Remedy.of({"text_cache_dtype": "BFLOAT_16"}),))
+
+
 RULES: tuple[Callable[[TrainConfig], Iterator[Problem]], ...] = (
     _noise_range,
     _one_target,
@@ -104,4 +112,5 @@ RULES: tuple[Callable[[TrainConfig], Iterator[Problem]], ...] = (
     _custom_schedule,
     _patterns,
     _file_names,
+    _text_format,
 )

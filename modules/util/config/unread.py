@@ -19,10 +19,6 @@ def _always(config: TrainConfig) -> bool:
     return True
 
 
-def _offloads(config: TrainConfig) -> bool:
-    return any(getattr(getattr(config, name), "offload_fraction", 0) for name in TrainConfig.model_fields)
-
-
 def _masks(config: TrainConfig) -> bool:
     return config.masked_training and config.training_method == TrainingMethod.LORA
 
@@ -65,15 +61,6 @@ _FAMILY = "it belongs to families that this trainer does not have; their model_t
 _SVD = "it goes with quantization.svd_dtype, which is refused"
 
 RUN: Mapping[str, Unread] = {
-    "compile": Unread("blocks are not compiled yet; steps are slower, the result is the same", (False,), (True,)),
-    "attention_mechanism": Unread(
-        "the kernel can't be chosen yet; torch's scaled_dot_product_attention takes the best that fits",
-        ("SDP",), ("CUDNN", "FLASH"),
-    ),
-    "async_offloading": Unread(
-        "offloaded layers are moved one after another; steps are slower, the result is the same",
-        (False,), (True,), matters=_offloads,
-    ),
     "fallback_train_dtype": Unread(
         "with FLOAT_16 a VAE that would overflow computes in the format of its weights, and nothing else falls back",
         ("BFLOAT_16",), matters=_half,

@@ -8,3 +8,4 @@ class AttentionMechanism(StrEnum):
     FLASH = "FLASH"
     CUDNN = "CUDNN"
     FLEX = "FLEX"
+    XFORMERS = "XFORMERS"

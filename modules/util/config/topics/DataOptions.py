@@ -4,6 +4,7 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.option import option
 from modules.util.config.resolution import check_resolution
+from modules.util.enum.DataType import DataType
 from modules.util.enum.OptionGroup import OptionGroup
 
 from pydantic import field_validator
@@ -43,11 +44,35 @@ class DataOptions(BaseConfig):
         "Encodes images and captions once and stores them. Off: encodes them again at each use, which is "
         "slower and needs no disk. Captions of a trained text encoder are never stored.",
     )
+    text_cache_dtype: DataType = data_option(
+        DataType.NONE,
+        "Stored captions",
+        "Number format of cached captions: BFLOAT_16 or FLOAT_16 take half the disk where the text encoder gives 32 "
+        "bits. The trained weights stay the same if the denoiser computes in that format. NONE: as they are encoded.",
+        advanced=True,
+    )
     clear_cache_before_training: bool = data_option(
         True, "Clear cache", "Permits removing cached entries that no longer fit the data.", affects_result=False
     )
     dataloader_threads: int = data_option(
-        2, "Data threads", "Threads that read and decode images.", ge=1, le=256, unit="threads", affects_result=False
+        2,
+        "Data threads",
+        "Threads that read, decode and join batches ahead of the steps, and images ahead of their encoding. More help "
+        "where a run says that it waits for data.",
+        ge=1,
+        le=256,
+        unit="threads",
+        affects_result=False,
+    )
+    data_memory: float | None = data_option(
+        None,
+        "Memory for data",
+        "RAM that keeps encoded images and captions; what exceeds it is read from disk at each use. null: a quarter of "
+        "the RAM that is free when they are read.",
+        ge=0,
+        unit="GiB",
+        advanced=True,
+        affects_result=False,
     )
     custom_conditioning_image: bool = data_option(
         False,

@@ -31,7 +31,8 @@ class RunOptions(BaseConfig):
     seed: int = run_option(
         42,
         "Seed",
-        "Start of everything random: order, noise, initialisation. The same config and seed give the same weights.",
+        "Start of everything random: order, noise, initialisation. The same config and seed give the same weights, on "
+        "a GPU only with `deterministic`.",
         ge=0,
         le=2**63 - 1,
         affects_result=True,

@@ -121,7 +121,8 @@ class TrainingOptions(BaseConfig):
         DataType.FLOAT_16,
         "Train dtype",
         "Number format of the arithmetic. BFLOAT_16 is the safe choice on recent GPUs; "
-        "FLOAT_16 needs loss scaling; FLOAT_32 is exact and slow.",
+        "FLOAT_16 needs loss scaling; FLOAT_32 is exact and slow. TFLOAT_32 is FLOAT_32 whose products have 10 bits on "
+        "GPUs that can.",
     )
     fallback_train_dtype: DataType = advanced_memory_option(
         DataType.BFLOAT_16, "Fallback dtype", "Used where FLOAT_16 would overflow, as in some text encoders."
@@ -135,16 +136,34 @@ class TrainingOptions(BaseConfig):
         True, "Autocast cache", "Keeps converted weights during a step: faster, more memory."
     )
     async_offloading: bool = advanced_memory_option(
-        False,
+        True,
         "Asynchronous offloading",
-        "Moves offloaded layers while others compute. Needs pinned CPU memory.",
+        "Moves offloaded layers and activations on a CUDA GPU while others compute: as fast as the slower of both, for "
+        "the memory of one more layer.",
         affects_result=False,
     )
     attention_mechanism: AttentionMechanism = advanced_memory_option(
-        AttentionMechanism.SDP, "Attention", "Kernel that computes attention. SDP runs everywhere."
+        AttentionMechanism.SDP,
+        "Attention",
+        "Kernel that computes attention. SDP runs everywhere and takes the best one that fits. FLASH and CUDNN try "
+        "theirs first; XFORMERS needs that library.",
     )
     compile: bool = memory_option(
-        False, "Compile", "Compiles the model's blocks with torch.compile: a slow start, then faster steps."
+        False,
+        "Compile",
+        "Compiles the denoiser's repeated blocks with torch.compile: a slow start, then faster steps. Needs a C++ "
+        "compiler on a CPU, and triton on a GPU.",
+    )
+    deterministic: bool = advanced_memory_option(
+        False,
+        "Deterministic",
+        "Same bytes in each run on the same GPU: kernels whose sums have one order, no TF32. Slower. On a CPU runs are "
+        "so anyway.",
+    )
+    cudnn_benchmark: bool = advanced_memory_option(
+        False,
+        "Fastest convolutions",
+        "Lets cuDNN try its convolutions for each size of image and take the fastest. Runs may differ in rounding.",
     )
     train_device: str = memory_option(
         "auto",

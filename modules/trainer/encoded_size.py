@@ -1,0 +1,72 @@
+"""What a model's encoded images and captions take on disk, found without its weights."""
+
+import copy
+from collections.abc import Iterable
+
+from modules.dataLoader.cache_space import EncodedBytes
+from modules.dataLoader.Encoder import reduced
+from modules.model.BaseModel import BaseModel
+from modules.model.ModelComponents import ModelComponents
+from modules.model.weight_formats import component_dtype
+from modules.util.enum.ConditioningSource import ConditioningSource
+from modules.util.UserError import UserError
+from modules.util.WithoutNumbers import WithoutNumbers
+
+import torch
+from torch import Tensor, nn
+
+CPU = torch.device("cpu")
+SIDE = 4
+"""Of the image that is followed, in units of the model's grid."""
+
+
+def encoded_bytes(model: BaseModel, cache_text: bool = True) -> EncodedBytes | None:
+    """Follows the model's own encoding of one image and one caption on tensors that have no numbers.
+
+    Args:
+        model: nothing of it is loaded or changed.
+        cache_text: whether captions are cached.
+
+    Returns:
+        None if its code can't be followed.
+    """
+    try:
+        return _followed(model, cache_text)
+    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, IndexError, UserError):
+        return None
+
+
+def _followed(model: BaseModel, cache_text: bool) -> EncodedBytes:
+    space, twin, config = WithoutNumbers(), copy.copy(model), model.config
+
+    def load(name: str) -> nn.Module:
+        empty = space.module(copy.deepcopy(model.empty_component(name)))
+        # diffusers' own warns of layers that stay in float32 even where there are none
+        return nn.Module.to(empty, dtype=component_dtype(config, name)).requires_grad_(False).eval()
+
+    twin.components, twin.device = ModelComponents(list(model.components), load, CPU, CPU), CPU
+    side = SIDE * model.image_grid
+    # as long as captions may be
+    caption = "a photo " * (1 if config.prompt_chunks == 1 else 75 * config.prompt_chunks)
+    shown: dict[str, Tensor] = {}
+    text: dict[str, Tensor] = {}
+    with torch.random.fork_rng(devices=[]), space, torch.no_grad():
+        pixels = torch.zeros(1, 3, side, side)
+        latents = twin.encode_images(pixels)
+        if model.conditioning != ConditioningSource.NONE:
+            mask = pixels[:, :1] if model.conditioning == ConditioningSource.MASK else None
+            shown = twin.encode_conditioning(pixels, mask)
+        if cache_text:
+            sees = model.captions_see_conditioning
+            text = twin.encode_instructions([caption], pixels) if sees else twin.encode_captions([caption])
+    area, mask_bytes = side * side, 4 * latents.shape[-1] * latents.shape[-2]
+    return EncodedBytes(
+        image=4 * latents.numel() / area,
+        mask=mask_bytes / area,
+        conditioning=_bytes(shown.values()) / area,
+        caption=_bytes(reduced(text, config.text_cache_dtype).values()),
+    )
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,17 @@
+"""How threads of torch wait for each other. Loads no torch: it reads its environment when it is loaded."""
+
+import os
+from collections.abc import MutableMapping
+
+CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""What a user may set to choose otherwise: of all kinds of OpenMP, of GNU's, of Intel's and LLVM's."""
+
+
+def wait_asleep(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Lets threads that wait for others sleep, unless the environment says how they wait.
+
+    By default they spin, which takes the core from the thread that they wait for as soon as another program wants one.
+    See docs/performance.md.
+    """
+    if not any(name in environment for name in CHOICES):
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"

@@ -107,6 +107,17 @@ class FluxModel(FlowModel):
         )
         return fill_from_file(path, empty, dtype, first, _T5_EMBEDDINGS, (second,))
 
+    def check_layers(self) -> None:
+        super().check_layers()
+        found = self.layers_of("transformer").config.in_channels
+        expected = 4 * self.layers_of("vae").config.latent_channels
+        if found != expected:
+            raise UserError(
+                f"base_model_name: the transformer of {self.source.name} reads {found} channels, expected {expected} "
+                "as in Flux.1 dev and schnell. Fill, Depth and Canny read a second image beside the noised one, which "
+                "can't be trained here."
+            )
+
     @property
     def image_grid(self) -> int:
         """Pixels of one token; 16 in the published models."""

@@ -238,6 +238,14 @@ def test_a_file_as_base_model_is_explained(tmp_path):
         load(path)
 
 
+def test_a_transformer_that_reads_a_second_image(own_folder):
+    load(own_folder).check_layers()
+    path = own_folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 96}))
+    with pytest.raises(UserError, match="reads 96 channels, expected 16"):
+        load(own_folder).check_layers()
+
+
 def test_a_scheduler_of_another_kind(own_folder):
     path = own_folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({"_class_name": "DDPMScheduler"}))

@@ -18,8 +18,9 @@ def type_of(path: Path) -> ModelType:
     return find_model_type(TrainConfig(base_model_name=str(path)))
 
 
-def test_a_folder_by_its_components(mini_base, tmp_path):
+def test_a_folder_by_its_components(mini_base, flux1_folders, tmp_path):
     assert type_of(mini_base) == ModelType.STABLE_DIFFUSION_15
+    assert {type_of(folder) for folder in flux1_folders.values()} == {ModelType.FLUX_DEV_1}
     index = json.loads((mini_base / "model_index.json").read_text())
     # one more component than the family has is another family
     index["text_encoder_9"] = ["transformers", "CLIPTextModel"]

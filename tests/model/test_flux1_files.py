@@ -1,5 +1,6 @@
 """Transformer, text encoders and autoencoder of Flux.1 from files of their own, as people download them."""
 
+import shutil
 from pathlib import Path
 
 from modules.model.FluxModel import FluxModel
@@ -124,7 +125,8 @@ def test_an_autoencoder(flux1_folders, flux1_pipelines, tmp_path, prefix):
 
 
 def test_all_of_a_whole_checkpoint(flux1_folders, flux1_pipelines, tmp_path):
-    """As ComfyUI has them: each component takes what is its own."""
+    """As ComfyUI has them: each component takes what is its own, and the base model's folder needs no weights."""
+    bare = shutil.copytree(flux1_folders["schnell"], tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     pipeline = flux1_pipelines["schnell"]
     native = native_tensors(pipeline.transformer)
     path = write(
@@ -138,9 +140,10 @@ def test_all_of_a_whole_checkpoint(flux1_folders, flux1_pipelines, tmp_path):
         tmp_path / "flux1-schnell.safetensors",
     )
     components = ("transformer", "text_encoder", "text_encoder_2", "vae")
-    found = model(flux1_folders["schnell"], **dict.fromkeys(components, path)).components
+    whole = model(bare, **dict.fromkeys(components, path))
     for component in components:
-        same(found[component], getattr(pipeline, component))
+        same(whole.components[component], getattr(pipeline, component))
+    assert whole.encode_captions(["a red cat"])["hidden"].shape == (1, 77, 16)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.dtypes import FLOAT_DTYPES
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.DataType import DataType
-from modules.util.enum.ModelFormat import ModelFormat
 from tests.model.preset_table import ROOT
 
 import torch
@@ -198,7 +197,8 @@ def _check_model(done: ShortRun) -> None:
 def reloaded(config: TrainConfig, output: Path) -> BaseModel:
     """The model that a run wrote, as the base of another one."""
     place: dict[str, Any] = {"base_model_name": str(output)}
-    if ModelFormat.ORIGINAL_TRANSFORMER in family_of(config).file_formats and output.is_file():
+    # of such families a file holds the transformer alone
+    if family_of(config).trainable_components[0] == "transformer" and output.is_file():
         place = {"transformer": config.transformer.model_copy(update={"model_name": str(output)})}
     changed = config.model_copy(update=place)
     return family_of(changed).load(changed, CPU)

@@ -6,6 +6,9 @@ from pathlib import Path
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+RATE_TICKS = (1, 2, 5)  # of each decade
 
 
 def plain_axes(axes: Iterable[Axes], title: float, labels: float | None = None) -> None:
@@ -27,3 +30,13 @@ def write_figure(figure: Figure, path: Path, dpi: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi, pil_kwargs={"optimize": True})
     pyplot.close(figure)
+
+
+def show_rates(axes: Axes, unit: str = "") -> None:
+    """Learning rates along the x-axis, and no frame; `unit` follows each number."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=RATE_TICKS))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}{unit}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -30,8 +30,10 @@ SIZE_COLORS = ("#2b3a67", "#4c9bb8", "#e0a93b")
 LINES: Mapping[str, str] = {RATE: "o:"}
 # points that learn less than this share of what no decay does are not shown
 SHOWN_SHARE = 0.4
+# of a strength's label, as shares of a panel
+LABEL_WIDTH, LABEL_HEIGHT = 0.08, 0.035
 KEPT_FIGURES = (
-    ("kept", "kept: what captions of ordinary scenes tell, % of the base"),
+    ("kept", "kept of what captions tell the base, %"),
     ("loss", "base's loss on ordinary scenes over the model's, %"),
 )
 MODE_FIGURES = (
@@ -68,6 +70,7 @@ def _trade_off(axes: Axes, results: Results, method: str, name: str, quick: bool
     """One panel; `name` of `KEPT_FIGURES` upwards, concept score to the right."""
     without = mean_point(results, kind_of(method, NONE, quick))
     left, heights = 100 * SHOWN_SHARE * without.score, [100 * getattr(without, name)]
+    strengths: list[tuple[float, float, str, str]] = []
     for kind in KINDS:
         points = mean_line(results, kind_of(method, kind, quick))
         if kind == NONE or len(points) < 2:
@@ -75,18 +78,30 @@ def _trade_off(axes: Axes, results: Results, method: str, name: str, quick: bool
         # of what lies outside, the part of the line that is inside is shown
         x, y = [100 * p.score for p in points], [100 * getattr(p, name) for p in points]
         axes.plot(x, y, LINES.get(kind, "o-"), color=COLORS[kind], markersize=4, linewidth=1.3, label=kind)
-        for point, *place in list(zip(points, x, y, strict=True))[1:]:
-            axes.annotate(f"{point.strength:g}", place, fontsize=6, color=COLORS[kind], textcoords="offset points",
-                          xytext=(3, 3), annotation_clip=True)  # fmt: skip
+        strengths += [
+            (*place, f"{p.strength:g}", COLORS[kind]) for p, *place in list(zip(points, x, y, strict=True))[1:]
+        ]
         heights += [height for height, score in zip(y, x, strict=True) if score > left]
     axes.plot(100 * without.score, heights[0], "s", color="black", markersize=6, label="no decay", zorder=5)
     axes.axhline(100, color="#bbbbbb", linewidth=0.8, linestyle="--", zorder=0)
-    low, high = max(min(heights), heights[0] - (max(heights) - heights[0])), max(heights)
+    low, high = min(heights), max(heights)
     axes.set_xlim(left=left)
     margin = max(0.05 * (high - low), 0.1)
     axes.set_ylim(low - margin, high + margin)
+    _label(axes, strengths, (100 * without.score, heights[0]))
     axes.set_title(method)
     axes.legend(fontsize=7, frameon=False)
+
+
+def _label(axes: Axes, strengths: Sequence[tuple[float, float, str, str]], taken: tuple[float, float]) -> None:
+    """Writes strengths beside their points (x, y, text, color) where no other label, or the point `taken`, is near."""
+    places = [axes.transAxes.inverted().transform(axes.transData.transform(taken))]
+    for x, y, text, color in strengths:
+        place = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
+        if all(abs(place[0] - own[0]) > LABEL_WIDTH or abs(place[1] - own[1]) > LABEL_HEIGHT for own in places):
+            places.append(place)
+            axes.annotate(text, (x, y), fontsize=6, color=color, textcoords="offset points", xytext=(3, 3),
+                          annotation_clip=True)  # fmt: skip
 
 
 def draw_modes(results: Results, path: Path, methods: Sequence[str], quick: bool) -> None:

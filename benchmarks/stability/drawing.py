@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.figures import plain_axes, write_figure
+from benchmarks.figures import plain_axes, show_rates, write_figure
 from benchmarks.stability.analysis import mean_curve
 from benchmarks.stability.Results import Results
 
@@ -52,7 +52,8 @@ def draw_rates(axes: Axes, results: Results, question: str, labels: Mapping[str,
         axes.legend(fontsize=7, frameon=False)
     else:
         axes.set_axis_off()
-    axes.set(title=title, xlabel="learning rate", ylabel="loss", xscale="log")
+    axes.set(title=title, xlabel="learning rate", ylabel="loss")
+    show_rates(axes)
 
 
 def draw_bars(axes: Axes, groups: Mapping[str, Sequence[float]], title: str) -> None:

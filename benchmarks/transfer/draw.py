@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.figures import write_figure
+from benchmarks.figures import show_rates, write_figure
 from benchmarks.transfer.questions import AXES, Axis, axis_settings
 from benchmarks.transfer.Results import Results
 from benchmarks.transfer.Setting import FULL, Setting
@@ -16,14 +16,11 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 # dark to light along a size, so that an order is seen without a legend
 SIZE_COLORS = ("#2b3a67", "#37659e", "#4c9bb8", "#7cc2a4", "#e0a93b")
 # how much worse than the best the picture still shows, as a share of what the best brings
 SHOWN_SHARE = 0.6
-# of each decade
-TICKS = (1, 2, 5)
 
 
 def draw_transfer(results: Results, path: Path, task: str, rules: Sequence[str], axes: Sequence[Axis] = AXES) -> None:
@@ -76,16 +73,6 @@ def _draw_cell(axes: Axes, results: Results, axis: Axis, settings: Sequence[Sett
     axes.set_title(f"{axis.name}: best rates within {found.median:.2f}×", fontsize=9)
     axes.legend(fontsize=7, frameon=False)
     show_rates(axes)
-
-
-def show_rates(axes: Axes, unit: str = "") -> None:
-    """Learning rates along the x-axis, and no frame; `unit` follows each number."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=TICKS))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}{unit}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _label(axis: Axis, setting: Setting) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.figures import write_figure
-from benchmarks.transfer.draw import mean_curve, show_rates
+from benchmarks.figures import show_rates, write_figure
+from benchmarks.transfer.draw import mean_curve
 from benchmarks.transfer.questions import BLOCK_AXIS, RANK_AXIS, axis_settings, reference
 from benchmarks.transfer.Results import Results
 from benchmarks.transfer.Setting import DORA, FULL, LORA, OFT, Setting

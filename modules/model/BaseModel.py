@@ -117,7 +117,7 @@ class BaseModel(ConditionedModel):
         """What the family has no use for or can't do, whichever of its models is trained. Nothing is opened."""
         found = []
         if config.prompt_chunks > 1 and not cls.reads_chunks:
-            text = f"found {config.prompt_chunks}, but {config.model_type} has no CLIP text encoder, which this is for"
+            text = f"found {config.prompt_chunks}, but {config.model_type} does not read captions in chunks"
             found.append(Problem("prompt_chunks", text, (Remedy.of({"prompt_chunks": 1}),)))
         if config.dynamic_timestep_shifting and not cls.shifts_by_size:
             text = (

@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 # options that a schedule with a fixed noise level for each step has
 _OF_SCHEDULES = (
     "rescale_noise_scheduler_to_zero_terminal_snr", "force_v_prediction", "force_epsilon_prediction",
-    "generalized_offset_noise", "text_encoder_layer_skip",
+    "generalized_offset_noise", "text_encoder_layer_skip", "text_encoder_2_layer_skip",
 )  # fmt: skip
 
 
@@ -49,6 +49,8 @@ class FlowModel(BaseModel):
 
     trainable_components = ("transformer",)
     shifts_by_size = True
+    # the text encoder that reads captions token by token; its option for their length counts
+    long_text_encoder: ClassVar[str] = "text_encoder"
     # what `encode_text` gives -> the pipeline's argument for it; what it has no argument for stays out
     pipeline_arguments: ClassVar[Mapping[str, str]] = {"hidden": "prompt_embeds"}
 
@@ -180,7 +182,13 @@ class FlowModel(BaseModel):
     @torch.no_grad()
     def encode_captions(self, captions: list[str]) -> dict[str, Tensor]:
         """In the text encoder's format: a caption may take 16 MB in bfloat16."""
-        return self.encode_text(captions, self.config.text_encoder_sequence_length)
+        return self.encode_text(captions, self.text_length())
+
+    def text_length(self, sample: SampleConfig | None = None) -> int | None:
+        """Tokens that captions are read with, or the prompts of a sample, as the config says; None: the model's own."""
+        _, _, number = self.long_text_encoder.partition("text_encoder_")
+        own = getattr(sample, f"text_encoder_{number or 1}_sequence_length") if sample else None
+        return own or getattr(self.config, f"{self.long_text_encoder}_sequence_length")
 
     def text_fingerprint(self) -> str:
         return " | ".join(self._encoder_fingerprint(component) for component in self.tokenizer_of)
@@ -233,7 +241,7 @@ class FlowModel(BaseModel):
         return True
 
     def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
-        length = sample.text_encoder_1_sequence_length or self.config.text_encoder_sequence_length
+        length = self.text_length(sample)
         texts = {"": sample.prompt} | ({"negative_": sample.negative_prompt} if self.steers_away else {})
         encoded = [self.encode_text([text], length) for text in texts.values()]
         # each alone, as pipelines know no mask; they name the second prompt's arguments like the first's

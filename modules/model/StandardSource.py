@@ -111,6 +111,10 @@ class FullLengthTokenizer:
         mask = torch.ones(len(conversations), max_length, dtype=torch.int64)
         return BatchEncoding({"input_ids": ids, "attention_mask": mask})
 
+    def __call__(self, texts: Sequence[str], *, max_length: int, **options: Any) -> BatchEncoding:
+        """The same for each text."""
+        return self.apply_chat_template(texts, max_length=max_length, **options)
+
 
 def _described(model_type: ModelType, base_model_name: str) -> _Description:
     # the smaller ones first: a name with 4b in it is meant so, whatever else it says

@@ -124,6 +124,18 @@ FLUX_2 = Family(
     ),
 )  # fmt: skip
 
+FLUX_1 = Family(
+    "FluxModel",
+    (ModelType.FLUX_DEV_1,),
+    ("transformer", "text_encoder", "text_encoder_2", "vae"),
+    {"width": 1024, "height": 1024, "cfg_scale": 3.5},
+    {"img_mod.lin.": (ModelType.FLUX_DEV_1,)},
+    tuple(
+        StandardModel(f"Flux.1 {name}", f"flux_1/{name}", f"flux-1-{name}", "flux1", {ModelType.FLUX_DEV_1: {}}, name)
+        for name in ("dev", "schnell")
+    ),
+)
+
 Z_IMAGE = Family(
     "ZImageModel",
     (ModelType.Z_IMAGE,),
@@ -134,7 +146,7 @@ Z_IMAGE = Family(
 )
 
 # a new family is one line here
-FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX_2, Z_IMAGE)
+FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX_1, FLUX_2, Z_IMAGE)
 
 
 def facts_of(model_type: ModelType) -> Family | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modules.model.ldm_keys import VAE_PREFIX
+from modules.model.weight_formats import float32_layers
 from modules.model.weights_file import WeightsFile
 from modules.util.CheckpointTensor import Share
 from modules.util.UserError import UserError
@@ -81,13 +82,12 @@ def fill_from_file(
         wanted.setdefault(prefix + place.name, []).append((name, place))
     # a head stands beside what its prefix is for
     _check_names(file, wanted, module, prefix, tuple(start + name for name in unused for start in ("", prefix)))
-    # T5's sums leave the range of half precision
-    wide = getattr(module, "_keep_in_fp32_modules", None) or () if dtype == torch.float16 else ()
+    wide = float32_layers(module, dtype)
     state: dict[str, Tensor] = {}
     for source, tensor in _weights(file, wanted):
         for name, place in wanted[source]:
             piece = _shaped(path, source, place.piece(tensor), targets[name].shape)
-            state[name] = piece.to(torch.float32 if {*wide} & {*name.split(".")} else dtype, copy=True)
+            state[name] = piece.to(torch.float32 if wide & {*name.split(".")} else dtype, copy=True)
     module.load_state_dict(state, strict=False, assign=True)
     for name, buffer in list(module.named_buffers()):
         # computed, not stored: a count of batches, of which nothing depends, and CLIP's positions; what follows from a

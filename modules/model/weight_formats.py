@@ -17,6 +17,8 @@ from modules.util.UserError import UserError
 import torch
 from torch import nn
 
+from transformers import PreTrainedModel
+
 # A layer with fewer numbers saves nothing worth its error: 64 × 64.
 SMALLEST = 4096
 
@@ -43,6 +45,12 @@ def component_dtype(config: TrainConfig, component: str) -> torch.dtype:
             f"{component}.weight_dtype: found {data_type}, which is not supported; expected one of {expected}."
         )
     return FLOAT_DTYPES[data_type]
+
+
+def float32_layers(module: nn.Module, dtype: torch.dtype) -> frozenset[str]:
+    """The last names in the paths of layers that stay in float32: T5's sums leave the range of half precision."""
+    wanted = dtype == torch.float16 and isinstance(module, PreTrainedModel)
+    return frozenset(module._keep_in_fp32_modules or () if wanted else ())
 
 
 def place_component(module: nn.Module, component: str, config: TrainConfig, device: torch.device) -> nn.Module:
@@ -78,12 +86,14 @@ def place_component(module: nn.Module, component: str, config: TrainConfig, devi
                     inner._apply(torch.clone, recurse=False)
     if home != device and getattr(config, component).activation_offloading:
         ActivationOffload(module, device_link(device, home, config.async_offloading))
-    if not units:
+    wide = float32_layers(module, dtype)
+    if not units and not wide:
         # diffusers' own warns of layers that stay in float32 even where there are none
         return nn.Module.to(module, device=device, dtype=dtype)
     for name, inner in module.named_modules():
         if not _inside(name, units):
-            inner._apply(lambda t: t.to(device, dtype if t.is_floating_point() else None), recurse=False)
+            own = torch.float32 if name.rpartition(".")[2] in wide else dtype
+            inner._apply(lambda t, own=own: t.to(device, own if t.is_floating_point() else None), recurse=False)
     offload(module, units, device_link(device, home, config.async_offloading))
     return module
 

@@ -280,7 +280,17 @@ def _unsupported(config: TrainConfig, family: type[BaseModel], warn: Warn) -> li
     if note := unread_notes(config, components):
         warn(note)
     _tell_dropout(config, trainable, warn)
+    _tell_untrained(config, components, trainable, warn)
     return problems
+
+
+def _tell_untrained(config: TrainConfig, components: Sequence[str], trainable: Sequence[str], warn: Warn) -> None:
+    """Text encoders that a file asks to train in a family that can't; the option's default asks for nothing."""
+    for component in components:
+        own = getattr(config, component)
+        asked = own.train and "train" in own.model_fields_set
+        if asked and component.startswith("text_encoder") and component not in trainable:
+            warn(f"{component}.train has no effect: this trainer trains no text encoder of {config.model_type}.")
 
 
 def _tell_dropout(config: TrainConfig, trainable: Sequence[str], warn: Warn) -> None:

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.model.flux1_models import flux1_pipeline
+
 import torch
 
 import diffusers
@@ -335,6 +337,36 @@ def small_open_clip_tensors(small_pipeline) -> dict[str, torch.Tensor]:
         **ldm_unet(small_pipeline.unet),
         **ldm_vae(small_pipeline.vae),
         **ldm_open_clip(small_pipeline.text_encoder),
+    }
+
+
+# --- Flux.1
+
+_FLUX1 = ("dev", "schnell")
+
+
+@pytest.fixture(scope="session")
+def flux1_pipelines() -> dict:
+    """ "dev" and "schnell" -> a small Flux.1 pipeline with random weights; tests must not change it."""
+    return {variant: _seeded(flux1_pipeline, variant, small_tokenizer()) for variant in _FLUX1}
+
+
+@pytest.fixture(scope="session")
+def flux1_folders(flux1_pipelines, tmp_path_factory) -> dict[str, Path]:
+    """The same as diffusers folders; tests must not change them."""
+    return {
+        name: _saved(pipeline, tmp_path_factory.mktemp(f"flux1 {name}")) for name, pipeline in flux1_pipelines.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def wide_flux1_folders(tmp_path_factory) -> dict[str, Path]:
+    """The same with layers that are large enough to be quantized, in every component."""
+    return {
+        name: _saved(
+            _seeded(flux1_pipeline, name, small_tokenizer(), 64, 4), tmp_path_factory.mktemp(f"wide flux1 {name}")
+        )
+        for name in _FLUX1
     }
 
 

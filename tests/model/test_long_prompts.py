@@ -158,7 +158,7 @@ def test_flux_counts_what_is_the_captions_own(flux2_folders):
 def test_families_without_clip_refuse_the_option(flux2_folders):
     folder = next(iter(flux2_folders.values()))
     config = TrainConfig(base_model_name=str(folder), model_type="FLUX_2", prompt_chunks=2)
-    with pytest.raises(UserError, match="prompt_chunks: found 2, but FLUX_2 has no CLIP"):
+    with pytest.raises(UserError, match="prompt_chunks: found 2, but FLUX_2 does not read captions in chunks"):
         family_of(config).load(config, CPU)
 
 

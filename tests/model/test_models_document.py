@@ -25,6 +25,7 @@ YES, NO = "✓", "–"
 FAMILIES = {
     "SD 1.5, 2.x": "STABLE_DIFFUSION_15",
     "SDXL": "STABLE_DIFFUSION_XL_10_BASE",
+    "Flux.1": "FLUX_DEV_1",
     "Flux.2 dev": "FLUX_2",
     "Flux.2 Klein": "FLUX_2",
     "Z-Image": "Z_IMAGE",
@@ -67,9 +68,10 @@ def test_the_tables_are_complete():
 
 
 @pytest.fixture(scope="module")
-def folders(small_folder, xl_folder, flux2_folders, zimage_folder) -> dict[str, Path]:
+def folders(small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder) -> dict[str, Path]:
     flux2 = {f"Flux.2 {name}": flux2_folders[name.lower()] for name in ("dev", "Klein")}
-    return {"SD 1.5, 2.x": small_folder, "SDXL": xl_folder, **flux2, "Z-Image": zimage_folder}
+    others = {"Flux.1": flux1_folders["dev"], "Z-Image": zimage_folder}
+    return {"SD 1.5, 2.x": small_folder, "SDXL": xl_folder, **flux2, **others}
 
 
 def config_of(folder: Path, family: str, **changes) -> TrainConfig:

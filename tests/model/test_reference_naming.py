@@ -36,6 +36,8 @@ def test_sizes_of_the_standard_models(standard):
         ("SDXL", "unet"): 2_567_463_684,
         ("SDXL", "text_encoder"): 123_060_480,
         ("SDXL", "text_encoder_2"): 694_659_840,
+        ("Flux.1 dev", "transformer"): 11_901_408_320,
+        ("Flux.1 schnell", "transformer"): 11_891_178_560,
         ("Flux.2 dev", "transformer"): 32_223_281_152,
         ("Flux.2 Klein 9B", "transformer"): 9_078_581_248,
         ("Flux.2 Klein 4B", "transformer"): 3_875_544_576,

@@ -181,6 +181,9 @@ COUNTS = {
     "Stable Diffusion 1.x": {"ORIGINAL_LORA": (0, 282), "DIFFUSERS_LORA": (226, 354), "INTERNAL": (226, 354)},
     "Stable Diffusion 2.x": {"ORIGINAL_LORA": (0, 282), "DIFFUSERS_LORA": (292, 420), "INTERNAL": (292, 420)},
     "SDXL": {"ORIGINAL_LORA": (0, 794), "DIFFUSERS_LORA": (498, 1059), "INTERNAL": (498, 1059)},
+    # these by the copy of its map in test_flux1_keys.py
+    "Flux.1 dev": {"ORIGINAL_LORA": (0, 314)},
+    "Flux.1 schnell": {"ORIGINAL_LORA": (0, 312)},
     "Flux.2 dev": {
         "ORIGINAL_LORA": (0, 171), "DIFFUSERS_LORA": (196, 203), "INTERNAL": (196, 203), "LEGACY_LORA": (196, 203)
     },
@@ -205,7 +208,7 @@ def test_how_many_layers_comfy_finds(standards, name):
         told = f"finds {known} of the model's {len(names)} layers" in line
         assert told == (known < len(names) and not LAYOUTS[model_format].peft)
     apart = naming.write_apart.get(ModelFormat.COMFY_LORA, {})
-    assert set(apart.values()) <= naming.comfy and bool(apart) == name.startswith("Flux.2")
+    assert set(apart.values()) <= naming.comfy and bool(apart) == name.startswith("Flux.")
     joined = one(onetrainer_remarks(ModelFormat.KOHYA_LORA, AdapterKind("LoRA"), naming))
-    assert ("layers that are joined" in joined) == (name.startswith("Flux.2") or name == "Z-Image")
+    assert ("layers that are joined" in joined) == (name.startswith("Flux.") or name == "Z-Image")
     assert not onetrainer_remarks(ModelFormat.LEGACY_LORA, AdapterKind("LoRA"), naming)

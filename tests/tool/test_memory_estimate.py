@@ -118,7 +118,7 @@ def test_unreachable_model_of_a_known_type(mini_run):
     with pytest.raises(UserError, match="nobody/nothing does not tell which one"):
         load_without_weights(flux, notes.append)
     with pytest.raises(UserError, match="there is no description of it"):
-        StandardSource(ModelType.FLUX_DEV_1)
+        StandardSource(ModelType.CHROMA_1)
     with pytest.raises(UserError, match="base_model_name"):
         load_without_weights(config.model_copy(update={"base_model_name": str(mini_run.root)}), notes.append)
 
@@ -164,6 +164,16 @@ def test_captions_of_flux2_have_their_full_length():
         .apply_chat_template([[], []], max_length=512, padding="max_length")
     )
     assert tokens.input_ids.shape == tokens.attention_mask.shape == (2, 512)
+
+
+@pytest.mark.parametrize(("name", "count"), [("dev", 11_901_408_320), ("schnell", 11_891_178_560)])
+def test_flux1_is_described_as_it_was_published(name, count):
+    source = StandardSource(ModelType.FLUX_DEV_1, f"black-forest-labs/FLUX.1-{name}")
+    counts = {component: sum(p.numel() for p in source.empty(component).parameters()) for component in source.classes}
+    encoders = {"text_encoder": 123_060_480, "text_encoder_2": 4_762_310_656}
+    assert counts == {"transformer": count, **encoders, "vae": 83_819_683}
+    assert source.tokenizer("tokenizer_2")(["a", "b"], max_length=77).input_ids.shape == (2, 77)
+    assert len(source.tokenizer("tokenizer")("a cat").input_ids) == 4
 
 
 SAMPLES = {"sample_after_unit": "EPOCH", "samples": [{"prompt": "a shape", "width": 64, "height": 64}]}

@@ -1,0 +1,233 @@
+"""Flux.1: dev, which is told its guidance, and schnell, which is not.
+
+A transformer with flow matching on packed latents. CLIP sums a caption up, T5 reads it token by token. Axes: `b` batch,
+`c` channels of packed latents, `h w` their sides, `n` text tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from modules.model.cut_text import cut_text
+from modules.model.families import FLUX_1
+from modules.model.FlowModel import FlowModel
+from modules.model.flux1_keys import FLUX_1_LAYOUT, flux1_adapter_naming
+from modules.model.ldm_keys import vae_name
+from modules.model.ModelSource import ModelSource, empty_module
+from modules.model.native_file import NativeTensor, fill_from_file
+from modules.model.unet_keys import clip_file_path
+from modules.model.weights_file import WeightsFile
+from modules.util.AdapterNaming import AdapterNaming
+from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.UserError import UserError
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+# tokens of T5 that the published models were trained with, by whether they are told their guidance
+PROMPT_TOKENS = {True: 512, False: 256}
+# what files of CLIP hold beside its text encoder, and the other name of T5's one embedding
+_BESIDE_CLIP = ("text_projection.", "logit_scale", "vision_model.", "visual_projection.")
+_T5_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
+
+
+class FluxModel(FlowModel):
+    """The transformer reads T5's tokens, and is told CLIP's summary of the caption and the noise level.
+
+    `transformer.guidance_scale` is told to models that are distilled for guidance: dev has an embedding for it.
+    """
+
+    model_types = FLUX_1.model_types
+    modules = {
+        "transformer": FluxTransformer2DModel,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": T5EncoderModel,
+        "vae": AutoencoderKL,
+    }
+    tokenizers = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5TokenizerFast}
+    long_text_encoder = "text_encoder_2"
+    pipeline_arguments = {"hidden": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
+    # the distilled models know no second prompt
+    steers_away = False
+    file_formats = (ModelFormat.ORIGINAL_TRANSFORMER,)
+    layer_filter_presets = {
+        "full": [],
+        "blocks": ["transformer_block"],
+        "attn-mlp": ["attn", "ff.net"],
+        "attn-only": ["attn"],
+    }
+    input_layers = (
+        *FlowModel.input_layers,
+        "time_text_embed.timestep_embedder.linear_1",
+        "time_text_embed.guidance_embedder.linear_1",
+        "time_text_embed.text_embedder.linear_1",
+    )
+    sample_defaults = FLUX_1.sample_defaults
+    name_layers = staticmethod(flux1_adapter_naming)
+
+    @classmethod
+    @cache
+    def planned_naming(cls) -> AdapterNaming:
+        # one block of each kind has every kind of layer
+        small = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 1, "attention_head_dim": 16}
+        return flux1_adapter_naming(empty_module(FluxTransformer2DModel, {**small, "axes_dims_rope": [4, 6, 6]}))
+
+    @classmethod
+    def open_file(cls, path: Path, config: TrainConfig) -> ModelSource:
+        raise UserError(
+            f"base_model_name: {path} is a file, which has no tokenizer of T5. Name a diffusers folder (or hub name) "
+            "of Flux.1 here, and this file as transformer.model_name. If it is a whole checkpoint, name it as the "
+            "model_name of text_encoder, text_encoder_2 and vae as well: the folder's weights are not needed then."
+        )
+
+    def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
+        empty = self.source.empty(component)
+        if component == "transformer":
+            _check_guidance(path, empty)
+            return fill_from_file(path, empty, dtype, FLUX_1_LAYOUT.tensor)
+        if component == "vae":
+            return fill_from_file(path, empty, dtype, lambda name: NativeTensor(vae_name(name, empty.config, "")))
+        if component == "text_encoder":
+            return fill_from_file(path, empty, dtype, lambda name: NativeTensor(clip_file_path(name)), _BESIDE_CLIP)
+        first, second = (
+            lambda name, own=own: NativeTensor(own if name in _T5_EMBEDDINGS else name) for own in _T5_EMBEDDINGS
+        )
+        return fill_from_file(path, empty, dtype, first, _T5_EMBEDDINGS, (second,))
+
+    def check_layers(self) -> None:
+        super().check_layers()
+        found = self.layers_of("transformer").config.in_channels
+        expected = 4 * self.layers_of("vae").config.latent_channels
+        if found != expected:
+            raise UserError(
+                f"base_model_name: the transformer of {self.source.name} reads {found} channels, expected {expected} "
+                "as in Flux.1 dev and schnell. Fill, Depth and Canny read a second image beside the noised one, which "
+                "can't be trained here."
+            )
+
+    @property
+    def image_grid(self) -> int:
+        """Pixels of one token; 16 in the published models."""
+        return 2 ** len(self.layers_of("vae").config.block_out_channels)
+
+    # -- images ---------------------------------------------------------------------------------------------------
+
+    def pack_latents(self, latents: Tensor) -> Tensor:
+        """Each channel holds one pixel of a patch of 2 × 2."""
+        own = self.vae.config
+        return F.pixel_unshuffle((latents - own.shift_factor) * own.scaling_factor, 2)
+
+    def unpack_latents(self, latents: Tensor) -> Tensor:
+        own = self.vae.config
+        return F.pixel_shuffle(latents, 2) / own.scaling_factor + own.shift_factor
+
+    @property
+    def packing(self) -> str:
+        own = self.layers_of("vae").config
+        return f"{own.scaling_factor} {own.shift_factor} packed"
+
+    # -- captions -------------------------------------------------------------------------------------------------
+
+    def _length(self, component: str, length: int | None) -> int:
+        if component == "text_encoder_2":
+            return length or PROMPT_TOKENS[self.guided]
+        # the encoder has no positions beyond its own; the option's default is that of families with longer captions
+        most = min(
+            self.tokenizer_of[component].model_max_length, self.layers_of(component).config.max_position_embeddings
+        )
+        return min(self.config.text_encoder_sequence_length or most, most)
+
+    def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
+        """`hidden` `[b, n, d]` and `pooled` `[b, d]`, each in its text encoder's format."""
+        encoded = {}
+        for component, tokenizer in self.tokenizer_of.items():
+            tokens = tokenizer(
+                [cut_text(caption) for caption in captions], padding="max_length", truncation=True,
+                max_length=self._length(component, length), return_tensors="pt",
+            )  # fmt: skip
+            # the published models see what fills a caption up, so no mask hides it
+            encoded[component] = self.components[component](tokens.input_ids.to(self.device))
+        return {
+            "hidden": encoded["text_encoder_2"].last_hidden_state,
+            "pooled": encoded["text_encoder"].pooler_output,
+        }
+
+    def text_limits(self) -> dict[str, int]:
+        """Of T5: that CLIP sums up no more than 75 tokens cuts nothing off."""
+        return {"text_encoder_2": self._length("text_encoder_2", self.text_length()) - 1}
+
+    def count_tokens(self, component: str, texts: Sequence[str]) -> list[int]:
+        cut = [cut_text(text) for text in texts]
+        return [
+            len(ids) for ids in self.tokenizer_of[component](cut, add_special_tokens=False, verbose=False).input_ids
+        ]
+
+    def read_more(self, component: str, tokens: int) -> str:
+        return f"text_encoder_2_sequence_length to {tokens + 1}"
+
+    def text_settings(self, component: str) -> list[Any]:
+        return [self._length(component, self.text_length())]
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    @property
+    def guided(self) -> bool:
+        """Whether the model is told its guidance, as dev is."""
+        return bool(self.layers_of("transformer").config.guidance_embeds)
+
+    def call_transformer(self, noised: Tensor, level: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        b, _, h, w = noised.shape
+        hidden, pooled = (conditions[name].to(noised.dtype) for name in ("hidden", "pooled"))
+        guidance = torch.full((b,), self.config.transformer.guidance_scale, device=self.device) if self.guided else None
+        places = torch.zeros(h, w, 3, device=self.device)
+        places[..., 1] = torch.arange(h, device=self.device)[:, None]
+        places[..., 2] = torch.arange(w, device=self.device)
+        output = self.transformer(
+            hidden_states=noised.flatten(2).transpose(1, 2),
+            encoder_hidden_states=hidden,
+            pooled_projections=pooled,
+            timestep=level,
+            guidance=guidance,
+            img_ids=places.flatten(0, 1),
+            txt_ids=torch.zeros(hidden.shape[1], 3, device=self.device),
+            return_dict=False,
+        )[0]
+        return self.image_of_tokens(output, h, w)
+
+    # -- samples and files ----------------------------------------------------------------------------------------
+
+    def make_pipeline(self, scheduler: FlowMatchEulerDiscreteScheduler) -> DiffusionPipeline:
+        return FluxPipeline(scheduler, self.vae, None, None, None, None, self.transformer)
+
+    def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
+        """The transformer alone, in the original layout."""
+        return checkpoint_tensors("transformer", self.layers_of("transformer").state_dict(), FLUX_1_LAYOUT.tensor)
+
+    def file_description(self) -> dict[str, str]:
+        model = FLUX_1.standard_models[not self.guided]
+        return {"architecture": model.architecture, "base_version": model.base_version}
+
+
+def _check_guidance(path: Path, transformer: nn.Module) -> None:
+    """UserError if a file is of dev and the base model is schnell, or the other way round."""
+    names = WeightsFile(path).shapes
+    file, base = any("guidance_" in name for name in names), bool(transformer.config.guidance_embeds)
+    if names and file != base:
+        kinds = {True: "dev, which has an embedding of its guidance", False: "schnell, which has none of its guidance"}
+        raise UserError(
+            f"transformer.model_name: {path} is of Flux.1 {kinds[file]}, but the base model is {kinds[base]}. Name a "
+            f"folder of Flux.1 {kinds[file].split(',')[0]} as base_model_name."
+        )

@@ -52,10 +52,13 @@ class BackupWriter:
 
         Args:
             backup: its tensors may be those that are trained.
-            at_once: return when it is on disk.
+            at_once: return when it is on disk. That an earlier one failed is then only told, after this is written.
         """
+        if at_once:
+            self._write_at_once(backup)
+            return
         self.wait()
-        own = None if at_once else self._snapshot(backup)
+        own = self._snapshot(backup)
         if own is None:
             self._written(write_backup(self.folder, backup), backup.run, backup.progress["step"])
         else:
@@ -81,9 +84,7 @@ class BackupWriter:
     def close(self) -> None:
         """Waits at the end of a run that may have failed; an error of the last backup is only told."""
         try:
-            self.wait()
-        except UserError as error:
-            self._warn(str(error))
+            self._tell_failed(self._failed())
         finally:
             self._thread.shutdown()
 
@@ -96,6 +97,27 @@ class BackupWriter:
         if self.last is None:
             return "there is no backup of this run."
         return f"its last backup is {self.last}, after step {self.last_step}."
+
+    def _write_at_once(self, backup: Backup) -> None:
+        earlier = self._failed()
+        try:
+            self._written(write_backup(self.folder, backup), backup.run, backup.progress["step"])
+        finally:
+            self._tell_failed(earlier)
+
+    def _failed(self) -> Exception | None:
+        """Waits; what went wrong with the backup that was being written."""
+        try:
+            self.wait()
+        except Exception as error:  # whatever it is, it must not take the place of what matters more
+            return error
+        return None
+
+    def _tell_failed(self, error: Exception | None) -> None:
+        if isinstance(error, UserError):
+            self._warn(str(error))
+        elif error is not None:
+            self._warn(f"A backup could not be written: {type(error).__name__}: {error}")
 
     def _written(self, path: Path, run: str, step: int) -> None:
         self.last, self.last_step = path, step

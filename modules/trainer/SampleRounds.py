@@ -72,8 +72,13 @@ class SampleRounds:
         if not suffix:
             self.progress.samples = [r for r in self.progress.samples if r["step"] != step] + [record]
 
-    def before_after(self) -> Path | None:
-        """A picture of the first round above the last one; None if there are not two."""
+    def tell_before_after(self) -> None:
+        """Saves and tells a picture of the first round above the last one, if there are two."""
+        path = self._before_after()
+        if path is not None:
+            self.events.emit("sample", step=self.progress.step, path=str(path))
+
+    def _before_after(self) -> Path | None:
         rounds = sorted(self.progress.samples, key=lambda record: record["step"])
         rounds = [record for record in rounds if record["files"]]
         if len(rounds) < 2 or rounds[0]["step"] == rounds[-1]["step"]:

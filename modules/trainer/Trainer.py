@@ -90,7 +90,7 @@ class Trainer:
         self.times = StepTimes()
         self.feed: Feed | None = None
         self.output: Path | None = None
-        self.prepared = False
+        self.prepared = self.backup_due = False
         self.held: HeldFolder | None = None
         keep = config.rolling_backup_count if config.rolling_backup else None
         self.backups = BackupWriter(self.workspace / "backup", keep, events)
@@ -337,9 +337,10 @@ class Trainer:
             if self.validation_data is not None:
                 self._validate()
         while self.progress.step < self.total_steps and not self.commands.stop and self._anything_left():
+            # not after the last step: a backup that failed must not keep the output from being saved
+            self.backups.poll()
             epoch_before = self.progress.epoch
             self._step()
-            self.backups.poll()
             place = (self.progress.step, self.progress.epoch, self.progress.epoch > epoch_before)
             last = self.progress.step == self.total_steps
             if self.validation_data is not None and (validate_at.due(*place) or last):
@@ -350,8 +351,9 @@ class Trainer:
             if save_at.due(*place) or self.commands.save:
                 self.commands.save = False
                 self._save_intermediate()
-            if backup_at.due(*place) or self.commands.backup:
-                self.commands.backup = False
+            self.backup_due = backup_at.due(*place) or self.commands.backup
+            if self.backup_due and not last and not self.commands.stop:
+                self.commands.backup = self.backup_due = False
                 self._backup()
         return self.progress.step >= self.total_steps or not self.commands.stop
 
@@ -477,11 +479,16 @@ class Trainer:
         return saved
 
     def _finish(self, finished: bool) -> None:
-        """The backup comes first: if the output can't be written, nothing is lost."""
-        if not finished or self.config.backup_before_save:
-            self._backup(at_once=True)
-        self.backups.wait()
+        """The backup comes first: if the output can't be written, nothing is lost. Nor if the backup can't be."""
+        try:
+            if not finished or self.backup_due or self.config.backup_before_save:
+                self._backup(at_once=True)
+            self.backups.wait()
+        except Exception:
+            self._save_output()
+            raise
+        self._save_output()
+
+    def _save_output(self) -> None:
         self.output = self._save(Path(self.config.output_model_destination))
-        before_after = self.rounds.before_after()
-        if before_after is not None:
-            self.events.emit("sample", step=self.progress.step, path=str(before_after))
+        self.rounds.tell_before_after()

@@ -98,12 +98,27 @@ def test_a_full_disk_is_told_at_the_next_call_and_once(writer, gate, told, call)
     assert [values["step"] for _, values in told] == [3]
 
 
-def test_a_run_that_fails_anyhow_only_tells_of_it(writer, gate, told):
-    gate.error = FULL
+@pytest.mark.parametrize(
+    ("error", "text"), [(FULL, str(FULL)), (TypeError("x"), "A backup could not be written: TypeError: x")]
+)
+def test_a_run_that_fails_anyhow_only_tells_of_it(writer, gate, told, error, text):
+    gate.error = error
     gate.open.set()
     writer.write(backup(1))
     writer.close()
-    assert told == [("warning", {"text": str(FULL)})]
+    assert told == [("warning", {"text": text})]
+
+
+def test_an_earlier_one_that_failed_does_not_keep_the_last_one_from_being_written(writer, gate, told):
+    gate.error = FULL
+    gate.open.set()
+    writer.write(backup(1))
+    writer._writing[0].exception(30)
+    gate.error = None
+    writer.write(backup(2), at_once=True)
+    assert [kind for kind, _ in told] == ["backup", "warning"] and told[0][1]["step"] == 2
+    assert told[1] == ("warning", {"text": str(FULL)})
+    writer.wait()
 
 
 def test_the_next_one_waits(writer, gate):
@@ -177,5 +192,44 @@ def test_a_run_whose_disk_fills_up_ends_with_the_same_words(mini_run, monkeypatc
     monkeypatch.setattr(module, "write_backup", second_fails)
     with pytest.raises(UserError, match="the disk is full"):
         trainer.run()
-    assert calls == [1, 2] and trainer.progress.step == 3 and "after step 1." in trainer.backup_note()
+    assert calls == [1, 2] and trainer.progress.step in (2, 3) and "after step 1." in trainer.backup_note()
     assert newest_backup(mini_run.workspace / "backup", pytest.fail).progress["step"] == 1
+    assert not mini_run.output.exists(), "a run that ended in its middle"
+
+
+@pytest.mark.parametrize(
+    ("options", "failing", "steps"),
+    [
+        ({}, [3], [1, 2, 3, 4]), ({"backup_before_save": False}, [3], [1, 2, 3, 4]),
+        ({}, [4], [1, 2, 3, 4]), ({"stop_after": 2}, [2], [1, 2]),
+    ],
+    ids=["earlier one", "earlier one, no last one asked for", "last one", "stopped"],
+)  # fmt: skip
+def test_a_training_that_is_over_is_saved_though_a_backup_fails(mini_run, monkeypatch, options, failing, steps):
+    trainer = mini_run.trainer(epochs=1, backup_after=1, backup_after_unit="STEP", **options)
+    real, calls = module.write_backup, []
+
+    def some_fail(folder, own):
+        calls.append(own.progress["step"])
+        if calls[-1] in failing:
+            assert calls[-1] == steps[-1] or last_step.wait(30)
+            raise FULL
+        return real(folder, own)
+
+    last_step, step = threading.Event(), trainer._step
+
+    def stepped():
+        step()
+        if trainer.progress.step == steps[-1]:
+            last_step.set()
+
+    monkeypatch.setattr(module, "write_backup", some_fail)
+    monkeypatch.setattr(trainer, "_step", stepped)
+    if failing[-1] == steps[-1]:
+        with pytest.raises(UserError, match="the disk is full"):
+            trainer.run()
+    else:
+        trainer.run()
+        assert ("warning", {"text": str(FULL)}) in mini_run.events
+        assert newest_backup(mini_run.workspace / "backup", pytest.fail).progress["step"] == steps[-1]
+    assert calls == steps and mini_run.output.is_file() and not trainer.backups._writing

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from functools import cache
 from typing import Any, Self
 
-from modules.model.nf4_kernel import BLOCK, nf4_kernel
+from modules.model.nf4_kernel import BLOCK, Kernel, nf4_kernel
 from modules.util.enum.DataType import DataType
 
 import torch
@@ -42,6 +42,9 @@ class WeightCodec(ABC):
     @abstractmethod
     def unpack(self, codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
         """The weight `[o, i]` in `dtype`: a new tensor."""
+
+    def prepare(self, device: torch.device) -> None:  # noqa: B027
+        """Is called before codes are unpacked on a device, outside of compiled code."""
 
 
 class Int8(WeightCodec):
@@ -112,8 +115,21 @@ class NFloat4(WeightCodec):
         return (pairs[..., 0] * 16 + pairs[..., 1]).to(torch.uint8).view(torch.int8), scale.bfloat16()
 
     def unpack(self, codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-        kernel, _ = nf4_kernel(codes.device, unpacked_nf4)
-        return (kernel or unpacked_nf4)(codes, scale, dtype)
+        return _nf4_unpacker(codes.device)(codes, scale, dtype)
+
+    def prepare(self, device: torch.device) -> None:
+        _nf4_unpacker(device)
+
+
+NF4_UNPACKERS: dict[torch.device, Kernel] = {}
+"""What unpacks on each device. Compiled code looks it up here, as it would trace the trial of the kernel and break."""
+
+
+def _nf4_unpacker(device: torch.device) -> Kernel:
+    found = NF4_UNPACKERS.get(device)
+    if found is None:
+        NF4_UNPACKERS[device] = found = nf4_kernel(device, unpacked_nf4)[0] or unpacked_nf4
+    return found
 
 
 def unpacked_nf4(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -157,6 +173,7 @@ class QuantizedLinear(nn.Linear):
         if bias is not None:
             self.bias = nn.Parameter(bias.detach().to(device or bias.device, copy=True), requires_grad=False)
         self.train(source.training)
+        WEIGHT_CODECS[data_type].prepare(codes.device)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight `[o, i]` as plain numbers."""
@@ -174,6 +191,7 @@ class QuantizedLinear(nn.Linear):
         if self.scale.dtype != scale.dtype:
             # the dtype of a model is that of its arithmetic; to float16 small scales would lose bits
             self.scale = scale.to(self.scale.device)
+        WEIGHT_CODECS[self.data_type].prepare(self.weight.device)
         return self
 
     def extra_repr(self) -> str:

@@ -2,7 +2,7 @@
 
 from modules.model import QuantizedLinear as layers
 from modules.model import nf4_kernel as module
-from modules.model.nf4_kernel import bitsandbytes_kernel, kernel_problem, nf4_kernel
+from modules.model.nf4_kernel import Kernel, bitsandbytes_kernel, kernel_problem, nf4_kernel
 from modules.model.QuantizedLinear import WEIGHT_CODECS, QuantizedLinear, kernel_note, unpacked_nf4
 from modules.trainer.checks import open_model
 from modules.util.config.TrainConfig import TrainConfig
@@ -73,10 +73,33 @@ def test_a_layer_uses_the_kernel_in_forward_and_backward(monkeypatch):
 
     layer, x = QuantizedLinear(nn.Linear(64, 8), DataType.NFLOAT_4), torch.randn(2, 64, requires_grad=True)
     expected = layer(x)
-    monkeypatch.setattr(layers, "nf4_kernel", lambda device, own: (kernel, "a line"))
+    monkeypatch.setitem(layers.NF4_UNPACKERS, CPU, kernel)
     found = layer(x)
     found.sum().backward()
     assert torch.equal(found, expected) and used == [torch.float32] * 2
+
+
+def test_a_kernel_is_chosen_once_for_a_device_and_not_in_compiled_code(monkeypatch):
+    def kernel(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        return unpacked_nf4(codes, scale, dtype)
+
+    def chosen(device: torch.device, own: Kernel) -> tuple[Kernel | None, str]:
+        tried.append(device)
+        return None if kernel_problem(kernel, own, device) else kernel, "a line"
+
+    tried: list[torch.device] = []
+    monkeypatch.setattr(layers, "nf4_kernel", chosen)
+    monkeypatch.setattr(layers, "NF4_UNPACKERS", {})
+    model = nn.Sequential(*(QuantizedLinear(nn.Linear(64, 64), DataType.NFLOAT_4) for _ in range(2)))
+    assert tried == [CPU] and layers.NF4_UNPACKERS == {CPU: kernel}
+    layers.NF4_UNPACKERS.clear()
+    model.to(CPU)
+    x = torch.randn(2, 64, requires_grad=True)
+    # every break is an error
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    found = compiled(x)
+    found.sum().backward()
+    assert torch.equal(found, model(x)) and len(tried) == 2
     assert kernel_note(DataType.NFLOAT_4, CPU) == "a line" and kernel_note(DataType.INT_8, CPU) == ""
 
 

@@ -126,10 +126,17 @@ def _attention_problems(config: TrainConfig, device: torch.device) -> list[Probl
         why = "" if find_spec("xformers") else "the library xformers is not installed"
     else:
         why = _no_kernel(config, device)
-    if not why:
-        return []
-    text = f"found {chosen}, but {why}. Set it to SDP, which takes the best kernel that fits"
-    return [Problem("attention_mechanism", text, (Remedy.of({"attention_mechanism": "SDP"}),))]
+    sdp = Remedy.of({"attention_mechanism": "SDP"})
+    if why:
+        text = f"found {chosen}, but {why}. Set it to SDP, which takes the best kernel that fits"
+        return [Problem("attention_mechanism", text, (sdp,))]
+    if config.deterministic and chosen == AttentionMechanism.XFORMERS:
+        text = (
+            "found XFORMERS with deterministic, but torch's deterministic algorithms do not cover that library's "
+            "kernels. Set it to SDP, or deterministic to false"
+        )
+        return [Problem("attention_mechanism", text, (sdp, Remedy.of({"deterministic": False})))]
+    return []
 
 
 def _no_kernel(config: TrainConfig, device: torch.device) -> str:

@@ -10,6 +10,7 @@ from modules.trainer.device_settings import (
     device_settings,
     prepare_process,
 )  # fmt: skip
+from modules.util.config.errors import Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
@@ -116,3 +117,16 @@ def test_xformers_is_looked_for_on_a_gpu(monkeypatch):
     for there in (None, object()):
         monkeypatch.setattr(settings_module, "find_spec", lambda name, there=there: there)
         assert bool(device_problems(config_of(attention_mechanism="XFORMERS"), GPU)) == (there is None)
+
+
+def test_xformers_is_refused_where_runs_shall_be_the_same(monkeypatch):
+    monkeypatch.delenv(WORKSPACE, raising=False)
+    monkeypatch.setattr(settings_module, "find_spec", lambda name: object())
+    options = {"attention_mechanism": "XFORMERS", "deterministic": True}
+    (problem,) = device_problems(config_of(**options), GPU)
+    assert problem.path == "attention_mechanism" and "deterministic" in problem.text
+    assert [remedy.values for remedy in problem.remedies] == [
+        Remedy.of(values).values for values in ({"attention_mechanism": "SDP"}, {"deterministic": False})
+    ]
+    for remedy in problem.remedies:
+        assert device_problems(config_of(**{**options, **dict(remedy.values)}), GPU) == []

@@ -72,6 +72,11 @@ class ActivationOffload:
     def _unpack(self, packed: "Tensor | _Kept") -> Tensor:
         if isinstance(packed, Tensor):
             return packed
+        if packed.transfer.overwritten:
+            raise RuntimeError(
+                f"A tensor of {list(packed.away.shape)} that autograd keeps was changed in place while it was copied: "
+                "gradients with it would be wrong. Set activation_offloading to false, and report the model."
+            )
         source = packed.transfer.source
         if source is not None:
             self.fetched.note(packed.number)

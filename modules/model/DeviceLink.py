@@ -21,11 +21,21 @@ class Transfer:
 
     def __init__(self, copies: Sequence[Tensor], settle: Callable[[], None], source: Tensor | None = None) -> None:
         self.copies, self._settle, self.source = list(copies), settle, source
+        self._version = None if source is None else source._version
+        self._overwritten = False
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether the source was changed in place before `wait`: neither it nor its copy may be used."""
+        if self.source is not None:
+            self._overwritten = self.source._version != self._version
+        return self._overwritten
 
     def wait(self) -> list[Tensor]:
         """The copies. What is computed from now on finds their numbers, and may reuse the memory of the source."""
         self._settle()
-        self.source = None
+        # asked for the last time at which it can be known
+        self._overwritten, self.source = self.overwritten, None
         return self.copies
 
 
@@ -73,8 +83,9 @@ class StreamLink(DeviceLink):
       When the copy is freed, its memory goes back to the pool of `c`, whose later work comes after that wait. A
       transfer that nobody waited for makes `c` wait when it is dropped, before its copies are freed.
     - A tensor is sent after all that `c` computed so far. It is held until `wait` has made `c` wait for `s`, so that
-      its memory is not given to a later operation of `c` before it is read. Nobody writes to it meanwhile: autograd
-      refuses to compute gradients with tensors that were changed after it saved them.
+      its memory is not given to a later operation of `c` before it is read. Nobody may write to it meanwhile. Autograd
+      does not check that for tensors that hooks take away, so `Transfer.overwritten` tells it, and `ActivationOffload`
+      refuses to compute gradients with such a tensor.
     - `f` waits for `s` before it fetches, so that what was sent is at home before it is read there.
     - Memory at home that copies read or write is pinned. Weights there are kept. Torch's allocator of pinned memory
       notes the stream of each copy by itself, and gives the memory out again only when the copy is over.

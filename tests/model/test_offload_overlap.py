@@ -199,3 +199,42 @@ def test_a_component_is_freed_with_its_last_user(link):
         assert block() is None
     finally:
         gc.enable()
+
+
+class Overwriting(nn.Module):
+    """Changes what autograd has kept; `between` more tensors are kept before that one is asked for."""
+
+    def __init__(self, between: int) -> None:
+        super().__init__()
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x + 1
+        y = kept.exp() * kept
+        kept.add_(1)
+        for _ in range(self.between):
+            y = y.sin()
+        return y
+
+
+@pytest.mark.parametrize("between", [0, 6], ids=["not yet sent", "sent meanwhile"])
+def test_a_tensor_that_is_changed_before_it_was_copied_is_told(link, between, monkeypatch):
+    monkeypatch.setattr(ActivationOffload, "SMALLEST", 256)
+    model, x = Overwriting(between), torch.ones(64, 16, requires_grad=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        model(x).sum().backward()
+    ActivationOffload(model, link)
+    with pytest.raises(RuntimeError, match=r"\[64, 16\].* was changed in place.*activation_offloading"):
+        model(x).sum().backward()
+
+
+def test_a_tensor_may_be_changed_once_it_was_copied(monkeypatch):
+    monkeypatch.setattr(ActivationOffload, "SMALLEST", 256)
+    x, plain = torch.ones(64, 16, requires_grad=True), SlowLink(FAST, overlaps=False)
+    model = Overwriting(0)
+    ActivationOffload(model, plain)
+    model(x).sum().backward()
+    plain.close()
+    expected = torch.full((64, 16), 2.0, requires_grad=True)
+    (expected.exp() * expected).sum().backward()
+    assert torch.equal(x.grad, expected.grad)

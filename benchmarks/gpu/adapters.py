@@ -84,8 +84,13 @@ def _numbers(bench: Bench, config: TrainConfig) -> Found:
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest entry."""
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+    """Largest difference over the largest entry; inf where one of both is not finite, 0 where both are 0."""
+    if not (found.isfinite().all() and expected.isfinite().all()):
+        return float("inf")
+    difference, size = (found - expected).abs().max().item(), expected.abs().max().item()
+    if difference == 0:
+        return 0.0
+    return difference / size if size else float("inf")
 
 
 def _time(bench: Bench, config: TrainConfig) -> Found:

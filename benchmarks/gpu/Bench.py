@@ -93,7 +93,8 @@ def rows_of(check: str, bench: Bench, cases: dict[str, Callable[[], Found]]) -> 
         except NotMeasured as error:
             state, text, figures = State.NOT_MEASURED, str(error), {}
         except UserError as error:
-            state, text, figures = State.NOT_MEASURED, f"refused: {error}", {}
+            # what is refused before anything began is `NotMeasured`
+            state, text, figures = State.FAILS, str(error), {}
         except torch.OutOfMemoryError as error:
             state, text, figures = State.NOT_MEASURED, f"too little memory: {str(error).splitlines()[0]}", {}
         except Exception as error:  # one fault is a finding, and no reason to lose the other cases

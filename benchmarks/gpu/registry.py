@@ -32,9 +32,10 @@ class Check:
 # together eight minutes
 CHECKS: dict[str, Check] = {
     "machine": Check("The machine", "machine", 40),
-    "training": Check("Runs with each option of memory and speed", "training", 170),
+    "training": Check("Runs with each option of memory and speed", "training", 150),
+    "deterministic": Check("The same bytes with deterministic", "deterministic", 30),
     "resume": Check("Stop and continue", "resume", 40),
     "throughput": Check("Against a plain loop of diffusers and peft", "throughput", 60),
-    "rules": Check("Rules of the optimizer", "rules", 110),
+    "rules": Check("Rules of the optimizer", "rules", 100),
     "adapters": Check("Adapters and formats of frozen weights", "adapters", 60),
 }

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from benchmarks.gpu.base import config_of
 from benchmarks.gpu.Bench import Bench, Found, rows_of
-from benchmarks.gpu.Row import Row, State
-from benchmarks.gpu.training import trained
-
-import torch
+from benchmarks.gpu.Row import NotMeasured, Row, State
+from benchmarks.gpu.training import tensor_bytes, trained
 
 from safetensors.torch import load_file
 
@@ -27,19 +25,17 @@ def _resumed(bench: Bench) -> Found:
     parts = config_of(bench, "parts", {})
     trained(bench, parts, stop_after=STOP_AFTER)
     parts.continue_last_backup = True
-    rest = trained(bench, parts)
+    try:
+        rest = trained(bench, parts)
+    except NotMeasured as error:
+        return State.FAILS, f"stopped after step {STOP_AFTER}, and can't be continued: {error}", {}
     files = [Path(run["report"]["output"]) for run in (whole, rest)]
     if len(rest["losses"]) + STOP_AFTER != len(whole["losses"]):
         return State.FAILS, f"the second part has {len(rest['losses'])} steps", {}
-    if _bytes_of_tensors(files[0]) == _bytes_of_tensors(files[1]):
+    if tensor_bytes(files[0]) == tensor_bytes(files[1]):
         return State.HOLDS, f"stopped after step {STOP_AFTER} and continued: the same bytes", {"apart": 0.0}
     here, there = (load_file(file) for file in files)
     size = sum(own.double().square().sum() for own in here.values()).sqrt()
     apart = float(sum((there[key].double() - own.double()).square().sum() for key, own in here.items()).sqrt() / size)
     text = f"stopped after step {STOP_AFTER} and continued: not the same bytes, {apart:.1e} apart"
     return (State.HOLDS if bench.is_cuda and apart <= BOUND else State.FAILS), text, {"apart": apart}
-
-
-def _bytes_of_tensors(path: Path) -> dict[str, bytes]:
-    """What was learned, without the date that a file bears."""
-    return {key: own.contiguous().view(torch.uint8).numpy().tobytes() for key, own in load_file(path).items()}

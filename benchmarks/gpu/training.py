@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.base import config_of
@@ -14,8 +15,11 @@ from modules.tool.memory_estimate import estimate_memory, load_without_weights
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.Trainer import Trainer
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.UserError import UserError
 
 import torch
+
+from safetensors.torch import load_file
 
 FIRST = "plain"
 CHECKPOINTING = {"unet": {"gradient_checkpointing": True}}
@@ -42,7 +46,6 @@ CASES: dict[str, tuple[dict[str, Any], float | None]] = {
     "FLOAT_16": ({"train_dtype": "FLOAT_16"}, 0.02),
     "FLOAT_32": ({"train_dtype": "FLOAT_32"}, 0.02),
     "TFLOAT_32": ({"train_dtype": "TFLOAT_32"}, 0.02),
-    "deterministic": ({"deterministic": True}, 0.01),
     "cuDNN's fastest convolutions": ({"cudnn_benchmark": True}, 0.01),
     "DoRA": ({"lora_decompose": True}, None),
     "OFT": ({"peft_type": "OFT_2", "oft_scaled": True}, None),
@@ -86,7 +89,8 @@ def _case(bench: Bench, plain: dict[str, Any], folder: str, options: dict[str, A
         figures["losses_apart"] = apart
         text.append(f"losses within {apart:.1e} of the plain run's")
         # a GPU promises no bytes: what its sums do is reported
-        ok = apart <= bound or (bound == 0.0 and bench.is_cuda and apart <= 0.01)
+        # the largest of NaN and a number may be the number
+        ok = all(map(math.isfinite, losses)) and (apart <= bound or (bound == 0.0 and bench.is_cuda and apart <= 0.01))
     return State.HOLDS if ok else State.FAILS, ", ".join(text), figures
 
 
@@ -100,10 +104,19 @@ def trained(bench: Bench, config: TrainConfig, stop_after: int | None = None) ->
 
     Returns:
         `losses` of each step, median `seconds` of a step after the first ones, `peak` bytes of a GPU and the `report`.
+
+    Raises:
+        NotMeasured: the run was refused before its first step, or runs uncompiled with `compile`.
+        UserError: it ended later.
     """
-    times, losses, commands = [], [], TrainCommands()
+    times, losses, commands, begun, uncompiled = [], [], TrainCommands(), [], []
 
     def listen(kind: str, values: dict[str, Any]) -> None:
+        if kind == "progress" and values["stage"] == "training":
+            begun.append(True)
+        if kind == "warning" and values["text"].startswith("compile:"):
+            uncompiled.append(values["text"])
+            commands.stop = True
         if kind == "step":
             times.append(time.perf_counter())
             losses.append(values["loss"])
@@ -113,11 +126,23 @@ def trained(bench: Bench, config: TrainConfig, stop_after: int | None = None) ->
     if bench.is_cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(bench.device)
-    report = Trainer(config, TrainEvents([listen]), commands).run()
+    try:
+        report = Trainer(config, TrainEvents([listen]), commands).run()
+    except UserError as error:
+        if begun:
+            raise
+        raise NotMeasured(f"refused: {error}") from error
+    if uncompiled:
+        raise NotMeasured(uncompiled[0])
     bench.wait()
     counted = times[min(WARM_UP, len(times) - 2) :]
     seconds = (counted[-1] - counted[0]) / (len(counted) - 1) if len(counted) > 1 else float("nan")
     return {"losses": losses, "seconds": seconds, "peak": report["peak_memory_bytes"], "report": report}
+
+
+def tensor_bytes(path: Path) -> dict[str, bytes]:
+    """What was learned, without the date that a file bears."""
+    return {key: own.contiguous().view(torch.uint8).numpy().tobytes() for key, own in load_file(path).items()}
 
 
 def _ignore(text: str) -> None:

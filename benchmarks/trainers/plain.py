@@ -23,6 +23,16 @@ from PIL import Image, ImageOps
 LAYERS = (nn.Linear, nn.Conv2d)
 
 
+def peak_bytes() -> int:
+    """The most memory that this process held so far."""
+    # not on Windows
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, others KiB
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def main() -> None:
     """Trains; the last line has the time of each step's end, peak memory and the number of trained numbers."""
     config = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
@@ -49,11 +59,8 @@ def main() -> None:
             loop.run([rows[start : start + size]])
             ended.append(time.time())
     loop.close()
-    import resource
-
     trained = sum(parameter.numel() for parameter in loop.parameters)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"ended": ended, "peak_bytes": peak, "trained": trained}))
+    print(json.dumps({"ended": ended, "peak_bytes": peak_bytes(), "trained": trained}))
 
 
 if __name__ == "__main__":

@@ -41,9 +41,15 @@ def main() -> int:
 
     run = train(config_of(work, settings), before_training=note_steps)
     trained = sum(parameter.numel() for parameter in run.trainer.parameters)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"ended": ended, "peak_bytes": peak, "trained": trained}))
+    print(json.dumps({"ended": ended, "peak_bytes": peak_bytes(), "trained": trained}))
     return 0
+
+
+def peak_bytes() -> int:
+    """The most memory that this process held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, others KiB
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """The comparison of trainers: runs of the same training, in turns, and what is made of their times."""
 
+import importlib
 import json
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 from benchmarks.trainers import own, plain
 from benchmarks.trainers.contest import (
@@ -23,6 +26,7 @@ from tests.load_script import load_script
 
 import pytest
 
+CHECKS = Path(__file__).resolve().parents[3] / "scaled-onetrainer" / "checks"
 STAND_IN = """
 import json, sys, time
 start, step, trained = (float(text) for text in sys.argv[1:])
@@ -84,3 +88,14 @@ def test_a_checkout_that_is_none_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         load_script("compare_trainers").main(["--onetrainer", str(tmp_path)])
     assert stopped.value.code == 2 and "expected a checkout of OneTrainer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("platform", "bytes_each"), [("darwin", 1), ("linux", 1024)])
+@pytest.mark.parametrize("trainer", [PLAIN, ONETRAINER])
+def test_every_system_counts_memory_in_bytes(trainer, platform, bytes_each, monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.syspath_prepend(str(CHECKS))
+    peak_bytes = (plain if trainer == PLAIN else importlib.import_module("timed")).peak_bytes
+    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=7))
+    monkeypatch.setattr(sys, "platform", platform)
+    assert peak_bytes() == 7 * bytes_each

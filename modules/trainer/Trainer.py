@@ -30,7 +30,7 @@ from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.objective import batch_losses
 from modules.trainer.optimizers import (
     OPTIMIZERS,
-    EngineOptimizer,
+    check_same_optimizer,
     create_optimizer,
     load_optimizer_state,
     optimizer_notes,
@@ -253,22 +253,12 @@ class Trainer:
         """Learning rate of each trained set, before the schedule's factor."""
         return {name: scaled_learning_rate(config, options_of(config, name).learning_rate) for name in self.trained}
 
-    def _check_same_optimizer(self, backup: Backup) -> None:
-        """Libraries load the state of another optimizer without a word, and fail later, or train with it."""
-        own = self.config.optimizer.optimizer
-        before = dict(backup.config.get("optimizer") or {}).get("optimizer", own)
-        if before != own and not isinstance(OPTIMIZERS[own], EngineOptimizer):
-            raise UserError(
-                f"The backup {backup.path} holds what {before} remembers, but the config's optimizer.optimizer is "
-                f"{own}. Set it to {before}, or continue_last_backup to false."
-            )
-
     def _restore(self) -> None:
         """Weights, optimizer and place of the backup. The learning rate is that of the config, not of the backup."""
         if self.backup is None:
             return
         backup, self.backup = self.backup, None
-        self._check_same_optimizer(backup)
+        check_same_optimizer(self.config.optimizer.optimizer, backup.config, backup.path)
         for name, own in self.trained.items():
             own.load_state_dict({key: value for key, value in backup.tensors.items() if key.startswith(f"{name}.")})
         # one file after the other, so that at most one of them takes memory beside what it is copied to

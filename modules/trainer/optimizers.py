@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from modules.trainer.library_optimizers import LIBRARY, LibraryOptimizer
@@ -149,6 +150,25 @@ def optimizer_notes(optimizer: torch.optim.Optimizer) -> list[str]:
         return optimizer.notes
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def check_same_optimizer(own: Optimizer, config: Mapping[str, Any], backup: Path) -> None:
+    """Libraries load the state of another optimizer without a word, and fail later, or train with it.
+
+    Args:
+        own: of the run.
+        config: of the backup.
+        backup: its folder.
+
+    Raises:
+        UserError: the backup is of another optimizer, and `own` is one of a library.
+    """
+    before = dict(config.get("optimizer") or {}).get("optimizer", own)
+    if before != own and not isinstance(OPTIMIZERS[own], EngineOptimizer):
+        raise UserError(
+            f"The backup {backup} holds what {before} remembers, but the config's optimizer.optimizer is {own}. Set it "
+            f"to {before}, or continue_last_backup to false."
+        )
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

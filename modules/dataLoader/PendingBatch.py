@@ -58,6 +58,11 @@ class PendingBatch:
             # their memory takes the next batch while this one waits
             self.latents, self.texts, self.conditioning, self.masks, self._empty = (), None, None, None, None
 
+    @property
+    def joined(self) -> bool:
+        """Whether `read` has joined the samples, so that the model is not needed."""
+        return self._batch is not None
+
     def finish(self) -> Batch:
         """The batch. The model encodes what is not stored.
 

@@ -35,6 +35,12 @@ def everything(batch):
     return own | {"text": batch.text and {name: value.tolist() for name, value in batch.text.items()}}
 
 
+def read_again(data):
+    feed, planned = feed_of(data)
+    with feed:
+        return [feed.batch(number) for number in range(len(planned))]
+
+
 def data_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("data")]
 
@@ -87,8 +93,11 @@ def test_an_entry_that_is_damaged_in_the_run_is_encoded_again(dataset):
     encoded = dataset.model.images
     for path in dataset.cached("latents"):
         path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert not dataset.model.rests
     with feed:
         assert [everything(feed.batch(number)) for number in range(len(planned))] == wanted
+    assert dataset.model.rests == len(planned), "what it has loaded to encode is put away after each"
+    assert [everything(batch) for batch in read_again(data)] == wanted and dataset.model.rests == len(planned)
     assert dataset.model.images == encoded + 7 and sum("damaged" in text for text in dataset.warnings) == 1
 
 

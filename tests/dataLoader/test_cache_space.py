@@ -85,6 +85,27 @@ def test_only_what_is_missing_counts(dataset, monkeypatch):
     assert found[0].images == [(64, 64)] * 2 and found[1].images != [(64, 64)]
 
 
+def test_entries_that_are_the_same_count_and_are_encoded_once(dataset, monkeypatch):
+    for name in ("a.png", "b.png"):
+        path = dataset.add(name)
+        dataset.folder.joinpath(path.stem + "-masklabel.png").write_bytes(path.read_bytes())
+    same = dataset.folder / "b.png", dataset.folder / "b-masklabel.png"
+    for path, other in zip(same, ("a.png", "a-masklabel.png"), strict=True):
+        path.write_bytes((dataset.folder / other).read_bytes())
+    found, stages = [], {}
+    monkeypatch.setattr(Space, "check", lambda self, directory, missing: found.append(missing))
+    # no variation differs from another one
+    concept = dataset.concept(image_variations=3)
+    prepare_data(
+        dataset.config(masked_training=True, epochs=3), [concept], dataset.model, cache_text=True,
+        report=dataset.check([concept], masked_training=True), space=Space(lambda: MEASURED, print),
+        progress=lambda stage, done, total: stages.update({stage: total}),
+    )  # fmt: skip
+    assert (len(found[0].images), len(found[0].masks)) == (1, 1)
+    assert len(dataset.cached("latents")) == len(dataset.cached("masks")) == 1
+    assert stages["latents"] == stages["masks"] == 1
+
+
 def test_a_refusal_comes_before_anything_is_encoded(dataset, free):
     dataset.add("a.png")
     free(1000)

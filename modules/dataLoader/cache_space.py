@@ -103,8 +103,8 @@ class CacheSpace:
         if sum(least.values()) > free:
             bound = "up to" if least == most else "at least"
             raise UserError(
-                f"{_told(directory, bound, least, free)}, so there is no space left for it. Free some, set cache_dir to "
-                "another disk, train fewer images or variations, set text_cache_dtype to BFLOAT_16 if captions are "
+                f"{_told(directory, bound, least, free)}, so there is no space left for it. Free some, set cache_dir "
+                "to another disk, train fewer images or variations, set text_cache_dtype to BFLOAT_16 if captions are "
                 "stored in 32 bits, or set latent_caching to false, with which every step encodes its images and "
                 "captions anew."
             )

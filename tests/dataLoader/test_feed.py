@@ -101,6 +101,19 @@ def test_an_entry_that_is_damaged_in_the_run_is_encoded_again(dataset):
     assert dataset.model.images == encoded + 7 and sum("damaged" in text for text in dataset.warnings) == 1
 
 
+@pytest.mark.parametrize(("caching", "ahead"), [(True, 8), (False, 4)])
+def test_pictures_that_wait_to_be_encoded_count_as_large_as_they_are(dataset, monkeypatch, caching, ahead):
+    for number in range(7):
+        dataset.add(f"{number}.png")
+    # of one batch: latents have 2 KB, pictures 98 KB
+    monkeypatch.setattr("modules.dataLoader.Feed.AHEAD_BYTES", 400_000)
+    feed, _ = feed_of(dataset.prepare(latent_caching=caching), threads=1, epochs=4)
+    with feed:
+        for number in range(2):
+            feed.batch(number)
+        assert len(feed._ahead) == ahead
+
+
 def test_a_file_that_changes_stops_the_batch_that_needs_it(dataset):
     fill(dataset)
     data = dataset.prepare(latent_caching=False)

@@ -14,7 +14,7 @@ from benchmarks.measurement_command import parse_counts, write_numbers
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=16, help="images of the run with a model of 0.5 GB")
+    parser.add_argument("--images", type=int, default=16, help="images of the run with a model of 1 GB")
     parser.add_argument("--many-images", type=int, default=10_000, help="images of the run with a miniature")
     parser.add_argument("--epochs", type=int, default=100, help="of the run with a miniature")
     parser.add_argument("--one-start", type=Path, metavar="FOLDER", help="only start the run of FOLDER and print times")

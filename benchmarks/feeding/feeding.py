@@ -100,6 +100,9 @@ class QuickModel:
     def text_fingerprint(self) -> str:
         return f"quick {self._captions}"
 
+    def rest(self) -> None:
+        """There is nothing to put away."""
+
 
 class Learner:
     """A low-rank adapter that learns latents from captions, by a few numbers of each."""

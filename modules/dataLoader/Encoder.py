@@ -43,6 +43,9 @@ class EncodingModel(Protocol):
     def text_fingerprint(self) -> str:
         """Hash of all that `encode_captions` depends on."""
 
+    def rest(self) -> None:
+        """Puts away what only encoding needs, until it is asked for again."""
+
 
 class Encoder:
     """Encodes one image, caption or conditioning at a time.

@@ -52,6 +52,12 @@ class Entry:
         """Whether `read` has found it, so that the model is not needed."""
         return self._stored is not None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what it holds: what `read` has found, or else rendered."""
+        held = self._rendered if self._stored is None else self._stored.values()
+        return sum(tensor.nbytes for tensor in held or () if tensor is not None)
+
     def tensors(self) -> Tensors:
         """Its tensors, which must not be changed. What had to be encoded is kept in the store."""
         if self._stored is None:

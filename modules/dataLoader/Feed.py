@@ -72,8 +72,11 @@ class Feed:
             self.waited += time.perf_counter() - started
         # while the model encodes or trains, threads go on
         self._read_ahead(number + 1)
+        needs_model, size = not pending.joined, max(1, pending.nbytes)
         batch = pending.finish()
-        self._most_ahead = max(self._threads + 1, min(MOST_AHEAD, AHEAD_BYTES // batch.nbytes))
+        if needs_model:
+            self._data.rest_model()
+        self._most_ahead = max(self._threads + 1, min(MOST_AHEAD, AHEAD_BYTES // size))
         return batch
 
     def close(self) -> None:

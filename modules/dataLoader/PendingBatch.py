@@ -58,6 +58,16 @@ class PendingBatch:
             # their memory takes the next batch while this one waits
             self.latents, self.texts, self.conditioning, self.masks, self._empty = (), None, None, None, None
 
+    @property
+    def joined(self) -> bool:
+        """Whether `read` has joined the samples, so that the model is not needed."""
+        return self._batch is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds while it waits: of its tensors, or of what the model has to encode."""
+        return sum(entry.nbytes for entry in self._entries()) if self._batch is None else self._batch.nbytes
+
     def finish(self) -> Batch:
         """The batch. The model encodes what is not stored.
 

@@ -1,6 +1,6 @@
 import threading
 import weakref
-from collections import defaultdict
+from collections import OrderedDict
 
 import torch
 from torch import Tensor
@@ -23,12 +23,14 @@ class ReusedMemory:
     file that the system has at hand.
 
     Args:
-        most_free: bytes of unused memory to hold; what is more goes back to the system.
+        most_free: bytes of unused memory to hold. What is more goes back to the system, pieces of the size that was not
+            asked for or given back for the longest time first.
     """
 
     def __init__(self, most_free: int) -> None:
         self._most_free, self._free_bytes = most_free, 0
-        self._free: dict[int, list[Tensor]] = defaultdict(list)
+        # size -> pieces, the size that was used last at the end
+        self._free: OrderedDict[int, list[Tensor]] = OrderedDict()
         # a tensor may die, and give its memory back, while this thread is in `take`
         self._lock = threading.RLock()
 
@@ -38,8 +40,8 @@ class ReusedMemory:
             return torch.empty(size, dtype=torch.uint8)
         whole = -(-size // UNIT) * UNIT
         with self._lock:
-            base = self._free[whole].pop() if self._free[whole] else None
-            self._free_bytes -= whole if base is not None else 0
+            base = self._pop(whole)
+            self._touch(whole)
         if base is None:
             base = torch.empty(whole, dtype=torch.uint8)
         # tensors that are made from the array keep it alive
@@ -48,7 +50,30 @@ class ReusedMemory:
         return torch.from_numpy(array)[:size]
 
     def _give_back(self, base: Tensor) -> None:
+        size = len(base)
+        if size > self._most_free:
+            return
         with self._lock:
-            if self._free_bytes + len(base) <= self._most_free:
-                self._free_bytes += len(base)
-                self._free[len(base)].append(base)
+            self._touch(size)
+            while self._free_bytes + size > self._most_free:
+                oldest = next(iter(self._free))
+                if oldest == size:
+                    return
+                self._pop(oldest)
+            self._free_bytes += size
+            self._free.setdefault(size, []).append(base)
+
+    def _pop(self, size: int) -> Tensor | None:
+        """A free piece, which is then held no more; None if there is none."""
+        pieces = self._free.get(size)
+        if not pieces:
+            return None
+        piece = pieces.pop()
+        self._free_bytes -= size
+        if not pieces:
+            self._free.pop(size, None)
+        return piece
+
+    def _touch(self, size: int) -> None:
+        if size in self._free:
+            self._free.move_to_end(size)

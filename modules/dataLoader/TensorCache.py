@@ -38,7 +38,7 @@ class TensorCache:
 
     A file is written beside its place and renamed, and carries a checksum. It is verified at the first reading, and
     again if the file has changed since. Whether an entry is there is told by its header and size alone. One that is
-    torn, damaged or not ours counts as absent; `warn` is told once.
+    torn, damaged or not ours counts as absent, and is removed when it is read; `warn` is told once.
 
     Attributes:
         memory: in which entries are read.
@@ -67,9 +67,14 @@ class TensorCache:
             return tensors
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             self._tell_damage(path, error)
-            return None
+        except ValueError as error:
+            self._tell_damage(path, error)
+            # its header may be sound, so that the next start would believe it is there
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return None
 
     def contains(self, kind: str, key: str) -> bool:
         """Whether there is an entry, by its header and size alone. Its values are verified when it is read."""
@@ -218,16 +223,17 @@ def check_header(file: BinaryIO, key: str) -> None:
             raise ValueError("its header has no end")
         header = json.loads(file.read(length))
         metadata = header.pop("__metadata__", {})
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"no sound safetensors file: {error}") from None
     _check_metadata(metadata, key)
-    if size != 8 + length + end:
-        raise ValueError(f"has {size} bytes, expected {8 + length + end}")
+    if size != expected:
+        raise ValueError(f"has {size} bytes, expected {expected}")
 
 
-def _check_metadata(metadata: Mapping[str, str], key: str) -> None:
-    if metadata.get("format") != FORMAT:
+def _check_metadata(metadata: object, key: str) -> None:
+    """Raises ValueError if what a header has as `__metadata__` is not that of an entry."""
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise ValueError("written in another format")
     if metadata.get("key") != key:
         raise ValueError("stored under a wrong name")

@@ -145,6 +145,10 @@ class TrainingData:
             allocate=allocate or self._store.memory.take,
         )
 
+    def rest_model(self) -> None:
+        """Lets the model put away what it has loaded to encode a batch, and training does not need."""
+        self._model.rest()
+
     def sizes(self, epoch: int = 0) -> dict[tuple[int, int], int]:
         """How many samples of an epoch have which (height, width), most frequent first."""
         counts = Counter()

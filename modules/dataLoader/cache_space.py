@@ -26,12 +26,14 @@ class EncodedBytes:
     Attributes:
         image, mask, conditioning: bytes for each pixel.
         caption: bytes of the longest caption that is read.
+        short_caption: bytes of the shortest one: of one chunk, where captions are read in chunks.
     """
 
     image: float
     mask: float
     conditioning: float
     caption: int
+    short_caption: int
 
 
 @dataclass
@@ -53,8 +55,13 @@ class MissingEntries:
         pictures = (*self.images, *self.masks, *self.conditioning)
         return self.captions * MOST_OF_CAPTION + sum(MOST_OF_PIXEL * h * w + BLOCK for h, w in pictures)
 
-    def take(self, measured: EncodedBytes) -> dict[str, int]:
-        """Bytes on disk of each kind that is missing."""
+    def take(self, measured: EncodedBytes, least: bool = False) -> dict[str, int]:
+        """Bytes on disk of each kind that is missing.
+
+        Args:
+            measured: of the model.
+            least: if all captions are short; otherwise all are long.
+        """
         found = {
             kind: sum(_on_disk(h * w * getattr(measured, one)) for h, w in sizes)
             for kind, one, sizes in (
@@ -62,7 +69,7 @@ class MissingEntries:
                 ("conditioning images", "conditioning", self.conditioning),
             )
         }  # fmt: skip
-        found["captions"] = self.captions * _on_disk(measured.caption)
+        found["captions"] = self.captions * _on_disk(measured.short_caption if least else measured.caption)
         return {kind: size for kind, size in found.items() if size}
 
 
@@ -86,25 +93,32 @@ class CacheSpace:
             missing: see `MissingEntries`.
 
         Raises:
-            UserError: they can't fit.
+            UserError: they can't fit, even if all captions are short.
         """
         free = shutil.disk_usage(directory).free
         if missing.at_most() <= min(LEAST, free) or (measured := self.measure()) is None:
             return
-        sizes = missing.take(measured)
-        needed = sum(sizes.values())
-        shares = ", ".join(f"{kind} {size / GB:.1f}" for kind, size in sizes.items())
-        text = (
-            f"{directory}: the cache will take up to {needed / GB:.1f} GB more ({shares}); {free / GB:.1f} GB are free"
-        )
-        if needed > free:
+        most, least = missing.take(measured), missing.take(measured, least=True)
+        needed = sum(most.values())
+        if sum(least.values()) > free:
+            bound = "up to" if least == most else "at least"
             raise UserError(
-                f"{text}, so there is no space left for it. Free some, set cache_dir to another disk, train fewer "
-                "images or variations, set text_cache_dtype to BFLOAT_16 if captions are stored in 32 bits, or set "
-                "latent_caching to false, with which every step encodes its images and captions anew."
+                f"{_told(directory, bound, least, free)}, so there is no space left for it. Free some, set cache_dir "
+                "to another disk, train fewer images or variations, set text_cache_dtype to BFLOAT_16 if captions are "
+                "stored in 32 bits, or set latent_caching to false, with which every step encodes its images and "
+                "captions anew."
             )
-        if needed >= LEAST / 10:
+        text = _told(directory, "up to", most, free)
+        if needed > free:
+            self.tell(f"{text}. It may not fit: how much it takes depends on how long the captions are.")
+        elif needed >= LEAST / 10:
             self.tell(f"{text}.")
+
+
+def _told(directory: Path, bound: str, sizes: dict[str, int], free: int) -> str:
+    shares = ", ".join(f"{kind} {size / GB:.1f}" for kind, size in sizes.items())
+    needed = sum(sizes.values()) / GB
+    return f"{directory}: the cache will take {bound} {needed:.1f} GB more ({shares}); {free / GB:.1f} GB are free"
 
 
 def _on_disk(size: float) -> int:

@@ -15,12 +15,12 @@ Allocate = Callable[[int], Tensor]
 
 
 def fresh(size: int) -> Tensor:
-    """Memory that nobody else gets while a device may still read it."""
+    """Memory that goes back to the system with the batch. Copies out of it have to wait until they are done."""
     return torch.empty(size, dtype=torch.uint8)
 
 
 def pinned(size: int) -> Tensor:
-    """Memory that a GPU reads while the program goes on. torch uses it again when the GPU is done with it."""
+    """Memory that a GPU reads while the program goes on. torch gives it to others when the GPU is done with it."""
     return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
 

@@ -4,7 +4,9 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import starmap
+from typing import Any
 
 from modules.dataLoader.cache_space import CacheSpace, MissingEntries
 from modules.dataLoader.cache_use import other_users, use_cache
@@ -195,7 +197,8 @@ def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | 
     wanted = list({data.latent_key(*place): place for place in reversed(places)}.values())[::-1]
     encode_missing(starmap(data.latent_entry, wanted), len(wanted), "latents", threads, progress)
     if config.masked_training:
-        wanted = [place for place in places if data.source.has_mask(*place)]
+        named = {data.mask_key(*place): place for place in reversed(places) if data.source.has_mask(*place)}
+        wanted = list(named.values())[::-1]
         masks = (data.mask_entry(*place, data.latent_entry(*place)) for place in wanted)
         encode_missing(masks, len(wanted), "masks", threads, progress)
     if data.conditioned:
@@ -204,26 +207,35 @@ def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | 
 
 
 def _missing(data: TrainingData, cache: TensorCache, config: TrainConfig, texts: Texts) -> MissingEntries:
-    """Entries whose files are not there. Of kinds without any file no keys are made: these need loaded weights."""
+    """Entries whose files are not there, each once.
+
+    The keys of kinds without any file have no fingerprint in them: that needs loaded weights.
+    """
     source, places = data.source, _image_variations(data, config.epochs)
     masked = [place for place in places if config.masked_training and source.has_mask(*place)]
     filled = (False, True) if data.fills_whole else (False,)
     shown = [(*place, whole) for place in places for whole in filled] if data.conditioned else []
 
-    def missing(kind: str, key_of: Callable[..., str], wanted: Sequence[tuple]) -> list[tuple]:
+    def missing(
+        kind: str, key_of: Callable[..., str], bare_key_of: Callable[..., Any], wanted: Sequence[tuple]
+    ) -> list[tuple]:
         if cache.is_empty(kind):
-            return list(wanted)
+            return list({bare_key_of(*one): one for one in wanted}.values())
         each = {key_of(*one): one for one in wanted}
         return [one for key, one in each.items() if not cache.path(kind, key).is_file()]
+
+    def conditioning_key(image: int, variation: int, whole: bool) -> str:
+        return source.conditioning_key(image, variation, "", whole)
 
     def sizes(found: Sequence[tuple]) -> list[tuple[int, int]]:
         return [source.size(*place[:2]) for place in found]
 
     return MissingEntries(
-        sizes(missing("latents", data.latent_key, places)),
-        sizes(missing("masks", data.mask_key, masked)),
-        sizes(missing("conditioning", data.conditioning_key, shown)),
-        len(missing("captions", data.text_key, texts)),
+        sizes(missing("latents", data.latent_key, partial(source.pixels_key, fingerprint=""), places)),
+        sizes(missing("masks", data.mask_key, partial(source.mask_key, fingerprint=""), masked)),
+        sizes(missing("conditioning", data.conditioning_key, conditioning_key, shown)),
+        # texts are joined already
+        len(missing("captions", data.text_key, lambda *text: text, texts)),
     )
 
 

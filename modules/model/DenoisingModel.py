@@ -4,6 +4,7 @@ from typing import Protocol
 
 from modules.model.Draw import Draw, per_image
 from modules.model.Prediction import Prediction
+from modules.util.to_device import to_device
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ class DenoisingModel(ABC):
 
     def clean_latents(self, latents: Tensor) -> Tensor:
         """Latents of `encode_images` on the device, as noise is mixed into them."""
-        return latents.to(self.device, non_blocking=True)
+        return to_device(latents, self.device)
 
     def noised(self, clean: Tensor, draw: Draw) -> Tensor:
         """The denoiser's input x_t = signal · x + spread · mixed.
@@ -107,7 +108,7 @@ class DenoisingModel(ABC):
         if shared := text.keys() & shown.keys():
             raise ValueError(f"{type(self).__name__} gives captions and conditionings the same names: {shared}")
         conditions = {**text, **shown, "placement": batch.placement}
-        return {name: value.to(self.device, non_blocking=True) for name, value in conditions.items()}
+        return {name: to_device(value, self.device) for name, value in conditions.items()}
 
     def predict_batch(self, batch: TrainingBatch, generator: torch.Generator) -> Prediction:
         """`predict` for a batch of the data room, wherever it lies."""

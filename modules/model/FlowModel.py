@@ -16,6 +16,7 @@ from modules.util.config.field_type import default_of
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LossWeight import LossWeight
+from modules.util.to_device import to_device
 from modules.util.UserError import UserError
 
 import torch
@@ -215,7 +216,7 @@ class FlowModel(BaseModel):
         shift = self.shift_of_size(self.token_count(shape)) if config.dynamic_timestep_shifting else None
         sigma = draw_noise_levels(config, shape[0], generator, shift).float()
         noise, mixed = draw_noise(config, shape, generator)
-        tensors = (tensor.to(self.device, non_blocking=True) for tensor in (noise, mixed, 1 - sigma, sigma))
+        tensors = (to_device(tensor, self.device) for tensor in (noise, mixed, 1 - sigma, sigma))
         return Draw(1000 * sigma, *tensors, sigma=sigma)
 
     def target(self, clean: Tensor, draw: Draw) -> Tensor:

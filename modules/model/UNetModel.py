@@ -24,6 +24,7 @@ from modules.util.enum.LossWeight import LossWeight
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.ModelType import ModelType
 from modules.util.enum.NoiseScheduler import NoiseScheduler
+from modules.util.to_device import to_device
 from modules.util.UserError import UserError
 
 import torch
@@ -214,7 +215,7 @@ class UNetModel(ClipTexts):
         noise, mixed = draw_noise(self.config, shape, generator, self.offset_psi[timesteps])
         alphas = self.alphas_cumprod[timesteps]
         tensors = (noise, mixed, alphas.sqrt(), (1 - alphas).sqrt())
-        tensors = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
+        tensors = (to_device(tensor, self.device) for tensor in tensors)
         return Draw(timesteps, *tensors, snr=alphas / (1 - alphas).clamp(min=1e-12))
 
     def clean_latents(self, latents: Tensor) -> Tensor:

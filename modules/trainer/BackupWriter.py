@@ -6,12 +6,11 @@ from typing import Any
 
 from modules.trainer.backup import Backup, prune_backups, write_backup
 from modules.trainer.events import TrainEvents
+from modules.util.free_memory import free_memory
 from modules.util.out_of_memory import is_out_of_memory
 from modules.util.UserError import UserError
 
 from torch import Tensor
-
-import psutil
 
 # bytes of memory that stay free beside the copy of a backup
 RESERVE = 1 << 30
@@ -129,7 +128,7 @@ class BackupWriter:
         """The backup with tensors of its own; None where there is too little memory for them."""
         kept = [dict(backup.tensors), backup.optimizer, backup.extra, backup.progress, backup.config]
         size = held_bytes(kept)
-        if psutil.virtual_memory().available >= size + RESERVE:
+        if free_memory() >= size + RESERVE:
             try:
                 return Backup(*snapshot(kept), backup.run, backup.path)
             except (RuntimeError, MemoryError) as error:

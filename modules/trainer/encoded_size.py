@@ -46,10 +46,11 @@ def _followed(model: BaseModel, cache_text: bool) -> EncodedBytes:
 
     twin.components, twin.device = ModelComponents(list(model.components), load, CPU, CPU), CPU
     side = SIDE * model.image_grid
+    short = "a photo "
     # as long as captions may be
-    caption = "a photo " * (1 if config.prompt_chunks == 1 else 75 * config.prompt_chunks)
+    captions = [short] if config.prompt_chunks == 1 else [short, 75 * config.prompt_chunks * short]
     shown: dict[str, Tensor] = {}
-    text: dict[str, Tensor] = {}
+    texts: list[dict[str, Tensor]] = [{}]
     with torch.random.fork_rng(devices=[]), space, torch.no_grad():
         pixels = torch.zeros(1, 3, side, side)
         latents = twin.encode_images(pixels)
@@ -58,13 +59,18 @@ def _followed(model: BaseModel, cache_text: bool) -> EncodedBytes:
             shown = twin.encode_conditioning(pixels, mask)
         if cache_text:
             sees = model.captions_see_conditioning
-            text = twin.encode_instructions([caption], pixels) if sees else twin.encode_captions([caption])
+            texts = [
+                twin.encode_instructions([caption], pixels) if sees else twin.encode_captions([caption])
+                for caption in captions
+            ]
+    sizes = [_bytes(reduced(text, config.text_cache_dtype).values()) for text in texts]
     area, mask_bytes = side * side, 4 * latents.shape[-1] * latents.shape[-2]
     return EncodedBytes(
         image=4 * latents.numel() / area,
         mask=mask_bytes / area,
         conditioning=_bytes(shown.values()) / area,
-        caption=_bytes(reduced(text, config.text_cache_dtype).values()),
+        caption=sizes[-1],
+        short_caption=sizes[0],
     )
 
 

@@ -4,6 +4,7 @@ from modules.model.Prediction import Prediction
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.LossScaler import LossScaler
 from modules.util.enum.LossWeight import LossWeight
+from modules.util.to_device import to_device
 from modules.util.UserError import UserError
 
 import torch.nn.functional as F
@@ -72,7 +73,7 @@ def image_losses(config: TrainConfig, prediction: Prediction, loss_weight: Tenso
     """
     losses = elementwise_loss(config, prediction.predicted, prediction.target)
     if mask is not None:
-        mask = mask.to(losses.device, non_blocking=True)
+        mask = to_device(mask, losses.device)
         losses = losses * mask
     own_axes = tuple(range(1, losses.dim()))
     losses = losses.mean(dim=own_axes)
@@ -81,7 +82,7 @@ def image_losses(config: TrainConfig, prediction: Prediction, loss_weight: Tenso
     weight = timestep_weight(config, prediction)
     if weight is not None:
         losses = losses * weight.to(losses.device, losses.dtype)
-    return losses * loss_weight.to(losses.device, losses.dtype, non_blocking=True)
+    return losses * to_device(loss_weight, losses.device, losses.dtype)
 
 
 def loss_scale(config: TrainConfig) -> float:

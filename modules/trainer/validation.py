@@ -36,7 +36,9 @@ def validation_loss(
     planned = data.plan(0)
     with Feed(data, planned.__getitem__, len(planned), config.dataloader_threads, model.device) as feed:
         for index in range(len(planned)):
-            batch = feed.batch(index)
+            # what has to be encoded is kept under a key that says nothing of autocast
+            with torch.autocast(model.device.type, enabled=False):
+                batch = feed.batch(index)
             for draw in range(draws):
                 generator = step_generator(seed, "validation", index, draw)
                 losses = batch_losses(config, model, batch, generator, trained or {})

@@ -27,6 +27,7 @@ class PoolingModel:
         self.images = 0
         self.captions: list[str] = []
         self.fail_after = fail_after
+        self.rests = 0
 
     def encode_images(self, pixels):
         assert pixels.dtype == torch.float32 and pixels.shape[1] == 3 and pixels.abs().max() <= 1
@@ -47,6 +48,9 @@ class PoolingModel:
 
     def text_fingerprint(self):
         return f"{self.name}-text"
+
+    def rest(self):
+        self.rests += 1
 
 
 def draw(width: int, height: int, seed: int = 0) -> Image.Image:

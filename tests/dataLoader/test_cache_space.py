@@ -2,6 +2,7 @@
 
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 
 from modules.dataLoader.cache_space import CacheSpace as Space
 from modules.dataLoader.cache_space import EncodedBytes, MissingEntries
@@ -16,7 +17,7 @@ import pytest
 
 GB = 10**9
 # float32 latents of 4 channels at an eighth of the size, and 16 MB captions
-MEASURED = EncodedBytes(image=0.25, mask=0.0625, conditioning=0.25, caption=15_728_640)
+MEASURED = EncodedBytes(image=0.25, mask=0.0625, conditioning=0.25, caption=15_728_640, short_caption=15_728_640)
 
 
 @pytest.fixture
@@ -43,6 +44,18 @@ def test_ten_thousand_captions_are_told_or_refused(tmp_path, free, room, fits):
         Space(lambda: MEASURED, told.append).check(tmp_path, missing)
     assert all(word in str(error.value) for word in ("157.3", "150.0 GB are free", "cache_dir", "latent_caching"))
     assert not told and "\n" not in str(error.value)
+
+
+def test_captions_that_may_be_short_are_refused_only_where_short_ones_cant_fit(tmp_path, free):
+    told, missing = [], MissingEntries(captions=1000)
+    space = Space(lambda: replace(MEASURED, short_caption=5_242_880), told.append)
+    for room in (20 * GB, 10 * GB):
+        free(room)
+        space.check(tmp_path, missing)
+    assert ["It may not fit" in line for line in told] == [False, True] and all("up to 15.7 GB" in one for one in told)
+    free(5 * GB)
+    with pytest.raises(UserError, match="at least 5.2 GB more .captions 5.2.; 5.0 GB are free"):
+        space.check(tmp_path, missing)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +96,27 @@ def test_only_what_is_missing_counts(dataset, monkeypatch):
     # "" is always among captions
     assert [(len(one.images), len(one.masks), one.captions) for one in found] == [(2, 1, 3), (1, 0, 0), (0, 0, 0)]
     assert found[0].images == [(64, 64)] * 2 and found[1].images != [(64, 64)]
+
+
+def test_entries_that_are_the_same_count_and_are_encoded_once(dataset, monkeypatch):
+    for name in ("a.png", "b.png"):
+        path = dataset.add(name)
+        dataset.folder.joinpath(path.stem + "-masklabel.png").write_bytes(path.read_bytes())
+    same = dataset.folder / "b.png", dataset.folder / "b-masklabel.png"
+    for path, other in zip(same, ("a.png", "a-masklabel.png"), strict=True):
+        path.write_bytes((dataset.folder / other).read_bytes())
+    found, stages = [], {}
+    monkeypatch.setattr(Space, "check", lambda self, directory, missing: found.append(missing))
+    # no variation differs from another one
+    concept = dataset.concept(image_variations=3)
+    prepare_data(
+        dataset.config(masked_training=True, epochs=3), [concept], dataset.model, cache_text=True,
+        report=dataset.check([concept], masked_training=True), space=Space(lambda: MEASURED, print),
+        progress=lambda stage, done, total: stages.update({stage: total}),
+    )  # fmt: skip
+    assert (len(found[0].images), len(found[0].masks)) == (1, 1)
+    assert len(dataset.cached("latents")) == len(dataset.cached("masks")) == 1
+    assert stages["latents"] == stages["masks"] == 1
 
 
 def test_a_refusal_comes_before_anything_is_encoded(dataset, free):

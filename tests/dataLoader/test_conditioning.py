@@ -2,6 +2,7 @@
 
 import os
 
+from modules.dataLoader.cache_space import CacheSpace
 from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.DatasetReport import DatasetImage
 from modules.dataLoader.ImageSource import ImageSource
@@ -421,6 +422,18 @@ def test_validation_and_families_that_fill_no_masks_never_fill_the_whole(dataset
     assert batch.conditioning["shown_mask"].min() == 0
     (batch,) = batches(prepare(dataset, conditioned(FILE), unmasked_probability=1.0, masked_training=True, **OWN_FILES))
     assert batch.conditioning["shown"].any() and batch.mask.min() == 1
+
+
+def test_blank_conditionings_of_one_size_count_once_in_the_disk_that_is_told(dataset, conditioned, monkeypatch):
+    for name in ("a.png", "b.png"):
+        dataset.add(name)
+    found = []
+    monkeypatch.setattr(CacheSpace, "check", lambda self, directory, missing: found.append(missing))
+    prepare_data(
+        dataset.config(), [dataset.concept()], conditioned(MASK), cache_text=True, space=CacheSpace(pytest.fail, print)
+    )
+    assert (len(found[0].images), found[0].conditioning) == (2, [(64, 64)])
+    assert len(dataset.cached("conditioning")) == 1
 
 
 def test_captions_see_the_blank_image_of_a_sample_that_is_filled_as_a_whole(dataset, conditioned):

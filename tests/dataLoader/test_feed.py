@@ -35,6 +35,12 @@ def everything(batch):
     return own | {"text": batch.text and {name: value.tolist() for name, value in batch.text.items()}}
 
 
+def read_again(data):
+    feed, planned = feed_of(data)
+    with feed:
+        return [feed.batch(number) for number in range(len(planned))]
+
+
 def data_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("data")]
 
@@ -87,9 +93,25 @@ def test_an_entry_that_is_damaged_in_the_run_is_encoded_again(dataset):
     encoded = dataset.model.images
     for path in dataset.cached("latents"):
         path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert not dataset.model.rests
     with feed:
         assert [everything(feed.batch(number)) for number in range(len(planned))] == wanted
+    assert dataset.model.rests == len(planned), "what it has loaded to encode is put away after each"
+    assert [everything(batch) for batch in read_again(data)] == wanted and dataset.model.rests == len(planned)
     assert dataset.model.images == encoded + 7 and sum("damaged" in text for text in dataset.warnings) == 1
+
+
+@pytest.mark.parametrize(("caching", "ahead"), [(True, 8), (False, 4)])
+def test_pictures_that_wait_to_be_encoded_count_as_large_as_they_are(dataset, monkeypatch, caching, ahead):
+    for number in range(7):
+        dataset.add(f"{number}.png")
+    # of one batch: latents have 2 KB, pictures 98 KB
+    monkeypatch.setattr("modules.dataLoader.Feed.AHEAD_BYTES", 400_000)
+    feed, _ = feed_of(dataset.prepare(latent_caching=caching), threads=1, epochs=4)
+    with feed:
+        for number in range(2):
+            feed.batch(number)
+        assert len(feed._ahead) == ahead
 
 
 def test_a_file_that_changes_stops_the_batch_that_needs_it(dataset):

@@ -1,6 +1,6 @@
 """Memory is taken again when no tensor lies in it, and never before."""
 
-from modules.dataLoader.ReusedMemory import SMALLEST, ReusedMemory
+from modules.dataLoader.ReusedMemory import SMALLEST, UNIT, ReusedMemory
 
 SIZE = 3 * SMALLEST + 5
 
@@ -24,3 +24,21 @@ def test_no_more_is_held_than_agreed():
     del pieces
     held = sum(len(one) for free in memory._free.values() for one in free)
     assert SIZE <= held <= 1 << 20
+
+
+def test_pieces_of_sizes_that_nobody_asks_for_make_room():
+    memory = ReusedMemory(4 * SMALLEST)
+    old, kept = [memory.take(SMALLEST) for _ in range(3)], memory.take(SMALLEST + UNIT)
+    del old
+    del kept
+    # asked for after the others
+    kept = memory.take(SMALLEST + UNIT)
+    place = kept.data_ptr()
+    del kept
+    new = memory.take(2 * SMALLEST)
+    wanted = new.data_ptr()
+    del new
+    assert [memory.take(size).data_ptr() for size in (2 * SMALLEST, SMALLEST + UNIT)] == [wanted, place]
+    assert sorted(memory._free) == [SMALLEST + UNIT, 2 * SMALLEST] and memory._free_bytes <= 4 * SMALLEST
+    memory.take(5 * SMALLEST)
+    assert 5 * SMALLEST not in memory._free and len(memory._free) == 2, "too large to be held, so nothing makes room"

@@ -76,6 +76,21 @@ def test_every_damage_is_noticed(cache, warnings):
     assert same(cache.read("latents", KEY), TENSORS)
 
 
+def test_an_entry_that_was_read_and_found_damaged_is_gone(cache, warnings, monkeypatch):
+    cache.write("latents", KEY, TENSORS)
+    path, data = cache.path("latents", KEY), pack(TENSORS, KEY)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert cache.read("latents", KEY) is None and not path.exists()
+    assert not cache.contains("latents", KEY) and len(warnings) == 1
+    cache.write("latents", KEY, TENSORS)
+
+    def refused(path):
+        raise OSError(errno.EIO, "the disk does not answer")
+
+    monkeypatch.setattr(cache, "_read_whole", refused)
+    assert cache.read("latents", KEY) is None and path.exists(), "it may be sound"
+
+
 def test_what_is_there_is_told_without_reading_it(cache, warnings):
     assert not cache.contains("latents", KEY)
     cache.write("latents", KEY, TENSORS)
@@ -84,8 +99,12 @@ def test_what_is_there_is_told_without_reading_it(cache, warnings):
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert cache.contains("latents", KEY) and cache.read("latents", KEY) is None, "values are verified when read"
     long = (1 << 40).to_bytes(8, "little")
+    with_key = json.dumps({"__metadata__": {"format": "1", "key": KEY}, "x": {"data_offsets": [0, None]}}).encode()
     spoilt = [data[:5], data[:100], data[:-1], data + b"x", long + data[8:], pack(TENSORS, OTHER)]
-    for header in (b"[]", b'{"x": 1}', b'{"x": {"data_offsets": [0]}}', b"\xff", b"[" * 5000):
+    for header in (
+        b"[]", b'{"x": 1}', b'{"x": {"data_offsets": [0]}}', b"\xff", b"[" * 5000, b'{"__metadata__": 1}',
+        b'{"__metadata__": null}', with_key, with_key.replace(b"null", b'"8"'), with_key.replace(b"null", b"1e999"),
+    ):  # fmt: skip
         spoilt.append(len(header).to_bytes(8, "little") + header)
     for wrong in spoilt:
         path.write_bytes(wrong)
@@ -112,7 +131,9 @@ def test_the_checksum_is_verified_once_and_again_when_the_file_changes(cache, mo
     assert same(cache.read("latents", KEY), TENSORS)
 
 
-@pytest.mark.parametrize("offsets", [[4, 8], [0, 4], [4, 4], [8, 0], [-8, 8], [0, 1 << 40], ["0", 8], [0]])
+@pytest.mark.parametrize(
+    "offsets", [[4, 8], [0, 4], [4, 4], [8, 0], [-8, 8], [0, 1 << 40], ["0", 8], [0], [0, None], None]
+)
 def test_a_header_whose_offsets_do_not_fit_is_refused(offsets):
     data = pack({"x": torch.zeros(2)}, KEY)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -121,6 +142,29 @@ def test_a_header_whose_offsets_do_not_fit_is_refused(offsets):
     broken = len(text).to_bytes(8, "little") + text + bytes(8)
     with pytest.raises(ValueError, match="no sound safetensors file"):
         unpack(torch.frombuffer(bytearray(broken), dtype=torch.uint8), KEY)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"__metadata__": 1},
+        {"__metadata__": None},
+        {"__metadata__": [KEY]},
+        {"x": {"dtype": "F32", "shape": [0], "data_offsets": [1 << 90, 1 << 90]}},
+        {"x": {"dtype": "F32", "shape": [0, 1 << 90], "data_offsets": [0, 0]}},
+    ],
+    ids=["number", "null", "list", "far away", "large"],
+)
+def test_a_header_of_wrong_values_is_refused(header):
+    text = json.dumps({"__metadata__": {"format": "1", "key": KEY}} | header).encode()
+    with pytest.raises(ValueError):
+        unpack(torch.frombuffer(bytearray(len(text).to_bytes(8, "little") + text), dtype=torch.uint8), KEY)
+
+
+def test_a_header_that_has_no_end_is_refused():
+    data = bytearray(b"\xff" * 8 + pack(TENSORS, KEY)[8:])
+    with pytest.raises(ValueError):
+        unpack(torch.frombuffer(data, dtype=torch.uint8), KEY)
 
 
 def test_an_entry_under_a_wrong_name(cache):

@@ -49,15 +49,18 @@ def test_it_is_what_encoding_gives(load, options):
     latent = encoder.image(torch.zeros(3, side, side), "x")
     assert told.image * side * side == size_of({"latent": latent})
     assert told.mask * side * side == 4 * latent.shape[1] * latent.shape[2] and told.conditioning == 0
-    assert told.caption == size_of(encoder.caption(LONG))
+    assert told.caption == told.short_caption == size_of(encoder.caption(LONG))
 
 
 def test_chunks_count_as_many_as_there_may_be(small_folder):
     config = {"base_model_name": str(small_folder), "model_type": "STABLE_DIFFUSION_15", "prompt_chunks": 3}
     config = TrainConfig.from_dict(config)
     model = family_of(config).load(config, torch.device("cpu"))
-    assert encoded_bytes(model).caption == size_of(Encoder(model).caption(LONG))
-    assert encoded_bytes(model, cache_text=False).caption == 0
+    told = encoded_bytes(model)
+    assert told.caption == size_of(Encoder(model).caption(LONG))
+    assert told.short_caption == size_of(Encoder(model).caption("a red shape")) < told.caption
+    untold = encoded_bytes(model, cache_text=False)
+    assert untold.caption == untold.short_caption == 0
 
 
 def test_what_cant_be_followed_is_not_told(small_folder, monkeypatch):

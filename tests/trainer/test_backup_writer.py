@@ -2,7 +2,6 @@
 
 import threading
 from collections import OrderedDict
-from types import SimpleNamespace
 
 from modules.trainer import BackupWriter as module
 from modules.trainer.backup import list_backups, newest_backup, read_backup, write_backup
@@ -157,7 +156,7 @@ def test_with_too_little_memory_training_waits(writer, gate, told, monkeypatch, 
         raise MemoryError
 
     if how == "none free":
-        monkeypatch.setattr(module.psutil, "virtual_memory", lambda: SimpleNamespace(available=module.RESERVE))
+        monkeypatch.setattr(module, "free_memory", lambda: module.RESERVE)
     else:
         monkeypatch.setattr(module, "snapshot", refused)
     gate.open.set()

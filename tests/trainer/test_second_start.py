@@ -171,8 +171,14 @@ def test_an_entry_whose_values_are_damaged_is_built_when_it_is_needed(own_base, 
             whole = path.read_bytes()
             path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     opened.clear()
-    second.train(epochs=1)
-    assert opened == ["unet", "vae", "text_encoder"] and first.digest() == second.digest()
+    trainer, loaded = second.trainer(epochs=1), []
+    trainer.events.listeners.append(
+        lambda kind, values: kind == "step" and loaded.append(set(trainer.model.components.loaded))
+    )
+    trainer.run()
+    assert set(opened) == {"unet", "vae", "text_encoder"} and opened.count("vae") == opened.count("unet") == 1
+    assert loaded and not any("text_encoder" in names for names in loaded), "it is put away before the step"
+    assert first.digest() == second.digest()
     assert any("damaged" in text for text in second.warnings())
     cache = TensorCache(first.cache, lambda text: None)
     for kind in ("latents", "captions"):

@@ -3,6 +3,7 @@
 import json
 import math
 
+from modules.dataLoader.Encoder import Encoder
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.trainer.backup import newest_backup
 from modules.util.UserError import UserError
@@ -111,6 +112,16 @@ def test_validation_is_the_same_for_the_same_weights(make_run, mini_concept):
     assert len(same) == 4 and len(set(same)) == 1, "noise and timesteps are fixed, dropout is off"
     assert len(set(changing)) == 4 and changing[0] == same[0]
     assert all(math.isfinite(loss) for loss in changing)
+
+
+def test_images_of_validation_are_encoded_without_autocast(mini_run, mini_concept, monkeypatch):
+    encode, under = Encoder.image, []
+    monkeypatch.setattr(
+        Encoder, "image", lambda *given: under.append(torch.is_autocast_enabled("cpu")) or encode(*given)
+    )
+    options = {"train_dtype": "BFLOAT_16", "latent_caching": False, "epochs": 1}
+    mini_run.train(**validation(mini_concept), **options)
+    assert mini_run.of_kind("validation") and len(under) == 3 * 7 and not any(under)
 
 
 @pytest.mark.parametrize("text_encoder", [False, True])

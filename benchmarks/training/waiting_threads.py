@@ -1,4 +1,4 @@
-"""How many steps a training on CPUs makes where threads of torch spin while they wait, and where they sleep."""
+"""How many steps a training on CPUs makes by how threads of torch wait: a moment awake, asleep, awake."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import ROOT
-from modules.util.openmp import CHOICES
+from modules.util.openmp import CHOICES, SHORT
 
-POLICIES = {"sleeping": {"OMP_WAIT_POLICY": "PASSIVE"}, "spinning": {"KMP_BLOCKTIME": "200"}}
-"""Environments. The second is OpenMP's default, which `wait_asleep` leaves alone as something is set."""
+POLICIES = {"a moment": SHORT, "sleeping": {"OMP_WAIT_POLICY": "PASSIVE"}, "spinning": {"KMP_BLOCKTIME": "200"}}
+"""Environments. The first is ours, the last OpenMP's default, which `wait_asleep` leaves alone as something is set."""
 
 
 def measure(preset: Path, folder: Path, rounds: int, seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
-    """Runs a preset in turns under both policies, each time until so many seconds after its first step.
+    """Runs a preset in turns under all policies, each time until so many seconds after its first step.
 
     Args:
         preset: config file.

@@ -79,7 +79,10 @@ def commands(
         place = folder / module
         place.mkdir(parents=True, exist_ok=True)
         config = place / "config.json"
-        config.write_text(json.dumps(training(settings, place)), encoding="utf-8")
+        own = training(settings, place)
+        # what OneTrainer says once for all components
+        own["unet"]["gradient_checkpointing"] = False
+        config.write_text(json.dumps(own), encoding="utf-8")
         found[name] = [sys.executable, "-m", f"benchmarks.trainers.{module}", str(config)]
     if onetrainer is not None:
         place = folder / "onetrainer"

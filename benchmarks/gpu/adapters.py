@@ -9,6 +9,7 @@ from benchmarks.gpu.Row import NotMeasured, Row, State
 from modules.model.QuantizedLinear import WEIGHT_CODECS, QuantizedLinear
 from modules.module.AdapterSet import AdapterSet
 from modules.module.kinds import ADAPTER_CLASSES
+from modules.trainer.device_settings import device_settings
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 
@@ -72,13 +73,9 @@ def _numbers(bench: Bench, config: TrainConfig) -> Found:
         raise NotMeasured("a CPU is what devices are compared with")
     torch.manual_seed(0)
     root, x = _Layers(64), torch.randn(2, 64, 16, 16)
-    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
-    convolutions, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
-    try:
-        here = _gradients(config, copy.deepcopy(root), x)
+    here = _gradients(config, copy.deepcopy(root), x)
+    with device_settings(TrainConfig(train_dtype=DataType.FLOAT_32), bench.device):
         there = _gradients(config, root.to(bench.device), x.to(bench.device))
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before, convolutions
     apart = max(_apart(own, other) for own, other in zip(there, here, strict=True))
     return bounded(apart, BOUND, f"forward and backward {apart:.1e} apart from a CPU's", {"apart": apart})
 

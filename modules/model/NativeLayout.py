@@ -1,5 +1,5 @@
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from modules.model.native_file import NativeTensor
@@ -88,19 +88,9 @@ class NativeLayout:
             ValueError: a layer has no native name.
         """
         paths = layer_paths(transformer)
-        apart: dict[LayerId, str] = {}
-        stacked: dict[str, dict[Share, str]] = {}
-        for path in paths:
-            native, share = self.layer(path)
-            if share is None and path not in self.swapped:
-                apart[component, path] = native
-            else:
-                stacked.setdefault(native, {})[share or Share(0, 1, 1)] = path
-        groups: dict[str, FusedLayer] = {}
-        for native, shares in stacked.items():
-            members = [shares[share] for share in sorted(shares)]
-            rows = tuple(transformer.get_submodule(path).out_features for path in members)
-            groups[native] = FusedLayer(tuple((component, path) for path in members), rows, members[0] in self.swapped)
+        apart, groups = native_layers(
+            transformer, paths, component, lambda path: NativeTensor(*self.layer(path), path in self.swapped)
+        )
         return self._naming(component, paths, apart, groups)
 
     def _naming(
@@ -154,3 +144,30 @@ def _native_aliases(native: str) -> tuple[str, ...]:
         *(f"base_model.model.{native}", f"transformer.{native}", f"lora_transformer.{native}"),
         *(f"lycoris_{flat(native)}", f"lora_transformer_{flat(native)}"),
     )
+
+
+def native_layers(
+    transformer: nn.Module, paths: Iterable[str], component: str, place: Callable[[str], NativeTensor]
+) -> tuple[dict[LayerId, str], dict[str, FusedLayer]]:
+    """Layers that a native file has apart, with their names there, and those that it joins or swaps, by these names.
+
+    Args:
+        transformer: of diffusers, may be on the meta device.
+        paths: of its layers.
+        component: its name in the config.
+        place: path of a layer -> where a native file has it.
+    """
+    apart: dict[LayerId, str] = {}
+    stacked: dict[str, dict[Share, tuple[str, bool]]] = {}
+    for path in paths:
+        native, share, swapped = place(path)
+        if share is None and not swapped:
+            apart[component, path] = native
+        else:
+            stacked.setdefault(native, {})[share or Share(0, 1, 1)] = path, swapped
+    groups: dict[str, FusedLayer] = {}
+    for native, shares in stacked.items():
+        members = [shares[share] for share in sorted(shares)]
+        rows = tuple(transformer.get_submodule(path).out_features for path, _ in members)
+        groups[native] = FusedLayer(tuple((component, path) for path, _ in members), rows, members[0][1])
+    return apart, groups

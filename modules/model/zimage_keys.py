@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from modules.model.native_file import NativeTensor
+from modules.model.NativeLayout import native_layers
 from modules.model.unet_keys import flat, layer_paths
 from modules.util.AdapterNaming import AdapterNaming, FusedLayer, LayerId
-from modules.util.CheckpointTensor import THIRDS, Share
+from modules.util.CheckpointTensor import THIRDS
 from modules.util.enum.ModelFormat import ModelFormat
 
 from torch import nn
@@ -59,19 +60,7 @@ def zimage_adapter_naming(
         ValueError: a layer has no native name.
     """
     paths = layer_paths(transformer)
-    apart: dict[LayerId, str] = {}
-    stacked: dict[str, dict[Share, str]] = {}
-    for path in paths:
-        native = native_tensor(path)
-        if native.share is None:
-            apart[component, path] = native.name
-        else:
-            stacked.setdefault(native.name, {})[native.share] = path
-    groups: dict[str, FusedLayer] = {}
-    for native_name, shares in stacked.items():
-        members = [shares[share] for share in sorted(shares)]
-        rows = tuple(transformer.get_submodule(path).out_features for path in members)
-        groups[native_name] = FusedLayer(tuple((component, path) for path in members), rows)
+    apart, groups = native_layers(transformer, paths, component, native_tensor)
     return _naming(component, paths, apart, groups)
 
 

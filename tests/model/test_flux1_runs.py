@@ -11,13 +11,11 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
+from tests.model.family_runs import DRAWN, diffusers_draws_the_same, same_bytes_after_a_stop
 
 import torch
 
-import numpy as np
 import pytest
-from diffusers import DiffusionPipeline
-from PIL import Image
 from safetensors.torch import load_file
 
 KINDS = {
@@ -91,33 +89,12 @@ def test_resumed_run_has_the_same_bytes(make_run, flux1_folders):
         flux1_folders["dev"], epochs=2, samples=[SAMPLE], sample_after=3, sample_after_unit="STEP",
         masked_training=True, loss_weight_fn="SIGMA",
     )  # fmt: skip
-    whole, cut = make_run("whole"), make_run("cut")
-    whole.train(**settings)
-    cut.train(stop_after=3, **settings)
-    cut.train(continue_last_backup=True, **settings)
-    assert whole.digest() == cut.digest()
-    pictures = [path.read_bytes() for run in (whole, cut) for path in sorted(run.workspace.rglob("0 - */*.jpg"))]
-    # at the start, after 3 and 6 steps, and at the end
-    assert len(pictures) == 8 and pictures[:4] == pictures[4:] and len(set(pictures[:4])) > 1
+    same_bytes_after_a_stop(make_run, settings)
 
 
 def test_a_run_s_file_loads_in_diffusers(make_run, flux1_folders):
-    """With the picture that the run itself drew at its end."""
-    run, folder = make_run(), flux1_folders["dev"]
-    run.train(**options(
-        folder, output_model_format="DIFFUSERS_LORA", samples=[SAMPLE], sample_after=1, sample_after_unit="EPOCH",
-        sample_image_format="PNG", epochs=1, learning_rate=0.1,
-    ))  # fmt: skip
-    drawn = [np.asarray(Image.open(path), int) for path in sorted(run.workspace.rglob("0 - */*.png"))]
-    pipeline = DiffusionPipeline.from_pretrained(folder)
-    pipeline.load_lora_weights(str(run.output))
-    image = pipeline(
-        prompt="a red shape", width=32, height=32, num_inference_steps=2, guidance_scale=2.0, max_sequence_length=24,
-        generator=torch.Generator().manual_seed(3),
-    ).images[0]  # fmt: skip
-    # one level of 256 for rounding; before the training it was another picture
-    assert np.abs(np.asarray(image, int) - drawn[-1]).max() <= 1
-    assert np.abs(np.asarray(image, int) - drawn[0]).max() > 1
+    folder = flux1_folders["dev"]
+    diffusers_draws_the_same(make_run(), folder, options(folder, samples=[SAMPLE], **DRAWN), max_sequence_length=24)
 
 
 def test_quantized_base(make_run, wide_flux1_folders):

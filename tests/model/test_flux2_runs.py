@@ -7,13 +7,12 @@ from modules.model.QuantizedLinear import QuantizedLinear
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
+from tests.model.family_runs import DRAWN, diffusers_draws_the_same, goes_on_from_a_file, same_bytes_after_a_stop
 
 import torch
 
-import numpy as np
 import pytest
 from diffusers import DiffusionPipeline
-from PIL import Image
 from safetensors.torch import load_file
 
 KINDS = {
@@ -59,54 +58,19 @@ def test_resumed_run_has_the_same_bytes(make_run, folder):
         folder, epochs=2, samples=[sample], sample_after=3, sample_after_unit="STEP", masked_training=True,
         loss_weight_fn="SIGMA", offset_noise_weight=0.05,
     )  # fmt: skip
-    whole, cut = make_run("whole"), make_run("cut")
-    whole.train(**settings)
-    cut.train(stop_after=3, **settings)
-    cut.train(continue_last_backup=True, **settings)
-    assert whole.digest() == cut.digest()
-    pictures = [path.read_bytes() for run in (whole, cut) for path in sorted(run.workspace.rglob("0 - */*.jpg"))]
-    # at the start, after 3 and 6 steps, and at the end
-    assert len(pictures) == 8 and pictures[:4] == pictures[4:] and len(set(pictures[:4])) > 1
+    same_bytes_after_a_stop(make_run, settings)
 
 
 def test_a_run_s_file_loads_in_diffusers(make_run, folder):
-    """With the picture that the run itself drew at its end."""
-    run = make_run()
     sample = {"prompt": "a red shape", "width": 32, "height": 32, "diffusion_steps": 2, "cfg_scale": 2.0, "seed": 3}
-    run.train(**options(
-        folder, output_model_format="DIFFUSERS_LORA", samples=[sample], sample_after=1, sample_after_unit="EPOCH",
-        sample_image_format="PNG", epochs=1, learning_rate=0.1,
-    ))  # fmt: skip
-    drawn = [np.asarray(Image.open(path), int) for path in sorted(run.workspace.rglob("0 - */*.png"))]
-    pipeline = DiffusionPipeline.from_pretrained(folder)
-    pipeline.load_lora_weights(str(run.output))
-    image = pipeline(
-        prompt="a red shape", width=32, height=32, num_inference_steps=2, guidance_scale=2.0, max_sequence_length=40,
-        generator=torch.Generator().manual_seed(3),
-    ).images[0]  # fmt: skip
-    # one level of 256 for rounding; before the training it was another picture
-    assert np.abs(np.asarray(image, int) - drawn[-1]).max() <= 1
-    assert np.abs(np.asarray(image, int) - drawn[0]).max() > 1
+    diffusers_draws_the_same(make_run(), folder, options(folder, samples=[sample], **DRAWN), max_sequence_length=40)
 
 
 @pytest.mark.parametrize("model_format", ["COMFY_LORA", "LEGACY_LORA"])
 def test_training_goes_on_from_a_file(make_run, flux2_folders, model_format):
     """Also from fused layers, which have the sum of the ranks that were joined."""
-    first, second = make_run("first"), make_run("second")
     settings = options(flux2_folders["klein"], epochs=1, output_model_format=model_format)
-    first.train(**settings)
-    # a step of size zero: the file comes back as it was
-    second.train(**{**settings, "lora_model_name": str(first.output), "learning_rate": 0.0})
-    model = Flux2Model.load(TrainConfig.from_dict(settings), torch.device("cpu"))
-    deltas = []
-    for run in (first, second):
-        layers = read_adapter(run.output).fit(model.adapter_naming(), model.components)["transformer"]
-        deltas.append({name: parts["lora_up.weight"] @ parts["lora_down.weight"] * parts["alpha"]
-                       / len(parts["lora_down.weight"]) for name, parts in layers.items()})  # fmt: skip
-    assert deltas[0].keys() == deltas[1].keys()
-    for name, delta in deltas[0].items():
-        torch.testing.assert_close(deltas[1][name], delta, atol=1e-6, rtol=1e-5)
-    assert deltas[0]["transformer_blocks.0.attn.to_k"].abs().max() > 1e-3
+    goes_on_from_a_file(make_run, Flux2Model, settings, "transformer_blocks.0.attn.to_k")
 
 
 def test_half_precision_with_checkpoints(make_run, folder):

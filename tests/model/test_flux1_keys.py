@@ -24,7 +24,7 @@ from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError
 from tests.adapters import disturb
 from tests.model.flux1_models import LAST, native_layers
-from tests.model.test_flux2_comfy import product
+from tests.model.test_flux2_comfy import delta, native_weights
 
 import torch
 from torch import Tensor
@@ -163,20 +163,6 @@ def written(adapters: AdapterSet, transformer, path, model_format=ModelFormat.CO
     return load_file(path)
 
 
-def native_weights(transformer, adapters: AdapterSet | None = None) -> dict[str, Tensor]:
-    """Native layer -> weight, with the adapters in it if they are given."""
-    result = {}
-    for native, paths in native_layers(transformer.config).items():
-        weights = []
-        for path in paths:
-            weight = transformer.get_submodule(path).weight.detach()
-            if adapters is not None and path in adapters.adapters:
-                weight = weight + adapters.adapters[path].merged_delta()
-            weights.append(torch.cat(weight.chunk(2)[::-1]) if native == LAST else weight)
-        result[native] = torch.cat(weights)
-    return result
-
-
 def comfy_map(transformer) -> dict[str, tuple[str, slice]]:
     """Name of a layer in a file -> native layer, its rows. Names of diffusers are those of layers in fused ones."""
     names: dict[str, tuple[str, slice]] = {}
@@ -190,23 +176,9 @@ def comfy_map(transformer) -> dict[str, tuple[str, slice]]:
     return names
 
 
-def delta(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
-    """ΔW without a magnitude, by the formulas that ComfyUI has for these parts."""
-    if "oft_blocks" in parts:
-        skew = parts["oft_blocks"] - parts["oft_blocks"].transpose(1, 2)
-        eye = torch.eye(skew.shape[1])
-        rotation = (eye + skew) @ torch.linalg.inv(eye - skew)
-        blocks = weight.reshape(len(skew), skew.shape[1], -1)
-        return (rotation.transpose(1, 2) @ blocks).reshape(weight.shape) - weight
-    if "hada_w1_a" in parts:
-        scale = parts["alpha"] / parts["hada_w1_b"].shape[0]
-        return scale * (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
-    return product(parts, weight.shape)
-
-
 def merged(file: dict[str, Tensor], transformer) -> dict[str, Tensor]:
     """Native layer -> the weight that ComfyUI makes of a file. Every key must be used."""
-    names, result = comfy_map(transformer), native_weights(transformer)
+    names, result = comfy_map(transformer), native_weights(transformer, native_layers)
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in file.items():
         layers.setdefault(split_key(key)[0], {})[key.removeprefix(f"{split_key(key)[0]}.")] = tensor
@@ -233,8 +205,8 @@ def test_every_weight_in_comfyui_is_the_trained_one(tmp_path, transformer, kind,
     adapters = trained(transformer, KINDS[kind], LayerFilter(layers))
     file = written(adapters, transformer, tmp_path / "x")
     plain, expected, found = (
-        native_weights(transformer),
-        native_weights(transformer, adapters),
+        native_weights(transformer, native_layers),
+        native_weights(transformer, native_layers, adapters),
         merged(file, transformer),
     )
     for name, weight in expected.items():

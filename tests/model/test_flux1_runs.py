@@ -11,7 +11,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
-from tests.model.family_runs import DRAWN, diffusers_draws_the_same, same_bytes_after_a_stop
+from tests.model.family_checks import DRAWN, diffusers_draws_the_same, same_bytes_after_a_stop
 
 import torch
 

@@ -62,12 +62,28 @@ def product(parts: dict[str, Tensor], shape: torch.Size) -> Tensor:
     alpha = parts["alpha"].item()
     if "lora_A.weight" in parts:
         return alpha / len(parts["lora_A.weight"]) * parts["lora_B.weight"] @ parts["lora_A.weight"]
+    if "lora_down.weight" in parts:
+        return alpha / len(parts["lora_down.weight"]) * parts["lora_up.weight"] @ parts["lora_down.weight"]
     factors, scale = [], 1.0
     for name in ("lokr_w1", "lokr_w2"):
         if name not in parts:
             scale = alpha / len(parts[f"{name}_b"])
         factors.append(parts[name] if name in parts else parts[f"{name}_a"] @ parts[f"{name}_b"])
     return scale * torch.kron(*factors).reshape(shape)
+
+
+def delta(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
+    """ΔW without a magnitude, by the formulas that ComfyUI has for these parts."""
+    if "oft_blocks" in parts:
+        skew = parts["oft_blocks"] - parts["oft_blocks"].transpose(1, 2)
+        eye = torch.eye(skew.shape[1])
+        rotation = (eye + skew) @ torch.linalg.inv(eye - skew)
+        blocks = weight.reshape(len(skew), skew.shape[1], -1)
+        return (rotation.transpose(1, 2) @ blocks).reshape(weight.shape) - weight
+    if "hada_w1_a" in parts:
+        scale = parts["alpha"] / parts["hada_w1_b"].shape[0]
+        return scale * (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
+    return product(parts, weight.shape)
 
 
 def merged(file: dict[str, Tensor], native: dict[str, Tensor], hidden: int) -> dict[str, Tensor]:
@@ -80,8 +96,8 @@ def merged(file: dict[str, Tensor], native: dict[str, Tensor], hidden: int) -> d
     for name, parts in layers.items():
         place, rows, swapped = names[name]
         weight = result[place] if rows is None else result[place][rows]
-        delta = product(parts, weight.shape)
-        changed = weight + (torch.cat(delta.chunk(2)[::-1]) if swapped else delta)
+        change = product(parts, weight.shape)
+        changed = weight + (torch.cat(change.chunk(2)[::-1]) if swapped else change)
         lengths = parts.get("dora_scale")
         if lengths is not None and lengths.shape[0] == len(weight):  # by the base's norm
             changed *= lengths / weight.norm(dim=1, keepdim=True)

@@ -26,6 +26,8 @@ from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 from tests.adapters import disturb
+from tests.model.family_checks import comes_back
+from tests.model.test_flux2_comfy import delta
 
 import torch
 
@@ -217,13 +219,7 @@ def test_split_and_joined_exactly(tmp_path, transformer, kind, model_format):
             written(adapters, transformer, model_format, path)
         return
     written(adapters, transformer, model_format, path)
-    found = read_adapter(path).fit(naming, {"transformer": transformer})["transformer"]
-    assert found.keys() == adapters.adapters.keys() == set(layer_paths(transformer))
-    for name, adapter in AdapterSet.from_parts("transformer", transformer, found).adapters.items():
-        expected = adapters.adapters[name].merged_delta()
-        assert expected.abs().max() > 1e-3
-        # a few float32 roundings of weights below 1
-        torch.testing.assert_close(adapter.merged_delta(), expected, atol=2e-6, rtol=1e-5)
+    comes_back(path, naming, transformer, adapters)
 
 
 @pytest.mark.parametrize(("kind", "joins"), [("LoRA", True), ("DoRA on outputs", False)])
@@ -276,21 +272,6 @@ def test_a_native_file_is_right_for_the_original_model(tmp_path, transformer, fl
     hooked = hooked_output(transformer, adapters, arguments)
     # sums in another order, in float32, of numbers of size 1
     torch.testing.assert_close(merged(**arguments)[0], hooked, atol=1e-4, rtol=1e-4)
-
-
-def delta(parts: dict[str, torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
-    """ΔW by the formulas that ComfyUI has for these parts."""
-    if "oft_blocks" in parts:
-        skew = parts["oft_blocks"] - parts["oft_blocks"].transpose(1, 2)
-        eye = torch.eye(skew.shape[1])
-        rotation = (eye + skew) @ torch.linalg.inv(eye - skew)
-        blocks = weight.reshape(len(skew), skew.shape[1], -1)
-        return (rotation.transpose(1, 2) @ blocks).reshape(weight.shape) - weight
-    if "hada_w1_a" in parts:
-        scale = parts["alpha"] / parts["hada_w1_b"].shape[0]
-        return scale * (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
-    scale = parts["alpha"] / parts["lora_down.weight"].shape[0]
-    return scale * parts["lora_up.weight"] @ parts["lora_down.weight"]
 
 
 def inputs(transformer) -> dict[str, torch.Tensor]:

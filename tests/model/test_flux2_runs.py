@@ -7,7 +7,7 @@ from modules.model.QuantizedLinear import QuantizedLinear
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
-from tests.model.family_runs import DRAWN, diffusers_draws_the_same, goes_on_from_a_file, same_bytes_after_a_stop
+from tests.model.family_checks import DRAWN, diffusers_draws_the_same, goes_on_from_a_file, same_bytes_after_a_stop
 
 import torch
 

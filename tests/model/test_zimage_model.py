@@ -14,6 +14,7 @@ from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
 from tests.model.conftest import VAE_NAMES as CONFTEST_VAE_NAMES
 from tests.model.conftest import ldm_vae
+from tests.model.test_flux2_files import same
 from tests.model.zimage_base import comfy_tensors
 
 import torch
@@ -203,14 +204,6 @@ VAE_NAMES = {name: path for name, path in CONFTEST_VAE_NAMES.items() if "quant_c
 def component(folder: Path, name: str, tensors: dict[str, torch.Tensor], path: Path) -> torch.nn.Module:
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
     return load(folder, **{name: {"model_name": str(path)}}).components[name]
-
-
-def same(found: torch.nn.Module, expected: torch.nn.Module) -> None:
-    state = expected.state_dict()
-    assert found.state_dict().keys() == state.keys()
-    for name, tensor in found.state_dict().items():
-        assert torch.equal(tensor, state[name]), name
-    assert not any(parameter.requires_grad for parameter in found.parameters()) and not found.training
 
 
 @pytest.mark.parametrize("layout", ["comfy", "comfy whole", "original"])

@@ -8,7 +8,7 @@ from modules.modelSaver.AdapterFile import read_adapter
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
-from tests.model.family_runs import DRAWN, diffusers_draws_the_same, goes_on_from_a_file, same_bytes_after_a_stop
+from tests.model.family_checks import DRAWN, diffusers_draws_the_same, goes_on_from_a_file, same_bytes_after_a_stop
 
 import torch
 

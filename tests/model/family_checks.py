@@ -1,12 +1,16 @@
-"""What whole runs of every family keep to; a family's tests give their settings."""
+"""What whole runs and files of every family keep to; a family's tests give their settings."""
 
 from pathlib import Path
 from typing import Any
 
+from modules.model.unet_keys import layer_paths
 from modules.modelSaver.AdapterFile import read_adapter
+from modules.module.AdapterSet import AdapterSet
+from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.TrainConfig import TrainConfig
 
 import torch
+from torch import nn
 
 import numpy as np
 from diffusers import DiffusionPipeline
@@ -14,8 +18,7 @@ from PIL import Image
 
 DRAWN = {
     "output_model_format": "DIFFUSERS_LORA", "sample_after": 1, "sample_after_unit": "EPOCH",
-    "sample_image_format": "PNG",
-    "epochs": 1, "learning_rate": 0.1,
+    "sample_image_format": "PNG", "epochs": 1, "learning_rate": 0.1,
 }  # fmt: skip
 """Settings of a run for `diffusers_draws_the_same`."""
 
@@ -81,3 +84,14 @@ def goes_on_from_a_file(make_run: Any, family: Any, settings: dict, layer: str) 
     for name, delta in deltas[0].items():
         torch.testing.assert_close(deltas[1][name], delta, atol=1e-6, rtol=1e-5)
     assert deltas[0][layer].abs().max() > 1e-3
+
+
+def comes_back(path: Path, naming: AdapterNaming, transformer: nn.Module, adapters: AdapterSet) -> None:
+    """A file holds the adapters of all layers that were written into it."""
+    found = read_adapter(path).fit(naming, {"transformer": transformer})["transformer"]
+    assert found.keys() == adapters.adapters.keys() == set(layer_paths(transformer))
+    for name, adapter in AdapterSet.from_parts("transformer", transformer, found).adapters.items():
+        expected = adapters.adapters[name].merged_delta()
+        assert expected.abs().max() > 1e-3
+        # a few float32 roundings of weights below 1
+        torch.testing.assert_close(adapter.merged_delta(), expected, atol=2e-6, rtol=1e-5)

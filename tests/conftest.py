@@ -19,8 +19,8 @@ import pytest
 # counts only before torch loads, and in processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 wait_asleep()
-# no test's file has to outlive a loss of power, and a disk takes 13 ms for each of a run's fifteen; processes that tests
-# start do it
+# no test's file has to outlive a loss of power, and a disk takes 13 ms for each of a run's fifteen; processes that
+# tests start do it
 os.fsync = os.fstat
 
 ROOT = Path(__file__).resolve().parent.parent

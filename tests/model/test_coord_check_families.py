@@ -28,9 +28,7 @@ EVERY_METHOD = ("SD 1.5", "Flux.2 Klein")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_methods_are_measured(
-    make_run, small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, family
-):
+def test_methods_are_measured(make_run, small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, family):
     folders = {
         "SD 1.5": small_folder, "SDXL": xl_folder, "Flux.1": flux1_folders["dev"], "Flux.2 dev": flux2_folders["dev"],
         "Flux.2 Klein": flux2_folders["klein"], "Z-Image": zimage_folder,

@@ -151,7 +151,7 @@ def _read(config: TrainConfig, path: str) -> Any:
 FISHER_DECAY = 1e-6
 SLOWEST_BETA2 = 0.99
 CENTERED_DECAY, STANDARD_DECAY = 1e-4, 1e-6
-# per step with scaled steps, as a share of the learning rate, since weights come as far as pull and steps are in balance
+# per step with scaled steps, as a share of the rate, since weights come as far as pull and steps are in balance
 CENTERED_SHARE = 0.6
 
 

@@ -579,6 +579,33 @@ def wide_zimage_folder(tmp_path_factory) -> Path:
     return _saved(_seeded(random_zimage, 64, 4), tmp_path_factory.mktemp("wide zimage"))
 
 
+# --- Qwen-Image
+
+
+@pytest.fixture(scope="session")
+def qwen_pipeline():
+    """A small Qwen-Image pipeline with random weights; tests must not change it."""
+    from tests.model.qwen_base import random_qwen
+
+    pipeline = _seeded(random_qwen)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def qwen_folder(qwen_pipeline, tmp_path_factory) -> Path:
+    """The same as a diffusers folder; tests must not change it."""
+    return _saved(qwen_pipeline, tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="session")
+def wide_qwen_folder(tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized, in every component."""
+    from tests.model.qwen_base import random_qwen
+
+    return _saved(_seeded(random_qwen, 64, 4), tmp_path_factory.mktemp("wide qwen"))
+
+
 class MetaFile:
     """Stands for a `WeightsFile` of gigabytes: its tensors have no data."""
 

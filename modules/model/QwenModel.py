@@ -112,12 +112,9 @@ class QwenModel(LanguageTexts):
         if component == "vae":
             return fill_from_file(path, module, dtype, lambda name: NativeTensor(qwen_vae_name(name, module.config)))
         if component == "transformer":
-            module = fill_from_file(path, module, dtype, NativeTensor)
-            places = module.pos_embed
-            # computed, and in no file
-            module.pos_embed = type(places)(places.theta, places.axes_dim, places.scale_rope)
-            return module
+            return fill_from_file(path, module, dtype, NativeTensor)
         module = fill_from_file(path, module, dtype, NativeTensor, _BESIDE_TEXT)
+        # frequencies are computed, and in no file
         module.rotary_emb = type(module.rotary_emb)(config=module.config)
         return module
 

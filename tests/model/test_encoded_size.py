@@ -18,13 +18,14 @@ def size_of(tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-@pytest.fixture(params=["sd", "xl", "flux1", "dev", "klein"])
-def load(request, small_folder, xl_folder, flux1_folders, flux2_folders):
+@pytest.fixture(params=["sd", "xl", "flux1", "dev", "klein", "qwen"])
+def load(request, small_folder, xl_folder, flux1_folders, flux2_folders, qwen_folder):
     """load(**options) -> a model of each family."""
     folder, kind = {
         "sd": (small_folder, "STABLE_DIFFUSION_15"), "xl": (xl_folder, "STABLE_DIFFUSION_XL_10_BASE"),
         "flux1": (flux1_folders["dev"], "FLUX_DEV_1"),
         "dev": (flux2_folders["dev"], "FLUX_2"), "klein": (flux2_folders["klein"], "FLUX_2"),
+        "qwen": (qwen_folder, "QWEN"),
     }[request.param]  # fmt: skip
 
     def make(**options):

@@ -182,6 +182,17 @@ def test_a_single_step_is_a_picture(qwen_folder):
     assert np.asarray(shared(qwen_folder).sample(sample, 1, lambda *_: None)).std() > 1
 
 
+def test_large_images_are_decoded_in_tiles(qwen_folder):
+    """Of 256 pixels: where they meet, one is blended into the next."""
+    model = shared(qwen_folder)
+    latents = torch.randn(1, 16, 72, 8, generator=torch.Generator().manual_seed(1))
+    whole = model.decode_images(latents)
+    with model.tiled_decoding():
+        tiles = model.decode_images(latents)
+    assert tiles.shape == whole.shape == (1, 3, 288, 32) and torch.equal(model.decode_images(latents), whole)
+    assert 0 < (tiles - whole).abs().mean() < 0.1 * whole.std()
+
+
 def test_long_prompts_are_read_whole(qwen_folder, monkeypatch):
     """The pipeline would cut prompts at 512 tokens."""
     seen = []

@@ -18,6 +18,7 @@ from modules.model.qwen_keys import qwen_adapter_naming, qwen_vae_name
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
 from modules.util.config.errors import Problem, Remedy
+from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
@@ -159,6 +160,15 @@ class QwenModel(LanguageTexts):
         return f"{list(config.latents_mean)} {list(config.latents_std)} packed"
 
     # -- captions -------------------------------------------------------------------------------------------------
+
+    def text_length(self, sample: SampleConfig | None = None) -> int | None:
+        length = super().text_length(sample)
+        if length is not None and length > MOST_TOKENS:
+            raise UserError(
+                f"text_encoder_1_sequence_length: found {length}, but {self.config.model_type} reads at most "
+                f"{MOST_TOKENS} tokens. Set it to {MOST_TOKENS}, or to null for text_encoder_sequence_length."
+            )
+        return length
 
     def read(self, captions: Sequence[str], **options: Any) -> BatchEncoding:
         return self.tokenizer([f"{BEFORE}{cut_text(caption)}{AFTER}" for caption in captions], **options)

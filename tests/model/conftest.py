@@ -1,5 +1,6 @@
 """Small random Stable Diffusion and SDXL pipelines, and the names of their tensors in a single-file checkpoint."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -596,6 +597,12 @@ def qwen_pipeline():
 def qwen_folder(qwen_pipeline, tmp_path_factory) -> Path:
     """The same as a diffusers folder; tests must not change it."""
     return _saved(qwen_pipeline, tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture
+def own_qwen_folder(qwen_folder, tmp_path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(qwen_folder, tmp_path / "base model"))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
 from tests.model.qwen_base import wan_tensors
 from tests.model.test_flux2_files import same
-from tests.model.test_qwen_model import CAPTIONS, load, own_folder, pixels, shared
+from tests.model.test_qwen_model import CAPTIONS, load, pixels, shared
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ import pytest
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from safetensors.torch import load_file, save_file
 
-__all__ = ["own_folder"]  # a fixture
 WHOLE = "text_encoders.qwen25_7b.transformer."
 
 
@@ -92,14 +91,14 @@ def test_a_text_encoder_in_8_bits(qwen_folder, qwen_pipeline, tmp_path):
     assert 0 < (found - whole).abs().max() <= whole.abs().max() / 16
 
 
-def test_the_folder_s_text_encoder_is_read_without_its_half_for_images(own_folder, qwen_pipeline, capfd):
+def test_the_folder_s_text_encoder_is_read_without_its_half_for_images(own_qwen_folder, qwen_pipeline, capfd):
     """In the published layout of tensors and options, and nobody is told of what is left in the file."""
-    place, encoder = own_folder / "text_encoder", qwen_pipeline.text_encoder
+    place, encoder = own_qwen_folder / "text_encoder", qwen_pipeline.text_encoder
     save_file(text_tensors(encoder), place / "model.safetensors", {"format": "pt"})
     assert any(name.startswith("visual.") for name in load_file(place / "model.safetensors"))
     options = json.loads((place / "config.json").read_text())
     (place / "config.json").write_text(json.dumps(options["text_config"] | options))
-    same(load(own_folder).components["text_encoder"], of_text(encoder))
+    same(load(own_qwen_folder).components["text_encoder"], of_text(encoder))
     assert "visual" not in capfd.readouterr().err
 
 
@@ -118,15 +117,15 @@ def test_names_of_the_autoencoder_against_diffusers_converter():
     assert all(converted[name] is tensor for name, tensor in state.items())
 
 
-def test_a_folder_without_weights_is_enough_for_a_whole_checkpoint(own_folder, qwen_pipeline, tmp_path):
+def test_a_folder_without_weights_is_enough_for_a_whole_checkpoint(own_qwen_folder, qwen_pipeline, tmp_path):
     """ComfyUI's, with all three components in one file."""
-    for weights in own_folder.rglob("*.safetensors"):
+    for weights in own_qwen_folder.rglob("*.safetensors"):
         weights.unlink()
     path, transformer = tmp_path / "qwen_aio.safetensors", qwen_pipeline.transformer
     tensors = {f"model.diffusion_model.{name}": tensor for name, tensor in transformer.state_dict().items()}
     tensors |= text_tensors(qwen_pipeline.text_encoder, WHOLE) | wan_tensors(qwen_pipeline.vae, "vae.")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    model = load(own_folder, **{name: {"model_name": str(path)} for name in QwenModel.modules})
+    model = load(own_qwen_folder, **{name: {"model_name": str(path)} for name in QwenModel.modules})
     same(model.components["transformer"], transformer.requires_grad_(False))
     same(model.components["text_encoder"], of_text(qwen_pipeline.text_encoder))
     same(model.components["vae"], qwen_pipeline.vae.requires_grad_(False))

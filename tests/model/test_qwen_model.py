@@ -1,7 +1,6 @@
 """The Qwen-Image family against diffusers: captions, latents, predictions and samples."""
 
 import json
-import shutil
 from functools import cache
 from pathlib import Path
 
@@ -36,12 +35,6 @@ def load(folder: Path, **options) -> QwenModel:
 def shared(folder: Path) -> QwenModel:
     """For tests that leave the model as it is."""
     return load(folder)
-
-
-@pytest.fixture
-def own_folder(qwen_folder, tmp_path) -> Path:
-    """A copy of a base model that a test may break."""
-    return Path(shutil.copytree(qwen_folder, tmp_path / "base model"))
 
 
 def pixels(count: int = 2, height: int = 16, width: int = 24) -> torch.Tensor:
@@ -93,6 +86,8 @@ def test_what_captions_may_have(qwen_folder):
     assert model.read_more("text_encoder", 33) == "text_encoder_sequence_length to 38"
     with pytest.raises(UserError, match=r"text_encoder_sequence_length: found 1100, .*at most 1024"):
         load(qwen_folder, text_encoder_sequence_length=1100)
+    with pytest.raises(UserError, match=r"text_encoder_1_sequence_length: found 1100, .*at most 1024"):
+        model.encode_prompts(SampleConfig(**SAMPLE, text_encoder_1_sequence_length=1100))
 
 
 def test_latents_are_those_that_the_peer_decodes(qwen_folder, qwen_pipeline):
@@ -221,12 +216,14 @@ def test_text_encoder_is_freed_before_the_transformer_comes(qwen_folder):
     assert "text_encoder" not in model.components.loaded and model.transformer.dtype == torch.bfloat16
 
 
-def test_fingerprints_follow_what_they_stand_for(own_folder):
-    model = load(own_folder)
+def test_fingerprints_follow_what_they_stand_for(own_qwen_folder):
+    model = load(own_qwen_folder)
     before = model.text_fingerprint(), model.image_fingerprint()
-    assert load(own_folder, text_encoder_sequence_length=20).text_fingerprint() != before[0]
-    change_config(own_folder / "vae", latents_mean=[0.1, -0.2, 0.3, 0.06])
-    assert load(own_folder).image_fingerprint() != before[1] and load(own_folder).text_fingerprint() == before[0]
+    assert load(own_qwen_folder, text_encoder_sequence_length=20).text_fingerprint() != before[0]
+    change_config(own_qwen_folder / "vae", latents_mean=[0.1, -0.2, 0.3, 0.06])
+    assert (
+        load(own_qwen_folder).image_fingerprint() != before[1] and load(own_qwen_folder).text_fingerprint() == before[0]
+    )
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(qwen_folder):
@@ -244,7 +241,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(qwen_folder):
 
 
 @pytest.mark.parametrize("option", ["zero_cond_t", "use_additional_t_cond", "use_layer3d_rope"])
-def test_models_that_read_more_are_refused(own_folder, option):
-    change_config(own_folder / "transformer", **{option: True})
+def test_models_that_read_more_are_refused(own_qwen_folder, option):
+    change_config(own_qwen_folder / "transformer", **{option: True})
     with pytest.raises(UserError, match=rf"has {option}.*edit images or draw layers"):
-        load(own_folder).check_layers()
+        load(own_qwen_folder).check_layers()

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from modules.model.BatchNormLatents import BatchNormLatents
 from modules.model.ChatTexts import ChatTexts
 from modules.model.families import FLUX_2
 from modules.model.flux2_files import fill_transformer, fill_vae
@@ -23,7 +24,6 @@ from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusers import (
@@ -89,7 +89,7 @@ FILE_NAMES = {
 }
 
 
-class Flux2Model(ChatTexts):
+class Flux2Model(BatchNormLatents, ChatTexts):
     """The transformer reads inner layers of a language model, and is told its noise level as its timestep.
 
     `transformer.guidance_scale` is told to models that are distilled for guidance.
@@ -138,33 +138,6 @@ class Flux2Model(ChatTexts):
         if fill is None:
             return super().read_component(path, component, dtype)
         return fill(path, self.source.empty(component), dtype)
-
-    @property
-    def image_grid(self) -> int:
-        """Pixels of one token; 16 in the published models."""
-        config = self.layers_of("vae").config
-        return 2 ** (len(config.block_out_channels) - 1) * config.patch_size[0]
-
-    # -- images ---------------------------------------------------------------------------------------------------
-
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation `[c, 1, 1]` of packed latents, which the VAE knows as those of a batch norm."""
-        norm = self.vae.bn
-        spread = (norm.running_var.float() + self.vae.config.batch_norm_eps).sqrt()
-        return norm.running_mean.float()[:, None, None], spread[:, None, None]
-
-    def pack_latents(self, latents: Tensor) -> Tensor:
-        """Each channel holds one pixel of a patch of the VAE's own."""
-        mean, spread = self._statistics()
-        return (F.pixel_unshuffle(latents, self.vae.config.patch_size[0]) - mean) / spread
-
-    def unpack_latents(self, latents: Tensor) -> Tensor:
-        mean, spread = self._statistics()
-        return F.pixel_shuffle(latents * spread + mean, self.vae.config.patch_size[0])
-
-    @property
-    def packing(self) -> str:
-        return f"{self.layers_of('vae').config.batch_norm_eps} packed"
 
     # -- captions -------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from modules.model.FlowModel import FlowModel
 
-from torch import nn
+from torch import Tensor, nn
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -49,6 +49,21 @@ class LanguageTexts(FlowModel):
         """
         most = (length or self.prompt_tokens) + self.cut_tokens
         return self.read(captions, return_tensors="pt", truncation=True, max_length=most, **options).to(self.device)
+
+    def read_layer(self, captions: Sequence[str], length: int | None, layer: int) -> dict[str, Tensor]:
+        """`hidden` `[b, n, d]`, a layer's output in the text encoder's format, zero where `mask` `[b, n]` is False.
+
+        Args:
+            captions: the texts; n is the number of tokens of the longest.
+            length: see `tokenize`.
+            layer: of the hidden states, the last being the normalised one.
+        """
+        tokens = self.tokenize(captions, length, padding="longest", padding_side="right")
+        states = self.text_encoder(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True, use_cache=False
+        ).hidden_states
+        mask = tokens.attention_mask.bool()
+        return {"hidden": states[layer] * mask[..., None], "mask": mask}
 
     def text_limits(self) -> dict[str, int]:
         length = self.config.text_encoder_sequence_length or self.prompt_tokens

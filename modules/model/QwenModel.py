@@ -13,7 +13,7 @@ from modules.model.cut_text import cut_text
 from modules.model.families import QWEN
 from modules.model.LanguageTexts import LanguageTexts
 from modules.model.ModelSource import ModelSource, empty_module
-from modules.model.native_file import NativeTensor, fill_from_file
+from modules.model.native_file import NativeTensor, fill_from_file, read_language_model
 from modules.model.qwen_keys import qwen_adapter_naming, qwen_vae_name
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
@@ -114,10 +114,7 @@ class QwenModel(LanguageTexts):
             return fill_from_file(path, module, dtype, lambda name: NativeTensor(qwen_vae_name(name, module.config)))
         if component == "transformer":
             return fill_from_file(path, module, dtype, NativeTensor)
-        module = fill_from_file(path, module, dtype, NativeTensor, _BESIDE_TEXT)
-        # frequencies are computed, and in no file
-        module.rotary_emb = type(module.rotary_emb)(config=module.config)
-        return module
+        return read_language_model(path, module, dtype, _BESIDE_TEXT)
 
     def check_layers(self) -> None:
         super().check_layers()

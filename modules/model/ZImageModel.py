@@ -13,7 +13,7 @@ from modules.model.ChatTexts import ChatTexts
 from modules.model.families import Z_IMAGE
 from modules.model.ldm_keys import vae_name
 from modules.model.ModelSource import ModelSource, empty_module
-from modules.model.native_file import NativeTensor, fill_from_file
+from modules.model.native_file import NativeTensor, fill_from_file, read_language_model
 from modules.model.zimage_keys import UNUSED, native_tensor, zimage_adapter_naming
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
@@ -82,10 +82,7 @@ class ZImageModel(ChatTexts):
             return fill_from_file(path, module, dtype, lambda name: NativeTensor(vae_name(name, module.config, "")))
         if component == "transformer":
             return fill_from_file(path, module, dtype, native_tensor, UNUSED)
-        module = fill_from_file(path, module, dtype, NativeTensor, _TEXT_UNUSED)
-        # frequencies are computed, and in no file
-        module.rotary_emb = type(module.rotary_emb)(config=module.config)
-        return module
+        return read_language_model(path, module, dtype, _TEXT_UNUSED)
 
     @property
     def image_grid(self) -> int:
@@ -116,12 +113,7 @@ class ZImageModel(ChatTexts):
 
     def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
         """`hidden` `[b, n, d]` in the text encoder's format, and `mask` `[b, n]`; n is that of the longest text."""
-        tokens = self.tokenize(captions, length, padding="longest", padding_side="right")
-        states = self.text_encoder(
-            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True, use_cache=False
-        ).hidden_states
-        mask = tokens.attention_mask.bool()
-        return {"hidden": states[HIDDEN_LAYER] * mask[..., None], "mask": mask}
+        return self.read_layer(captions, length, HIDDEN_LAYER)
 
     def text_settings(self, component: str) -> list[Any]:
         return [self.config.text_encoder_sequence_length, HIDDEN_LAYER, self.chat(""), self.template]

@@ -105,6 +105,14 @@ def fill_from_file(
     return module.requires_grad_(False).eval()
 
 
+def read_language_model(path: Path, module: nn.Module, dtype: torch.dtype, unused: Sequence[str] = ()) -> nn.Module:
+    """`fill_from_file` of a language model of transformers, whose files have its own names."""
+    module = fill_from_file(path, module, dtype, NativeTensor, unused)
+    # frequencies are computed, and in no file
+    module.rotary_emb = type(module.rotary_emb)(config=module.config)
+    return module
+
+
 def _find_layout(
     file: WeightsFile, targets: Mapping[str, Tensor], layouts: Sequence[Layout]
 ) -> tuple[str, dict[str, NativeTensor]]:

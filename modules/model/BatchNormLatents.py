@@ -18,14 +18,14 @@ class BatchNormLatents(FlowModel):
         return 2 ** (len(config.block_out_channels) - 1) * config.patch_size[0]
 
     @property
-    def norm_epsilon(self) -> float:
+    def latent_epsilon(self) -> float:
         """Is added to each variance."""
         return self.layers_of("vae").config.batch_norm_eps
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation `[c, 1, 1]` of packed latents."""
         norm = self.vae.bn
-        spread = (norm.running_var.float() + self.norm_epsilon).sqrt()
+        spread = (norm.running_var.float() + self.latent_epsilon).sqrt()
         return norm.running_mean.float()[:, None, None], spread[:, None, None]
 
     def pack_latents(self, latents: Tensor) -> Tensor:
@@ -39,4 +39,4 @@ class BatchNormLatents(FlowModel):
 
     @property
     def packing(self) -> str:
-        return f"{self.norm_epsilon} packed"
+        return f"{self.latent_epsilon} packed"

@@ -11,7 +11,11 @@ from modules.util.enum.ModelFormat import ModelFormat
 
 
 def dotted_naming(
-    component: str, paths: list[str], apart: Mapping[LayerId, str], groups: Mapping[str, FusedLayer]
+    component: str,
+    paths: list[str],
+    apart: Mapping[LayerId, str],
+    groups: Mapping[str, FusedLayer],
+    comfy_bare: bool = True,
 ) -> AdapterNaming:
     """The key map of a transformer. See the top of this file.
 
@@ -20,6 +24,7 @@ def dotted_naming(
         paths: of its layers in diffusers.
         apart: layer -> native name, of layers that ComfyUI has one by one.
         groups: native name -> layers that ComfyUI has as one; of these it knows the names of diffusers, too.
+        comfy_bare: whether it knows names of diffusers also without a prefix, and flattened after `lycoris_`.
 
     Raises:
         ValueError: two layers have the same name.
@@ -47,16 +52,18 @@ def dotted_naming(
         aliases,
         fused={name: group for native, group in groups.items() for name in _aliases(native)},
         write_fused=dict.fromkeys(kohya, joined),
-        comfy=_comfy_names(paths, [*apart.values(), *groups]),
+        comfy=_comfy_names(paths, [*apart.values(), *groups], comfy_bare),
     )
 
 
-def _comfy_names(paths: Iterable[str], native: Iterable[str]) -> Iterator[str]:
+def _comfy_names(paths: Iterable[str], native: Iterable[str], bare: bool) -> Iterator[str]:
     """The names that stock ComfyUI knows: all native ones, and diffusers' with other prefixes."""
     for name in native:
         yield from (f"diffusion_model.{name}", f"lora_unet_{flat(name)}")
     for path in paths:
-        yield from (path, f"diffusion_model.{path}", f"transformer.{path}", f"lycoris_{flat(path)}")
+        yield from (f"diffusion_model.{path}", f"transformer.{path}")
+        if bare:
+            yield from (path, f"lycoris_{flat(path)}")
 
 
 def _aliases(name: str) -> tuple[str, ...]:

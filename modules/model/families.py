@@ -154,8 +154,17 @@ QWEN = Family(
     (StandardModel("Qwen-Image", "qwen_image", "Qwen-Image", "qwen_image", {ModelType.QWEN: {}}),),
 )
 
+ERNIE = Family(
+    "ErnieModel",
+    (ModelType.ERNIE,),
+    ("transformer", "text_encoder", "vae"),
+    {"width": 1024, "height": 1024, "diffusion_steps": 50, "cfg_scale": 4.0},
+    {"adaLN_sa_ln.": (ModelType.ERNIE,)},
+    (StandardModel("Ernie-Image", "ernie_image", "Ernie-Image", "ernie_image", {ModelType.ERNIE: {}}),),
+)
+
 # a new family is one line here
-FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX_1, FLUX_2, Z_IMAGE, QWEN)
+FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX_1, FLUX_2, Z_IMAGE, QWEN, ERNIE)
 
 
 def facts_of(model_type: ModelType) -> Family | None:

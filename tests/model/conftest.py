@@ -613,6 +613,39 @@ def wide_qwen_folder(tmp_path_factory) -> Path:
     return _saved(_seeded(random_qwen, 64, 4), tmp_path_factory.mktemp("wide qwen"))
 
 
+# --- Ernie-Image
+
+
+@pytest.fixture(scope="session")
+def ernie_pipeline():
+    """A small Ernie-Image pipeline with random weights; tests must not change it."""
+    from tests.model.ernie_base import random_ernie
+
+    pipeline = _seeded(random_ernie)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def ernie_folder(ernie_pipeline, tmp_path_factory) -> Path:
+    """The same as a diffusers folder; tests must not change it."""
+    return _saved(ernie_pipeline, tmp_path_factory.mktemp("ernie"))
+
+
+@pytest.fixture
+def own_ernie_folder(ernie_folder, tmp_path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(ernie_folder, tmp_path / "base model"))
+
+
+@pytest.fixture(scope="session")
+def wide_ernie_folder(tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized, in every component."""
+    from tests.model.ernie_base import random_ernie
+
+    return _saved(_seeded(random_ernie, 64, 8), tmp_path_factory.mktemp("wide ernie"))
+
+
 class MetaFile:
     """Stands for a `WeightsFile` of gigabytes: its tensors have no data."""
 

@@ -1,0 +1,217 @@
+"""How adapter files call Ernie-Image's layers: every key against ComfyUI's map and diffusers, and what they make of it.
+
+ComfyUI's map was read from its code (August 2026) and is written down once more. Its layers have diffusers' names:
+after `diffusion_model.` and `transformer.`, and flattened after `lora_unet_`.
+"""
+
+from modules.model.ernie_keys import ernie_adapter_naming
+from modules.model.ErnieModel import ErnieModel
+from modules.model.reference_naming import ReferenceModel, standard_models
+from modules.model.unet_keys import flat, layer_paths
+from modules.modelSaver.adapter_layout import split_key
+from modules.modelSaver.adapter_metadata import AdapterDescription
+from modules.modelSaver.AdapterFile import read_adapter
+from modules.modelSaver.convert import find_reference
+from modules.modelSaver.save_adapter import encode_adapter, save_adapter
+from modules.module.AdapterSet import AdapterSet
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.DataType import DataType
+from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.LayerFilter import LayerFilter
+from modules.util.UserError import UserError
+from tests.adapters import disturb
+from tests.model.family_checks import comes_back
+from tests.model.test_flux2_comfy import delta
+
+import torch
+from torch import Tensor
+
+import pytest
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+# format -> how it spells a layer of diffusers
+SPELLINGS = {
+    ModelFormat.KOHYA_LORA: lambda path: f"lora_unet_{flat(path)}",
+    ModelFormat.SAFETENSORS: lambda path: f"lora_unet_{flat(path)}",
+    ModelFormat.COMFY_LORA: lambda path: f"diffusion_model.{path}",
+    ModelFormat.ORIGINAL_LORA: lambda path: path,
+    ModelFormat.DIFFUSERS_LORA: lambda path: f"transformer.{path}",
+    ModelFormat.LEGACY_LORA: lambda path: f"transformer.{path}",
+    ModelFormat.INTERNAL: lambda path: f"transformer.{path}",
+}
+LOW_RANK = {"lora_rank": 3, "lora_alpha": 5.0}
+KINDS = {
+    "LoRA": LOW_RANK,
+    "DoRA on inputs": LOW_RANK | {"lora_decompose": True},
+    "DoRA on outputs": LOW_RANK | {"lora_decompose": True, "lora_decompose_output_axis": True},
+    "LoHa": {"peft_type": "LOHA", "lora_rank": 2, "lora_alpha": 3.0},
+    "LoKr": {"peft_type": "LOKR", "lora_alpha": 3.0, "lokr_dim": 2},
+    "OFT": {"peft_type": "OFT_2", "oft_block_size": 8},
+    "OFT on outputs": {"peft_type": "OFT_2", "oft_side": "OUTPUT", "oft_block_size": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def models() -> list[ReferenceModel]:
+    """The full-size models of all families on the meta device."""
+    return list(standard_models())
+
+
+@pytest.fixture(scope="module")
+def standard(models) -> ReferenceModel:
+    return next(model for model in models if model.name == "Ernie-Image")
+
+
+def keys(model: ReferenceModel, model_format: ModelFormat, paths: list[str]) -> dict[str, Tensor]:
+    """The tensors of an adapter of rank 1 on some layers."""
+    transformer, parts = model.components["transformer"], {}
+    for path in paths:
+        weight = transformer.get_submodule(path).weight
+        kernel = [1] * (weight.dim() - 2)
+        parts[path] = {"lora_down.weight": torch.zeros(1, weight.shape[1], *kernel),
+                       "lora_up.weight": torch.zeros(len(weight), 1, *kernel)}  # fmt: skip
+    return encode_adapter({"transformer": parts}, model_format, model.naming, DataType.FLOAT_32)
+
+
+def comfy_names(path: str) -> set[str]:
+    return {f"diffusion_model.{path}", f"transformer.{path}", f"lora_unet_{flat(path)}"}
+
+
+def test_every_key_is_one_that_readers_know(standard):
+    transformer = standard.components["transformer"]
+    paths = layer_paths(transformer)
+    # of the published file: 36 blocks with 7 layers, and seven outside
+    assert len(paths) == 36 * 7 + 7 and len(transformer.state_dict()) == 409
+    some = [path for path in paths if path.startswith("layers.3.") or not path.startswith("layers.")]
+    assert SPELLINGS.keys() == standard.naming.write.keys() and not any(standard.naming.write_fused.values())
+    for model_format, spell in SPELLINGS.items():
+        found = standard.naming.written(model_format)
+        assert found == set(map(spell, paths)), model_format
+        # bare names are known to nobody
+        assert (found <= standard.naming.comfy) == (model_format != ModelFormat.ORIGINAL_LORA)
+        assert {split_key(key)[0] for key in keys(standard, model_format, some)} == set(map(spell, some)), model_format
+    assert standard.naming.comfy == set().union(*map(comfy_names, paths))
+
+
+def test_names_of_other_trainers_are_read(standard):
+    for path in layer_paths(standard.components["transformer"]):
+        others = (path, f"base_model.model.{path}", f"lora_transformer_{flat(path)}", f"lycoris_{flat(path)}")
+        for name in (*comfy_names(path), *others):
+            assert standard.naming.read[name] == ("transformer", path)
+
+
+@pytest.mark.parametrize("model_format", ["KOHYA_LORA", "COMFY_LORA"])
+def test_a_file_tells_its_model_by_its_sizes(tmp_path, models, standard, model_format):
+    paths = [path for path in layer_paths(standard.components["transformer"]) if path.startswith("layers.3.")]
+    save_file(keys(standard, ModelFormat(model_format), paths), tmp_path / "x")
+    assert find_reference(read_adapter(tmp_path / "x"), models) is standard
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("full", 259), ("blocks", 36 * 7), ("attn-mlp", 36 * 7), ("attn-only", 36 * 4)]
+)
+def test_onetrainer_s_filters(standard, name, count):
+    """As its presets of this family have them."""
+    patterns = ",".join(ErnieModel.layer_filter_presets[name])
+    config = TrainConfig.from_dict({"layer_filter": patterns, "layer_filter_preset": name})
+    chosen = LayerFilter.from_config(config, ErnieModel.layer_filter_presets)
+    paths = layer_paths(standard.components["transformer"])
+    assert not chosen.notes and len(chosen.select(paths, "transformer")) == count
+
+
+# --- adapters with numbers in them
+
+
+@pytest.fixture(scope="module")
+def transformer(ernie_pipeline):
+    return ernie_pipeline.transformer
+
+
+def trained(transformer, kind: str) -> AdapterSet:
+    return disturb(AdapterSet("transformer", transformer, TrainConfig.from_dict(KINDS[kind]), LayerFilter()), 1)
+
+
+def written(adapters: AdapterSet, transformer, model_format: ModelFormat, path) -> dict[str, Tensor]:
+    naming = ernie_adapter_naming(transformer)
+    save_adapter(path, {"transformer": adapters}, model_format, naming, AdapterDescription())
+    return load_file(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_comes_back_from_every_format(tmp_path, transformer, kind):
+    """No layers are joined, so that none is shut out."""
+    adapters, naming, path = trained(transformer, kind), ernie_adapter_naming(transformer), tmp_path / "x.safetensors"
+    for model_format in SPELLINGS:
+        if model_format == ModelFormat.DIFFUSERS_LORA and kind not in ("LoRA", "DoRA on outputs"):
+            with pytest.raises(UserError, match="diffusers loads only LoRA and DoRA on outputs"):
+                written(adapters, transformer, model_format, path)
+            continue
+        written(adapters, transformer, model_format, path)
+        comes_back(path, naming, transformer, adapters)
+
+
+# rotations of inputs are no kind of stock ComfyUI, and only its own format is adjusted for its DoRA on outputs
+@pytest.mark.parametrize(
+    ("model_format", "kind"),
+    [("COMFY_LORA", kind) for kind in KINDS if kind != "OFT"]
+    + [("KOHYA_LORA", kind) for kind in KINDS if kind not in ("OFT", "DoRA on outputs")],
+)
+def test_comfy_makes_the_trained_weights_of_it(tmp_path, transformer, kind, model_format):
+    adapters = trained(transformer, kind)
+    file = written(adapters, transformer, ModelFormat(model_format), tmp_path / "x")
+    path_of = {name: path for path in layer_paths(transformer) for name in comfy_names(path)}
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in file.items():
+        name, part = split_key(key)
+        # the one convolution has kernels of one number
+        matrix = tensor.flatten(1) if tensor.dim() == 4 else tensor
+        layers.setdefault(path_of[name], {})[part] = matrix
+    assert layers.keys() == adapters.adapters.keys()
+    for path, parts in layers.items():
+        weight = transformer.get_submodule(path).weight.detach().flatten(1)
+        found, lengths = weight + delta(parts, weight), parts.get("dora_scale")
+        if lengths is not None:
+            # on outputs by the base's norm
+            norm = weight.norm(dim=1, keepdim=True) if len(lengths) == len(weight) else found.norm(dim=0, keepdim=True)
+            found = found * lengths / norm
+        # float32 roundings of weights of size 1
+        expected = weight + adapters.adapters[path].merged_delta().flatten(1)
+        torch.testing.assert_close(found, expected, atol=5e-6, rtol=1e-5)
+
+
+def inputs() -> dict:
+    generator = torch.Generator().manual_seed(2)
+    return {
+        "hidden_states": torch.randn(2, 16, 2, 3, generator=generator),
+        "timestep": torch.tensor([700.0, 100.0]),
+        "text_bth": torch.randn(2, 5, 16, generator=generator),
+        "text_lens": torch.tensor([5, 3]),
+        "return_dict": False,
+    }
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "DoRA on outputs"])
+def test_diffusers_loads_the_file(tmp_path, transformer, ernie_folder, kind):
+    adapters, path = trained(transformer, kind), tmp_path / "adapter.safetensors"
+    written(adapters, transformer, ModelFormat.DIFFUSERS_LORA, path)
+    with torch.no_grad():
+        plain = transformer(**inputs())[0]
+        adapters.eval().hook()
+        try:
+            hooked = transformer(**inputs())[0]
+        finally:
+            adapters.unhook()
+        assert (hooked - plain).abs().max() > 0.1
+        pipeline = DiffusionPipeline.from_pretrained(ernie_folder)
+        pipeline.load_lora_weights(str(path))
+        # sums in another order, in float32, of numbers of size 1
+        torch.testing.assert_close(pipeline.transformer(**inputs())[0], hooked, atol=1e-4, rtol=1e-4)
+
+
+def test_what_diffusers_does_not_load(tmp_path, transformer, ernie_folder):
+    """It takes no numbers of alpha for this family, which these formats have."""
+    adapters, path = trained(transformer, "LoRA"), tmp_path / "adapter.safetensors"
+    written(adapters, transformer, ModelFormat.COMFY_LORA, path)
+    with pytest.raises(ValueError, match="Invalid LoRA checkpoint"):
+        DiffusionPipeline.from_pretrained(ernie_folder).load_lora_weights(str(path))

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from modules.model.QuantizedLinear import QuantizedLinear
 from modules.model.ErnieModel import ErnieModel
+from modules.model.QuantizedLinear import QuantizedLinear
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.trainer.checks import run_problems
 from modules.util.config.load import train_config_from_dict

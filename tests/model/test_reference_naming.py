@@ -43,6 +43,7 @@ def test_sizes_of_the_standard_models(standard):
         ("Flux.2 Klein 4B", "transformer"): 3_875_544_576,
         ("Z-Image", "transformer"): 6_154_908_736,
         ("Qwen-Image", "transformer"): 20_430_401_088,
+        ("Ernie-Image", "transformer"): 8_033_490_048,
     }
     assert not any(model.has_weights for model in standard.values())
 

@@ -195,6 +195,7 @@ COUNTS = {
     },
     "Z-Image": {},
     "Qwen-Image": {},
+    "Ernie-Image": {"ORIGINAL_LORA": (0, 259)},
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel, model_families
+from modules.model.ErnieModel import ErnieModel
 from modules.model.FluxModel import FluxModel
 from modules.model.ModelSource import empty_module
 from modules.model.QwenModel import QwenModel
@@ -20,6 +21,7 @@ from torch import nn
 
 import pytest
 from diffusers import (
+    ErnieImageTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     QwenImageTransformer2DModel,
@@ -86,11 +88,16 @@ COMPONENTS = {
         {"img_in", "txt_in", "time_text_embed.timestep_embedder.linear_1"},
         {"proj_out"},
     ),
+    "ernie-image": (
+        lambda: resource(ErnieImageTransformer2DModel, "ernie_image/transformer"),
+        {"x_embedder.proj", "text_proj", "time_embedding.linear_1"},
+        {"final_linear"},
+    ),
     "language model": (lambda: small_qwen(tied=False), {"model.embed_tokens"}, {"lm_head"}),
     "language model, tied": (lambda: small_qwen(tied=True), {"model.embed_tokens"}, set()),
 }  # fmt: skip
 # the component of a family that says itself which layers are first and last
-OWN = {"flux.1 dev": FluxModel, "z-image": ZImageModel, "qwen-image": QwenModel}
+OWN = {"flux.1 dev": FluxModel, "z-image": ZImageModel, "qwen-image": QwenModel, "ernie-image": ErnieModel}
 
 
 @pytest.fixture(scope="module", params=COMPONENTS)

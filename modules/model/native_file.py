@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from modules.model.families import Family, marked_types
 from modules.model.ldm_keys import VAE_PREFIX
 from modules.model.weight_formats import float32_layers
 from modules.model.weights_file import WeightsFile
@@ -50,6 +51,16 @@ class NativeTensor(NamedTuple):
 
 # name of a tensor in diffusers or transformers -> its place in a file, without what stands before all names
 Layout = Callable[[str], NativeTensor]
+
+
+def check_family(path: Path, family: Family) -> None:
+    """UserError if the tensors of a denoiser's file tell that it is of another family."""
+    types = marked_types(WeightsFile(path).shapes)
+    if types and not {*types} & {*family.model_types}:
+        raise UserError(
+            f"{family.components[0]}.model_name: {path} is a model of {' or '.join(types)}, but model_type is "
+            f"{family.model_types[0]}. Name another file, or set model_type and base_model_name to this model's."
+        )
 
 
 def fill_from_file(

@@ -48,6 +48,7 @@ class ChromaModel(PatchedLatents, T5Texts):
     tokenizers = {"tokenizer": T5TokenizerFast}
     pipeline_arguments = {"hidden": "prompt_embeds", "mask": "prompt_attention_mask"}
     prompt_tokens = 512
+    hides_padding = True
     file_formats = (ModelFormat.ORIGINAL_TRANSFORMER,)
     layer_filter_presets = {
         "full": [],

@@ -275,3 +275,13 @@ def test_a_file_as_base_model_is_explained(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(UserError, match=r"no tokenizer of T5.*of Chroma here.*model_name of text_encoder and vae as"):
         load(path)
+
+
+@pytest.mark.parametrize("kind", ["CHROMA_1", "Z_IMAGE"])
+def test_a_kernel_to_which_masks_hide_nothing_is_refused(kind):
+    """diffusers turns masks of four axes into 0 and 1 for xformers, which adds them."""
+    options = {"model_type": kind, "attention_mechanism": "XFORMERS"}
+    for batch_size, refused in ((1, []), (2, ["attention_mechanism"])):
+        config = TrainConfig.from_dict({**options, "batch_size": batch_size})
+        assert [problem.path for problem in family_of(config).check_config(config)] == refused
+    assert not family_of(config).check_config(config.model_copy(update={"attention_mechanism": "SDP"}))

@@ -156,4 +156,6 @@ def test_onetrainer_s_presets_pass_the_checks(make_run, method, weights, text, f
     config = train_config_from_dict(preset, warn=told.append)
     found = [problem.path for problem in run_problems(config, told.append)]
     # trained layers have to stay on the device
-    assert found == (["transformer.offload_fraction"] if method is FINETUNE and fraction else []) and told == []
+    assert found == (["transformer.offload_fraction"] if method is FINETUNE and fraction else [])
+    # what is kept for the day on which this optimizer is chosen in the window is no setting of the run
+    assert bool(told) == (method is FINETUNE) and all("steps below 1/256 of a weight are lost" in line for line in told)

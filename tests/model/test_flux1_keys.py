@@ -9,6 +9,7 @@ from functools import cache
 
 from modules.model.chroma_keys import CHROMA_LAYOUT, chroma_adapter_naming
 from modules.model.flux1_keys import FLUX_1_LAYOUT, flux1_adapter_naming
+from modules.model.reference_naming import standard_models
 from modules.model.StandardSource import StandardSource
 from modules.model.unet_keys import layer_paths
 from modules.modelSaver.adapter_layout import split_key
@@ -169,6 +170,20 @@ def test_a_file_tells_its_model(tmp_path, standard):
     # one without a layer for guidance fits both: the first is taken
     expected = "Chroma" if standard.name == "Chroma" else "Flux.1 dev"
     assert find_reference(read_adapter(tmp_path / "x"), full_models().values()).name == expected
+
+
+def test_metadata_tell_families_apart_whose_blocks_are_alike(tmp_path):
+    """Layers in blocks have the same names and sizes in Flux.1 and Chroma."""
+    models = {model.name: model for model in standard_models()}
+    path = "single_transformer_blocks.3.proj_mlp"
+    layer = models["Chroma"].components["transformer"].get_submodule(path)
+    parts = {"lora_down.weight": torch.ones(1, layer.in_features), "lora_up.weight": torch.ones(layer.out_features, 1)}
+    file = encode_adapter(
+        {"transformer": {path: parts}}, ModelFormat.DIFFUSERS_LORA, models["Chroma"].naming, DataType.FLOAT_32
+    )
+    for told, name in (("chroma", "Chroma"), ("flux1", "Flux.1 dev"), ("", "Flux.1 dev")):
+        save_file(file, tmp_path / "x", {"ss_base_model_version": told})
+        assert find_reference(read_adapter(tmp_path / "x"), models.values()).name == name
 
 
 # --- adapters with numbers in them

@@ -38,8 +38,8 @@ from transformers import T5EncoderModel, T5TokenizerFast
 class ChromaModel(PatchedLatents, T5Texts):
     """The transformer reads T5's tokens and is told the noise level.
 
-    T5 sees no padding. The transformer sees the first token of it, as in the original code and in ComfyUI; OneTrainer
-    lets T5 see this one, too.
+    T5 sees no padding. The transformer sees the first token of it, with which the model was trained; OneTrainer lets T5
+    see this one, too.
     """
 
     title = "Chroma"

@@ -9,7 +9,6 @@ from functools import cache
 
 from modules.model.chroma_keys import CHROMA_LAYOUT, chroma_adapter_naming
 from modules.model.flux1_keys import FLUX_1_LAYOUT, flux1_adapter_naming
-from modules.model.reference_naming import standard_models
 from modules.model.StandardSource import StandardSource
 from modules.model.unet_keys import layer_paths
 from modules.modelSaver.adapter_layout import split_key
@@ -76,7 +75,8 @@ def full_models() -> dict:
     for name in SIZES:
         kind = ModelType.CHROMA_1 if name == "Chroma" else ModelType.FLUX_DEV_1
         transformer = StandardSource(kind, name).empty("transformer")
-        found[name] = ReferenceModel(name, {"transformer": transformer}, naming_of(transformer))
+        version = "chroma" if name == "Chroma" else "flux1"
+        found[name] = ReferenceModel(name, {"transformer": transformer}, naming_of(transformer), base_version=version)
     return found
 
 
@@ -174,7 +174,7 @@ def test_a_file_tells_its_model(tmp_path, standard):
 
 def test_metadata_tell_families_apart_whose_blocks_are_alike(tmp_path):
     """Layers in blocks have the same names and sizes in Flux.1 and Chroma."""
-    models = {model.name: model for model in standard_models()}
+    models = full_models()
     path = "single_transformer_blocks.3.proj_mlp"
     layer = models["Chroma"].components["transformer"].get_submodule(path)
     parts = {"lora_down.weight": torch.ones(1, layer.in_features), "lora_up.weight": torch.ones(layer.out_features, 1)}

@@ -87,6 +87,7 @@ def fill_from_file(
     file = WeightsFile(path)
     targets = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(_BESIDE)}
     prefix, sources = _find_layout(file, targets, (native_of, *other_layouts, NativeTensor))
+    sources = {name: _named_as_in(file, prefix, place) for name, place in sources.items()}
     # each tensor of the file, and what is cut out of it
     wanted: dict[str, list[tuple[str, NativeTensor]]] = {}
     for name, place in sources.items():
@@ -132,6 +133,14 @@ def _find_layout(
             f"Expected names such as {next(iter(named[0].values())).name}."
         )
     return prefix, sources
+
+
+def _named_as_in(file: WeightsFile, prefix: str, place: NativeTensor) -> NativeTensor:
+    """Norms of the original code call their weight `scale`; files that newer versions of ComfyUI saved do not."""
+    other = f"{place.name.removesuffix('.scale')}.weight"
+    if place.name.endswith(".scale") and prefix + place.name not in file.shapes and prefix + other in file.shapes:
+        return place._replace(name=other)
+    return place
 
 
 def _check_names(

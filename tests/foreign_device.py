@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from benchmarks.optimizers.counting import waits_for_numbers
+
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -16,8 +18,6 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "foreign"
 aten = torch.ops.aten
-# what brings numbers to the CPU
-READS = {aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default, aten.nonzero.default}
 COPIES = {aten._to_copy.default, aten.copy_.default}
 
 
@@ -171,7 +171,7 @@ class ForeignDevice(TorchDispatchMode):
         here = [own for own in leaves if isinstance(own, ForeignTensor)]
         asked = kwargs.get("device")
         to_device = torch.device(asked).type == self.device.type if asked is not None else bool(here)
-        if func in READS and here:
+        if here and waits_for_numbers(func._opname, args):
             self.waits += 1
         if func in COPIES:
             to_device = self._copied(func, args, here, to_device, asked)

@@ -1,4 +1,4 @@
-"""How long a run waits for the count of all its batches and its first plan, when resolutions are drawn for each image."""
+"""How long a run waits for the count of its batches and its first plan, when resolutions are drawn for each image."""
 
 import random
 import time

@@ -122,11 +122,12 @@ class ForeignDevice(TorchDispatchMode):
 
     Attributes:
         waits: how often the program had to wait for the device.
+        sent: how often numbers of the CPU were copied to it.
     """
 
     def __init__(self, float64: bool = True) -> None:
         super().__init__()
-        self.device, self.float64, self.waits = torch.device(NAME, 0), float64, 0
+        self.device, self.float64, self.waits, self.sent = torch.device(NAME, 0), float64, 0, 0
 
     def __enter__(self) -> "ForeignDevice":
         # torch.tensor(…, device=…) makes a tensor of the CPU first, and the copy comes through here
@@ -189,13 +190,14 @@ class ForeignDevice(TorchDispatchMode):
         return return_and_correct_aliasing(func, args, kwargs, wrapped) if here else wrapped
 
     def _copied(self, func: Any, args: Any, here: list[ForeignTensor], to_device: bool, asked: Any) -> bool:
-        """Counts the wait of a copy to the CPU; returns whether the copy is on the device."""
+        """Counts a copy from or to the CPU, which waits for it; returns whether the copy is on the device."""
+        source = args[0]
         if func is aten.copy_.default:
             target, source = args[:2]
             to_device = isinstance(target, ForeignTensor)
-            self.waits += not to_device and isinstance(source, ForeignTensor)
-            return to_device
-        self.waits += bool(here) and not to_device
+        from_device = isinstance(source, ForeignTensor)
+        self.waits += from_device and not to_device
+        self.sent += to_device and not from_device
         return to_device
 
     def _wrapped(self, inner: Tensor) -> Tensor:

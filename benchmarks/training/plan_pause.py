@@ -1,5 +1,6 @@
 """How long a run waits for the count of its batches and its first plan, when resolutions are drawn for each image."""
 
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,9 @@ RESOLUTION = "512,768,1024"
 
 
 def measure_plans(images: int, epochs: int, loading: Sequence[float] = (0, 5)) -> dict[str, Any]:
-    """Seconds in which a run does nothing else, by the clock and of this process; as many variations as epochs.
+    """Seconds in which a run does nothing else, by the clock; those of this process and of others on the processor.
+
+    There are as many variations as epochs.
 
     Args:
         images, epochs: of the run.
@@ -43,12 +46,15 @@ def measure_plans(images: int, epochs: int, loading: Sequence[float] = (0, 5)) -
 
     def case(name: str, begin_of: Callable[[ImageSource], Callable[..., Any]], pause: float) -> list[int]:
         source = ImageSource(TrainConfig.from_dict({"resolution": RESOLUTION}), [concept], shown, GRID)
-        start, own = time.perf_counter(), time.process_time()
+        start, own, others = time.perf_counter(), time.process_time(), _others()
         counter = BatchCounter(rules, [concept], shown, begin_of(source), epochs, source.sizes_vary)
         time.sleep(pause)
         counts = [counter.batches(epoch) for epoch in range(epochs)]
         plan_epoch(0, rules, [concept], shown, source.size)
-        seconds = {"clock": time.perf_counter() - start - pause, "process": time.process_time() - own}
+        seconds = {
+            "clock": time.perf_counter() - start - pause, "process": time.process_time() - own,
+            "other processes": _others() - others,
+        }  # fmt: skip
         found["cases"].append(
             {"name": name, "loading": pause, **{key: round(value, 3) for key, value in seconds.items()}}
         )
@@ -59,6 +65,12 @@ def measure_plans(images: int, epochs: int, loading: Sequence[float] = (0, 5)) -
         if case("drawn ahead", lambda source: source.begin_sizes, pause) != expected:
             raise AssertionError("what is drawn ahead gives other numbers of batches")
     return found
+
+
+def _others() -> float:
+    """Seconds on the processor of processes that this one has started, and that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _one_by_one(source: ImageSource) -> Callable[[Sequence[int], int], Callable[[], np.ndarray]]:

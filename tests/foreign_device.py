@@ -65,6 +65,53 @@ def _register() -> None:
 # when tests are collected: autograd counts the devices at the first backward of a process
 _register()
 
+# what autocast computes in its dtype, and what in float32, of what models of this repository use (torch's own lists of
+# CUDA, ATen/autocast_mode.h)
+LOWER = (
+    "_convolution", "conv1d", "conv2d", "conv3d", "linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "mv",
+    "scaled_dot_product_attention",
+)  # fmt: skip
+FLOAT_32 = (
+    "group_norm", "layer_norm", "rms_norm", "softmax.int", "log_softmax.int", "mse_loss", "l1_loss", "huber_loss",
+    "smooth_l1_loss", "exp", "log", "rsqrt", "reciprocal", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "cumsum",
+    "upsample_nearest2d.vec", "upsample_bilinear2d.vec",
+)  # fmt: skip
+_libraries: list[torch.library.Library] = []
+
+
+def _register_autocast() -> None:
+    """Makes `torch.autocast` of the device do what that of CUDA does; a backend of its own has none."""
+    key = "AutocastPrivateUse1"
+    rest = torch.library.Library("_", "IMPL")
+    rest.fallback(torch.library.fallthrough_kernel, key)
+    own = torch.library.Library("aten", "IMPL")
+    for names, dtype in ((LOWER, None), (FLOAT_32, torch.float32)):
+        for name in names:
+            packet, _, overload = name.partition(".")
+            own.impl(name, _cast(getattr(getattr(aten, packet), overload or "default"), dtype), key)
+    # they hold as long as these live
+    _libraries.extend((rest, own))
+
+
+def _cast(operation: Any, dtype: torch.dtype | None) -> Any:
+    """The operation on floating point numbers of the device in a dtype; None: that of autocast."""
+    without = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+
+    def computed(*args: Any, **kwargs: Any) -> Any:
+        wanted = dtype or torch.get_autocast_dtype(NAME)
+
+        def cast(own: Any) -> Any:
+            narrow = isinstance(own, Tensor) and own.is_floating_point() and own.dtype != torch.float64
+            return own.to(wanted) if narrow else own
+
+        with torch._C._ExcludeDispatchKeyGuard(without):
+            return operation(*tree_map(cast, args), **tree_map(cast, kwargs))
+
+    return computed
+
+
+_register_autocast()
+
 
 def _keeping_notes(apply: Any) -> Any:
     """A module's `_apply` after which parameters still have what was noted on them, as where torch moves their data."""

@@ -68,6 +68,7 @@ class QwenModel(LanguageTexts):
     index_names = {"text_encoder": "Qwen2_5_VLForConditionalGeneration"}
     tokenizers = {"tokenizer": AutoTokenizer}
     cut_tokens = 34
+    hides_padding = True
     vae_of_videos = True
     pipeline_arguments = {"hidden": "prompt_embeds", "mask": "prompt_embeds_mask"}
     guidance_argument = "true_cfg_scale"

@@ -69,6 +69,8 @@ class ErnieModel(BatchNormLatents, LanguageTexts):
     }
     index_names = {"text_encoder": "Mistral3Model"}
     tokenizers = {"tokenizer": AutoTokenizer}
+    hides_padding = True
+    prompts_side_by_side = True
     # its layout is that of diffusers
     file_formats = (ModelFormat.ORIGINAL_TRANSFORMER,)
     layer_filter_presets = {

@@ -55,6 +55,8 @@ class FlowModel(BaseModel):
     long_text_encoder: ClassVar[str] = "text_encoder"
     # whether captions of a batch have different lengths, and a mask hides from attention what fills them up
     hides_padding: ClassVar[bool] = False
+    # whether the family's pipeline does so in samples, too, with the prompt and the one that it steers away from
+    prompts_side_by_side: ClassVar[bool] = False
     # whether the VAE takes videos, of which an image is one frame
     vae_of_videos: ClassVar[bool] = False
     # what `encode_text` gives -> the pipeline's argument for it; what it has no argument for stays out
@@ -84,14 +86,18 @@ class FlowModel(BaseModel):
         if config.loss_weight_fn not in (LossWeight.CONSTANT, LossWeight.SIGMA):
             text = f"{config.loss_weight_fn} has no meaning for {config.model_type}; expected CONSTANT or SIGMA"
             found.append(Problem("loss_weight_fn", text, (Remedy.of({"loss_weight_fn": "CONSTANT"}),)))
-        mechanism = config.attention_mechanism
-        if cls.hides_padding and mechanism == AttentionMechanism.XFORMERS and config.batch_size > 1:
+        mechanism, together = config.attention_mechanism, cls.hides_padding and config.batch_size > 1
+        if mechanism == AttentionMechanism.XFORMERS and (together or cls.prompts_side_by_side):
+            where = f"batches of {config.batch_size}" if together else "samples, whose two prompts are one batch"
             text = (
-                f"found {mechanism} with batches of {config.batch_size}, but diffusers gives that library the mask of "
-                "captions of different lengths as numbers that hide nothing. Set it to SDP, or batch_size to 1"
+                f"found {mechanism} with {where}, but diffusers gives that library the mask of captions of different "
+                "lengths as numbers that hide nothing. Set it to SDP"
             )
-            remedies = (Remedy.of({"attention_mechanism": "SDP"}), Remedy.of({"batch_size": 1}))
-            found.append(Problem("attention_mechanism", text, remedies))
+            remedies = [Remedy.of({"attention_mechanism": "SDP"})]
+            if not cls.prompts_side_by_side:
+                text += ", or batch_size to 1"
+                remedies.append(Remedy.of({"batch_size": 1}))
+            found.append(Problem("attention_mechanism", text, tuple(remedies)))
         return found
 
     # -- what a family says of itself -----------------------------------------------------------------------------

@@ -157,6 +157,11 @@ def empty_module(kind: type[nn.Module], config: Any) -> nn.Module:
     return module.requires_grad_(False)
 
 
+def library_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class of diffusers or transformers that a component's class is, or is made of."""
+    return next(base for base in kind.__mro__ if base.__module__.startswith(("diffusers.", "transformers.")))
+
+
 @contextmanager
 def load_errors(source: str, component: str = "") -> Iterator[None]:
     """Says in one line that a base model, or a component of it, can't be loaded, and why."""

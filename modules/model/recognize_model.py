@@ -5,7 +5,7 @@ from pathlib import Path
 from modules.model.BaseModel import BaseModel, model_families
 from modules.model.families import marked_types
 from modules.model.hub import Hub
-from modules.model.ModelSource import load_errors, read_index
+from modules.model.ModelSource import library_class, load_errors, read_index
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
@@ -50,7 +50,10 @@ def _has_components(family: type[BaseModel], found: dict[str, str]) -> bool:
         return False
     kinds = family.variants or (family.modules,)
     return any(
-        all(found[component] == family.index_names.get(component, kind.__name__) for component, kind in modules.items())
+        all(
+            found[component] in (family.index_names.get(component), library_class(kind).__name__)
+            for component, kind in modules.items()
+        )
         for modules in kinds
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.BaseModel import BaseModel
-from modules.model.ModelSource import FolderSource
+from modules.model.ModelSource import FolderSource, library_class, read_index
 from modules.modelSaver.output import Warn, config_comment, replace_output
 from modules.modelSaver.save_model import (
     copy_folder,
@@ -156,8 +156,19 @@ class ModelWriter:
             self._write_scheduler(target, scheduler)
         for name in components:
             write_component(target / name, self.component(name), self.dtype)
+        self._name_parts(target, components)
         if comment := config_comment(self.config):
             (target / "train_config.json").write_text(comment, encoding="utf-8")
+
+    def _name_parts(self, target: Path, written: Collection[str]) -> None:
+        """Names the classes of those parts of models that were written in place of the whole ones."""
+        parts = {
+            name: ["transformers", library_class(self.model.modules[name]).__name__]
+            for name in written
+            if name in self.model.index_names
+        }
+        if parts:
+            write_index(target, {**read_index(target), **parts})
 
     def write_file(self, target: Path) -> None:
         """A single file, and a folder beside it if the file alone would be read as another model."""

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from modules.model.recognize_model import find_model_type
 from modules.model.unet_keys import layer_paths
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.module.AdapterSet import AdapterSet
+from modules.trainer.trained import make_trained, save_trained
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.TrainConfig import TrainConfig
 
@@ -95,3 +97,31 @@ def comes_back(path: Path, naming: AdapterNaming, transformer: nn.Module, adapte
         assert expected.abs().max() > 1e-3
         # a few float32 roundings of weights below 1
         torch.testing.assert_close(adapter.merged_delta(), expected, atol=2e-6, rtol=1e-5)
+
+
+def part_of_text_encoder_is_saved(family: Any, folder: Path, file: Path, target: Path, prompts: list[str]) -> Any:
+    """Saves a model whose text encoder came from a file of its own, of which only a part is loaded.
+
+    Args:
+        family: class of the model.
+        folder: of the base model.
+        file: of the text encoder.
+        target: where the model is saved in diffusers' layout.
+        prompts: are read by the saved text encoder as by the first one.
+
+    Returns:
+        The saved model as a pipeline of diffusers.
+    """
+    options = {"model_type": str(family.model_types[0])}
+    config = TrainConfig.from_dict({
+        **options, "base_model_name": str(folder), "text_encoder": {"model_name": str(file), "train": False},
+        "training_method": "FINE_TUNE", "output_model_format": "DIFFUSERS", "output_dtype": "FLOAT_32",
+        "output_model_destination": str(target), "concepts": [],
+    })  # fmt: skip
+    model = family.load(config, torch.device("cpu"))
+    save_trained(target, make_trained(model, config, lambda text: None), model, config, lambda text: None)
+    assert find_model_type(TrainConfig.from_dict({"base_model_name": str(target)})) == options["model_type"]
+    again = family.load(TrainConfig.from_dict({**options, "base_model_name": str(target)}), torch.device("cpu"))
+    found, expected = (own.encode_captions(prompts)["hidden"] for own in (again, model))
+    assert torch.equal(found, expected)
+    return DiffusionPipeline.from_pretrained(target)

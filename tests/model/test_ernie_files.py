@@ -7,6 +7,7 @@ from modules.model.ldm_keys import vae_name
 from modules.model.StandardSource import StandardSource
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
+from tests.model.family_checks import part_of_text_encoder_is_saved
 from tests.model.test_ernie_model import CAPTIONS, load, shared
 from tests.model.test_flux2_files import same
 
@@ -85,6 +86,15 @@ def test_the_folder_s_text_encoder_is_read_without_its_half_for_images(own_ernie
         same(load(own_ernie_folder).components["text_encoder"], encoder.language_model.requires_grad_(False))
         _, told = ErnieTextEncoder.from_pretrained(place, output_loading_info=True)
         assert not told["unexpected_keys"] and not told["missing_keys"]
+
+
+def test_a_saved_text_encoder_is_one_of_diffusers(ernie_folder, ernie_pipeline, tmp_path):
+    """It is saved as what was loaded of it, and the index names that."""
+    file = tmp_path / "ministral-3-3b.safetensors"
+    save_file(text_tensors(ernie_pipeline.text_encoder, "model."), file)
+    saved = part_of_text_encoder_is_saved(ErnieModel, ernie_folder, file, tmp_path / "saved", CAPTIONS)
+    for found, expected in zip(*(own.encode_prompt(CAPTIONS, "cpu") for own in (saved, ernie_pipeline)), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_a_folder_without_weights_is_enough_for_a_whole_checkpoint(own_ernie_folder, ernie_pipeline, tmp_path):

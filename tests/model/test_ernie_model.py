@@ -164,6 +164,15 @@ def test_samples_equal_the_plain_pipeline(ernie_folder, ernie_pipeline, scale):
     assert np.asarray(found).std() > 1
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_no_kernel_without_masks(ernie_folder, batch_size):
+    """Samples need them as well."""
+    config = TrainConfig.from_dict({"model_type": "ERNIE", "attention_mechanism": "XFORMERS", "batch_size": batch_size})
+    (problem,) = ErnieModel.check_config(config)
+    assert problem.path == "attention_mechanism" and len(problem.remedies) == 1
+    assert ("two prompts are one batch" if batch_size == 1 else "batches of 2") in problem.text
+
+
 def test_text_encoder_is_freed_before_the_transformer_comes(ernie_folder):
     model = load(ernie_folder, vae={"weight_dtype": "FLOAT_32"}, transformer={"weight_dtype": "BFLOAT_16"})
     sample = SampleConfig(**SAMPLE, diffusion_steps=1)

@@ -8,6 +8,7 @@ from modules.model.QwenModel import QwenModel, QwenTextEncoder
 from modules.model.StandardSource import StandardSource
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
+from tests.model.family_checks import part_of_text_encoder_is_saved
 from tests.model.qwen_base import wan_tensors
 from tests.model.test_flux2_files import same
 from tests.model.test_qwen_model import CAPTIONS, load, pixels, shared
@@ -116,6 +117,15 @@ def test_names_of_the_autoencoder_against_diffusers_converter():
     converted = convert_wan_vae_to_diffusers({qwen_vae_name(name, vae.config): state[name] for name in state})
     assert len(state) == 194 and converted.keys() == state.keys()
     assert all(converted[name] is tensor for name, tensor in state.items())
+
+
+def test_a_saved_text_encoder_is_one_of_diffusers(qwen_folder, qwen_pipeline, tmp_path):
+    """It is saved as what was loaded of it, and the index names that."""
+    file = tmp_path / "qwen_2.5_vl_7b.safetensors"
+    save_file(text_tensors(qwen_pipeline.text_encoder), file)
+    saved = part_of_text_encoder_is_saved(QwenModel, qwen_folder, file, tmp_path / "saved", CAPTIONS)
+    found, expected = (own.encode_prompt(list(CAPTIONS))[0] for own in (saved, qwen_pipeline))
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_folder_without_weights_is_enough_for_a_whole_checkpoint(own_qwen_folder, qwen_pipeline, tmp_path):

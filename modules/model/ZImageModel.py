@@ -11,9 +11,8 @@ from typing import Any
 
 from modules.model.ChatTexts import ChatTexts
 from modules.model.families import Z_IMAGE
-from modules.model.ldm_keys import vae_name
 from modules.model.ModelSource import ModelSource, empty_module
-from modules.model.native_file import NativeTensor, fill_from_file
+from modules.model.native_file import NativeTensor, fill_from_file, read_vae
 from modules.model.ScaledLatents import ScaledLatents
 from modules.model.zimage_keys import UNUSED, native_tensor, zimage_adapter_naming
 from modules.util.AdapterNaming import AdapterNaming
@@ -78,7 +77,7 @@ class ZImageModel(ScaledLatents, ChatTexts):
     def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
         module = self.source.empty(component)
         if component == "vae":
-            return fill_from_file(path, module, dtype, lambda name: NativeTensor(vae_name(name, module.config, "")))
+            return read_vae(path, module, dtype)
         if component == "transformer":
             return fill_from_file(path, module, dtype, native_tensor, UNUSED)
         module = fill_from_file(path, module, dtype, NativeTensor, _TEXT_UNUSED)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from modules.model.ldm_keys import VAE_PREFIX
+from modules.model.ldm_keys import VAE_PREFIX, vae_name
+from modules.model.unet_keys import clip_file_path
 from modules.model.weight_formats import float32_layers
 from modules.model.weights_file import WeightsFile
 from modules.util.CheckpointTensor import Share
@@ -21,11 +22,14 @@ from transformers import PreTrainedModel
 
 # the last ones are those of whole checkpoints, which hold other components as well
 _WHOLE = ("model.diffusion_model.", "vae.", VAE_PREFIX, "text_encoders.clip_l.transformer.",
-          "text_encoders.t5xxl.transformer.", "text_encoders.qwen3_4b.transformer.model.")  # fmt: skip
+          "text_encoders.clip_g.transformer.", "text_encoders.t5xxl.transformer.",
+          "text_encoders.qwen3_4b.transformer.model.")  # fmt: skip
 _PREFIXES = ("", "diffusion_model.", "model.", *_WHOLE)
 # names by which programs store the scale of an 8-bit weight; what else they store beside it changes no weight
 _SCALES = ("weight_scale", "scale_weight")
 _BESIDE = (*_SCALES, "input_scale", "scale_input", "comfy_quant", "scaled_fp8", "num_batches_tracked", "position_ids")
+# what files of CLIP may hold beside its text encoder
+_BESIDE_CLIP = ("logit_scale", "vision_model.", "visual_projection.")
 _FLOAT_8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -102,6 +106,17 @@ def fill_from_file(
         # a matrix that has two names is one again
         module.tie_weights()
     return module.requires_grad_(False).eval()
+
+
+def read_vae(path: Path, module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`fill_from_file` for an `AutoencoderKL`."""
+    return fill_from_file(path, module, dtype, lambda name: NativeTensor(vae_name(name, module.config, "")))
+
+
+def read_clip(path: Path, module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`fill_from_file` for a text encoder of CLIP, with its projection if the module has one."""
+    beside = _BESIDE_CLIP if hasattr(module, "text_projection") else ("text_projection.", *_BESIDE_CLIP)
+    return fill_from_file(path, module, dtype, lambda name: NativeTensor(clip_file_path(name)), beside)
 
 
 def _find_layout(

@@ -17,6 +17,7 @@ from modules.model.ScaledLatents import ScaledLatents
 from modules.model.sd3_files import check_generation, sd3_checkpoint
 from modules.model.sd3_keys import sd3_adapter_naming, sd3_layout
 from modules.model.T5Texts import T5Texts
+from modules.model.unet_keys import COMFY_CLIPS
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor
 from modules.util.config.SampleConfig import SampleConfig
@@ -108,9 +109,9 @@ class StableDiffusion3Model(ScaledLatents, T5Texts):
         if component == T5:
             return self.read_t5(path, dtype)
         if component == "text_encoder_2":
-            return read_clip(path, module, dtype)
+            return read_clip(path, module, dtype, COMFY_CLIPS[1])
         # of the small CLIP files have no projection, or one that no program uses here
-        read_clip(path, module.text_model, dtype)
+        read_clip(path, module.text_model, dtype, COMFY_CLIPS[0])
         identity = torch.eye(*module.text_projection.weight.shape, dtype=dtype)
         module.text_projection.weight = nn.Parameter(identity, requires_grad=False)
         return module.eval()

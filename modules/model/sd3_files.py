@@ -5,7 +5,7 @@ from pathlib import Path
 
 from modules.model.ldm_checkpoint import vae_tensors
 from modules.model.ldm_keys import UNET_PREFIX
-from modules.model.native_file import NativeTensor
+from modules.model.native_file import CLIP_PREFIXES, T5_PREFIX, NativeTensor
 from modules.model.sd3_keys import sd3_layout
 from modules.model.unet_keys import clip_file_path
 from modules.model.weights_file import WeightsFile
@@ -15,11 +15,9 @@ from modules.util.UserError import UserError
 from torch import nn
 
 # text encoder -> what stands before its names in a whole checkpoint
-_TEXTS = {
-    "text_encoder": "text_encoders.clip_l.transformer.",
-    "text_encoder_2": "text_encoders.clip_g.transformer.",
-    "text_encoder_3": "text_encoders.t5xxl.transformer.",
-}
+_TEXTS = dict(
+    zip(("text_encoder", "text_encoder_2", "text_encoder_3"), (*CLIP_PREFIXES.values(), T5_PREFIX), strict=True)
+)
 
 
 def sd3_checkpoint(components: Mapping[str, nn.Module]) -> list[CheckpointTensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from modules.model.BaseModel import BaseModel, model_families
 from modules.model.FluxModel import FluxModel
 from modules.model.ModelSource import empty_module
+from modules.model.StableDiffusion3Model import StableDiffusion3Model
 from modules.model.ZImageModel import ZImageModel
 from modules.module.WeightSet import WeightSet, role_of
 from modules.util.enum.ParameterRole import ParameterRole
@@ -18,7 +19,13 @@ import torch
 from torch import nn
 
 import pytest
-from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, UNet2DConditionModel, ZImageTransformer2DModel
+from diffusers import (
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    ZImageTransformer2DModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, Qwen3Config, Qwen3ForCausalLM
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources"
@@ -53,6 +60,12 @@ COMPONENTS = {
         lambda: resource(CLIPTextModelWithProjection, "stable_diffusion_xl/text_encoder_2"),
         {f"text_model.{name}" for name in EMBEDDINGS}, set(),
     ),
+    "sd 3.5 medium": (
+        lambda: resource(SD3Transformer2DModel, "stable_diffusion_3/medium_35/transformer"),
+        {"pos_embed.proj", "context_embedder"}
+        | {f"time_text_embed.{name}_embedder.linear_1" for name in ("timestep", "text")},
+        {"proj_out"},
+    ),
     "flux.2 klein": (
         lambda: resource(Flux2Transformer2DModel, "flux_2/klein_4b/transformer"),
         FLUX,
@@ -78,7 +91,7 @@ COMPONENTS = {
     "language model, tied": (lambda: small_qwen(tied=True), {"model.embed_tokens"}, set()),
 }  # fmt: skip
 # the component of a family that says itself which layers are first and last
-OWN = {"flux.1 dev": FluxModel, "z-image": ZImageModel}
+OWN = {"sd 3.5 medium": StableDiffusion3Model, "flux.1 dev": FluxModel, "z-image": ZImageModel}
 
 
 @pytest.fixture(scope="module", params=COMPONENTS)

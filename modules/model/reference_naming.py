@@ -39,7 +39,11 @@ def standard_models() -> Iterator[ReferenceModel]:
         for model in facts.standard_models:
             folder = RESOURCES / model.folder
             kinds = {component: family.modules[component].__name__ for component in family.trainable_components}
-            components = {component: _empty(folder, component, kind) for component, kind in kinds.items()}
+            components = {
+                # what several models have in common stands above
+                component: _empty(folder if (folder / component).is_dir() else folder.parent, component, kind)
+                for component, kind in kinds.items()
+            }
             yield _reference(model.name, components, model.architecture, model.base_version)
 
 
@@ -62,10 +66,12 @@ def _text_encoders() -> dict[str, type[PreTrainedModel]]:
 
 def _adaptable(classes: Mapping[str, str]) -> dict[str, str]:
     """Those of a model's components that can have adapters: the denoiser, and what its families train beside it."""
-    families = [
-        f for f in model_families().values() if f.modules[f.trainable_components[0]].__name__ in classes.values()
-    ]
-    known = {(name, family.modules[name].__name__) for family in families for name in family.trainable_components}
+    known = {
+        (name, family.modules[name].__name__)
+        for family in model_families().values()
+        if family.modules[family.trainable_components[0]].__name__ in classes.values()
+        for name in family.trainable_components
+    }
     return {name: kind for name, kind in classes.items() if (name, kind) in known}
 
 

@@ -35,15 +35,16 @@ RESOURCES = Path(__file__).parents[2] / "resources"
 def standard_models() -> Iterator[ReferenceModel]:
     """The standard models one after the other, on the meta device; each takes a fraction of a second to build."""
     for facts in FAMILIES:
-        family = model_families()[facts.model_types[0]]
+        family, known = model_families()[facts.model_types[0]], {}
         for model in facts.standard_models:
-            folder = RESOURCES / model.folder
-            kinds = {component: family.modules[component].__name__ for component in family.trainable_components}
-            components = {
-                # what several models have in common stands above
-                component: _empty(folder if (folder / component).is_dir() else folder.parent, component, kind)
-                for component, kind in kinds.items()
-            }
+            components = {}
+            for component in family.trainable_components:
+                # what several models have in common stands above, and is built once
+                own = RESOURCES / model.folder / component
+                place = own.parent if own.is_dir() else own.parent.parent
+                if (place, component) not in known:
+                    known[place, component] = _empty(place, component, family.modules[component].__name__)
+                components[component] = known[place, component]
             yield _reference(model.name, components, model.architecture, model.base_version)
 
 

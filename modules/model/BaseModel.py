@@ -392,7 +392,7 @@ def without_dropout(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
-        elif isinstance(getattr(layer, "dropout", None), float):
+        elif isinstance(vars(layer).get("dropout"), float):
             layer.dropout = 0.0
 
 

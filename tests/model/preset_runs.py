@@ -19,6 +19,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.dtypes import FLOAT_DTYPES
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.DataType import DataType
+from modules.util.enum.ModelType import ModelType
 from tests.model.preset_table import ROOT
 
 import torch
@@ -31,6 +32,11 @@ CPU = torch.device("cpu")
 IMAGES, STEPS = 4, 2
 # share of a change that the file's dtype may lose: its rounding a few times, and once more where layers are joined
 LOST = {DataType.FLOAT_32: 1e-5, DataType.FLOAT_16: 2e-3, DataType.BFLOAT_16: 1e-2}
+
+
+# layers of the small models on which nothing depends, so that no adapter there moves, and joined files leave it out:
+# of the last block's text nothing comes out, and so nothing is asked for it
+IDLE = {ModelType.STABLE_DIFFUSION_35: {"transformer_blocks.1.attn.add_q_proj"}}
 
 
 @dataclass
@@ -152,8 +158,12 @@ def _check_adapter(done: ShortRun) -> None:
     for component, trained in done.trainer.trained.items():
         neumann = bool(done.config.oft_cayley_neumann)
         again = AdapterSet.from_parts(component, model.components[component], layers[component], neumann)
-        assert again.adapters.keys() == trained.adapters.keys()
-        for name, adapter in trained.adapters.items():
+        moved = {
+            name: own for name, own in trained.adapters.items() if name not in IDLE.get(done.config.model_type, ())
+        }
+        assert moved.keys() <= again.adapters.keys() <= trained.adapters.keys()
+        assert not any(trained.adapters[name].merged_delta().any() for name in trained.adapters.keys() - moved.keys())
+        for name, adapter in moved.items():
             _check_equal(
                 again.adapters[name].merged_delta(), adapter.merged_delta(), done.config, f"{component}.{name}"
             )

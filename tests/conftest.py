@@ -1,5 +1,6 @@
 """How tests share the cores; and what tests of whole runs share: a miniature pipeline, a concept, runs on them."""
 
+import gc
 import hashlib
 import json
 import os
@@ -18,6 +19,9 @@ import pytest
 # counts only before torch loads, and in processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 wait_asleep()
+# no test's file has to outlive a loss of power, and a disk takes 13 ms for each of a run's fifteen; processes that
+# tests start do it
+os.fsync = os.fstat
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_CHECKPOINTING = {"gradient_checkpointing": False}
@@ -46,6 +50,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     # a container may give fewer cores than the machine has
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_WORKERS) if cores > 1 else 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Each run frees memory by a search of all objects; the libraries' own and the tests are never among the freed."""
+    gc.collect()
+    gc.freeze()
 
 
 class MiniRun:

@@ -29,7 +29,7 @@ from PIL import Image
 
 CPU = torch.device("cpu")
 # least numbers of images and of steps
-IMAGES, STEPS = 4, 2
+IMAGES, STEPS = 4, 1
 # share of a change that the file's dtype may lose: its rounding a few times, and once more where layers are joined
 LOST = {DataType.FLOAT_32: 1e-5, DataType.FLOAT_16: 2e-3, DataType.BFLOAT_16: 1e-2}
 

@@ -74,7 +74,7 @@ def test_wrong_numbers_are_told_at_the_field(app, window, user, until):
 
 
 def test_a_recommendation_is_one_click(app, window, until):
-    assert "disabled" in window.recommended["DoRA: centered + small standard decay"].state()
+    assert "disabled" in window.recommended["Centered decay: keep what the model knew"].state()
     window.recommended["Scaled, α = rank"].invoke()
     config = app.form.config
     assert config.optimizer.scaled_optm and config.learning_rate == 0.017 and config.lora_alpha == config.lora_rank
@@ -82,7 +82,7 @@ def test_a_recommendation_is_one_click(app, window, until):
     window.recommended["Fisher 1e-6"].invoke()
     assert config.optimizer.fisher_wd and config.optimizer.weight_decay == 1e-6
     app.form.set_value("lora_decompose", True)
-    assert "disabled" not in window.recommended["DoRA: centered + small standard decay"].state()
+    assert "disabled" not in window.recommended["Centered decay: keep what the model knew"].state()
 
 
 def test_options_of_each_optimizer_are_remembered(app, window, user):

@@ -152,14 +152,21 @@ def test_fisher_decay_is_the_same_per_step_with_and_without_scaled_steps(optimiz
     assert own.weight_decay == 1e-6 and own.beta2 == 0.95
 
 
-def test_centered_decay_is_for_dora(optimizer):
-    assert optimizer.why_not_recommended(CENTERED)
-    optimizer.form.set_value("lora_decompose", True)
+def test_centered_decay_is_for_what_starts_from_weights(optimizer):
+    assert "DoRA and full" in optimizer.why_not_recommended(CENTERED)
+    optimizer.form.set_value("training_method", "FINE_TUNE")
     assert not optimizer.why_not_recommended(CENTERED)
-    optimizer.form.set_value("optimizer.scaled_optm", True)
+    optimizer.form.set_values({"training_method": "LORA", "lora_decompose": True, "learning_rate": 3e-4})
+    assert not optimizer.why_not_recommended(CENTERED)
     optimizer.apply(CENTERED)
     own = optimizer.form.config.optimizer
-    assert own.centered_wd == 1e-4 and own.weight_decay == 1e-6
+    assert own.centered_wd * 3e-4 == pytest.approx(1e-4)
+    assert "nobody has measured" in CENTERED.help(optimizer.form.config)
+    # with scaled steps it goes with the learning rate
+    optimizer.form.set_value("optimizer.scaled_optm", True)
+    optimizer.apply(CENTERED)
+    assert own.centered_wd == 1.8e-4 and own.weight_decay == 1e-6
+    assert "tiny base" in CENTERED.help(optimizer.form.config)
     assert optimizer.catalog.problems(optimizer.form.config) == []
 
 

@@ -47,8 +47,8 @@ def _followed(model: BaseModel, cache_text: bool) -> EncodedBytes:
     twin.components, twin.device = ModelComponents(list(model.components), load, CPU, CPU), CPU
     side = SIDE * model.image_grid
     short = "a photo "
-    # as long as captions may be
-    captions = [short] if config.prompt_chunks == 1 else [short, 75 * config.prompt_chunks * short]
+    # as long as captions may be: a word is a token or more
+    captions = [short, max(model.text_limits().values()) * short]
     shown: dict[str, Tensor] = {}
     texts: list[dict[str, Tensor]] = [{}]
     with torch.random.fork_rng(devices=[]), space, torch.no_grad():

@@ -27,17 +27,27 @@ FAMILIES = {
 }  # fmt: skip
 FAMILIES["Flux.2 Klein"] = {**FAMILIES["Flux.2 dev"], "train_dtype": "BFLOAT_16"}
 FAMILIES["Z-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "Z_IMAGE"}
+FAMILIES["Chroma"] = {**FAMILIES["Flux.2 dev"], "model_type": "CHROMA_1"}
 # what a method does to a layer is the same in each family: the others show that their layers are found and measured
 EVERY_METHOD = ("SD 1.5", "Flux.2 Klein")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_methods_are_measured(
-    make_run, small_folder, xl_folder, sd3_folders, flux1_folders, flux2_folders, zimage_folder, family
+    make_run,
+    small_folder,
+    xl_folder,
+    sd3_folders,
+    flux1_folders,
+    flux2_folders,
+    zimage_folder,
+    chroma_folder,
+    family,
 ):
     folders = {
         "SD 1.5": small_folder, "SDXL": xl_folder, "SD 3.5": sd3_folders["3.5"], "Flux.1": flux1_folders["dev"],
         "Flux.2 dev": flux2_folders["dev"], "Flux.2 Klein": flux2_folders["klein"], "Z-Image": zimage_folder,
+        "Chroma": chroma_folder,
     }  # fmt: skip
     options = make_run().options(
         **{"unet": COMPONENT, **SCALED, **FAMILIES[family], "base_model_name": str(folders[family])}

@@ -18,13 +18,14 @@ def size_of(tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-@pytest.fixture(params=["sd", "xl", "sd3", "flux1", "dev", "klein"])
-def load(request, small_folder, xl_folder, sd3_folders, flux1_folders, flux2_folders):
+@pytest.fixture(params=["sd", "xl", "sd3", "flux1", "dev", "klein", "zimage", "chroma"])
+def load(request, small_folder, xl_folder, sd3_folders, flux1_folders, flux2_folders, zimage_folder, chroma_folder):
     """load(**options) -> a model of each family."""
     folder, kind = {
         "sd": (small_folder, "STABLE_DIFFUSION_15"), "xl": (xl_folder, "STABLE_DIFFUSION_XL_10_BASE"),
         "sd3": (sd3_folders["3"], "STABLE_DIFFUSION_3"),
-        "flux1": (flux1_folders["dev"], "FLUX_DEV_1"),
+        "flux1": (flux1_folders["dev"], "FLUX_DEV_1"), "chroma": (chroma_folder, "CHROMA_1"),
+        "zimage": (zimage_folder, "Z_IMAGE"),
         "dev": (flux2_folders["dev"], "FLUX_2"), "klein": (flux2_folders["klein"], "FLUX_2"),
     }[request.param]  # fmt: skip
 
@@ -50,7 +51,10 @@ def test_it_is_what_encoding_gives(load, options):
     latent = encoder.image(torch.zeros(3, side, side), "x")
     assert told.image * side * side == size_of({"latent": latent})
     assert told.mask * side * side == 4 * latent.shape[1] * latent.shape[2] and told.conditioning == 0
-    assert told.caption == told.short_caption == size_of(encoder.caption(LONG))
+    assert told.caption == size_of(encoder.caption(LONG))
+    assert told.short_caption == size_of(encoder.caption("a photo "))
+    # captions of these families have as many tokens as they need
+    assert (told.short_caption < told.caption) == (model.config.model_type in ("Z_IMAGE", "CHROMA_1"))
 
 
 def test_chunks_count_as_many_as_there_may_be(small_folder):

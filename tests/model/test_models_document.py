@@ -30,6 +30,7 @@ FAMILIES = {
     "Flux.2 dev": "FLUX_2",
     "Flux.2 Klein": "FLUX_2",
     "Z-Image": "Z_IMAGE",
+    "Chroma": "CHROMA_1",
 }
 OUTPUT = {"oft_side": "OUTPUT"}
 METHODS = {
@@ -70,9 +71,11 @@ def test_the_tables_are_complete():
 
 
 @pytest.fixture(scope="module")
-def folders(small_folder, xl_folder, sd3_folders, flux1_folders, flux2_folders, zimage_folder) -> dict[str, Path]:
+def folders(
+    small_folder, xl_folder, sd3_folders, flux1_folders, flux2_folders, zimage_folder, chroma_folder
+) -> dict[str, Path]:
     flux2 = {f"Flux.2 {name}": flux2_folders[name.lower()] for name in ("dev", "Klein")}
-    others = {"Flux.1": flux1_folders["dev"], "Z-Image": zimage_folder}
+    others = {"Flux.1": flux1_folders["dev"], "Z-Image": zimage_folder, "Chroma": chroma_folder}
     unets = {"SD 1.5, 2.x": small_folder, "SDXL": xl_folder}
     return {**unets, "SD 3, 3.5": sd3_folders["3.5"], **flux2, **others}
 

@@ -18,9 +18,10 @@ def type_of(path: Path) -> ModelType:
     return find_model_type(TrainConfig(base_model_name=str(path)))
 
 
-def test_a_folder_by_its_components(mini_base, sd3_folders, flux1_folders, tmp_path):
+def test_a_folder_by_its_components(mini_base, sd3_folders, flux1_folders, chroma_folder, tmp_path):
     assert type_of(mini_base) == ModelType.STABLE_DIFFUSION_15
     assert {type_of(folder) for folder in flux1_folders.values()} == {ModelType.FLUX_DEV_1}
+    assert type_of(chroma_folder) == ModelType.CHROMA_1
     # which of the two it is, its own files tell
     assert {type_of(folder) for folder in sd3_folders.values()} == {ModelType.STABLE_DIFFUSION_3}
     index = json.loads((mini_base / "model_index.json").read_text())
@@ -41,6 +42,7 @@ def test_a_folder_by_its_components(mini_base, sd3_folders, flux1_folders, tmp_p
         ("double_stream_modulation_img.lin.weight", "FLUX_2"),
         ("cap_pad_token", "Z_IMAGE"),
         ("double_blocks.0.img_mod.lin.weight", "FLUX_DEV_1"),
+        ("distilled_guidance_layer.norms.0.scale", "CHROMA_1"),
     ],
 )
 def test_a_file_by_its_tensors(tmp_path, name, found):

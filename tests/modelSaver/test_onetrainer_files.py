@@ -197,11 +197,15 @@ COUNTS = {
         "ORIGINAL_LORA": (0, 89), "DIFFUSERS_LORA": (104, 109), "INTERNAL": (104, 109), "LEGACY_LORA": (104, 109)
     },
     "Z-Image": {},
+    # by that copy, too
+    "Chroma": {
+        "ORIGINAL_LORA": (0, 243), "DIFFUSERS_LORA": (421, 433), "INTERNAL": (421, 433), "LEGACY_LORA": (421, 433)
+    },
 }  # fmt: skip
 
 
 # families whose native files join layers
-_JOINED = ("Flux.", "Stable Diffusion 3")
+_JOINED = ("Flux.", "Chroma", "Stable Diffusion 3")
 
 
 @pytest.mark.parametrize("name", COUNTS)

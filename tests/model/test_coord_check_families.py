@@ -47,9 +47,9 @@ def test_methods_are_measured(
     family,
 ):
     folders = {
-        "SD 1.5": small_folder, "SDXL": xl_folder, "SD 3.5": sd3_folders["3.5"], "Flux.1": flux1_folders["dev"], "Flux.2 dev": flux2_folders["dev"],
-        "Flux.2 Klein": flux2_folders["klein"], "Z-Image": zimage_folder, "Chroma": chroma_folder,
-        "Qwen-Image": qwen_folder,
+        "SD 1.5": small_folder, "SDXL": xl_folder, "SD 3.5": sd3_folders["3.5"], "Flux.1": flux1_folders["dev"],
+        "Flux.2 dev": flux2_folders["dev"], "Flux.2 Klein": flux2_folders["klein"], "Z-Image": zimage_folder,
+        "Chroma": chroma_folder, "Qwen-Image": qwen_folder,
     }  # fmt: skip
     options = make_run().options(
         **{"unet": COMPONENT, **SCALED, **FAMILIES[family], "base_model_name": str(folders[family])}

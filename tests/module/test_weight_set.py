@@ -9,6 +9,7 @@ from modules.model.ErnieModel import ErnieModel
 from modules.model.FluxModel import FluxModel
 from modules.model.ModelSource import empty_module
 from modules.model.QwenModel import QwenModel
+from modules.model.StableDiffusion3Model import StableDiffusion3Model
 from modules.model.ZImageModel import ZImageModel
 from modules.module.WeightSet import WeightSet, role_of
 from modules.util.enum.ParameterRole import ParameterRole
@@ -27,6 +28,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
     UNet2DConditionModel,
     ZImageTransformer2DModel,
 )
@@ -63,6 +65,12 @@ COMPONENTS = {
     "sdxl text encoder 2": (
         lambda: resource(CLIPTextModelWithProjection, "stable_diffusion_xl/text_encoder_2"),
         {f"text_model.{name}" for name in EMBEDDINGS}, set(),
+    ),
+    "sd 3.5 medium": (
+        lambda: resource(SD3Transformer2DModel, "stable_diffusion_3/medium_35/transformer"),
+        {"pos_embed.proj", "context_embedder"}
+        | {f"time_text_embed.{name}_embedder.linear_1" for name in ("timestep", "text")},
+        {"proj_out"},
     ),
     "flux.2 klein": (
         lambda: resource(Flux2Transformer2DModel, "flux_2/klein_4b/transformer"),
@@ -105,6 +113,7 @@ COMPONENTS = {
 }  # fmt: skip
 # the component of a family that says itself which layers are first and last
 OWN = {
+    "sd 3.5 medium": StableDiffusion3Model,
     "flux.1 dev": FluxModel,
     "chroma": ChromaModel,
     "z-image": ZImageModel,

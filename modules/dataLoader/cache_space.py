@@ -26,7 +26,7 @@ class EncodedBytes:
     Attributes:
         image, mask, conditioning: bytes for each pixel.
         caption: bytes of the longest caption that is read.
-        short_caption: bytes of the shortest one: of one chunk, where captions are read in chunks.
+        short_caption: bytes of a short one: of one chunk, or of a few tokens where captions keep their own length.
     """
 
     image: float

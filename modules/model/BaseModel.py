@@ -67,6 +67,8 @@ class BaseModel(ConditionedModel):
     modules: ClassVar[Mapping[str, type[nn.Module]]] = {}
     # the same for each kind of model, where the models of a family differ in their classes; see `classes_of`
     variants: ClassVar[tuple[Mapping[str, type[nn.Module]], ...]] = ()
+    # component -> name of the class in a folder's index, where only a part of that model is loaded
+    index_names: ClassVar[Mapping[str, str]] = {}
     tokenizers: ClassVar[Mapping[str, type]] = {}
     # the config's components (`unet`, `text_encoder` …) that can be trained, the denoiser first
     trainable_components: ClassVar[tuple[str, ...]] = ()

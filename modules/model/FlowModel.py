@@ -52,8 +52,12 @@ class FlowModel(BaseModel):
     shifts_by_size = True
     # the text encoder that reads captions token by token; its option for their length counts
     long_text_encoder: ClassVar[str] = "text_encoder"
+    # whether the VAE takes videos, of which an image is one frame
+    vae_of_videos: ClassVar[bool] = False
     # what `encode_text` gives -> the pipeline's argument for it; what it has no argument for stays out
     pipeline_arguments: ClassVar[Mapping[str, str]] = {"hidden": "prompt_embeds"}
+    # the pipeline's argument for what `pipeline_guidance` gives
+    guidance_argument: ClassVar[str] = "guidance_scale"
 
     def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
         super().__init__(config, source, device)
@@ -169,13 +173,17 @@ class FlowModel(BaseModel):
     def encode_images(self, pixels: Tensor) -> Tensor:
         """`[b, 3, H, W]` -> packed latents `[b, c, h, w]`."""
         pixels = pixels.to(device=self.device, dtype=self.vae.dtype)
-        return self.pack_latents(self.vae.encode(pixels).latent_dist.mode().float())
+        pixels = pixels[:, :, None] if self.vae_of_videos else pixels
+        latents = self.vae.encode(pixels).latent_dist.mode().float()
+        return self.pack_latents(latents[:, :, 0] if self.vae_of_videos else latents)
 
     @torch.no_grad()
     def decode_images(self, latents: Tensor) -> Tensor:
         """Undoes `encode_images`."""
-        latents = self.unpack_latents(latents.float())
-        return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float()
+        latents = self.unpack_latents(latents.float()).to(self.vae.dtype)
+        latents = latents[:, :, None] if self.vae_of_videos else latents
+        pixels = self.vae.decode(latents, return_dict=False)[0].float()
+        return pixels[:, :, 0] if self.vae_of_videos else pixels
 
     def image_fingerprint(self) -> str:
         return f"{self.weights_fingerprint('vae')} {self.packing}"
@@ -229,9 +237,11 @@ class FlowModel(BaseModel):
 
     # -- samples --------------------------------------------------------------------------------------------------
 
-    def pipeline(self) -> DiffusionPipeline:
-        """The family's pipeline with the one sampler that there is for flow matching."""
-        pipeline = self.make_pipeline(FlowMatchEulerDiscreteScheduler.from_config(self.scheduler_config))
+    def pipeline(self, steps: int) -> DiffusionPipeline:
+        """The family's pipeline with the one sampler that there is for flow matching, for a number of steps."""
+        # a last noise level apart from the first; diffusers would divide by zero for a single one
+        changes = {"shift_terminal": None} if steps == 1 else {}
+        pipeline = self.make_pipeline(FlowMatchEulerDiscreteScheduler.from_config(self.scheduler_config, **changes))
         pipeline.set_progress_bar_config(disable=True)
         self.keep_masks_soft(pipeline)
         return pipeline
@@ -256,20 +266,25 @@ class FlowModel(BaseModel):
     @torch.no_grad()
     def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
         """Draws one image. There is one sampler for flow matching, whatever `noise_scheduler` says."""
-        pipeline, dtype, (height, width) = self.pipeline(), self.transformer_dtype, self.sample_size(sample)
+        steps, (height, width) = sample.diffusion_steps, self.sample_size(sample)
+        pipeline, dtype = self.pipeline(steps), self.transformer_dtype
         prompts = {name: tensor.to(dtype) for name, tensor in self.prompts(sample).items()}
         arguments: dict[str, Any] = self.pipeline_prompts(prompts)
-        arguments |= {"height": height, "width": width, "guidance_scale": self.pipeline_guidance(sample.cfg_scale)}
+        arguments |= {
+            "height": height,
+            "width": width,
+            self.guidance_argument: self.pipeline_guidance(sample.cfg_scale),
+        }
         drawn: list[Tensor] = []
 
         def report(pipeline, step: int, timestep, tensors: dict) -> dict:
-            on_step(step + 1, sample.diffusion_steps)
+            on_step(step + 1, steps)
             drawn[:] = [tensors["latents"]]
             return tensors
 
         pipeline(
             **{**arguments, **self.sample_conditioning(sample)},
-            num_inference_steps=sample.diffusion_steps,
+            num_inference_steps=steps,
             generator=torch.Generator().manual_seed(seed),
             callback_on_step_end=report,
             # decoded here, as the VAE may have another number format; what pipelines return differs

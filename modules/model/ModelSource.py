@@ -1,5 +1,6 @@
 """Where the components of a base model come from: a folder in diffusers' layout, the hub, or files of a family."""
 
+import inspect
 import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,6 +148,12 @@ def empty_module(kind: type[nn.Module], config: Any) -> nn.Module:
     """
     with torch.device("meta"):
         module = kind(config) if issubclass(kind, PreTrainedModel) else kind.from_config(config)
+    for path, part in list(module.named_modules()):
+        computed = [value for value in vars(part).values() if isinstance(value, torch.Tensor) and value.is_meta]
+        if computed and not part.state_dict():
+            # tables that follow from options, and are in no file: made anew, with numbers
+            options = inspect.signature(type(part)).parameters
+            module.set_submodule(path, type(part)(**{name: getattr(part, name) for name in options}))
     return module.requires_grad_(False)
 
 

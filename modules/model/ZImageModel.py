@@ -116,7 +116,7 @@ class ZImageModel(ChatTexts):
 
     def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
         """`hidden` `[b, n, d]` in the text encoder's format, and `mask` `[b, n]`; n is that of the longest text."""
-        tokens = self.tokenize(captions, length, padding="longest", tokenizer_kwargs={"padding_side": "right"})
+        tokens = self.tokenize(captions, length, padding="longest", padding_side="right")
         states = self.text_encoder(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True, use_cache=False
         ).hidden_states

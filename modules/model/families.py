@@ -145,8 +145,17 @@ Z_IMAGE = Family(
     (StandardModel("Z-Image", "z_image", "Z-Image", "z_image", {ModelType.Z_IMAGE: {}}),),
 )
 
+QWEN = Family(
+    "QwenModel",
+    (ModelType.QWEN,),
+    ("transformer", "text_encoder", "vae"),
+    {"width": 1024, "height": 1024, "diffusion_steps": 50, "cfg_scale": 4.0},
+    {"txt_mod.1.": (ModelType.QWEN,)},
+    (StandardModel("Qwen-Image", "qwen_image", "Qwen-Image", "qwen_image", {ModelType.QWEN: {}}),),
+)
+
 # a new family is one line here
-FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX_1, FLUX_2, Z_IMAGE)
+FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX_1, FLUX_2, Z_IMAGE, QWEN)
 
 
 def facts_of(model_type: ModelType) -> Family | None:

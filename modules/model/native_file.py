@@ -21,8 +21,9 @@ from transformers import PreTrainedModel
 
 # the last ones are those of whole checkpoints, which hold other components as well
 _WHOLE = ("model.diffusion_model.", "vae.", VAE_PREFIX, "text_encoders.clip_l.transformer.",
-          "text_encoders.t5xxl.transformer.", "text_encoders.qwen3_4b.transformer.model.")  # fmt: skip
-_PREFIXES = ("", "diffusion_model.", "model.", *_WHOLE)
+          "text_encoders.t5xxl.transformer.", "text_encoders.qwen3_4b.transformer.model.",
+          "text_encoders.qwen25_7b.transformer.model.")  # fmt: skip
+_PREFIXES = ("", "diffusion_model.", "model.", "model.language_model.", *_WHOLE)
 # names by which programs store the scale of an 8-bit weight; what else they store beside it changes no weight
 _SCALES = ("weight_scale", "scale_weight")
 _BESIDE = (*_SCALES, "input_scale", "scale_input", "comfy_quant", "scaled_fp8", "num_batches_tracked", "position_ids")

@@ -49,7 +49,10 @@ def _has_components(family: type[BaseModel], found: dict[str, str]) -> bool:
     if {component for component in found if component not in _BESIDE} != {*family.modules, *family.tokenizers}:
         return False
     kinds = family.variants or (family.modules,)
-    return any(all(found[component] == kind.__name__ for component, kind in modules.items()) for modules in kinds)
+    return any(
+        all(found[component] == family.index_names.get(component, kind.__name__) for component, kind in modules.items())
+        for modules in kinds
+    )
 
 
 def _type_of_file(path: Path) -> ModelType:

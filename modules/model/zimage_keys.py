@@ -5,14 +5,14 @@ and value; the original code and diffusers have three. In adapter files ComfyUI 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
+from modules.model.dotted_naming import dotted_naming
 from modules.model.native_file import NativeTensor
 from modules.model.NativeLayout import native_layers
-from modules.model.unet_keys import flat, layer_paths
-from modules.util.AdapterNaming import AdapterNaming, FusedLayer, LayerId
+from modules.model.unet_keys import layer_paths
+from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import THIRDS
-from modules.util.enum.ModelFormat import ModelFormat
 
 from torch import nn
 
@@ -61,52 +61,4 @@ def zimage_adapter_naming(
     """
     paths = layer_paths(transformer)
     apart, groups = native_layers(transformer, paths, component, native_tensor)
-    return _naming(component, paths, apart, groups)
-
-
-def _naming(
-    component: str, paths: list[str], apart: Mapping[LayerId, str], groups: Mapping[str, FusedLayer]
-) -> AdapterNaming:
-    """The naming of layers that ComfyUI has `apart`, and of those that it has in `groups`, by native names."""
-
-    def split(start: str) -> dict[LayerId, str]:
-        return {(component, path): f"{start}{path}" for path in paths}
-
-    flattened = {layer: f"lora_unet_{flat(native)}" for layer, native in apart.items()}
-    joined = {f"lora_unet_{flat(native)}": group for native, group in groups.items()}
-    kohya = (ModelFormat.KOHYA_LORA, ModelFormat.SAFETENSORS)
-    names = {
-        # flattened names of queries, keys and values alone are known to other trainers, and not to ComfyUI
-        **dict.fromkeys(kohya, flattened),
-        ModelFormat.COMFY_LORA: split("diffusion_model."),
-        ModelFormat.ORIGINAL_LORA: split(""),
-        ModelFormat.DIFFUSERS_LORA: split("transformer."),
-        ModelFormat.LEGACY_LORA: split("transformer."),
-        ModelFormat.INTERNAL: split(f"{component}."),
-    }
-    aliases = {name: layer for layer, native in apart.items() for name in _aliases(native)}
-    aliases |= {name: (component, path) for path in paths for name in _aliases(path)}
-    return AdapterNaming.build(
-        names,
-        aliases,
-        fused={name: group for native, group in groups.items() for name in _aliases(native)},
-        write_fused=dict.fromkeys(kohya, joined),
-        comfy=_comfy_names(paths, [*apart.values(), *groups]),
-    )
-
-
-def _comfy_names(paths: Iterable[str], native: Iterable[str]) -> Iterator[str]:
-    """The names that stock ComfyUI knows: all native ones, and diffusers' with other prefixes."""
-    for name in native:
-        yield from (f"diffusion_model.{name}", f"lora_unet_{flat(name)}")
-    for path in paths:
-        yield from (path, f"diffusion_model.{path}", f"transformer.{path}", f"lycoris_{flat(path)}")
-
-
-def _aliases(name: str) -> tuple[str, ...]:
-    """How trainers call a layer, by its name in diffusers or its native one."""
-    return (
-        *(name, f"diffusion_model.{name}", f"transformer.{name}", f"base_model.model.{name}"),
-        *(f"lora_transformer.{name}", f"lora_unet_{flat(name)}", f"lora_transformer_{flat(name)}"),
-        f"lycoris_{flat(name)}",
-    )
+    return dotted_naming(component, paths, apart, groups)

@@ -1,5 +1,6 @@
 """Small random Stable Diffusion and SDXL pipelines, and the names of their tensors in a single-file checkpoint."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -577,6 +578,39 @@ def wide_zimage_folder(tmp_path_factory) -> Path:
     from tests.model.zimage_base import random_zimage
 
     return _saved(_seeded(random_zimage, 64, 4), tmp_path_factory.mktemp("wide zimage"))
+
+
+# --- Qwen-Image
+
+
+@pytest.fixture(scope="session")
+def qwen_pipeline():
+    """A small Qwen-Image pipeline with random weights; tests must not change it."""
+    from tests.model.qwen_base import random_qwen
+
+    pipeline = _seeded(random_qwen)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def qwen_folder(qwen_pipeline, tmp_path_factory) -> Path:
+    """The same as a diffusers folder; tests must not change it."""
+    return _saved(qwen_pipeline, tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture
+def own_qwen_folder(qwen_folder, tmp_path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(qwen_folder, tmp_path / "base model"))
+
+
+@pytest.fixture(scope="session")
+def wide_qwen_folder(tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized, in every component."""
+    from tests.model.qwen_base import random_qwen
+
+    return _saved(_seeded(random_qwen, 64, 4), tmp_path_factory.mktemp("wide qwen"))
 
 
 class MetaFile:

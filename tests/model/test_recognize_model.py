@@ -36,6 +36,7 @@ def test_a_folder_by_its_components(mini_base, flux1_folders, tmp_path):
         ("conditioner.embedders.1.model.ln_final.bias", "STABLE_DIFFUSION_XL_10_BASE"),
         ("double_stream_modulation_img.lin.weight", "FLUX_2"),
         ("cap_pad_token", "Z_IMAGE"),
+        ("transformer_blocks.0.txt_mod.1.bias", "QWEN"),
         ("double_blocks.0.img_mod.lin.weight", "FLUX_DEV_1"),
     ],
 )

@@ -194,6 +194,7 @@ COUNTS = {
         "ORIGINAL_LORA": (0, 89), "DIFFUSERS_LORA": (104, 109), "INTERNAL": (104, 109), "LEGACY_LORA": (104, 109)
     },
     "Z-Image": {},
+    "Qwen-Image": {},
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from modules.model.BaseModel import BaseModel, model_families
 from modules.model.FluxModel import FluxModel
 from modules.model.ModelSource import empty_module
+from modules.model.QwenModel import QwenModel
 from modules.model.ZImageModel import ZImageModel
 from modules.module.WeightSet import WeightSet, role_of
 from modules.util.enum.ParameterRole import ParameterRole
@@ -18,7 +19,13 @@ import torch
 from torch import nn
 
 import pytest
-from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, UNet2DConditionModel, ZImageTransformer2DModel
+from diffusers import (
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
+    UNet2DConditionModel,
+    ZImageTransformer2DModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, Qwen3Config, Qwen3ForCausalLM
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources"
@@ -74,11 +81,16 @@ COMPONENTS = {
         {"all_x_embedder.2-1", "cap_embedder.1", "t_embedder.mlp.0"},
         {"all_final_layer.2-1.linear"},
     ),
+    "qwen-image": (
+        lambda: resource(QwenImageTransformer2DModel, "qwen_image/transformer"),
+        {"img_in", "txt_in", "time_text_embed.timestep_embedder.linear_1"},
+        {"proj_out"},
+    ),
     "language model": (lambda: small_qwen(tied=False), {"model.embed_tokens"}, {"lm_head"}),
     "language model, tied": (lambda: small_qwen(tied=True), {"model.embed_tokens"}, set()),
 }  # fmt: skip
 # the component of a family that says itself which layers are first and last
-OWN = {"flux.1 dev": FluxModel, "z-image": ZImageModel}
+OWN = {"flux.1 dev": FluxModel, "z-image": ZImageModel, "qwen-image": QwenModel}
 
 
 @pytest.fixture(scope="module", params=COMPONENTS)

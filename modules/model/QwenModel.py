@@ -1,0 +1,219 @@
+"""Qwen-Image: a transformer with flow matching on packed latents, in which text and image have blocks of their own.
+
+Captions are the last layer of Qwen2.5-VL, whose half for images is not loaded. The VAE is one of videos. Axes: `b`
+batch, `c` channels of packed latents, `h w` their sides, `n` text tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from modules.model.cut_text import cut_text
+from modules.model.families import QWEN
+from modules.model.LanguageTexts import LanguageTexts
+from modules.model.ModelSource import ModelSource, empty_module
+from modules.model.native_file import NativeTensor, fill_from_file
+from modules.model.qwen_keys import qwen_adapter_naming, qwen_vae_name
+from modules.util.AdapterNaming import AdapterNaming
+from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
+from modules.util.config.errors import Problem, Remedy
+from modules.util.config.SampleConfig import SampleConfig
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.UserError import UserError
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusers import (
+    AutoencoderKLQwenImage,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+)
+from transformers import AutoTokenizer, BatchEncoding, Qwen2_5_VLTextModel
+
+# the text that the model was trained with, around the caption
+BEFORE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n"
+)
+AFTER = "<|im_end|>\n<|im_start|>assistant\n"
+# tokens that diffusers' pipeline reads at most
+MOST_TOKENS = 1024
+# what files of the text encoder hold beside: its half for images, and the head
+_BESIDE_TEXT = ("visual.", "model.visual.", "lm_head.weight")
+# options of transformers that read more than a caption and a noised image
+_OF_OTHERS = ("zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
+
+
+class QwenTextEncoder(Qwen2_5_VLTextModel):
+    """The language model out of Qwen2.5-VL. What its files hold beside is left in them."""
+
+    _keys_to_ignore_on_load_unexpected = [rf"^{name}" for name in _BESIDE_TEXT]
+
+
+class QwenModel(LanguageTexts):
+    """The transformer reads the text that stands around the caption only behind it: the first 34 tokens are cut."""
+
+    model_types = QWEN.model_types
+    modules = {
+        "transformer": QwenImageTransformer2DModel,
+        "text_encoder": QwenTextEncoder,
+        "vae": AutoencoderKLQwenImage,
+    }
+    index_names = {"text_encoder": "Qwen2_5_VLForConditionalGeneration"}
+    tokenizers = {"tokenizer": AutoTokenizer}
+    cut_tokens = 34
+    vae_of_videos = True
+    pipeline_arguments = {"hidden": "prompt_embeds", "mask": "prompt_embeds_mask"}
+    guidance_argument = "true_cfg_scale"
+    # its layout is that of diffusers
+    file_formats = (ModelFormat.ORIGINAL_TRANSFORMER,)
+    layer_filter_presets = {
+        "full": [],
+        "blocks": ["transformer_block"],
+        "attn-mlp": ["attn", "img_mlp", "txt_mlp"],
+        "attn-only": ["attn"],
+    }
+    input_layers = ("img_in", "txt_in", "time_text_embed.timestep_embedder.linear_1")
+    sample_defaults = QWEN.sample_defaults
+    name_layers = staticmethod(qwen_adapter_naming)
+
+    @classmethod
+    def check_config(cls, config: TrainConfig) -> list[Problem]:
+        found = super().check_config(config)
+        length = config.text_encoder_sequence_length
+        if length is not None and length > MOST_TOKENS:
+            text = f"found {length}, but {config.model_type} reads at most {MOST_TOKENS} tokens"
+            remedy = Remedy.of({"text_encoder_sequence_length": MOST_TOKENS})
+            found.append(Problem("text_encoder_sequence_length", text, (remedy,)))
+        return found
+
+    @classmethod
+    @cache
+    def planned_naming(cls) -> AdapterNaming:
+        # one block has every kind of layer
+        small = {"num_layers": 1, "num_attention_heads": 1, "attention_head_dim": 16, "axes_dims_rope": [4, 6, 6]}
+        return qwen_adapter_naming(empty_module(QwenImageTransformer2DModel, small))
+
+    @classmethod
+    def open_file(cls, path: Path, config: TrainConfig) -> ModelSource:
+        raise UserError(
+            f"base_model_name: {path} is a file, which has no tokenizer. Name a diffusers folder (or hub name) of "
+            "Qwen-Image here, and files as transformer.model_name, text_encoder.model_name and vae.model_name; one "
+            "file may be all three."
+        )
+
+    def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
+        module = self.source.empty(component)
+        if component == "vae":
+            return fill_from_file(path, module, dtype, lambda name: NativeTensor(qwen_vae_name(name, module.config)))
+        if component == "transformer":
+            return fill_from_file(path, module, dtype, NativeTensor)
+        module = fill_from_file(path, module, dtype, NativeTensor, _BESIDE_TEXT)
+        # frequencies are computed, and in no file
+        module.rotary_emb = type(module.rotary_emb)(config=module.config)
+        return module
+
+    def check_layers(self) -> None:
+        super().check_layers()
+        config, expected = self.layers_of("transformer").config, 4 * self.layers_of("vae").config.z_dim
+        others = [name for name in _OF_OTHERS if config.get(name)]
+        if others or config.in_channels != expected:
+            what = f"has {others[0]}" if others else f"reads {config.in_channels} channels, expected {expected}"
+            raise UserError(
+                f"base_model_name: the transformer of {self.source.name} {what}. Qwen-Image can be trained here; its "
+                "models that edit images or draw layers read more than a caption and can't."
+            )
+
+    @property
+    def image_grid(self) -> int:
+        """Pixels of one token; 16 in the published model."""
+        return 2 ** len(self.layers_of("vae").config.dim_mult)
+
+    # -- images ---------------------------------------------------------------------------------------------------
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation `[channels, 1, 1]` of the VAE's latents."""
+        config = self.vae.config
+        mean, spread = (
+            torch.tensor(numbers, device=self.device) for numbers in (config.latents_mean, config.latents_std)
+        )
+        return mean[:, None, None], spread[:, None, None]
+
+    def pack_latents(self, latents: Tensor) -> Tensor:
+        """Each channel holds one pixel of a patch of 2 × 2."""
+        mean, spread = self._statistics()
+        return F.pixel_unshuffle((latents - mean) / spread, 2)
+
+    def unpack_latents(self, latents: Tensor) -> Tensor:
+        mean, spread = self._statistics()
+        return F.pixel_shuffle(latents, 2) * spread + mean
+
+    @property
+    def packing(self) -> str:
+        config = self.layers_of("vae").config
+        return f"{list(config.latents_mean)} {list(config.latents_std)} packed"
+
+    # -- captions -------------------------------------------------------------------------------------------------
+
+    def text_length(self, sample: SampleConfig | None = None) -> int | None:
+        length = super().text_length(sample)
+        if length is not None and length > MOST_TOKENS:
+            raise UserError(
+                f"text_encoder_1_sequence_length: found {length}, but {self.config.model_type} reads at most "
+                f"{MOST_TOKENS} tokens. Set it to {MOST_TOKENS}, or to null for text_encoder_sequence_length."
+            )
+        return length
+
+    def read(self, captions: Sequence[str], **options: Any) -> BatchEncoding:
+        return self.tokenizer([f"{BEFORE}{cut_text(caption)}{AFTER}" for caption in captions], **options)
+
+    def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
+        """`hidden` `[b, n, d]` in the text encoder's format, and `mask` `[b, n]`; n is that of the longest text."""
+        tokens = self.tokenize(captions, length, padding="longest", padding_side="right")
+        hidden = self.text_encoder(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, use_cache=False
+        ).last_hidden_state[:, self.cut_tokens :]
+        mask = tokens.attention_mask[:, self.cut_tokens :].bool()
+        return {"hidden": hidden * mask[..., None], "mask": mask}
+
+    def text_settings(self, component: str) -> list[Any]:
+        return [self.config.text_encoder_sequence_length, BEFORE, AFTER, self.cut_tokens]
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def call_transformer(self, noised: Tensor, level: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        b, _, h, w = noised.shape
+        mask = conditions["mask"]
+        output = self.transformer(
+            hidden_states=noised.flatten(2).transpose(1, 2),
+            encoder_hidden_states=conditions["hidden"].to(noised.dtype),
+            # attention without a mask is faster
+            encoder_hidden_states_mask=None if bool(mask.all()) else mask,
+            timestep=level,
+            img_shapes=[[(1, h, w)]] * b,
+            return_dict=False,
+        )[0]
+        return self.image_of_tokens(output, h, w)
+
+    # -- samples and files ----------------------------------------------------------------------------------------
+
+    def make_pipeline(self, scheduler: FlowMatchEulerDiscreteScheduler) -> DiffusionPipeline:
+        return QwenImagePipeline(scheduler, self.vae, None, None, self.transformer)
+
+    def pipeline_prompts(self, prompts: Mapping[str, Tensor]) -> dict[str, Any]:
+        # the pipeline cuts prompts that are read already
+        return {**prompts, "max_sequence_length": MOST_TOKENS}
+
+    def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
+        """The transformer alone, in the layout of diffusers, which all programs read."""
+        return checkpoint_tensors("transformer", self.layers_of("transformer").state_dict(), NativeTensor)
+
+    def file_description(self) -> dict[str, str]:
+        model = QWEN.standard_models[0]
+        return {"architecture": model.architecture, "base_version": model.base_version}

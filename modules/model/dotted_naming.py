@@ -1,0 +1,68 @@
+"""How adapter files call layers in families of which ComfyUI knows the names of diffusers, dotted, as well as its own.
+
+"Native" names are ComfyUI's own.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from modules.model.unet_keys import flat
+from modules.util.AdapterNaming import AdapterNaming, FusedLayer, LayerId
+from modules.util.enum.ModelFormat import ModelFormat
+
+
+def dotted_naming(
+    component: str, paths: list[str], apart: Mapping[LayerId, str], groups: Mapping[str, FusedLayer]
+) -> AdapterNaming:
+    """The key map of a transformer. See the top of this file.
+
+    Args:
+        component: its name in the config.
+        paths: of its layers in diffusers.
+        apart: layer -> native name, of layers that ComfyUI has one by one.
+        groups: native name -> layers that ComfyUI has as one; of these it knows the names of diffusers, too.
+
+    Raises:
+        ValueError: two layers have the same name.
+    """
+
+    def split(start: str) -> dict[LayerId, str]:
+        return {(component, path): f"{start}{path}" for path in paths}
+
+    flattened = {layer: f"lora_unet_{flat(native)}" for layer, native in apart.items()}
+    joined = {f"lora_unet_{flat(native)}": group for native, group in groups.items()}
+    kohya = (ModelFormat.KOHYA_LORA, ModelFormat.SAFETENSORS)
+    names = {
+        # flattened names of what is joined, one by one, are known to other trainers, and not to ComfyUI
+        **dict.fromkeys(kohya, flattened),
+        ModelFormat.COMFY_LORA: split("diffusion_model."),
+        ModelFormat.ORIGINAL_LORA: split(""),
+        ModelFormat.DIFFUSERS_LORA: split("transformer."),
+        ModelFormat.LEGACY_LORA: split("transformer."),
+        ModelFormat.INTERNAL: split(f"{component}."),
+    }
+    aliases = {name: layer for layer, native in apart.items() for name in _aliases(native)}
+    aliases |= {name: (component, path) for path in paths for name in _aliases(path)}
+    return AdapterNaming.build(
+        names,
+        aliases,
+        fused={name: group for native, group in groups.items() for name in _aliases(native)},
+        write_fused=dict.fromkeys(kohya, joined),
+        comfy=_comfy_names(paths, [*apart.values(), *groups]),
+    )
+
+
+def _comfy_names(paths: Iterable[str], native: Iterable[str]) -> Iterator[str]:
+    """The names that stock ComfyUI knows: all native ones, and diffusers' with other prefixes."""
+    for name in native:
+        yield from (f"diffusion_model.{name}", f"lora_unet_{flat(name)}")
+    for path in paths:
+        yield from (path, f"diffusion_model.{path}", f"transformer.{path}", f"lycoris_{flat(path)}")
+
+
+def _aliases(name: str) -> tuple[str, ...]:
+    """How trainers call a layer, by its name in diffusers or its native one."""
+    return (
+        *(name, f"diffusion_model.{name}", f"transformer.{name}", f"base_model.model.{name}"),
+        *(f"lora_transformer.{name}", f"lora_unet_{flat(name)}", f"lora_transformer_{flat(name)}"),
+        f"lycoris_{flat(name)}",
+    )

@@ -1,0 +1,226 @@
+"""How adapter files call Qwen-Image's layers: every key against ComfyUI's map and diffusers, and what they make of it.
+
+ComfyUI's map was read from its code (May 2026) and is written down once more. Its layers have diffusers' names: bare,
+after `diffusion_model.` and `transformer.`, and flattened after `lora_unet_` and `lycoris_`.
+"""
+
+from modules.model.qwen_keys import qwen_adapter_naming
+from modules.model.QwenModel import QwenModel
+from modules.model.reference_naming import ReferenceModel, standard_models
+from modules.model.unet_keys import flat, layer_paths
+from modules.modelSaver.adapter_layout import split_key
+from modules.modelSaver.adapter_metadata import AdapterDescription
+from modules.modelSaver.AdapterFile import read_adapter
+from modules.modelSaver.convert import find_reference
+from modules.modelSaver.save_adapter import check_joins, encode_adapter, kind_of_components, save_adapter
+from modules.module.AdapterSet import AdapterSet
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.DataType import DataType
+from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.LayerFilter import LayerFilter
+from modules.util.UserError import UserError
+from tests.adapters import disturb
+from tests.model.family_checks import comes_back
+from tests.model.test_flux2_comfy import delta
+
+import torch
+from torch import Tensor
+
+import pytest
+from diffusers import DiffusionPipeline
+from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_qwen_lora_to_diffusers
+from safetensors.torch import load_file, save_file
+
+# format -> how it spells a layer of diffusers
+SPELLINGS = {
+    ModelFormat.KOHYA_LORA: lambda path: f"lora_unet_{flat(path)}",
+    ModelFormat.SAFETENSORS: lambda path: f"lora_unet_{flat(path)}",
+    ModelFormat.COMFY_LORA: lambda path: f"diffusion_model.{path}",
+    ModelFormat.ORIGINAL_LORA: lambda path: path,
+    ModelFormat.DIFFUSERS_LORA: lambda path: f"transformer.{path}",
+    ModelFormat.LEGACY_LORA: lambda path: f"transformer.{path}",
+    ModelFormat.INTERNAL: lambda path: f"transformer.{path}",
+}
+FORMATS = [str(model_format) for model_format in SPELLINGS]
+LOW_RANK = {"lora_rank": 3, "lora_alpha": 5.0}
+KINDS = {
+    "LoRA": LOW_RANK,
+    "DoRA on inputs": LOW_RANK | {"lora_decompose": True},
+    "DoRA on outputs": LOW_RANK | {"lora_decompose": True, "lora_decompose_output_axis": True},
+    "LoHa": {"peft_type": "LOHA", "lora_rank": 2, "lora_alpha": 3.0},
+    "LoKr": {"peft_type": "LOKR", "lora_alpha": 3.0, "lokr_dim": 2},
+    "OFT": {"peft_type": "OFT_2", "oft_block_size": 8},
+    "OFT on outputs": {"peft_type": "OFT_2", "oft_side": "OUTPUT", "oft_block_size": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def models() -> list[ReferenceModel]:
+    """The full-size models of all families on the meta device."""
+    return list(standard_models())
+
+
+@pytest.fixture(scope="module")
+def standard(models) -> ReferenceModel:
+    return next(model for model in models if model.name == "Qwen-Image")
+
+
+def some_paths(model: ReferenceModel, outside: bool = True) -> list[str]:
+    """The layers of the fourth block, and maybe those outside of blocks."""
+    paths = layer_paths(model.components["transformer"])
+    start = "transformer_blocks."
+    return [path for path in paths if path.startswith(f"{start}3.") or outside and not path.startswith(start)]
+
+
+def keys(model: ReferenceModel, model_format: ModelFormat, paths: list[str]) -> dict[str, Tensor]:
+    """The tensors of an adapter of rank 1 on some layers."""
+    transformer, parts = model.components["transformer"], {}
+    for path in paths:
+        layer = transformer.get_submodule(path)
+        parts[path] = {"lora_down.weight": torch.zeros(1, layer.in_features),
+                       "lora_up.weight": torch.zeros(layer.out_features, 1)}  # fmt: skip
+    return encode_adapter({"transformer": parts}, model_format, model.naming, DataType.FLOAT_32)
+
+
+def comfy_names(path: str) -> set[str]:
+    return {path, f"diffusion_model.{path}", f"transformer.{path}", f"lora_unet_{flat(path)}", f"lycoris_{flat(path)}"}
+
+
+def test_every_key_is_one_that_readers_know(standard):
+    transformer = standard.components["transformer"]
+    paths = set(layer_paths(transformer))
+    # of the published file: 60 blocks with 14 layers, and six outside
+    assert len(paths) == 60 * 14 + 6 and len(transformer.state_dict()) == 1933
+    assert SPELLINGS.keys() == standard.naming.write.keys() and not any(standard.naming.write_fused.values())
+    for model_format, spell in SPELLINGS.items():
+        found = standard.naming.written(model_format)
+        assert found == set(map(spell, paths)) and found <= standard.naming.comfy, model_format
+        written = {split_key(key)[0] for key in keys(standard, model_format, some_paths(standard))}
+        assert written == set(map(spell, some_paths(standard))), model_format
+    assert standard.naming.comfy == set().union(*map(comfy_names, paths))
+
+
+def test_names_of_other_trainers_are_read(standard):
+    for path in layer_paths(standard.components["transformer"]):
+        others = (f"base_model.model.{path}", f"lora_transformer_{flat(path)}", f"lora_transformer.{path}")
+        for name in (*comfy_names(path), *others):
+            assert standard.naming.read[name] == ("transformer", path)
+
+
+@pytest.mark.parametrize("model_format", ["KOHYA_LORA", "COMFY_LORA", "ORIGINAL_LORA"])
+def test_keys_against_diffusers_converter(standard, model_format):
+    paths = some_paths(standard)
+    converted = _convert_non_diffusers_qwen_lora_to_diffusers(dict(keys(standard, ModelFormat(model_format), paths)))
+    expected = keys(standard, ModelFormat.DIFFUSERS_LORA, paths)
+    assert converted.keys() == {key for key in expected if not key.endswith(".alpha")}
+
+
+@pytest.mark.parametrize("model_format", FORMATS)
+def test_a_file_tells_its_model_by_its_sizes(tmp_path, models, standard, model_format):
+    save_file(keys(standard, ModelFormat(model_format), some_paths(standard, outside=False)), tmp_path / "x")
+    assert find_reference(read_adapter(tmp_path / "x"), models) is standard
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("full", 846), ("blocks", 60 * 14), ("attn-mlp", 60 * 12), ("attn-only", 60 * 8)]
+)
+def test_onetrainer_s_filters(standard, name, count):
+    """As its presets of this family have them."""
+    patterns = ",".join(QwenModel.layer_filter_presets[name])
+    config = TrainConfig.from_dict({"layer_filter": patterns, "layer_filter_preset": name})
+    chosen = LayerFilter.from_config(config, QwenModel.layer_filter_presets)
+    paths = layer_paths(standard.components["transformer"])
+    assert not chosen.notes and len(chosen.select(paths, "transformer")) == count
+
+
+# --- adapters with numbers in them
+
+
+@pytest.fixture(scope="module")
+def transformer(qwen_pipeline):
+    return qwen_pipeline.transformer
+
+
+def trained(transformer, kind: str, layers: LayerFilter | None = None) -> AdapterSet:
+    config = TrainConfig.from_dict(KINDS[kind])
+    return disturb(AdapterSet("transformer", transformer, config, layers or LayerFilter()), 1)
+
+
+def written(adapters: AdapterSet, transformer, model_format: ModelFormat, path) -> dict[str, Tensor]:
+    naming = qwen_adapter_naming(transformer)
+    save_adapter(path, {"transformer": adapters}, model_format, naming, AdapterDescription())
+    return load_file(path)
+
+
+@pytest.mark.parametrize("model_format", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_comes_back_from_every_format(tmp_path, transformer, kind, model_format):
+    """No layers are joined, so that none is shut out."""
+    adapters, naming, path = trained(transformer, kind), qwen_adapter_naming(transformer), tmp_path / "x.safetensors"
+    model_format = ModelFormat(model_format)
+    check_joins(model_format, naming, kind_of_components({"transformer": adapters.layers()}), lambda _: True)
+    if model_format == ModelFormat.DIFFUSERS_LORA and kind not in ("LoRA", "DoRA on outputs"):
+        with pytest.raises(UserError, match="diffusers loads only LoRA and DoRA on outputs"):
+            written(adapters, transformer, model_format, path)
+        return
+    written(adapters, transformer, model_format, path)
+    comes_back(path, naming, transformer, adapters)
+
+
+# rotations of inputs are no kind of stock ComfyUI, and only its own format is adjusted for its DoRA on outputs
+@pytest.mark.parametrize(
+    ("model_format", "kind"),
+    [("COMFY_LORA", kind) for kind in KINDS if kind != "OFT"]
+    + [("KOHYA_LORA", kind) for kind in KINDS if kind not in ("OFT", "DoRA on outputs")],
+)
+def test_comfy_makes_the_trained_weights_of_it(tmp_path, transformer, kind, model_format):
+    adapters = trained(transformer, kind)
+    file = written(adapters, transformer, ModelFormat(model_format), tmp_path / "x")
+    path_of = {name: path for path in layer_paths(transformer) for name in comfy_names(path)}
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in file.items():
+        name, part = split_key(key)
+        layers.setdefault(path_of[name], {})[part] = tensor
+    assert layers.keys() == adapters.adapters.keys()
+    for path, parts in layers.items():
+        weight = transformer.get_submodule(path).weight.detach()
+        found, lengths = weight + delta(parts, weight), parts.get("dora_scale")
+        if lengths is not None:
+            # on outputs by the base's norm
+            norm = weight.norm(dim=1, keepdim=True) if len(lengths) == len(weight) else found.norm(dim=0, keepdim=True)
+            found = found * lengths / norm
+        # float32 roundings of weights of size 1
+        torch.testing.assert_close(found, weight + adapters.adapters[path].merged_delta(), atol=5e-6, rtol=1e-5)
+
+
+def inputs() -> dict:
+    generator = torch.Generator().manual_seed(2)
+    return {
+        "hidden_states": torch.randn(2, 6, 16, generator=generator),
+        "timestep": torch.tensor([0.7, 0.1]),
+        "encoder_hidden_states": torch.randn(2, 5, 16, generator=generator),
+        "img_shapes": [[(1, 2, 3)]] * 2,
+        "return_dict": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("model_format", "kind"),
+    [("DIFFUSERS_LORA", "LoRA"), ("DIFFUSERS_LORA", "DoRA on outputs"), ("COMFY_LORA", "LoRA"), ("KOHYA_LORA", "LoRA"),
+     ("ORIGINAL_LORA", "LoRA")],
+)  # fmt: skip
+def test_diffusers_loads_the_file(tmp_path, transformer, qwen_folder, model_format, kind):
+    adapters, path = trained(transformer, kind), tmp_path / "adapter.safetensors"
+    written(adapters, transformer, ModelFormat(model_format), path)
+    with torch.no_grad():
+        plain = transformer(**inputs())[0]
+        adapters.eval().hook()
+        try:
+            hooked = transformer(**inputs())[0]
+        finally:
+            adapters.unhook()
+        assert (hooked - plain).abs().max() > 0.1
+        pipeline = DiffusionPipeline.from_pretrained(qwen_folder)
+        pipeline.load_lora_weights(str(path))
+        # sums in another order, in float32, of numbers of size 1
+        torch.testing.assert_close(pipeline.transformer(**inputs())[0], hooked, atol=1e-4, rtol=1e-4)

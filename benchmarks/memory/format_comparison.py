@@ -18,6 +18,7 @@ from torch import nn
 from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    Krea2Transformer2DModel,
     ModelMixin,
     QwenImageTransformer2DModel,
     UNet2DConditionModel,
@@ -28,6 +29,7 @@ DENOISERS: dict[str, tuple[type[ModelMixin], str, str]] = {
     "SD 1.5": (UNet2DConditionModel, "unet", "stable_diffusion/sd1/unet"),
     "SDXL": (UNet2DConditionModel, "unet", "stable_diffusion_xl/unet"),
     "Qwen-Image": (QwenImageTransformer2DModel, "transformer", "qwen_image/transformer"),
+    "Krea 2": (Krea2Transformer2DModel, "transformer", "krea_2/transformer"),
     "Flux.1 dev": (FluxTransformer2DModel, "transformer", "flux_1/dev/transformer"),
     "Flux.2 Klein 4B": (Flux2Transformer2DModel, "transformer", "flux_2/klein_4b/transformer"),
     "Flux.2 Klein 9B": (Flux2Transformer2DModel, "transformer", "flux_2/klein_9b/transformer"),

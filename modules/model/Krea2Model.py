@@ -7,7 +7,7 @@ of the text encoder, `d` their width.
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from modules.util.UserError import UserError
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffusers import (
     AutoencoderKLQwenImage,
@@ -48,8 +49,12 @@ AFTER_TOKENS = 5
 class Krea2TextEncoder(Qwen3VLTextModel):
     """The language model out of Qwen3-VL. What its files hold beside is left in them."""
 
-    base_model_prefix = "language_model"
     _keys_to_ignore_on_load_unexpected = NOT_READ
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """As usual, of a folder with the whole model: with a head or without."""
+        return super().from_pretrained(*arguments, key_mapping={r"^(model\.)?language_model\.": ""}, **options)
 
 
 class Krea2Model(QwenTexts, QwenLatents):
@@ -113,6 +118,13 @@ class Krea2Model(QwenTexts, QwenLatents):
                 f"{encoder.num_hidden_layers} layers of {encoder.hidden_size} numbers. Take the text encoder that "
                 "belongs to the model."
             )
+
+    def set_gradient_checkpointing(self, component: str, enabled: bool) -> None:
+        super().set_gradient_checkpointing(component, enabled)
+        fusion = self.components[component].text_fusion if enabled else None
+        # diffusers leaves these out, which take `k` tokens for each token of a caption
+        for block in (*fusion.layerwise_blocks, *fusion.refiner_blocks) if fusion else ():
+            block.forward = partial(checkpoint, type(block).forward.__get__(block), use_reentrant=False)
 
     def _option(self, name: str) -> Any:
         """What `model_index.json` says of the pipeline; None: nothing."""
@@ -186,7 +198,13 @@ class Krea2Model(QwenTexts, QwenLatents):
         return Krea2Pipeline(scheduler, self.vae, None, None, self.transformer, is_distilled=self.is_distilled)
 
     def pipeline_prompts(self, prompts: Mapping[str, Tensor]) -> dict[str, Any]:
-        return {name: tensor.bool() if name.endswith("mask") else tensor for name, tensor in prompts.items()}
+        """Both prompts as long as the longer one: the pipeline has one row of places for them."""
+        longest = max(tensor.shape[1] for tensor in prompts.values())
+        filled = {
+            name: torch.cat([tensor, tensor.new_zeros(1, longest - tensor.shape[1], *tensor.shape[2:])], dim=1)
+            for name, tensor in prompts.items()
+        }
+        return {name: tensor.bool() if name.endswith("mask") else tensor for name, tensor in filled.items()}
 
     def pipeline_guidance(self, scale: float) -> float:
         # p + g·(p − n) is n + s·(p − n) with g = s − 1

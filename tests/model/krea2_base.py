@@ -1,8 +1,9 @@
 """Small random Krea 2 pipelines of the real classes, and the names of the transformer's tensors in its native files."""
 
+from tests.model.qwen_base import qwen_tokenizer, small_vae, special_ids, unsettle
+
 import torch
 from torch import Tensor, nn
-from tests.model.qwen_base import qwen_tokenizer, small_vae, special_ids, unsettle
 
 from diffusers import FlowMatchEulerDiscreteScheduler, Krea2Pipeline, Krea2Transformer2DModel
 from transformers import Qwen3VLConfig, Qwen3VLModel

@@ -18,14 +18,14 @@ def size_of(tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-@pytest.fixture(params=["sd", "xl", "flux1", "dev", "klein", "z-image", "qwen"])
-def load(request, small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, qwen_folder):
+@pytest.fixture(params=["sd", "xl", "flux1", "dev", "klein", "z-image", "qwen", "krea2"])
+def load(request, small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, qwen_folder, krea2_folder):
     """load(**options) -> a model of each family."""
     folder, kind = {
         "sd": (small_folder, "STABLE_DIFFUSION_15"), "xl": (xl_folder, "STABLE_DIFFUSION_XL_10_BASE"),
         "flux1": (flux1_folders["dev"], "FLUX_DEV_1"),
         "dev": (flux2_folders["dev"], "FLUX_2"), "klein": (flux2_folders["klein"], "FLUX_2"),
-        "z-image": (zimage_folder, "Z_IMAGE"), "qwen": (qwen_folder, "QWEN"),
+        "z-image": (zimage_folder, "Z_IMAGE"), "qwen": (qwen_folder, "QWEN"), "krea2": (krea2_folder, "KREA_2"),
     }[request.param]  # fmt: skip
 
     def make(**options):
@@ -53,7 +53,7 @@ def test_it_is_what_encoding_gives(load, options):
     assert told.caption == size_of(encoder.caption(LONG))
     assert told.short_caption == size_of(encoder.caption("a photo "))
     # some families fill all captions up to the same length
-    assert (told.short_caption < told.caption) == (model.config.model_type in ("Z_IMAGE", "QWEN"))
+    assert (told.short_caption < told.caption) == (model.config.model_type in ("Z_IMAGE", "QWEN", "KREA_2"))
 
 
 def test_chunks_count_as_many_as_there_may_be(small_folder):

@@ -65,6 +65,7 @@ def base_of(request):
         ModelType.FLUX_2: ("flux2_folders", "wide_flux2_folders"),
         ModelType.Z_IMAGE: ("zimage_folder", "wide_zimage_folder"),
         ModelType.QWEN: ("qwen_folder", "wide_qwen_folder"),
+        ModelType.KREA_2: ("krea2_folder", "wide_krea2_folder"),
     }
 
     def find(config) -> Path | None:

@@ -30,6 +30,7 @@ FAMILIES = {
     "Flux.2 Klein": "FLUX_2",
     "Z-Image": "Z_IMAGE",
     "Qwen-Image": "QWEN",
+    "Krea 2": "KREA_2",
 }
 OUTPUT = {"oft_side": "OUTPUT"}
 METHODS = {
@@ -69,9 +70,16 @@ def test_the_tables_are_complete():
 
 
 @pytest.fixture(scope="module")
-def folders(small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, qwen_folder) -> dict[str, Path]:
+def folders(
+    small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, qwen_folder, krea2_folder
+) -> dict[str, Path]:
     flux2 = {f"Flux.2 {name}": flux2_folders[name.lower()] for name in ("dev", "Klein")}
-    others = {"Flux.1": flux1_folders["dev"], "Z-Image": zimage_folder, "Qwen-Image": qwen_folder}
+    others = {
+        "Flux.1": flux1_folders["dev"],
+        "Z-Image": zimage_folder,
+        "Qwen-Image": qwen_folder,
+        "Krea 2": krea2_folder,
+    }
     return {"SD 1.5, 2.x": small_folder, "SDXL": xl_folder, **flux2, **others}
 
 

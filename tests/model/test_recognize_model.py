@@ -37,6 +37,8 @@ def test_a_folder_by_its_components(mini_base, flux1_folders, tmp_path):
         ("double_stream_modulation_img.lin.weight", "FLUX_2"),
         ("cap_pad_token", "Z_IMAGE"),
         ("transformer_blocks.0.txt_mod.1.bias", "QWEN"),
+        ("model.diffusion_model.txtfusion.projector.weight", "KREA_2"),
+        ("text_fusion.projector.weight", "KREA_2"),
         ("double_blocks.0.img_mod.lin.weight", "FLUX_DEV_1"),
     ],
 )

@@ -195,6 +195,7 @@ COUNTS = {
     },
     "Z-Image": {},
     "Qwen-Image": {},
+    "Krea 2": {"ORIGINAL_LORA": (0, 264)},
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from modules.model.BaseModel import BaseModel, model_families
 from modules.model.FluxModel import FluxModel
+from modules.model.Krea2Model import Krea2Model
 from modules.model.ModelSource import empty_module
 from modules.model.QwenModel import QwenModel
 from modules.model.ZImageModel import ZImageModel
@@ -22,6 +23,7 @@ import pytest
 from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    Krea2Transformer2DModel,
     QwenImageTransformer2DModel,
     UNet2DConditionModel,
     ZImageTransformer2DModel,
@@ -86,11 +88,16 @@ COMPONENTS = {
         {"img_in", "txt_in", "time_text_embed.timestep_embedder.linear_1"},
         {"proj_out"},
     ),
+    "krea 2": (
+        lambda: resource(Krea2Transformer2DModel, "krea_2/transformer"),
+        {"img_in", "txt_in.linear_1", "time_embed.linear_1"},
+        {"final_layer.linear"},
+    ),
     "language model": (lambda: small_qwen(tied=False), {"model.embed_tokens"}, {"lm_head"}),
     "language model, tied": (lambda: small_qwen(tied=True), {"model.embed_tokens"}, set()),
 }  # fmt: skip
 # the component of a family that says itself which layers are first and last
-OWN = {"flux.1 dev": FluxModel, "z-image": ZImageModel, "qwen-image": QwenModel}
+OWN = {"flux.1 dev": FluxModel, "z-image": ZImageModel, "qwen-image": QwenModel, "krea 2": Krea2Model}
 
 
 @pytest.fixture(scope="module", params=COMPONENTS)

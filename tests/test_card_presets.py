@@ -24,7 +24,13 @@ ROWS = {
     )
 }
 # kinds for which there is a preset for every common card
-WHOLE_SETS = ("SDXL/#sdxl 1.0 LoRA", "Flux1/#flux1 LoRA", "Flux2/#flux2 LoRA", "QwenImage/#qwen LoRA")
+WHOLE_SETS = (
+    "SDXL/#sdxl 1.0 LoRA",
+    "Flux1/#flux1 LoRA",
+    "Flux2/#flux2 LoRA",
+    "QwenImage/#qwen LoRA",
+    "Krea 2/#krea2 LoRA",
+)
 
 
 def test_the_common_cards_have_presets():

@@ -19,6 +19,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=100, help="of the run with a miniature")
     parser.add_argument("--one-start", type=Path, metavar="FOLDER", help="only start the run of FOLDER and print times")
     parser.add_argument("--backups", action="store_true", help="measure the memory of a resumed run's backup instead")
+    parser.add_argument(
+        "--plans", action="store_true", help="measure the pause for plans with several resolutions instead"
+    )
     parser.add_argument("--output", type=Path, metavar="JSON", help="write every number here")
     return parse_counts(parser, arguments, ("images", "many_images", "epochs"))
 
@@ -32,6 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     if args.one_start:
         print(json.dumps(one_start(args.one_start)))
+        return 0
+    if args.plans:
+        from benchmarks.training.plan_pause import measure_plans
+
+        result = measure_plans(args.many_images, args.epochs)
+        print(json.dumps(result["cases"], indent=1))
+        write_numbers(args.output, result)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         if args.backups:

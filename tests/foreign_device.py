@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from benchmarks.optimizers.counting import waits_for_numbers
+
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -16,8 +18,6 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "foreign"
 aten = torch.ops.aten
-# what brings numbers to the CPU
-READS = {aten._local_scalar_dense.default, aten.equal.default, aten.is_nonzero.default, aten.nonzero.default}
 COPIES = {aten._to_copy.default, aten.copy_.default}
 
 
@@ -64,6 +64,53 @@ def _register() -> None:
 
 # when tests are collected: autograd counts the devices at the first backward of a process
 _register()
+
+# what autocast computes in its dtype, and what in float32, of what models of this repository use (torch's own lists of
+# CUDA, ATen/autocast_mode.h)
+LOWER = (
+    "_convolution", "conv1d", "conv2d", "conv3d", "linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "mv",
+    "scaled_dot_product_attention",
+)  # fmt: skip
+FLOAT_32 = (
+    "group_norm", "layer_norm", "rms_norm", "softmax.int", "log_softmax.int", "mse_loss", "l1_loss", "huber_loss",
+    "smooth_l1_loss", "exp", "log", "rsqrt", "reciprocal", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "cumsum",
+    "upsample_nearest2d.vec", "upsample_bilinear2d.vec",
+)  # fmt: skip
+_libraries: list[torch.library.Library] = []
+
+
+def _register_autocast() -> None:
+    """Makes `torch.autocast` of the device do what that of CUDA does; a backend of its own has none."""
+    key = "AutocastPrivateUse1"
+    rest = torch.library.Library("_", "IMPL")
+    rest.fallback(torch.library.fallthrough_kernel, key)
+    own = torch.library.Library("aten", "IMPL")
+    for names, dtype in ((LOWER, None), (FLOAT_32, torch.float32)):
+        for name in names:
+            packet, _, overload = name.partition(".")
+            own.impl(name, _cast(getattr(getattr(aten, packet), overload or "default"), dtype), key)
+    # they hold as long as these live
+    _libraries.extend((rest, own))
+
+
+def _cast(operation: Any, dtype: torch.dtype | None) -> Any:
+    """The operation on floating point numbers of the device in a dtype; None: that of autocast."""
+    without = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+
+    def computed(*args: Any, **kwargs: Any) -> Any:
+        wanted = dtype or torch.get_autocast_dtype(NAME)
+
+        def cast(own: Any) -> Any:
+            narrow = isinstance(own, Tensor) and own.is_floating_point() and own.dtype != torch.float64
+            return own.to(wanted) if narrow else own
+
+        with torch._C._ExcludeDispatchKeyGuard(without):
+            return operation(*tree_map(cast, args), **tree_map(cast, kwargs))
+
+    return computed
+
+
+_register_autocast()
 
 
 def _keeping_notes(apply: Any) -> Any:
@@ -122,11 +169,12 @@ class ForeignDevice(TorchDispatchMode):
 
     Attributes:
         waits: how often the program had to wait for the device.
+        sent: how often numbers of the CPU were copied to it.
     """
 
     def __init__(self, float64: bool = True) -> None:
         super().__init__()
-        self.device, self.float64, self.waits = torch.device(NAME, 0), float64, 0
+        self.device, self.float64, self.waits, self.sent = torch.device(NAME, 0), float64, 0, 0
 
     def __enter__(self) -> "ForeignDevice":
         # torch.tensor(…, device=…) makes a tensor of the CPU first, and the copy comes through here
@@ -171,7 +219,7 @@ class ForeignDevice(TorchDispatchMode):
         here = [own for own in leaves if isinstance(own, ForeignTensor)]
         asked = kwargs.get("device")
         to_device = torch.device(asked).type == self.device.type if asked is not None else bool(here)
-        if func in READS and here:
+        if here and waits_for_numbers(func._opname, args):
             self.waits += 1
         if func in COPIES:
             to_device = self._copied(func, args, here, to_device, asked)
@@ -189,13 +237,14 @@ class ForeignDevice(TorchDispatchMode):
         return return_and_correct_aliasing(func, args, kwargs, wrapped) if here else wrapped
 
     def _copied(self, func: Any, args: Any, here: list[ForeignTensor], to_device: bool, asked: Any) -> bool:
-        """Counts the wait of a copy to the CPU; returns whether the copy is on the device."""
+        """Counts a copy from or to the CPU, which waits for it; returns whether the copy is on the device."""
+        source = args[0]
         if func is aten.copy_.default:
             target, source = args[:2]
             to_device = isinstance(target, ForeignTensor)
-            self.waits += not to_device and isinstance(source, ForeignTensor)
-            return to_device
-        self.waits += bool(here) and not to_device
+        from_device = isinstance(source, ForeignTensor)
+        self.waits += from_device and not to_device
+        self.sent += to_device and not from_device
         return to_device
 
     def _wrapped(self, inner: Tensor) -> Tensor:

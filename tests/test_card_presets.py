@@ -28,6 +28,7 @@ WHOLE_SETS = (
     "SDXL/#sdxl 1.0 LoRA",
     "Flux1/#flux1 LoRA",
     "Flux2/#flux2 LoRA",
+    "Chroma/#chroma LoRA",
     "QwenImage/#qwen LoRA",
     "Krea 2/#krea2 LoRA",
 )

@@ -15,21 +15,12 @@ from modules.util.config.TrainConfig import TrainConfig
 import torch
 from torch import nn
 
-from diffusers import (
-    Flux2Transformer2DModel,
-    FluxTransformer2DModel,
-    Krea2Transformer2DModel,
-    ModelMixin,
-    QwenImageTransformer2DModel,
-    UNet2DConditionModel,
-)
+from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, ModelMixin, UNet2DConditionModel
 
 # a denoiser's name -> class, component, description in `resources/`
 DENOISERS: dict[str, tuple[type[ModelMixin], str, str]] = {
     "SD 1.5": (UNet2DConditionModel, "unet", "stable_diffusion/sd1/unet"),
     "SDXL": (UNet2DConditionModel, "unet", "stable_diffusion_xl/unet"),
-    "Qwen-Image": (QwenImageTransformer2DModel, "transformer", "qwen_image/transformer"),
-    "Krea 2": (Krea2Transformer2DModel, "transformer", "krea_2/transformer"),
     "Flux.1 dev": (FluxTransformer2DModel, "transformer", "flux_1/dev/transformer"),
     "Flux.2 Klein 4B": (Flux2Transformer2DModel, "transformer", "flux_2/klein_4b/transformer"),
     "Flux.2 Klein 9B": (Flux2Transformer2DModel, "transformer", "flux_2/klein_9b/transformer"),

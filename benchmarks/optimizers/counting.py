@@ -44,8 +44,8 @@ MEMORY_ONLY = {
 BY_INDEX = {"index_select", "gather", "embedding", "index", "take"}
 # These look at numbers of the device before they return.
 WAITING = {
-    "_local_scalar_dense", "nonzero", "_linalg_eigh", "_linalg_svd", "linalg_eig", "linalg_cholesky", "equal",
-    "_linalg_solve_ex", "linalg_lu_factor", "masked_select", "_unique2", "unique_consecutive", "linalg_lstsq",
+    "_local_scalar_dense", "is_nonzero", "nonzero", "_linalg_eigh", "_linalg_svd", "linalg_eig", "linalg_cholesky",
+    "equal", "_linalg_solve_ex", "linalg_lu_factor", "masked_select", "_unique2", "unique_consecutive", "linalg_lstsq",
 }  # fmt: skip
 # These change numbers alone, and return their first argument.
 SIMPLE_IN_PLACE = {
@@ -143,7 +143,7 @@ class Operations(TorchDispatchMode):
             return args[0].fake_device if fake else func(*args, **kwargs)
         if not any(_on_gpu(leaf) for leaf in tree_leaves((args, kwargs))) and not _makes_on_gpu(kwargs):
             return func(*args, **kwargs)
-        if name in WAITING:
+        if waits_for_numbers(name, args):
             self.wait(name)
         if name == "_local_scalar_dense":
             return NUMBERS["item"] if args[0].dtype.is_floating_point else NUMBERS["__int__"]
@@ -170,10 +170,6 @@ class Operations(TorchDispatchMode):
             found = kwargs["out"]
         else:
             found = (args[0] if func._schema.returns else None) if in_place else func(*args, **kwargs)
-        if name in ("index", "index_put_") and any(
-            isinstance(i, Tensor) and i.dtype == torch.bool for i in args[1] if i is not None
-        ):
-            self.wait(name)
         if name not in MEMORY_ONLY and not _is_view(func):
             reads, writes = _touched(func, name, args, kwargs, found)
             self.launch(name, _bytes(reads) + _bytes(writes), _launches(func, name, args))
@@ -194,6 +190,19 @@ class Operations(TorchDispatchMode):
     def wait(self, name: str) -> None:
         if self.counts is not None:
             self.counts.wait(name)
+
+
+def waits_for_numbers(name: str, args: Sequence[Any]) -> bool:
+    """Whether an operation on tensors of a GPU returns only after the host has seen numbers of it.
+
+    Args:
+        name: of the operation, without its overload.
+        args: its arguments; the mask of an indexed one says how many numbers there are.
+    """
+    masked = name in ("index", "index_put_", "_index_put_impl_") and any(
+        isinstance(own, Tensor) and own.dtype in (torch.bool, torch.uint8) for own in args[1]
+    )
+    return masked or name in WAITING
 
 
 class HostCalls(TorchFunctionMode):

@@ -1,12 +1,12 @@
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from modules.dataLoader.buckets import choose_bucket
 from modules.dataLoader.captions import vary_caption
 from modules.dataLoader.DatasetReport import DatasetImage
-from modules.dataLoader.ImageVariation import ImageVariation, draw_resolution
+from modules.dataLoader.ImageVariation import ImageVariation, draw_resolution, resolution_key
 from modules.dataLoader.render import (
     RENDER_VERSION,
     Geometry,
@@ -20,12 +20,14 @@ from modules.util.config.resolution import Resolution, parse_resolutions
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.decode_image import LARGEST_FILE, ImageError, decode_image
 from modules.util.enum.ConditioningSource import ConditioningSource
+from modules.util.keyed_choices import ChoicesAhead
 from modules.util.regular_file import read_regular
 from modules.util.UserError import UserError
 
 import torch
 from torch import Tensor
 
+import numpy as np
 from PIL import Image
 
 
@@ -61,6 +63,7 @@ class ImageSource:
         self._bucketing = config.aspect_ratio_bucketing
         self._resolutions = [resolutions_of(config, concept) for concept in concepts]
         self.layout = lru_cache(maxsize=1 << 17)(self._layout)
+        self._size_numbers: dict[tuple[int, int], int] = {}
         self._bucket = lru_cache(maxsize=1 << 17)(self._choose_bucket)
 
     def _layout(self, index: int, variation: int) -> tuple[ImageVariation, Geometry]:
@@ -83,6 +86,34 @@ class ImageSource:
     def sizes_vary(self, concept: int) -> bool:
         """Whether an image of a concept may have another size in another variation."""
         return len(self._resolutions[concept]) > 1
+
+    def begin_sizes(self, members: Sequence[int], variations: int) -> Callable[[], np.ndarray]:
+        """Begins to find the sizes of images of one concept in their first variations, which may take seconds.
+
+        Args:
+            members: indices of the images.
+            variations: how many of each; 1 where sizes don't vary.
+
+        Returns:
+            gives, once they are found, numbers of the sizes `[variations, members]`, the same for equal sizes in all
+            calls.
+        """
+        images = [self.images[member] for member in members]
+        concept, resolutions = self.concepts[images[0].concept], self._resolutions[images[0].concept]
+        chosen = None
+        if len(resolutions) > 1:
+            chosen = ChoicesAhead([resolution_key(concept, i.name) for i in images], variations, len(resolutions))
+
+        def finish() -> np.ndarray:
+            sizes = [self._bucket(image.width, image.height, own) for image in images for own in resolutions]
+            numbers = [self._size_numbers.setdefault(size, len(self._size_numbers)) for size in sizes]
+            table = np.array(numbers).reshape(len(images), len(resolutions))
+            if chosen is None:
+                return np.repeat(table.T, variations, axis=0)
+            drawn = np.asarray(chosen.finish()).reshape(len(images), variations)
+            return np.take_along_axis(table, drawn.astype(np.int64), axis=1).T
+
+        return finish
 
     def _choose_bucket(self, width: int, height: int, resolution: Resolution) -> tuple[int, int]:
         return choose_bucket(width, height, resolution, self._grid, self._bucketing)

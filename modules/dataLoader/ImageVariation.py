@@ -73,4 +73,9 @@ def draw_resolution(
     """The resolution of one variation alone, as `ImageVariation.draw` draws it: plans ask for nothing else."""
     if len(resolutions) == 1:
         return resolutions[0]
-    return keyed_random("image", "resolution", concept.seed, name, variation).choice(resolutions)
+    return keyed_random(*resolution_key(concept, name), variation).choice(resolutions)
+
+
+def resolution_key(concept: ConceptConfig, name: str) -> tuple[str | int, ...]:
+    """By what the resolutions of an image's variations are drawn, beside the variation's number."""
+    return "image", "resolution", concept.seed, name

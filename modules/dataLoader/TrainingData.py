@@ -64,6 +64,7 @@ class TrainingData:
         self.fills_whole = self._fills_masks and rules.mask_dropout > 0 and not rules.fixed
         self.texts_see_conditioning = self.conditioned and model.captions_see_conditioning
         self._model, self._text_format = model, config.text_cache_dtype
+        self._counters: dict[int, BatchCounter] = {}
         # they are asked for at each use
         self.latent_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._latent_key)
         self.mask_key = lru_cache(maxsize=REMEMBERED_KEYS)(self._mask_key)
@@ -100,9 +101,13 @@ class TrainingData:
         return plan_epoch(epoch, self._rules, self.source.concepts, self.source.images, self.source.size)
 
     def counter(self, epochs: int) -> BatchCounter:
-        """How many batches each of so many epochs has."""
-        source = self.source
-        return BatchCounter(self._rules, source.concepts, source.images, source.size, epochs, source.sizes_vary)
+        """How many batches each of so many epochs has; the same counter for the same number."""
+        if epochs not in self._counters:
+            source = self.source
+            self._counters[epochs] = BatchCounter(
+                self._rules, source.concepts, source.images, source.begin_sizes, epochs, source.sizes_vary
+            )
+        return self._counters[epochs]
 
     def load(self, planned: PlannedBatch) -> Batch:
         """Fetches a batch. What is not cached is encoded by the model.

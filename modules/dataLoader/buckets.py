@@ -1,6 +1,7 @@
 """Which size an image is trained in. Sizes here are (width, height) in pixels, as Pillow writes them."""
 
 import math
+from bisect import bisect_left
 from functools import lru_cache
 
 from modules.util.config.resolution import Resolution
@@ -50,7 +51,20 @@ def choose_bucket(
     if not aspect_ratio_bucketing:
         return (quantise(resolution.width, grid),) * 2
     aspect = math.log(width / height)
-    return min(bucket_sizes(resolution.width, grid), key=lambda size: (abs(math.log(size[0] / size[1]) - aspect), size))
+    aspects, sizes = _by_aspect(resolution.width, grid)
+    place = bisect_left(aspects, aspect)
+    nearest = range(max(0, place - 1), min(place + 1, len(aspects)))
+    return min((abs(aspects[near] - aspect), sizes[near]) for near in nearest)[1]
+
+
+@lru_cache(maxsize=256)
+def _by_aspect(resolution: int, grid: int) -> tuple[list[float], list[tuple[int, int]]]:
+    """Logarithms of the buckets' aspects, ascending, and of those with the same the smallest size."""
+    found: dict[float, tuple[int, int]] = {}
+    for size in sorted(bucket_sizes(resolution, grid), reverse=True):
+        found[math.log(size[0] / size[1])] = size
+    aspects = sorted(found)
+    return aspects, [found[aspect] for aspect in aspects]
 
 
 def enlargement(width: int, height: int, resolution: Resolution, aspect_ratio_bucketing: bool) -> float:

@@ -1,6 +1,7 @@
 """How many samples and batches epochs have, counted without planning them: a run may have a million epochs."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from modules.dataLoader.DatasetReport import DatasetImage
 from modules.dataLoader.plan import PlanRules, samples_per_epoch, turn
@@ -70,8 +71,12 @@ def check_plan_size(config: TrainConfig, concepts: Sequence[ConceptConfig], imag
 class BatchCounter:
     """The number of batches of every epoch, as `plan_epoch` makes them.
 
+    What takes long begins when it is made, and is waited for when a number is first asked for.
+
     Args:
-        rules, concepts, images, size_of: as of `plan_epoch`.
+        rules, concepts, images: as of `plan_epoch`.
+        begin_sizes: (images of a concept, variations) -> what gives the numbers of their sizes `[variations, images]`,
+            see `ImageSource.begin_sizes`.
         epochs: of the run; the largest that is asked for, and one.
         varies: index of a concept -> whether the size of an image depends on the variation.
     """
@@ -81,14 +86,13 @@ class BatchCounter:
         rules: PlanRules,
         concepts: Sequence[ConceptConfig],
         images: Sequence[DatasetImage],
-        size_of: Callable[[int, int], tuple[int, int]],
+        begin_sizes: Callable[[Sequence[int], int], Callable[[], np.ndarray]],
         epochs: int,
         varies: Callable[[int], bool] = lambda concept: True,
     ) -> None:
         self._rules = rules
-        self._numbers: dict[tuple[int, int], int] = {}
-        # of each concept that has samples: their number in an epoch, and the size of use u at u modulo the length
-        self._uses: list[tuple[int, np.ndarray]] = []
+        # of each concept that has samples: their number in an epoch, and what gives its sizes
+        self._begun: list[tuple[int, Callable[[], np.ndarray]]] = []
         for index, concept in enumerate(concepts):
             members = [number for number, image in enumerate(images) if image.concept == index]
             count = samples_per_epoch(concept, len(members))
@@ -98,9 +102,13 @@ class BatchCounter:
             variations = 1
             if varies(index) and not rules.fixed:
                 variations = used_variations(concept, len(members), epochs, concept.image_variations)
-            sizes = [self._number(size_of(member, variation)) for variation in range(variations) for member in members]
-            self._uses.append((count, np.array(sizes)))
+            self._begun.append((count, begin_sizes(members, variations)))
         self._known: dict[tuple[int, ...], int] = {}
+
+    @cached_property
+    def _uses(self) -> list[tuple[int, np.ndarray]]:
+        """Of each concept that has samples: their number in an epoch, and the size of use u at u modulo the length."""
+        return [(count, sizes().ravel()) for count, sizes in self._begun]
 
     def batches(self, epoch: int) -> int:
         """Of an epoch, from 0."""
@@ -108,7 +116,7 @@ class BatchCounter:
         # epochs that begin at the same place have the same sizes
         starts = tuple(epoch * count % len(sizes) for count, sizes in self._uses)
         if starts not in self._known:
-            counts = np.zeros(len(self._numbers), dtype=np.int64)
+            counts = np.zeros(self._sizes, dtype=np.int64)
             for start, (count, sizes) in zip(starts, self._uses, strict=True):
                 whole, rest = divmod(count, len(sizes))
                 counts += whole * np.bincount(sizes, minlength=len(counts))
@@ -116,9 +124,10 @@ class BatchCounter:
             self._known[starts] = int((-(-counts // self._rules.batch_size)).sum())
         return self._known[starts]
 
+    @cached_property
+    def _sizes(self) -> int:
+        return max((int(sizes.max()) + 1 for _, sizes in self._uses), default=0)
+
     def samples(self) -> int:
         """Of each epoch."""
-        return sum(count for count, _ in self._uses)
-
-    def _number(self, size: tuple[int, int]) -> int:
-        return self._numbers.setdefault(size, len(self._numbers))
+        return sum(count for count, _ in self._begun)

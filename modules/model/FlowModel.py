@@ -15,6 +15,7 @@ from modules.util.config.errors import Problem, Remedy
 from modules.util.config.field_type import default_of
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.AttentionMechanism import AttentionMechanism
 from modules.util.enum.LossWeight import LossWeight
 from modules.util.to_device import to_device
 from modules.util.UserError import UserError
@@ -52,6 +53,8 @@ class FlowModel(BaseModel):
     shifts_by_size = True
     # the text encoder that reads captions token by token; its option for their length counts
     long_text_encoder: ClassVar[str] = "text_encoder"
+    # whether captions of a batch have different lengths, and a mask hides from attention what fills them up
+    hides_padding: ClassVar[bool] = False
     # whether the VAE takes videos, of which an image is one frame
     vae_of_videos: ClassVar[bool] = False
     # what `encode_text` gives -> the pipeline's argument for it; what it has no argument for stays out
@@ -81,6 +84,14 @@ class FlowModel(BaseModel):
         if config.loss_weight_fn not in (LossWeight.CONSTANT, LossWeight.SIGMA):
             text = f"{config.loss_weight_fn} has no meaning for {config.model_type}; expected CONSTANT or SIGMA"
             found.append(Problem("loss_weight_fn", text, (Remedy.of({"loss_weight_fn": "CONSTANT"}),)))
+        mechanism = config.attention_mechanism
+        if cls.hides_padding and mechanism == AttentionMechanism.XFORMERS and config.batch_size > 1:
+            text = (
+                f"found {mechanism} with batches of {config.batch_size}, but diffusers gives that library the mask of "
+                "captions of different lengths as numbers that hide nothing. Set it to SDP, or batch_size to 1"
+            )
+            remedies = (Remedy.of({"attention_mechanism": "SDP"}), Remedy.of({"batch_size": 1}))
+            found.append(Problem("attention_mechanism", text, remedies))
         return found
 
     # -- what a family says of itself -----------------------------------------------------------------------------

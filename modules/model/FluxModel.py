@@ -4,28 +4,26 @@ A transformer with flow matching on packed latents. CLIP sums a caption up, T5 r
 `c` channels of packed latents, `h w` their sides, `n` text tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from modules.model.cut_text import cut_text
 from modules.model.families import FLUX_1
-from modules.model.FlowModel import FlowModel
 from modules.model.flux1_keys import FLUX_1_LAYOUT, flux1_adapter_naming
 from modules.model.ldm_keys import vae_name
-from modules.model.ModelSource import ModelSource, empty_module
-from modules.model.native_file import NativeTensor, fill_from_file
+from modules.model.ModelSource import empty_module
+from modules.model.native_file import NativeTensor, check_family, fill_from_file
+from modules.model.PatchedLatents import PatchedLatents
+from modules.model.T5Texts import T5Texts
 from modules.model.unet_keys import clip_file_path
 from modules.model.weights_file import WeightsFile
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
-from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusers import (
@@ -39,17 +37,17 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 
 # tokens of T5 that the published models were trained with, by whether they are told their guidance
 PROMPT_TOKENS = {True: 512, False: 256}
-# what files of CLIP hold beside its text encoder, and the other name of T5's one embedding
+# what files of CLIP hold beside its text encoder
 _BESIDE_CLIP = ("text_projection.", "logit_scale", "vision_model.", "visual_projection.")
-_T5_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 
 
-class FluxModel(FlowModel):
+class FluxModel(PatchedLatents, T5Texts):
     """The transformer reads T5's tokens, and is told CLIP's summary of the caption and the noise level.
 
     `transformer.guidance_scale` is told to models that are distilled for guidance: dev has an embedding for it.
     """
 
+    title = "Flux.1"
     model_types = FLUX_1.model_types
     modules = {
         "transformer": FluxTransformer2DModel,
@@ -70,7 +68,7 @@ class FluxModel(FlowModel):
         "attn-only": ["attn"],
     }
     input_layers = (
-        *FlowModel.input_layers,
+        *PatchedLatents.input_layers,
         "time_text_embed.timestep_embedder.linear_1",
         "time_text_embed.guidance_embedder.linear_1",
         "time_text_embed.text_embedder.linear_1",
@@ -85,27 +83,17 @@ class FluxModel(FlowModel):
         small = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 1, "attention_head_dim": 16}
         return flux1_adapter_naming(empty_module(FluxTransformer2DModel, {**small, "axes_dims_rope": [4, 6, 6]}))
 
-    @classmethod
-    def open_file(cls, path: Path, config: TrainConfig) -> ModelSource:
-        raise UserError(
-            f"base_model_name: {path} is a file, which has no tokenizer of T5. Name a diffusers folder (or hub name) "
-            "of Flux.1 here, and this file as transformer.model_name. If it is a whole checkpoint, name it as the "
-            "model_name of text_encoder, text_encoder_2 and vae as well: the folder's weights are not needed then."
-        )
-
     def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
         empty = self.source.empty(component)
         if component == "transformer":
+            check_family(path, FLUX_1)
             _check_guidance(path, empty)
             return fill_from_file(path, empty, dtype, FLUX_1_LAYOUT.tensor)
         if component == "vae":
             return fill_from_file(path, empty, dtype, lambda name: NativeTensor(vae_name(name, empty.config, "")))
         if component == "text_encoder":
             return fill_from_file(path, empty, dtype, lambda name: NativeTensor(clip_file_path(name)), _BESIDE_CLIP)
-        first, second = (
-            lambda name, own=own: NativeTensor(own if name in _T5_EMBEDDINGS else name) for own in _T5_EMBEDDINGS
-        )
-        return fill_from_file(path, empty, dtype, first, _T5_EMBEDDINGS, (second,))
+        return self.read_t5(path, dtype)
 
     def check_layers(self) -> None:
         super().check_layers()
@@ -118,68 +106,35 @@ class FluxModel(FlowModel):
                 "can't be trained here."
             )
 
-    @property
-    def image_grid(self) -> int:
-        """Pixels of one token; 16 in the published models."""
-        return 2 ** len(self.layers_of("vae").config.block_out_channels)
-
-    # -- images ---------------------------------------------------------------------------------------------------
-
-    def pack_latents(self, latents: Tensor) -> Tensor:
-        """Each channel holds one pixel of a patch of 2 × 2."""
-        own = self.vae.config
-        return F.pixel_unshuffle((latents - own.shift_factor) * own.scaling_factor, 2)
-
-    def unpack_latents(self, latents: Tensor) -> Tensor:
-        own = self.vae.config
-        return F.pixel_shuffle(latents, 2) / own.scaling_factor + own.shift_factor
-
-    @property
-    def packing(self) -> str:
-        own = self.layers_of("vae").config
-        return f"{own.scaling_factor} {own.shift_factor} packed"
-
     # -- captions -------------------------------------------------------------------------------------------------
 
-    def _length(self, component: str, length: int | None) -> int:
-        if component == "text_encoder_2":
-            return length or PROMPT_TOKENS[self.guided]
+    @property
+    def prompt_tokens(self) -> int:
+        return PROMPT_TOKENS[self.guided]
+
+    def _clip_length(self) -> int:
         # the encoder has no positions beyond its own; the option's default is that of families with longer captions
         most = min(
-            self.tokenizer_of[component].model_max_length, self.layers_of(component).config.max_position_embeddings
+            self.tokenizer_of["text_encoder"].model_max_length,
+            self.layers_of("text_encoder").config.max_position_embeddings,
         )
         return min(self.config.text_encoder_sequence_length or most, most)
 
     def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
         """`hidden` `[b, n, d]` and `pooled` `[b, d]`, each in its text encoder's format."""
-        encoded = {}
-        for component, tokenizer in self.tokenizer_of.items():
-            tokens = tokenizer(
-                [cut_text(caption) for caption in captions], padding="max_length", truncation=True,
-                max_length=self._length(component, length), return_tensors="pt",
-            )  # fmt: skip
-            # the published models see what fills a caption up, so no mask hides it
-            encoded[component] = self.components[component](tokens.input_ids.to(self.device))
+        lengths = {"text_encoder": self._clip_length(), "text_encoder_2": self.t5_length(length)}
+        # the published models see what fills a caption up, so no mask hides it
+        encoded = {
+            component: self.components[component](self.tokens(component, captions, own).input_ids.to(self.device))
+            for component, own in lengths.items()
+        }
         return {
             "hidden": encoded["text_encoder_2"].last_hidden_state,
             "pooled": encoded["text_encoder"].pooler_output,
         }
 
-    def text_limits(self) -> dict[str, int]:
-        """Of T5: that CLIP sums up no more than 75 tokens cuts nothing off."""
-        return {"text_encoder_2": self._length("text_encoder_2", self.text_length()) - 1}
-
-    def count_tokens(self, component: str, texts: Sequence[str]) -> list[int]:
-        cut = [cut_text(text) for text in texts]
-        return [
-            len(ids) for ids in self.tokenizer_of[component](cut, add_special_tokens=False, verbose=False).input_ids
-        ]
-
-    def read_more(self, component: str, tokens: int) -> str:
-        return f"text_encoder_2_sequence_length to {tokens + 1}"
-
     def text_settings(self, component: str) -> list[Any]:
-        return [self._length(component, self.text_length())]
+        return super().text_settings(component) if component == "text_encoder_2" else [self._clip_length()]
 
     # -- training -------------------------------------------------------------------------------------------------
 
@@ -192,17 +147,12 @@ class FluxModel(FlowModel):
         b, _, h, w = noised.shape
         hidden, pooled = (conditions[name].to(noised.dtype) for name in ("hidden", "pooled"))
         guidance = torch.full((b,), self.config.transformer.guidance_scale, device=self.device) if self.guided else None
-        places = torch.zeros(h, w, 3, device=self.device)
-        places[..., 1] = torch.arange(h, device=self.device)[:, None]
-        places[..., 2] = torch.arange(w, device=self.device)
         output = self.transformer(
-            hidden_states=noised.flatten(2).transpose(1, 2),
+            **self.tokens_and_places(noised, hidden.shape[1]),
             encoder_hidden_states=hidden,
             pooled_projections=pooled,
             timestep=level,
             guidance=guidance,
-            img_ids=places.flatten(0, 1),
-            txt_ids=torch.zeros(hidden.shape[1], 3, device=self.device),
             return_dict=False,
         )[0]
         return self.image_of_tokens(output, h, w)

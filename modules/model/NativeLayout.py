@@ -12,6 +12,8 @@ from torch import nn
 
 # layers of diffusers that stand in one native layer, in the order of its rows -> what share of the rows each has
 Stack = Mapping[str, Share]
+_IN_BLOCK = re.compile(r"(?P<list>\D+?)\.(?P<number>\d+)(?:\.(?P<inner>.+))?")
+_NORM = re.compile(r"_norm$|\.norms\.\d+$")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class NativeLayout:
         outside: path -> native path, of layers outside of blocks.
         swapped: the same of layers whose halves of outputs are exchanged there, such as scale and shift.
         blocks: list of blocks -> native list of blocks.
-        inside: list of blocks -> path in a block -> native path in it, of layers and norms.
+        inside: list of blocks -> path in a block -> native path in it, of layers and norms; "" is the block itself.
         fused: list of blocks -> native path in a block -> the layers that are stacked in it.
         unknown_to_comfy: how names of diffusers begin that ComfyUI does not know.
     """
@@ -58,15 +60,15 @@ class NativeLayout:
         Raises:
             ValueError: it is none of such a transformer's.
         """
-        kind, _, rest = path.partition(".")
-        if kind not in self.blocks:
+        block = _IN_BLOCK.fullmatch(path)
+        if not (block and block["list"] in self.blocks):
             if native := self.outside.get(path) or self.swapped.get(path):
                 return native, None
-        elif block := re.fullmatch(r"(\d+)\.(.+)", rest):
-            number, inner = block.groups()
+        else:
+            kind, inner = block["list"], block["inner"] or ""
             native, share = self._stacked.get((kind, inner)) or (self.inside[kind].get(inner), None)
-            if native:
-                return f"{self.blocks[kind]}.{number}.{native}", share
+            if native is not None:
+                return ".".join(filter(None, (self.blocks[kind], block["number"], native))), share
         raise ValueError(f"{path} has no native name; expected a layer of a {self.model} transformer")
 
     def tensor(self, name: str) -> NativeTensor:
@@ -74,7 +76,7 @@ class NativeLayout:
         path, ending = name.rsplit(".", 1)
         native, share = self.layer(path)
         # the original code's norms call their weight so
-        ending = "scale" if native.endswith("_norm") else ending
+        ending = "scale" if _NORM.search(native) else ending
         return NativeTensor(f"{native}.{ending}", share, path in self.swapped)
 
     def adapter_naming(self, transformer: nn.Module, component: str = "transformer") -> AdapterNaming:

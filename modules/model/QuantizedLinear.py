@@ -58,6 +58,9 @@ class Int8(WeightCodec):
         return (weight / scale).round_().clamp_(-127, 127).to(torch.int8), scale.bfloat16()
 
     def unpack(self, codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        if codes.device.type != "cpu":
+            # one kernel, which converts the codes as it reads them; on a CPU torch converts them before, to a copy
+            return codes * scale.to(dtype)
         return codes.to(dtype).mul_(scale.to(dtype))
 
 

@@ -29,6 +29,7 @@ class QwenTexts(LanguageTexts):
     """The text encoder is the language model out of one for images and text. What stands before the caption is cut."""
 
     cut_tokens = 34
+    hides_padding = True
 
     def read(self, captions: Sequence[str], **options: Any) -> BatchEncoding:
         return self.tokenizer([f"{BEFORE}{cut_text(caption)}{AFTER}" for caption in captions], **options)

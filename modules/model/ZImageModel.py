@@ -59,6 +59,7 @@ class ZImageModel(ChatTexts):
     }
     input_layers = ("all_x_embedder.2-1", "cap_embedder.1", "t_embedder.mlp.0")
     output_layers = ("all_final_layer.2-1.linear",)
+    hides_padding = True
     sample_defaults = Z_IMAGE.sample_defaults
     name_layers = staticmethod(zimage_adapter_naming)
 

@@ -3,7 +3,7 @@
 A family is one class in the file of its name in this folder, and one entry here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,6 +136,15 @@ FLUX_1 = Family(
     ),
 )
 
+CHROMA = Family(
+    "ChromaModel",
+    (ModelType.CHROMA_1,),
+    ("transformer", "text_encoder", "vae"),
+    {"width": 1024, "height": 1024, "diffusion_steps": 40, "cfg_scale": 3.0},
+    {"distilled_guidance_layer.": (ModelType.CHROMA_1,)},
+    (StandardModel("Chroma", "chroma", "chroma", "chroma", {ModelType.CHROMA_1: {}}),),
+)
+
 Z_IMAGE = Family(
     "ZImageModel",
     (ModelType.Z_IMAGE,),
@@ -164,12 +173,19 @@ KREA_2 = Family(
 )
 
 # a new family is one line here
-FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX_1, FLUX_2, Z_IMAGE, QWEN, KREA_2)
+FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, KREA_2)
 
 
 def facts_of(model_type: ModelType) -> Family | None:
     """The facts of the family that serves a type; None if there is none."""
     return next((family for family in FAMILIES if model_type in family.model_types), None)
+
+
+def marked_types(names: Iterable[str]) -> tuple[ModelType, ...]:
+    """The types of single files with tensors of these names; several where only the user knows which, () if unknown."""
+    known = list(names)
+    marks = (pair for family in FAMILIES for pair in family.file_marks.items())
+    return next((types for mark, types in marks if any(mark in name for name in known)), ())
 
 
 def standard_models_of(model_type: ModelType) -> list[StandardModel]:

@@ -15,7 +15,7 @@ from modules.util.CheckpointTensor import Share
 from torch import nn
 
 _EMBEDDERS = {"timestep_embedder": "time_in", "text_embedder": "vector_in", "guidance_embedder": "guidance_in"}
-_STEPS = {"linear_1": "in_layer", "linear_2": "out_layer"}
+EMBEDDER_STEPS = {"linear_1": "in_layer", "linear_2": "out_layer"}
 # the MLP is four times as wide as the attention
 _SINGLE_STACK = {
     "attn.to_q": Share(0, 1, 7),
@@ -23,6 +23,16 @@ _SINGLE_STACK = {
     "attn.to_v": Share(2, 3, 7),
     "proj_mlp": Share(3, 7, 7),
 }
+# of blocks, in Chroma as well
+FLUX_1_STACKS = {"transformer_blocks": DOUBLE_STACKS, "single_transformer_blocks": {"linear1": _SINGLE_STACK}}
+FLUX_1_DOUBLE = {
+    **DOUBLE_ATTENTION,
+    "ff.net.0.proj": "img_mlp.0",
+    "ff.net.2": "img_mlp.2",
+    "ff_context.net.0.proj": "txt_mlp.0",
+    "ff_context.net.2": "txt_mlp.2",
+}
+FLUX_1_SINGLE = {**SINGLE_NORMS, "proj_out": "linear2"}
 
 FLUX_1_LAYOUT = NativeLayout(
     model="Flux.1",
@@ -32,7 +42,7 @@ FLUX_1_LAYOUT = NativeLayout(
         **{
             f"time_text_embed.{embedder}.{step}": f"{native}.{native_step}"
             for embedder, native in _EMBEDDERS.items()
-            for step, native_step in _STEPS.items()
+            for step, native_step in EMBEDDER_STEPS.items()
         },
         "proj_out": "final_layer.linear",
     },
@@ -40,17 +50,13 @@ FLUX_1_LAYOUT = NativeLayout(
     blocks=FLUX_BLOCKS,
     inside={
         "transformer_blocks": {
-            **DOUBLE_ATTENTION,
+            **FLUX_1_DOUBLE,
             "norm1.linear": "img_mod.lin",
             "norm1_context.linear": "txt_mod.lin",
-            "ff.net.0.proj": "img_mlp.0",
-            "ff.net.2": "img_mlp.2",
-            "ff_context.net.0.proj": "txt_mlp.0",
-            "ff_context.net.2": "txt_mlp.2",
         },
-        "single_transformer_blocks": {**SINGLE_NORMS, "norm.linear": "modulation.lin", "proj_out": "linear2"},
+        "single_transformer_blocks": {**FLUX_1_SINGLE, "norm.linear": "modulation.lin"},
     },
-    fused={"transformer_blocks": DOUBLE_STACKS, "single_transformer_blocks": {"linear1": _SINGLE_STACK}},
+    fused=FLUX_1_STACKS,
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from modules.model.families import Family, marked_types
 from modules.model.ldm_keys import VAE_PREFIX
 from modules.model.weight_formats import float32_layers
 from modules.model.weights_file import WeightsFile
@@ -55,6 +56,16 @@ class NativeTensor(NamedTuple):
 Layout = Callable[[str], NativeTensor]
 
 
+def check_family(path: Path, family: Family) -> None:
+    """UserError if the tensors of a denoiser's file tell that it is of another family."""
+    types = marked_types(WeightsFile(path).shapes)
+    if types and not {*types} & {*family.model_types}:
+        raise UserError(
+            f"{family.components[0]}.model_name: {path} is a model of {' or '.join(types)}, but model_type is "
+            f"{family.model_types[0]}. Name another file, or set model_type and base_model_name to this model's."
+        )
+
+
 def fill_from_file(
     path: Path,
     module: nn.Module,
@@ -79,6 +90,7 @@ def fill_from_file(
     file = WeightsFile(path)
     targets = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(_BESIDE)}
     prefix, sources = _find_layout(file, targets, (native_of, *other_layouts, NativeTensor))
+    sources = {name: _named_as_in(file, prefix, place) for name, place in sources.items()}
     # each tensor of the file, and what is cut out of it
     wanted: dict[str, list[tuple[str, NativeTensor]]] = {}
     for name, place in sources.items():
@@ -124,6 +136,14 @@ def _find_layout(
             f"Expected names such as {next(iter(named[0].values())).name}."
         )
     return prefix, sources
+
+
+def _named_as_in(file: WeightsFile, prefix: str, place: NativeTensor) -> NativeTensor:
+    """Norms of the original code call their weight `scale`; files that newer versions of ComfyUI saved do not."""
+    other = f"{place.name.removesuffix('.scale')}.weight"
+    if place.name.endswith(".scale") and prefix + place.name not in file.shapes and prefix + other in file.shapes:
+        return place._replace(name=other)
+    return place
 
 
 def _check_names(

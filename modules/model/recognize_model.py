@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel, model_families
-from modules.model.families import FAMILIES
+from modules.model.families import marked_types
 from modules.model.hub import Hub
 from modules.model.ModelSource import is_component, load_errors, read_index
 from modules.util.config.TrainConfig import TrainConfig
@@ -57,14 +57,14 @@ def _type_of_file(path: Path) -> ModelType:
         raise UserError(f"{path}: only .safetensors files tell what they hold. Give --config or --model-type.")
     with load_errors(str(path)), safe_open(path, framework="pt") as file:
         names = list(file.keys())
-    for mark, types in (pair for family in FAMILIES for pair in family.file_marks.items()):
-        if any(mark in name for name in names):
-            if len(types) == 1:
-                return types[0]
-            raise UserError(
-                f"{path}: could be {', '.join(types[:-1])} or {types[-1]}, which its tensors do not tell. "
-                "Give the right one by --model-type, or a config that names it by --config."
-            )
+    types = marked_types(names)
+    if len(types) == 1:
+        return types[0]
+    if types:
+        raise UserError(
+            f"{path}: could be {', '.join(types[:-1])} or {types[-1]}, which its tensors do not tell. "
+            "Give the right one by --model-type, or a config that names it by --config."
+        )
     raise UserError(
         f"{path}: not a complete model of a kind that is known here. Expected a whole checkpoint; "
         "if you know better, give --config or --model-type."

@@ -171,6 +171,9 @@ class Trainer:
         tell_long_texts(self.model, checked, samples, self.warn)
         self.text_trained = any(method.trains_text(config, family.trainable_components) for method in methods)
         self.data = self._make_data(concepts, checked, validation=False)
+        if not config.only_cache:
+            # begins while models are loaded, what the plan of the run waits for
+            self.data.counter(config.epochs)
         self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None
         if not self.text_trained:
             encode_prompts(self.model, samples, config, self.warn)

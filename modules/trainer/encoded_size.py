@@ -4,7 +4,6 @@ import copy
 from collections.abc import Iterable
 
 from modules.dataLoader.cache_space import EncodedBytes
-from modules.dataLoader.collate import TEXT_MASK
 from modules.dataLoader.Encoder import reduced
 from modules.model.BaseModel import BaseModel
 from modules.model.ModelComponents import ModelComponents
@@ -48,6 +47,8 @@ def _followed(model: BaseModel, cache_text: bool) -> EncodedBytes:
     twin.components, twin.device = ModelComponents(list(model.components), load, CPU, CPU), CPU
     side = SIDE * model.image_grid
     short = "a photo "
+    # as long as captions may be: a word is a token or more
+    captions = [short, max(model.text_limits().values()) * short]
     shown: dict[str, Tensor] = {}
     texts: list[dict[str, Tensor]] = [{}]
     with torch.random.fork_rng(devices=[]), space, torch.no_grad():
@@ -56,17 +57,12 @@ def _followed(model: BaseModel, cache_text: bool) -> EncodedBytes:
         if model.conditioning != ConditioningSource.NONE:
             mask = pixels[:, :1] if model.conditioning == ConditioningSource.MASK else None
             shown = twin.encode_conditioning(pixels, mask)
-
-        def encoded(caption: str) -> dict[str, Tensor]:
-            if model.captions_see_conditioning:
-                return twin.encode_instructions([caption], pixels)
-            return twin.encode_captions([caption])
-
         if cache_text:
-            texts = [encoded(short)]
-            if config.prompt_chunks > 1 or TEXT_MASK in texts[0]:
-                # of families with captions of several lengths, as long as they may be
-                texts.append(encoded(max(model.text_limits().values()) * short))
+            sees = model.captions_see_conditioning
+            texts = [
+                twin.encode_instructions([caption], pixels) if sees else twin.encode_captions([caption])
+                for caption in captions
+            ]
     sizes = [_bytes(reduced(text, config.text_cache_dtype).values()) for text in texts]
     area, mask_bytes = side * side, 4 * latents.shape[-1] * latents.shape[-2]
     return EncodedBytes(

@@ -2,9 +2,10 @@
 machine. So batching, sampling and resuming never change them."""
 
 import hashlib
-import json
 import random
 from typing import TYPE_CHECKING
+
+from modules.util.keyed_choices import key_text
 
 # captions and the plan are drawn where torch is not loaded: in the window
 if TYPE_CHECKING:
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def keyed_random(*key: str | int) -> random.Random:
-    """A generator of Python's for a key of words and numbers."""
-    return random.Random(int.from_bytes(_digest(json.dumps(key, ensure_ascii=True, separators=(",", ":"))), "big"))
+    """A generator of Python's for a key of words and numbers. Many choices at once: `keyed_choices`."""
+    return random.Random(int.from_bytes(_digest(key_text(key)), "big"))
 
 
 def step_seed(seed: int, purpose: str, *numbers: int) -> int:

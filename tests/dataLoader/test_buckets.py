@@ -48,6 +48,20 @@ def test_nearest_aspect(width, height, resolution):
         assert turned == chosen[::-1]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 6000), st.integers(1, 6000), st.integers(16, 2048), st.sampled_from([8, 16, 32, 64]))
+def test_the_nearest_is_found_without_a_look_at_all(width, height, resolution, grid):
+    """By the definition, ties included: of equal distances the smallest size."""
+    aspect = math.log(width / height)
+    sizes = bucket_sizes(resolution, grid)
+    expected = min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - aspect), size))
+    assert choose_bucket(width, height, Resolution(resolution, resolution, False), grid, True) == expected
+    for size in sizes:
+        assert choose_bucket(*size, Resolution(resolution, resolution, False), grid, True) == min(
+            other for other in sizes if other[0] * size[1] == other[1] * size[0]
+        )
+
+
 def test_exact_and_square():
     exact = parse_resolutions("500x770")[0]
     assert choose_bucket(100, 900, exact, 64, True) == (512, 768)

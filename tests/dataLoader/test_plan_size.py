@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from modules.dataLoader.ImageSource import ImageSource
@@ -12,6 +13,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 from tests.dataLoader.test_plan import concept, images_of, size_of
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +21,17 @@ from hypothesis import strategies as st
 
 def varied(image: int, variation: int) -> tuple[int, int]:
     return size_of(image + variation * variation, 0)
+
+
+def numbered(size_of: Callable[[int, int], tuple[int, int]]) -> Callable[..., Callable[[], np.ndarray]]:
+    """As `ImageSource.begin_sizes` of a source with those sizes."""
+    numbers: dict[tuple[int, int], int] = {}
+
+    def begin(members: Sequence[int], variations: int) -> Callable[[], np.ndarray]:
+        sizes = [[size_of(member, variation) for member in members] for variation in range(variations)]
+        return lambda: np.array([[numbers.setdefault(size, len(numbers)) for size in row] for row in sizes])
+
+    return begin
 
 
 @settings(max_examples=60, deadline=None)
@@ -39,7 +52,7 @@ def test_counts_what_a_plan_has(concepts, batch_size, fixed, seed):
     ]
     images = images_of(*(count for count, *_ in concepts))
     rules = PlanRules(seed=seed, batch_size=batch_size, fixed=fixed)
-    counter = BatchCounter(rules, configs, images, varied, epochs=12)
+    counter = BatchCounter(rules, configs, images, numbered(varied), epochs=12)
     for epoch in range(12):
         planned = plan_epoch(epoch, rules, configs, images, varied)
         assert counter.batches(epoch) == len(planned)
@@ -48,25 +61,27 @@ def test_counts_what_a_plan_has(concepts, batch_size, fixed, seed):
 
 def test_a_million_epochs_are_counted_in_seconds():
     start = time.process_time()
-    counter = BatchCounter(PlanRules(1, 4), [concept(balancing=0.7)], images_of(30), size_of, 1_000_000)
+    counter = BatchCounter(PlanRules(1, 4), [concept(balancing=0.7)], images_of(30), numbered(size_of), 1_000_000)
     assert sum(counter.batches(epoch) for epoch in range(1_000_000)) > 5_000_000
     assert time.process_time() - start < 10
 
 
-def test_ten_thousand_images_are_planned_at_once(tmp_path):
+@pytest.mark.parametrize(("resolution", "variations"), [("512", 100), ("512,768,1024", 5)])
+def test_ten_thousand_images_are_planned_at_once(resolution, variations):
     """The pause before the first step. Under a second on an idle core; the bound leaves room for a busy one."""
-    many = concept(image_variations=100, balancing=1.0)
+    many = concept(image_variations=variations, balancing=1.0)
     generator = random.Random(0)
     sides = [(generator.randint(300, 2000), generator.randint(300, 2000)) for _ in range(10_000)]
     images = [replace(image, width=w, height=h) for image, (w, h) in zip(images_of(10_000), sides, strict=True)]
-    source = ImageSource(TrainConfig.from_dict({"resolution": "512"}), [many], images, 64)
+    source = ImageSource(TrainConfig.from_dict({"resolution": resolution}), [many], images, 64)
     rules = PlanRules(seed=1, batch_size=4, caption_dropout=0.1)
     start = time.process_time()
-    counter = BatchCounter(rules, [many], images, source.size, 100, source.sizes_vary)
+    counter = BatchCounter(rules, [many], images, source.begin_sizes, 100, source.sizes_vary)
     counted = [counter.batches(epoch) for epoch in range(100)]
     first = plan_epoch(0, rules, [many], images, source.size)
     assert time.process_time() - start < 3
-    assert counted == [len(first)] * 100 and 2500 <= len(first) < 2520 and len({batch.size for batch in first}) > 5
+    assert counted[0] == len(first) and 2500 <= len(first) < 2560 and len({batch.size for batch in first}) > 5
+    assert (len(set(counted)) == 1) == (resolution == "512")
 
 
 @pytest.mark.parametrize("resolution", ["64", "64,128", "64x96"])
@@ -75,7 +90,8 @@ def test_sizes_vary_only_with_several_resolutions(resolution):
     images = images_of(9)
     source = ImageSource(TrainConfig.from_dict({"resolution": resolution}), [varied_concept], images, 16)
     rules = PlanRules(seed=1, batch_size=2)
-    counter = BatchCounter(rules, [varied_concept], images, source.size, 6, source.sizes_vary)
+    assert source.begin_sizes([0, 3], 1)().shape == (1, 2)
+    counter = BatchCounter(rules, [varied_concept], images, source.begin_sizes, 6, source.sizes_vary)
     for epoch in range(6):
         assert counter.batches(epoch) == len(plan_epoch(epoch, rules, [varied_concept], images, source.size))
     found = [len({source.size(index, variation) for variation in range(4)}) for index in range(9)]

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.model.flux1_models import chroma_pipeline as random_chroma
 from tests.model.flux1_models import flux1_pipeline
 
 import torch
@@ -369,6 +370,27 @@ def wide_flux1_folders(tmp_path_factory) -> dict[str, Path]:
         )
         for name in _FLUX1
     }
+
+
+# --- Chroma
+
+
+@pytest.fixture(scope="session")
+def chroma_pipeline():
+    """A small Chroma pipeline with random weights; tests must not change it."""
+    return _seeded(random_chroma)
+
+
+@pytest.fixture(scope="session")
+def chroma_folder(chroma_pipeline, tmp_path_factory) -> Path:
+    """The same as a diffusers folder; tests must not change it."""
+    return _saved(chroma_pipeline, tmp_path_factory.mktemp("chroma"))
+
+
+@pytest.fixture(scope="session")
+def wide_chroma_folder(tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized, in every component."""
+    return _saved(_seeded(random_chroma, 64, 4), tmp_path_factory.mktemp("wide chroma"))
 
 
 # --- Flux.2

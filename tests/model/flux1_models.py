@@ -1,9 +1,16 @@
-"""Small random Flux.1 models, and their layers in the original layout, which is written down by hand."""
+"""Small random models of Flux.1 and Chroma, and their layers in the original layout, which is written down by hand."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
 WORDS = "a red cat blue dog shape number 0 1 2 3 4 5 6"
@@ -12,6 +19,37 @@ WORDS = "a red cat blue dog shape number 0 1 2 3 4 5 6"
 def _t5_tokenizer() -> T5TokenizerFast:
     marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     return T5TokenizerFast(vocab=[*marks, *((f"▁{word}", -3.0) for word in WORDS.split())], extra_ids=0)
+
+
+def _t5(tokenizer: T5TokenizerFast, width: int) -> T5EncoderModel:
+    return T5EncoderModel(T5Config(
+        vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=2,
+        feed_forward_proj="gated-gelu", initializer_factor=2.0,
+    ))  # fmt: skip
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1,
+        block_out_channels=(8, 8, 8, 16), norm_num_groups=4, latent_channels=4, sample_size=64, scaling_factor=0.3611,
+        shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False,
+    )  # fmt: skip
+
+
+def _sizes(width: int, heads: int) -> dict:
+    return {
+        "in_channels": 16, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 16,
+        "num_attention_heads": heads, "joint_attention_dim": width, "axes_dims_rope": (4, 6, 6),
+    }  # fmt: skip
+
+
+def _disturb(*modules: nn.Module) -> None:
+    """Fresh norms and biases are ones and zeros, among which a wrong order would not show."""
+    with torch.no_grad():
+        for module in modules:
+            for parameter in module.eval().parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 def flux1_pipeline(variant: str, clip: CLIPTokenizer, width: int = 16, heads: int = 2) -> FluxPipeline:
@@ -29,31 +67,30 @@ def flux1_pipeline(variant: str, clip: CLIPTokenizer, width: int = 16, heads: in
         num_attention_heads=2, max_position_embeddings=16, projection_dim=width, bos_token_id=clip.bos_token_id,
         eos_token_id=clip.eos_token_id, pad_token_id=clip.pad_token_id,
     ))  # fmt: skip
-    text_encoder_2 = T5EncoderModel(T5Config(
-        vocab_size=len(t5), d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=2,
-        feed_forward_proj="gated-gelu", initializer_factor=2.0,
-    ))  # fmt: skip
+    text_encoder_2 = _t5(t5, width)
     transformer = FluxTransformer2DModel(
-        in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=heads,
-        joint_attention_dim=width, pooled_projection_dim=width, axes_dims_rope=(4, 6, 6),
-        guidance_embeds=variant == "dev",
-    )  # fmt: skip
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1,
-        block_out_channels=(8, 8, 8, 16), norm_num_groups=4, latent_channels=4, sample_size=64, scaling_factor=0.3611,
-        shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False,
-    )  # fmt: skip
-    with torch.no_grad():
-        for module in (transformer, vae, text_encoder, text_encoder_2):
-            for parameter in module.parameters():
-                if parameter.dim() == 1:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
+        pooled_projection_dim=width, guidance_embeds=variant == "dev", **_sizes(width, heads)
+    )
+    vae = _vae()
+    _disturb(transformer, vae, text_encoder, text_encoder_2)
     # as in the published models
     dynamic = {"shift": 3.0, "use_dynamic_shifting": True} if variant == "dev" else {}
     pipeline = FluxPipeline(
-        FlowMatchEulerDiscreteScheduler(**dynamic), vae.eval(), text_encoder.eval(), clip, text_encoder_2.eval(), t5,
-        transformer.eval(),
-    )  # fmt: skip
+        FlowMatchEulerDiscreteScheduler(**dynamic), vae, text_encoder, clip, text_encoder_2, t5, transformer
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def chroma_pipeline(width: int = 16, heads: int = 2) -> ChromaPipeline:
+    """The same of Chroma, with the scheduler of HD."""
+    tokenizer = _t5_tokenizer()
+    text_encoder, vae = _t5(tokenizer, width), _vae()
+    transformer = ChromaTransformer2DModel(
+        approximator_num_channels=16, approximator_hidden_dim=16 * heads, approximator_layers=2, **_sizes(width, heads)
+    )
+    _disturb(transformer, vae, text_encoder)
+    pipeline = ChromaPipeline(FlowMatchEulerDiscreteScheduler(shift=3.0), vae, text_encoder, tokenizer, transformer)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -99,20 +136,46 @@ NORMS = {
 LAST = "final_layer.adaLN_modulation.1"
 
 
+# what Chroma has not
+MODULATIONS = ("img_mod.lin", "txt_mod.lin", "modulation.lin")
+CHROMA_OUTSIDE = {
+    "img_in": ["x_embedder"],
+    "txt_in": ["context_embedder"],
+    "distilled_guidance_layer.in_proj": ["distilled_guidance_layer.in_proj"],
+    "distilled_guidance_layer.out_proj": ["distilled_guidance_layer.out_proj"],
+    "final_layer.linear": ["proj_out"],
+}
+
+
+def is_chroma(config) -> bool:
+    return "approximator_layers" in config
+
+
+def _outside(config) -> dict[str, list[str]]:
+    if not is_chroma(config):
+        return OUTSIDE | (GUIDANCE if config["guidance_embeds"] else {})
+    start = "distilled_guidance_layer.layers"
+    return CHROMA_OUTSIDE | {
+        f"{start}.{i}.{native}_layer": [f"{start}.{i}.linear_{number}"]
+        for i in range(config["approximator_layers"])
+        for number, native in ((1, "in"), (2, "out"))
+    }
+
+
 def native_layers(config) -> dict[str, list[str]]:
     """Native layer -> the layers of diffusers that it stands for."""
-    layers = dict(OUTSIDE) | (GUIDANCE if config["guidance_embeds"] else {})
+    layers = dict(_outside(config))
     for native, ours, count, inner in (
         ("double_blocks", "transformer_blocks", config["num_layers"], DOUBLE),
         ("single_blocks", "single_transformer_blocks", config["num_single_layers"], SINGLE),
     ):
         for i in range(count):
             layers |= {f"{native}.{i}.{name}": [f"{ours}.{i}.{path}" for path in paths]
-                       for name, paths in inner.items()}  # fmt: skip
+                       for name, paths in inner.items() if not (is_chroma(config) and name in MODULATIONS)}  # fmt: skip
     return layers
 
 
-def native_tensors(transformer: FluxTransformer2DModel) -> dict[str, Tensor]:
+def native_tensors(transformer: FluxTransformer2DModel | ChromaTransformer2DModel) -> dict[str, Tensor]:
     """All tensors of a transformer in the original layout."""
     state, written = transformer.state_dict(), {}
     for native, paths in native_layers(transformer.config).items():
@@ -124,5 +187,7 @@ def native_tensors(transformer: FluxTransformer2DModel) -> dict[str, Tensor]:
         for i in range(len(getattr(transformer, ours))):
             for native, path in NORMS[kind].items():
                 written[f"{kind}.{i}.{native}.scale"] = state.pop(f"{ours}.{i}.{path}.weight")
+    for name in [name for name in state if name.startswith("distilled_guidance_layer.norms.")]:
+        written[name.replace(".weight", ".scale")] = state.pop(name)
     assert not state, list(state)
     return {name: tensor.clone() for name, tensor in written.items()}

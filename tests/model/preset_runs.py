@@ -29,11 +29,11 @@ from torch import Tensor
 from PIL import Image
 
 CPU = torch.device("cpu")
-# least numbers of images and of steps
-IMAGES, STEPS = 4, 1
 # layers of the small models whose outputs nothing reads, so that they have no gradient: of the last block's text
 UNREAD = {ModelType.QWEN: re.compile(r"transformer_blocks\.1\.(attn\.(add_q_proj|to_add_out)|txt_mlp\..+)")}
 NOTHING = re.compile(r"(?!)")
+# least numbers of images and of steps
+IMAGES, STEPS = 4, 1
 # share of a change that the file's dtype may lose: its rounding a few times, and once more where layers are joined
 LOST = {DataType.FLOAT_32: 1e-5, DataType.FLOAT_16: 2e-3, DataType.BFLOAT_16: 1e-2}
 

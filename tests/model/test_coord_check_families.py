@@ -23,6 +23,7 @@ FAMILIES = {
 }  # fmt: skip
 FAMILIES["Flux.2 Klein"] = {**FAMILIES["Flux.2 dev"], "train_dtype": "BFLOAT_16"}
 FAMILIES["Z-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "Z_IMAGE"}
+FAMILIES["Chroma"] = {**FAMILIES["Flux.2 dev"], "model_type": "CHROMA_1"}
 FAMILIES["Qwen-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "QWEN"}
 FAMILIES["Krea 2"] = {**FAMILIES["Flux.2 dev"], "model_type": "KREA_2"}
 # what a method does to a layer is the same in each family: the others show that their layers are found and measured
@@ -31,12 +32,13 @@ EVERY_METHOD = ("SD 1.5", "Flux.2 Klein")
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_methods_are_measured(
-    make_run, small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, qwen_folder, krea2_folder, family
-):
+    make_run, small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, chroma_folder, qwen_folder,
+    krea2_folder, family,
+):  # fmt: skip
     folders = {
         "SD 1.5": small_folder, "SDXL": xl_folder, "Flux.1": flux1_folders["dev"], "Flux.2 dev": flux2_folders["dev"],
-        "Flux.2 Klein": flux2_folders["klein"], "Z-Image": zimage_folder, "Qwen-Image": qwen_folder,
-        "Krea 2": krea2_folder,
+        "Flux.2 Klein": flux2_folders["klein"], "Z-Image": zimage_folder, "Chroma": chroma_folder,
+        "Qwen-Image": qwen_folder, "Krea 2": krea2_folder,
     }  # fmt: skip
     options = make_run().options(
         **{"unet": COMPONENT, **SCALED, **FAMILIES[family], "base_model_name": str(folders[family])}

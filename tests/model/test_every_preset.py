@@ -64,6 +64,7 @@ def base_of(request):
         ModelType.FLUX_DEV_1: ("flux1_folders", "wide_flux1_folders"),
         ModelType.FLUX_2: ("flux2_folders", "wide_flux2_folders"),
         ModelType.Z_IMAGE: ("zimage_folder", "wide_zimage_folder"),
+        ModelType.CHROMA_1: ("chroma_folder", "wide_chroma_folder"),
         ModelType.QWEN: ("qwen_folder", "wide_qwen_folder"),
         ModelType.KREA_2: ("krea2_folder", "wide_krea2_folder"),
     }

@@ -1,9 +1,10 @@
-"""Transformer, text encoders and autoencoder of Flux.1 from files of their own, as people download them."""
+"""Transformer, text encoders and autoencoder of Flux.1 and Chroma from files of their own, as people download them."""
 
 import shutil
 from pathlib import Path
 
-from modules.model.FluxModel import FluxModel
+from modules.model.BaseModel import BaseModel, family_of
+from modules.model.recognize_model import find_model_type
 from modules.model.StandardSource import StandardSource
 from modules.util.CheckpointTensor import CheckpointTensor
 from modules.util.config.TrainConfig import TrainConfig
@@ -18,21 +19,39 @@ import torch
 from torch import Tensor
 
 import pytest
-from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
+from diffusers.loaders.single_file_utils import (
+    convert_chroma_transformer_checkpoint_to_diffusers,
+    convert_flux_transformer_checkpoint_to_diffusers,
+)
 
 FLUX1_VAE_NAMES = {native: ours for native, ours in VAE_NAMES.items() if "quant" not in native and native != "bn"}
 LINEAR1 = "single_blocks.1.linear1.weight"
 
 
-@pytest.fixture(params=["dev", "schnell"])
+@pytest.fixture(params=["dev", "schnell", "chroma"])
 def variant(request) -> str:
     return request.param
 
 
-def model(folder: Path, **components: Path) -> FluxModel:
+@pytest.fixture
+def folder(variant, flux1_folders, chroma_folder) -> Path:
+    return chroma_folder if variant == "chroma" else flux1_folders[variant]
+
+
+@pytest.fixture
+def pipeline(variant, flux1_pipelines, chroma_pipeline):
+    return chroma_pipeline if variant == "chroma" else flux1_pipelines[variant]
+
+
+def model(folder: Path, **components: Path) -> BaseModel:
     options = {name: {"model_name": str(path)} for name, path in components.items()}
-    config = TrainConfig.from_dict({"base_model_name": str(folder), "model_type": "FLUX_DEV_1", **options})
-    return FluxModel.load(config, torch.device("cpu"))
+    return load_model({"base_model_name": str(folder), **options})
+
+
+def load_model(options: dict) -> BaseModel:
+    kind = find_model_type(TrainConfig.from_dict({"base_model_name": options["base_model_name"]}))
+    config = TrainConfig.from_dict({"model_type": kind, **options})
+    return family_of(config).load(config, torch.device("cpu"))
 
 
 def load(folder: Path, component: str, path: Path) -> torch.nn.Module:
@@ -53,40 +72,49 @@ def t5_tensors(encoder, prefix: str = "", embedding: str = "shared.weight") -> d
     return tensors | {f"{prefix}{embedding}": encoder.shared.weight.detach()}
 
 
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
-def test_native_transformers(flux1_folders, flux1_pipelines, variant, tmp_path, prefix):
-    transformer = flux1_pipelines[variant].transformer
-    native = {prefix + name: tensor for name, tensor in native_tensors(transformer).items()}
-    path = write(native, tmp_path / "flux1-dev.safetensors")
-    same(load(flux1_folders[variant], "transformer", path), transformer)
+# norms call their weight so in the original code, and otherwise in what newer versions of ComfyUI save
+@pytest.mark.parametrize(("prefix", "norms"), [("", ".scale"), ("model.diffusion_model.", ".weight")])
+def test_native_transformers(folder, pipeline, tmp_path, prefix, norms):
+    tensors = native_tensors(pipeline.transformer)
+    native = {prefix + name.replace(".scale", norms): tensor for name, tensor in tensors.items()}
+    found = load(folder, "transformer", write(native, tmp_path / "flux1-dev.safetensors"))
+    same(found, pipeline.transformer)
+    # what is computed, and in no file, is there
+    for name, buffer in pipeline.transformer.named_buffers():
+        assert torch.equal(found.get_buffer(name), buffer), name
 
 
 def test_the_layout_is_the_one_that_diffusers_reads(variant):
     """By its own converter, which knows the published sizes alone: on the meta device."""
-    transformer = StandardSource(ModelType.FLUX_DEV_1, variant).empty("transformer")
-    read = convert_flux_transformer_checkpoint_to_diffusers(native_tensors(transformer))
+    chroma = variant == "chroma"
+    transformer = StandardSource(ModelType.CHROMA_1 if chroma else ModelType.FLUX_DEV_1, variant).empty("transformer")
+    convert = (
+        convert_chroma_transformer_checkpoint_to_diffusers
+        if chroma
+        else convert_flux_transformer_checkpoint_to_diffusers
+    )
+    read = convert(native_tensors(transformer))
     assert {name: tensor.shape for name, tensor in read.items()} == {
         name: tensor.shape for name, tensor in transformer.state_dict().items()
     }
 
 
-def test_a_trained_transformer_is_written_in_this_layout(flux1_folders, flux1_pipelines, variant):
-    transformer = flux1_pipelines[variant].transformer
-    state, expected = transformer.state_dict(), native_tensors(transformer)
-    made: list[CheckpointTensor] = model(flux1_folders[variant]).checkpoint_tensors(ModelFormat.ORIGINAL_TRANSFORMER)
+def test_a_trained_transformer_is_written_in_this_layout(folder, pipeline):
+    state, expected = pipeline.transformer.state_dict(), native_tensors(pipeline.transformer)
+    made: list[CheckpointTensor] = model(folder).checkpoint_tensors(ModelFormat.ORIGINAL_TRANSFORMER)
     found = {one.name: one.join([state[name] for _, name in one.sources]) for one in made}
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_float_8_is_widened(flux1_folders, flux1_pipelines, tmp_path):
-    transformer = flux1_pipelines["dev"].transformer
+def test_float_8_is_widened(folder, pipeline, tmp_path):
+    transformer = pipeline.transformer
     tensors = native_tensors(transformer)
     scale = tensors[LINEAR1].abs().max() / 448
     tensors |= {LINEAR1: (tensors[LINEAR1] / scale).to(torch.float8_e4m3fn), "scaled_fp8": torch.zeros(0)}
     tensors[LINEAR1.replace("weight", "scale_weight")] = scale
     tensors["img_in.weight"] = tensors["img_in.weight"].to(torch.float8_e4m3fn)
-    found = load(flux1_folders["dev"], "transformer", write(tensors, tmp_path / "x.safetensors")).state_dict()
+    found = load(folder, "transformer", write(tensors, tmp_path / "x.safetensors")).state_dict()
     for name, tensor in transformer.state_dict().items():
         # three digits after the leading one: half a step is 1/16
         assert (found[name] - tensor).abs().max() <= tensor.abs().max() / 16
@@ -111,8 +139,8 @@ def test_text_encoders(flux1_folders, flux1_pipelines, tmp_path):
 def test_t5_keeps_the_layer_that_needs_range_in_half_precision(flux1_folders, flux1_pipelines, tmp_path):
     path = write(t5_tensors(flux1_pipelines["dev"].text_encoder_2), tmp_path / "t5xxl.safetensors")
     options = {"model_name": str(path), "weight_dtype": "FLOAT_16"}
-    config = {"base_model_name": str(flux1_folders["dev"]), "model_type": "FLUX_DEV_1", "text_encoder_2": options}
-    encoder = FluxModel.load(TrainConfig.from_dict(config), torch.device("cpu")).components["text_encoder_2"]
+    config = {"base_model_name": str(flux1_folders["dev"]), "text_encoder_2": options}
+    encoder = load_model(config).components["text_encoder_2"]
     wide = {name for name, tensor in encoder.named_parameters() if tensor.dtype == torch.float32}
     assert wide == {name for name, _ in encoder.named_parameters() if name.endswith(".wo.weight")}
 
@@ -124,26 +152,30 @@ def test_an_autoencoder(flux1_folders, flux1_pipelines, tmp_path, prefix):
     same(load(flux1_folders["dev"], "vae", path), vae)
 
 
-def test_all_of_a_whole_checkpoint(flux1_folders, flux1_pipelines, tmp_path):
+@pytest.mark.parametrize("variant", ["schnell", "chroma"], indirect=True)
+def test_all_of_a_whole_checkpoint(folder, pipeline, variant, tmp_path):
     """As ComfyUI has them: each component takes what is its own, and the base model's folder needs no weights."""
-    bare = shutil.copytree(flux1_folders["schnell"], tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
-    pipeline = flux1_pipelines["schnell"]
+    bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     native = native_tensors(pipeline.transformer)
+    t5, clip = pipeline.text_encoder, {}
+    if variant == "schnell":
+        t5, clip = pipeline.text_encoder_2, clip_tensors(pipeline.text_encoder, "text_encoders.clip_l.transformer.")
     path = write(
         {
             **{f"model.diffusion_model.{name}": tensor for name, tensor in native.items()},
-            **clip_tensors(pipeline.text_encoder, "text_encoders.clip_l.transformer."),
-            **t5_tensors(pipeline.text_encoder_2, "text_encoders.t5xxl.transformer."),
+            **clip,
+            **t5_tensors(t5, "text_encoders.t5xxl.transformer."),
             "text_encoders.t5xxl.logit_scale": torch.ones(1),
             **ldm_vae(pipeline.vae, FLUX1_VAE_NAMES, "vae."),
         },
-        tmp_path / "flux1-schnell.safetensors",
+        tmp_path / "all in one.safetensors",
     )
-    components = ("transformer", "text_encoder", "text_encoder_2", "vae")
+    components = ["transformer", "text_encoder", *(["text_encoder_2"] if clip else []), "vae"]
     whole = model(bare, **dict.fromkeys(components, path))
     for component in components:
         same(whole.components[component], getattr(pipeline, component))
-    assert whole.encode_captions(["a red cat"])["hidden"].shape == (1, 77, 16)
+    # a caption of Chroma has as many tokens as it needs
+    assert whole.encode_captions(["a red cat"])["hidden"].shape == (1, 77 if clip else 5, 16)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +199,19 @@ def test_files_that_do_not_fit_are_named(flux1_folders, flux1_pipelines, tmp_pat
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_gguf_is_refused_by_name(flux1_folders, tmp_path):
+def test_a_file_of_the_other_family_is_told_by_name(
+    flux1_folders, chroma_folder, flux1_pipelines, chroma_pipeline, tmp_path
+):
+    chroma = write(native_tensors(chroma_pipeline.transformer), tmp_path / "chroma.safetensors")
+    flux = write(native_tensors(flux1_pipelines["schnell"].transformer), tmp_path / "flux.safetensors")
+    for folder in flux1_folders.values():
+        with pytest.raises(UserError, match=r"chroma\.safetensors is .* of CHROMA_1, but model_type is FLUX_DEV_1"):
+            load(folder, "transformer", chroma)
+    with pytest.raises(UserError, match=r"flux\.safetensors is .* of FLUX_DEV_1, but model_type is CHROMA_1"):
+        load(chroma_folder, "transformer", flux)
+
+
+def test_gguf_is_refused_by_name(folder, tmp_path):
     (tmp_path / "flux1-dev-Q4_0.gguf").write_bytes(b"GGUF")
     with pytest.raises(UserError, match=r"found a \.gguf"):
-        load(flux1_folders["dev"], "transformer", tmp_path / "flux1-dev-Q4_0.gguf")
+        load(folder, "transformer", tmp_path / "flux1-dev-Q4_0.gguf")

@@ -1,11 +1,13 @@
-"""How adapter files call Flux.1's layers, and what ComfyUI and diffusers make of such files.
+"""How adapter files call the layers of Flux.1 and of Chroma, and what ComfyUI and diffusers make of such files.
 
 The original layout is written down in flux1_models.py, ComfyUI's key map here: it knows each native layer by its name,
-each layer of a fused one by diffusers' name, and the last modulation by diffusers' name with ΔW's halves exchanged.
+each layer of a fused one by diffusers' name, and the last modulation by diffusers' name with ΔW's halves exchanged. To
+it Chroma is a Flux.1; what gives the modulations there has native names alone.
 """
 
 from functools import cache
 
+from modules.model.chroma_keys import CHROMA_LAYOUT, chroma_adapter_naming
 from modules.model.flux1_keys import FLUX_1_LAYOUT, flux1_adapter_naming
 from modules.model.StandardSource import StandardSource
 from modules.model.unet_keys import layer_paths
@@ -15,6 +17,7 @@ from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.convert import find_reference
 from modules.modelSaver.save_adapter import check_joins, encode_adapter, kind_of_components, save_adapter
 from modules.module.AdapterSet import AdapterSet
+from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
@@ -23,7 +26,7 @@ from modules.util.LayerFilter import LayerFilter
 from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError
 from tests.adapters import disturb
-from tests.model.flux1_models import LAST, native_layers
+from tests.model.flux1_models import LAST, is_chroma, native_layers
 from tests.model.test_flux2_comfy import delta, native_weights
 
 import torch
@@ -34,8 +37,8 @@ from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
 from safetensors.torch import load_file, save_file
 
-# as published: in billions they are called 12
-SIZES = {"Flux.1 dev": 11_901_408_320, "Flux.1 schnell": 11_891_178_560}
+# as published: in billions they are called 12 and 8.9
+SIZES = {"Flux.1 dev": 11_901_408_320, "Flux.1 schnell": 11_891_178_560, "Chroma": 8_899_983_424}
 NATIVE = {
     ModelFormat.COMFY_LORA: "diffusion_model.",
     ModelFormat.KOHYA_LORA: "lora_unet_",
@@ -61,24 +64,35 @@ KINDS = {
 ALONE = ("DoRA on inputs", "LoKr")
 
 
+def naming_of(transformer) -> AdapterNaming:
+    return (chroma_adapter_naming if is_chroma(transformer.config) else flux1_adapter_naming)(transformer)
+
+
 @cache
-def flux1_models() -> dict:
+def full_models() -> dict:
     """name -> a full-size model on the meta device."""
     found = {}
     for name in SIZES:
-        transformer = StandardSource(ModelType.FLUX_DEV_1, name).empty("transformer")
-        found[name] = ReferenceModel(name, {"transformer": transformer}, flux1_adapter_naming(transformer))
+        kind = ModelType.CHROMA_1 if name == "Chroma" else ModelType.FLUX_DEV_1
+        transformer = StandardSource(kind, name).empty("transformer")
+        version = "chroma" if name == "Chroma" else "flux1"
+        found[name] = ReferenceModel(name, {"transformer": transformer}, naming_of(transformer), base_version=version)
     return found
 
 
 @pytest.fixture(scope="module", params=SIZES)
 def standard(request):
-    return flux1_models()[request.param]
+    return full_models()[request.param]
+
+
+@pytest.fixture(params=["Flux.1", "Chroma"])
+def pipeline(request, flux1_pipelines, chroma_pipeline):
+    return chroma_pipeline if request.param == "Chroma" else flux1_pipelines["dev"]
 
 
 @pytest.fixture
-def transformer(flux1_pipelines):
-    return flux1_pipelines["dev"].transformer
+def transformer(pipeline):
+    return pipeline.transformer
 
 
 def spelled(prefix: str, name: str) -> str:
@@ -113,13 +127,16 @@ def test_every_layer_has_a_key_that_readers_know(standard):
     comfy = standard.naming.comfy
     assert {spelled(prefix, name) for prefix in ("diffusion_model.", "lora_unet_") for name in native} <= comfy
     prefixes = ("transformer.", "lora_transformer_", "lycoris_")
-    assert {spelled(prefix, path) for prefix in prefixes for path in paths} <= comfy
+    unknown = {path for path in paths if path.startswith("distilled_guidance_layer.")}
+    assert {spelled(prefix, path) for prefix in prefixes for path in paths - unknown} <= comfy
+    assert not {spelled(prefix, path) for prefix in prefixes for path in unknown} & comfy
     assert not native.keys() & comfy - {"proj_out"}
 
 
 def test_native_names_stand_for_the_right_layers(standard):
+    layout = CHROMA_LAYOUT if standard.name == "Chroma" else FLUX_1_LAYOUT
     for native, paths in native_layers(standard.components["transformer"].config).items():
-        assert {FLUX_1_LAYOUT.layer(path)[0] for path in paths} == {native}
+        assert {layout.layer(path)[0] for path in paths} == {native}
         for prefix in ("", "diffusion_model.", "base_model.model.", "lora_unet_", "lycoris_"):
             name = spelled(prefix, native)
             group = standard.naming.fused.get(name)
@@ -132,21 +149,41 @@ def test_native_names_stand_for_the_right_layers(standard):
 
 def test_a_layer_of_another_model_has_no_native_name():
     for path in ("transformer_blocks.0.attn.to_strange", "time_guidance_embed.linear", "single_transformer_blocks.x.y"):
+        for layout in (FLUX_1_LAYOUT, CHROMA_LAYOUT):
+            with pytest.raises(ValueError, match=path):
+                layout.layer(path)
+    for path in ("norm_out.linear", "transformer_blocks.0.norm1.linear", "distilled_guidance_layer.layers.0"):
         with pytest.raises(ValueError, match=path):
-            FLUX_1_LAYOUT.layer(path)
+            CHROMA_LAYOUT.layer(path)
 
 
 def test_a_file_tells_its_model(tmp_path, standard):
     transformer, parts = standard.components["transformer"], {}
-    guidance = ["time_text_embed.guidance_embedder.linear_1"] if standard.name == "Flux.1 dev" else []
-    for path in ("context_embedder", "single_transformer_blocks.3.proj_mlp", "norm_out.linear", *guidance):
+    own = {"Flux.1 dev": ["norm_out.linear", "time_text_embed.guidance_embedder.linear_1"],
+           "Flux.1 schnell": ["norm_out.linear"], "Chroma": ["distilled_guidance_layer.in_proj"]}  # fmt: skip
+    for path in ("context_embedder", "single_transformer_blocks.3.proj_mlp", *own[standard.name]):
         layer = transformer.get_submodule(path)
         parts[path] = {"lora_down.weight": torch.ones(1, layer.in_features),
                        "lora_up.weight": torch.ones(layer.out_features, 1)}  # fmt: skip
     file = encode_adapter({"transformer": parts}, ModelFormat.COMFY_LORA, standard.naming, DataType.FLOAT_32)
     save_file(file, tmp_path / "x")
     # one without a layer for guidance fits both: the first is taken
-    assert find_reference(read_adapter(tmp_path / "x"), flux1_models().values()).name == "Flux.1 dev"
+    expected = "Chroma" if standard.name == "Chroma" else "Flux.1 dev"
+    assert find_reference(read_adapter(tmp_path / "x"), full_models().values()).name == expected
+
+
+def test_metadata_tell_families_apart_whose_blocks_are_alike(tmp_path):
+    """Layers in blocks have the same names and sizes in Flux.1 and Chroma."""
+    models = full_models()
+    path = "single_transformer_blocks.3.proj_mlp"
+    layer = models["Chroma"].components["transformer"].get_submodule(path)
+    parts = {"lora_down.weight": torch.ones(1, layer.in_features), "lora_up.weight": torch.ones(layer.out_features, 1)}
+    file = encode_adapter(
+        {"transformer": {path: parts}}, ModelFormat.DIFFUSERS_LORA, models["Chroma"].naming, DataType.FLOAT_32
+    )
+    for told, name in (("chroma", "Chroma"), ("flux1", "Flux.1 dev"), ("", "Flux.1 dev")):
+        save_file(file, tmp_path / "x", {"ss_base_model_version": told})
+        assert find_reference(read_adapter(tmp_path / "x"), models.values()).name == name
 
 
 # --- adapters with numbers in them
@@ -158,7 +195,7 @@ def trained(transformer, options: dict, layers: LayerFilter | None = None) -> Ad
 
 
 def written(adapters: AdapterSet, transformer, path, model_format=ModelFormat.COMFY_LORA) -> dict[str, Tensor]:
-    naming = flux1_adapter_naming(transformer)
+    naming = naming_of(transformer)
     save_adapter(path, {"transformer": adapters}, model_format, naming, AdapterDescription())
     return load_file(path)
 
@@ -218,7 +255,7 @@ def test_every_weight_in_comfyui_is_the_trained_one(tmp_path, transformer, kind,
     assert bool(alone) == (kind in ALONE or (bool(layers) and kind == "DoRA on outputs"))
     assert alone <= {f"transformer.{path}" for path in fused}
     # and it is the same adapter when it is read again
-    layers_again = read_adapter(tmp_path / "x").fit(flux1_adapter_naming(transformer), {"transformer": transformer})
+    layers_again = read_adapter(tmp_path / "x").fit(naming_of(transformer), {"transformer": transformer})
     again = AdapterSet.from_parts("transformer", transformer, layers_again["transformer"]).adapters
     for name, adapter in adapters.adapters.items():
         torch.testing.assert_close(again[name].merged_delta(), adapter.merged_delta(), atol=2e-6, rtol=1e-5)
@@ -227,7 +264,7 @@ def test_every_weight_in_comfyui_is_the_trained_one(tmp_path, transformer, kind,
 @pytest.mark.parametrize("kind", ["DoRA on inputs", "LoKr"])
 def test_kinds_that_can_t_be_joined_are_refused_where_layers_are_joined(transformer, kind):
     adapter_kind = kind_of_components({"transformer": trained(transformer, KINDS[kind]).layers()})
-    naming = flux1_adapter_naming(transformer)
+    naming = naming_of(transformer)
     for model_format in NATIVE.keys() - {ModelFormat.COMFY_LORA}:
         with pytest.raises(UserError, match="Choose one of COMFY_LORA, LEGACY_LORA, INTERNAL"):
             check_joins(model_format, naming, adapter_kind, lambda _: True)
@@ -237,9 +274,9 @@ def test_kinds_that_can_t_be_joined_are_refused_where_layers_are_joined(transfor
 # --- diffusers
 
 
-def inputs() -> dict[str, Tensor]:
+def inputs(chroma: bool) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(2)
-    return {
+    found = {
         "hidden_states": torch.randn(2, 6, 16, generator=generator),
         "encoder_hidden_states": torch.randn(2, 4, 16, generator=generator),
         "pooled_projections": torch.randn(2, 16, generator=generator),
@@ -249,6 +286,7 @@ def inputs() -> dict[str, Tensor]:
         "txt_ids": torch.zeros(4, 3),
         "return_dict": False,
     }
+    return {name: value for name, value in found.items() if not (chroma and name in ("pooled_projections", "guidance"))}
 
 
 # diffusers 0.42.1 takes its own names wholly; of native ones, kohya's spelling of those in blocks. That of the layer in
@@ -261,25 +299,27 @@ def inputs() -> dict[str, Tensor]:
         ("LoRA", ModelFormat.KOHYA_LORA, r"^transformer_blocks|^single_transformer_blocks.*(norm|proj_out)"),
     ],
 )
-def test_diffusers_loads_the_file(tmp_path, transformer, flux1_folders, kind, model_format, layers):
+def test_diffusers_loads_the_file(tmp_path, pipeline, flux1_folders, chroma_folder, kind, model_format, layers):
+    transformer, chroma = pipeline.transformer, is_chroma(pipeline.transformer.config)
     adapters = trained(transformer, KINDS[kind], LayerFilter((layers,), regex=True) if layers else None)
     path = tmp_path / "adapter.safetensors"
     written(adapters, transformer, path, model_format)
-    pipeline = DiffusionPipeline.from_pretrained(flux1_folders["dev"])
-    pipeline.load_lora_weights(str(path))
-    plain = transformer(**inputs())[0]
+    other = DiffusionPipeline.from_pretrained(chroma_folder if chroma else flux1_folders["dev"])
+    other.load_lora_weights(str(path))
+    plain = transformer(**inputs(chroma))[0]
     adapters.eval().hook()
     try:
-        hooked = transformer(**inputs())[0]
+        hooked = transformer(**inputs(chroma))[0]
     finally:
         adapters.unhook()
     assert (hooked - plain).abs().max() > 0.1
-    torch.testing.assert_close(pipeline.transformer(**inputs())[0], hooked, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(other.transformer(**inputs(chroma))[0], hooked, atol=1e-4, rtol=1e-4)
 
 
-def test_kohya_files_against_diffusers_converter():
+@pytest.mark.parametrize("name", ["Flux.1 schnell", "Chroma"])
+def test_kohya_files_against_diffusers_converter(name):
     """Which native layer is which of diffusers', of all those in blocks, with the numbers of each."""
-    model, generator = flux1_models()["Flux.1 schnell"], torch.Generator().manual_seed(0)
+    model, generator = full_models()[name], torch.Generator().manual_seed(0)
     transformer, parts, expected = model.components["transformer"], {}, {}
     for path in layer_paths(transformer):
         if "blocks.0." in path:

@@ -29,6 +29,7 @@ FAMILIES = {
     "Flux.2 dev": "FLUX_2",
     "Flux.2 Klein": "FLUX_2",
     "Z-Image": "Z_IMAGE",
+    "Chroma": "CHROMA_1",
     "Qwen-Image": "QWEN",
     "Krea 2": "KREA_2",
 }
@@ -71,12 +72,14 @@ def test_the_tables_are_complete():
 
 @pytest.fixture(scope="module")
 def folders(
-    small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, qwen_folder, krea2_folder
-) -> dict[str, Path]:
+    small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, chroma_folder, qwen_folder,
+    krea2_folder,
+) -> dict[str, Path]:  # fmt: skip
     flux2 = {f"Flux.2 {name}": flux2_folders[name.lower()] for name in ("dev", "Klein")}
     others = {
         "Flux.1": flux1_folders["dev"],
         "Z-Image": zimage_folder,
+        "Chroma": chroma_folder,
         "Qwen-Image": qwen_folder,
         "Krea 2": krea2_folder,
     }

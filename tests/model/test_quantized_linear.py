@@ -10,6 +10,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.enum.PeftType import PeftType
 from modules.util.UserError import UserError
+from tests.foreign_device import ForeignDevice
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,15 @@ def test_every_arithmetic_unpacks_the_same_weight(data_type):
     for dtype, limit in ((torch.bfloat16, 2.0**-7), (torch.float16, 2.0**-9)):
         # the roundings of a level or number and of its product; small numbers of float16 are subnormal
         assert ((layer.dense(dtype).float() - exact).abs() <= limit * exact.abs() + 2.0**-24).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@every_format
+def test_a_device_unpacks_the_same_numbers(data_type, dtype):
+    layer, device = QuantizedLinear(source(), data_type), ForeignDevice()
+    with device:
+        found = WEIGHT_CODECS[data_type].unpack(device.put(layer.weight), device.put(layer.scale), dtype)
+    assert found.device == device.device and torch.equal(device.taken(found), layer.dense(dtype))
 
 
 def test_float8_is_torchs():

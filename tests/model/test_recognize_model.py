@@ -18,9 +18,10 @@ def type_of(path: Path) -> ModelType:
     return find_model_type(TrainConfig(base_model_name=str(path)))
 
 
-def test_a_folder_by_its_components(mini_base, flux1_folders, tmp_path):
+def test_a_folder_by_its_components(mini_base, flux1_folders, chroma_folder, tmp_path):
     assert type_of(mini_base) == ModelType.STABLE_DIFFUSION_15
     assert {type_of(folder) for folder in flux1_folders.values()} == {ModelType.FLUX_DEV_1}
+    assert type_of(chroma_folder) == ModelType.CHROMA_1
     index = json.loads((mini_base / "model_index.json").read_text())
     # one more component than the family has is another family
     index["text_encoder_9"] = ["transformers", "CLIPTextModel"]
@@ -40,6 +41,7 @@ def test_a_folder_by_its_components(mini_base, flux1_folders, tmp_path):
         ("model.diffusion_model.txtfusion.projector.weight", "KREA_2"),
         ("text_fusion.projector.weight", "KREA_2"),
         ("double_blocks.0.img_mod.lin.weight", "FLUX_DEV_1"),
+        ("distilled_guidance_layer.norms.0.scale", "CHROMA_1"),
     ],
 )
 def test_a_file_by_its_tensors(tmp_path, name, found):

@@ -42,6 +42,7 @@ def test_sizes_of_the_standard_models(standard):
         ("Flux.2 Klein 9B", "transformer"): 9_078_581_248,
         ("Flux.2 Klein 4B", "transformer"): 3_875_544_576,
         ("Z-Image", "transformer"): 6_154_908_736,
+        ("Chroma", "transformer"): 8_899_983_424,
         ("Qwen-Image", "transformer"): 20_430_401_088,
         ("Krea 2", "transformer"): 12_820_073_036,
     }

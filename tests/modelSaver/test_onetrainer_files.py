@@ -194,6 +194,10 @@ COUNTS = {
         "ORIGINAL_LORA": (0, 89), "DIFFUSERS_LORA": (104, 109), "INTERNAL": (104, 109), "LEGACY_LORA": (104, 109)
     },
     "Z-Image": {},
+    # by that copy, too
+    "Chroma": {
+        "ORIGINAL_LORA": (0, 243), "DIFFUSERS_LORA": (421, 433), "INTERNAL": (421, 433), "LEGACY_LORA": (421, 433)
+    },
     "Qwen-Image": {},
     "Krea 2": {"ORIGINAL_LORA": (0, 264)},
 }  # fmt: skip
@@ -210,7 +214,7 @@ def test_how_many_layers_comfy_finds(standards, name):
         told = f"finds {known} of the model's {len(names)} layers" in line
         assert told == (known < len(names) and not LAYOUTS[model_format].peft)
     apart = naming.write_apart.get(ModelFormat.COMFY_LORA, {})
-    assert set(apart.values()) <= naming.comfy and bool(apart) == name.startswith("Flux.")
+    assert set(apart.values()) <= naming.comfy and bool(apart) == name.startswith(("Flux.", "Chroma"))
     joined = one(onetrainer_remarks(ModelFormat.KOHYA_LORA, AdapterKind("LoRA"), naming))
-    assert ("layers that are joined" in joined) == (name.startswith("Flux.") or name == "Z-Image")
+    assert ("layers that are joined" in joined) == name.startswith(("Flux.", "Chroma", "Z-Image"))
     assert not onetrainer_remarks(ModelFormat.LEGACY_LORA, AdapterKind("LoRA"), naming)

@@ -1,4 +1,4 @@
-"""Adapters on a device that is not the CPU: forward and backward mix nothing of the CPU in, and never wait."""
+"""Adapters on a device that is not the CPU: nothing of the CPU is mixed in, nothing waits, nothing is copied there."""
 
 from modules.model.QuantizedLinear import WEIGHT_CODECS, QuantizedLinear
 from modules.module.AdapterSet import AdapterSet
@@ -38,13 +38,13 @@ def stepped(root: Root, adapters: AdapterSet, x: Tensor, device: ForeignDevice |
     """The output, and the gradients of the input and of what is trained."""
     move(adapters).hook()
     x = x.requires_grad_()
-    waits = device.waits if device else 0
+    counts = (device.waits, device.sent) if device else None
     for _ in range(2):
         # what is made at the first call is there at the second
         y = root(x)
         (y * torch.linspace(-1, 1, y.shape[-1], device=y.device, dtype=y.dtype)).sum().backward()
-        before, waits = waits, device.waits if device else 0
-    assert waits == before, f"waited {waits - before} times"
+        before, counts = counts, (device.waits, device.sent) if device else None
+    assert counts == before, "waits for the device, and copies from the CPU"
     return [y, x.grad, *(parameter.grad for parameter in adapters.parameters())]
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel, model_families
+from modules.model.ChromaModel import ChromaModel
 from modules.model.FluxModel import FluxModel
 from modules.model.Krea2Model import Krea2Model
 from modules.model.ModelSource import empty_module
@@ -21,6 +22,7 @@ from torch import nn
 
 import pytest
 from diffusers import (
+    ChromaTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     Krea2Transformer2DModel,
@@ -78,6 +80,11 @@ COMPONENTS = {
         | {f"time_text_embed.{name}_embedder.linear_1" for name in ("timestep", "guidance", "text")},
         {"proj_out"},
     ),
+    "chroma": (
+        lambda: resource(ChromaTransformer2DModel, "chroma/transformer"),
+        {"x_embedder", "context_embedder", "distilled_guidance_layer.in_proj"},
+        {"proj_out"},
+    ),
     "z-image": (
         lambda: resource(ZImageTransformer2DModel, "z_image/transformer"),
         {"all_x_embedder.2-1", "cap_embedder.1", "t_embedder.mlp.0"},
@@ -97,7 +104,8 @@ COMPONENTS = {
     "language model, tied": (lambda: small_qwen(tied=True), {"model.embed_tokens"}, set()),
 }  # fmt: skip
 # the component of a family that says itself which layers are first and last
-OWN = {"flux.1 dev": FluxModel, "z-image": ZImageModel, "qwen-image": QwenModel, "krea 2": Krea2Model}
+OWN = {"flux.1 dev": FluxModel, "chroma": ChromaModel, "z-image": ZImageModel, "qwen-image": QwenModel}
+OWN["krea 2"] = Krea2Model
 
 
 @pytest.fixture(scope="module", params=COMPONENTS)

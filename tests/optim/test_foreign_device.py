@@ -13,9 +13,9 @@ import pytest
 # one or two of each kind: what is tried is where tensors lie, not how many there are
 FEW = tuple((role, shape, min(count, 2)) for role, shape, count in MODEL)
 STEPS = 3
-# Without a kernel of our own, which GPUs of NVIDIA have, LoRA-RITE looks at each stack for matrices without full rank:
-# decomposing all of them the long way costs twenty times as much.
-WAITS = {"LORA_RITE": 2}
+# Without a kernel of our own LoRA-RITE waits two or three times for the pairs of one shape, of which there are two: to
+# find matrices without full rank, and as torch looks at the host whether each call for eigenvalues was right.
+WAITS = {"LORA_RITE": 6}
 # float32 sums in another order: on a CPU some rules take several operations in one pass
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02}
 

@@ -124,7 +124,7 @@ BAD_CONFIGS = {
     "a wrong type deep inside": ({"concepts": [{"path": "x", "image": {"enable_random_flip": 1}}]}, "concepts.0.image"),
     "an option that no optimizer has": ({"optimizer": {"optimizer": "PRODIGY", "fsdp_in_use": True}}, "several GPUs"),
     "an option of another optimizer": ({"optimizer": {"optimizer": "ADAMW", "momentum": 0.5}}, "optimizer.momentum"),
-    "a family without code": ({"model_type": "CHROMA_1"}, "model_type"),
+    "a family without code": ({"model_type": "WUERSTCHEN_2"}, "model_type"),
     "a method without code": ({"training_method": "FINE_TUNE_VAE"}, "training_method"),
     "a format that cannot hold the adapter": (
         {"peft_type": "LOHA", "output_model_format": "DIFFUSERS_LORA"}, "output_model_format",

@@ -118,7 +118,7 @@ def test_unreachable_model_of_a_known_type(mini_run):
     with pytest.raises(UserError, match="nobody/nothing does not tell which one"):
         load_without_weights(flux, notes.append)
     with pytest.raises(UserError, match="there is no description of it"):
-        StandardSource(ModelType.CHROMA_1)
+        StandardSource(ModelType.WUERSTCHEN_2)
     with pytest.raises(UserError, match="base_model_name"):
         load_without_weights(config.model_copy(update={"base_model_name": str(mini_run.root)}), notes.append)
 
@@ -174,6 +174,13 @@ def test_flux1_is_described_as_it_was_published(name, count):
     assert counts == {"transformer": count, **encoders, "vae": 83_819_683}
     assert source.tokenizer("tokenizer_2")(["a", "b"], max_length=77).input_ids.shape == (2, 77)
     assert len(source.tokenizer("tokenizer")("a cat").input_ids) == 4
+
+
+def test_chroma_is_described_as_it_was_published():
+    source = StandardSource(ModelType.CHROMA_1, "lodestones/Chroma1-HD")
+    counts = {component: sum(p.numel() for p in source.empty(component).parameters()) for component in source.classes}
+    assert counts == {"transformer": 8_899_983_424, "text_encoder": 4_762_310_656, "vae": 83_819_683}
+    assert source.tokenizer("tokenizer")(["a", "b"], max_length=77).input_ids.shape == (2, 77)
 
 
 SAMPLES = {"sample_after_unit": "EPOCH", "samples": [{"prompt": "a shape", "width": 64, "height": 64}]}

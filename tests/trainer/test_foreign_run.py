@@ -11,6 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 SCALED = {"optimizer": "ADAMW_ADV", "scaled_optm": True}
+# a step of these takes long on the device
+FEW = {"layer_filter_preset": "custom", "layer_filter": "attn1"}
 RUNS = {
     "lora": {},
     "dora, accumulated, averaged": {
@@ -27,15 +29,22 @@ RUNS = {
         "training_method": "FINE_TUNE", "output_model_format": "SAFETENSORS", "optimizer": SCALED,
         "learning_rate": 0.02,
     },
+    "bfloat16, fused backward": {
+        "train_dtype": "BFLOAT_16", "optimizer": {**SCALED, "fused_back_pass": True}, "clip_grad_norm": None,
+        **FEW,
+    },
+    "float16": {"train_dtype": "FLOAT_16", "optimizer": SCALED, **FEW},
     "stiefel": {"optimizer": {"optimizer": "STIEFEL_LORA"}, "lora_init": "ORTHONORMAL"},
 }  # fmt: skip
+# Whether the devices have float64, both kinds where nothing is said. torch's scaler of the loss asks for it.
+DEVICES = {"bfloat16, fused backward": (False,), "float16": (True,)}
 # Of a step: the loss and the norm of the gradients, read at once when everything else is queued.
 WAITS = 1
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_stays_on_its_device_and_waits_once_a_step(mini_run, monkeypatch, name):
-    """On a device with float64, and on one without."""
+    """On a device with float64, and on one without: see `DEVICES`."""
     options = {"epochs": 1, "backup_before_save": False, **RUNS[name]}
     mini_run.train(**options)
     expected, other = load_file(mini_run.output), mini_run.root / "other"
@@ -59,7 +68,8 @@ def test_a_run_stays_on_its_device_and_waits_once_a_step(mini_run, monkeypatch, 
     monkeypatch.setattr(trainer_module.Trainer, "_step", counted)
     monkeypatch.setattr(GradientStep, "apply", counted_until_queued)
     results = []
-    for float64 in (True, False):
+    half = options.get("train_dtype") == "FLOAT_16"
+    for float64 in DEVICES.get(name, (True, False)):
         device = ForeignDevice(float64)
         if not float64:
             monkeypatch.setattr(arithmetic, "WITHOUT_FLOAT64", {NAME})
@@ -72,18 +82,20 @@ def test_a_run_stays_on_its_device_and_waits_once_a_step(mini_run, monkeypatch, 
             )  # fmt: skip
         assert report["finished"] and len(waits) == len(queued) == report["steps"]
         assert max(waits[1:]) <= WAITS
-        assert max(queued[1:]) == 0
+        # an overflow leaves the optimizer's step out, so that the host has to know of it before
+        assert max(queued[1:]) <= half
         results.append(load_file(other / f"{float64}.safetensors"))
     for found in results:
-        check_moved_alike(found, expected, still)
+        # bfloat16 has 8 bits, and a CPU computes norms in it of which a GPU's autocast takes float32
+        check_moved_alike(found, expected, still, 0.15 if options.get("train_dtype") == "BFLOAT_16" else 0.03)
 
 
-def check_moved_alike(found, expected, still):
-    """Whether a run on the device has gone where the one on the CPU went."""
+def check_moved_alike(found, expected, still, tolerance):
+    """Whether a run on the device has gone where the one on the CPU went, but for a share of the way."""
     assert found.keys() == expected.keys()
     moved, apart = (
         torch.cat([(found[key].float() - against[key].float()).flatten() for key in found]).norm()
         for against in (still, expected)
     )
-    # a few steps of float32 whose sums have another order
-    assert moved > 0 and apart < 0.03 * moved
+    # a few steps whose sums have another order
+    assert moved > 0 and apart < tolerance * moved

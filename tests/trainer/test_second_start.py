@@ -5,6 +5,7 @@ import shutil
 from collections import namedtuple
 from pathlib import Path
 
+from modules.dataLoader.plan_size import BatchCounter
 from modules.dataLoader.TensorCache import KINDS, TensorCache
 from modules.model.KnownWeights import FILE_NAME
 from modules.model.ModelSource import FolderSource
@@ -55,8 +56,15 @@ def entries(cache: Path) -> set[str]:
     return {path.name for path in cache.rglob("*.safetensors")}
 
 
-def test_a_second_start_opens_the_denoiser_alone_and_gives_the_same(own_base, opened):
+def test_a_second_start_opens_the_denoiser_alone_and_gives_the_same(own_base, opened, monkeypatch):
     first, second, third = (own_base(name) for name in ("first", "second", "third"))
+    begun, begin = [], BatchCounter.__init__
+
+    def noted(*args):
+        begun.append("unet" in opened)
+        begin(*args)
+
+    monkeypatch.setattr(BatchCounter, "__init__", noted)
     first.train(epochs=1, **DRAWN)
     assert opened == ["vae", "text_encoder", "unet"]
     before, _ = entries(first.cache), opened.clear()
@@ -67,6 +75,7 @@ def test_a_second_start_opens_the_denoiser_alone_and_gives_the_same(own_base, op
     assert opened == ["unet", "vae"], "for the first sample, whose prompt is known"
     assert first.digest() == second.digest() == third.digest() and entries(first.cache) == before
     assert pictures(first) == pictures(third) and len(pictures(first)) == 4
+    assert begun == [False] * 3, "batches are counted while the denoiser is loaded, once"
 
 
 def test_a_cache_that_was_only_built_is_complete(own_base, opened):

@@ -39,6 +39,17 @@ def eigenvalues(x: Tensor, runner: Runner | None = None) -> Tensor:
     return values[:, values.shape[1] - x.shape[1] :].contiguous()
 
 
+def eigen_beside(x: Tensor, other: Tensor, runner: Runner | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """`eigen` of x, and the `eigenvalues` of other, of the same shape.
+
+    Where each call of the library waits for the device they are one call, with eigenvectors that nobody needs.
+    """
+    if x.device.type == "cpu" or has_kernel(x, runner):
+        return *eigen(x, runner), eigenvalues(other, runner)
+    values, vectors = eigen(torch.cat([x, other]))
+    return values[: len(x)], vectors[: len(x)], values[len(x) :]
+
+
 def _filled(x: Tensor) -> Tensor:
     """x until matrices begin at multiples of 64 bytes, see `product`; with eigenvalues below its own."""
     x = torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)

@@ -4,7 +4,7 @@ from typing import Any
 
 from scaled_optim.arithmetic import product, sum_of_products, transposed_product, zero_length
 from scaled_optim.features.moments import FIRST, moment_slot
-from scaled_optim.features.unmagnified import eigen, eigenvalues, inverse_roots, unit_basis
+from scaled_optim.features.unmagnified import eigen_beside, eigenvalues, inverse_roots, unit_basis
 from scaled_optim.features.weight_decay import decay_slots
 from scaled_optim.roles import Role, Shape
 from scaled_optim.rules.AdamWAdv import AdamWAdv
@@ -110,20 +110,27 @@ class LoRARite(Rule):
         p = product(seen, inverse)
         beta2 = _column(steps, "beta2")
         carried = product(p * values.unsqueeze(1), p.mT)
-        lost = (values - eigenvalues(carried, runner)).abs_().amax(1, keepdim=True)
-        values, vectors = eigen(carried * beta2 + squares * _column(steps, "beta2", complement=True), runner)
+        moment = carried * beta2 + squares * _column(steps, "beta2", complement=True)
+        before = values
+        values, vectors, remaining = eigen_beside(moment, carried, runner)
+        lost = (before - remaining).abs_().amax(1, keepdim=True)
         escaped = (escaped + lost) * beta2.squeeze(2)
         inverse = product(w, vectors)
         roots = inverse_roots(values, escaped, steps[0].options["eps"])
         new = product(inverse * roots.unsqueeze(1), inverse.mT) * fresh
         kept = product(w, seen) * _column(steps, "beta1")
-        found = []
+        found, bases = [], []
         small = (x.split(sizes) for x in (kept, new, r, inverse, values, escaped))
         for s, kept, new, r, *remembered in zip(steps, *small, strict=True):
             for key, value in zip(("inverse", "values", "escaped"), remembered, strict=True):
                 s.store(SPACE)[key].copy_(value)
-            u = self._momentum(s, kept, new)
-            found.append(self._sized(s, u, r) if s.options["scaled_optm"] else u)
+            found.append(self._momentum(s, kept, new))
+            bases.append(r)
+        places = [place for place, s in enumerate(steps) if s.options["scaled_optm"]]
+        if places:
+            sized = self._sized(*([x[place] for place in places] for x in (steps, found, bases)))
+            for place, u in zip(places, sized, strict=True):
+                found[place] = u
         return found
 
     def _products(self, s: StackStep) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,27 +159,38 @@ class LoRARite(Rule):
         s.write(FIRST, m)
         return m
 
-    def _sized(self, s: StackStep, u: Tensor, r: Tensor) -> Tensor:
-        """The step N with σ₁(N·Bᵀ) = √(out/in), from R `[b, r, r]` of B = U·R."""
-        partner_shape = s.options["partner_shape"]
-        if s.role.name == DOWN:
-            outputs, inputs, gram = partner_shape[0], s.shape[2], product(u, u.mT)
-        else:
-            outputs, inputs, gram = s.shape[1], partner_shape[1], product(u.mT, u)
-        # the Gram matrix of M = N·Rᵀ
-        largest = eigenvalues(product(product(r, gram), r.mT), s.runner)[:, -1:, None].clamp(min=0).sqrt()
-        # the step of H stays in the columns of B, or in the rows of A
-        side = outputs if s.role.name == DOWN else inputs
-        law, ranks = s.options["scale_law"], r.shape[1]
-        size = math.sqrt(outputs / inputs) * subspace_gain(side, ranks, law)
-        if law == COHERENT:
-            # measured: without it the best rate of one rank is half as high again as that of many
-            size *= math.sqrt(1 + 1 / ranks)
-        return u * (size / largest.clamp(min=zero_length(u.dtype)))
+    def _sized(self, steps: Sequence[StackStep], found: Sequence[Tensor], bases: Sequence[Tensor]) -> list[Tensor]:
+        """The steps N with σ₁(N·Bᵀ) = √(out/in), from R `[b, r, r]` of B = U·R."""
+        grams = []
+        for s, u, r in zip(steps, found, bases, strict=True):
+            gram = product(u, u.mT) if s.role.name == DOWN else product(u.mT, u)
+            # of M = N·Rᵀ
+            grams.append(product(product(r, gram), r.mT))
+        largest = eigenvalues(torch.cat(grams), steps[0].runner)[:, -1:, None].clamp(min=0).sqrt()
+        pieces = largest.split([len(gram) for gram in grams])
+        return [
+            u * (_size(s) / piece.clamp(min=zero_length(u.dtype)))
+            for s, u, piece in zip(steps, found, pieces, strict=True)
+        ]
 
     def scaled(self, s: StackStep, u: Tensor) -> Tensor:
         """u as it is: `direction` has given it its size."""
         return u
+
+
+def _size(s: StackStep) -> float:
+    """σ₁ of a scaled step of H = A·Bᵀ for a learning rate of 1."""
+    partner_shape = s.options["partner_shape"]
+    if s.role.name == DOWN:
+        outputs, inputs, ranks = partner_shape[0], s.shape[2], s.shape[1]
+    else:
+        outputs, inputs, ranks = s.shape[1], partner_shape[1], s.shape[2]
+    # the step of H stays in the columns of B, or in the rows of A
+    side = outputs if s.role.name == DOWN else inputs
+    law = s.options["scale_law"]
+    size = math.sqrt(outputs / inputs) * subspace_gain(side, ranks, law)
+    # measured: without it the best rate of one rank is half as high again as that of many
+    return size * math.sqrt(1 + 1 / ranks) if law == COHERENT else size
 
 
 def clipped_share(gram: Tensor, limit: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from benchmarks.torture.miniature import save_pipeline
 from benchmarks.training.backup_memory import measure_backups
+from benchmarks.training.plan_pause import measure_plans
 from benchmarks.training.start_benchmark import draw, one_start, weight_bytes, write_config
 
 
@@ -22,3 +23,9 @@ def test_a_backup_takes_memory_once(tmp_path):
     found = measure_backups(tmp_path, matrices=8, optimizers=("ADAMW_ADV",))["ADAMW_ADV"]
     # 64 MiB of moments; what else a process takes meanwhile is small
     assert found["after reading"] < 16 and 56 < found["at the end"] < 80 and found["peak"] < 84
+
+
+def test_plans_are_measured_both_ways():
+    found = measure_plans(60, 3, loading=(0,))
+    assert [case["name"] for case in found["cases"]] == ["drawn one by one", "drawn ahead"]
+    assert all(case["clock"] >= 0 and case["process"] >= 0 for case in found["cases"])

@@ -15,7 +15,7 @@ from modules.model.cut_text import cut_text
 from modules.model.families import KREA_2
 from modules.model.krea2_keys import krea2_adapter_naming, native_tensor
 from modules.model.ModelSource import FolderSource, ModelSource, empty_module
-from modules.model.native_file import fill_from_file
+from modules.model.native_file import check_family, fill_from_file
 from modules.model.QwenLatents import QwenLatents, read_qwen_vae
 from modules.model.QwenTexts import AFTER, BEFORE, NOT_READ, QwenTexts, read_language_model
 from modules.model.StandardSource import StandardSource
@@ -105,6 +105,7 @@ class Krea2Model(QwenTexts, QwenLatents):
             return read_qwen_vae(path, module, dtype)
         if component == "text_encoder":
             return read_language_model(path, module, dtype)
+        check_family(path, KREA_2)
         return fill_from_file(path, module, dtype, native_tensor)
 
     def check_layers(self) -> None:

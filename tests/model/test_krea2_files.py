@@ -130,6 +130,13 @@ def test_files_that_are_refused(krea2_folder, krea2_pipeline, tmp_path):
     table = {"blocks.0.mod.lin": tensors["blocks.0.mod.lin"][:-1]}
     with pytest.raises(UserError, match=r"mod\.lin has shape \[191\], expected \[192\]. It is of another size"):
         component(krea2_folder, "transformer", tensors | table, tmp_path / "b.safetensors")
+    with pytest.raises(UserError, match=r"is a model of QWEN, but model_type is KREA_2"):
+        component(
+            krea2_folder,
+            "transformer",
+            {"transformer_blocks.0.txt_mod.1.bias": torch.ones(1)},
+            tmp_path / "d.safetensors",
+        )
     del tensors[MATRIX]
     with pytest.raises(UserError, match=r"lacks 1 of the .*mlp\.up\.weight"):
         component(krea2_folder, "transformer", tensors, tmp_path / "c.safetensors")

@@ -26,6 +26,7 @@ ROWS = {
 # kinds for which there is a preset for every common card
 WHOLE_SETS = (
     "SDXL/#sdxl 1.0 LoRA",
+    "SD3/#sd 3.5 LoRA",
     "Flux1/#flux1 LoRA",
     "Flux2/#flux2 LoRA",
     "Chroma/#chroma LoRA",

@@ -308,9 +308,17 @@ class BaseModel(ConditionedModel):
         """Meanwhile the VAE decodes large images in tiles; see `tiled_decoding`."""
         return tiled_decoding(self.components["vae"] if "vae" in self.components else None)
 
-    @abstractmethod
     def set_gradient_checkpointing(self, component: str, enabled: bool) -> None:
         """Trades time for memory in one component."""
+        if not enabled:
+            return
+        module = self.components[component]
+        # diffusers' name, and that of transformers
+        enable = getattr(module, "enable_gradient_checkpointing", None) or module.activation_checkpointing_enable
+        enable()
+        # diffusers and transformers checkpoint only in training mode, in which T5 would drop what it was trained with
+        module.train()
+        without_dropout(module)
 
     @staticmethod
     @abstractmethod
@@ -379,6 +387,15 @@ class BaseModel(ConditionedModel):
             config.component_weight_dtype(component), config.train_dtype, config.quantization.to_dict(),
         ]  # fmt: skip
         return files_digest([own.path(self.hub)] if isinstance(own, ComponentFile) else own.files(component), settings)
+
+
+def without_dropout(module: nn.Module) -> None:
+    """Switches off the dropout that a library's module brings: what is dropped here, the config says."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+        elif isinstance(vars(layer).get("dropout"), float):
+            layer.dropout = 0.0
 
 
 @cache

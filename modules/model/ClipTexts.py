@@ -11,11 +11,15 @@ from modules.model.BaseModel import BaseModel
 from modules.model.cut_text import cut_text
 from modules.model.ModelSource import ModelSource
 from modules.model.single_file import TOKENIZERS
+from modules.util.config.errors import Remedy
 from modules.util.config.field_type import option_of
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.UserError import UserError
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from transformers import PreTrainedTokenizerBase
 
 
 class ClipTexts(BaseModel):
@@ -38,11 +42,7 @@ class ClipTexts(BaseModel):
 
     def _length(self, component: str, length: int | None) -> int:
         """Tokens of a chunk, with its start and end; `length` as in the config, None: the encoder's own."""
-        # the encoder has no positions beyond its own; the option's default is that of families with longer captions
-        most = min(
-            self.tokenizer_of[component].model_max_length, self.layers_of(component).config.max_position_embeddings
-        )
-        return min(length or most, most)
+        return clip_length(self.tokenizer_of[component], self.layers_of(component), length)
 
     def _texts(self, component: str, captions: Sequence[str]) -> list[str]:
         # a word may stand for many tokens
@@ -107,6 +107,51 @@ class ClipTexts(BaseModel):
         return getattr(self.config, f"{component}_sequence_length")
 
 
+def clip_length(tokenizer: PreTrainedTokenizerBase, encoder: nn.Module, length: int | None) -> int:
+    """Tokens that CLIP reads at once, with start and end, where `length` are wanted; None: as many as it can."""
+    # the encoder has no positions beyond its own; the option's default is that of families with longer captions
+    most = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    return min(length or most, most)
+
+
 def join_chunks(states: Tensor, chunks: int) -> Tensor:
     """Hidden states of chunks `[b·chunks, t, d]` one behind the other, `[b, chunks·t, d]`."""
     return states if chunks == 1 else states.unflatten(0, (-1, chunks)).flatten(1, 2)
+
+
+def layer_output(component: str, states: tuple[Tensor, ...], skip: int, unused: int = 0) -> Tensor:
+    """What comes out of a text encoder's last layer but `skip`; UserError if it has not that many.
+
+    Args:
+        component: the text encoder's name.
+        states: its hidden states, the embeddings first.
+        skip: layers that the user wants left out.
+        unused: last layers that the family never uses.
+    """
+    check_skip(component, len(states) - 1, skip, unused)
+    return states[-1 - skip - unused]
+
+
+def check_skip(component: str, layers: int, skip: int, unused: int = 0) -> None:
+    """UserError if a text encoder of so many layers can't leave out `skip` beside those that are `unused`."""
+    if skip + unused > layers:
+        least = f", of which the last {unused} is never used" if unused else ""
+        raise UserError(
+            f"{component}_layer_skip: found {skip}, but the text encoder has only {layers} layers{least}.",
+            Remedy.of({f"{component}_layer_skip": 0}),
+        )
+
+
+def side_by_side(states: Sequence[Tensor], family: str) -> Tensor:
+    """Hidden states of the first two text encoders, `[b, t, d]` each, as one of both widths.
+
+    Raises:
+        UserError: the config lets them read different numbers of tokens.
+    """
+    first, second = (own.shape[1] for own in states)
+    if first != second:
+        raise UserError(
+            f"text_encoder_sequence_length and text_encoder_2_sequence_length: found {first} and {second} tokens, "
+            f"but {family} needs as many from both encoders. Set both to 77, or to null."
+        )
+    return torch.cat(list(states), dim=-1)

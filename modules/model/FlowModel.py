@@ -5,6 +5,7 @@ import json
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 from modules.model.BaseModel import BaseModel
@@ -30,15 +31,17 @@ from transformers import PreTrainedTokenizerBase
 # options that a schedule with a fixed noise level for each step has
 _OF_SCHEDULES = (
     "rescale_noise_scheduler_to_zero_terminal_snr", "force_v_prediction", "force_epsilon_prediction",
-    "generalized_offset_noise", "text_encoder_layer_skip", "text_encoder_2_layer_skip",
+    "generalized_offset_noise",
 )  # fmt: skip
+_SKIPS = tuple(f"text_encoder{number}_layer_skip" for number in ("", "_2", "_3", "_4"))
 
 
 class FlowModel(BaseModel):
     """Flow matching: x_σ = (1 − σ)·x + σ·ε, the target is ε − x (arXiv 2210.02747); σ is continuous.
 
     With `dynamic_timestep_shifting` the shift follows from the number of tokens of an image, as the model's scheduler
-    says, and `timestep_shift` is not used.
+    says, and `timestep_shift` is not used. A scheduler with one shift for all sizes has defaults for that, too; whether
+    they are of use says the family (`shifts_any_model`).
 
     A family is its components and these hooks: `pack_latents` and `unpack_latents`, `encode_text` with
     `text_settings`, `call_transformer`, `make_pipeline`, and `name_layers` with its map of keys. Axes: `b` batch,
@@ -51,6 +54,10 @@ class FlowModel(BaseModel):
 
     trainable_components = ("transformer",)
     shifts_by_size = True
+    # whether `dynamic_timestep_shifting` is for models, too, whose scheduler has one shift for all sizes
+    shifts_any_model: ClassVar[bool] = True
+    # whether last layers of text encoders can be left out, as `text_encoder_layer_skip` and its like say
+    skips_layers: ClassVar[bool] = False
     # the text encoder that reads captions token by token; its option for their length counts
     long_text_encoder: ClassVar[str] = "text_encoder"
     # whether captions of a batch have different lengths, and a mask hides from attention what fills them up
@@ -67,17 +74,29 @@ class FlowModel(BaseModel):
         self.tokenizer_of: dict[str, PreTrainedTokenizerBase] = {
             name.replace("tokenizer", "text_encoder"): source.tokenizer(name) for name in self.tokenizers
         }
-        self.scheduler_config = source.scheduler_config()
-        if "base_image_seq_len" not in self.scheduler_config:
+        self.scheduler_config = self._scheduler_config(source)
+
+    def _scheduler_config(self, source: ModelSource) -> dict[str, Any]:
+        found = source.scheduler_config()
+        if "shift" not in found:
             raise UserError(
-                f"The base model {source.name} has no flow-matching scheduler: its scheduler_config.json lacks "
-                "base_image_seq_len. Download it again."
+                f"The base model {source.name} has no flow-matching scheduler: its scheduler_config.json lacks shift. "
+                "Download it again."
             )
+        # with the defaults of what such a scheduler does not say
+        own = dict(FlowMatchEulerDiscreteScheduler.from_config(found).config)
+        if self.config.dynamic_timestep_shifting and not (self.shifts_any_model or own["use_dynamic_shifting"]):
+            raise UserError(
+                f"dynamic_timestep_shifting: found true, but the scheduler of {source.name} shifts images of all sizes "
+                f"by {own['shift']:g}. Set it to false, and timestep_shift to {own['shift']:g} for the same shift.",
+                Remedy.of({"dynamic_timestep_shifting": False, "timestep_shift": own["shift"]}),
+            )
+        return own
 
     @classmethod
     def check_config(cls, config: TrainConfig) -> list[Problem]:
         found = super().check_config(config)
-        for key in _OF_SCHEDULES:
+        for key in _OF_SCHEDULES if cls.skips_layers else (*_OF_SCHEDULES, *_SKIPS):
             if getattr(config, key):
                 text = f"has no meaning for {config.model_type}; set it to its default"
                 found.append(Problem(key, text, (Remedy.of({key: default_of(TrainConfig, key)}),)))
@@ -172,12 +191,6 @@ class FlowModel(BaseModel):
         """That of a norm or bias: matrices may be quantized."""
         return next(p.dtype for p in self.transformer.parameters() if p.dim() == 1 and p.is_floating_point())
 
-    def set_gradient_checkpointing(self, component: str, enabled: bool) -> None:
-        if enabled:
-            self.components[component].enable_gradient_checkpointing()
-            # diffusers checkpoints only in training mode; nothing here has dropout of its own
-            self.components[component].train()
-
     # -- images and captions --------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -199,10 +212,10 @@ class FlowModel(BaseModel):
     def image_fingerprint(self) -> str:
         return f"{self.weights_fingerprint('vae')} {self.packing}"
 
-    @torch.no_grad()
     def encode_captions(self, captions: list[str]) -> dict[str, Tensor]:
         """In the text encoder's format: a caption may take 16 MB in bfloat16."""
-        return self.encode_text(captions, self.text_length())
+        with nullcontext() if self.text_encoder_trained else torch.no_grad():
+            return self.encode_text(captions, self.text_length())
 
     def text_length(self, sample: SampleConfig | None = None) -> int | None:
         """Tokens that captions are read with, or the prompts of a sample, as the config says; None: the model's own."""
@@ -262,10 +275,13 @@ class FlowModel(BaseModel):
         """Whether samples are steered away from a second prompt."""
         return True
 
+    def encode_prompt(self, text: str, sample: SampleConfig) -> dict[str, Tensor]:
+        """`encode_text` of one prompt, as a sample's options `text_encoder_…` say."""
+        return self.encode_text([text], self.text_length(sample))
+
     def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
-        length = self.text_length(sample)
         texts = {"": sample.prompt} | ({"negative_": sample.negative_prompt} if self.steers_away else {})
-        encoded = [self.encode_text([text], length) for text in texts.values()]
+        encoded = [self.encode_prompt(text, sample) for text in texts.values()]
         # each alone, as pipelines know no mask; they name the second prompt's arguments like the first's
         return {
             f"{prefix}{self.pipeline_arguments[name]}": value

@@ -9,14 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from modules.model.ClipTexts import clip_length
 from modules.model.families import FLUX_1
 from modules.model.flux1_keys import FLUX_1_LAYOUT, flux1_adapter_naming
-from modules.model.ldm_keys import vae_name
 from modules.model.ModelSource import empty_module
-from modules.model.native_file import NativeTensor, check_family, fill_from_file
+from modules.model.native_file import check_family, fill_from_file, read_clip, read_vae
 from modules.model.PatchedLatents import PatchedLatents
 from modules.model.T5Texts import T5Texts
-from modules.model.unet_keys import clip_file_path
 from modules.model.weights_file import WeightsFile
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
@@ -37,8 +36,6 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 
 # tokens of T5 that the published models were trained with, by whether they are told their guidance
 PROMPT_TOKENS = {True: 512, False: 256}
-# what files of CLIP hold beside its text encoder
-_BESIDE_CLIP = ("text_projection.", "logit_scale", "vision_model.", "visual_projection.")
 
 
 class FluxModel(PatchedLatents, T5Texts):
@@ -90,9 +87,9 @@ class FluxModel(PatchedLatents, T5Texts):
             _check_guidance(path, empty)
             return fill_from_file(path, empty, dtype, FLUX_1_LAYOUT.tensor)
         if component == "vae":
-            return fill_from_file(path, empty, dtype, lambda name: NativeTensor(vae_name(name, empty.config, "")))
+            return read_vae(path, empty, dtype)
         if component == "text_encoder":
-            return fill_from_file(path, empty, dtype, lambda name: NativeTensor(clip_file_path(name)), _BESIDE_CLIP)
+            return read_clip(path, empty, dtype)
         return self.read_t5(path, dtype)
 
     def check_layers(self) -> None:
@@ -113,12 +110,8 @@ class FluxModel(PatchedLatents, T5Texts):
         return PROMPT_TOKENS[self.guided]
 
     def _clip_length(self) -> int:
-        # the encoder has no positions beyond its own; the option's default is that of families with longer captions
-        most = min(
-            self.tokenizer_of["text_encoder"].model_max_length,
-            self.layers_of("text_encoder").config.max_position_embeddings,
-        )
-        return min(self.config.text_encoder_sequence_length or most, most)
+        wanted = self.config.text_encoder_sequence_length
+        return clip_length(self.tokenizer_of["text_encoder"], self.layers_of("text_encoder"), wanted)
 
     def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
         """`hidden` `[b, n, d]` and `pooled` `[b, d]`, each in its text encoder's format."""

@@ -1,9 +1,9 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modules.model.native_file import NativeTensor
-from modules.model.unet_keys import flat, layer_paths
+from modules.model.unet_keys import flat, kernel_sizes, layer_paths
 from modules.util.AdapterNaming import AdapterNaming, FusedLayer, LayerId
 from modules.util.CheckpointTensor import Share
 from modules.util.enum.ModelFormat import ModelFormat
@@ -26,11 +26,13 @@ class NativeLayout:
     Attributes:
         model: for messages, "Flux.2".
         outside: path -> native path, of layers outside of blocks.
-        swapped: the same of layers whose halves of outputs are exchanged there, such as scale and shift.
+        swapped: the same of layers, in blocks or not, whose halves of outputs are exchanged there: scale and shift.
         blocks: list of blocks -> native list of blocks.
         inside: list of blocks -> path in a block -> native path in it, of layers and norms; "" is the block itself.
         fused: list of blocks -> native path in a block -> the layers that are stacked in it.
+        tensors: name -> native name, of tensors that are no layer's.
         unknown_to_comfy: how names of diffusers begin that ComfyUI does not know.
+        comfy_prefixes: what stands before names of diffusers in ComfyUI's map; behind an underscore they are flattened.
     """
 
     model: str
@@ -39,7 +41,9 @@ class NativeLayout:
     blocks: Mapping[str, str]
     inside: Mapping[str, Mapping[str, str]]
     fused: Mapping[str, Mapping[str, Stack]]
+    tensors: Mapping[str, str] = field(default_factory=dict)
     unknown_to_comfy: tuple[str, ...] = ()
+    comfy_prefixes: tuple[str, ...] = ("", "transformer.", "lora_transformer_", "lycoris_")
     _stacked: Mapping[tuple[str, str], tuple[str, Share]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -60,11 +64,10 @@ class NativeLayout:
         Raises:
             ValueError: it is none of such a transformer's.
         """
+        if native := self.swapped.get(path) or self.outside.get(path):
+            return native, None
         block = _IN_BLOCK.fullmatch(path)
-        if not (block and block["list"] in self.blocks):
-            if native := self.outside.get(path) or self.swapped.get(path):
-                return native, None
-        else:
+        if block and block["list"] in self.blocks:
             kind, inner = block["list"], block["inner"] or ""
             native, share = self._stacked.get((kind, inner)) or (self.inside[kind].get(inner), None)
             if native is not None:
@@ -73,6 +76,8 @@ class NativeLayout:
 
     def tensor(self, name: str) -> NativeTensor:
         """The place of a tensor that diffusers calls `name`. Raises ValueError as `layer` does."""
+        if alone := self.tensors.get(name):
+            return NativeTensor(alone)
         path, ending = name.rsplit(".", 1)
         native, share = self.layer(path)
         # the original code's norms call their weight so
@@ -93,7 +98,7 @@ class NativeLayout:
         apart, groups = native_layers(
             transformer, paths, component, lambda path: NativeTensor(*self.layer(path), path in self.swapped)
         )
-        return self._naming(component, paths, apart, groups)
+        return replace(self._naming(component, paths, apart, groups), kernels=kernel_sizes(component, transformer))
 
     def _naming(
         self, component: str, paths: list[str], apart: Mapping[LayerId, str], groups: Mapping[str, FusedLayer]
@@ -137,7 +142,8 @@ class NativeLayout:
             yield from (f"diffusion_model.{name}", f"lora_unet_{flat(name)}")
         for path in paths:
             if not path.startswith(self.unknown_to_comfy):
-                yield from (path, f"transformer.{path}", f"lora_transformer_{flat(path)}", f"lycoris_{flat(path)}")
+                for prefix in self.comfy_prefixes:
+                    yield prefix + (flat(path) if prefix.endswith("_") else path)
 
 
 def _native_aliases(native: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 
-from modules.model.ClipTexts import join_chunks
+from modules.model.ClipTexts import join_chunks, layer_output
 from modules.model.families import STABLE_DIFFUSION
 from modules.model.UNetModel import UNetModel
 from modules.util.config.SampleConfig import SampleConfig
@@ -55,7 +55,7 @@ class StableDiffusionModel(UNetModel):
             return join_chunks(self.text_encoder(tokens).last_hidden_state.float(), chunks)
         states = self.text_encoder(tokens, output_hidden_states=True).hidden_states
         inner = getattr(self.text_encoder, "text_model", self.text_encoder)
-        return join_chunks(inner.final_layer_norm(self.layer_output("text_encoder", states, skip)).float(), chunks)
+        return join_chunks(inner.final_layer_norm(layer_output("text_encoder", states, skip)).float(), chunks)
 
     def encode_prompts(self, sample: SampleConfig) -> dict[str, Tensor]:
         # where a sample says nothing of its own, it reads prompts as the training reads captions

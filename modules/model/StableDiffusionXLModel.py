@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 
-from modules.model.ClipTexts import join_chunks
+from modules.model.ClipTexts import join_chunks, layer_output, side_by_side
 from modules.model.families import STABLE_DIFFUSION_XL
 from modules.model.UNetModel import UNetModel
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.enum.ModelType import ModelType
-from modules.util.UserError import UserError
 
 import torch
 from torch import Tensor
@@ -55,16 +54,10 @@ class StableDiffusionXLModel(UNetModel):
             encoded = self.components[component](
                 self.tokens(component, captions, length, chunks), output_hidden_states=True
             )
-            states = self.layer_output(component, encoded.hidden_states, skip, self.unused_layers).float()
+            states = layer_output(component, encoded.hidden_states, skip, self.unused_layers).float()
             hidden.append(join_chunks(states, chunks))
-        first, second = (states.shape[1] for states in hidden)
-        if first != second:
-            raise UserError(
-                f"text_encoder_sequence_length and text_encoder_2_sequence_length: found {first} and {second} tokens, "
-                "but SDXL needs as many from both encoders. Set both to 77, or to null."
-            )
         # the summary of a long caption is that of its first chunk, as in ComfyUI and kohya's trainers
-        return {"hidden": torch.cat(hidden, dim=-1), "pooled": encoded.text_embeds[::chunks].float()}
+        return {"hidden": side_by_side(hidden, "SDXL"), "pooled": encoded.text_embeds[::chunks].float()}
 
     def added_conditions(self, conditions: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
         # pixels stay float32: they go through sines, and bfloat16 has no 1023

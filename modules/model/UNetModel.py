@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modules.model.ClipTexts import ClipTexts
+from modules.model.ClipTexts import ClipTexts, check_skip
 from modules.model.diffusion_noise import draw_noise, draw_timesteps, offset_coefficients, zero_terminal_snr
 from modules.model.Draw import Draw, per_image
 from modules.model.ldm_checkpoint import ldm_checkpoint
@@ -139,7 +139,7 @@ class UNetModel(ClipTexts):
         super().check_layers()
         for component in self.tokenizer_of:
             layers = self.layers_of(component).config.num_hidden_layers
-            _check_skip(component, layers, getattr(self.config, f"{component}_layer_skip"), self.unused_layers)
+            check_skip(component, layers, getattr(self.config, f"{component}_layer_skip"), self.unused_layers)
 
     @property
     def unet(self) -> nn.Module:
@@ -183,18 +183,6 @@ class UNetModel(ClipTexts):
     def encode_images(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(device=self.device, dtype=self.vae.dtype)
         return self.vae.encode(pixels).latent_dist.mean.float()
-
-    def layer_output(self, component: str, states: tuple[Tensor, ...], skip: int, unused: int = 0) -> Tensor:
-        """What comes out of a text encoder's last layer but `skip`; UserError if it has not that many.
-
-        Args:
-            component: the text encoder's name.
-            states: its hidden states, the embeddings first.
-            skip: layers that the user wants left out.
-            unused: last layers that the family never uses.
-        """
-        _check_skip(component, len(states) - 1, skip, unused)
-        return states[-1 - skip - unused]
 
     def image_fingerprint(self) -> str:
         return self.weights_fingerprint("vae")
@@ -289,16 +277,6 @@ class UNetModel(ClipTexts):
             pixels = self.vae.decode(latents.to(self.vae.dtype) / self.latent_scale).sample
         return pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
 
-    def set_gradient_checkpointing(self, component: str, enabled: bool) -> None:
-        module = self.components[component]
-        if not enabled:
-            return
-        # diffusers' name, and that of transformers
-        enable = getattr(module, "enable_gradient_checkpointing", None) or module.activation_checkpointing_enable
-        enable()
-        # diffusers and transformers checkpoint only in training mode; nothing here has dropout of its own
-        module.train()
-
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         standard = STANDARD[self.config.model_type][0]
         open_clip = {SD1: (), SD2: ("text_encoder",), SDXL: ("text_encoder_2",)}[standard]
@@ -321,15 +299,6 @@ class UNetModel(ClipTexts):
         architecture, base_version = self.file_names[self.config.model_type]
         prediction = "v" if self.velocity else "epsilon"
         return {"architecture": architecture, "base_version": base_version, "prediction_type": prediction}
-
-
-def _check_skip(component: str, layers: int, skip: int, unused: int) -> None:
-    if skip + unused > layers:
-        least = f", of which the last {unused} is never used" if unused else ""
-        raise UserError(
-            f"{component}_layer_skip: found {skip}, but the text encoder has only {layers} layers{least}.",
-            Remedy.of({f"{component}_layer_skip": 0}),
-        )
 
 
 def hash_text(text: str) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 from modules.model.ChatTexts import ChatTexts
 from modules.model.families import Z_IMAGE
-from modules.model.ldm_keys import vae_name
 from modules.model.ModelSource import ModelSource, empty_module
-from modules.model.native_file import NativeTensor, fill_from_file
+from modules.model.native_file import NativeTensor, fill_from_file, read_vae
+from modules.model.ScaledLatents import ScaledLatents
 from modules.model.zimage_keys import UNUSED, native_tensor, zimage_adapter_naming
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
@@ -35,13 +35,11 @@ from transformers import AutoTokenizer, Qwen3Model
 
 # of the text encoder's hidden states, the last being the normalised one
 HIDDEN_LAYER = -2
-# sides of the transformer's patches in latents
-PATCH = 2
 # the head, which the text encoder of this family has not
 _TEXT_UNUSED = ("lm_head.weight",)
 
 
-class ZImageModel(ChatTexts):
+class ZImageModel(ScaledLatents, ChatTexts):
     """The transformer is told 1 − σ, and says x − ε: here both are turned around."""
 
     model_types = Z_IMAGE.model_types
@@ -80,35 +78,13 @@ class ZImageModel(ChatTexts):
     def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
         module = self.source.empty(component)
         if component == "vae":
-            return fill_from_file(path, module, dtype, lambda name: NativeTensor(vae_name(name, module.config, "")))
+            return read_vae(path, module, dtype)
         if component == "transformer":
             return fill_from_file(path, module, dtype, native_tensor, UNUSED)
         module = fill_from_file(path, module, dtype, NativeTensor, _TEXT_UNUSED)
         # frequencies are computed, and in no file
         module.rotary_emb = type(module.rotary_emb)(config=module.config)
         return module
-
-    @property
-    def image_grid(self) -> int:
-        """Pixels of one token; 16 in the published models."""
-        return PATCH * 2 ** (len(self.layers_of("vae").config.block_out_channels) - 1)
-
-    # -- images ---------------------------------------------------------------------------------------------------
-
-    def pack_latents(self, latents: Tensor) -> Tensor:
-        config = self.vae.config
-        return (latents - config.shift_factor) * config.scaling_factor
-
-    def unpack_latents(self, latents: Tensor) -> Tensor:
-        config = self.vae.config
-        return latents / config.scaling_factor + config.shift_factor
-
-    @property
-    def packing(self) -> str:
-        return f"{self.vae.config.scaling_factor} {self.vae.config.shift_factor}"
-
-    def token_count(self, shape: torch.Size) -> int:
-        return (shape[2] // PATCH) * (shape[3] // PATCH)
 
     # -- captions -------------------------------------------------------------------------------------------------
 
@@ -153,9 +129,6 @@ class ZImageModel(ChatTexts):
     def pipeline_guidance(self, scale: float) -> float:
         # p + g·(p − n) is n + s·(p − n) with g = s − 1
         return max(0.0, scale - 1)
-
-    def image_of_tokens(self, latents: Tensor, height: int, width: int) -> Tensor:
-        return latents
 
     # -- files ----------------------------------------------------------------------------------------------------
 

@@ -163,6 +163,28 @@ QWEN = Family(
     (StandardModel("Qwen-Image", "qwen_image", "Qwen-Image", "qwen_image", {ModelType.QWEN: {}}),),
 )
 
+STABLE_DIFFUSION_3 = Family(
+    "StableDiffusion3Model",
+    (ModelType.STABLE_DIFFUSION_3, ModelType.STABLE_DIFFUSION_35),
+    ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"),
+    {"width": 1024, "height": 1024, "diffusion_steps": 28, "cfg_scale": 4.5},
+    # only 3.5 has norms of queries and keys
+    {"x_block.attn.ln_q.": (ModelType.STABLE_DIFFUSION_35,), "joint_blocks.": (ModelType.STABLE_DIFFUSION_3,)},
+    (
+        StandardModel(
+            "Stable Diffusion 3 medium", "stable_diffusion_3/medium", "stable-diffusion-v3-medium", "sd3_medium",
+            {ModelType.STABLE_DIFFUSION_3: {}},
+        ),
+        *(
+            StandardModel(
+                f"Stable Diffusion 3.5 {size}", f"stable_diffusion_3/{size}_35", f"stable-diffusion-v3.5-{size}",
+                f"sd35_{size}", {ModelType.STABLE_DIFFUSION_35: {}}, size,
+            )
+            for size in ("large", "medium")
+        ),
+    ),
+)  # fmt: skip
+
 KREA_2 = Family(
     "Krea2Model",
     (ModelType.KREA_2,),
@@ -173,7 +195,10 @@ KREA_2 = Family(
 )
 
 # a new family is one line here
-FAMILIES: tuple[Family, ...] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, KREA_2)
+FAMILIES: tuple[Family, ...] = (
+    *(STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3),
+    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, KREA_2),
+)
 
 
 def facts_of(model_type: ModelType) -> Family | None:

@@ -38,7 +38,7 @@ def ldm_checkpoint(
             blocks = native_blocks(module.config)
             found += checkpoint_tensors(component, names, lambda name, b=blocks: Place(unet_name(name, b)))
         elif component == "vae":
-            found += _vae(component, module)
+            found += vae_tensors(component, module)
         else:
             prefix = TEXT_PREFIXES[component][-1] if generation else TEXT_PREFIXES[component][0]
             if component in open_clip:
@@ -50,8 +50,8 @@ def ldm_checkpoint(
     return found
 
 
-def _vae(component: str, module: nn.Module) -> list[CheckpointTensor]:
-    """Its attention has 1 × 1 convolutions there, and matrices here."""
+def vae_tensors(component: str, module: nn.Module) -> list[CheckpointTensor]:
+    """Those of an `AutoencoderKL`, whose attention has 1 × 1 convolutions there, and matrices here."""
     state = module.state_dict()
 
     def ones(name: str) -> int:

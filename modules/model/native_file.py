@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modules.model.families import Family, marked_types
-from modules.model.ldm_keys import VAE_PREFIX
+from modules.model.ldm_keys import VAE_PREFIX, vae_name
+from modules.model.unet_keys import COMFY_CLIPS, clip_file_path
 from modules.model.weight_formats import float32_layers
 from modules.model.weights_file import WeightsFile
 from modules.util.CheckpointTensor import Share
@@ -20,14 +21,19 @@ from torch import Tensor, nn
 
 from transformers import PreTrainedModel
 
+# ComfyUI's name of a CLIP -> where whole checkpoints have it
+CLIP_PREFIXES = {name: f"text_encoders.{name}.transformer." for name in COMFY_CLIPS}
+T5_PREFIX = "text_encoders.t5xxl.transformer."
 # the last ones are those of whole checkpoints, which hold other components as well
-_WHOLE = ("model.diffusion_model.", "vae.", VAE_PREFIX, "text_encoders.clip_l.transformer.",
-          "text_encoders.t5xxl.transformer.", "text_encoders.qwen3_4b.transformer.model.",
-          "text_encoders.qwen25_7b.transformer.model.", "text_encoders.qwen3vl_4b.transformer.model.")  # fmt: skip
+_WHOLE = ("model.diffusion_model.", "vae.", VAE_PREFIX, *CLIP_PREFIXES.values(), T5_PREFIX,
+          "text_encoders.qwen3_4b.transformer.model.", "text_encoders.qwen25_7b.transformer.model.",
+          "text_encoders.qwen3vl_4b.transformer.model.")  # fmt: skip
 _PREFIXES = ("", "diffusion_model.", "model.", "language_model.", "model.language_model.", *_WHOLE)
 # names by which programs store the scale of an 8-bit weight; what else they store beside it changes no weight
 _SCALES = ("weight_scale", "scale_weight")
 _BESIDE = (*_SCALES, "input_scale", "scale_input", "comfy_quant", "scaled_fp8", "num_batches_tracked", "position_ids")
+# what files of CLIP may hold beside its text encoder
+_BESIDE_CLIP = ("logit_scale", "vision_model.", "visual_projection.")
 _FLOAT_8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -73,6 +79,7 @@ def fill_from_file(
     native_of: Layout,
     unused: Sequence[str] = (),
     other_layouts: Sequence[Layout] = (),
+    of_others: Sequence[str] = (),
 ) -> nn.Module:
     """A component with the weights of a file.
 
@@ -83,13 +90,15 @@ def fill_from_file(
         native_of: the original layout. That of diffusers or transformers is read as well.
         unused: how names, with a prefix or without, of tensors begin that such files may hold beside.
         other_layouts: that are read as well.
+        of_others: what stands before the names of components that are like this one, in whole checkpoints.
 
     Raises:
         UserError: the file is broken, holds something else, or is of another size.
     """
     file = WeightsFile(path)
     targets = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(_BESIDE)}
-    prefix, sources = _find_layout(file, targets, (native_of, *other_layouts, NativeTensor))
+    prefixes = [prefix for prefix in _PREFIXES if prefix not in of_others]
+    prefix, sources = _find_layout(file, targets, (native_of, *other_layouts, NativeTensor), prefixes)
     sources = {name: _named_as_in(file, prefix, place) for name, place in sources.items()}
     # each tensor of the file, and what is cut out of it
     wanted: dict[str, list[tuple[str, NativeTensor]]] = {}
@@ -119,15 +128,32 @@ def fill_from_file(
     return module.requires_grad_(False).eval()
 
 
+def read_vae(path: Path, module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`fill_from_file` for an `AutoencoderKL`."""
+    return fill_from_file(path, module, dtype, lambda name: NativeTensor(vae_name(name, module.config, "")))
+
+
+def read_clip(path: Path, module: nn.Module, dtype: torch.dtype, name: str = "") -> nn.Module:
+    """`fill_from_file` for a text encoder of CLIP, with its projection if the module has one.
+
+    Args:
+        path, module, dtype: as there.
+        name: of `CLIP_PREFIXES`, where whole checkpoints have both of them.
+    """
+    others = [prefix for own, prefix in CLIP_PREFIXES.items() if name and own != name]
+    beside = _BESIDE_CLIP if hasattr(module, "text_projection") else ("text_projection.", *_BESIDE_CLIP)
+    return fill_from_file(path, module, dtype, lambda own: NativeTensor(clip_file_path(own)), beside, of_others=others)
+
+
 def _find_layout(
-    file: WeightsFile, targets: Mapping[str, Tensor], layouts: Sequence[Layout]
+    file: WeightsFile, targets: Mapping[str, Tensor], layouts: Sequence[Layout], prefixes: Sequence[str]
 ) -> tuple[str, dict[str, NativeTensor]]:
     """The prefix and the names that the file has: of all layouts, the one with most of them."""
     named = [{name: place_of(name) for name in targets} for place_of in layouts]
     found = [
         (sum(prefix + place.name in file.shapes for place in sources.values()), prefix, sources)
         for sources in named
-        for prefix in _PREFIXES
+        for prefix in prefixes
     ]
     count, prefix, sources = max(found, key=lambda entry: entry[0])
     if not count:

@@ -35,11 +35,16 @@ RESOURCES = Path(__file__).parents[2] / "resources"
 def standard_models() -> Iterator[ReferenceModel]:
     """The standard models one after the other, on the meta device; each takes a fraction of a second to build."""
     for facts in FAMILIES:
-        family = model_families()[facts.model_types[0]]
+        family, known = model_families()[facts.model_types[0]], {}
         for model in facts.standard_models:
-            folder = RESOURCES / model.folder
-            kinds = {component: family.modules[component].__name__ for component in family.trainable_components}
-            components = {component: _empty(folder, component, kind) for component, kind in kinds.items()}
+            components = {}
+            for component in family.trainable_components:
+                # what several models have in common stands above, and is built once
+                own = RESOURCES / model.folder / component
+                place = own.parent if own.is_dir() else own.parent.parent
+                if (place, component) not in known:
+                    known[place, component] = _empty(place, component, family.modules[component].__name__)
+                components[component] = known[place, component]
             yield _reference(model.name, components, model.architecture, model.base_version)
 
 
@@ -58,6 +63,17 @@ def _text_encoders() -> dict[str, type[PreTrainedModel]]:
     families = model_families().values()
     kinds = [family.modules[component] for family in families for component in family.trainable_components[1:]]
     return {kind.__name__: kind for kind in kinds}
+
+
+def _adaptable(classes: Mapping[str, str]) -> dict[str, str]:
+    """Those of a model's components that can have adapters: the denoiser, and what its families train beside it."""
+    known = {
+        (name, family.modules[name].__name__)
+        for family in model_families().values()
+        if family.modules[family.trainable_components[0]].__name__ in classes.values()
+        for name in family.trainable_components
+    }
+    return {name: kind for name, kind in classes.items() if (name, kind) in known}
 
 
 def reference_of_folder(folder: Path) -> ReferenceModel:
@@ -122,18 +138,20 @@ def base_place(name: str, key: str, hub: Hub, weights: bool = True, whole: bool 
     index = read_index(place)
     classes = component_classes(place.folder)
     fetch_settings(place, [component for component in classes if place.names(component)])
-    for component, kind in classes.items() if weights else ():
+    adaptable = _adaptable(classes)
+    for component in classes if weights else ():
         of_diffusers = index[component][0] == "diffusers"
-        if _has_layers(kind) or (whole and choose_weights(place.names(component), of_diffusers)):
+        if component in adaptable or (whole and choose_weights(place.names(component), of_diffusers)):
             fetch_component(place, component, of_diffusers, component)
     return place.folder
 
 
 def reference_of_pipeline(pipeline: DiffusionPipeline, name: str) -> ReferenceModel:
     """The reference of a loaded pipeline, which shares its components."""
-    components = {component: module.requires_grad_(False) for component, module in pipeline.components.items()
-             if _has_layers(_class_name(module))}  # fmt: skip
-    return _reference(name, components)
+    adaptable = _adaptable({component: _class_name(module) for component, module in pipeline.components.items()})
+    return _reference(
+        name, {component: pipeline.components[component].requires_grad_(False) for component in adaptable}
+    )
 
 
 def single_file_pipeline(path: Path) -> DiffusionPipeline:
@@ -158,18 +176,14 @@ def _adaptable_classes(folder: Path) -> dict[str, str]:
     if not any(kind in _denoisers() for kind in classes.values()):
         kinds = ", ".join(sorted(classes.values()))
         raise UserError(f"{folder}: found {kinds}, expected a model with one of {', '.join(_denoisers())}.")
-    return {name: kind for name, kind in classes.items() if _has_layers(kind)}
-
-
-def _has_layers(kind: str) -> bool:
-    return kind in _denoisers() or kind in _text_encoders()
+    return _adaptable(classes)
 
 
 def _reference(
     name: str, components: Mapping[str, nn.Module], architecture: str = "", base_version: str = ""
 ) -> ReferenceModel:
     family = next(_denoisers()[kind] for kind in map(_class_name, components.values()) if kind in _denoisers())
-    encoders = {key: module for key, module in components.items() if _class_name(module) in _text_encoders()}
+    encoders = {key: module for key, module in components.items() if _class_name(module) not in _denoisers()}
     naming = family.name_layers(components[family.trainable_components[0]], encoders)
     return ReferenceModel(name, components, naming, architecture, base_version)
 

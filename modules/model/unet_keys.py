@@ -50,9 +50,13 @@ def unet_adapter_naming(unet: nn.Module, text_encoders: Mapping[str, nn.Module])
     else:
         for index, (component, encoder) in enumerate(text_encoders.items()):
             namings.append(clip_naming(component, layer_paths(encoder), f"lora_te{index + 1}", COMFY_CLIPS[index]))
-    layers = ((path, unet.get_submodule(path)) for path in layer_paths(unet))
-    kernels = {("unet", path): math.prod(layer.kernel_size) for path, layer in layers if isinstance(layer, nn.Conv2d)}
-    return replace(AdapterNaming.join(namings), kernels=kernels)
+    return replace(AdapterNaming.join(namings), kernels=kernel_sizes("unet", unet))
+
+
+def kernel_sizes(component: str, module: nn.Module) -> dict[LayerId, int]:
+    """`AdapterNaming.kernels` of a component, which may be on the meta device."""
+    layers = ((path, module.get_submodule(path)) for path in layer_paths(module))
+    return {(component, path): math.prod(layer.kernel_size) for path, layer in layers if isinstance(layer, nn.Conv2d)}
 
 
 def layer_paths(module: nn.Module) -> list[str]:

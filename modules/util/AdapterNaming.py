@@ -1,5 +1,5 @@
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modules.util.enum.ModelFormat import ModelFormat
 
@@ -100,8 +100,10 @@ class AdapterNaming:
         write_fused: dict[ModelFormat, dict[str, FusedLayer]] = {}
         write_apart: dict[ModelFormat, dict[LayerId, str]] = {}
         comfy: set[str] = set()
+        kernels: dict[LayerId, int] = {}
         for naming in namings:
             comfy |= naming.comfy
+            kernels |= naming.kernels
             for model_format, alone in naming.write_apart.items():
                 write_apart.setdefault(model_format, {}).update(alone)
             for model_format, table in naming.write.items():
@@ -114,4 +116,4 @@ class AdapterNaming:
                     raise ValueError(f"adapter layer name {name} stands for {group.layers} and for other layers")
             for model_format, groups in naming.write_fused.items():
                 write_fused.setdefault(model_format, {}).update(groups)
-        return AdapterNaming.build(names, aliases, fused, write_fused, write_apart, comfy)
+        return replace(AdapterNaming.build(names, aliases, fused, write_fused, write_apart, comfy), kernels=kernels)

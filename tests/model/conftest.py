@@ -8,6 +8,8 @@ from typing import Any
 
 from tests.model.flux1_models import chroma_pipeline as random_chroma
 from tests.model.flux1_models import flux1_pipeline
+from tests.model.sd3_models import VARIANTS as _SD3
+from tests.model.sd3_models import sd3_pipeline
 
 import torch
 
@@ -633,6 +635,27 @@ def wide_qwen_folder(tmp_path_factory) -> Path:
     from tests.model.qwen_base import random_qwen
 
     return _saved(_seeded(random_qwen, 64, 4), tmp_path_factory.mktemp("wide qwen"))
+
+
+# --- Stable Diffusion 3 and 3.5
+
+
+@pytest.fixture(scope="session")
+def sd3_pipelines() -> dict:
+    """ "3" and "3.5" -> a small pipeline with random weights; tests must not change it."""
+    return {variant: _seeded(sd3_pipeline, variant, small_tokenizer()) for variant in _SD3}
+
+
+@pytest.fixture(scope="session")
+def sd3_folders(sd3_pipelines, tmp_path_factory) -> dict[str, Path]:
+    """The same as diffusers folders; tests must not change them."""
+    return {name: _saved(pipeline, tmp_path_factory.mktemp(f"sd {name}")) for name, pipeline in sd3_pipelines.items()}
+
+
+@pytest.fixture(scope="session")
+def wide_sd3_folder(tmp_path_factory) -> Path:
+    """3.5 with layers that are large enough to be quantized, in every component."""
+    return _saved(_seeded(sd3_pipeline, "3.5", small_tokenizer(), 64, 4), tmp_path_factory.mktemp("wide sd3"))
 
 
 # --- Krea 2

@@ -79,7 +79,7 @@ def goes_on_from_a_file(make_run: Any, family: Any, settings: dict, layer: str) 
     deltas = []
     for run in (first, second):
         layers = read_adapter(run.output).fit(model.adapter_naming(), model.components)["transformer"]
-        deltas.append({name: parts["lora_up.weight"] @ parts["lora_down.weight"] * parts["alpha"]
+        deltas.append({name: parts["lora_up.weight"].flatten(1) @ parts["lora_down.weight"].flatten(1) * parts["alpha"]
                        / len(parts["lora_down.weight"]) for name, parts in layers.items()})  # fmt: skip
     assert deltas[0].keys() == deltas[1].keys()
     for name, delta in deltas[0].items():

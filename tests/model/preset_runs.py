@@ -29,8 +29,12 @@ from torch import Tensor
 from PIL import Image
 
 CPU = torch.device("cpu")
-# layers of the small models whose outputs nothing reads, so that they have no gradient: of the last block's text
-UNREAD = {ModelType.QWEN: re.compile(r"transformer_blocks\.1\.(attn\.(add_q_proj|to_add_out)|txt_mlp\..+)")}
+# layers of the small models on which nothing depends, so that no adapter there moves, and joined files leave it out: of
+# the last block's text nothing comes out
+IDLE = {
+    ModelType.STABLE_DIFFUSION_35: re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
+    ModelType.QWEN: re.compile(r"transformer_blocks\.1\.(attn\.(add_q_proj|to_add_out)|txt_mlp\..+)"),
+}
 NOTHING = re.compile(r"(?!)")
 # least numbers of images and of steps
 IMAGES, STEPS = 4, 1
@@ -157,14 +161,16 @@ def _check_adapter(done: ShortRun) -> None:
     for component, trained in done.trainer.trained.items():
         neumann = bool(done.config.oft_cayley_neumann)
         again = AdapterSet.from_parts(component, model.components[component], layers[component], neumann)
-        assert again.adapters.keys() == trained.adapters.keys()
+        idle = IDLE.get(done.config.model_type, NOTHING)
+        assert {name for name in trained.adapters if not idle.fullmatch(name)} <= again.adapters.keys()
+        assert again.adapters.keys() <= trained.adapters.keys()
         for name, adapter in trained.adapters.items():
-            found, expected = again.adapters[name].merged_delta(), adapter.merged_delta()
-            if UNREAD.get(done.config.model_type, NOTHING).fullmatch(name):
+            expected = adapter.merged_delta()
+            if idle.fullmatch(name):
                 # roundings at most
-                assert expected.norm() < 1e-3 and found.isfinite().all(), name
+                assert expected.norm() < 1e-3, name
             else:
-                _check_equal(found, expected, done.config, f"{component}.{name}")
+                _check_equal(again.adapters[name].merged_delta(), expected, done.config, f"{component}.{name}")
 
 
 def _check_equal(found: Tensor, expected: Tensor, config: TrainConfig, name: str) -> None:

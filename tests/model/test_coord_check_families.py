@@ -12,6 +12,10 @@ SCALED = {"optimizer": {"optimizer": "ADAMW_ADV", "scaled_optm": True}, "learnin
 FAMILIES = {
     "SD 1.5": {"model_type": "STABLE_DIFFUSION_15", "text_encoder": COMPONENT},
     "SDXL": {"model_type": "STABLE_DIFFUSION_XL_10_BASE", "text_encoder": COMPONENT, "text_encoder_2": COMPONENT},
+    "SD 3.5": {
+        "model_type": "STABLE_DIFFUSION_35", "output_model_format": "COMFY_LORA", "transformer": COMPONENT, "unet": {},
+        "text_encoder": COMPONENT, "text_encoder_2": COMPONENT, "text_encoder_3": COMPONENT,
+    },
     "Flux.1": {
         "model_type": "FLUX_DEV_1", "output_model_format": "COMFY_LORA", "transformer": COMPONENT, "unet": {},
         "text_encoder": {"train": False}, "text_encoder_2": {"train": False}, "dynamic_timestep_shifting": True,
@@ -32,13 +36,22 @@ EVERY_METHOD = ("SD 1.5", "Flux.2 Klein")
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_methods_are_measured(
-    make_run, small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, chroma_folder, qwen_folder,
-    krea2_folder, family,
-):  # fmt: skip
+    make_run,
+    small_folder,
+    xl_folder,
+    sd3_folders,
+    flux1_folders,
+    flux2_folders,
+    zimage_folder,
+    chroma_folder,
+    qwen_folder,
+    krea2_folder,
+    family,
+):
     folders = {
-        "SD 1.5": small_folder, "SDXL": xl_folder, "Flux.1": flux1_folders["dev"], "Flux.2 dev": flux2_folders["dev"],
-        "Flux.2 Klein": flux2_folders["klein"], "Z-Image": zimage_folder, "Chroma": chroma_folder,
-        "Qwen-Image": qwen_folder, "Krea 2": krea2_folder,
+        "SD 1.5": small_folder, "SDXL": xl_folder, "SD 3.5": sd3_folders["3.5"], "Flux.1": flux1_folders["dev"],
+        "Flux.2 dev": flux2_folders["dev"], "Flux.2 Klein": flux2_folders["klein"], "Z-Image": zimage_folder,
+        "Chroma": chroma_folder, "Qwen-Image": qwen_folder, "Krea 2": krea2_folder,
     }  # fmt: skip
     options = make_run().options(
         **{"unet": COMPONENT, **SCALED, **FAMILIES[family], "base_model_name": str(folders[family])}

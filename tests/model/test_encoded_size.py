@@ -18,14 +18,23 @@ def size_of(tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-@pytest.fixture(params=["sd", "xl", "flux1", "dev", "klein", "zimage", "chroma", "qwen", "krea2"])
+@pytest.fixture(params=["sd", "xl", "sd3", "flux1", "dev", "klein", "zimage", "chroma", "qwen", "krea2"])
 def load(
-    request, small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, chroma_folder, qwen_folder,
+    request,
+    small_folder,
+    xl_folder,
+    sd3_folders,
+    flux1_folders,
+    flux2_folders,
+    zimage_folder,
+    chroma_folder,
+    qwen_folder,
     krea2_folder,
-):  # fmt: skip
+):
     """load(**options) -> a model of each family."""
     folder, kind = {
         "sd": (small_folder, "STABLE_DIFFUSION_15"), "xl": (xl_folder, "STABLE_DIFFUSION_XL_10_BASE"),
+        "sd3": (sd3_folders["3"], "STABLE_DIFFUSION_3"),
         "flux1": (flux1_folders["dev"], "FLUX_DEV_1"), "chroma": (chroma_folder, "CHROMA_1"),
         "zimage": (zimage_folder, "Z_IMAGE"),
         "dev": (flux2_folders["dev"], "FLUX_2"), "klein": (flux2_folders["klein"], "FLUX_2"),

@@ -25,6 +25,7 @@ YES, NO = "✓", "–"
 FAMILIES = {
     "SD 1.5, 2.x": "STABLE_DIFFUSION_15",
     "SDXL": "STABLE_DIFFUSION_XL_10_BASE",
+    "SD 3, 3.5": "STABLE_DIFFUSION_35",
     "Flux.1": "FLUX_DEV_1",
     "Flux.2 dev": "FLUX_2",
     "Flux.2 Klein": "FLUX_2",
@@ -61,7 +62,8 @@ ADAPTERS, WEIGHTS = table_rows("Adapters"), table_rows("Full fine-tuning")
 
 
 def test_the_tables_are_complete():
-    assert {FAMILIES[row[0]] for row in ADAPTERS} | {"STABLE_DIFFUSION_20", "STABLE_DIFFUSION_21"} >= {
+    served_alike = {"STABLE_DIFFUSION_20", "STABLE_DIFFUSION_21", "STABLE_DIFFUSION_3"}
+    assert {FAMILIES[row[0]] for row in ADAPTERS} | served_alike >= {
         kind.removesuffix("_BASE") if kind.startswith("STABLE_DIFFUSION_2") else str(kind) for kind in model_families()
     }
     assert {row[:2] for row in ADAPTERS} == set(itertools.product(FAMILIES, METHODS))
@@ -72,9 +74,16 @@ def test_the_tables_are_complete():
 
 @pytest.fixture(scope="module")
 def folders(
-    small_folder, xl_folder, flux1_folders, flux2_folders, zimage_folder, chroma_folder, qwen_folder,
+    small_folder,
+    xl_folder,
+    sd3_folders,
+    flux1_folders,
+    flux2_folders,
+    zimage_folder,
+    chroma_folder,
+    qwen_folder,
     krea2_folder,
-) -> dict[str, Path]:  # fmt: skip
+) -> dict[str, Path]:
     flux2 = {f"Flux.2 {name}": flux2_folders[name.lower()] for name in ("dev", "Klein")}
     others = {
         "Flux.1": flux1_folders["dev"],
@@ -83,11 +92,12 @@ def folders(
         "Qwen-Image": qwen_folder,
         "Krea 2": krea2_folder,
     }
-    return {"SD 1.5, 2.x": small_folder, "SDXL": xl_folder, **flux2, **others}
+    unets = {"SD 1.5, 2.x": small_folder, "SDXL": xl_folder}
+    return {**unets, "SD 3, 3.5": sd3_folders["3.5"], **flux2, **others}
 
 
 def config_of(folder: Path, family: str, **changes) -> TrainConfig:
-    quiet = {component: {"train": False} for component in ("text_encoder", "text_encoder_2")}
+    quiet = {component: {"train": False} for component in ("text_encoder", "text_encoder_2", "text_encoder_3")}
     return TrainConfig.from_dict({
         "base_model_name": str(folder), "model_type": FAMILIES[family], "lora_rank": 4, "oft_block_size": 8,
         "lora_init_scale": 1.0, "output_dtype": "FLOAT_32", "text_encoder_sequence_length": 40, "concepts": [],

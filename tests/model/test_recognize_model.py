@@ -18,10 +18,12 @@ def type_of(path: Path) -> ModelType:
     return find_model_type(TrainConfig(base_model_name=str(path)))
 
 
-def test_a_folder_by_its_components(mini_base, flux1_folders, chroma_folder, tmp_path):
+def test_a_folder_by_its_components(mini_base, sd3_folders, flux1_folders, chroma_folder, tmp_path):
     assert type_of(mini_base) == ModelType.STABLE_DIFFUSION_15
     assert {type_of(folder) for folder in flux1_folders.values()} == {ModelType.FLUX_DEV_1}
     assert type_of(chroma_folder) == ModelType.CHROMA_1
+    # which of the two it is, its own files tell
+    assert {type_of(folder) for folder in sd3_folders.values()} == {ModelType.STABLE_DIFFUSION_3}
     index = json.loads((mini_base / "model_index.json").read_text())
     # one more component than the family has is another family
     index["text_encoder_9"] = ["transformers", "CLIPTextModel"]
@@ -35,6 +37,8 @@ def test_a_folder_by_its_components(mini_base, flux1_folders, chroma_folder, tmp
     [
         ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "STABLE_DIFFUSION_15"),
         ("conditioner.embedders.1.model.ln_final.bias", "STABLE_DIFFUSION_XL_10_BASE"),
+        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "STABLE_DIFFUSION_3"),
+        ("joint_blocks.0.x_block.attn.ln_q.weight", "STABLE_DIFFUSION_35"),
         ("double_stream_modulation_img.lin.weight", "FLUX_2"),
         ("cap_pad_token", "Z_IMAGE"),
         ("transformer_blocks.0.txt_mod.1.bias", "QWEN"),

@@ -36,6 +36,20 @@ def test_sizes_of_the_standard_models(standard):
         ("SDXL", "unet"): 2_567_463_684,
         ("SDXL", "text_encoder"): 123_060_480,
         ("SDXL", "text_encoder_2"): 694_659_840,
+        **{
+            (f"Stable Diffusion {name}", component): count
+            for name, transformer in (
+                ("3 medium", 2_028_328_000),
+                ("3.5 large", 8_056_627_520),
+                ("3.5 medium", 2_243_171_520),
+            )
+            for component, count in (
+                ("transformer", transformer),
+                ("text_encoder", 123_650_304),
+                ("text_encoder_2", 694_659_840),
+                ("text_encoder_3", 4_762_310_656),
+            )
+        },
         ("Flux.1 dev", "transformer"): 11_901_408_320,
         ("Flux.1 schnell", "transformer"): 11_891_178_560,
         ("Flux.2 dev", "transformer"): 32_223_281_152,

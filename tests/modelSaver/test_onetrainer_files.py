@@ -181,7 +181,10 @@ COUNTS = {
     "Stable Diffusion 1.x": {"ORIGINAL_LORA": (0, 282), "DIFFUSERS_LORA": (226, 354), "INTERNAL": (226, 354)},
     "Stable Diffusion 2.x": {"ORIGINAL_LORA": (0, 282), "DIFFUSERS_LORA": (292, 420), "INTERNAL": (292, 420)},
     "SDXL": {"ORIGINAL_LORA": (0, 794), "DIFFUSERS_LORA": (498, 1059), "INTERNAL": (498, 1059)},
-    # these by the copy of its map in test_flux1_keys.py
+    # these by the copies of its map in test_sd3_keys.py and test_flux1_keys.py
+    "Stable Diffusion 3 medium": {"ORIGINAL_LORA": (0, 245), "DIFFUSERS_LORA": (605, 775), "INTERNAL": (605, 775)},
+    "Stable Diffusion 3.5 large": {"ORIGINAL_LORA": (0, 385), "DIFFUSERS_LORA": (801, 971), "INTERNAL": (801, 971)},
+    "Stable Diffusion 3.5 medium": {"ORIGINAL_LORA": (0, 271), "DIFFUSERS_LORA": (657, 827), "INTERNAL": (657, 827)},
     "Flux.1 dev": {"ORIGINAL_LORA": (0, 314)},
     "Flux.1 schnell": {"ORIGINAL_LORA": (0, 312)},
     "Flux.2 dev": {
@@ -203,6 +206,10 @@ COUNTS = {
 }  # fmt: skip
 
 
+# families whose native files join layers
+_JOINED = ("Flux.", "Chroma", "Stable Diffusion 3")
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_how_many_layers_comfy_finds(standards, name):
     naming = standards[name]
@@ -214,7 +221,7 @@ def test_how_many_layers_comfy_finds(standards, name):
         told = f"finds {known} of the model's {len(names)} layers" in line
         assert told == (known < len(names) and not LAYOUTS[model_format].peft)
     apart = naming.write_apart.get(ModelFormat.COMFY_LORA, {})
-    assert set(apart.values()) <= naming.comfy and bool(apart) == name.startswith(("Flux.", "Chroma"))
+    assert set(apart.values()) <= naming.comfy and bool(apart) == name.startswith(_JOINED)
     joined = one(onetrainer_remarks(ModelFormat.KOHYA_LORA, AdapterKind("LoRA"), naming))
-    assert ("layers that are joined" in joined) == name.startswith(("Flux.", "Chroma", "Z-Image"))
+    assert ("layers that are joined" in joined) == name.startswith((*_JOINED, "Z-Image"))
     assert not onetrainer_remarks(ModelFormat.LEGACY_LORA, AdapterKind("LoRA"), naming)

@@ -9,6 +9,7 @@ from modules.model.FluxModel import FluxModel
 from modules.model.Krea2Model import Krea2Model
 from modules.model.ModelSource import empty_module
 from modules.model.QwenModel import QwenModel
+from modules.model.StableDiffusion3Model import StableDiffusion3Model
 from modules.model.ZImageModel import ZImageModel
 from modules.module.WeightSet import WeightSet, role_of
 from modules.util.enum.ParameterRole import ParameterRole
@@ -27,6 +28,7 @@ from diffusers import (
     FluxTransformer2DModel,
     Krea2Transformer2DModel,
     QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
     UNet2DConditionModel,
     ZImageTransformer2DModel,
 )
@@ -63,6 +65,12 @@ COMPONENTS = {
     "sdxl text encoder 2": (
         lambda: resource(CLIPTextModelWithProjection, "stable_diffusion_xl/text_encoder_2"),
         {f"text_model.{name}" for name in EMBEDDINGS}, set(),
+    ),
+    "sd 3.5 medium": (
+        lambda: resource(SD3Transformer2DModel, "stable_diffusion_3/medium_35/transformer"),
+        {"pos_embed.proj", "context_embedder"}
+        | {f"time_text_embed.{name}_embedder.linear_1" for name in ("timestep", "text")},
+        {"proj_out"},
     ),
     "flux.2 klein": (
         lambda: resource(Flux2Transformer2DModel, "flux_2/klein_4b/transformer"),
@@ -104,8 +112,14 @@ COMPONENTS = {
     "language model, tied": (lambda: small_qwen(tied=True), {"model.embed_tokens"}, set()),
 }  # fmt: skip
 # the component of a family that says itself which layers are first and last
-OWN = {"flux.1 dev": FluxModel, "chroma": ChromaModel, "z-image": ZImageModel, "qwen-image": QwenModel}
-OWN["krea 2"] = Krea2Model
+OWN = {
+    "sd 3.5 medium": StableDiffusion3Model,
+    "flux.1 dev": FluxModel,
+    "chroma": ChromaModel,
+    "z-image": ZImageModel,
+    "qwen-image": QwenModel,
+    "krea 2": Krea2Model,
+}
 
 
 @pytest.fixture(scope="module", params=COMPONENTS)

@@ -166,6 +166,16 @@ def test_captions_of_flux2_have_their_full_length():
     assert tokens.input_ids.shape == tokens.attention_mask.shape == (2, 512)
 
 
+def test_sd3_is_described_as_it_was_published():
+    """The transformers' own counts stand in test_sd3_keys.py."""
+    source = StandardSource(ModelType.STABLE_DIFFUSION_35, "stabilityai/stable-diffusion-3.5-large-turbo")
+    counts = {component: sum(p.numel() for p in source.empty(component).parameters()) for component in source.classes}
+    encoders = {"text_encoder": 123_650_304, "text_encoder_2": 694_659_840, "text_encoder_3": 4_762_310_656}
+    assert counts == {"transformer": 8_056_627_520, **encoders, "vae": 83_819_683}
+    assert source.tokenizer("tokenizer_3")(["a", "b"], max_length=256).input_ids.shape == (2, 256)
+    assert source.scheduler_config()["shift"] == 3.0 and not source.scheduler_config()["use_dynamic_shifting"]
+
+
 @pytest.mark.parametrize(("name", "count"), [("dev", 11_901_408_320), ("schnell", 11_891_178_560)])
 def test_flux1_is_described_as_it_was_published(name, count):
     source = StandardSource(ModelType.FLUX_DEV_1, f"black-forest-labs/FLUX.1-{name}")

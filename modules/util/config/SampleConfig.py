@@ -43,6 +43,9 @@ class SampleConfig(BaseConfig):
         None, "Sequence length 2", "Tokens that text encoder 2 reads. null: the model's own.", G
     )
     text_encoder_3_layer_skip: int = layer_skip(3, G)
+    text_encoder_3_sequence_length: int | None = sequence_length(
+        None, "Sequence length 3", "Tokens that text encoder 3 reads. null: the model's own.", G
+    )
     text_encoder_4_layer_skip: int = layer_skip(4, G)
     transformer_attention_mask: bool = advanced(False, "Attention mask", "Hides padding tokens from the transformer.")
     force_last_timestep: bool = advanced(

@@ -45,6 +45,12 @@ READERS: dict[tuple[type[BaseConfig], str], str] = {
     (TrainConfig, "text_encoder_2_sequence_length"): r"own\.text_encoder_2_sequence_length",
     (TrainConfig, "text_encoder_3_layer_skip"): r"getattr\(self\.config, f.\{component\}_layer_skip",
     (TrainConfig, "text_encoder_4_layer_skip"): r"getattr\(self\.config, f.\{component\}_layer_skip",
+    (SampleConfig, "text_encoder_3_layer_skip"): r"getattr\(sample, f.text_encoder_\{number\}_layer_skip",
+    (TrainConfig, "text_encoder_3_sequence_length"): r"self\.long_text_encoder\}_sequence_length",
+    (
+        SampleConfig,
+        "text_encoder_3_sequence_length",
+    ): r"sample, f.text_encoder_\{number or 1\}_sequence_length",
     (SampleConfig, "text_encoder_2_layer_skip"): r"sample\.text_encoder_2_layer_skip",
     (SampleConfig, "text_encoder_2_sequence_length"): r"sample\.text_encoder_2_sequence_length",
     (TrainConfig, "learning_rate"): r"config\.learning_rate\b",

@@ -139,6 +139,12 @@ class ModelOptions(BaseConfig):
         "Text encoder 3", "The third text encoder.", TEXT_ENCODER_FACTS, advanced=True, **TEXT_ENCODER
     )
     text_encoder_3_layer_skip: int = layer_skip(3, COMPONENTS)
+    text_encoder_3_sequence_length: int | None = sequence_length(
+        None,
+        "Sequence length 3",
+        "Tokens that text encoder 3 reads, in families where this can be chosen. null: the model's own.",
+        COMPONENTS,
+    )
     text_encoder_4: TrainModelPartConfig = _component(
         "Text encoder 4", "The fourth text encoder.", TEXT_ENCODER_FACTS, advanced=True, **TEXT_ENCODER
     )

@@ -32,6 +32,7 @@ WHOLE_SETS = (
     "Chroma/#chroma LoRA",
     "QwenImage/#qwen LoRA",
     "Ernie-Image/#ernie LoRA",
+    "Krea 2/#krea2 LoRA",
 )
 
 

@@ -239,6 +239,11 @@ def read_index(place: Path | Snapshot) -> dict[str, Any]:
         return index
 
 
+def is_component(entry: object) -> bool:
+    """Whether an entry of a model_index.json is [library, class], [null, null] if it was left out; else an option."""
+    return isinstance(entry, list) and len(entry) == 2 and all(word is None or isinstance(word, str) for word in entry)
+
+
 @dataclass(frozen=True)
 class ComponentFile:
     """A file that holds one component, on this machine or on the hub.

@@ -168,11 +168,11 @@ def native_layers(
     apart: dict[LayerId, str] = {}
     stacked: dict[str, dict[Share, tuple[str, bool]]] = {}
     for path in paths:
-        native, share, swapped = place(path)
-        if share is None and not swapped:
-            apart[component, path] = native
+        there = place(path)
+        if there.share is None and not there.swapped:
+            apart[component, path] = there.name
         else:
-            stacked.setdefault(native, {})[share or Share(0, 1, 1)] = path, swapped
+            stacked.setdefault(there.name, {})[there.share or Share(0, 1, 1)] = path, there.swapped
     groups: dict[str, FusedLayer] = {}
     for native, shares in stacked.items():
         members = [shares[share] for share in sorted(shares)]

@@ -4,17 +4,17 @@ Captions are the last layer of Qwen2.5-VL, whose half for images is not loaded. 
 batch, `c` channels of packed latents, `h w` their sides, `n` text tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from modules.model.cut_text import cut_text
 from modules.model.families import QWEN
-from modules.model.LanguageTexts import LanguageTexts
 from modules.model.ModelSource import ModelSource, empty_module
 from modules.model.native_file import NativeTensor, fill_from_file, read_language_model
-from modules.model.qwen_keys import qwen_adapter_naming, qwen_vae_name
+from modules.model.qwen_keys import qwen_adapter_naming
+from modules.model.QwenLatents import QwenLatents, read_qwen_vae
+from modules.model.QwenTexts import BESIDE_TEXT, NOT_READ, QwenTexts
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
 from modules.util.config.errors import Problem, Remedy
@@ -24,7 +24,6 @@ from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusers import (
@@ -34,18 +33,10 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from transformers import AutoTokenizer, BatchEncoding, Qwen2_5_VLTextModel
+from transformers import AutoTokenizer, Qwen2_5_VLTextModel
 
-# the text that the model was trained with, around the caption
-BEFORE = (
-    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
-    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n"
-)
-AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 # tokens that diffusers' pipeline reads at most
 MOST_TOKENS = 1024
-# what files of the text encoder hold beside: its half for images, and the head
-_BESIDE_TEXT = ("visual.", "model.visual.", "lm_head.weight")
 # options of transformers that read more than a caption and a noised image
 _OF_OTHERS = ("zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
 
@@ -53,10 +44,10 @@ _OF_OTHERS = ("zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
 class QwenTextEncoder(Qwen2_5_VLTextModel):
     """The language model out of Qwen2.5-VL. What its files hold beside is left in them."""
 
-    _keys_to_ignore_on_load_unexpected = [rf"^{name}" for name in _BESIDE_TEXT]
+    _keys_to_ignore_on_load_unexpected = NOT_READ
 
 
-class QwenModel(LanguageTexts):
+class QwenModel(QwenTexts, QwenLatents):
     """The transformer reads the text that stands around the caption only behind it: the first 34 tokens are cut."""
 
     model_types = QWEN.model_types
@@ -67,9 +58,6 @@ class QwenModel(LanguageTexts):
     }
     index_names = {"text_encoder": "Qwen2_5_VLForConditionalGeneration"}
     tokenizers = {"tokenizer": AutoTokenizer}
-    cut_tokens = 34
-    hides_padding = True
-    vae_of_videos = True
     pipeline_arguments = {"hidden": "prompt_embeds", "mask": "prompt_embeds_mask"}
     guidance_argument = "true_cfg_scale"
     # its layout is that of diffusers
@@ -112,10 +100,10 @@ class QwenModel(LanguageTexts):
     def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
         module = self.source.empty(component)
         if component == "vae":
-            return fill_from_file(path, module, dtype, lambda name: NativeTensor(qwen_vae_name(name, module.config)))
-        if component == "transformer":
-            return fill_from_file(path, module, dtype, NativeTensor)
-        return read_language_model(path, module, dtype, _BESIDE_TEXT)
+            return read_qwen_vae(path, module, dtype)
+        if component == "text_encoder":
+            return read_language_model(path, module, dtype, BESIDE_TEXT)
+        return fill_from_file(path, module, dtype, NativeTensor)
 
     def check_layers(self) -> None:
         super().check_layers()
@@ -128,35 +116,6 @@ class QwenModel(LanguageTexts):
                 "models that edit images or draw layers read more than a caption and can't."
             )
 
-    @property
-    def image_grid(self) -> int:
-        """Pixels of one token; 16 in the published model."""
-        return 2 ** len(self.layers_of("vae").config.dim_mult)
-
-    # -- images ---------------------------------------------------------------------------------------------------
-
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation `[channels, 1, 1]` of the VAE's latents."""
-        config = self.vae.config
-        mean, spread = (
-            torch.tensor(numbers, device=self.device) for numbers in (config.latents_mean, config.latents_std)
-        )
-        return mean[:, None, None], spread[:, None, None]
-
-    def pack_latents(self, latents: Tensor) -> Tensor:
-        """Each channel holds one pixel of a patch of 2 × 2."""
-        mean, spread = self._statistics()
-        return F.pixel_unshuffle((latents - mean) / spread, 2)
-
-    def unpack_latents(self, latents: Tensor) -> Tensor:
-        mean, spread = self._statistics()
-        return F.pixel_shuffle(latents, 2) * spread + mean
-
-    @property
-    def packing(self) -> str:
-        config = self.layers_of("vae").config
-        return f"{list(config.latents_mean)} {list(config.latents_std)} packed"
-
     # -- captions -------------------------------------------------------------------------------------------------
 
     def text_length(self, sample: SampleConfig | None = None) -> int | None:
@@ -168,9 +127,6 @@ class QwenModel(LanguageTexts):
             )
         return length
 
-    def read(self, captions: Sequence[str], **options: Any) -> BatchEncoding:
-        return self.tokenizer([f"{BEFORE}{cut_text(caption)}{AFTER}" for caption in captions], **options)
-
     def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
         """`hidden` `[b, n, d]` in the text encoder's format, and `mask` `[b, n]`; n is that of the longest text."""
         tokens = self.tokenize(captions, length, padding="longest", padding_side="right")
@@ -179,9 +135,6 @@ class QwenModel(LanguageTexts):
         ).last_hidden_state[:, self.cut_tokens :]
         mask = tokens.attention_mask[:, self.cut_tokens :].bool()
         return {"hidden": hidden * mask[..., None], "mask": mask}
-
-    def text_settings(self, component: str) -> list[Any]:
-        return [self.config.text_encoder_sequence_length, BEFORE, AFTER, self.cut_tokens]
 
     # -- training -------------------------------------------------------------------------------------------------
 

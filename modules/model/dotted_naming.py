@@ -16,6 +16,7 @@ def dotted_naming(
     apart: Mapping[LayerId, str],
     groups: Mapping[str, FusedLayer],
     comfy_bare: bool = True,
+    native: bool = False,
 ) -> AdapterNaming:
     """The key map of a transformer. See the top of this file.
 
@@ -25,6 +26,7 @@ def dotted_naming(
         apart: layer -> native name, of layers that ComfyUI has one by one.
         groups: native name -> layers that ComfyUI has as one; of these it knows the names of diffusers, too.
         comfy_bare: whether it knows names of diffusers also without a prefix, and flattened after `lycoris_`.
+        native: COMFY_LORA and ORIGINAL_LORA have native names; there are no groups then.
 
     Raises:
         ValueError: two layers have the same name.
@@ -33,24 +35,27 @@ def dotted_naming(
     def split(start: str) -> dict[LayerId, str]:
         return {(component, path): f"{start}{path}" for path in paths}
 
-    flattened = {layer: f"lora_unet_{flat(native)}" for layer, native in apart.items()}
-    joined = {f"lora_unet_{flat(native)}": group for native, group in groups.items()}
+    def own(start: str) -> dict[LayerId, str]:
+        return {layer: f"{start}{name}" for layer, name in apart.items()} if native else split(start)
+
+    flattened = {layer: f"lora_unet_{flat(name)}" for layer, name in apart.items()}
+    joined = {f"lora_unet_{flat(name)}": group for name, group in groups.items()}
     kohya = (ModelFormat.KOHYA_LORA, ModelFormat.SAFETENSORS)
     names = {
         # flattened names of what is joined, one by one, are known to other trainers, and not to ComfyUI
         **dict.fromkeys(kohya, flattened),
-        ModelFormat.COMFY_LORA: split("diffusion_model."),
-        ModelFormat.ORIGINAL_LORA: split(""),
+        ModelFormat.COMFY_LORA: own("diffusion_model."),
+        ModelFormat.ORIGINAL_LORA: own(""),
         ModelFormat.DIFFUSERS_LORA: split("transformer."),
         ModelFormat.LEGACY_LORA: split("transformer."),
         ModelFormat.INTERNAL: split(f"{component}."),
     }
-    aliases = {name: layer for layer, native in apart.items() for name in _aliases(native)}
+    aliases = {name: layer for layer, name_there in apart.items() for name in _aliases(name_there)}
     aliases |= {name: (component, path) for path in paths for name in _aliases(path)}
     return AdapterNaming.build(
         names,
         aliases,
-        fused={name: group for native, group in groups.items() for name in _aliases(native)},
+        fused={name: group for name_there, group in groups.items() for name in _aliases(name_there)},
         write_fused=dict.fromkeys(kohya, joined),
         comfy=_comfy_names(paths, [*apart.values(), *groups], comfy_bare),
     )

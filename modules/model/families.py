@@ -194,10 +194,19 @@ ERNIE = Family(
     (StandardModel("Ernie-Image", "ernie_image", "Ernie-Image", "ernie_image", {ModelType.ERNIE: {}}),),
 )
 
+KREA_2 = Family(
+    "Krea2Model",
+    (ModelType.KREA_2,),
+    ("transformer", "text_encoder", "vae"),
+    {"width": 1024, "height": 1024, "diffusion_steps": 28, "cfg_scale": 5.5},
+    {"txtfusion.projector.": (ModelType.KREA_2,), "text_fusion.projector.": (ModelType.KREA_2,)},
+    (StandardModel("Krea 2", "krea_2", "Krea-2", "krea_2", {ModelType.KREA_2: {}}),),
+)
+
 # a new family is one line here
 FAMILIES: tuple[Family, ...] = (
     *(STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3),
-    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE),
+    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2),
 )
 
 

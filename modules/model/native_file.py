@@ -27,7 +27,7 @@ T5_PREFIX = "text_encoders.t5xxl.transformer."
 # the last ones are those of whole checkpoints, which hold other components as well
 _WHOLE = ("model.diffusion_model.", "vae.", VAE_PREFIX, *CLIP_PREFIXES.values(), T5_PREFIX,
           "text_encoders.qwen3_4b.transformer.model.", "text_encoders.qwen25_7b.transformer.model.",
-          "text_encoders.ministral3_3b.transformer.model.")  # fmt: skip
+          "text_encoders.ministral3_3b.transformer.model.", "text_encoders.qwen3vl_4b.transformer.model.")  # fmt: skip
 _PREFIXES = ("", "diffusion_model.", "model.", "model.language_model.", "language_model.", "language_model.model.",
              *_WHOLE)  # fmt: skip
 # names by which programs store the scale of an 8-bit weight; what else they store beside it changes no weight
@@ -45,11 +45,13 @@ class NativeTensor(NamedTuple):
         name: in the file.
         share: which rows of that tensor it is; None: all of it.
         swapped: the first and second half of its rows are exchanged.
+        flat: all of its rows are one there.
     """
 
     name: str
     share: Share | None = None
     swapped: bool = False
+    flat: bool = False
 
     def piece(self, tensor: Tensor) -> Tensor:
         """The tensor out of the file's."""
@@ -109,7 +111,7 @@ def fill_from_file(
     state: dict[str, Tensor] = {}
     for source, tensor in _weights(file, wanted):
         for name, place in wanted[source]:
-            piece = _shaped(path, source, place.piece(tensor), targets[name].shape)
+            piece = _shaped(path, source, place.piece(tensor), targets[name].shape, place.flat)
             state[name] = piece.to(torch.float32 if wide & {*name.split(".")} else dtype, copy=True)
     module.load_state_dict(state, strict=False, assign=True)
     for name, buffer in list(module.named_buffers()):
@@ -224,11 +226,12 @@ def _weights(file: WeightsFile, wanted: Mapping[str, object]) -> Iterator[tuple[
         yield name, tensor
 
 
-def _shaped(path: Path, name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+def _shaped(path: Path, name: str, tensor: Tensor, shape: torch.Size, flat: bool) -> Tensor:
+    expected = torch.Size([shape.numel()]) if flat else shape
     # attention projections of the autoencoder are 1 x 1 convolutions in one layout and matrices in the other
-    if [side for side in tensor.shape if side != 1] != [side for side in shape if side != 1]:
+    if [side for side in tensor.shape if side != 1] != [side for side in expected if side != 1]:
         raise UserError(
-            f"{path}: {name} has shape {list(tensor.shape)}, expected {list(shape)}. It is of another size than the "
+            f"{path}: {name} has shape {list(tensor.shape)}, expected {list(expected)}. It is of another size than the "
             "base model."
         )
     return tensor.reshape(shape)

@@ -5,7 +5,7 @@ from pathlib import Path
 from modules.model.BaseModel import BaseModel, model_families
 from modules.model.families import marked_types
 from modules.model.hub import Hub
-from modules.model.ModelSource import library_class, load_errors, read_index
+from modules.model.ModelSource import is_component, library_class, load_errors, read_index
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
@@ -31,10 +31,7 @@ def find_model_type(config: TrainConfig, hub: Hub | None = None) -> ModelType:
     if isinstance(place, Path) and place.is_file():
         return _type_of_file(place)
     index = read_index(place)
-    # [None, None] stands for a component that was left out
-    found = {
-        component: entry[-1] for component, entry in index.items() if isinstance(entry, list) and entry and entry[-1]
-    }
+    found = {component: entry[-1] for component, entry in index.items() if is_component(entry) and entry[-1]}
     for family in dict.fromkeys(model_families().values()):
         if _has_components(family, found):
             return family.model_types[0]

@@ -15,7 +15,7 @@ from modules.model.component_files import choose_weights
 from modules.model.families import FAMILIES
 from modules.model.hub import Hub
 from modules.model.hub_components import fetch_component, fetch_settings
-from modules.model.ModelSource import read_index
+from modules.model.ModelSource import is_component, read_index
 from modules.model.single_file import load_single_file, model_type_of
 from modules.model.weights_file import first_line
 from modules.util.ReferenceModel import ReferenceModel
@@ -167,12 +167,7 @@ def component_classes(folder: Path) -> dict[str, str]:
     if not index.is_file():
         raise UserError(f"{folder}: has no model_index.json. Expected the folder of a model in diffusers' layout.")
     listed = _read_json(index)
-    # [None, None] stands for a component that was left out
-    return {
-        name: entry[1]
-        for name, entry in listed.items()
-        if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
-    }
+    return {name: entry[1] for name, entry in listed.items() if is_component(entry) and entry[1]}
 
 
 def _adaptable_classes(folder: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from modules.util.UserError import UserError
 import torch
 from torch import nn
 
+from diffusers import ModelMixin
 from transformers import PreTrainedModel
 
 # A layer with fewer numbers saves nothing worth its error: 64 × 64.
@@ -48,8 +49,15 @@ def component_dtype(config: TrainConfig, component: str) -> torch.dtype:
 
 
 def float32_layers(module: nn.Module, dtype: torch.dtype) -> frozenset[str]:
-    """The last names in the paths of layers that stay in float32: T5's sums leave the range of half precision."""
-    wanted = dtype == torch.float16 and isinstance(module, PreTrainedModel)
+    """The last names in the paths of layers that stay in float32, as their class says.
+
+    Of text encoders only in half precision, whose range the sums of T5 leave; of models of diffusers in bfloat16, too:
+    a norm that is stored as its distance from 1 would be rounded to a 256th when 1 is added.
+    """
+    if isinstance(module, PreTrainedModel):
+        wanted = dtype == torch.float16
+    else:
+        wanted = isinstance(module, ModelMixin) and dtype in (torch.float16, torch.bfloat16)
     return frozenset(module._keep_in_fp32_modules or () if wanted else ())
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.BaseModel import BaseModel
-from modules.model.ModelSource import FolderSource, library_class, read_index
+from modules.model.ModelSource import FolderSource, is_component, library_class, read_index
 from modules.modelSaver.output import Warn, config_comment, replace_output
 from modules.modelSaver.save_model import (
     copy_folder,
@@ -189,7 +189,7 @@ class ModelWriter:
             there = (*self.model.modules, *self.model.tokenizers, "scheduler")
             # what else a pipeline may have, such as a safety checker, was never loaded
             return {
-                name: [None, None] if isinstance(value, list) and name not in there else value
+                name: [None, None] if is_component(value) and name not in there else value
                 for name, value in index.items()
             }
         assert self.model.pipeline_class is not None, f"{type(self.model).__name__} has no pipeline_class"

@@ -48,6 +48,7 @@ class CheckpointTensor:
         transposed: rows and columns are swapped in the file.
         swapped: the first and second half of the rows are exchanged in the file.
         ones: dimensions of size 1 that the file has at the end: of 1 × 1 convolutions that the model has as matrices.
+        flat: all rows are one in the file.
     """
 
     name: str
@@ -55,6 +56,7 @@ class CheckpointTensor:
     transposed: bool = False
     swapped: bool = False
     ones: int = 0
+    flat: bool = False
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """The file's tensor, of those of `sources`."""
@@ -65,6 +67,8 @@ class CheckpointTensor:
             whole = whole.roll(len(whole) // 2, 0)
         if self.transposed:
             whole = whole.T
+        if self.flat:
+            whole = whole.flatten()
         return whole[(...,) + (None,) * self.ones]
 
 
@@ -76,7 +80,7 @@ def checkpoint_tensors(
     Args:
         component: its name.
         names: of all tensors in its state.
-        place_of: name -> place, whose `transposed` or `swapped` counts where it has one.
+        place_of: name -> place, whose `transposed`, `swapped` or `flat` counts where it has one.
         ones_of: name -> `CheckpointTensor.ones`.
 
     Raises:
@@ -104,6 +108,7 @@ def checkpoint_tensors(
                 getattr(place, "transposed", False),
                 getattr(place, "swapped", False),
                 ones_of(shares[ordered[0]]),
+                getattr(place, "flat", False),
             )
         )
     return made

@@ -691,6 +691,39 @@ def wide_sd3_folder(tmp_path_factory) -> Path:
     return _saved(_seeded(sd3_pipeline, "3.5", small_tokenizer(), 64, 4), tmp_path_factory.mktemp("wide sd3"))
 
 
+# --- Krea 2
+
+
+@pytest.fixture(scope="session")
+def krea2_pipeline():
+    """A small Krea 2 pipeline with random weights; tests must not change it."""
+    from tests.model.krea2_base import random_krea2
+
+    pipeline = _seeded(random_krea2)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def krea2_folder(krea2_pipeline, tmp_path_factory) -> Path:
+    """The same as a diffusers folder; tests must not change it."""
+    return _saved(krea2_pipeline, tmp_path_factory.mktemp("krea 2"))
+
+
+@pytest.fixture
+def own_krea2_folder(krea2_folder, tmp_path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(krea2_folder, tmp_path / "base model"))
+
+
+@pytest.fixture(scope="session")
+def wide_krea2_folder(tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized, in every component."""
+    from tests.model.krea2_base import random_krea2
+
+    return _saved(_seeded(random_krea2, 64, 4), tmp_path_factory.mktemp("wide krea 2"))
+
+
 class MetaFile:
     """Stands for a `WeightsFile` of gigabytes: its tensors have no data."""
 

@@ -1,7 +1,7 @@
 """Small random Qwen-Image pipelines of the real classes, and the names of the VAE's tensors in ComfyUI's file."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusers import (
     AutoencoderKLQwenImage,
@@ -64,12 +64,32 @@ def qwen_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
+def small_vae() -> AutoencoderKLQwenImage:
+    return AutoencoderKLQwenImage(
+        base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
+        latents_mean=[0.1, -0.2, 0.3, 0.05], latents_std=[0.5, 0.7, 0.4, 0.6],
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def unsettle(*modules: nn.Module) -> None:
+    """Fresh norms and biases are ones and zeros, among which a wrong order would not show."""
+    for module in modules:
+        for parameter in module.parameters():
+            if parameter.squeeze().dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def special_ids() -> dict[str, int]:
+    """Of the tokens that stand for what is no text."""
+    return {f"{name}_token_id": number for number, name in enumerate(
+        ("image", "video", "vision_start", "vision_end"), _MARKS.index("<image>")
+    )}  # fmt: skip
+
+
 def random_qwen(width: int = 16, heads: int = 2) -> QwenImagePipeline:
     """`width` of the text encoder, `heads` of the transformer with 16 channels each."""
     tokenizer = qwen_tokenizer()
-    ids = {f"{name}_token_id": number for number, name in enumerate(
-        ("image", "video", "vision_start", "vision_end"), _MARKS.index("<image>")
-    )}  # fmt: skip
     encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(
         text_config={
             "hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -81,22 +101,14 @@ def random_qwen(width: int = 16, heads: int = 2) -> QwenImagePipeline:
             "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": width,
             "patch_size": 4,
         },
-        **ids,
+        **special_ids(),
     ))  # fmt: skip
     transformer = QwenImageTransformer2DModel(
         in_channels=16, out_channels=4, num_layers=2, num_attention_heads=heads, attention_head_dim=16,
         joint_attention_dim=width, axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
-    vae = AutoencoderKLQwenImage(
-        base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True],
-        latents_mean=[0.1, -0.2, 0.3, 0.05], latents_std=[0.5, 0.7, 0.4, 0.6],
-    )  # fmt: skip
-    with torch.no_grad():
-        for module in (transformer, vae, encoder):
-            for parameter in module.parameters():
-                # fresh norms and biases are ones and zeros, among which a wrong order would not show
-                if parameter.squeeze().dim() == 1:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
+    vae = small_vae()
+    unsettle(transformer, vae, encoder)
     return QwenImagePipeline(
         # as published, for images of a few tokens
         scheduler=FlowMatchEulerDiscreteScheduler(

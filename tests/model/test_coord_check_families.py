@@ -30,6 +30,7 @@ FAMILIES["Z-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "Z_IMAGE"}
 FAMILIES["Chroma"] = {**FAMILIES["Flux.2 dev"], "model_type": "CHROMA_1"}
 FAMILIES["Qwen-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "QWEN"}
 FAMILIES["Ernie-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "ERNIE"}
+FAMILIES["Krea 2"] = {**FAMILIES["Flux.2 dev"], "model_type": "KREA_2"}
 # what a method does to a layer is the same in each family: the others show that their layers are found and measured
 EVERY_METHOD = ("SD 1.5", "Flux.2 Klein")
 
@@ -46,12 +47,14 @@ def test_methods_are_measured(
     chroma_folder,
     qwen_folder,
     ernie_folder,
+    krea2_folder,
     family,
 ):
     folders = {
         "SD 1.5": small_folder, "SDXL": xl_folder, "SD 3.5": sd3_folders["3.5"], "Flux.1": flux1_folders["dev"],
         "Flux.2 dev": flux2_folders["dev"], "Flux.2 Klein": flux2_folders["klein"], "Z-Image": zimage_folder,
         "Chroma": chroma_folder, "Qwen-Image": qwen_folder, "Ernie-Image": ernie_folder,
+        "Krea 2": krea2_folder,
     }  # fmt: skip
     options = make_run().options(
         **{"unet": COMPONENT, **SCALED, **FAMILIES[family], "base_model_name": str(folders[family])}

@@ -18,7 +18,7 @@ def size_of(tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-@pytest.fixture(params=["sd", "xl", "sd3", "flux1", "dev", "klein", "zimage", "chroma", "qwen", "ernie"])
+@pytest.fixture(params=["sd", "xl", "sd3", "flux1", "dev", "klein", "zimage", "chroma", "qwen", "ernie", "krea2"])
 def load(
     request,
     small_folder,
@@ -30,6 +30,7 @@ def load(
     chroma_folder,
     qwen_folder,
     ernie_folder,
+    krea2_folder,
 ):
     """load(**options) -> a model of each family."""
     folder, kind = {
@@ -39,6 +40,7 @@ def load(
         "zimage": (zimage_folder, "Z_IMAGE"),
         "dev": (flux2_folders["dev"], "FLUX_2"), "klein": (flux2_folders["klein"], "FLUX_2"),
         "qwen": (qwen_folder, "QWEN"), "ernie": (ernie_folder, "ERNIE"),
+        "krea2": (krea2_folder, "KREA_2"),
     }[request.param]  # fmt: skip
 
     def make(**options):
@@ -66,7 +68,8 @@ def test_it_is_what_encoding_gives(load, options):
     assert told.caption == size_of(encoder.caption(LONG))
     assert told.short_caption == size_of(encoder.caption("a photo "))
     # captions of these families have as many tokens as they need
-    assert (told.short_caption < told.caption) == (model.config.model_type in ("Z_IMAGE", "CHROMA_1", "QWEN", "ERNIE"))
+    whole = ("Z_IMAGE", "CHROMA_1", "QWEN", "ERNIE", "KREA_2")
+    assert (told.short_caption < told.caption) == (model.config.model_type in whole)
 
 
 def test_chunks_count_as_many_as_there_may_be(small_folder):

@@ -68,6 +68,7 @@ def base_of(request):
         ModelType.CHROMA_1: ("chroma_folder", "wide_chroma_folder"),
         ModelType.QWEN: ("qwen_folder", "wide_qwen_folder"),
         ModelType.ERNIE: ("ernie_folder", "wide_ernie_folder"),
+        ModelType.KREA_2: ("krea2_folder", "wide_krea2_folder"),
     }
 
     def find(config) -> Path | None:

@@ -33,6 +33,7 @@ FAMILIES = {
     "Chroma": "CHROMA_1",
     "Qwen-Image": "QWEN",
     "Ernie-Image": "ERNIE",
+    "Krea 2": "KREA_2",
 }
 OUTPUT = {"oft_side": "OUTPUT"}
 METHODS = {
@@ -83,6 +84,7 @@ def folders(
     chroma_folder,
     qwen_folder,
     ernie_folder,
+    krea2_folder,
 ) -> dict[str, Path]:
     flux2 = {f"Flux.2 {name}": flux2_folders[name.lower()] for name in ("dev", "Klein")}
     others = {
@@ -91,6 +93,7 @@ def folders(
         "Chroma": chroma_folder,
         "Qwen-Image": qwen_folder,
         "Ernie-Image": ernie_folder,
+        "Krea 2": krea2_folder,
     }
     unets = {"SD 1.5, 2.x": small_folder, "SDXL": xl_folder}
     return {**unets, "SD 3, 3.5": sd3_folders["3.5"], **flux2, **others}

@@ -43,6 +43,8 @@ def test_a_folder_by_its_components(mini_base, sd3_folders, flux1_folders, chrom
         ("cap_pad_token", "Z_IMAGE"),
         ("transformer_blocks.0.txt_mod.1.bias", "QWEN"),
         ("layers.0.adaLN_sa_ln.weight", "ERNIE"),
+        ("model.diffusion_model.txtfusion.projector.weight", "KREA_2"),
+        ("text_fusion.projector.weight", "KREA_2"),
         ("double_blocks.0.img_mod.lin.weight", "FLUX_DEV_1"),
         ("distilled_guidance_layer.norms.0.scale", "CHROMA_1"),
     ],

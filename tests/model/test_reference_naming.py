@@ -59,6 +59,7 @@ def test_sizes_of_the_standard_models(standard):
         ("Chroma", "transformer"): 8_899_983_424,
         ("Qwen-Image", "transformer"): 20_430_401_088,
         ("Ernie-Image", "transformer"): 8_033_490_048,
+        ("Krea 2", "transformer"): 12_820_073_036,
     }
     assert not any(model.has_weights for model in standard.values())
 

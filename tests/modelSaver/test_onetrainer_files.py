@@ -203,6 +203,7 @@ COUNTS = {
     },
     "Qwen-Image": {},
     "Ernie-Image": {"ORIGINAL_LORA": (0, 259)},
+    "Krea 2": {"ORIGINAL_LORA": (0, 264)},
 }  # fmt: skip
 
 

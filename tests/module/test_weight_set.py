@@ -7,6 +7,7 @@ from modules.model.BaseModel import BaseModel, model_families
 from modules.model.ChromaModel import ChromaModel
 from modules.model.ErnieModel import ErnieModel
 from modules.model.FluxModel import FluxModel
+from modules.model.Krea2Model import Krea2Model
 from modules.model.ModelSource import empty_module
 from modules.model.QwenModel import QwenModel
 from modules.model.StableDiffusion3Model import StableDiffusion3Model
@@ -27,6 +28,7 @@ from diffusers import (
     ErnieImageTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    Krea2Transformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -108,6 +110,11 @@ COMPONENTS = {
         {"x_embedder.proj", "text_proj", "time_embedding.linear_1"},
         {"final_linear"},
     ),
+    "krea 2": (
+        lambda: resource(Krea2Transformer2DModel, "krea_2/transformer"),
+        {"img_in", "txt_in.linear_1", "time_embed.linear_1"},
+        {"final_layer.linear"},
+    ),
     "language model": (lambda: small_qwen(tied=False), {"model.embed_tokens"}, {"lm_head"}),
     "language model, tied": (lambda: small_qwen(tied=True), {"model.embed_tokens"}, set()),
 }  # fmt: skip
@@ -119,6 +126,7 @@ OWN = {
     "z-image": ZImageModel,
     "qwen-image": QwenModel,
     "ernie-image": ErnieModel,
+    "krea 2": Krea2Model,
 }
 
 

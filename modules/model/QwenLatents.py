@@ -1,0 +1,52 @@
+"""How Qwen-Image and its relatives see an image: by a VAE of videos, in patches of 2 × 2 latents.
+
+Axes: `c` channels of packed latents, `h w` their sides.
+"""
+
+from pathlib import Path
+
+from modules.model.FlowModel import FlowModel
+from modules.model.native_file import NativeTensor, fill_from_file
+from modules.model.qwen_keys import qwen_vae_name
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class QwenLatents(FlowModel):
+    """Each channel of the VAE's latents gets zero mean and unit variance; each of their patches is one token."""
+
+    vae_of_videos = True
+
+    @property
+    def image_grid(self) -> int:
+        """Pixels of one token; 16 in the published models."""
+        return 2 ** len(self.layers_of("vae").config.dim_mult)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation `[channels, 1, 1]` of the VAE's latents."""
+        config = self.vae.config
+        mean, spread = (
+            torch.tensor(numbers, device=self.device) for numbers in (config.latents_mean, config.latents_std)
+        )
+        return mean[:, None, None], spread[:, None, None]
+
+    def pack_latents(self, latents: Tensor) -> Tensor:
+        """Each channel holds one pixel of a patch of 2 × 2."""
+        mean, spread = self._statistics()
+        return F.pixel_unshuffle((latents - mean) / spread, 2)
+
+    def unpack_latents(self, latents: Tensor) -> Tensor:
+        mean, spread = self._statistics()
+        return F.pixel_shuffle(latents, 2) * spread + mean
+
+    @property
+    def packing(self) -> str:
+        config = self.layers_of("vae").config
+        return f"{list(config.latents_mean)} {list(config.latents_std)} packed"
+
+
+def read_qwen_vae(path: Path, module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`fill_from_file` for an `AutoencoderKLQwenImage`."""
+    return fill_from_file(path, module, dtype, lambda name: NativeTensor(qwen_vae_name(name, module.config)))

@@ -1,0 +1,33 @@
+"""How Qwen-Image and its relatives read captions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from modules.model.cut_text import cut_text
+from modules.model.LanguageTexts import LanguageTexts
+
+from transformers import BatchEncoding
+
+# the text that the models were trained with, around the caption
+BEFORE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n"
+)
+AFTER = "<|im_end|>\n<|im_start|>assistant\n"
+# what files of the text encoder hold beside: its half for images, and the head
+BESIDE_TEXT = ("visual.", "model.visual.", "lm_head.weight")
+NOT_READ = [rf"^{name}" for name in BESIDE_TEXT]
+"""The same as patterns, for classes that read folders."""
+
+
+class QwenTexts(LanguageTexts):
+    """The text encoder is the language model out of one for images and text. What stands before the caption is cut."""
+
+    cut_tokens = 34
+    hides_padding = True
+
+    def read(self, captions: Sequence[str], **options: Any) -> BatchEncoding:
+        return self.tokenizer([f"{BEFORE}{cut_text(caption)}{AFTER}" for caption in captions], **options)
+
+    def text_settings(self, component: str) -> list[Any]:
+        return [self.config.text_encoder_sequence_length, BEFORE, AFTER, self.cut_tokens]

@@ -1,0 +1,220 @@
+"""How adapter files call Krea 2's layers: every key against ComfyUI's map and diffusers, and what they make of it.
+
+ComfyUI's map was read from its code (July 2026) and is written down once more. It knows native names after
+`diffusion_model.`, and flattened after `lora_unet_`; and diffusers' names of all layers bare, after `diffusion_model.`
+and `transformer.`, and flattened after `lycoris_`.
+"""
+
+from modules.model.krea2_keys import krea2_adapter_naming
+from modules.model.Krea2Model import Krea2Model
+from modules.model.reference_naming import ReferenceModel, standard_models
+from modules.model.unet_keys import flat, layer_paths
+from modules.modelSaver.adapter_layout import split_key
+from modules.modelSaver.adapter_metadata import AdapterDescription
+from modules.modelSaver.AdapterFile import read_adapter
+from modules.modelSaver.convert import find_reference
+from modules.modelSaver.save_adapter import check_joins, encode_adapter, kind_of_components, save_adapter
+from modules.module.AdapterSet import AdapterSet
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.DataType import DataType
+from modules.util.enum.ModelFormat import ModelFormat
+from modules.util.LayerFilter import LayerFilter
+from modules.util.UserError import UserError
+from tests.adapters import disturb
+from tests.model.family_checks import comes_back
+from tests.model.krea2_base import native_layers, native_tensors
+from tests.model.test_flux2_comfy import delta
+from tests.model.test_qwen_keys import KINDS
+
+import torch
+from torch import Tensor
+
+import pytest
+from diffusers import DiffusionPipeline
+from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_krea2_lora_to_diffusers
+from diffusers.loaders.single_file_utils import convert_krea2_transformer_checkpoint_to_diffusers
+from safetensors.torch import load_file, save_file
+
+# format -> how it spells a layer, of its path in diffusers and its native one
+SPELLINGS = {
+    ModelFormat.KOHYA_LORA: lambda path, native: f"lora_unet_{flat(native)}",
+    ModelFormat.SAFETENSORS: lambda path, native: f"lora_unet_{flat(native)}",
+    ModelFormat.COMFY_LORA: lambda path, native: f"diffusion_model.{native}",
+    ModelFormat.ORIGINAL_LORA: lambda path, native: native,
+    ModelFormat.DIFFUSERS_LORA: lambda path, native: f"transformer.{path}",
+    ModelFormat.LEGACY_LORA: lambda path, native: f"transformer.{path}",
+    ModelFormat.INTERNAL: lambda path, native: f"transformer.{path}",
+}
+FORMATS = [str(model_format) for model_format in SPELLINGS]
+
+
+@pytest.fixture(scope="module")
+def models() -> list[ReferenceModel]:
+    """The full-size models of all families on the meta device."""
+    return list(standard_models())
+
+
+@pytest.fixture(scope="module")
+def standard(models) -> ReferenceModel:
+    return next(model for model in models if model.name == "Krea 2")
+
+
+def keys(model: ReferenceModel, model_format: ModelFormat) -> dict[str, Tensor]:
+    """The tensors of an adapter of rank 1 on all layers."""
+    transformer, parts = model.components["transformer"], {}
+    for path in layer_paths(transformer):
+        layer = transformer.get_submodule(path)
+        parts[path] = {"lora_down.weight": torch.zeros(1, layer.in_features),
+                       "lora_up.weight": torch.zeros(layer.out_features, 1)}  # fmt: skip
+    return encode_adapter({"transformer": parts}, model_format, model.naming, DataType.FLOAT_32)
+
+
+def comfy_names(path: str, native: str) -> set[str]:
+    own = {f"diffusion_model.{native}", f"lora_unet_{flat(native)}"}
+    return own | {path, f"diffusion_model.{path}", f"transformer.{path}", f"lycoris_{flat(path)}"}
+
+
+def test_every_key_is_one_that_readers_know(standard):
+    transformer, naming = standard.components["transformer"], standard.naming
+    layers = native_layers(transformer)
+    # of the published file: 28 blocks and 4 for captions with 8 layers, and eight outside
+    assert len(layers) == 32 * 8 + 8 and set(layers.values()) == set(layer_paths(transformer))
+    assert SPELLINGS.keys() == naming.write.keys() and not any(naming.write_fused.values())
+    for model_format, spell in SPELLINGS.items():
+        expected = {spell(path, native) for native, path in layers.items()}
+        assert naming.written(model_format) == expected, model_format
+        # nobody knows bare native names, OneTrainer apart
+        assert (expected <= naming.comfy) == (model_format != ModelFormat.ORIGINAL_LORA)
+        assert {split_key(key)[0] for key in keys(standard, model_format)} == expected, model_format
+    assert naming.comfy == set().union(*(comfy_names(path, native) for native, path in layers.items()))
+
+
+def test_names_of_other_trainers_are_read(standard):
+    for native, path in native_layers(standard.components["transformer"]).items():
+        others = {f"{start}.{name}" for start in ("base_model.model", "lora_transformer") for name in (path, native)}
+        others |= {f"lora_transformer_{flat(path)}", f"lora_unet_{flat(path)}", native}
+        for name in comfy_names(path, native) | others:
+            assert standard.naming.read[name] == ("transformer", path)
+
+
+def test_keys_against_diffusers_converters(standard):
+    """It takes native names of LoRA, without alphas; and those of a whole transformer."""
+    ours = {key: tensor for key, tensor in keys(standard, ModelFormat.COMFY_LORA).items() if "lora_" in key}
+    converted = _convert_non_diffusers_krea2_lora_to_diffusers(ours)
+    assert converted.keys() == {
+        key for key in keys(standard, ModelFormat.DIFFUSERS_LORA) if not key.endswith(".alpha")
+    }  # fmt: skip
+    transformer = standard.components["transformer"]
+    state = convert_krea2_transformer_checkpoint_to_diffusers(native_tensors(transformer))
+    assert len(state) == 430
+    assert {key: tensor.shape for key, tensor in state.items()} == {
+        key: tensor.shape for key, tensor in transformer.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("model_format", FORMATS)
+def test_a_file_tells_its_model_by_its_sizes(tmp_path, models, standard, model_format):
+    save_file(keys(standard, ModelFormat(model_format)), tmp_path / "x")
+    assert find_reference(read_adapter(tmp_path / "x"), models) is standard
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("full", 264), ("blocks", 28 * 8), ("attn-mlp", 32 * 8), ("attn-only", 32 * 5)]
+)
+def test_onetrainer_s_filters(standard, name, count):
+    """As its presets of this family have them."""
+    patterns = ",".join(Krea2Model.layer_filter_presets[name])
+    config = TrainConfig.from_dict({"layer_filter": patterns, "layer_filter_preset": name})
+    chosen = LayerFilter.from_config(config, Krea2Model.layer_filter_presets)
+    paths = layer_paths(standard.components["transformer"])
+    assert not chosen.notes and len(chosen.select(paths, "transformer")) == count
+
+
+# --- adapters with numbers in them
+
+
+@pytest.fixture(scope="module")
+def transformer(krea2_pipeline):
+    return krea2_pipeline.transformer
+
+
+def trained(transformer, kind: str) -> AdapterSet:
+    return disturb(AdapterSet("transformer", transformer, TrainConfig.from_dict(KINDS[kind]), LayerFilter()), 1)
+
+
+def written(adapters: AdapterSet, transformer, model_format: ModelFormat, path) -> dict[str, Tensor]:
+    naming = krea2_adapter_naming(transformer)
+    save_adapter(path, {"transformer": adapters}, model_format, naming, AdapterDescription())
+    return load_file(path)
+
+
+@pytest.mark.parametrize("model_format", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_comes_back_from_every_format(tmp_path, transformer, kind, model_format):
+    """No layers are joined, so that none is shut out."""
+    adapters, naming, path = trained(transformer, kind), krea2_adapter_naming(transformer), tmp_path / "x.safetensors"
+    model_format = ModelFormat(model_format)
+    check_joins(model_format, naming, kind_of_components({"transformer": adapters.layers()}), lambda _: True)
+    if model_format == ModelFormat.DIFFUSERS_LORA and kind not in ("LoRA", "DoRA on outputs"):
+        with pytest.raises(UserError, match="diffusers loads only LoRA and DoRA on outputs"):
+            written(adapters, transformer, model_format, path)
+        return
+    written(adapters, transformer, model_format, path)
+    # it has a single output, which can't be rotated
+    left_out = ["text_fusion.projector"] if kind == "OFT on outputs" else []
+    comes_back(path, naming, transformer, adapters, left_out)
+
+
+# rotations of inputs are no kind of stock ComfyUI, and only its own format is adjusted for its DoRA on outputs
+@pytest.mark.parametrize(
+    ("model_format", "kind"),
+    [("COMFY_LORA", kind) for kind in KINDS if kind != "OFT"]
+    + [("KOHYA_LORA", kind) for kind in KINDS if kind not in ("OFT", "DoRA on outputs")],
+)
+def test_comfy_makes_the_trained_weights_of_it(tmp_path, transformer, kind, model_format):
+    adapters = trained(transformer, kind)
+    file = written(adapters, transformer, ModelFormat(model_format), tmp_path / "x")
+    path_of = {name: path for native, path in native_layers(transformer).items() for name in comfy_names(path, native)}
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in file.items():
+        name, part = split_key(key)
+        layers.setdefault(path_of[name], {})[part] = tensor
+    assert layers.keys() == adapters.adapters.keys()
+    for path, parts in layers.items():
+        weight = transformer.get_submodule(path).weight.detach()
+        found, lengths = weight + delta(parts, weight), parts.get("dora_scale")
+        if lengths is not None:
+            # on outputs by the base's norm
+            norm = weight.norm(dim=1, keepdim=True) if "outputs" in kind else found.norm(dim=0, keepdim=True)
+            found = found * lengths / norm
+        # float32 roundings of weights of size 1
+        torch.testing.assert_close(found, weight + adapters.adapters[path].merged_delta(), atol=5e-6, rtol=1e-5)
+
+
+def inputs() -> dict:
+    generator = torch.Generator().manual_seed(2)
+    return {
+        "hidden_states": torch.randn(2, 6, 16, generator=generator),
+        "timestep": torch.tensor([0.7, 0.1]),
+        "encoder_hidden_states": torch.randn(2, 5, 2, 16, generator=generator),
+        "position_ids": torch.randint(0, 4, (11, 3), generator=generator),
+        "return_dict": False,
+    }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["LoRA", "DoRA on outputs"])
+def test_diffusers_loads_the_file(tmp_path, transformer, krea2_folder, kind):
+    adapters, path = trained(transformer, kind), tmp_path / "adapter.safetensors"
+    written(adapters, transformer, ModelFormat.DIFFUSERS_LORA, path)
+    plain = transformer(**inputs())[0]
+    adapters.eval().hook()
+    try:
+        hooked = transformer(**inputs())[0]
+    finally:
+        adapters.unhook()
+    assert (hooked - plain).abs().max() > 0.1
+    pipeline = DiffusionPipeline.from_pretrained(krea2_folder)
+    pipeline.load_lora_weights(str(path))
+    # sums in another order, in float32, of numbers of size 1
+    torch.testing.assert_close(pipeline.transformer(**inputs())[0], hooked, atol=1e-4, rtol=1e-4)

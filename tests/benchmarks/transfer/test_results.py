@@ -41,8 +41,8 @@ def bowl(trial: Trial) -> tuple[float, float]:
 
 def measured(path, rules=("ADAMW_ADV",), axes=("rank",), until=None, told=lambda trial, loss: None) -> Results:
     results, seeds = Results(path, {"script": "test"}), {True: (0, 1, 2), False: ()}
-    if run(questions(["lumo"], rules, seeds, axes), results, 2, told, until, bowl):
-        run(transfer_questions(results, ["lumo"], rules, seeds, axes), results, 2, told, until, bowl)
+    if run(questions(["lumo"], rules, seeds, axes), results, 1, told, until, bowl):
+        run(transfer_questions(results, ["lumo"], rules, seeds, axes), results, 1, told, until, bowl)
     return results
 
 
@@ -80,14 +80,14 @@ def test_the_overview_has_both_kinds_of_steps_or_is_not_drawn(tmp_path):
     results, picture = Results(tmp_path / "rows.jsonl", {"script": "test"}), tmp_path / "pictures" / "transfer.png"
 
     def measure(seeds, axes):
-        run(questions(["lumo"], ["ADAMW_ADV"], seeds, axes), results, 2, lambda *told: None, None, bowl)
+        run(questions(["lumo"], ["ADAMW_ADV"], seeds, axes), results, 1, lambda *told: None, None, bowl)
 
     measure({True: (0, 1), False: ()}, ["rank", "method"])
     assert not draw_overview(results, picture, "lumo", "ADAMW_ADV") and not picture.exists()
     run(
         questions(["lumo"], ["ADAMW_ADV"], {True: (), False: (0,)}, ["rank"]),
         results,
-        2,
+        1,
         lambda *told: None,
         None,
         bowl,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from modules.model.AddedWords import AddedWords, Vectors
 from modules.model.ConditionedModel import ConditionedModel
-from modules.model.families import FAMILIES, Family
+from modules.model.families import FAMILIES, Family, facts_of
 from modules.model.hub import Hub, Snapshot
 from modules.model.KnownWeights import KnownWeights, files_digest, hash_weights
 from modules.model.ModelComponents import ModelComponents
@@ -24,6 +24,7 @@ from modules.model.ModelSource import (
     read_index,
     replaced_component,
 )
+from modules.model.native_file import check_family
 from modules.model.tiled_decoding import tiled_decoding
 from modules.model.weight_formats import component_dtype, is_quantized_format, place_component, quantized_layers
 from modules.util.AdapterNaming import AdapterNaming
@@ -202,7 +203,10 @@ class BaseModel(ConditionedModel):
         """
         own = replaced_component(self.config, name, self.modules[name], self.hub)
         if isinstance(own, ComponentFile):
-            module = self.read_component(own.path(self.hub), name, dtype)
+            path, family = own.path(self.hub), facts_of(self.config.model_type)
+            if family and name == family.components[0]:
+                check_family(path, family)
+            module = self.read_component(path, name, dtype)
         else:
             module = (own or self.source).module(name, dtype)
         check_finite(name, module, (own or self.source).name)

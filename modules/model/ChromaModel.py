@@ -11,9 +11,8 @@ from typing import Any
 
 from modules.model.chroma_keys import CHROMA_LAYOUT, chroma_adapter_naming
 from modules.model.families import CHROMA
-from modules.model.ldm_keys import vae_name
 from modules.model.ModelSource import empty_module
-from modules.model.native_file import NativeTensor, check_family, fill_from_file
+from modules.model.native_file import fill_from_file, read_vae
 from modules.model.PatchedLatents import PatchedLatents
 from modules.model.T5Texts import T5Texts
 from modules.util.AdapterNaming import AdapterNaming
@@ -76,8 +75,7 @@ class ChromaModel(PatchedLatents, T5Texts):
             return self.read_t5(path, dtype)
         empty = self.source.empty(component)
         if component == "vae":
-            return fill_from_file(path, empty, dtype, lambda name: NativeTensor(vae_name(name, empty.config, "")))
-        check_family(path, CHROMA)
+            return read_vae(path, empty, dtype)
         module = fill_from_file(path, empty, dtype, CHROMA_LAYOUT.tensor)
         # which modulation is which, as waves: computed, and in no file
         own = module.time_text_embed
@@ -132,13 +130,6 @@ class ChromaModel(PatchedLatents, T5Texts):
     def make_pipeline(self, scheduler: FlowMatchEulerDiscreteScheduler) -> DiffusionPipeline:
         return ChromaPipeline(scheduler, self.vae, None, None, self.transformer)
 
-    def pipeline_prompts(self, prompts: Mapping[str, Tensor]) -> dict[str, Any]:
-        # attention adds masks of floats to its logits: diffusers' own 0 and 1 hide nothing (its issue 12116)
-        return {name: tensor.bool() if name.endswith("_mask") else tensor for name, tensor in prompts.items()}
-
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         """The transformer alone, in the original layout."""
         return checkpoint_tensors("transformer", self.layers_of("transformer").state_dict(), CHROMA_LAYOUT.tensor)
-
-    def file_description(self) -> dict[str, str]:
-        return {"architecture": "chroma", "base_version": "chroma"}

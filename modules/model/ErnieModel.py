@@ -159,7 +159,3 @@ class ErnieModel(BatchNormLatents, LanguageTexts):
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         """The transformer alone, in the layout of diffusers, which all programs read."""
         return checkpoint_tensors("transformer", self.layers_of("transformer").state_dict(), NativeTensor)
-
-    def file_description(self) -> dict[str, str]:
-        model = ERNIE.standard_models[0]
-        return {"architecture": model.architecture, "base_version": model.base_version}

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from modules.model.BaseModel import BaseModel
 from modules.model.diffusion_noise import draw_noise, draw_noise_levels
 from modules.model.Draw import Draw
+from modules.model.families import StandardModel, facts_of
 from modules.model.ModelSource import ModelSource
 from modules.util.config.errors import Problem, Remedy
 from modules.util.config.field_type import default_of
@@ -58,6 +59,8 @@ class FlowModel(BaseModel):
     shifts_any_model: ClassVar[bool] = True
     # whether last layers of text encoders can be left out, as `text_encoder_layer_skip` and its like say
     skips_layers: ClassVar[bool] = False
+    # of the family, where its messages name it
+    title: ClassVar[str] = ""
     # the text encoder that reads captions token by token; its option for their length counts
     long_text_encoder: ClassVar[str] = "text_encoder"
     # whether captions of a batch have different lengths, and a mask hides from attention what fills them up
@@ -182,6 +185,17 @@ class FlowModel(BaseModel):
         """`cfg_scale`, of which 1 is none, as the pipeline counts it."""
         return scale
 
+    @property
+    def standard_model(self) -> StandardModel:
+        """Which of the family's published models this is."""
+        facts = facts_of(self.config.model_type)
+        assert facts is not None
+        (model,) = facts.standard_models
+        return model
+
+    def file_description(self) -> dict[str, str]:
+        return {"architecture": self.standard_model.architecture, "base_version": self.standard_model.base_version}
+
     # -- components -----------------------------------------------------------------------------------------------
 
     @property
@@ -301,7 +315,11 @@ class FlowModel(BaseModel):
         """Draws one image. There is one sampler for flow matching, whatever `noise_scheduler` says."""
         steps, (height, width) = sample.diffusion_steps, self.sample_size(sample)
         pipeline, dtype = self.pipeline(steps), self.transformer_dtype
-        prompts = {name: tensor.to(dtype) for name, tensor in self.prompts(sample).items()}
+        # masks stay boolean: attention adds numbers to its logits, and 0 and 1 hide nothing (diffusers' issue 12116)
+        prompts = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in self.prompts(sample).items()
+        }
         arguments: dict[str, Any] = self.pipeline_prompts(prompts)
         arguments |= {
             "height": height,

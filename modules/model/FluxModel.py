@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.ClipTexts import clip_length
-from modules.model.families import FLUX_1
+from modules.model.families import FLUX_1, StandardModel
 from modules.model.flux1_keys import FLUX_1_LAYOUT, flux1_adapter_naming
 from modules.model.ModelSource import empty_module
-from modules.model.native_file import check_family, fill_from_file, read_clip, read_vae
+from modules.model.native_file import fill_from_file, read_clip, read_vae
 from modules.model.PatchedLatents import PatchedLatents
 from modules.model.T5Texts import T5Texts
 from modules.model.weights_file import WeightsFile
@@ -83,7 +83,6 @@ class FluxModel(PatchedLatents, T5Texts):
     def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
         empty = self.source.empty(component)
         if component == "transformer":
-            check_family(path, FLUX_1)
             _check_guidance(path, empty)
             return fill_from_file(path, empty, dtype, FLUX_1_LAYOUT.tensor)
         if component == "vae":
@@ -159,9 +158,9 @@ class FluxModel(PatchedLatents, T5Texts):
         """The transformer alone, in the original layout."""
         return checkpoint_tensors("transformer", self.layers_of("transformer").state_dict(), FLUX_1_LAYOUT.tensor)
 
-    def file_description(self) -> dict[str, str]:
-        model = FLUX_1.standard_models[not self.guided]
-        return {"architecture": model.architecture, "base_version": model.base_version}
+    @property
+    def standard_model(self) -> StandardModel:
+        return FLUX_1.standard_models[not self.guided]
 
 
 def _check_guidance(path: Path, transformer: nn.Module) -> None:

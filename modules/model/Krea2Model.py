@@ -14,14 +14,14 @@ from typing import Any
 from modules.model.cut_text import cut_text
 from modules.model.families import KREA_2
 from modules.model.krea2_keys import krea2_adapter_naming, native_tensor
-from modules.model.ModelSource import FolderSource, ModelSource, empty_module
-from modules.model.native_file import check_family, fill_from_file, read_language_model
+from modules.model.ModelSource import FolderSource, empty_module
+from modules.model.native_file import fill_from_file, read_language_model
+from modules.model.PatchedLatents import token_places
 from modules.model.QwenLatents import QwenLatents, read_qwen_vae
 from modules.model.QwenTexts import AFTER, BEFORE, BESIDE_TEXT, NOT_READ, QwenTexts
 from modules.model.StandardSource import StandardSource
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
-from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
 
@@ -60,6 +60,7 @@ class Krea2TextEncoder(Qwen3VLTextModel):
 class Krea2Model(QwenTexts, QwenLatents):
     """The transformer is told σ, and says ε − x."""
 
+    title = "Krea 2"
     model_types = KREA_2.model_types
     modules = {
         "transformer": Krea2Transformer2DModel,
@@ -91,21 +92,12 @@ class Krea2Model(QwenTexts, QwenLatents):
                  "text_intermediate_size": 16, "axes_dims_rope": [4, 6, 6]}  # fmt: skip
         return krea2_adapter_naming(empty_module(Krea2Transformer2DModel, small))
 
-    @classmethod
-    def open_file(cls, path: Path, config: TrainConfig) -> ModelSource:
-        raise UserError(
-            f"base_model_name: {path} is a file, which has no tokenizer. Name a diffusers folder (or hub name) of "
-            "Krea 2 here, and files as transformer.model_name, text_encoder.model_name and vae.model_name; one file "
-            "may be all three."
-        )
-
     def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
         module = self.source.empty(component)
         if component == "vae":
             return read_qwen_vae(path, module, dtype)
         if component == "text_encoder":
             return read_language_model(path, module, dtype, BESIDE_TEXT)
-        check_family(path, KREA_2)
         return fill_from_file(path, module, dtype, native_tensor)
 
     def check_layers(self) -> None:
@@ -179,14 +171,12 @@ class Krea2Model(QwenTexts, QwenLatents):
         h, w = noised.shape[2:]
         hidden, mask = conditions["hidden"].to(noised.dtype), conditions["mask"]
         # all of the text is at one place; an image has rows and columns
-        places = torch.zeros(h, w, 3, device=self.device)
-        places[..., 1] = torch.arange(h, device=self.device)[:, None]
-        places[..., 2] = torch.arange(w, device=self.device)
+        places = token_places(h, w, self.device)
         output = self.transformer(
             hidden_states=noised.flatten(2).transpose(1, 2),
             encoder_hidden_states=hidden,
             timestep=level,
-            position_ids=torch.cat([places.new_zeros(hidden.shape[1], 3), places.flatten(0, 1)]),
+            position_ids=torch.cat([places.new_zeros(hidden.shape[1], 3), places]),
             # attention without a mask is faster
             encoder_attention_mask=None if bool(mask.all()) else mask,
             return_dict=False,
@@ -201,11 +191,10 @@ class Krea2Model(QwenTexts, QwenLatents):
     def pipeline_prompts(self, prompts: Mapping[str, Tensor]) -> dict[str, Any]:
         """Both prompts as long as the longer one: the pipeline has one row of places for them."""
         longest = max(tensor.shape[1] for tensor in prompts.values())
-        filled = {
+        return {
             name: torch.cat([tensor, tensor.new_zeros(1, longest - tensor.shape[1], *tensor.shape[2:])], dim=1)
             for name, tensor in prompts.items()
         }
-        return {name: tensor.bool() if name.endswith("mask") else tensor for name, tensor in filled.items()}
 
     def pipeline_guidance(self, scale: float) -> float:
         # p + g·(p − n) is n + s·(p − n) with g = s − 1
@@ -214,7 +203,3 @@ class Krea2Model(QwenTexts, QwenLatents):
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         """The transformer alone, in the layout of the original code, which is ComfyUI's."""
         return checkpoint_tensors("transformer", self.layers_of("transformer").state_dict(), native_tensor)
-
-    def file_description(self) -> dict[str, str]:
-        model = KREA_2.standard_models[0]
-        return {"architecture": model.architecture, "base_version": model.base_version}

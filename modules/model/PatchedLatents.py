@@ -39,12 +39,16 @@ class PatchedLatents(FlowModel):
             noised: `[b, c, h, w]`.
             text_tokens: their number.
         """
-        h, w = noised.shape[2:]
-        places = torch.zeros(h, w, 3, device=self.device)
-        places[..., 1] = torch.arange(h, device=self.device)[:, None]
-        places[..., 2] = torch.arange(w, device=self.device)
         return {
             "hidden_states": noised.flatten(2).transpose(1, 2),
-            "img_ids": places.flatten(0, 1),
+            "img_ids": token_places(*noised.shape[2:], self.device),
             "txt_ids": torch.zeros(text_tokens, 3, device=self.device),
         }
+
+
+def token_places(height: int, width: int, device: torch.device) -> Tensor:
+    """`[l, 3]` (0, row, column) of an image's tokens, row by row, float32."""
+    places = torch.zeros(height, width, 3, device=device)
+    places[..., 1] = torch.arange(height, device=device)[:, None]
+    places[..., 2] = torch.arange(width, device=device)
+    return places.flatten(0, 1)

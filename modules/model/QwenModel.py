@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.families import QWEN
-from modules.model.ModelSource import ModelSource, empty_module
+from modules.model.ModelSource import empty_module
 from modules.model.native_file import NativeTensor, fill_from_file, read_language_model
 from modules.model.qwen_keys import qwen_adapter_naming
 from modules.model.QwenLatents import QwenLatents, read_qwen_vae
@@ -50,6 +50,7 @@ class QwenTextEncoder(Qwen2_5_VLTextModel):
 class QwenModel(QwenTexts, QwenLatents):
     """The transformer reads the text that stands around the caption only behind it: the first 34 tokens are cut."""
 
+    title = "Qwen-Image"
     model_types = QWEN.model_types
     modules = {
         "transformer": QwenImageTransformer2DModel,
@@ -88,14 +89,6 @@ class QwenModel(QwenTexts, QwenLatents):
         # one block has every kind of layer
         small = {"num_layers": 1, "num_attention_heads": 1, "attention_head_dim": 16, "axes_dims_rope": [4, 6, 6]}
         return qwen_adapter_naming(empty_module(QwenImageTransformer2DModel, small))
-
-    @classmethod
-    def open_file(cls, path: Path, config: TrainConfig) -> ModelSource:
-        raise UserError(
-            f"base_model_name: {path} is a file, which has no tokenizer. Name a diffusers folder (or hub name) of "
-            "Qwen-Image here, and files as transformer.model_name, text_encoder.model_name and vae.model_name; one "
-            "file may be all three."
-        )
 
     def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
         module = self.source.empty(component)
@@ -164,7 +157,3 @@ class QwenModel(QwenTexts, QwenLatents):
     def checkpoint_tensors(self, model_format: ModelFormat) -> list[CheckpointTensor]:
         """The transformer alone, in the layout of diffusers, which all programs read."""
         return checkpoint_tensors("transformer", self.layers_of("transformer").state_dict(), NativeTensor)
-
-    def file_description(self) -> dict[str, str]:
-        model = QWEN.standard_models[0]
-        return {"architecture": model.architecture, "base_version": model.base_version}

@@ -1,10 +1,14 @@
 """How Qwen-Image and its relatives read captions."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from modules.model.cut_text import cut_text
 from modules.model.LanguageTexts import LanguageTexts
+from modules.model.ModelSource import ModelSource
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.UserError import UserError
 
 from transformers import BatchEncoding
 
@@ -25,6 +29,14 @@ class QwenTexts(LanguageTexts):
 
     cut_tokens = 34
     hides_padding = True
+
+    @classmethod
+    def open_file(cls, path: Path, config: TrainConfig) -> ModelSource:
+        raise UserError(
+            f"base_model_name: {path} is a file, which has no tokenizer. Name a diffusers folder (or hub name) of "
+            f"{cls.title} here, and files as transformer.model_name, text_encoder.model_name and vae.model_name; one "
+            "file may be all three."
+        )
 
     def read(self, captions: Sequence[str], **options: Any) -> BatchEncoding:
         return self.tokenizer([f"{BEFORE}{cut_text(caption)}{AFTER}" for caption in captions], **options)

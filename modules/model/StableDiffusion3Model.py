@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.ClipTexts import check_skip, clip_length, layer_output, side_by_side
-from modules.model.families import STABLE_DIFFUSION_3
+from modules.model.families import STABLE_DIFFUSION_3, StandardModel
 from modules.model.ModelSource import empty_module
 from modules.model.native_file import fill_from_file, read_clip, read_vae
 from modules.model.ScaledLatents import ScaledLatents
@@ -123,12 +123,12 @@ class StableDiffusion3Model(ScaledLatents, T5Texts):
             components |= {name: self.empty_component(name) for name in list(self.modules)[1:]}
         return sd3_checkpoint(components)
 
-    def file_description(self) -> dict[str, str]:
-        config = self.layers_of("transformer").config
-        _, large, medium = STABLE_DIFFUSION_3.standard_models
-        newer = medium if config.dual_attention_layers else large
-        model = newer if self.is_35 else STABLE_DIFFUSION_3.standard_models[0]
-        return {"architecture": model.architecture, "base_version": model.base_version}
+    @property
+    def standard_model(self) -> StandardModel:
+        older, large, medium = STABLE_DIFFUSION_3.standard_models
+        if not self.is_35:
+            return older
+        return medium if self.layers_of("transformer").config.dual_attention_layers else large
 
     # -- images and captions --------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from modules.model.cut_text import cut_text
 from modules.model.FlowModel import FlowModel
@@ -22,13 +22,7 @@ _EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 
 
 class T5Texts(FlowModel):
-    """The text encoder of `long_text_encoder` is T5. Its tokens end with one that says so, which counts among them.
-
-    Attributes:
-        title: of the family, for messages.
-    """
-
-    title: ClassVar[str]
+    """The text encoder of `long_text_encoder` is T5. Its tokens end with one that says so, which counts among them."""
 
     @property
     @abstractmethod

@@ -128,6 +128,3 @@ class ZImageModel(ScaledLatents, ChatTexts):
         """The transformer alone, in the layout of the original code, which is diffusers', or in ComfyUI's."""
         place_of = native_tensor if model_format == ModelFormat.COMFY_TRANSFORMER else NativeTensor
         return checkpoint_tensors("transformer", self.layers_of("transformer").state_dict(), place_of)
-
-    def file_description(self) -> dict[str, str]:
-        return {"architecture": "Z-Image", "base_version": "z_image"}

@@ -4,12 +4,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from modules.model.QuantizedLinear import QuantizedLinear
 from modules.model.recognize_model import find_model_type
 from modules.model.unet_keys import layer_paths
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.module.AdapterSet import AdapterSet
+from modules.trainer.checks import run_problems
 from modules.trainer.trained import make_trained, save_trained
 from modules.util.AdapterNaming import AdapterNaming
+from modules.util.config.load import train_config_from_dict
 from modules.util.config.TrainConfig import TrainConfig
 
 import torch
@@ -18,7 +21,24 @@ from torch import nn
 import numpy as np
 from diffusers import DiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
+SCALED = {"optimizer": "ADAMW_ADV", "scaled_optm": True}
+KINDS = {
+    "LoRA": {},
+    "DoRA": {"lora_decompose": True},
+    "OFT": {"peft_type": "OFT_2", "oft_block_size": 8, "oft_scaled": True},
+    "full": {"training_method": "FINE_TUNE", "output_model_format": "ORIGINAL_TRANSFORMER", "learning_rate": 0.01},
+}
+"""Ways of training -> their settings."""
+PAIR_KINDS = {
+    "Stiefel": {
+        "optimizer": {"optimizer": "STIEFEL_LORA"}, "lora_init": "ORTHONORMAL", "lora_rank": 4, "lora_alpha": 4.0,
+    },
+    "RITE": {"optimizer": {"optimizer": "LORA_RITE", "scaled_optm": True}},
+}  # fmt: skip
+"""The same of rules that see both factors of a LoRA."""
+SAMPLE = {"prompt": "a red shape", "width": 32, "height": 32, "diffusion_steps": 2, "cfg_scale": 3.0, "seed": 3}
 DRAWN = {
     "output_model_format": "DIFFUSERS_LORA", "sample_after": 1, "sample_after_unit": "EPOCH",
     "sample_image_format": "PNG", "epochs": 1, "learning_rate": 0.1,
@@ -136,3 +156,84 @@ def part_of_text_encoder_is_saved(family: Any, folder: Path, file: Path, target:
     found, expected = (own.encode_captions(prompts)["hidden"] for own in (again, model))
     assert torch.equal(found, expected)
     return DiffusionPipeline.from_pretrained(target)
+
+
+def flow_options(folder: Path | str, model_type: str, **changes: Any) -> dict:
+    """Settings of a short run of a family with flow matching, whose text encoders are not trained."""
+    return {
+        "base_model_name": str(folder), "model_type": model_type, "output_model_format": "COMFY_LORA",
+        "transformer": {"gradient_checkpointing": False}, "unet": {}, "text_encoder": {"train": False},
+        "timestep_distribution": "LOGIT_NORMAL", "optimizer": SCALED, "learning_rate": 0.03, **changes,
+    }  # fmt: skip
+
+
+def loss_falls(run: Any, settings: dict) -> Any:
+    """Runs for 32 steps of 2 images; returns the trainer."""
+    trainer = run.trainer(**settings, epochs=8)
+    trainer.run()
+    losses = torch.tensor(list(trainer.progress.losses))
+    # means of 16 images each: their noise differs by a few per cent, the loss by more
+    assert len(losses) == 32 and losses[-8:].mean() < 0.8 * losses[:8].mean()
+    return trainer
+
+
+def every_layer_is_in_the_file(run: Any, trainer: Any) -> None:
+    assert len(read_adapter(run.output).layers) == len(trainer.model.adapter_naming().write["COMFY_LORA"])
+
+
+def quantized_base_trains(run: Any, settings: dict, weights: str, paths: Collection[str], checkpoints: bool) -> Any:
+    """It trains, draws and saves; and the base's layers really are in that format.
+
+    Args:
+        run: of `make_run`.
+        settings: with one sample.
+        weights: the format of transformer and text encoder.
+        paths: of layers of the transformer that are large enough.
+        checkpoints: whether gradients are checkpointed.
+
+    Returns:
+        the trainer.
+    """
+    trainer = run.trainer(**settings | {
+        "epochs": 1, "train_dtype": "BFLOAT_16", "sample_after": 1, "sample_after_unit": "EPOCH",
+        "transformer": {"weight_dtype": weights, "gradient_checkpointing": checkpoints},
+        "text_encoder": {"train": False, "weight_dtype": weights},
+    })  # fmt: skip
+    trainer.run()
+    for path in paths:
+        layer = trainer.model.transformer.get_submodule(path)
+        assert isinstance(layer, QuantizedLinear) and layer.data_type == weights
+    assert len(list(run.workspace.rglob("0 - */*.jpg"))) == 2
+    return trainer
+
+
+def layers_that_wait_change_nothing(make_run: Any, settings: dict) -> None:
+    """A run whose layers wait elsewhere ends in the tensors of one whose layers do not."""
+    digests = []
+    for fraction in (0.0, 0.7):
+        run = make_run(f"{fraction}")
+        transformer = {"gradient_checkpointing": True, "offload_fraction": fraction}
+        # both are the CPU's memory, but to layers that wait they are two
+        run.train(**settings | {"epochs": 1, "transformer": transformer, "temp_device": "cpu:0"})
+        digests.append([tensor for _, tensor in sorted(load_file(run.output).items())])
+    assert all(map(torch.equal, *digests))
+
+
+def prior_images_change_nothing(run: Any, settings: dict, concept: Path) -> None:
+    """Fresh adapters are the model itself: with prior images alone loss and gradient are exactly zero."""
+    listed = [{"path": str(concept), "type": "PRIOR_PREDICTION"}]
+    rule = {"optimizer": {"optimizer": "ADAMW", "weight_decay": 0.0}}
+    run.train(**settings | {"epochs": 1, "concepts": listed} | rule)
+    assert [(step["loss"], step["gradient_norm"]) for step in run.of_kind("step")] == [(0, 0)] * 4
+
+
+def problems_of_preset(run: Any, preset: dict) -> tuple[dict[str, str], list[str]]:
+    """Options of another program's preset that are refused, and why; and what is told beside. In folders of a run."""
+    told: list[str] = []
+    listed = train_config_from_dict(run.options()).model_dump(mode="json")["concepts"]
+    places = {
+        "concepts": listed, "workspace_dir": str(run.workspace), "output_model_destination": str(run.output),
+        "train_device": "cpu", "temp_device": "cpu",
+    }  # fmt: skip
+    config = train_config_from_dict({**preset, **places}, warn=told.append)
+    return {problem.path: problem.text for problem in run_problems(config, told.append)}, told

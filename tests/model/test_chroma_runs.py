@@ -1,48 +1,41 @@
 """Whole runs on a small Chroma: every kind of training, resume, formats of weights, and OneTrainer's own presets."""
 
-from pathlib import Path
+from functools import partial
 
 from modules.model.ChromaModel import ChromaModel
-from modules.model.QuantizedLinear import QuantizedLinear
 from modules.modelSaver.AdapterFile import read_adapter
-from modules.trainer.checks import run_problems
-from modules.util.config.load import train_config_from_dict
 from modules.util.config.TrainConfig import TrainConfig
-from tests.model.family_checks import DRAWN, diffusers_draws_the_same, goes_on_from_a_file, same_bytes_after_a_stop
+from tests.model.family_checks import (
+    DRAWN,
+    KINDS,
+    SAMPLE,
+    diffusers_draws_the_same,
+    flow_options,
+    goes_on_from_a_file,
+    layers_that_wait_change_nothing,
+    loss_falls,
+    problems_of_preset,
+    quantized_base_trains,
+    same_bytes_after_a_stop,
+)
 
 import torch
 
 import pytest
 from safetensors.torch import load_file
 
-KINDS = {
-    "LoRA": {"peft_type": "LORA"},
-    "DoRA": {"peft_type": "LORA", "lora_decompose": True},
-    "OFT": {"peft_type": "OFT_2", "oft_block_size": 8, "oft_scaled": True},
-    "full": {"training_method": "FINE_TUNE", "output_model_format": "ORIGINAL_TRANSFORMER", "learning_rate": 0.01},
-}
-SAMPLE = {"prompt": "a red shape", "width": 32, "height": 32, "diffusion_steps": 2, "cfg_scale": 2.0, "seed": 3}
+SAMPLE = SAMPLE | {"cfg_scale": 2.0}
 # of the network that gives the modulations
 MODULATION = "distilled_guidance_layer.norms.1.scale"
 
 
-def options(folder: Path, **changes) -> dict:
-    return {
-        "base_model_name": str(folder), "model_type": "CHROMA_1", "output_model_format": "COMFY_LORA",
-        "transformer": {"gradient_checkpointing": False}, "unet": {}, "text_encoder": {"train": False},
-        "timestep_distribution": "LOGIT_NORMAL", "optimizer": {"optimizer": "ADAMW_ADV", "scaled_optm": True},
-        "learning_rate": 0.03, **changes,
-    }  # fmt: skip
+options = partial(flow_options, model_type="CHROMA_1")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_falls(make_run, chroma_folder, kind):
     run = make_run()
-    trainer = run.trainer(**options(chroma_folder, epochs=8, **KINDS[kind]))
-    trainer.run()
-    losses = torch.tensor(list(trainer.progress.losses))
-    # means of 16 images each: their noise differs by a few per cent, the loss by more
-    assert len(losses) == 32 and losses[-8:].mean() < 0.8 * losses[:8].mean()
+    trainer = loss_falls(run, options(chroma_folder, **KINDS[kind]))
     if kind != "full":
         # every layer of the model, by names that ComfyUI knows
         file = read_adapter(run.output)
@@ -86,29 +79,14 @@ def test_training_goes_on_from_a_file(make_run, chroma_folder):
 @pytest.mark.parametrize(("weights", "kind"), [("INT_8", "LoRA"), ("FLOAT_8", "DoRA"), ("NFLOAT_4", "OFT")])
 def test_quantized_base(make_run, wide_chroma_folder, weights, kind):
     """It trains, draws and saves; and the base's layers really are in that format."""
-    run = make_run()
-    trainer = run.trainer(**options(
-        wide_chroma_folder, epochs=1, train_dtype="BFLOAT_16", samples=[SAMPLE], sample_after=1,
-        sample_after_unit="EPOCH", transformer={"weight_dtype": weights, "gradient_checkpointing": True},
-        text_encoder={"train": False, "weight_dtype": weights}, **KINDS[kind],
-    ))  # fmt: skip
-    trainer.run()
-    for path in ("single_transformer_blocks.0.proj_mlp", "distilled_guidance_layer.layers.0.linear_1"):
-        layer = trainer.model.transformer.get_submodule(path)
-        assert isinstance(layer, QuantizedLinear) and layer.data_type == weights
-    assert len(list(run.workspace.rglob("0 - */*.jpg"))) == 2
+    run, settings = make_run(), options(wide_chroma_folder, samples=[SAMPLE], **KINDS[kind])
+    paths = ("single_transformer_blocks.0.proj_mlp", "distilled_guidance_layer.layers.0.linear_1")
+    quantized_base_trains(run, settings, weights, paths, checkpoints=True)
     assert read_adapter(run.output).kind.base == {"LoRA": "LoRA", "DoRA": "LoRA", "OFT": "OFT"}[kind]
 
 
 def test_layers_that_wait_elsewhere_change_nothing(make_run, chroma_folder):
-    digests = []
-    for fraction in (0.0, 0.7):
-        run = make_run(f"{fraction}")
-        transformer = {"gradient_checkpointing": True, "offload_fraction": fraction}
-        # both are the CPU's memory, but to layers that wait they are two
-        run.train(**options(chroma_folder, epochs=1, transformer=transformer, temp_device="cpu:0"))
-        digests.append([tensor for _, tensor in sorted(load_file(run.output).items())])
-    assert all(map(torch.equal, *digests))
+    layers_that_wait_change_nothing(make_run, options(chroma_folder))
 
 
 # what OneTrainer's presets of this family have in common, and what differs: `Chroma/#chroma …` of September 2026
@@ -143,19 +121,14 @@ FINETUNE = {
     ids=["LoRA 8GB", "LoRA 16GB", "LoRA 24GB", "Finetune 8GB", "Finetune 16GB", "Finetune 24GB"],
 )  # fmt: skip
 def test_onetrainer_s_presets_pass_the_checks(make_run, method, weights, text, fraction):
-    run, told = make_run(), []
-    listed = train_config_from_dict(run.options()).model_dump(mode="json")["concepts"]
     waits = {"offload_fraction": fraction} if fraction else {}
     preset = {
         **COMMON, **method, **({"dataloader_threads": 1} if fraction else {}),
         "transformer": {"train": True, "weight_dtype": weights, **waits},
         "text_encoder": {"train": False, "weight_dtype": text},
-        "output_model_destination": str(run.output), "concepts": listed, "workspace_dir": str(run.workspace),
-        "train_device": "cpu", "temp_device": "cpu",
     }  # fmt: skip
-    config = train_config_from_dict(preset, warn=told.append)
-    found = [problem.path for problem in run_problems(config, told.append)]
+    found, told = problems_of_preset(make_run(), preset)
     # trained layers have to stay on the device
-    assert found == (["transformer.offload_fraction"] if method is FINETUNE and fraction else [])
+    assert [*found] == (["transformer.offload_fraction"] if method is FINETUNE and fraction else [])
     # what is kept for the day on which this optimizer is chosen in the window is no setting of the run
     assert bool(told) == (method is FINETUNE) and all("steps below 1/256 of a weight are lost" in line for line in told)

@@ -1,55 +1,42 @@
 """Whole runs on a small Qwen-Image: kinds of training, resume, formats of weights, and layers that wait elsewhere."""
 
-from pathlib import Path
+from functools import partial
 
-from modules.model.QuantizedLinear import QuantizedLinear
 from modules.model.QwenModel import QwenModel
-from modules.modelSaver.AdapterFile import read_adapter
-from modules.trainer.checks import run_problems
-from modules.util.config.load import train_config_from_dict
-from tests.model.family_checks import DRAWN, diffusers_draws_the_same, goes_on_from_a_file, same_bytes_after_a_stop
+from tests.model.family_checks import (
+    DRAWN,
+    KINDS,
+    PAIR_KINDS,
+    SAMPLE,
+    diffusers_draws_the_same,
+    every_layer_is_in_the_file,
+    flow_options,
+    goes_on_from_a_file,
+    layers_that_wait_change_nothing,
+    loss_falls,
+    prior_images_change_nothing,
+    problems_of_preset,
+    quantized_base_trains,
+    same_bytes_after_a_stop,
+)
 
 import torch
 
 import pytest
 from safetensors.torch import load_file
 
-SCALED = {"optimizer": "ADAMW_ADV", "scaled_optm": True}
-KINDS = {
-    "LoRA": {},
-    "DoRA": {"lora_decompose": True},
-    "OFT": {"peft_type": "OFT_2", "oft_block_size": 8, "oft_scaled": True},
-    "Stiefel": {
-        "optimizer": {"optimizer": "STIEFEL_LORA"},
-        "lora_init": "ORTHONORMAL",
-        "lora_rank": 4,
-        "lora_alpha": 4.0,
-    },
-    "RITE": {"optimizer": {"optimizer": "LORA_RITE", "scaled_optm": True}},
-    "full": {"training_method": "FINE_TUNE", "output_model_format": "ORIGINAL_TRANSFORMER", "learning_rate": 0.01},
-}
-SAMPLE = {"prompt": "a red shape", "width": 32, "height": 32, "diffusion_steps": 2, "cfg_scale": 3.0, "seed": 3}
+KINDS = KINDS | PAIR_KINDS
 
 
-def options(folder: Path | str, **changes) -> dict:
-    return {
-        "base_model_name": str(folder), "model_type": "QWEN", "output_model_format": "COMFY_LORA",
-        "transformer": {"gradient_checkpointing": False}, "unet": {}, "text_encoder": {"train": False},
-        "timestep_distribution": "LOGIT_NORMAL", "optimizer": SCALED, "learning_rate": 0.03, **changes,
-    }  # fmt: skip
+options = partial(flow_options, model_type="QWEN")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_falls(make_run, qwen_folder, kind):
     run = make_run()
-    trainer = run.trainer(**options(qwen_folder, epochs=8, **KINDS[kind]))
-    trainer.run()
-    losses = torch.tensor(list(trainer.progress.losses))
-    # means of 16 images each: their noise differs by a few per cent, the loss by more
-    assert len(losses) == 32 and losses[-8:].mean() < 0.8 * losses[:8].mean()
+    trainer = loss_falls(run, options(qwen_folder, **KINDS[kind]))
     if kind != "full":
-        file = read_adapter(run.output)
-        assert len(file.layers) == len(trainer.model.adapter_naming().write["COMFY_LORA"])
+        every_layer_is_in_the_file(run, trainer)
         return
     # the file is the trained transformer for ComfyUI and diffusers, whose layout is the same
     found, expected = load_file(run.output), trainer.model.transformer.state_dict()
@@ -78,40 +65,21 @@ def test_training_goes_on_from_a_file(make_run, qwen_folder):
 @pytest.mark.parametrize(("weights", "kind"), [("INT_8", "LoRA"), ("FLOAT_8", "DoRA"), ("NFLOAT_4", "OFT")])
 def test_quantized_base(make_run, wide_qwen_folder, weights, kind):
     """It trains, draws and saves; and the base's layers really are in that format."""
-    run = make_run()
-    trainer = run.trainer(**options(
-        wide_qwen_folder, epochs=1, train_dtype="BFLOAT_16", samples=[SAMPLE], sample_after=1,
-        sample_after_unit="EPOCH", transformer={"weight_dtype": weights, "gradient_checkpointing": False},
-        text_encoder={"train": False, "weight_dtype": weights}, **KINDS[kind],
-    ))  # fmt: skip
-    trainer.run()
-    for path in ("transformer_blocks.1.attn.to_q", "transformer_blocks.1.img_mod.1"):
-        layer = trainer.model.transformer.get_submodule(path)
-        assert isinstance(layer, QuantizedLinear) and layer.data_type == weights
-    assert len(read_adapter(run.output).layers) == len(trainer.model.adapter_naming().write["COMFY_LORA"])
-    assert len(list(run.workspace.rglob("0 - */*.jpg"))) == 2
+    run, settings = make_run(), options(wide_qwen_folder, samples=[SAMPLE], **KINDS[kind])
+    paths = ("transformer_blocks.1.attn.to_q", "transformer_blocks.1.img_mod.1")
+    trainer = quantized_base_trains(run, settings, weights, paths, checkpoints=False)
+    every_layer_is_in_the_file(run, trainer)
 
 
 def test_layers_that_wait_elsewhere_change_nothing(make_run, qwen_folder, monkeypatch):
     # weights stand at odd addresses of their file, copies of them do not, and products are rounded by that
     stored = QwenModel.stored_component
     monkeypatch.setattr(QwenModel, "stored_component", lambda *own: stored(*own)._apply(lambda tensor: tensor.clone()))
-    digests = []
-    for fraction in (0.0, 0.7):
-        run = make_run(f"{fraction}")
-        transformer = {"gradient_checkpointing": True, "offload_fraction": fraction}
-        # both are the CPU's memory, but to layers that wait they are two
-        run.train(**options(qwen_folder, epochs=1, transformer=transformer, temp_device="cpu:0"))
-        digests.append([tensor for _, tensor in sorted(load_file(run.output).items())])
-    assert all(map(torch.equal, *digests))
+    layers_that_wait_change_nothing(make_run, options(qwen_folder))
 
 
 def test_prior_images_change_nothing(make_run, qwen_folder, mini_concept):
-    run = make_run()
-    listed = [{"path": str(mini_concept), "type": "PRIOR_PREDICTION"}]
-    rule = {"optimizer": {"optimizer": "ADAMW", "weight_decay": 0.0}}
-    run.train(**options(qwen_folder, epochs=1, concepts=listed) | rule)
-    assert [(step["loss"], step["gradient_norm"]) for step in run.of_kind("step")] == [(0, 0)] * 4
+    prior_images_change_nothing(make_run(), options(qwen_folder), mini_concept)
 
 
 # as OneTrainer's presets `QwenImage/#qwen …` have them (August 2026)
@@ -150,15 +118,8 @@ PRESETS = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_onetrainer_s_presets(make_run, name):
     """Those of full weights let layers wait that are trained, which is refused here."""
-    run, told = make_run(), []
-    listed = train_config_from_dict(run.options()).model_dump(mode="json")["concepts"]
-    places = {
-        "concepts": listed, "workspace_dir": str(run.workspace), "output_model_destination": str(run.output),
-        "train_device": "cpu", "temp_device": "cpu",
-    }  # fmt: skip
-    config = train_config_from_dict({**ONETRAINER, **PRESETS[name], **places}, warn=told.append)
-    found = [problem.path for problem in run_problems(config, told.append)]
-    assert found == (["transformer.offload_fraction"] if name == "Finetune 16GB" else [])
+    found, told = problems_of_preset(make_run(), {**ONETRAINER, **PRESETS[name]})
+    assert [*found] == (["transformer.offload_fraction"] if name == "Finetune 16GB" else [])
     # old spellings, which a file without a version is not taken to mean; and steps may be too small for bfloat16
     assert [line.split(":")[0] for line in told] == [
         *(["config"] if "layer_offload_fraction" in PRESETS[name] else []),

@@ -1,14 +1,26 @@
 """Whole runs on a small Z-Image: every kind of training, resume, formats of weights, and layers that wait elsewhere."""
 
-from pathlib import Path
+from functools import partial
 
-from modules.model.QuantizedLinear import QuantizedLinear
 from modules.model.ZImageModel import ZImageModel
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.ParameterInfo import get_parameter_info
 from modules.util.UserError import UserError
-from tests.model.family_checks import DRAWN, diffusers_draws_the_same, goes_on_from_a_file, same_bytes_after_a_stop
+from tests.model.family_checks import (
+    DRAWN,
+    KINDS,
+    SAMPLE,
+    diffusers_draws_the_same,
+    every_layer_is_in_the_file,
+    flow_options,
+    goes_on_from_a_file,
+    layers_that_wait_change_nothing,
+    loss_falls,
+    prior_images_change_nothing,
+    quantized_base_trains,
+    same_bytes_after_a_stop,
+)
 
 import torch
 
@@ -16,35 +28,18 @@ import pytest
 from diffusers import ZImageTransformer2DModel
 from safetensors.torch import load_file
 
-KINDS = {
-    "LoRA": {"peft_type": "LORA"},
-    "DoRA": {"peft_type": "LORA", "lora_decompose": True},
-    "OFT": {"peft_type": "OFT_2", "oft_block_size": 8, "oft_scaled": True},
-    "full": {"training_method": "FINE_TUNE", "output_model_format": "COMFY_TRANSFORMER", "learning_rate": 0.01},
-}
-SAMPLE = {"prompt": "a red shape", "width": 32, "height": 32, "diffusion_steps": 2, "cfg_scale": 3.0, "seed": 3}
+KINDS = KINDS | {"full": KINDS["full"] | {"output_model_format": "COMFY_TRANSFORMER"}}
 
 
-def options(folder: Path, **changes) -> dict:
-    return {
-        "base_model_name": str(folder), "model_type": "Z_IMAGE", "output_model_format": "COMFY_LORA",
-        "transformer": {"gradient_checkpointing": False}, "unet": {}, "text_encoder": {"train": False},
-        "timestep_distribution": "LOGIT_NORMAL", "optimizer": {"optimizer": "ADAMW_ADV", "scaled_optm": True},
-        "learning_rate": 0.03, **changes,
-    }  # fmt: skip
+options = partial(flow_options, model_type="Z_IMAGE")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_falls(make_run, zimage_folder, kind):
     run = make_run()
-    trainer = run.trainer(**options(zimage_folder, epochs=8, **KINDS[kind]))
-    trainer.run()
-    losses = torch.tensor(list(trainer.progress.losses))
-    # means of 16 images each: their noise differs by a few per cent, the loss by more
-    assert len(losses) == 32 and losses[-8:].mean() < 0.8 * losses[:8].mean()
+    trainer = loss_falls(run, options(zimage_folder, **KINDS[kind]))
     if kind != "full":
-        file = read_adapter(run.output)
-        assert len(file.layers) == len(trainer.model.adapter_naming().write["COMFY_LORA"])
+        every_layer_is_in_the_file(run, trainer)
         return
     # the file is the trained transformer for ComfyUI, and for diffusers, which reads that layout
     assert "layers.0.attention.qkv.weight" in load_file(run.output)
@@ -90,30 +85,15 @@ def test_training_goes_on_from_a_file(make_run, zimage_folder, model_format):
 @pytest.mark.parametrize(("weights", "kind"), [("INT_8", "LoRA"), ("FLOAT_8", "DoRA"), ("NFLOAT_4", "OFT")])
 def test_quantized_base(make_run, wide_zimage_folder, weights, kind):
     """It trains, draws and saves; and the base's layers really are in that format."""
-    run = make_run()
-    trainer = run.trainer(**options(
-        wide_zimage_folder, epochs=1, train_dtype="BFLOAT_16", samples=[SAMPLE], sample_after=1,
-        sample_after_unit="EPOCH", transformer={"weight_dtype": weights, "gradient_checkpointing": False},
-        text_encoder={"train": False, "weight_dtype": weights}, **KINDS[kind],
-    ))  # fmt: skip
-    trainer.run()
+    run, settings = make_run(), options(wide_zimage_folder, samples=[SAMPLE], **KINDS[kind])
     # that of the noise level looks at the format of its first layer
-    for path in ("layers.1.attention.to_q", "t_embedder.mlp.0", "cap_embedder.1"):
-        layer = trainer.model.transformer.get_submodule(path)
-        assert isinstance(layer, QuantizedLinear) and layer.data_type == weights
-    assert len(read_adapter(run.output).layers) == len(trainer.model.adapter_naming().write["COMFY_LORA"])
-    assert len(list(run.workspace.rglob("0 - */*.jpg"))) == 2
+    paths = ("layers.1.attention.to_q", "t_embedder.mlp.0", "cap_embedder.1")
+    trainer = quantized_base_trains(run, settings, weights, paths, checkpoints=False)
+    every_layer_is_in_the_file(run, trainer)
 
 
 def test_layers_that_wait_elsewhere_change_nothing(make_run, zimage_folder):
-    digests = []
-    for fraction in (0.0, 0.7):
-        run = make_run(f"{fraction}")
-        transformer = {"gradient_checkpointing": True, "offload_fraction": fraction}
-        # both are the CPU's memory, but to layers that wait they are two
-        run.train(**options(zimage_folder, epochs=1, transformer=transformer, temp_device="cpu:0"))
-        digests.append([tensor for _, tensor in sorted(load_file(run.output).items())])
-    assert all(map(torch.equal, *digests))
+    layers_that_wait_change_nothing(make_run, options(zimage_folder))
 
 
 def test_half_precision(make_run, zimage_folder):
@@ -131,8 +111,4 @@ def test_what_can_t_be_joined_is_told_at_the_start(make_run, zimage_folder):
 
 
 def test_prior_images_change_nothing(make_run, zimage_folder, mini_concept):
-    run = make_run()
-    listed = [{"path": str(mini_concept), "type": "PRIOR_PREDICTION"}]
-    rule = {"optimizer": {"optimizer": "ADAMW", "weight_decay": 0.0}}
-    run.train(**options(zimage_folder, epochs=1, concepts=listed) | rule)
-    assert [(step["loss"], step["gradient_norm"]) for step in run.of_kind("step")] == [(0, 0)] * 4
+    prior_images_change_nothing(make_run(), options(zimage_folder), mini_concept)

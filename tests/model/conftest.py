@@ -724,6 +724,27 @@ def wide_krea2_folder(tmp_path_factory) -> Path:
     return _saved(_seeded(random_krea2, 64, 4), tmp_path_factory.mktemp("wide krea 2"))
 
 
+# a family -> the fixture of its small folders, and which of several it is
+_SMALL_FOLDERS = {
+    "SD 1.5": ("small_folder", ""), "SDXL": ("xl_folder", ""), "SD 3": ("sd3_folders", "3"),
+    "SD 3.5": ("sd3_folders", "3.5"), "Flux.1": ("flux1_folders", "dev"), "Flux.2 dev": ("flux2_folders", "dev"),
+    "Flux.2 Klein": ("flux2_folders", "klein"), "Z-Image": ("zimage_folder", ""), "Chroma": ("chroma_folder", ""),
+    "Qwen-Image": ("qwen_folder", ""), "Ernie-Image": ("ernie_folder", ""), "Krea 2": ("krea2_folder", ""),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder_of(request):
+    """folder_of("Z-Image") -> the small model of a family as a diffusers folder; tests must not change it."""
+
+    def find(family: str) -> Path:
+        fixture, which = _SMALL_FOLDERS[family]
+        found = request.getfixturevalue(fixture)
+        return found[which] if which else found
+
+    return find
+
+
 class MetaFile:
     """Stands for a `WeightsFile` of gigabytes: its tensors have no data."""
 

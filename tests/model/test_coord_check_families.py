@@ -36,28 +36,9 @@ EVERY_METHOD = ("SD 1.5", "Flux.2 Klein")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_methods_are_measured(
-    make_run,
-    small_folder,
-    xl_folder,
-    sd3_folders,
-    flux1_folders,
-    flux2_folders,
-    zimage_folder,
-    chroma_folder,
-    qwen_folder,
-    ernie_folder,
-    krea2_folder,
-    family,
-):
-    folders = {
-        "SD 1.5": small_folder, "SDXL": xl_folder, "SD 3.5": sd3_folders["3.5"], "Flux.1": flux1_folders["dev"],
-        "Flux.2 dev": flux2_folders["dev"], "Flux.2 Klein": flux2_folders["klein"], "Z-Image": zimage_folder,
-        "Chroma": chroma_folder, "Qwen-Image": qwen_folder, "Ernie-Image": ernie_folder,
-        "Krea 2": krea2_folder,
-    }  # fmt: skip
+def test_methods_are_measured(make_run, folder_of, family):
     options = make_run().options(
-        **{"unet": COMPONENT, **SCALED, **FAMILIES[family], "base_model_name": str(folders[family])}
+        **{"unet": COMPONENT, **SCALED, **FAMILIES[family], "base_model_name": str(folder_of(family))}
     )
     config = prepared(train_config_from_dict(options), None, pytest.fail)
     remarks: list[str] = []

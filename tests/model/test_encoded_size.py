@@ -18,30 +18,18 @@ def size_of(tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-@pytest.fixture(params=["sd", "xl", "sd3", "flux1", "dev", "klein", "zimage", "chroma", "qwen", "ernie", "krea2"])
-def load(
-    request,
-    small_folder,
-    xl_folder,
-    sd3_folders,
-    flux1_folders,
-    flux2_folders,
-    zimage_folder,
-    chroma_folder,
-    qwen_folder,
-    ernie_folder,
-    krea2_folder,
-):
+# family -> its model type
+FAMILIES = {
+    "SD 1.5": "STABLE_DIFFUSION_15", "SDXL": "STABLE_DIFFUSION_XL_10_BASE", "SD 3": "STABLE_DIFFUSION_3",
+    "Flux.1": "FLUX_DEV_1", "Flux.2 dev": "FLUX_2", "Flux.2 Klein": "FLUX_2", "Z-Image": "Z_IMAGE",
+    "Chroma": "CHROMA_1", "Qwen-Image": "QWEN", "Ernie-Image": "ERNIE", "Krea 2": "KREA_2",
+}  # fmt: skip
+
+
+@pytest.fixture(params=FAMILIES)
+def load(request, folder_of):
     """load(**options) -> a model of each family."""
-    folder, kind = {
-        "sd": (small_folder, "STABLE_DIFFUSION_15"), "xl": (xl_folder, "STABLE_DIFFUSION_XL_10_BASE"),
-        "sd3": (sd3_folders["3"], "STABLE_DIFFUSION_3"),
-        "flux1": (flux1_folders["dev"], "FLUX_DEV_1"), "chroma": (chroma_folder, "CHROMA_1"),
-        "zimage": (zimage_folder, "Z_IMAGE"),
-        "dev": (flux2_folders["dev"], "FLUX_2"), "klein": (flux2_folders["klein"], "FLUX_2"),
-        "qwen": (qwen_folder, "QWEN"), "ernie": (ernie_folder, "ERNIE"),
-        "krea2": (krea2_folder, "KREA_2"),
-    }[request.param]  # fmt: skip
+    folder, kind = folder_of(request.param), FAMILIES[request.param]
 
     def make(**options):
         config = TrainConfig.from_dict({"base_model_name": str(folder), "model_type": kind, **options})

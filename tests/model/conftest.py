@@ -724,6 +724,14 @@ def wide_krea2_folder(tmp_path_factory) -> Path:
     return _saved(_seeded(random_krea2, 64, 4), tmp_path_factory.mktemp("wide krea 2"))
 
 
+@pytest.fixture(scope="session")
+def full_size_models() -> list:
+    """Descriptions of the published models of all families, on the meta device; tests must not change them."""
+    from modules.model.reference_naming import standard_models
+
+    return list(standard_models())
+
+
 # a family -> the fixture of its small folders, and which of several it is
 _SMALL_FOLDERS = {
     "SD 1.5": ("small_folder", ""), "SDXL": ("xl_folder", ""), "SD 3": ("sd3_folders", "3"),

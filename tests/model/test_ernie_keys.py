@@ -6,7 +6,7 @@ after `diffusion_model.` and `transformer.`, and flattened after `lora_unet_`.
 
 from modules.model.ernie_keys import ernie_adapter_naming
 from modules.model.ErnieModel import ErnieModel
-from modules.model.reference_naming import ReferenceModel, standard_models
+from modules.model.reference_naming import ReferenceModel
 from modules.model.unet_keys import flat, layer_paths
 from modules.modelSaver.adapter_layout import split_key
 from modules.modelSaver.adapter_metadata import AdapterDescription
@@ -20,8 +20,13 @@ from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 from tests.adapters import disturb
-from tests.model.family_checks import comes_back
-from tests.model.test_flux2_comfy import delta
+from tests.model.family_checks import (
+    ADAPTER_KINDS,
+    comes_back,
+    comfy_makes_the_trained_weights,
+    diffusers_computes_the_same,
+    filter_selects,
+)
 
 import torch
 from torch import Tensor
@@ -40,27 +45,11 @@ SPELLINGS = {
     ModelFormat.LEGACY_LORA: lambda path: f"transformer.{path}",
     ModelFormat.INTERNAL: lambda path: f"transformer.{path}",
 }
-LOW_RANK = {"lora_rank": 3, "lora_alpha": 5.0}
-KINDS = {
-    "LoRA": LOW_RANK,
-    "DoRA on inputs": LOW_RANK | {"lora_decompose": True},
-    "DoRA on outputs": LOW_RANK | {"lora_decompose": True, "lora_decompose_output_axis": True},
-    "LoHa": {"peft_type": "LOHA", "lora_rank": 2, "lora_alpha": 3.0},
-    "LoKr": {"peft_type": "LOKR", "lora_alpha": 3.0, "lokr_dim": 2},
-    "OFT": {"peft_type": "OFT_2", "oft_block_size": 8},
-    "OFT on outputs": {"peft_type": "OFT_2", "oft_side": "OUTPUT", "oft_block_size": 8},
-}
 
 
 @pytest.fixture(scope="module")
-def models() -> list[ReferenceModel]:
-    """The full-size models of all families on the meta device."""
-    return list(standard_models())
-
-
-@pytest.fixture(scope="module")
-def standard(models) -> ReferenceModel:
-    return next(model for model in models if model.name == "Ernie-Image")
+def standard(full_size_models) -> ReferenceModel:
+    return next(model for model in full_size_models if model.name == "Ernie-Image")
 
 
 def keys(model: ReferenceModel, model_format: ModelFormat, paths: list[str]) -> dict[str, Tensor]:
@@ -102,10 +91,10 @@ def test_names_of_other_trainers_are_read(standard):
 
 
 @pytest.mark.parametrize("model_format", ["KOHYA_LORA", "COMFY_LORA"])
-def test_a_file_tells_its_model_by_its_sizes(tmp_path, models, standard, model_format):
+def test_a_file_tells_its_model_by_its_sizes(tmp_path, full_size_models, standard, model_format):
     paths = [path for path in layer_paths(standard.components["transformer"]) if path.startswith("layers.3.")]
     save_file(keys(standard, ModelFormat(model_format), paths), tmp_path / "x")
-    assert find_reference(read_adapter(tmp_path / "x"), models) is standard
+    assert find_reference(read_adapter(tmp_path / "x"), full_size_models) is standard
 
 
 @pytest.mark.parametrize(
@@ -113,11 +102,7 @@ def test_a_file_tells_its_model_by_its_sizes(tmp_path, models, standard, model_f
 )
 def test_onetrainer_s_filters(standard, name, count):
     """As its presets of this family have them."""
-    patterns = ",".join(ErnieModel.layer_filter_presets[name])
-    config = TrainConfig.from_dict({"layer_filter": patterns, "layer_filter_preset": name})
-    chosen = LayerFilter.from_config(config, ErnieModel.layer_filter_presets)
-    paths = layer_paths(standard.components["transformer"])
-    assert not chosen.notes and len(chosen.select(paths, "transformer")) == count
+    filter_selects(ErnieModel, name, standard.components["transformer"], count)
 
 
 # --- adapters with numbers in them
@@ -129,7 +114,7 @@ def transformer(ernie_pipeline):
 
 
 def trained(transformer, kind: str) -> AdapterSet:
-    return disturb(AdapterSet("transformer", transformer, TrainConfig.from_dict(KINDS[kind]), LayerFilter()), 1)
+    return disturb(AdapterSet("transformer", transformer, TrainConfig.from_dict(ADAPTER_KINDS[kind]), LayerFilter()), 1)
 
 
 def written(adapters: AdapterSet, transformer, model_format: ModelFormat, path) -> dict[str, Tensor]:
@@ -138,7 +123,7 @@ def written(adapters: AdapterSet, transformer, model_format: ModelFormat, path) 
     return load_file(path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ADAPTER_KINDS)
 def test_every_kind_comes_back_from_every_format(tmp_path, transformer, kind):
     """No layers are joined, so that none is shut out."""
     adapters, naming, path = trained(transformer, kind), ernie_adapter_naming(transformer), tmp_path / "x.safetensors"
@@ -154,30 +139,14 @@ def test_every_kind_comes_back_from_every_format(tmp_path, transformer, kind):
 # rotations of inputs are no kind of stock ComfyUI, and only its own format is adjusted for its DoRA on outputs
 @pytest.mark.parametrize(
     ("model_format", "kind"),
-    [("COMFY_LORA", kind) for kind in KINDS if kind != "OFT"]
-    + [("KOHYA_LORA", kind) for kind in KINDS if kind not in ("OFT", "DoRA on outputs")],
+    [("COMFY_LORA", kind) for kind in ADAPTER_KINDS if kind != "OFT"]
+    + [("KOHYA_LORA", kind) for kind in ADAPTER_KINDS if kind not in ("OFT", "DoRA on outputs")],
 )
 def test_comfy_makes_the_trained_weights_of_it(tmp_path, transformer, kind, model_format):
     adapters = trained(transformer, kind)
     file = written(adapters, transformer, ModelFormat(model_format), tmp_path / "x")
     path_of = {name: path for path in layer_paths(transformer) for name in comfy_names(path)}
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in file.items():
-        name, part = split_key(key)
-        # the one convolution has kernels of one number
-        matrix = tensor.flatten(1) if tensor.dim() == 4 else tensor
-        layers.setdefault(path_of[name], {})[part] = matrix
-    assert layers.keys() == adapters.adapters.keys()
-    for path, parts in layers.items():
-        weight = transformer.get_submodule(path).weight.detach().flatten(1)
-        found, lengths = weight + delta(parts, weight), parts.get("dora_scale")
-        if lengths is not None:
-            # on outputs by the base's norm
-            norm = weight.norm(dim=1, keepdim=True) if len(lengths) == len(weight) else found.norm(dim=0, keepdim=True)
-            found = found * lengths / norm
-        # float32 roundings of weights of size 1
-        expected = weight + adapters.adapters[path].merged_delta().flatten(1)
-        torch.testing.assert_close(found, expected, atol=5e-6, rtol=1e-5)
+    comfy_makes_the_trained_weights(file, path_of, transformer, adapters, kind)
 
 
 def inputs() -> dict:
@@ -195,18 +164,7 @@ def inputs() -> dict:
 def test_diffusers_loads_the_file(tmp_path, transformer, ernie_folder, kind):
     adapters, path = trained(transformer, kind), tmp_path / "adapter.safetensors"
     written(adapters, transformer, ModelFormat.DIFFUSERS_LORA, path)
-    with torch.no_grad():
-        plain = transformer(**inputs())[0]
-        adapters.eval().hook()
-        try:
-            hooked = transformer(**inputs())[0]
-        finally:
-            adapters.unhook()
-        assert (hooked - plain).abs().max() > 0.1
-        pipeline = DiffusionPipeline.from_pretrained(ernie_folder)
-        pipeline.load_lora_weights(str(path))
-        # sums in another order, in float32, of numbers of size 1
-        torch.testing.assert_close(pipeline.transformer(**inputs())[0], hooked, atol=1e-4, rtol=1e-4)
+    diffusers_computes_the_same(lambda own: own(**inputs())[0], transformer, adapters, ernie_folder, path)
 
 
 def test_what_diffusers_does_not_load(tmp_path, transformer, ernie_folder):

@@ -7,7 +7,7 @@ and `transformer.`, and flattened after `lycoris_`.
 
 from modules.model.krea2_keys import krea2_adapter_naming
 from modules.model.Krea2Model import Krea2Model
-from modules.model.reference_naming import ReferenceModel, standard_models
+from modules.model.reference_naming import ReferenceModel
 from modules.model.unet_keys import flat, layer_paths
 from modules.modelSaver.adapter_layout import split_key
 from modules.modelSaver.adapter_metadata import AdapterDescription
@@ -21,16 +21,19 @@ from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 from tests.adapters import disturb
-from tests.model.family_checks import comes_back
+from tests.model.family_checks import (
+    ADAPTER_KINDS,
+    comes_back,
+    comfy_makes_the_trained_weights,
+    diffusers_computes_the_same,
+    filter_selects,
+)
 from tests.model.krea2_base import native_layers, native_tensors
-from tests.model.test_flux2_comfy import delta
-from tests.model.test_qwen_keys import KINDS
 
 import torch
 from torch import Tensor
 
 import pytest
-from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_krea2_lora_to_diffusers
 from diffusers.loaders.single_file_utils import convert_krea2_transformer_checkpoint_to_diffusers
 from safetensors.torch import load_file, save_file
@@ -49,14 +52,8 @@ FORMATS = [str(model_format) for model_format in SPELLINGS]
 
 
 @pytest.fixture(scope="module")
-def models() -> list[ReferenceModel]:
-    """The full-size models of all families on the meta device."""
-    return list(standard_models())
-
-
-@pytest.fixture(scope="module")
-def standard(models) -> ReferenceModel:
-    return next(model for model in models if model.name == "Krea 2")
+def standard(full_size_models) -> ReferenceModel:
+    return next(model for model in full_size_models if model.name == "Krea 2")
 
 
 def keys(model: ReferenceModel, model_format: ModelFormat) -> dict[str, Tensor]:
@@ -113,9 +110,9 @@ def test_keys_against_diffusers_converters(standard):
 
 
 @pytest.mark.parametrize("model_format", FORMATS)
-def test_a_file_tells_its_model_by_its_sizes(tmp_path, models, standard, model_format):
+def test_a_file_tells_its_model_by_its_sizes(tmp_path, full_size_models, standard, model_format):
     save_file(keys(standard, ModelFormat(model_format)), tmp_path / "x")
-    assert find_reference(read_adapter(tmp_path / "x"), models) is standard
+    assert find_reference(read_adapter(tmp_path / "x"), full_size_models) is standard
 
 
 @pytest.mark.parametrize(
@@ -123,11 +120,7 @@ def test_a_file_tells_its_model_by_its_sizes(tmp_path, models, standard, model_f
 )
 def test_onetrainer_s_filters(standard, name, count):
     """As its presets of this family have them."""
-    patterns = ",".join(Krea2Model.layer_filter_presets[name])
-    config = TrainConfig.from_dict({"layer_filter": patterns, "layer_filter_preset": name})
-    chosen = LayerFilter.from_config(config, Krea2Model.layer_filter_presets)
-    paths = layer_paths(standard.components["transformer"])
-    assert not chosen.notes and len(chosen.select(paths, "transformer")) == count
+    filter_selects(Krea2Model, name, standard.components["transformer"], count)
 
 
 # --- adapters with numbers in them
@@ -139,7 +132,7 @@ def transformer(krea2_pipeline):
 
 
 def trained(transformer, kind: str) -> AdapterSet:
-    return disturb(AdapterSet("transformer", transformer, TrainConfig.from_dict(KINDS[kind]), LayerFilter()), 1)
+    return disturb(AdapterSet("transformer", transformer, TrainConfig.from_dict(ADAPTER_KINDS[kind]), LayerFilter()), 1)
 
 
 def written(adapters: AdapterSet, transformer, model_format: ModelFormat, path) -> dict[str, Tensor]:
@@ -149,7 +142,7 @@ def written(adapters: AdapterSet, transformer, model_format: ModelFormat, path) 
 
 
 @pytest.mark.parametrize("model_format", FORMATS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ADAPTER_KINDS)
 def test_every_kind_comes_back_from_every_format(tmp_path, transformer, kind, model_format):
     """No layers are joined, so that none is shut out."""
     adapters, naming, path = trained(transformer, kind), krea2_adapter_naming(transformer), tmp_path / "x.safetensors"
@@ -168,27 +161,14 @@ def test_every_kind_comes_back_from_every_format(tmp_path, transformer, kind, mo
 # rotations of inputs are no kind of stock ComfyUI, and only its own format is adjusted for its DoRA on outputs
 @pytest.mark.parametrize(
     ("model_format", "kind"),
-    [("COMFY_LORA", kind) for kind in KINDS if kind != "OFT"]
-    + [("KOHYA_LORA", kind) for kind in KINDS if kind not in ("OFT", "DoRA on outputs")],
+    [("COMFY_LORA", kind) for kind in ADAPTER_KINDS if kind != "OFT"]
+    + [("KOHYA_LORA", kind) for kind in ADAPTER_KINDS if kind not in ("OFT", "DoRA on outputs")],
 )
 def test_comfy_makes_the_trained_weights_of_it(tmp_path, transformer, kind, model_format):
     adapters = trained(transformer, kind)
     file = written(adapters, transformer, ModelFormat(model_format), tmp_path / "x")
     path_of = {name: path for native, path in native_layers(transformer).items() for name in comfy_names(path, native)}
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in file.items():
-        name, part = split_key(key)
-        layers.setdefault(path_of[name], {})[part] = tensor
-    assert layers.keys() == adapters.adapters.keys()
-    for path, parts in layers.items():
-        weight = transformer.get_submodule(path).weight.detach()
-        found, lengths = weight + delta(parts, weight), parts.get("dora_scale")
-        if lengths is not None:
-            # on outputs by the base's norm
-            norm = weight.norm(dim=1, keepdim=True) if "outputs" in kind else found.norm(dim=0, keepdim=True)
-            found = found * lengths / norm
-        # float32 roundings of weights of size 1
-        torch.testing.assert_close(found, weight + adapters.adapters[path].merged_delta(), atol=5e-6, rtol=1e-5)
+    comfy_makes_the_trained_weights(file, path_of, transformer, adapters, kind)
 
 
 def inputs() -> dict:
@@ -207,14 +187,4 @@ def inputs() -> dict:
 def test_diffusers_loads_the_file(tmp_path, transformer, krea2_folder, kind):
     adapters, path = trained(transformer, kind), tmp_path / "adapter.safetensors"
     written(adapters, transformer, ModelFormat.DIFFUSERS_LORA, path)
-    plain = transformer(**inputs())[0]
-    adapters.eval().hook()
-    try:
-        hooked = transformer(**inputs())[0]
-    finally:
-        adapters.unhook()
-    assert (hooked - plain).abs().max() > 0.1
-    pipeline = DiffusionPipeline.from_pretrained(krea2_folder)
-    pipeline.load_lora_weights(str(path))
-    # sums in another order, in float32, of numbers of size 1
-    torch.testing.assert_close(pipeline.transformer(**inputs())[0], hooked, atol=1e-4, rtol=1e-4)
+    diffusers_computes_the_same(lambda own: own(**inputs())[0], transformer, adapters, krea2_folder, path)

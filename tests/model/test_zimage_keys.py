@@ -7,7 +7,7 @@ ComfyUI's map was read from its code (May 2026) and is written down once more: e
 
 from functools import cache
 
-from modules.model.reference_naming import ReferenceModel, standard_models
+from modules.model.reference_naming import ReferenceModel
 from modules.model.unet_keys import flat, layer_paths
 from modules.model.zimage_keys import native_tensor, zimage_adapter_naming
 from modules.model.ZImageModel import ZImageModel
@@ -54,14 +54,8 @@ APART = {
 
 
 @pytest.fixture(scope="module")
-def models() -> list[ReferenceModel]:
-    """The full-size models of all families on the meta device."""
-    return list(standard_models())
-
-
-@pytest.fixture(scope="module")
-def standard(models) -> ReferenceModel:
-    return next(model for model in models if model.name == "Z-Image")
+def standard(full_size_models) -> ReferenceModel:
+    return next(model for model in full_size_models if model.name == "Z-Image")
 
 
 @cache
@@ -146,9 +140,9 @@ def test_comfy_s_keys_against_diffusers_converter(standard):
 
 
 @pytest.mark.parametrize("model_format", [*JOINED, *SPLIT])
-def test_a_file_tells_its_model_by_its_sizes(tmp_path, models, standard, model_format):
+def test_a_file_tells_its_model_by_its_sizes(tmp_path, full_size_models, standard, model_format):
     save_file(keys(standard, model_format, "layers.3."), tmp_path / "x")
-    assert find_reference(read_adapter(tmp_path / "x"), models) is standard
+    assert find_reference(read_adapter(tmp_path / "x"), full_size_models) is standard
 
 
 @pytest.mark.parametrize(

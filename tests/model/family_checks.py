@@ -14,6 +14,7 @@ from modules.trainer.checks import run_problems
 from modules.trainer.trained import make_trained, save_trained
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.load import train_config_from_dict
+from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.LayerFilter import LayerFilter
 from tests.model.test_flux2_comfy import delta
@@ -317,3 +318,95 @@ def diffusers_computes_the_same(
     pipeline.load_lora_weights(str(file))
     # sums in another order, in float32, of numbers of size 1
     torch.testing.assert_close(call(pipeline.transformer), hooked, atol=1e-4, rtol=1e-4)
+
+
+# float32 through a dozen layers
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def each_caption_is_as_it_is_alone(model: Any, together: Mapping[str, Tensor], captions: list[str]) -> None:
+    """A batch of captions is each of them alone, and what fills it up.
+
+    Args:
+        model: encodes them again.
+        together: `encode_captions` of all of them.
+        captions: of different lengths.
+    """
+    for place, caption in enumerate(captions):
+        alone, n = model.encode_captions([caption]), int(together["mask"][place].sum())
+        assert alone["hidden"].shape[1] == n and alone["mask"].all()
+        torch.testing.assert_close(together["hidden"][place, :n], alone["hidden"][0], **CLOSE)
+    assert torch.equal(model.encode_captions(captions)["mask"], together["mask"])
+
+
+def what_fills_captions_up_changes_nothing(model: Any, pixels: Tensor, captions: list[str]) -> None:
+    """The prediction for the first caption, alone and filled up to the length of the second.
+
+    Args:
+        model: of a family with masks of captions.
+        pixels: `[1, 3, H, W]`.
+        captions: two, the second longer.
+    """
+    clean, texts = model.encode_images(pixels), model.encode_captions(captions)
+    short = {name: tensor[:1] for name, tensor in texts.items()}
+    alone = model.encode_captions(captions[:1])
+    assert short["hidden"].shape[1] > alone["hidden"].shape[1]
+    with torch.no_grad():
+        found, expected = (model.predict(clean, own, torch.Generator().manual_seed(1)) for own in (short, alone))
+    torch.testing.assert_close(found.predicted, expected.predicted, **CLOSE)
+
+
+def target_leads_to_the_clean_latents(scheduler: Any, prediction: Any, noisy: Tensor, clean: Tensor) -> None:
+    """The scheduler's own step to σ = 0 along the target gives the clean latents, for each of a batch."""
+    for place in range(len(clean)):
+        scheduler.sigmas = torch.stack([prediction.sigma[place], torch.zeros(())])
+        scheduler._step_index = 0
+        step = scheduler.step(prediction.target[place], None, noisy[place], return_dict=False)[0]
+        torch.testing.assert_close(step, clean[place], **CLOSE)
+
+
+def same_picture(found: Image.Image, expected: Image.Image) -> None:
+    """The same numbers, of which rounding to 256 levels may differ by one; and not a grey image."""
+    assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 1
+    assert np.asarray(found).std() > 1
+
+
+def text_encoder_is_freed_before_the_transformer_comes(
+    load: Callable[..., Any], sample: SampleConfig, pixels: Tensor
+) -> None:
+    """Also where the VAE has another format than the transformer.
+
+    Args:
+        load: gives a model of these options.
+        sample: one image.
+        pixels: `[b, 3, H, W]`.
+    """
+    model = load(vae={"weight_dtype": "FLOAT_32"}, transformer={"weight_dtype": "BFLOAT_16"})
+    model.prompts(sample)
+    model.encode_images(pixels)
+    assert set(model.components.loaded) == {"text_encoder", "vae"}
+    model.rest()
+    assert "text_encoder" not in model.components.loaded
+    assert model.sample(sample, 1, lambda *_: None).size == (sample.width, sample.height)
+    assert "text_encoder" not in model.components.loaded and model.transformer.dtype == torch.bfloat16
+
+
+def checkpoints_give_the_same_gradients(load: Callable[[], Any], layer: str, latents: Tensor) -> None:
+    """With a caption that is filled up.
+
+    Args:
+        load: gives a model.
+        layer: of the transformer, through which captions go.
+        latents: `[2, c, h, w]`.
+    """
+    gradients = []
+    for enabled in (False, True):
+        model = load()
+        model.set_gradient_checkpointing("transformer", enabled)
+        weight = model.transformer.get_submodule(layer).weight.requires_grad_(True)
+        conditions = {"hidden": torch.ones(2, 4, 16), "mask": torch.tensor([[True] * 4, [True, True, False, False]])}
+        prediction = model.predict(latents, conditions, torch.Generator().manual_seed(1))
+        (prediction.predicted - prediction.target).square().mean().backward()
+        gradients.append(weight.grad)
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(*gradients)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from modules.model.BaseModel import family_of
@@ -13,11 +13,17 @@ from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
+from tests.model.family_checks import (
+    each_caption_is_as_it_is_alone,
+    same_picture,
+    target_leads_to_the_clean_latents,
+    text_encoder_is_freed_before_the_transformer_comes,
+    what_fills_captions_up_changes_nothing,
+)
 from tests.model.krea2_base import LAYERS
 
 import torch
 
-import numpy as np
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler, Krea2Pipeline
 from diffusers.pipelines.krea2.pipeline_krea2 import calculate_shift
@@ -77,11 +83,7 @@ def test_a_batch_of_captions_is_each_of_them_alone(krea2_folder):
     """Also where a tokenizer fills up from the left."""
     model, together = load(krea2_folder), shared(krea2_folder).encode_captions(CAPTIONS)
     model.tokenizer.padding_side = "left"
-    for place, caption in enumerate(CAPTIONS):
-        alone, n = model.encode_captions([caption]), int(together["mask"][place].sum())
-        assert alone["hidden"].shape[1] == n and alone["mask"].all()
-        torch.testing.assert_close(together["hidden"][place, :n], alone["hidden"][0], **CLOSE)
-    assert torch.equal(model.encode_captions(CAPTIONS)["mask"], together["mask"])
+    each_caption_is_as_it_is_alone(model, together, CAPTIONS)
 
 
 def test_what_captions_may_have(krea2_folder):
@@ -153,23 +155,12 @@ def test_prediction_against_the_peer(own_krea2_folder, krea2_pipeline, shift):
     velocity = output.transpose(1, 2).unflatten(2, (4, 6))
     torch.testing.assert_close(prediction.predicted, velocity, **CLOSE)
     torch.testing.assert_close(prediction.target, noise - clean, **CLOSE)
-    # the scheduler's own step to σ = 0 along the target gives the clean latents
-    for place in range(2):
-        scheduler.sigmas = torch.stack([level[place], torch.zeros(())])
-        scheduler._step_index = 0
-        step = scheduler.step(prediction.target[place], None, noisy[place], return_dict=False)[0]
-        torch.testing.assert_close(step, clean[place], **CLOSE)
+    target_leads_to_the_clean_latents(scheduler, prediction, noisy, clean)
 
 
 @torch.no_grad()
 def test_what_fills_captions_up_changes_nothing(krea2_folder):
-    model = shared(krea2_folder)
-    clean, texts = model.encode_images(pixels(1)), model.encode_captions(CAPTIONS[:2])
-    short = {name: tensor[:1] for name, tensor in texts.items()}
-    alone = model.encode_captions(CAPTIONS[:1])
-    assert short["hidden"].shape[1] > alone["hidden"].shape[1]
-    found, expected = (model.predict(clean, own, torch.Generator().manual_seed(1)) for own in (short, alone))
-    torch.testing.assert_close(found.predicted, expected.predicted, **CLOSE)
+    what_fills_captions_up_changes_nothing(shared(krea2_folder), pixels(1), CAPTIONS[:2])
 
 
 @pytest.mark.parametrize(("scale", "distilled"), [(1.0, False), (4.0, False), (1.0, True)])
@@ -186,9 +177,7 @@ def test_samples_equal_the_plain_pipeline(own_krea2_folder, krea2_pipeline, scal
         guidance_scale=scale - 1, generator=torch.Generator().manual_seed(5),
     ).images[0]  # fmt: skip
     assert found.size == expected.size == (32, 24) and steps == [(1, 3), (2, 3), (3, 3)]
-    # the same numbers; rounding to 256 levels may differ by one
-    assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 1
-    assert np.asarray(found).std() > 1
+    same_picture(found, expected)
 
 
 def test_the_shift_of_a_distilled_model_is_that_of_samples(own_krea2_folder):
@@ -198,16 +187,8 @@ def test_the_shift_of_a_distilled_model_is_that_of_samples(own_krea2_folder):
 
 
 def test_text_encoder_is_freed_before_the_transformer_comes(krea2_folder):
-    model = load(krea2_folder, vae={"weight_dtype": "FLOAT_32"}, transformer={"weight_dtype": "BFLOAT_16"})
     sample = SampleConfig(**SAMPLE, diffusion_steps=1)
-    model.prompts(sample)
-    model.encode_images(pixels())
-    assert set(model.components.loaded) == {"text_encoder", "vae"}
-    model.rest()
-    assert "text_encoder" not in model.components.loaded
-    # the VAE has another format than the transformer
-    assert model.sample(sample, 1, lambda *_: None).size == (32, 24)
-    assert "text_encoder" not in model.components.loaded and model.transformer.dtype == torch.bfloat16
+    text_encoder_is_freed_before_the_transformer_comes(partial(load, krea2_folder), sample, pixels())
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.9])

@@ -1,7 +1,7 @@
 """The Qwen-Image family against diffusers: captions, latents, predictions and samples."""
 
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from modules.model.BaseModel import family_of
@@ -10,6 +10,14 @@ from modules.model.recognize_model import find_model_type
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
+from tests.model.family_checks import (
+    checkpoints_give_the_same_gradients,
+    each_caption_is_as_it_is_alone,
+    same_picture,
+    target_leads_to_the_clean_latents,
+    text_encoder_is_freed_before_the_transformer_comes,
+    what_fills_captions_up_changes_nothing,
+)
 
 import torch
 
@@ -72,11 +80,7 @@ def test_a_batch_of_captions_is_each_of_them_alone(qwen_folder):
     """Also where a tokenizer fills up from the left."""
     model, together = load(qwen_folder), shared(qwen_folder).encode_captions(CAPTIONS)
     model.tokenizer.padding_side = "left"
-    for place, caption in enumerate(CAPTIONS):
-        alone, n = model.encode_captions([caption]), int(together["mask"][place].sum())
-        assert alone["hidden"].shape[1] == n and alone["mask"].all()
-        torch.testing.assert_close(together["hidden"][place, :n], alone["hidden"][0], **CLOSE)
-    assert torch.equal(model.encode_captions(CAPTIONS)["mask"], together["mask"])
+    each_caption_is_as_it_is_alone(model, together, CAPTIONS)
 
 
 def test_what_captions_may_have(qwen_folder):
@@ -136,23 +140,11 @@ def test_prediction_against_the_peer(qwen_folder, qwen_pipeline, dynamic):
     velocity = output.transpose(1, 2).unflatten(2, (4, 6))
     torch.testing.assert_close(prediction.predicted, velocity, **CLOSE)
     torch.testing.assert_close(prediction.target, noise - clean, **CLOSE)
-    # the scheduler's own step to σ = 0 along the target gives the clean latents
-    for place in range(2):
-        scheduler.sigmas = torch.stack([level[place], torch.zeros(())])
-        scheduler._step_index = 0
-        step = scheduler.step(prediction.target[place], None, noisy[place], return_dict=False)[0]
-        torch.testing.assert_close(step, clean[place], **CLOSE)
+    target_leads_to_the_clean_latents(scheduler, prediction, noisy, clean)
 
 
 def test_what_fills_captions_up_changes_nothing(qwen_folder):
-    model = shared(qwen_folder)
-    clean, texts = model.encode_images(pixels(1)), model.encode_captions(CAPTIONS[:2])
-    short = {name: tensor[:1] for name, tensor in texts.items()}
-    alone = model.encode_captions(CAPTIONS[:1])
-    assert short["hidden"].shape[1] > alone["hidden"].shape[1]
-    with torch.no_grad():
-        found, expected = (model.predict(clean, own, torch.Generator().manual_seed(1)) for own in (short, alone))
-    torch.testing.assert_close(found.predicted, expected.predicted, **CLOSE)
+    what_fills_captions_up_changes_nothing(shared(qwen_folder), pixels(1), CAPTIONS[:2])
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
@@ -166,9 +158,7 @@ def test_samples_equal_the_plain_pipeline(qwen_folder, qwen_pipeline, scale):
         true_cfg_scale=scale, generator=torch.Generator().manual_seed(5),
     ).images[0]  # fmt: skip
     assert found.size == expected.size == (32, 24) and steps == [(1, 3), (2, 3), (3, 3)]
-    # the same numbers; rounding to 256 levels may differ by one
-    assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 1
-    assert np.asarray(found).std() > 1
+    same_picture(found, expected)
 
 
 def test_a_single_step_is_a_picture(qwen_folder):
@@ -204,16 +194,8 @@ def test_long_prompts_are_read_whole(qwen_folder, monkeypatch):
 
 
 def test_text_encoder_is_freed_before_the_transformer_comes(qwen_folder):
-    model = load(qwen_folder, vae={"weight_dtype": "FLOAT_32"}, transformer={"weight_dtype": "BFLOAT_16"})
     sample = SampleConfig(**SAMPLE, diffusion_steps=1)
-    model.prompts(sample)
-    model.encode_images(pixels())
-    assert set(model.components.loaded) == {"text_encoder", "vae"}
-    model.rest()
-    assert "text_encoder" not in model.components.loaded
-    # the VAE has another format than the transformer
-    assert model.sample(sample, 1, lambda *_: None).size == (32, 24)
-    assert "text_encoder" not in model.components.loaded and model.transformer.dtype == torch.bfloat16
+    text_encoder_is_freed_before_the_transformer_comes(partial(load, qwen_folder), sample, pixels())
 
 
 def test_fingerprints_follow_what_they_stand_for(own_qwen_folder):
@@ -227,17 +209,7 @@ def test_fingerprints_follow_what_they_stand_for(own_qwen_folder):
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(qwen_folder):
-    gradients = []
-    for enabled in (False, True):
-        model = load(qwen_folder)
-        model.set_gradient_checkpointing("transformer", enabled)
-        weight = model.transformer.txt_in.weight.requires_grad_(True)
-        conditions = {"hidden": torch.ones(2, 4, 16), "mask": torch.tensor([[True] * 4, [True, True, False, False]])}
-        prediction = model.predict(torch.ones(2, 16, 4, 4), conditions, torch.Generator().manual_seed(1))
-        (prediction.predicted - prediction.target).square().mean().backward()
-        gradients.append(weight.grad)
-    assert gradients[0].abs().max() > 0
-    torch.testing.assert_close(*gradients)
+    checkpoints_give_the_same_gradients(partial(load, qwen_folder), "txt_in", torch.ones(2, 16, 4, 4))
 
 
 @pytest.mark.parametrize("option", ["zero_cond_t", "use_additional_t_cond", "use_layer3d_rope"])

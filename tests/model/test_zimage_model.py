@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from modules.model.BaseModel import family_of
@@ -14,12 +14,18 @@ from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
 from tests.model.conftest import VAE_NAMES as CONFTEST_VAE_NAMES
 from tests.model.conftest import ldm_vae
+from tests.model.family_checks import (
+    checkpoints_give_the_same_gradients,
+    each_caption_is_as_it_is_alone,
+    same_picture,
+    target_leads_to_the_clean_latents,
+    text_encoder_is_freed_before_the_transformer_comes,
+)
 from tests.model.test_flux2_files import same
 from tests.model.zimage_base import comfy_tensors
 
 import torch
 
-import numpy as np
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
 from diffusers.pipelines.z_image.pipeline_z_image import calculate_shift
@@ -78,11 +84,7 @@ def test_a_batch_of_captions_is_each_of_them_alone(zimage_folder):
     """Also where a tokenizer fills up from the left."""
     model, together = load(zimage_folder), shared(zimage_folder).encode_captions(CAPTIONS)
     model.tokenizer.padding_side = "left"
-    for place, caption in enumerate(CAPTIONS):
-        alone, n = model.encode_captions([caption]), int(together["mask"][place].sum())
-        assert alone["hidden"].shape[1] == n and alone["mask"].all()
-        torch.testing.assert_close(together["hidden"][place, :n], alone["hidden"][0], **CLOSE)
-    assert torch.equal(model.encode_captions(CAPTIONS)["mask"], together["mask"])
+    each_caption_is_as_it_is_alone(model, together, CAPTIONS)
 
 
 def test_what_captions_may_have(zimage_folder):
@@ -131,12 +133,7 @@ def test_prediction_against_the_peer(zimage_folder, zimage_pipeline, dynamic):
     velocity = -torch.stack(output).squeeze(2)
     torch.testing.assert_close(prediction.predicted, velocity, **CLOSE)
     torch.testing.assert_close(prediction.target, noise - clean, **CLOSE)
-    # the scheduler's own step to σ = 0 along the target gives the clean latents
-    for place in range(2):
-        scheduler.sigmas = torch.stack([level[place], torch.zeros(())])
-        scheduler._step_index = 0
-        step = scheduler.step(prediction.target[place], None, noisy[place], return_dict=False)[0]
-        torch.testing.assert_close(step, clean[place], **CLOSE)
+    target_leads_to_the_clean_latents(scheduler, prediction, noisy, clean)
 
 
 @pytest.mark.parametrize(("scale", "peer_scale"), [(0.0, 0.0), (1.0, 0.0), (4.0, 3.0)])
@@ -153,22 +150,12 @@ def test_samples_equal_the_plain_pipeline(zimage_folder, zimage_pipeline, scale,
         guidance_scale=peer_scale, generator=torch.Generator().manual_seed(5),
     ).images[0]  # fmt: skip
     assert found.size == expected.size == (24, 16) and steps == [(1, 3), (2, 3), (3, 3)]
-    # the same numbers; rounding to 256 levels may differ by one
-    assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 1
-    assert np.asarray(found).std() > 1
+    same_picture(found, expected)
 
 
 def test_text_encoder_is_freed_before_the_transformer_comes(zimage_folder):
-    model = load(zimage_folder, vae={"weight_dtype": "FLOAT_32"}, transformer={"weight_dtype": "BFLOAT_16"})
     sample = SampleConfig(prompt="a red cat", width=16, height=16, diffusion_steps=1)
-    model.prompts(sample)
-    model.encode_images(pixels())
-    assert set(model.components.loaded) == {"text_encoder", "vae"}
-    model.rest()
-    assert "text_encoder" not in model.components.loaded
-    # the VAE has another format than the transformer
-    assert model.sample(sample, 1, lambda *_: None).size == (16, 16)
-    assert "text_encoder" not in model.components.loaded and model.transformer.dtype == torch.bfloat16
+    text_encoder_is_freed_before_the_transformer_comes(partial(load, zimage_folder), sample, pixels())
 
 
 def test_fingerprints_follow_what_they_stand_for(own_folder):
@@ -181,17 +168,7 @@ def test_fingerprints_follow_what_they_stand_for(own_folder):
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(zimage_folder):
-    gradients = []
-    for enabled in (False, True):
-        model = load(zimage_folder)
-        model.set_gradient_checkpointing("transformer", enabled)
-        weight = model.transformer.cap_embedder[1].weight.requires_grad_(True)
-        conditions = {"hidden": torch.ones(2, 4, 16), "mask": torch.tensor([[True] * 4, [True, True, False, False]])}
-        prediction = model.predict(torch.ones(2, 4, 4, 4), conditions, torch.Generator().manual_seed(1))
-        (prediction.predicted - prediction.target).square().mean().backward()
-        gradients.append(weight.grad)
-    assert gradients[0].abs().max() > 0
-    torch.testing.assert_close(*gradients)
+    checkpoints_give_the_same_gradients(partial(load, zimage_folder), "cap_embedder.1", torch.ones(2, 4, 4, 4))
 
 
 # --- components from files

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.torture.miniature import draw_images, save_pipeline
 from modules.util.openmp import wait_asleep
+from tests.forked_scripts import ScriptServer
 
 import pytest
 
@@ -190,6 +192,21 @@ def make_run(tmp_path, mini_base, mini_concept, mini_cache):
 @pytest.fixture
 def mini_run(make_run) -> MiniRun:
     return make_run()
+
+
+@pytest.fixture(scope="session")
+def script_server() -> Iterator[ScriptServer]:
+    """Forks this project's scripts from a process that has imported the libraries, while it is `used`."""
+    server = ScriptServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def forked_scripts(script_server) -> Iterator[None]:
+    """Scripts that the test starts are forked; for tests of what they do, not of how they start."""
+    with script_server.used():
+        yield
 
 
 @pytest.fixture

@@ -29,6 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 NO_CHECKPOINTING = {"gradient_checkpointing": False}
 # each worker loads torch, diffusers and transformers: about 1 GB
 MOST_WORKERS = 8
+# of which it is worth a search to leave the objects out of later ones
+MANY_MODULES = 50
+_frozen_modules = 0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,8 +60,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """Each run frees memory by a search of all objects; the libraries' own and the tests are never among the freed."""
+    _freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The same for libraries that tests have loaded since, when nothing of a file's tests is left."""
+    if nextitem is not None and nextitem.path != item.path and len(sys.modules) > _frozen_modules + MANY_MODULES:
+        _freeze()
+
+
+def _freeze() -> None:
+    global _frozen_modules
     gc.collect()
     gc.freeze()
+    _frozen_modules = len(sys.modules)
 
 
 class MiniRun:

@@ -1,6 +1,6 @@
 """The tab tools, with files of the miniature: each tool finds what it should, can be ended, and tells what is wrong.
 
-Each tool is started once as users do; where one is used again, its process is forked.
+Where a tool only has to be ended, and in the coordinate check, its process is forked.
 """
 
 import json
@@ -178,7 +178,7 @@ def test_the_converter_replaces_a_file_only_when_told_to(view, base, adapter, fi
         assert torch.equal(one.merged_delta(), expected.adapters[name].merged_delta()), name
 
 
-def test_a_wrong_file_is_told_and_ranks_are_drawn_in_the_theme(app, view, adapter, fill, work, tmp_path, script_server):
+def test_a_wrong_file_is_told_and_ranks_are_drawn_in_the_theme(app, view, adapter, fill, work, tmp_path):
     page, wrong = page_of(view, "effective rank"), tmp_path / "no adapter.safetensors"
     wrong.write_text("nothing", encoding="utf-8")
     fill(page, adapter=wrong)
@@ -186,8 +186,7 @@ def test_a_wrong_file_is_told_and_ranks_are_drawn_in_the_theme(app, view, adapte
     assert "no adapter.safetensors" in page.note.cget("text") and str(page.note.cget("style")) == "Error.TLabel"
     assert page.button.cget("text") == "Plot" and page.button.instate(["!disabled"]) and page.result is None
     fill(page, adapter=adapter)
-    with script_server.used():
-        work(page)
+    work(page)
     assert page.note.cget("text") == "" and f"mean of {len(read_adapter(adapter).layers)}" in page.text.text
     assert "written:" not in page.text.text, "that file is the window's own"
 

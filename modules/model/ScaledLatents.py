@@ -1,12 +1,12 @@
 """Families whose transformer cuts the VAE's latents into patches itself. Axes: `b` batch, `c` channels, `h w` sides."""
 
-from modules.model.FlowModel import FlowModel
+from modules.model.TransformerModel import TransformerModel
 
 import torch
 from torch import Tensor
 
 
-class ScaledLatents(FlowModel):
+class ScaledLatents(TransformerModel):
     """The VAE's latents are shifted and scaled as its config says, and a patch of them is one token."""
 
     @property

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.cut_text import cut_text
-from modules.model.FlowModel import FlowModel
 from modules.model.ModelSource import ModelSource
 from modules.model.native_file import NativeTensor, fill_from_file
+from modules.model.TransformerModel import TransformerModel
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
@@ -21,7 +21,7 @@ from transformers import BatchEncoding
 _EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 
 
-class T5Texts(FlowModel):
+class T5Texts(TransformerModel):
     """The text encoder of `long_text_encoder` is T5. Its tokens end with one that says so, which counts among them."""
 
     @property

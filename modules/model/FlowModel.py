@@ -96,7 +96,7 @@ class FlowModel(TransformerModel):
     def target(self, clean: Tensor, draw: Draw) -> Tensor:
         return draw.noise - clean
 
-    def transformer_time(self, draw: Draw) -> Tensor:
+    def time_of(self, draw: Draw) -> Tensor:
         return draw.spread
 
     # -- samples --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class ScaledLatents(TransformerModel):
-    """The VAE's latents are shifted and scaled as its config says, and a patch of them is one token."""
+    """The VAE's latents are shifted, if at all, and scaled as its config says; a patch of them is one token."""
 
     @property
     def patch(self) -> int:
@@ -21,11 +21,11 @@ class ScaledLatents(TransformerModel):
 
     def pack_latents(self, latents: Tensor) -> Tensor:
         own = self.vae.config
-        return (latents - own.shift_factor) * own.scaling_factor
+        return (latents - (own.shift_factor or 0)) * own.scaling_factor
 
     def unpack_latents(self, latents: Tensor) -> Tensor:
         own = self.vae.config
-        return latents / own.scaling_factor + own.shift_factor
+        return latents / own.scaling_factor + (own.shift_factor or 0)
 
     @property
     def packing(self) -> str:

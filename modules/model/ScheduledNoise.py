@@ -24,7 +24,8 @@ from diffusers import DiffusionPipeline
 
 # name of the diffusers class, and options that make it the sampler of that name
 SCHEDULERS: dict[NoiseScheduler, tuple[str, dict[str, object]]] = {
-    NoiseScheduler.DDIM: ("DDIMScheduler", {}),
+    # which would keep what it thinks are pixels between -1 and 1
+    NoiseScheduler.DDIM: ("DDIMScheduler", {"clip_sample": False}),
     NoiseScheduler.EULER: ("EulerDiscreteScheduler", {}),
     NoiseScheduler.EULER_A: ("EulerAncestralDiscreteScheduler", {}),
     NoiseScheduler.DPMPP: ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
@@ -104,6 +105,10 @@ class ScheduledNoise(BaseModel):
         tensors = (noise, mixed, alphas.sqrt(), (1 - alphas).sqrt())
         tensors = (to_device(tensor, self.device) for tensor in tensors)
         return Draw(timesteps, *tensors, snr=alphas / (1 - alphas).clamp(min=1e-12))
+
+    def time_of(self, draw: Draw) -> Tensor:
+        """The timesteps on the device, as the denoiser is told."""
+        return to_device(draw.timesteps, self.device)
 
     def target(self, clean: Tensor, draw: Draw) -> Tensor:
         if not self.velocity:

@@ -51,6 +51,10 @@ class TransformerModel(BaseModel):
     hides_padding: ClassVar[bool] = False
     # whether the family's pipeline does so in samples, too, with the prompt and the one that it steers away from
     prompts_side_by_side: ClassVar[bool] = False
+    # why xformers can't be used with such masks
+    without_xformers: ClassVar[str] = (
+        "diffusers gives that library the mask of captions of different lengths as numbers that hide nothing"
+    )
     # whether the VAE takes videos, of which an image is one frame
     vae_of_videos: ClassVar[bool] = False
     # what `encode_text` gives -> the pipeline's argument for it; what it has no argument for stays out
@@ -74,10 +78,7 @@ class TransformerModel(BaseModel):
         mechanism, together = config.attention_mechanism, cls.hides_padding and config.batch_size > 1
         if mechanism == AttentionMechanism.XFORMERS and (together or cls.prompts_side_by_side):
             where = f"batches of {config.batch_size}" if together else "samples, whose two prompts are one batch"
-            text = (
-                f"found {mechanism} with {where}, but diffusers gives that library the mask of captions of different "
-                "lengths as numbers that hide nothing. Set it to SDP"
-            )
+            text = f"found {mechanism} with {where}, but {cls.without_xformers}. Set it to SDP"
             remedies = [Remedy.of({"attention_mechanism": "SDP"})]
             if not cls.prompts_side_by_side:
                 text += ", or batch_size to 1"
@@ -116,7 +117,7 @@ class TransformerModel(BaseModel):
         """Everything on which a text encoder's `encode_text` depends beside weights and tokenizer, for JSON."""
 
     @abstractmethod
-    def transformer_time(self, draw: Draw) -> Tensor:
+    def time_of(self, draw: Draw) -> Tensor:
         """How noisy images are, `[b]` on the device, as the transformer is told: a level or a timestep."""
 
     @abstractmethod
@@ -125,7 +126,7 @@ class TransformerModel(BaseModel):
 
         Args:
             noised: `[b, c, h, w]` in the transformer's format.
-            time: of `transformer_time`: of flow matching `[b]` noise levels in 0 … 1, float32.
+            time: of `time_of`: of flow matching `[b]` noise levels in 0 … 1, float32.
             conditions: of `encode_text`, and `placement`, see `predict_drawn`.
 
         Returns:
@@ -227,7 +228,7 @@ class TransformerModel(BaseModel):
     def denoise(self, noised: Tensor, conditions: Mapping[str, Tensor], draw: Draw) -> Tensor:
         autocast = torch.is_autocast_enabled(self.device.type)
         dtype = torch.get_autocast_dtype(self.device.type) if autocast else self.transformer_dtype
-        return self.call_transformer(noised.to(dtype), self.transformer_time(draw), conditions)
+        return self.call_transformer(noised.to(dtype), self.time_of(draw), conditions)
 
     # -- samples --------------------------------------------------------------------------------------------------
 
@@ -292,3 +293,12 @@ class TransformerModel(BaseModel):
         grid = self.image_grid
         pixels = self.decode_images(self.image_of_tokens(drawn[0], height // grid, width // grid))
         return pipeline.image_processor.postprocess(pixels)[0]
+
+
+def of_one_length(prompts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Encoded prompts and their masks `[1, n, …]`, filled up with zeros to the length of the longest."""
+    longest = max(tensor.shape[1] for tensor in prompts.values())
+    return {
+        name: torch.cat([tensor, tensor.new_zeros(1, longest - tensor.shape[1], *tensor.shape[2:])], dim=1)
+        for name, tensor in prompts.items()
+    }

@@ -131,9 +131,7 @@ class UNetModel(ScheduledNoise, ClipTexts):
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weight_dtype
         hidden = conditions["hidden"].to(dtype)
         added = self.added_conditions(conditions, dtype)
-        return self.unet(
-            noised.to(dtype), draw.timesteps.to(device), hidden, added_cond_kwargs=added, return_dict=False
-        )[0]
+        return self.unet(noised.to(dtype), self.time_of(draw), hidden, added_cond_kwargs=added, return_dict=False)[0]
 
     def added_conditions(self, conditions: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor] | None:
         """What the UNet is told beside the captions' hidden states."""

@@ -204,11 +204,18 @@ COUNTS = {
     "Qwen-Image": {},
     "Ernie-Image": {"ORIGINAL_LORA": (0, 259)},
     "Krea 2": {"ORIGINAL_LORA": (0, 264)},
+    # T5 is not known by these names, nor is a flattened name of diffusers
+    "PixArt alpha": {
+        "ORIGINAL_LORA": (0, 207), "DIFFUSERS_LORA": (291, 459), "INTERNAL": (291, 459), "LEGACY_LORA": (168, 459)
+    },
+    "PixArt Sigma": {
+        "ORIGINAL_LORA": (0, 203), "DIFFUSERS_LORA": (287, 455), "INTERNAL": (287, 455), "LEGACY_LORA": (168, 455)
+    },
 }  # fmt: skip
 
 
 # families whose native files join layers
-_JOINED = ("Flux.", "Chroma", "Stable Diffusion 3")
+_JOINED = ("Flux.", "Chroma", "Stable Diffusion 3", "PixArt")
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -9,6 +9,7 @@ from modules.model.ErnieModel import ErnieModel
 from modules.model.FluxModel import FluxModel
 from modules.model.Krea2Model import Krea2Model
 from modules.model.ModelSource import empty_module
+from modules.model.PixArtModel import PixArtModel
 from modules.model.QwenModel import QwenModel
 from modules.model.StableDiffusion3Model import StableDiffusion3Model
 from modules.model.ZImageModel import ZImageModel
@@ -29,6 +30,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     Krea2Transformer2DModel,
+    PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -115,6 +117,14 @@ COMPONENTS = {
         {"img_in", "txt_in.linear_1", "time_embed.linear_1"},
         {"final_layer.linear"},
     ),
+    "pixart alpha": (
+        lambda: resource(PixArtTransformer2DModel, "pixart/alpha/transformer"),
+        {
+            "pos_embed.proj", "caption_projection.linear_1",
+            *(f"adaln_single.emb.{name}_embedder.linear_1" for name in ("timestep", "resolution", "aspect_ratio")),
+        },
+        {"proj_out"},
+    ),
     "language model": (lambda: small_qwen(tied=False), {"model.embed_tokens"}, {"lm_head"}),
     "language model, tied": (lambda: small_qwen(tied=True), {"model.embed_tokens"}, set()),
 }  # fmt: skip
@@ -127,6 +137,7 @@ OWN = {
     "qwen-image": QwenModel,
     "ernie-image": ErnieModel,
     "krea 2": Krea2Model,
+    "pixart alpha": PixArtModel,
 }
 
 

@@ -750,7 +750,7 @@ def wide_pixart_folder(tmp_path_factory) -> Path:
     """Sigma with layers that are large enough to be quantized, in every component."""
     from tests.model.pixart_base import random_pixart
 
-    return _saved(_seeded(random_pixart, "sigma", 64, 4), tmp_path_factory.mktemp("wide pixart"))
+    return _saved(_seeded(random_pixart, "sigma", 64, 8), tmp_path_factory.mktemp("wide pixart"))
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.ModelType import ModelType
+from modules.util.enum.NoiseScheduler import NoiseScheduler
 from modules.util.to_device import to_device
 
 import torch
@@ -189,6 +190,12 @@ class PixArtModel(ScheduledNoise, ScaledLatents, T5Texts):
         # they differ in what the transformer is told
         kind = PixArtAlphaPipeline if self.transformer.use_additional_conditions else PixArtSigmaPipeline
         return kind(None, None, self.vae, self.transformer, scheduler)
+
+    def sampler(self, sample: SampleConfig) -> DiffusionPipeline:
+        if sample.diffusion_steps == 1 and self.transformer.use_additional_conditions:
+            # of a single step alpha's pipeline takes the clean image, which solvers of higher order do not give
+            sample = sample.model_copy(update={"noise_scheduler": NoiseScheduler.DDIM})
+        return super().sampler(sample)
 
     def pipeline_prompts(self, prompts: Mapping[str, Tensor]) -> dict[str, Any]:
         # sizes stay as they are asked for, and the second prompt comes encoded, too

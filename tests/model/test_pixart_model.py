@@ -241,6 +241,13 @@ def test_samples_equal_the_plain_pipeline(pixart_folders, pixart_pipelines, vari
     same_picture(found, expected)
 
 
+@pytest.mark.parametrize("scheduler", ["DPMPP", "UNIPC"])
+def test_a_sample_of_one_step(folder, variant, scheduler):
+    """Of which alpha's pipeline takes what not every scheduler gives."""
+    sample = SampleConfig(prompt="a red cat", width=32, height=32, diffusion_steps=1, noise_scheduler=scheduler)
+    assert shared(folder, variant).sample(sample, 1, lambda *_: None).size == (32, 32)
+
+
 def test_text_encoder_is_freed_before_the_transformer_comes(pixart_folders):
     sample = SampleConfig(prompt="a red cat", width=32, height=32, diffusion_steps=1)
     text_encoder_is_freed_before_the_transformer_comes(partial(load, pixart_folders["alpha"]), sample, pixels())

@@ -34,6 +34,7 @@ WHOLE_SETS = (
     "Ernie-Image/#ernie LoRA",
     "Krea 2/#krea2 LoRA",
     "PixArt/#pixart sigma LoRA",
+    "Sana/#sana LoRA",
 )
 
 

@@ -203,6 +203,15 @@ KREA_2 = Family(
     (StandardModel("Krea 2", "krea_2", "Krea-2", "krea_2", {ModelType.KREA_2: {}}),),
 )
 
+SANA = Family(
+    "SanaModel",
+    (ModelType.SANA,),
+    ("transformer", "text_encoder", "vae"),
+    {"width": 1024, "height": 1024, "diffusion_steps": 20, "cfg_scale": 4.5},
+    {"mlp.inverted_conv.": (ModelType.SANA,), "ff.conv_inverted.": (ModelType.SANA,)},
+    (StandardModel("Sana 1.6B", "sana", "sana", "sana", {ModelType.SANA: {}}),),
+)
+
 PIXART = Family(
     "PixArtModel",
     (ModelType.PIXART_ALPHA, ModelType.PIXART_SIGMA),
@@ -226,7 +235,7 @@ PIXART = Family(
 # a new family is one line here
 FAMILIES: tuple[Family, ...] = (
     *(STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3),
-    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2, PIXART),
+    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2, SANA, PIXART),
 )
 
 

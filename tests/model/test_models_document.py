@@ -35,6 +35,7 @@ FAMILIES = {
     "Ernie-Image": "ERNIE",
     "Krea 2": "KREA_2",
     "PixArt": "PIXART_ALPHA",
+    "Sana": "SANA",
 }
 # rows for several models -> the one that is tried
 TRIED = {"SD 1.5, 2.x": "SD 1.5", "SD 3, 3.5": "SD 3.5", "PixArt": "PixArt alpha"}

@@ -204,6 +204,11 @@ COUNTS = {
     "Qwen-Image": {},
     "Ernie-Image": {"ORIGINAL_LORA": (0, 259)},
     "Krea 2": {"ORIGINAL_LORA": (0, 264)},
+    # ComfyUI does not know the model
+    "Sana 1.6B": {
+        **{name: (0, 227) for name in ("KOHYA_LORA", "SAFETENSORS", "ORIGINAL_LORA", "DIFFUSERS_LORA")},
+        **{name: (0, 227) for name in ("LEGACY_LORA", "INTERNAL")},
+    },
     # T5 is not known by these names, nor is a flattened name of diffusers
     "PixArt alpha": {
         "ORIGINAL_LORA": (0, 207), "DIFFUSERS_LORA": (291, 459), "INTERNAL": (291, 459), "LEGACY_LORA": (168, 459)

@@ -11,6 +11,7 @@ from modules.model.Krea2Model import Krea2Model
 from modules.model.ModelSource import empty_module
 from modules.model.PixArtModel import PixArtModel
 from modules.model.QwenModel import QwenModel
+from modules.model.SanaModel import SanaModel
 from modules.model.StableDiffusion3Model import StableDiffusion3Model
 from modules.model.ZImageModel import ZImageModel
 from modules.module.WeightSet import WeightSet, role_of
@@ -32,6 +33,7 @@ from diffusers import (
     Krea2Transformer2DModel,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     ZImageTransformer2DModel,
@@ -117,6 +119,11 @@ COMPONENTS = {
         {"img_in", "txt_in.linear_1", "time_embed.linear_1"},
         {"final_layer.linear"},
     ),
+    "sana": (
+        lambda: resource(SanaTransformer2DModel, "sana/transformer"),
+        {"patch_embed.proj", "caption_projection.linear_1", "time_embed.emb.timestep_embedder.linear_1"},
+        {"proj_out"},
+    ),
     "pixart alpha": (
         lambda: resource(PixArtTransformer2DModel, "pixart/alpha/transformer"),
         {
@@ -138,6 +145,7 @@ OWN = {
     "ernie-image": ErnieModel,
     "krea 2": Krea2Model,
     "pixart alpha": PixArtModel,
+    "sana": SanaModel,
 }
 
 

@@ -6,6 +6,7 @@ value.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from modules.model.NativeLayout import NativeLayout
 from modules.model.unet_keys import flat, kernel_sizes, layer_paths
@@ -83,4 +84,4 @@ def sana_adapter_naming(
     starts = ("diffusion_model.", "base_model.model.", "lora_transformer.", "lycoris_")
     aliases = {name: layer for start in starts for layer, name in named(start).items()}
     naming = AdapterNaming.build(names, aliases)
-    return AdapterNaming(naming.write, naming.read, kernels=kernel_sizes(component, transformer))
+    return replace(naming, kernels=kernel_sizes(component, transformer), in_comfy=False)

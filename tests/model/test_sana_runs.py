@@ -43,6 +43,7 @@ def test_loss_falls(make_run, sana_folder, kind):
     # a rotation of single channels turns nothing
     assert layers == expected or (kind == "OFT" and layers < expected)
     assert "lora_transformer_transformer_blocks_1_ff_conv_inverted" in layers
+    assert any("ComfyUI does not know this model" in text for text in run.warnings())
 
 
 def test_full_weights_as_a_folder(make_run, sana_folder):

@@ -21,7 +21,9 @@ from diffusers import (
     DiffusionPipeline,
     EulerDiscreteScheduler,
     ModelMixin,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -342,6 +344,44 @@ def small_open_clip_tensors(small_pipeline) -> dict[str, torch.Tensor]:
         **ldm_vae(small_pipeline.vae),
         **ldm_open_clip(small_pipeline.text_encoder),
     }
+
+
+# --- inpainting
+
+
+def _inpainting(pipeline: DiffusionPipeline, kind: type[DiffusionPipeline], **options: Any) -> DiffusionPipeline:
+    """The same with a UNet of 9 channels, and a VAE that gives an image the same latents each time, as none is drawn."""
+    # without diffusers' notes of which options are defaults, which would bring the default back
+    options_of = {name: value for name, value in pipeline.unet.config.items() if not name.startswith("_")}
+    unet = UNet2DConditionModel.from_config({**options_of, "in_channels": 9})
+    _disturb(unet)
+    vae = AutoencoderKL.from_config(pipeline.vae.config)
+    vae.load_state_dict(pipeline.vae.state_dict())
+    with torch.no_grad():
+        vae.quant_conv.weight[4:], vae.quant_conv.bias[4:] = 0, -30
+    return kind(**{**pipeline.components, "unet": unet.eval(), "vae": vae.eval()}, **options)
+
+
+@pytest.fixture(scope="session")
+def inpainting_folder(small_pipeline, tmp_path_factory) -> Path:
+    """A small Stable Diffusion for inpainting with random weights; tests must not change it."""
+    pipeline = _seeded(partial(_inpainting, requires_safety_checker=False), small_pipeline, StableDiffusionInpaintPipeline)
+    return _saved(pipeline, tmp_path_factory.mktemp("inpainting"))
+
+
+@pytest.fixture(scope="session")
+def xl_inpainting_folder(xl_pipeline, tmp_path_factory) -> Path:
+    """The same of SDXL."""
+    pipeline = _seeded(partial(_inpainting, add_watermarker=False), xl_pipeline, StableDiffusionXLInpaintPipeline)
+    return _saved(pipeline, tmp_path_factory.mktemp("inpainting xl"))
+
+
+@pytest.fixture(scope="session")
+def wide_xl_inpainting_folder(wide_xl_folder, tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized."""
+    wide = StableDiffusionXLPipeline.from_pretrained(wide_xl_folder, add_watermarker=False)
+    pipeline = _seeded(partial(_inpainting, add_watermarker=False), wide, StableDiffusionXLInpaintPipeline)
+    return _saved(pipeline, tmp_path_factory.mktemp("wide inpainting xl"))
 
 
 # --- Flux.1
@@ -734,7 +774,9 @@ def full_size_models() -> list:
 
 # a family -> the fixture of its small folders, and which of several it is
 _SMALL_FOLDERS = {
-    "SD 1.5": ("small_folder", ""), "SDXL": ("xl_folder", ""), "SD 3": ("sd3_folders", "3"),
+    "SD 1.5": ("small_folder", ""), "SDXL": ("xl_folder", ""),
+    "SD 1.5 inpainting": ("inpainting_folder", ""), "SDXL inpainting": ("xl_inpainting_folder", ""),
+    "SD 3": ("sd3_folders", "3"),
     "SD 3.5": ("sd3_folders", "3.5"), "Flux.1": ("flux1_folders", "dev"), "Flux.2 dev": ("flux2_folders", "dev"),
     "Flux.2 Klein": ("flux2_folders", "klein"), "Z-Image": ("zimage_folder", ""), "Chroma": ("chroma_folder", ""),
     "Qwen-Image": ("qwen_folder", ""), "Ernie-Image": ("ernie_folder", ""), "Krea 2": ("krea2_folder", ""),

@@ -61,6 +61,8 @@ def base_of(request):
     fixtures = {
         ModelType.STABLE_DIFFUSION_15: ("mini_base", "wide_base"),
         ModelType.STABLE_DIFFUSION_XL_10_BASE: ("xl_folder", "wide_xl_folder"),
+        ModelType.STABLE_DIFFUSION_15_INPAINTING: ("inpainting_folder", "inpainting_folder"),
+        ModelType.STABLE_DIFFUSION_XL_10_BASE_INPAINTING: ("xl_inpainting_folder", "wide_xl_inpainting_folder"),
         ModelType.STABLE_DIFFUSION_35: ("wide_sd3_folder", "wide_sd3_folder"),
         ModelType.FLUX_DEV_1: ("flux1_folders", "wide_flux1_folders"),
         ModelType.FLUX_2: ("flux2_folders", "wide_flux2_folders"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modules.model.component_files import choose_weights
+from modules.model.families import facts_of, piped_family
 from modules.model.hub import SETTINGS, Hub, Snapshot, check_is_model, component_folder
 from modules.model.hub_components import fetch_component, fetch_settings
 from modules.model.model_name import HubName, read_model_name
@@ -213,6 +214,18 @@ def check_folder(place: Path | Snapshot, components: Sequence[str]) -> None:
     if isinstance(place, Snapshot):
         raise place.lack(", ".join(missing), words)
     raise UserError(f"base_model_name: {place} {words}")
+
+
+def check_pipeline(place: Path | Snapshot, config: TrainConfig) -> None:
+    """UserError if a folder's pipeline tells that it is a model of another family, whose weights look the same."""
+    index, own = read_index(place), facts_of(config.model_type)
+    other = piped_family(index)
+    alike = other is not None and own is not None and {*own.model_types} & {*other.files_like}
+    if alike and not getattr(config, own.components[0]).model_name:
+        raise UserError(
+            f"base_model_name: {place} is a model for {index['_class_name']}, but model_type is {config.model_type}. "
+            f"Set model_type to {other.model_types[0]}, or name another model."
+        )
 
 
 def read_index(place: Path | Snapshot) -> dict[str, Any]:

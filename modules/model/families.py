@@ -184,6 +184,37 @@ FLUX_1 = Family(
     ),
 )
 
+# as dev, but that the pipeline shows it an image; what it was trained with by diffusers' documentation
+FLUX_KONTEXT = Family(
+    "FluxKontextModel",
+    (ModelType.FLUX_KONTEXT_DEV_1,),
+    FLUX_1.components,
+    {"width": 1024, "height": 1024, "diffusion_steps": 28, "cfg_scale": 2.5},
+    {"img_mod.lin.": (ModelType.FLUX_KONTEXT_DEV_1,)},
+    (
+        StandardModel(
+            "Flux.1 Kontext dev", "flux_1/dev", "flux-1-kontext-dev", "flux1", {ModelType.FLUX_KONTEXT_DEV_1: {}}
+        ),
+    ),
+    ConditioningSource.FILE, files_like=FLUX_1.model_types, pipelines=("FluxKontextPipeline",),
+)  # fmt: skip
+
+# packed latents of noise and of what is shown, 64 channels each, and the mask's 16 × 16 pixels
+FLUX_FILL = Family(
+    "FluxFillModel",
+    (ModelType.FLUX_FILL_DEV_1,),
+    FLUX_1.components,
+    {"width": 1024, "height": 1024, "diffusion_steps": 50, "cfg_scale": 30.0},
+    {"img_mod.lin.": (ModelType.FLUX_FILL_DEV_1,)},
+    (
+        StandardModel(
+            "Flux.1 Fill dev", "flux_1/dev", "flux-1-fill-dev", "flux1",
+            {ModelType.FLUX_FILL_DEV_1: {"transformer": {"in_channels": 384, "out_channels": 64}}},
+        ),
+    ),
+    ConditioningSource.MASK, ("img_in.weight", 384), pipelines=("FluxFillPipeline",),
+)  # fmt: skip
+
 CHROMA = Family(
     "ChromaModel",
     (ModelType.CHROMA_1,),
@@ -256,7 +287,7 @@ FAMILIES: tuple[Family, ...] = (
     *(STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3),
     *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2),
     # behind those of which they are a kind
-    *(STABLE_DIFFUSION_INPAINTING, STABLE_DIFFUSION_XL_INPAINTING),
+    *(STABLE_DIFFUSION_INPAINTING, STABLE_DIFFUSION_XL_INPAINTING, FLUX_KONTEXT, FLUX_FILL),
 )
 
 

@@ -1,4 +1,4 @@
-"""Two families that take conditioning images: inpainting joins channels, and one that exists only here appends tokens."""
+"""Two families that take conditioning images: inpainting joins channels, one of these tests alone appends tokens."""
 
 import json
 import shutil

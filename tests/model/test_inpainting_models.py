@@ -51,7 +51,7 @@ def peer_of(folder: Path, kind: type[DiffusionPipeline]) -> DiffusionPipeline:
 
 
 def picture_and_mask() -> tuple[torch.Tensor, torch.Tensor]:
-    """`[2, 3, 16, 24]` in [-1, 1], and masks whose edges are those of latents, as the pipeline takes one pixel of each."""
+    """`[2, 3, 16, 24]` in [-1, 1], and masks with the edges of latents, as the pipeline takes one pixel of each."""
     generator = torch.Generator().manual_seed(4)
     mask = (torch.rand(2, 1, 8, 12, generator=generator) > 0.5).float()
     return torch.rand(2, 3, 16, 24, generator=generator) * 2 - 1, F.interpolate(mask, scale_factor=2)

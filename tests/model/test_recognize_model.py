@@ -32,9 +32,18 @@ def test_a_folder_by_its_components(mini_base, sd3_folders, flux1_folders, chrom
         type_of(tmp_path)
 
 
-def test_a_folder_by_its_pipeline(inpainting_folder, xl_inpainting_folder):
+def test_a_folder_by_its_pipeline(inpainting_folder, xl_inpainting_folder, flux1_relative_folders):
+    assert type_of(flux1_relative_folders["kontext"]) == ModelType.FLUX_KONTEXT_DEV_1
+    assert type_of(flux1_relative_folders["fill"]) == ModelType.FLUX_FILL_DEV_1
     assert type_of(inpainting_folder) == ModelType.STABLE_DIFFUSION_15_INPAINTING
     assert type_of(xl_inpainting_folder) == ModelType.STABLE_DIFFUSION_XL_10_BASE_INPAINTING
+
+
+def test_a_transformer_s_file_by_the_size_of_its_first_layer(tmp_path):
+    path = tmp_path / "model.safetensors"
+    for channels, found in ((384, "FLUX_FILL_DEV_1"), (64, "FLUX_DEV_1")):
+        save_file({"img_in.weight": torch.ones(8, channels), "double_blocks.0.img_mod.lin.weight": torch.ones(1)}, path)
+        assert type_of(path) == ModelType(found)
 
 
 @pytest.mark.parametrize(

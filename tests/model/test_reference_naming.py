@@ -60,6 +60,9 @@ def test_sizes_of_the_standard_models(standard):
         },
         ("Flux.1 dev", "transformer"): 11_901_408_320,
         ("Flux.1 schnell", "transformer"): 11_891_178_560,
+        # as dev; and 320 inputs more to 3072
+        ("Flux.1 Kontext dev", "transformer"): 11_901_408_320,
+        ("Flux.1 Fill dev", "transformer"): 11_902_391_360,
         ("Flux.2 dev", "transformer"): 32_223_281_152,
         ("Flux.2 Klein 9B", "transformer"): 9_078_581_248,
         ("Flux.2 Klein 4B", "transformer"): 3_875_544_576,

@@ -217,14 +217,18 @@ def check_folder(place: Path | Snapshot, components: Sequence[str]) -> None:
 
 
 def check_pipeline(place: Path | Snapshot, config: TrainConfig) -> None:
-    """UserError if a folder's pipeline tells that it is a model of another family, whose weights look the same."""
+    """UserError if a folder's pipeline tells that it is no model of the family, though its weights look the same."""
     index, own = read_index(place), facts_of(config.model_type)
-    other = piped_family(index)
-    alike = other is not None and own is not None and {*own.model_types} & {*other.files_like}
-    if alike and not getattr(config, own.components[0]).model_name:
+    if own is None or getattr(config, own.components[0]).model_name:
+        return
+    name, other = index.get("_class_name"), piped_family(index)
+    start = f"base_model_name: {place} is a model for {name}, "
+    if what := own.foreign_pipelines.get(str(name)):
+        raise UserError(f"{start}which {what} and can't be trained here. Name a model for {own.model_types[0]}.")
+    if other is not None and {*own.model_types} & {*other.files_like}:
         raise UserError(
-            f"base_model_name: {place} is a model for {index['_class_name']}, but model_type is {config.model_type}. "
-            f"Set model_type to {other.model_types[0]}, or name another model."
+            f"{start}but model_type is {config.model_type}. Set model_type to {other.model_types[0]}, or name another "
+            "model."
         )
 
 

@@ -51,6 +51,7 @@ class Family:
             ends with, and its number of inputs, which tells them apart.
         files_like: types of another family whose files can't be told from its own.
         pipelines: diffusers' pipelines that folders of such models name, where their components are another family's.
+        foreign_pipelines: those of models with its components that can't be trained here -> what these do.
     """
 
     class_name: str
@@ -63,6 +64,7 @@ class Family:
     first_weight: tuple[str, int] | None = None
     files_like: tuple[ModelType, ...] = ()
     pipelines: tuple[str, ...] = ()
+    foreign_pipelines: Mapping[str, str] = field(default_factory=dict)
 
 
 # 2.x above 512 pixels predicts velocity; only 2.1 needs its attention in float32
@@ -240,6 +242,12 @@ QWEN = Family(
     {"width": 1024, "height": 1024, "diffusion_steps": 50, "cfg_scale": 4.0},
     {"txt_mod.1.": (ModelType.QWEN,)},
     (StandardModel("Qwen-Image", "qwen_image", "Qwen-Image", "qwen_image", {ModelType.QWEN: {}}),),
+    foreign_pipelines={
+        "QwenImageEditPipeline": "edits images",
+        "QwenImageEditPlusPipeline": "edits images",
+        "QwenImageEditInpaintPipeline": "edits images",
+        "QwenImageLayeredPipeline": "draws layers",
+    },
 )
 
 STABLE_DIFFUSION_3 = Family(

@@ -36,6 +36,8 @@ WHOLE_SETS = (
     "QwenImage/#qwen LoRA",
     "Ernie-Image/#ernie LoRA",
     "Krea 2/#krea2 LoRA",
+    "PixArt/#pixart sigma LoRA",
+    "Sana/#sana LoRA",
 )
 
 

@@ -34,9 +34,11 @@ FAMILIES = {
     "Qwen-Image": "QWEN",
     "Ernie-Image": "ERNIE",
     "Krea 2": "KREA_2",
+    "PixArt": "PIXART_ALPHA",
+    "Sana": "SANA",
 }
 # rows for several models -> the one that is tried
-TRIED = {"SD 1.5, 2.x": "SD 1.5", "SD 3, 3.5": "SD 3.5"}
+TRIED = {"SD 1.5, 2.x": "SD 1.5", "SD 3, 3.5": "SD 3.5", "PixArt": "PixArt alpha"}
 OUTPUT = {"oft_side": "OUTPUT"}
 METHODS = {
     "LoRA": {},
@@ -67,7 +69,7 @@ ADAPTERS, WEIGHTS = table_rows("Adapters"), table_rows("Full fine-tuning")
 def test_the_tables_are_complete():
     # the second ones differ from their relatives in what their first layer reads, and in the pipeline
     served_alike = {
-        *("STABLE_DIFFUSION_20", "STABLE_DIFFUSION_21", "STABLE_DIFFUSION_3"),
+        *("STABLE_DIFFUSION_20", "STABLE_DIFFUSION_21", "STABLE_DIFFUSION_3", "PIXART_SIGMA"),
         *("STABLE_DIFFUSION_15_INPAINTING", "STABLE_DIFFUSION_20_INPAINTING", "STABLE_DIFFUSION_XL_10_BASE_INPAINTING"),
         *("FLUX_KONTEXT_DEV_1", "FLUX_FILL_DEV_1"),
     }

@@ -26,8 +26,11 @@ ROWS = {
 # kinds for which there is a preset for every common card
 WHOLE_SETS = (
     "SDXL/#sdxl 1.0 LoRA",
+    "SDXL/#sdxl 1.0 inpaint LoRA",
     "SD3/#sd 3.5 LoRA",
     "Flux1/#flux1 LoRA",
+    "Flux1/#flux1 Kontext LoRA",
+    "Flux1/#flux1 Fill LoRA",
     "Flux2/#flux2 LoRA",
     "Chroma/#chroma LoRA",
     "QwenImage/#qwen LoRA",

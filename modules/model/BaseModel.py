@@ -21,6 +21,7 @@ from modules.model.ModelSource import (
     ModelSource,
     check_finite,
     check_folder,
+    check_pipeline,
     read_index,
     replaced_component,
 )
@@ -155,6 +156,7 @@ class BaseModel(ConditionedModel):
             source = cls.open_file(place, config)
         else:
             check_folder(place, [*cls.modules, *cls.tokenizers, "scheduler"])
+            check_pipeline(place, config)
             source = FolderSource(place, {**cls.classes_of(place, config), **cls.tokenizers})
             source.fetch_settings()
         model = cls(config, source, device)

@@ -7,10 +7,10 @@ A transformer with flow matching on packed latents. CLIP sums a caption up, T5 r
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from modules.model.ClipTexts import clip_length
-from modules.model.families import FLUX_1, StandardModel
+from modules.model.families import FLUX_1, StandardModel, facts_of
 from modules.model.flux1_keys import FLUX_1_LAYOUT, flux1_adapter_naming
 from modules.model.ModelSource import empty_module
 from modules.model.native_file import fill_from_file, read_clip, read_vae
@@ -57,6 +57,8 @@ class FluxModel(PatchedLatents, T5Texts):
     pipeline_arguments = {"hidden": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
     # the distilled models know no second prompt
     steers_away = False
+    # models of its shape
+    like_it: ClassVar[str] = "Flux.1 dev and schnell"
     file_formats = (ModelFormat.ORIGINAL_TRANSFORMER,)
     layer_filter_presets = {
         "full": [],
@@ -93,14 +95,19 @@ class FluxModel(PatchedLatents, T5Texts):
 
     def check_layers(self) -> None:
         super().check_layers()
-        found = self.layers_of("transformer").config.in_channels
-        expected = 4 * self.layers_of("vae").config.latent_channels
+        found, expected = self.layers_of("transformer").config.in_channels, self.input_channels
         if found != expected:
             raise UserError(
                 f"base_model_name: the transformer of {self.source.name} reads {found} channels, expected {expected} "
-                "as in Flux.1 dev and schnell. Fill, Depth and Canny read a second image beside the noised one, which "
-                "can't be trained here."
+                f"as in {self.like_it}. Fill reads a mask and what it leaves of an image beside the noised one, and "
+                "has its own model_type, FLUX_FILL_DEV_1. Depth and Canny read a second image, too, and can't be "
+                "trained here."
             )
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of a token that the transformer reads."""
+        return 4 * self.layers_of("vae").config.latent_channels
 
     # -- captions -------------------------------------------------------------------------------------------------
 
@@ -140,14 +147,18 @@ class FluxModel(PatchedLatents, T5Texts):
         hidden, pooled = (conditions[name].to(noised.dtype) for name in ("hidden", "pooled"))
         guidance = torch.full((b,), self.config.transformer.guidance_scale, device=self.device) if self.guided else None
         output = self.transformer(
-            **self.tokens_and_places(noised, hidden.shape[1]),
+            **self.image_tokens(noised, conditions, hidden.shape[1]),
             encoder_hidden_states=hidden,
             pooled_projections=pooled,
             timestep=level,
             guidance=guidance,
             return_dict=False,
         )[0]
-        return self.image_of_tokens(output, h, w)
+        return self.image_of_tokens(output[:, : h * w], h, w)
+
+    def image_tokens(self, noised: Tensor, conditions: Mapping[str, Tensor], text_tokens: int) -> dict[str, Tensor]:
+        """Arguments of the transformer for what it sees beside the text; those of the noised image come first."""
+        return self.tokens_and_places(noised, text_tokens)
 
     # -- samples and files ----------------------------------------------------------------------------------------
 
@@ -160,7 +171,11 @@ class FluxModel(PatchedLatents, T5Texts):
 
     @property
     def standard_model(self) -> StandardModel:
-        return FLUX_1.standard_models[not self.guided]
+        facts = facts_of(self.config.model_type)
+        assert facts is not None
+        # dev comes first
+        first, *others = facts.standard_models
+        return others[0] if others and not self.guided else first
 
 
 def _check_guidance(path: Path, transformer: nn.Module) -> None:

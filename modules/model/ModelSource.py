@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modules.model.component_files import choose_weights
+from modules.model.families import facts_of, piped_family
 from modules.model.hub import SETTINGS, Hub, Snapshot, check_is_model, component_folder
 from modules.model.hub_components import fetch_component, fetch_settings
 from modules.model.model_name import HubName, read_model_name
@@ -213,6 +214,22 @@ def check_folder(place: Path | Snapshot, components: Sequence[str]) -> None:
     if isinstance(place, Snapshot):
         raise place.lack(", ".join(missing), words)
     raise UserError(f"base_model_name: {place} {words}")
+
+
+def check_pipeline(place: Path | Snapshot, config: TrainConfig) -> None:
+    """UserError if a folder's pipeline tells that it is no model of the family, though its weights look the same."""
+    index, own = read_index(place), facts_of(config.model_type)
+    if own is None or getattr(config, own.components[0]).model_name:
+        return
+    name, other = index.get("_class_name"), piped_family(index)
+    start = f"base_model_name: {place} is a model for {name}, "
+    if what := own.foreign_pipelines.get(str(name)):
+        raise UserError(f"{start}which {what} and can't be trained here. Name a model for {own.model_types[0]}.")
+    if other is not None and {*own.model_types} & {*other.files_like}:
+        raise UserError(
+            f"{start}but model_type is {config.model_type}. Set model_type to {other.model_types[0]}, or name another "
+            "model."
+        )
 
 
 def read_index(place: Path | Snapshot) -> dict[str, Any]:

@@ -76,9 +76,24 @@ class UNetModel(ScheduledNoise, ClipTexts):
 
     def check_layers(self) -> None:
         super().check_layers()
+        self._check_channels()
         for component in self.tokenizer_of:
             layers = self.layers_of(component).config.num_hidden_layers
             check_skip(component, layers, getattr(self.config, f"{component}_layer_skip"), self.unused_layers)
+
+    def unet_channels(self, latents: int) -> int:
+        """Channels that the UNet reads, if latents have so many."""
+        return latents
+
+    def _check_channels(self) -> None:
+        found = self.layers_of("unet").config.in_channels
+        expected = self.unet_channels(self.layers_of("vae").config.latent_channels)
+        if found != expected:
+            raise UserError(
+                f"base_model_name: the UNet of {self.source.name} reads {found} channels, expected {expected} for "
+                f"{self.config.model_type}. Models that fill masks read 9, and have a model_type that ends with "
+                "_INPAINTING; others read 4."
+            )
 
     @property
     def unet(self) -> nn.Module:

@@ -3,7 +3,7 @@
 A family is one class in the file of its name in this folder, and one entry here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,11 @@ class Family:
             which.
         standard_models: those with a description in `resources/`.
         conditioning: where its conditioning images come from.
+        first_weight: of families whose files have the names of another's: what the name of the denoiser's first weight
+            ends with, and its number of inputs, which tells them apart.
+        files_like: types of another family whose files can't be told from its own.
+        pipelines: diffusers' pipelines that folders of such models name, where their components are another family's.
+        foreign_pipelines: those of models with its components that can't be trained here -> what these do.
     """
 
     class_name: str
@@ -56,6 +61,10 @@ class Family:
     file_marks: Mapping[str, tuple[ModelType, ...]] = field(default_factory=dict)
     standard_models: tuple[StandardModel, ...] = ()
     conditioning: ConditioningSource = ConditioningSource.NONE
+    first_weight: tuple[str, int] | None = None
+    files_like: tuple[ModelType, ...] = ()
+    pipelines: tuple[str, ...] = ()
+    foreign_pipelines: Mapping[str, str] = field(default_factory=dict)
 
 
 # 2.x above 512 pixels predicts velocity; only 2.1 needs its attention in float32
@@ -107,6 +116,47 @@ STABLE_DIFFUSION_XL = Family(
     ),
 )  # fmt: skip
 
+# noised latents, mask, and latents of the image without what the mask covers
+_FILLS: Changes = {"unet": {"in_channels": 9}}
+_FIRST_OF_UNET = ("model.diffusion_model.input_blocks.0.0.weight", 9)
+
+STABLE_DIFFUSION_INPAINTING = Family(
+    "StableDiffusionInpaintingModel",
+    (ModelType.STABLE_DIFFUSION_15_INPAINTING, ModelType.STABLE_DIFFUSION_20_INPAINTING),
+    STABLE_DIFFUSION.components,
+    STABLE_DIFFUSION.sample_defaults,
+    {
+        "cond_stage_model.transformer.": (ModelType.STABLE_DIFFUSION_15_INPAINTING,),
+        "cond_stage_model.model.": (ModelType.STABLE_DIFFUSION_20_INPAINTING,),
+    },
+    (
+        StandardModel(
+            "Stable Diffusion 1.x inpainting", "stable_diffusion/sd1", "stable-diffusion-v1-inpainting", "sd_v1",
+            {ModelType.STABLE_DIFFUSION_15_INPAINTING: _FILLS},
+        ),
+        StandardModel(
+            "Stable Diffusion 2.x inpainting", "stable_diffusion/sd2", "stable-diffusion-v2-inpainting", "sd_v2",
+            {ModelType.STABLE_DIFFUSION_20_INPAINTING: _FILLS},
+        ),
+    ),
+    ConditioningSource.MASK, _FIRST_OF_UNET, pipelines=("StableDiffusionInpaintPipeline",),
+)  # fmt: skip
+
+STABLE_DIFFUSION_XL_INPAINTING = Family(
+    "StableDiffusionXLInpaintingModel",
+    (ModelType.STABLE_DIFFUSION_XL_10_BASE_INPAINTING,),
+    STABLE_DIFFUSION_XL.components,
+    STABLE_DIFFUSION_XL.sample_defaults,
+    {"conditioner.embedders.1.model.": (ModelType.STABLE_DIFFUSION_XL_10_BASE_INPAINTING,)},
+    (
+        StandardModel(
+            "SDXL inpainting", "stable_diffusion_xl", "stable-diffusion-xl-v1-inpainting", "sdxl_base_v1-0",
+            {ModelType.STABLE_DIFFUSION_XL_10_BASE_INPAINTING: _FILLS},
+        ),
+    ),
+    ConditioningSource.MASK, _FIRST_OF_UNET, pipelines=("StableDiffusionXLInpaintPipeline",),
+)  # fmt: skip
+
 FLUX_2 = Family(
     "Flux2Model",
     (ModelType.FLUX_2,),
@@ -136,6 +186,37 @@ FLUX_1 = Family(
     ),
 )
 
+# as dev, but that the pipeline shows it an image; what it was trained with by diffusers' documentation
+FLUX_KONTEXT = Family(
+    "FluxKontextModel",
+    (ModelType.FLUX_KONTEXT_DEV_1,),
+    FLUX_1.components,
+    {"width": 1024, "height": 1024, "diffusion_steps": 28, "cfg_scale": 2.5},
+    {"img_mod.lin.": (ModelType.FLUX_KONTEXT_DEV_1,)},
+    (
+        StandardModel(
+            "Flux.1 Kontext dev", "flux_1/dev", "flux-1-kontext-dev", "flux1", {ModelType.FLUX_KONTEXT_DEV_1: {}}
+        ),
+    ),
+    ConditioningSource.FILE, files_like=FLUX_1.model_types, pipelines=("FluxKontextPipeline",),
+)  # fmt: skip
+
+# packed latents of noise and of what is shown, 64 channels each, and the mask's 16 × 16 pixels
+FLUX_FILL = Family(
+    "FluxFillModel",
+    (ModelType.FLUX_FILL_DEV_1,),
+    FLUX_1.components,
+    {"width": 1024, "height": 1024, "diffusion_steps": 50, "cfg_scale": 30.0},
+    {"img_mod.lin.": (ModelType.FLUX_FILL_DEV_1,)},
+    (
+        StandardModel(
+            "Flux.1 Fill dev", "flux_1/dev", "flux-1-fill-dev", "flux1",
+            {ModelType.FLUX_FILL_DEV_1: {"transformer": {"in_channels": 384, "out_channels": 64}}},
+        ),
+    ),
+    ConditioningSource.MASK, ("img_in.weight", 384), pipelines=("FluxFillPipeline",),
+)  # fmt: skip
+
 CHROMA = Family(
     "ChromaModel",
     (ModelType.CHROMA_1,),
@@ -161,6 +242,12 @@ QWEN = Family(
     {"width": 1024, "height": 1024, "diffusion_steps": 50, "cfg_scale": 4.0},
     {"txt_mod.1.": (ModelType.QWEN,)},
     (StandardModel("Qwen-Image", "qwen_image", "Qwen-Image", "qwen_image", {ModelType.QWEN: {}}),),
+    foreign_pipelines={
+        "QwenImageEditPipeline": "edits images",
+        "QwenImageEditPlusPipeline": "edits images",
+        "QwenImageEditInpaintPipeline": "edits images",
+        "QwenImageLayeredPipeline": "draws layers",
+    },
 )
 
 STABLE_DIFFUSION_3 = Family(
@@ -236,6 +323,8 @@ PIXART = Family(
 FAMILIES: tuple[Family, ...] = (
     *(STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3),
     *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2, SANA, PIXART),
+    # behind those of which they are a kind
+    *(STABLE_DIFFUSION_INPAINTING, STABLE_DIFFUSION_XL_INPAINTING, FLUX_KONTEXT, FLUX_FILL),
 )
 
 
@@ -244,14 +333,33 @@ def facts_of(model_type: ModelType) -> Family | None:
     return next((family for family in FAMILIES if model_type in family.model_types), None)
 
 
-def marked_types(names: Iterable[str]) -> tuple[ModelType, ...]:
-    """The types of single files with tensors of these names; several where only the user knows which, () if unknown."""
-    known = list(names)
-    marks = (pair for family in FAMILIES for pair in family.file_marks.items())
-    return next((types for mark, types in marks if any(mark in name for name in known)), ())
+def marked_types(shapes: Mapping[str, Sequence[int]]) -> tuple[ModelType, ...]:
+    """The types of single files with tensors of these names and shapes; several where only the user knows which, () if
+    unknown."""
+    # what has fewer marks would fit the files of families with more
+    for family in sorted(FAMILIES, key=lambda family: family.first_weight is None):
+        if not _reads_as(family, shapes):
+            continue
+        for mark, types in family.file_marks.items():
+            if any(mark in name for name in shapes):
+                return types
+    return ()
+
+
+def _reads_as(family: Family, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether the denoiser's first weight has as many inputs as the family's, where that tells it from others."""
+    if family.first_weight is None:
+        return True
+    ending, inputs = family.first_weight
+    return any(name.endswith(ending) and [*shape[1:2]] == [inputs] for name, shape in shapes.items())
 
 
 def standard_models_of(model_type: ModelType) -> list[StandardModel]:
     """The models of `resources/` that describe a type."""
     family = facts_of(model_type)
     return [model for model in family.standard_models if model_type in model.types] if family else []
+
+
+def piped_family(index: Mapping[str, Any]) -> Family | None:
+    """The family that the pipeline of a folder's index tells; None if that of its components tells it."""
+    return next((family for family in FAMILIES if index.get("_class_name") in family.pipelines), None)

@@ -66,7 +66,7 @@ Layout = Callable[[str], NativeTensor]
 def check_family(path: Path, family: Family) -> None:
     """UserError if the tensors of a denoiser's file tell that it is of another family."""
     types = marked_types(WeightsFile(path).shapes)
-    if types and not {*types} & {*family.model_types}:
+    if types and not {*types} & {*family.model_types, *family.files_like}:
         raise UserError(
             f"{family.components[0]}.model_name: {path} is a model of {' or '.join(types)}, but model_type is "
             f"{family.model_types[0]}. Name another file, or set model_type and base_model_name to this model's."

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel, model_families
-from modules.model.families import marked_types
+from modules.model.families import marked_types, piped_family
 from modules.model.hub import Hub
 from modules.model.ModelSource import is_component, library_class, load_errors, read_index
 from modules.util.config.TrainConfig import TrainConfig
@@ -32,9 +32,13 @@ def find_model_type(config: TrainConfig, hub: Hub | None = None) -> ModelType:
         return _type_of_file(place)
     index = read_index(place)
     found = {component: entry[-1] for component, entry in index.items() if is_component(entry) and entry[-1]}
-    for family in dict.fromkeys(model_families().values()):
-        if _has_components(family, found):
-            return family.model_types[0]
+    piped = piped_family(index)
+    # those whose pipelines tell them from the others come last
+    known = [family for family in dict.fromkeys(model_families().values()) if _has_components(family, found)]
+    if piped and any(family.model_types == piped.model_types for family in known):
+        return piped.model_types[0]
+    if known:
+        return known[0].model_types[0]
     components = ", ".join(f"{component} {kind}" for component, kind in found.items() if component not in _BESIDE)
     raise UserError(
         f"{config.base_model_name}: a model of {components or 'no components'}, which is none that is known here. "
@@ -59,8 +63,8 @@ def _type_of_file(path: Path) -> ModelType:
     if path.suffix.lower() != ".safetensors":
         raise UserError(f"{path}: only .safetensors files tell what they hold. Give --config or --model-type.")
     with load_errors(str(path)), safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-    types = marked_types(names)
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+    types = marked_types(shapes)
     if len(types) == 1:
         return types[0]
     if types:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from modules.model.BaseModel import BaseModel, model_families
@@ -34,17 +35,20 @@ RESOURCES = Path(__file__).parents[2] / "resources"
 
 def standard_models() -> Iterator[ReferenceModel]:
     """The standard models one after the other, on the meta device; each takes a fraction of a second to build."""
+    known: dict[tuple[Path, str, str], nn.Module] = {}
     for facts in FAMILIES:
-        family, known = model_families()[facts.model_types[0]], {}
+        family = model_families()[facts.model_types[0]]
         for model in facts.standard_models:
             components = {}
             for component in family.trainable_components:
                 # what several models have in common stands above, and is built once
                 own = RESOURCES / model.folder / component
                 place = own.parent if own.is_dir() else own.parent.parent
-                if (place, component) not in known:
-                    known[place, component] = _empty(place, component, family.modules[component].__name__)
-                components[component] = known[place, component]
+                changes = next(iter(model.types.values())).get(component, {})
+                key = place, component, json.dumps(changes)
+                if key not in known:
+                    known[key] = _empty(place, component, family.modules[component].__name__, changes)
+                components[component] = known[key]
             yield _reference(model.name, components, model.architecture, model.base_version)
 
 
@@ -192,9 +196,9 @@ def _class_name(module: object) -> str:
     return type(module).__name__
 
 
-def _empty(folder: Path, name: str, kind: str) -> nn.Module:
-    """A component on the meta device, by its config."""
-    config = _read_json(folder / name / "config.json")
+def _empty(folder: Path, name: str, kind: str, changes: Mapping[str, object] = MappingProxyType({})) -> nn.Module:
+    """A component on the meta device, by its config, of which some options may be changed."""
+    config = {**_read_json(folder / name / "config.json"), **changes}
     try:
         with torch.device("meta"):
             if kind in _text_encoders():

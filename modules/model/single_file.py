@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.clip_tokenizer import clip_tokenizer
-from modules.model.families import STABLE_DIFFUSION, STABLE_DIFFUSION_XL, Changes
+from modules.model.families import (
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_INPAINTING,
+    STABLE_DIFFUSION_XL,
+    STABLE_DIFFUSION_XL_INPAINTING,
+    Changes,
+    marked_types,
+)
 from modules.model.ldm_keys import (
     CLIP_PREFIX,
     OPEN_CLIP_PREFIX,
@@ -57,7 +64,7 @@ SD1, SD2 = (model.folder for model in STABLE_DIFFUSION.standard_models)
 # model type -> folder in `resources/`, and what differs from it
 STANDARD: dict[ModelType, tuple[str, Changes]] = {
     kind: (model.folder, changes)
-    for family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)
+    for family in (STABLE_DIFFUSION, STABLE_DIFFUSION_INPAINTING, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_XL_INPAINTING)
     for model in family.standard_models
     for kind, changes in model.types.items()
 }
@@ -208,7 +215,11 @@ def load_single_file(path: Path, model_type: ModelType) -> StableDiffusionPipeli
 
 def model_type_of(path: Path) -> ModelType:
     """A model type that fits a checkpoint of Stable Diffusion 1.x, 2.x or XL; UserError if it is none of these."""
-    generation = _generation(WeightsFile(path).shapes)
+    shapes = WeightsFile(path).shapes
+    for kind in marked_types(shapes):
+        if kind in (*STABLE_DIFFUSION_INPAINTING.model_types, *STABLE_DIFFUSION_XL_INPAINTING.model_types):
+            return kind
+    generation = _generation(shapes)
     # a file of another kind is told what it is by the check of the first type
     return ModelType.STABLE_DIFFUSION_15 if generation is None else _GENERATIONS[generation][1]
 
@@ -269,9 +280,7 @@ def checked_layout(file: WeightsFile, component: str, module: nn.Module) -> Layo
         shape = place.shape(names[place.name]) if place.name in names else targets[name].shape
         # attention projections are 1 x 1 convolutions in one layout and matrices in the other
         if _without_ones(shape) != _without_ones(targets[name].shape):
-            # noised image, masked image and mask: 4 + 4 + 1 channels
-            inpainting = component == "unet" and name == "conv_in.weight" and shape[1] == 9
-            hint = " It is an inpainting model, which is not supported yet." if inpainting else ""
+            hint = _inpainting_hint(shape[1]) if component == "unet" and name == "conv_in.weight" else ""
             raise UserError(
                 f"{path}: {place.name} has shape {list(shape)}, expected {list(targets[name].shape)}.{hint} "
                 + _other_architecture(path)
@@ -291,6 +300,14 @@ def checked_layout(file: WeightsFile, component: str, module: nn.Module) -> Layo
             + _other_architecture(path)
         )
     return layout
+
+
+def _inpainting_hint(channels: int) -> str:
+    # noised image, masked image and mask: 4 + 4 + 1 channels
+    return {
+        9: " It is an inpainting model: set model_type to one that ends with _INPAINTING.",
+        4: " It is no inpainting model: set model_type to one that does not end with _INPAINTING.",
+    }.get(channels, "")
 
 
 def _layouts(component: str, module: nn.Module, names: Collection[str]) -> Iterator[tuple[str, Callable[[str], Place]]]:

@@ -1,4 +1,4 @@
-"""Two families that take conditioning images, each as one class: one joins channels, one appends tokens."""
+"""Two families that take conditioning images: inpainting joins channels, one of these tests alone appends tokens."""
 
 import json
 import shutil
@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.BaseModel import model_families
-from modules.model.Draw import Draw
-from modules.model.StableDiffusionModel import StableDiffusionModel
+from modules.model.StableDiffusionInpaintingModel import StableDiffusionInpaintingModel
 from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.enum.ModelType import ModelType
 from tests.model.test_flow_model import SMALL, PlainFlowModel
@@ -23,8 +22,6 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxKontextPipeline,
     FluxTransformer2DModel,
-    SchedulerMixin,
-    StableDiffusionInpaintPipeline,
     UNet2DConditionModel,
 )
 from PIL import Image, ImageOps
@@ -33,25 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COLOURS = ["red", "lime", "blue", "yellow", "magenta", "cyan", "white", "black"]
 NO_CHECKPOINTING = {"gradient_checkpointing": False}
 INPAINTING, EDITING = ModelType.STABLE_DIFFUSION_15_INPAINTING, ModelType.FLUX_DEV_1
-
-
-class ChannelsModel(StableDiffusionModel):
-    """A UNet with 9 channels: the noised latents, the mask, and the latents of the image without what it covers."""
-
-    model_types = (INPAINTING,)
-    conditioning = ConditioningSource.MASK
-    pipeline_class = StableDiffusionInpaintPipeline
-    file_names = {INPAINTING: ("stable-diffusion-v1-inpainting", "sd_v1")}
-
-    def denoise(self, noised: Tensor, conditions: Mapping[str, Tensor], draw: Draw) -> Tensor:
-        shown = self.clean_latents(conditions["conditioning_latents"])
-        return super().denoise(torch.cat([noised, conditions["conditioning_mask"], shown], 1), conditions, draw)
-
-    def make_pipeline(self, scheduler: SchedulerMixin) -> StableDiffusionInpaintPipeline:
-        return StableDiffusionInpaintPipeline(
-            vae=self.vae, unet=self.unet, scheduler=scheduler, text_encoder=None, tokenizer=None, safety_checker=None,
-            feature_extractor=None, image_encoder=None, requires_safety_checker=False,
-        )  # fmt: skip
+ChannelsModel = StableDiffusionInpaintingModel
 
 
 class TokensModel(PlainFlowModel):
@@ -138,8 +117,7 @@ def save_tokens(mini_base: Path, place: Path) -> Path:
 
 
 def know_families(monkeypatch) -> None:
-    """Both are known as long as a test runs."""
-    monkeypatch.setitem(model_families(), INPAINTING, ChannelsModel)
+    """The second is known as long as a test runs."""
     monkeypatch.setitem(model_families(), EDITING, TokensModel)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.model.flux1_models import chroma_pipeline as random_chroma
-from tests.model.flux1_models import flux1_pipeline
+from tests.model.flux1_models import flux1_pipeline, flux1_relative
 from tests.model.sd3_models import VARIANTS as _SD3
 from tests.model.sd3_models import sd3_pipeline
 
@@ -20,8 +20,12 @@ from diffusers import (
     DDIMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
+    FluxFillPipeline,
+    FluxKontextPipeline,
     ModelMixin,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -344,6 +348,46 @@ def small_open_clip_tensors(small_pipeline) -> dict[str, torch.Tensor]:
     }
 
 
+# --- inpainting
+
+
+def _inpainting(pipeline: DiffusionPipeline, kind: type[DiffusionPipeline], **options: Any) -> DiffusionPipeline:
+    """The same with a UNet of 9 channels, and a VAE that gives an image the same latents each time."""
+    # without diffusers' notes of which options are defaults, which would bring the default back
+    options_of = {name: value for name, value in pipeline.unet.config.items() if not name.startswith("_")}
+    unet = UNet2DConditionModel.from_config({**options_of, "in_channels": 9})
+    _disturb(unet)
+    vae = AutoencoderKL.from_config(pipeline.vae.config)
+    vae.load_state_dict(pipeline.vae.state_dict())
+    with torch.no_grad():
+        vae.quant_conv.weight[4:], vae.quant_conv.bias[4:] = 0, -30
+    return kind(**{**pipeline.components, "unet": unet.eval(), "vae": vae.eval()}, **options)
+
+
+@pytest.fixture(scope="session")
+def inpainting_folder(small_pipeline, tmp_path_factory) -> Path:
+    """A small Stable Diffusion for inpainting with random weights; tests must not change it."""
+    pipeline = _seeded(
+        partial(_inpainting, requires_safety_checker=False), small_pipeline, StableDiffusionInpaintPipeline
+    )
+    return _saved(pipeline, tmp_path_factory.mktemp("inpainting"))
+
+
+@pytest.fixture(scope="session")
+def xl_inpainting_folder(xl_pipeline, tmp_path_factory) -> Path:
+    """The same of SDXL."""
+    pipeline = _seeded(partial(_inpainting, add_watermarker=False), xl_pipeline, StableDiffusionXLInpaintPipeline)
+    return _saved(pipeline, tmp_path_factory.mktemp("inpainting xl"))
+
+
+@pytest.fixture(scope="session")
+def wide_xl_inpainting_folder(wide_xl_folder, tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized."""
+    wide = StableDiffusionXLPipeline.from_pretrained(wide_xl_folder, add_watermarker=False)
+    pipeline = _seeded(partial(_inpainting, add_watermarker=False), wide, StableDiffusionXLInpaintPipeline)
+    return _saved(pipeline, tmp_path_factory.mktemp("wide inpainting xl"))
+
+
 # --- Flux.1
 
 _FLUX1 = ("dev", "schnell")
@@ -371,6 +415,33 @@ def wide_flux1_folders(tmp_path_factory) -> dict[str, Path]:
             _seeded(flux1_pipeline, name, small_tokenizer(), 64, 4), tmp_path_factory.mktemp(f"wide flux1 {name}")
         )
         for name in _FLUX1
+    }
+
+
+# --- Flux.1 Kontext and Fill
+
+_FLUX1_RELATIVES = {"kontext": FluxKontextPipeline, "fill": FluxFillPipeline}
+
+
+@pytest.fixture(scope="session")
+def flux1_relatives(flux1_pipelines) -> dict:
+    """ "kontext" and "fill" -> a small pipeline with random weights; tests must not change it."""
+    return {name: _seeded(flux1_relative, flux1_pipelines["dev"], kind) for name, kind in _FLUX1_RELATIVES.items()}
+
+
+@pytest.fixture(scope="session")
+def flux1_relative_folders(flux1_relatives, tmp_path_factory) -> dict[str, Path]:
+    """The same as diffusers folders; tests must not change them."""
+    return {name: _saved(pipeline, tmp_path_factory.mktemp(name)) for name, pipeline in flux1_relatives.items()}
+
+
+@pytest.fixture(scope="session")
+def wide_flux1_relative_folders(tmp_path_factory) -> dict[str, Path]:
+    """The same with layers that are large enough to be quantized, in every component."""
+    dev = _seeded(flux1_pipeline, "dev", small_tokenizer(), 64, 4)
+    return {
+        name: _saved(_seeded(flux1_relative, dev, kind), tmp_path_factory.mktemp(f"wide {name}"))
+        for name, kind in _FLUX1_RELATIVES.items()
     }
 
 
@@ -788,8 +859,12 @@ def full_size_models() -> list:
 
 # a family -> the fixture of its small folders, and which of several it is
 _SMALL_FOLDERS = {
-    "SD 1.5": ("small_folder", ""), "SDXL": ("xl_folder", ""), "SD 3": ("sd3_folders", "3"),
-    "SD 3.5": ("sd3_folders", "3.5"), "Flux.1": ("flux1_folders", "dev"), "Flux.2 dev": ("flux2_folders", "dev"),
+    "SD 1.5": ("small_folder", ""), "SDXL": ("xl_folder", ""),
+    "SD 1.5 inpainting": ("inpainting_folder", ""), "SDXL inpainting": ("xl_inpainting_folder", ""),
+    "SD 3": ("sd3_folders", "3"),
+    "SD 3.5": ("sd3_folders", "3.5"), "Flux.1": ("flux1_folders", "dev"),
+    "Flux.1 Kontext": ("flux1_relative_folders", "kontext"), "Flux.1 Fill": ("flux1_relative_folders", "fill"),
+    "Flux.2 dev": ("flux2_folders", "dev"),
     "Flux.2 Klein": ("flux2_folders", "klein"), "Z-Image": ("zimage_folder", ""), "Chroma": ("chroma_folder", ""),
     "Qwen-Image": ("qwen_folder", ""), "Ernie-Image": ("ernie_folder", ""), "Krea 2": ("krea2_folder", ""),
     "PixArt alpha": ("pixart_folders", "alpha"), "PixArt Sigma": ("pixart_folders", "sigma"),

@@ -7,7 +7,9 @@ from diffusers import (
     AutoencoderKL,
     ChromaPipeline,
     ChromaTransformer2DModel,
+    DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    FluxFillPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
 )
@@ -28,11 +30,11 @@ def _t5(tokenizer: T5TokenizerFast, width: int) -> T5EncoderModel:
     ))  # fmt: skip
 
 
-def _vae() -> AutoencoderKL:
+def _vae(latents: int = 4) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1,
-        block_out_channels=(8, 8, 8, 16), norm_num_groups=4, latent_channels=4, sample_size=64, scaling_factor=0.3611,
-        shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False,
+        block_out_channels=(8, 8, 8, 16), norm_num_groups=4, latent_channels=latents, sample_size=64,
+        scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False,
     )  # fmt: skip
 
 
@@ -80,6 +82,27 @@ def flux1_pipeline(variant: str, clip: CLIPTokenizer, width: int = 16, heads: in
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def flux1_relative(pipeline: FluxPipeline, kind: type[DiffusionPipeline]) -> DiffusionPipeline:
+    """Kontext or Fill of the components of dev. Its VAE gives an image the same latents each time."""
+    own = {name: value for name, value in pipeline.transformer.config.items() if not name.startswith("_")}
+    # as published, as files are known by it: 16 latents; Fill reads two tokens of them, and its pixels of the mask
+    own |= {"in_channels": 64 + 64 + 256 if kind is FluxFillPipeline else 64, "out_channels": 64}
+    transformer, vae = FluxTransformer2DModel(**own), _vae(16)
+    _disturb(transformer, vae)
+    with torch.no_grad():
+        # so that what is shown shows, and pictures change with predictions
+        for name, parameter in transformer.named_parameters():
+            if name.endswith(("to_v.weight", "to_out.0.weight")) or name == "proj_out.weight":
+                parameter *= 4
+        vae.encoder.conv_out.weight[16:], vae.encoder.conv_out.bias[16:] = 0, -30
+    found = kind(**{
+        **{name: part for name, part in pipeline.components.items() if name in kind._get_signature_keys(kind)[0]},
+        "transformer": transformer, "vae": vae,
+    })  # fmt: skip
+    found.set_progress_bar_config(disable=True)
+    return found
 
 
 def chroma_pipeline(width: int = 16, heads: int = 2) -> ChromaPipeline:

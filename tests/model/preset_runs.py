@@ -63,13 +63,16 @@ class ShortRun:
         return Path(self.config.output_model_destination)
 
 
-def draw_concept(folder: Path, count: int) -> Path:
-    """Images of one size, with one caption, as each is encoded with hundreds of tokens."""
+def draw_concept(folder: Path, count: int, pairs: bool = False) -> Path:
+    """Images of one size, with one caption, as each is encoded with hundreds of tokens; each beside a conditioning
+    image, if wanted."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         gradient = Image.linear_gradient("L").resize((48, 48)).rotate(90 * index)
         image = Image.merge("RGB", [gradient, gradient.point(lambda v, i=index: v * (i + 2) % 256), gradient])
         image.save(folder / f"{index}.png")
+        if pairs:
+            image.rotate(180).save(folder / f"{index}-condlabel.png")
         (folder / f"{index}.txt").write_text("a red shape", encoding="utf-8")
     return folder
 
@@ -111,7 +114,7 @@ def short_options(preset: Path, folder: Path, cache: Path, base: Path | None) ->
     }  # fmt: skip
     if base is not None:
         images = config.batch_size * min(2, max(1, IMAGES // config.batch_size))
-        concept = {"path": str(draw_concept(folder / "concept", images))}
+        concept = {"path": str(draw_concept(folder / "concept", images, config.custom_conditioning_image))}
         batches = images // config.batch_size
         # scaled steps are small in a stand-in that is far narrower than the model: rounding would be as large
         larger = 10 if config.optimizer.scaled_optm else 1

@@ -61,8 +61,12 @@ def base_of(request):
     fixtures = {
         ModelType.STABLE_DIFFUSION_15: ("mini_base", "wide_base"),
         ModelType.STABLE_DIFFUSION_XL_10_BASE: ("xl_folder", "wide_xl_folder"),
+        ModelType.STABLE_DIFFUSION_15_INPAINTING: ("inpainting_folder", "inpainting_folder"),
+        ModelType.STABLE_DIFFUSION_XL_10_BASE_INPAINTING: ("xl_inpainting_folder", "wide_xl_inpainting_folder"),
         ModelType.STABLE_DIFFUSION_35: ("wide_sd3_folder", "wide_sd3_folder"),
         ModelType.FLUX_DEV_1: ("flux1_folders", "wide_flux1_folders"),
+        ModelType.FLUX_KONTEXT_DEV_1: ("flux1_relative_folders", "wide_flux1_relative_folders"),
+        ModelType.FLUX_FILL_DEV_1: ("flux1_relative_folders", "wide_flux1_relative_folders"),
         ModelType.FLUX_2: ("flux2_folders", "wide_flux2_folders"),
         ModelType.Z_IMAGE: ("zimage_folder", "wide_zimage_folder"),
         ModelType.CHROMA_1: ("chroma_folder", "wide_chroma_folder"),
@@ -79,6 +83,9 @@ def base_of(request):
         formats = [config.component_weight_dtype(component) for component in family_of(config).modules]
         found = request.getfixturevalue(fixtures[config.model_type][any(map(is_quantized_format, formats))])
         if isinstance(found, dict):
+            relative = next((name for name in found if name in config.base_model_name.lower()), None)
+            if relative in ("kontext", "fill"):
+                return found[relative]
             return found["dev" if config.base_model_name.endswith("-dev") else "klein"]
         return found
 

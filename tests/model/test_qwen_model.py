@@ -212,6 +212,16 @@ def test_gradient_checkpointing_gives_the_same_gradients(qwen_folder):
     checkpoints_give_the_same_gradients(partial(load, qwen_folder), "txt_in", torch.ones(2, 16, 4, 4))
 
 
+@pytest.mark.parametrize("pipeline", ["QwenImageEditPipeline", "QwenImageEditPlusPipeline"])
+def test_folders_that_edit_images_are_refused(own_qwen_folder, pipeline):
+    path = own_qwen_folder / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": pipeline}))
+    with pytest.raises(UserError, match=f"is a model for {pipeline}, which edits images and can't be trained here"):
+        load(own_qwen_folder)
+    # a folder that gives nothing but descriptions
+    load(own_qwen_folder, transformer={"model_name": str(own_qwen_folder / "transformer")})
+
+
 @pytest.mark.parametrize("option", ["zero_cond_t", "use_additional_t_cond", "use_layer3d_rope"])
 def test_models_that_read_more_are_refused(own_qwen_folder, option):
     change_config(own_qwen_folder / "transformer", **{option: True})

@@ -32,6 +32,40 @@ def test_a_folder_by_its_components(mini_base, sd3_folders, flux1_folders, chrom
         type_of(tmp_path)
 
 
+def test_a_folder_by_its_pipeline(inpainting_folder, xl_inpainting_folder, flux1_relative_folders):
+    assert type_of(flux1_relative_folders["kontext"]) == ModelType.FLUX_KONTEXT_DEV_1
+    assert type_of(flux1_relative_folders["fill"]) == ModelType.FLUX_FILL_DEV_1
+    assert type_of(inpainting_folder) == ModelType.STABLE_DIFFUSION_15_INPAINTING
+    assert type_of(xl_inpainting_folder) == ModelType.STABLE_DIFFUSION_XL_10_BASE_INPAINTING
+
+
+def test_a_transformer_s_file_by_the_size_of_its_first_layer(tmp_path):
+    path = tmp_path / "model.safetensors"
+    for channels, found in ((384, "FLUX_FILL_DEV_1"), (64, "FLUX_DEV_1")):
+        save_file({"img_in.weight": torch.ones(8, channels), "double_blocks.0.img_mod.lin.weight": torch.ones(1)}, path)
+        assert type_of(path) == ModelType(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "found"),
+    [
+        ("model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.1.model.ln_final.bias",
+         "STABLE_DIFFUSION_XL_10_BASE_INPAINTING"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "cond_stage_model.model.ln_final.bias",
+         "STABLE_DIFFUSION_20_INPAINTING"),
+    ],
+)  # fmt: skip
+def test_a_file_by_the_size_of_its_first_layer(tmp_path, name, mark, found):
+    path = tmp_path / "model.safetensors"
+    for channels, suffix in ((9, ""), (4, "none")):
+        save_file({name: torch.ones(32, channels, 3, 3), mark: torch.ones(1)}, path)
+        if suffix and "20" in found:
+            with pytest.raises(UserError, match="which its tensors do not tell"):
+                type_of(path)
+        else:
+            assert type_of(path) == ModelType(found.removesuffix("_INPAINTING") if suffix else found)
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
     [

@@ -36,6 +36,14 @@ def test_sizes_of_the_standard_models(standard):
         ("SDXL", "unet"): 2_567_463_684,
         ("SDXL", "text_encoder"): 123_060_480,
         ("SDXL", "text_encoder_2"): 694_659_840,
+        # five channels more than their relatives, each of nine numbers, to 320
+        ("Stable Diffusion 1.x inpainting", "unet"): 859_535_364,
+        ("Stable Diffusion 1.x inpainting", "text_encoder"): 123_060_480,
+        ("Stable Diffusion 2.x inpainting", "unet"): 865_925_124,
+        ("Stable Diffusion 2.x inpainting", "text_encoder"): 340_387_840,
+        ("SDXL inpainting", "unet"): 2_567_478_084,
+        ("SDXL inpainting", "text_encoder"): 123_060_480,
+        ("SDXL inpainting", "text_encoder_2"): 694_659_840,
         **{
             (f"Stable Diffusion {name}", component): count
             for name, transformer in (
@@ -52,6 +60,9 @@ def test_sizes_of_the_standard_models(standard):
         },
         ("Flux.1 dev", "transformer"): 11_901_408_320,
         ("Flux.1 schnell", "transformer"): 11_891_178_560,
+        # as dev; and 320 inputs more to 3072
+        ("Flux.1 Kontext dev", "transformer"): 11_901_408_320,
+        ("Flux.1 Fill dev", "transformer"): 11_902_391_360,
         ("Flux.2 dev", "transformer"): 32_223_281_152,
         ("Flux.2 Klein 9B", "transformer"): 9_078_581_248,
         ("Flux.2 Klein 4B", "transformer"): 3_875_544_576,

@@ -296,7 +296,12 @@ def comfy_makes_the_trained_weights(
 
 @torch.no_grad()
 def diffusers_computes_the_same(
-    call: Callable[[nn.Module], Tensor], transformer: nn.Module, adapters: AdapterSet, folder: Path, file: Path
+    call: Callable[[nn.Module], Tensor],
+    transformer: nn.Module,
+    adapters: AdapterSet,
+    folder: Path,
+    file: Path,
+    load: Callable[[Path], Any] = DiffusionPipeline.from_pretrained,
 ) -> None:
     """A pipeline that loads a file gives the output of the hooked transformer.
 
@@ -306,6 +311,7 @@ def diffusers_computes_the_same(
         adapters: that were written.
         folder: of the base model.
         file: that has the adapters.
+        load: folder -> pipeline of diffusers.
     """
     plain = call(transformer)
     adapters.eval().hook()
@@ -314,7 +320,7 @@ def diffusers_computes_the_same(
     finally:
         adapters.unhook()
     assert (hooked - plain).abs().max() > 0.1
-    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline = load(folder)
     pipeline.load_lora_weights(str(file))
     # sums in another order, in float32, of numbers of size 1
     torch.testing.assert_close(call(pipeline.transformer), hooked, atol=1e-4, rtol=1e-4)

@@ -69,6 +69,7 @@ def base_of(request):
         ModelType.QWEN: ("qwen_folder", "wide_qwen_folder"),
         ModelType.ERNIE: ("ernie_folder", "wide_ernie_folder"),
         ModelType.KREA_2: ("krea2_folder", "wide_krea2_folder"),
+        ModelType.ANIMA: ("anima_folder", "wide_anima_folder"),
     }
 
     def find(config) -> Path | None:

@@ -34,6 +34,7 @@ FAMILIES = {
     "Qwen-Image": "QWEN",
     "Ernie-Image": "ERNIE",
     "Krea 2": "KREA_2",
+    "Anima": "ANIMA",
 }
 # rows for several models -> the one that is tried
 TRIED = {"SD 1.5, 2.x": "SD 1.5", "SD 3, 3.5": "SD 3.5"}

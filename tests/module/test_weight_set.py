@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from modules.model.AnimaModel import AnimaModel
 from modules.model.BaseModel import BaseModel, model_families
 from modules.model.ChromaModel import ChromaModel
 from modules.model.ErnieModel import ErnieModel
@@ -25,6 +26,7 @@ from torch import nn
 import pytest
 from diffusers import (
     ChromaTransformer2DModel,
+    CosmosTransformer3DModel,
     ErnieImageTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
@@ -115,6 +117,11 @@ COMPONENTS = {
         {"img_in", "txt_in.linear_1", "time_embed.linear_1"},
         {"final_layer.linear"},
     ),
+    "anima": (
+        lambda: resource(CosmosTransformer3DModel, "anima/transformer"),
+        {"patch_embed.proj", "time_embed.t_embedder.linear_1"},
+        {"proj_out"},
+    ),
     "language model": (lambda: small_qwen(tied=False), {"model.embed_tokens"}, {"lm_head"}),
     "language model, tied": (lambda: small_qwen(tied=True), {"model.embed_tokens"}, set()),
 }  # fmt: skip
@@ -127,6 +134,7 @@ OWN = {
     "qwen-image": QwenModel,
     "ernie-image": ErnieModel,
     "krea 2": Krea2Model,
+    "anima": AnimaModel,
 }
 
 

@@ -183,3 +183,26 @@ def test_diffusers_loads_the_file(tmp_path, anima_folder, kind):
     adapters, path = trained(transformer, kind), tmp_path / "adapter.safetensors"
     written(adapters, transformer, ModelFormat.DIFFUSERS_LORA, path)
     diffusers_computes_the_same(call, transformer, adapters, anima_folder, path, loaded_anima)
+
+
+def test_what_diffusers_makes_of_other_files(tmp_path, transformer, anima_folder):
+    """It refuses the alphas of dotted names, and passes over flattened ones."""
+    adapters, path = trained(transformer, "LoRA"), tmp_path / "adapter.safetensors"
+    pipeline = loaded_anima(anima_folder)
+    for model_format in (ModelFormat.COMFY_LORA, ModelFormat.ORIGINAL_LORA):
+        written(adapters, transformer, model_format, path)
+        with pytest.raises(ValueError, match="Invalid LoRA checkpoint"):
+            pipeline.load_lora_weights(str(path))
+    written(adapters, transformer, ModelFormat.KOHYA_LORA, path)
+    pipeline.load_lora_weights(str(path))
+    assert not getattr(pipeline.transformer, "peft_config", None)
+
+
+def test_layers_of_the_text_conditioner_are_refused_by_name(tmp_path, transformer):
+    """Which other trainers can train."""
+    file = written(trained(transformer, "LoRA"), transformer, ModelFormat.COMFY_LORA, tmp_path / "x.safetensors")
+    name = "diffusion_model.llm_adapter.blocks.0.cross_attn.q_proj"
+    file |= {f"{name}.lora_A.weight": torch.ones(3, 16), f"{name}.lora_B.weight": torch.ones(16, 3)}
+    save_file(file, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"llm_adapter\.blocks\.0\.cross_attn\.q_proj"):
+        read_adapter(tmp_path / "x.safetensors").fit(anima_adapter_naming(transformer), {"transformer": transformer})

@@ -32,6 +32,14 @@ FAMILIES["Qwen-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "QWEN"}
 FAMILIES["Ernie-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "ERNIE"}
 FAMILIES["Krea 2"] = {**FAMILIES["Flux.2 dev"], "model_type": "KREA_2"}
 FAMILIES["Anima"] = {**FAMILIES["Flux.2 dev"], "model_type": "ANIMA", "dynamic_timestep_shifting": False}
+FAMILIES["PixArt alpha"] = {
+    "model_type": "PIXART_ALPHA", "output_model_format": "COMFY_LORA", "transformer": COMPONENT, "unet": {},
+    "text_encoder": COMPONENT,
+}  # fmt: skip
+FAMILIES["Sana"] = {
+    **FAMILIES["Flux.2 dev"], "model_type": "SANA", "output_model_format": "DIFFUSERS_LORA",
+    "dynamic_timestep_shifting": False,
+}  # fmt: skip
 # what a method does to a layer is the same in each family: the others show that their layers are found and measured
 EVERY_METHOD = ("SD 1.5", "Flux.2 Klein")
 

@@ -61,6 +61,10 @@ def test_sizes_of_the_standard_models(standard):
         ("Ernie-Image", "transformer"): 8_033_490_048,
         ("Krea 2", "transformer"): 12_820_073_036,
         ("Anima", "transformer"): 1_956_405_248,
+        ("PixArt alpha", "transformer"): 611_349_152,
+        ("PixArt Sigma", "transformer"): 610_856_096,
+        ("Sana 1.6B", "transformer"): 1_604_462_752,
+        **{(f"PixArt {name}", "text_encoder"): 4_762_310_656 for name in ("alpha", "Sigma")},
     }
     assert not any(model.has_weights for model in standard.values())
 

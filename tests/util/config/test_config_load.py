@@ -257,7 +257,8 @@ def test_onetrainer_options_without_effect_are_silent_at_their_defaults(write):
         warn=warnings.append,
     )
     assert warnings == []
-    load_train_config(write({"cloud": {"enabled": True}, "fused_gradient_reduce": False}), warn=warnings.append)
+    switched = {"cloud": {"enabled": True}, "fused_gradient_reduce": False}
+    load_train_config(write(switched), warn=warnings.append)
     assert len(warnings) == 1 and "2 unknown keys" in warnings[0]
 
 

@@ -36,6 +36,7 @@ WHOLE_SETS = (
     "QwenImage/#qwen LoRA",
     "Ernie-Image/#ernie LoRA",
     "Krea 2/#krea2 LoRA",
+    "Anima/#anima LoRA",
     "PixArt/#pixart sigma LoRA",
     "Sana/#sana LoRA",
 )

@@ -203,7 +203,7 @@ class BaseModel(ConditionedModel):
         Raises:
             UserError: it is missing or broken.
         """
-        own = replaced_component(self.config, name, self.modules[name], self.hub)
+        own = self.replacement(name)
         if isinstance(own, ComponentFile):
             path, family = own.path(self.hub), facts_of(self.config.model_type)
             if family and name == family.components[0]:
@@ -213,6 +213,10 @@ class BaseModel(ConditionedModel):
             module = (own or self.source).module(name, dtype)
         check_finite(name, module, (own or self.source).name)
         return module
+
+    def replacement(self, component: str) -> FolderSource | ComponentFile | None:
+        """Where the config says that a component comes from; None: the base model. UserError if it does not exist."""
+        return replaced_component(self.config, component, self.modules[component], self.hub)
 
     def check_layers(self) -> None:
         """UserError if a component's layers are none for what the config wants of them. No weights need be there."""
@@ -228,7 +232,7 @@ class BaseModel(ConditionedModel):
     def empty_component(self, component: str) -> nn.Module:
         """A component on the meta device, as it is before any of its layers is quantized; always the same one."""
         if component not in self._empty:
-            own = replaced_component(self.config, component, self.modules[component], self.hub)
+            own = self.replacement(component)
             self._empty[component] = (own if isinstance(own, FolderSource) else self.source).empty(component)
         return self._empty[component]
 
@@ -256,7 +260,7 @@ class BaseModel(ConditionedModel):
         """
         if not self.config.latent_caching:
             return
-        encoders = [name for name in self.components.loaded if name.startswith("text_encoder")]
+        encoders = [name for name in self.components.loaded if name.startswith("text_")]
         freed = [] if self.text_encoder_trained else encoders
         for name in freed:
             self.components.free(name)
@@ -384,7 +388,7 @@ class BaseModel(ConditionedModel):
         """
         if not self.known_weights:
             return None
-        own = replaced_component(self.config, component, self.modules[component], self.hub) or self.source
+        own = self.replacement(component) or self.source
         if complete and isinstance(own, FolderSource):
             own.fetch_weights(component)
         config = self.config

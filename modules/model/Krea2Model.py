@@ -17,10 +17,11 @@ from modules.model.krea2_keys import krea2_adapter_naming, native_tensor
 from modules.model.ModelSource import FolderSource, empty_module
 from modules.model.native_file import fill_from_file, read_language_model
 from modules.model.PatchedLatents import token_places
-from modules.model.QwenLatents import QwenLatents, read_qwen_vae
+from modules.model.QwenLatents import QwenLatents
 from modules.model.QwenTexts import AFTER, BEFORE, BESIDE_TEXT, NOT_READ, QwenTexts
 from modules.model.StandardSource import StandardSource
 from modules.model.TransformerModel import of_one_length
+from modules.model.WanLatents import read_wan_vae
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
 from modules.util.enum.ModelFormat import ModelFormat
@@ -96,7 +97,7 @@ class Krea2Model(QwenTexts, QwenLatents):
     def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
         module = self.source.empty(component)
         if component == "vae":
-            return read_qwen_vae(path, module, dtype)
+            return read_wan_vae(path, module, dtype)
         if component == "text_encoder":
             return read_language_model(path, module, dtype, BESIDE_TEXT)
         return fill_from_file(path, module, dtype, native_tensor)

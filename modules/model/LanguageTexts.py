@@ -5,6 +5,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from modules.model.FlowModel import FlowModel
+from modules.util.config.errors import Problem, Remedy
+from modules.util.config.SampleConfig import SampleConfig
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.UserError import UserError
 
 from torch import Tensor, nn
 
@@ -17,10 +21,31 @@ class LanguageTexts(FlowModel):
     Attributes:
         prompt_tokens: that the published models were trained with; those around the caption are among them.
         cut_tokens: the first ones of every text, of which the transformer sees nothing. Lengths do not count them.
+        most_tokens: that can be read at all; None: any number.
     """
 
     prompt_tokens: ClassVar[int] = 512
     cut_tokens: ClassVar[int] = 0
+    most_tokens: ClassVar[int | None] = None
+
+    @classmethod
+    def check_config(cls, config: TrainConfig) -> list[Problem]:
+        found, length = super().check_config(config), config.text_encoder_sequence_length
+        if cls.most_tokens and length is not None and length > cls.most_tokens:
+            text = f"found {length}, but {config.model_type} reads at most {cls.most_tokens} tokens"
+            remedy = Remedy.of({"text_encoder_sequence_length": cls.most_tokens})
+            found.append(Problem("text_encoder_sequence_length", text, (remedy,)))
+        return found
+
+    def text_length(self, sample: SampleConfig | None = None) -> int | None:
+        length = super().text_length(sample)
+        if self.most_tokens and length is not None and length > self.most_tokens:
+            raise UserError(
+                f"text_encoder_1_sequence_length: found {length}, but {self.config.model_type} reads at most "
+                f"{self.most_tokens} tokens. Set it to {self.most_tokens}, or to null for "
+                "text_encoder_sequence_length."
+            )
+        return length
 
     @abstractmethod
     def read(self, captions: Sequence[str], **options: Any) -> BatchEncoding:

@@ -13,6 +13,7 @@ from modules.model.component_files import choose_weights
 from modules.model.families import facts_of, piped_family
 from modules.model.hub import SETTINGS, Hub, Snapshot, check_is_model, component_folder
 from modules.model.hub_components import fetch_component, fetch_settings
+from modules.model.model_index import INDEX, index_name, plain_index
 from modules.model.model_name import HubName, read_model_name
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
@@ -25,7 +26,6 @@ from diffusers import ModelMixin
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-INDEX = "model_index.json"
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError)
 
 
@@ -67,7 +67,7 @@ class FolderSource:
         self.name, self.classes, self.root, self._location = str(location), classes, root, location
 
     def index(self) -> dict[str, Any]:
-        """Its `model_index.json`, see `read_index`."""
+        """Its list of components, see `read_index`."""
         return read_index(self._location)
 
     def fetch_settings(self) -> None:
@@ -233,7 +233,7 @@ def check_pipeline(place: Path | Snapshot, config: TrainConfig) -> None:
 
 
 def read_index(place: Path | Snapshot) -> dict[str, Any]:
-    """The model_index.json of a folder: component -> [library, class], and options of the pipeline.
+    """The list of a folder's components: component -> [library, class], and options of the pipeline.
 
     Raises:
         UserError: there is none, or it can't be read.
@@ -241,24 +241,19 @@ def read_index(place: Path | Snapshot) -> dict[str, Any]:
     folder = place
     if isinstance(place, Snapshot):
         check_is_model(place)
-        place.fetch([INDEX], SETTINGS)
+        place.fetch([index_name(place.names())], SETTINGS)
         folder = place.folder
-    path = folder / INDEX
-    if not path.is_file():
+    name = index_name([file.name for file in folder.iterdir()]) if folder.is_dir() else None
+    if name is None:
         raise UserError(
             f"base_model_name: {place} has no {INDEX}. Expected a diffusers folder; "
             "for a single file, name the .safetensors or .ckpt file itself."
         )
     with load_errors(str(place)):
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads((folder / name).read_text(encoding="utf-8"))
         if not isinstance(index, dict):
-            raise ValueError(f"{INDEX} is no object")
-        return index
-
-
-def is_component(entry: object) -> bool:
-    """Whether an entry of a model_index.json is [library, class], [null, null] if it was left out; else an option."""
-    return isinstance(entry, list) and len(entry) == 2 and all(word is None or isinstance(word, str) for word in entry)
+            raise ValueError(f"{name} is no object")
+        return plain_index(index)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class NativeLayout:
         fused: list of blocks -> native path in a block -> the layers that are stacked in it.
         tensors: name -> native name, of tensors that are no layer's.
         unknown_to_comfy: how names of diffusers begin that ComfyUI does not know.
+        file_prefix: what stands before native names in files of the transformer, and in ORIGINAL_LORA.
         comfy_prefixes: what stands before names of diffusers in ComfyUI's map; behind an underscore they are flattened.
     """
 
@@ -43,6 +44,7 @@ class NativeLayout:
     fused: Mapping[str, Mapping[str, Stack]]
     tensors: Mapping[str, str] = field(default_factory=dict)
     unknown_to_comfy: tuple[str, ...] = ()
+    file_prefix: str = ""
     comfy_prefixes: tuple[str, ...] = ("", "transformer.", "lora_transformer_", "lycoris_")
     _stacked: Mapping[tuple[str, str], tuple[str, Share]] = field(init=False, repr=False)
 
@@ -108,7 +110,7 @@ class NativeLayout:
             ModelFormat.KOHYA_LORA: lambda native: f"lora_unet_{flat(native)}",
             ModelFormat.SAFETENSORS: lambda native: f"lora_unet_{flat(native)}",
             ModelFormat.COMFY_LORA: lambda native: f"diffusion_model.{native}",
-            ModelFormat.ORIGINAL_LORA: lambda native: native,
+            ModelFormat.ORIGINAL_LORA: lambda native: f"{self.file_prefix}{native}",
         }
         names = {
             **{kind: {layer: spell(native) for layer, native in apart.items()} for kind, spell in spellings.items()},
@@ -149,7 +151,7 @@ class NativeLayout:
 def _native_aliases(native: str) -> tuple[str, ...]:
     """How other trainers call a native layer: peft, ai-toolkit's older files, and tools that flatten names."""
     return (
-        *(f"base_model.model.{native}", f"transformer.{native}", f"lora_transformer.{native}"),
+        *(native, f"base_model.model.{native}", f"transformer.{native}", f"lora_transformer.{native}"),
         *(f"lycoris_{flat(native)}", f"lora_transformer_{flat(native)}"),
     )
 

@@ -1,52 +1,33 @@
-"""How Qwen-Image and its relatives see an image: by a VAE of videos, in patches of 2 × 2 latents.
+"""How Qwen-Image and its relatives see an image: in patches of 2 × 2 latents of Wan's VAE.
 
 Axes: `c` channels of packed latents, `h w` their sides.
 """
 
-from pathlib import Path
-
 from modules.model.FlowModel import FlowModel
-from modules.model.native_file import NativeTensor, fill_from_file
-from modules.model.qwen_keys import qwen_vae_name
+from modules.model.WanLatents import WanLatents
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
-class QwenLatents(FlowModel):
-    """Each channel of the VAE's latents gets zero mean and unit variance; each of their patches is one token."""
-
-    vae_of_videos = True
-
-    @property
-    def image_grid(self) -> int:
-        """Pixels of one token; 16 in the published models."""
-        return 2 ** len(self.layers_of("vae").config.dim_mult)
-
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation `[channels, 1, 1]` of the VAE's latents."""
-        config = self.vae.config
-        mean, spread = (
-            torch.tensor(numbers, device=self.device) for numbers in (config.latents_mean, config.latents_std)
-        )
-        return mean[:, None, None], spread[:, None, None]
+class QwenLatents(WanLatents):
+    """Each patch is one token."""
 
     def pack_latents(self, latents: Tensor) -> Tensor:
         """Each channel holds one pixel of a patch of 2 × 2."""
-        mean, spread = self._statistics()
-        return F.pixel_unshuffle((latents - mean) / spread, 2)
+        return F.pixel_unshuffle(super().pack_latents(latents), 2)
 
     def unpack_latents(self, latents: Tensor) -> Tensor:
-        mean, spread = self._statistics()
-        return F.pixel_shuffle(latents, 2) * spread + mean
+        return super().unpack_latents(F.pixel_shuffle(latents, 2))
 
     @property
     def packing(self) -> str:
-        config = self.layers_of("vae").config
-        return f"{list(config.latents_mean)} {list(config.latents_std)} packed"
+        return f"{super().packing} packed"
 
+    # tokens are places of packed latents
+    def token_count(self, shape: torch.Size) -> int:
+        return FlowModel.token_count(self, shape)
 
-def read_qwen_vae(path: Path, module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """`fill_from_file` for an `AutoencoderKLQwenImage`."""
-    return fill_from_file(path, module, dtype, lambda name: NativeTensor(qwen_vae_name(name, module.config)))
+    def image_of_tokens(self, latents: Tensor, height: int, width: int) -> Tensor:
+        return FlowModel.image_of_tokens(self, latents, height, width)

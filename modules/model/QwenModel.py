@@ -13,13 +13,11 @@ from modules.model.families import QWEN
 from modules.model.ModelSource import empty_module
 from modules.model.native_file import NativeTensor, fill_from_file, read_language_model
 from modules.model.qwen_keys import qwen_adapter_naming
-from modules.model.QwenLatents import QwenLatents, read_qwen_vae
+from modules.model.QwenLatents import QwenLatents
 from modules.model.QwenTexts import BESIDE_TEXT, NOT_READ, QwenTexts
+from modules.model.WanLatents import read_wan_vae
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
-from modules.util.config.errors import Problem, Remedy
-from modules.util.config.SampleConfig import SampleConfig
-from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
 
@@ -61,6 +59,7 @@ class QwenModel(QwenTexts, QwenLatents):
     tokenizers = {"tokenizer": AutoTokenizer}
     pipeline_arguments = {"hidden": "prompt_embeds", "mask": "prompt_embeds_mask"}
     guidance_argument = "true_cfg_scale"
+    most_tokens = MOST_TOKENS
     # its layout is that of diffusers
     file_formats = (ModelFormat.ORIGINAL_TRANSFORMER,)
     layer_filter_presets = {
@@ -74,16 +73,6 @@ class QwenModel(QwenTexts, QwenLatents):
     name_layers = staticmethod(qwen_adapter_naming)
 
     @classmethod
-    def check_config(cls, config: TrainConfig) -> list[Problem]:
-        found = super().check_config(config)
-        length = config.text_encoder_sequence_length
-        if length is not None and length > MOST_TOKENS:
-            text = f"found {length}, but {config.model_type} reads at most {MOST_TOKENS} tokens"
-            remedy = Remedy.of({"text_encoder_sequence_length": MOST_TOKENS})
-            found.append(Problem("text_encoder_sequence_length", text, (remedy,)))
-        return found
-
-    @classmethod
     @cache
     def planned_naming(cls) -> AdapterNaming:
         # one block has every kind of layer
@@ -93,7 +82,7 @@ class QwenModel(QwenTexts, QwenLatents):
     def read_component(self, path: Path, component: str, dtype: torch.dtype) -> nn.Module:
         module = self.source.empty(component)
         if component == "vae":
-            return read_qwen_vae(path, module, dtype)
+            return read_wan_vae(path, module, dtype)
         if component == "text_encoder":
             return read_language_model(path, module, dtype, BESIDE_TEXT)
         return fill_from_file(path, module, dtype, NativeTensor)
@@ -110,15 +99,6 @@ class QwenModel(QwenTexts, QwenLatents):
             )
 
     # -- captions -------------------------------------------------------------------------------------------------
-
-    def text_length(self, sample: SampleConfig | None = None) -> int | None:
-        length = super().text_length(sample)
-        if length is not None and length > MOST_TOKENS:
-            raise UserError(
-                f"text_encoder_1_sequence_length: found {length}, but {self.config.model_type} reads at most "
-                f"{MOST_TOKENS} tokens. Set it to {MOST_TOKENS}, or to null for text_encoder_sequence_length."
-            )
-        return length
 
     def encode_text(self, captions: list[str], length: int | None) -> dict[str, Tensor]:
         """`hidden` `[b, n, d]` in the text encoder's format, and `mask` `[b, n]`; n is that of the longest text."""

@@ -290,6 +290,15 @@ KREA_2 = Family(
     (StandardModel("Krea 2", "krea_2", "Krea-2", "krea_2", {ModelType.KREA_2: {}}),),
 )
 
+ANIMA = Family(
+    "AnimaModel",
+    (ModelType.ANIMA,),
+    ("transformer", "text_encoder", "text_conditioner", "vae"),
+    {"width": 1024, "height": 1024, "diffusion_steps": 50, "cfg_scale": 4.0},
+    {"llm_adapter.blocks.": (ModelType.ANIMA,)},
+    (StandardModel("Anima", "anima", "Anima", "anima", {ModelType.ANIMA: {}}),),
+)
+
 SANA = Family(
     "SanaModel",
     (ModelType.SANA,),
@@ -322,7 +331,7 @@ PIXART = Family(
 # a new family is one line here
 FAMILIES: tuple[Family, ...] = (
     *(STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3),
-    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2, SANA, PIXART),
+    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2, SANA, PIXART, ANIMA),
     # behind those of which they are a kind
     *(STABLE_DIFFUSION_INPAINTING, STABLE_DIFFUSION_XL_INPAINTING, FLUX_KONTEXT, FLUX_FILL),
 )

@@ -17,6 +17,7 @@ from modules.model.hub_errors import hub_errors, is_unreachable
 from modules.model.hub_library import library_download
 from modules.model.hub_requests import HubFile, ask, ask_access, files_of, request_headers
 from modules.model.hub_transfer import PAUSES, there_of, transfer
+from modules.model.model_index import index_name
 from modules.model.model_name import (
     UNREACHABLE,
     WEIGHT_ENDINGS,
@@ -298,7 +299,7 @@ def check_hub_name(name: str, key: str, config: TrainConfig) -> None:
 def check_is_model(snapshot: Snapshot) -> None:
     """UserError if a repository is no model in diffusers' layout."""
     names = snapshot.names()
-    if "model_index.json" in names:
+    if index_name(names):
         return
     weights = [name for name in names if name.endswith(WEIGHT_ENDINGS) and "/" not in name]
     hint = f"Name a single file of it: {snapshot}/{weights[0]}." if weights else "Name another one."

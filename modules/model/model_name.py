@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from modules.model.model_index import INDEX, MODULAR_INDEX
 from modules.util.config.errors import Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
@@ -198,7 +199,7 @@ def is_cached(name: HubName, cache: Path) -> bool:
     folder = repository_folder(cache, name.repo) / "snapshots" / commit
     if name.file:
         return (folder / name.file).exists()
-    return any((folder / file).exists() for file in ("model_index.json", "config.json"))
+    return any((folder / file).exists() for file in (INDEX, MODULAR_INDEX, "config.json"))
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

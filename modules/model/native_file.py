@@ -27,12 +27,17 @@ T5_PREFIX = "text_encoders.t5xxl.transformer."
 # the last ones are those of whole checkpoints, which hold other components as well
 _WHOLE = ("model.diffusion_model.", "vae.", VAE_PREFIX, *CLIP_PREFIXES.values(), T5_PREFIX,
           "text_encoders.qwen3_4b.transformer.model.", "text_encoders.qwen25_7b.transformer.model.",
-          "text_encoders.ministral3_3b.transformer.model.", "text_encoders.qwen3vl_4b.transformer.model.")  # fmt: skip
-_PREFIXES = ("", "diffusion_model.", "model.", "model.language_model.", "language_model.", "language_model.model.",
-             *_WHOLE)  # fmt: skip
+          "text_encoders.ministral3_3b.transformer.model.", "text_encoders.qwen3vl_4b.transformer.model.",
+          "text_encoders.qwen3_06b.transformer.model.", "llm_adapter.", "net.llm_adapter.",
+          "diffusion_model.llm_adapter.", "model.diffusion_model.llm_adapter.")  # fmt: skip
+_PREFIXES = ("", "diffusion_model.", "net.", "model.", "model.language_model.", "language_model.",
+             "language_model.model.", *_WHOLE)  # fmt: skip
 # names by which programs store the scale of an 8-bit weight; what else they store beside it changes no weight
 _SCALES = ("weight_scale", "scale_weight")
-_BESIDE = (*_SCALES, "input_scale", "scale_input", "comfy_quant", "scaled_fp8", "num_batches_tracked", "position_ids")
+_BESIDE = (
+    *(*_SCALES, "input_scale", "scale_input", "comfy_quant", "scaled_fp8", "num_batches_tracked", "position_ids"),
+    "_extra_state",
+)
 # what files of CLIP may hold beside its text encoder
 _BESIDE_CLIP = ("logit_scale", "vision_model.", "visual_projection.")
 _FLOAT_8 = (torch.float8_e4m3fn, torch.float8_e5m2)

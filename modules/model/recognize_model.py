@@ -5,7 +5,8 @@ from pathlib import Path
 from modules.model.BaseModel import BaseModel, model_families
 from modules.model.families import marked_types, piped_family
 from modules.model.hub import Hub
-from modules.model.ModelSource import is_component, library_class, load_errors, read_index
+from modules.model.model_index import is_component
+from modules.model.ModelSource import library_class, load_errors, read_index
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError

@@ -16,7 +16,8 @@ from modules.model.component_files import choose_weights
 from modules.model.families import FAMILIES
 from modules.model.hub import Hub
 from modules.model.hub_components import fetch_component, fetch_settings
-from modules.model.ModelSource import is_component, read_index
+from modules.model.model_index import INDEX, index_name, is_component, plain_index
+from modules.model.ModelSource import read_index
 from modules.model.single_file import load_single_file, model_type_of
 from modules.model.weights_file import first_line
 from modules.util.ReferenceModel import ReferenceModel
@@ -167,10 +168,10 @@ def single_file_pipeline(path: Path) -> DiffusionPipeline:
 
 def component_classes(folder: Path) -> dict[str, str]:
     """Component -> name of its class, as the folder's index says."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise UserError(f"{folder}: has no model_index.json. Expected the folder of a model in diffusers' layout.")
-    listed = _read_json(index)
+    name = index_name(os.listdir(folder) if folder.is_dir() else ())
+    if name is None:
+        raise UserError(f"{folder}: has no {INDEX}. Expected the folder of a model in diffusers' layout.")
+    listed = plain_index(_read_json(folder / name))
     return {name: entry[1] for name, entry in listed.items() if is_component(entry) and entry[1]}
 
 

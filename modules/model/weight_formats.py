@@ -95,13 +95,17 @@ def place_component(module: nn.Module, component: str, config: TrainConfig, devi
     if home != device and getattr(config, component).activation_offloading:
         ActivationOffload(module, device_link(device, home, config.async_offloading))
     wide = float32_layers(module, dtype)
-    if not units and not wide:
-        # diffusers' own warns of layers that stay in float32 even where there are none
-        return nn.Module.to(module, device=device, dtype=dtype)
     for name, inner in module.named_modules():
         if not _inside(name, units):
             own = torch.float32 if name.rpartition(".")[2] in wide else dtype
-            inner._apply(lambda t, own=own: t.to(device, own if t.is_floating_point() else None), recurse=False)
+            # tables that are computed and in no file, as the frequencies of positions, lose places in fewer bits
+            exact = {id(inner._buffers[buffer]) for buffer in inner._non_persistent_buffers_set}
+            inner._apply(
+                lambda t, own=own, exact=exact: t.to(
+                    device, own if t.is_floating_point() and id(t) not in exact else None
+                ),
+                recurse=False,
+            )
     offload(module, units, device_link(device, home, config.async_offloading))
     return module
 
@@ -138,7 +142,7 @@ def quantized_layers(module: nn.Module, component: str, config: TrainConfig) -> 
             f"only linear layers of {SMALLEST} numbers and more are, and no convolutions. "
             f"Set it to one of {', '.join(map(str, FLOAT_DTYPES))}."
         )
-    if component.startswith("text_encoder"):
+    if component.startswith("text_"):
         return names
     return LayerFilter.from_config(own, {}, key="quantization.layer_filter").select(names, component)
 

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from modules.model.model_index import INDEX, index_name
+from modules.modelSaver.save_model import name_components_here
 from modules.util.atomic_file import write_failure, write_safetensors
 from modules.util.UserError import UserError
 
@@ -33,9 +35,9 @@ def folder_at_once(target: Path, overwrite: bool, sources: Sequence[Path]) -> It
             raise UserError(f"{target}: is, holds or lies in {source}, which is read. Choose another folder.")
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists. Choose another name, or give --overwrite.")
-    if target.exists() and not (target / "model_index.json").is_file():
+    if target.exists() and not (target.is_dir() and index_name(os.listdir(target))):
         raise UserError(
-            f"{target}: has no model_index.json. Only the folder of a model in diffusers' layout is replaced; choose "
+            f"{target}: has no {INDEX}. Only the folder of a model in diffusers' layout is replaced; choose "
             "another name."
         )
     partial = target.with_name(f".{target.name}.partial")
@@ -92,6 +94,7 @@ def write_merged_folder(
     except shutil.Error as error:
         source, _, reason = error.args[0][0]
         raise UserError(f"{source}: can't be copied into the merged model ({reason}).") from error
+    name_components_here(target)
     for component, tensors in changed.items():
         left = dict(tensors)
         for file in _weight_files(base / component):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from modules.model.model_index import MODULAR_INDEX, index_file, index_name
+from modules.model.ModelSource import read_index
 from modules.util.atomic_file import write_json, write_safetensors
 from modules.util.CheckpointTensor import CheckpointTensor
 from modules.util.UserError import UserError
@@ -112,11 +114,19 @@ def copy_folder(base: Path, target: Path, without_weights: Collection[str], leav
     except shutil.Error as error:
         source, _, reason = error.args[0][0]
         raise UserError(f"{source}: can't be copied into the saved model ({reason}).") from error
+    name_components_here(target)
+
+
+def name_components_here(folder: Path) -> None:
+    """Lets the index of a copied model name the copy's own components, where it says of each where it is."""
+    if index_name(os.listdir(folder)) == MODULAR_INDEX:
+        write_index(folder, read_index(folder))
 
 
 def write_index(folder: Path, index: Mapping[str, Any]) -> None:
-    """Writes model_index.json, by which diffusers knows the pipeline and the classes of its components."""
-    write_json(folder / "model_index.json", dict(index))
+    """Writes the list of components, by which diffusers knows the pipeline and the classes of its components."""
+    name, content = index_file(index)
+    write_json(folder / name, content)
 
 
 def write_checkpoint(

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.BaseModel import BaseModel
-from modules.model.ModelSource import FolderSource, is_component, library_class, read_index
+from modules.model.model_index import is_component
+from modules.model.ModelSource import FolderSource, library_class, read_index
 from modules.modelSaver.output import Warn, config_comment, replace_output
 from modules.modelSaver.save_model import (
     copy_folder,
@@ -139,7 +140,7 @@ class ModelWriter:
     def write_folder(self, target: Path) -> None:
         """The model in diffusers' layout: the base's folder with other weights, or a new one where it has none."""
         base = Path(self.config.base_model_name).expanduser()
-        elsewhere = [component for component in self.model.modules if getattr(self.config, component).model_name]
+        elsewhere = [component for component in self.model.modules if self.model.replacement(component)]
         if base.is_dir():
             copy_folder(base, target, self.components, leave_out=elsewhere)
             components = [

@@ -291,7 +291,7 @@ def _tell_untrained(config: TrainConfig, components: Sequence[str], trainable: S
     for component in components:
         own = getattr(config, component)
         asked = own.train and "train" in own.model_fields_set
-        if asked and component.startswith("text_encoder") and component not in trainable:
+        if asked and component.startswith("text_") and component not in trainable:
             warn(f"{component}.train has no effect: this trainer trains no text encoder of {config.model_type}.")
 
 

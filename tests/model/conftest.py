@@ -795,6 +795,41 @@ def wide_krea2_folder(tmp_path_factory) -> Path:
     return _saved(_seeded(random_krea2, 64, 4), tmp_path_factory.mktemp("wide krea 2"))
 
 
+# --- Anima
+
+
+@pytest.fixture(scope="session")
+def anima_pipeline():
+    """A small Anima pipeline with random weights; tests must not change it."""
+    from tests.model.anima_base import random_anima
+
+    pipeline = _seeded(random_anima)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def anima_folder(anima_pipeline, tmp_path_factory) -> Path:
+    """The same as a diffusers folder; tests must not change it."""
+    from tests.model.anima_base import saved_anima
+
+    return saved_anima(anima_pipeline, tmp_path_factory.mktemp("anima"))
+
+
+@pytest.fixture
+def own_anima_folder(anima_folder, tmp_path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(anima_folder, tmp_path / "base model"))
+
+
+@pytest.fixture(scope="session")
+def wide_anima_folder(tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized, in every component."""
+    from tests.model.anima_base import random_anima, saved_anima
+
+    return saved_anima(_seeded(random_anima, 64, 4), tmp_path_factory.mktemp("wide anima"))
+
+
 # --- PixArt alpha and Sigma
 
 _PIXART = ("alpha", "sigma")
@@ -867,6 +902,7 @@ _SMALL_FOLDERS = {
     "Flux.2 dev": ("flux2_folders", "dev"),
     "Flux.2 Klein": ("flux2_folders", "klein"), "Z-Image": ("zimage_folder", ""), "Chroma": ("chroma_folder", ""),
     "Qwen-Image": ("qwen_folder", ""), "Ernie-Image": ("ernie_folder", ""), "Krea 2": ("krea2_folder", ""),
+    "Anima": ("anima_folder", ""),
     "PixArt alpha": ("pixart_folders", "alpha"), "PixArt Sigma": ("pixart_folders", "sigma"),
     "Sana": ("sana_folder", ""),
 }  # fmt: skip

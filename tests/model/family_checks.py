@@ -68,23 +68,30 @@ def same_bytes_after_a_stop(make_run: Any, settings: dict) -> None:
     assert len(pictures) == 8 and pictures[:4] == pictures[4:] and len(set(pictures[:4])) > 1
 
 
-def diffusers_draws_the_same(run: Any, folder: Path, settings: dict, **of_pipeline: Any) -> None:
+def diffusers_draws_the_same(
+    run: Any, folder: Path, settings: dict, draw: Callable[[Path], Image.Image] | None = None, **of_pipeline: Any
+) -> None:
     """The file of a run gives diffusers the picture that the run itself drew at its end.
 
     Args:
         run: of `make_run`.
         folder: of the base model.
         settings: of the run, with `DRAWN` and one sample.
+        draw: file -> the sample by diffusers; None: by the usual pipeline.
         of_pipeline: what the family's pipeline is told beside.
     """
+
+    def by_pipeline(file: Path) -> Image.Image:
+        pipeline = DiffusionPipeline.from_pretrained(folder)
+        pipeline.load_lora_weights(str(file))
+        return pipeline(
+            prompt="a red shape", width=32, height=32, num_inference_steps=2, guidance_scale=2.0,
+            generator=torch.Generator().manual_seed(3), **of_pipeline,
+        ).images[0]  # fmt: skip
+
     run.train(**settings)
     drawn = [np.asarray(Image.open(path), int) for path in sorted(run.workspace.rglob("0 - */*.png"))]
-    pipeline = DiffusionPipeline.from_pretrained(folder)
-    pipeline.load_lora_weights(str(run.output))
-    image = pipeline(
-        prompt="a red shape", width=32, height=32, num_inference_steps=2, guidance_scale=2.0,
-        generator=torch.Generator().manual_seed(3), **of_pipeline,
-    ).images[0]  # fmt: skip
+    image = (draw or by_pipeline)(run.output)
     # one level of 256 for rounding; before the training it was another picture
     assert np.abs(np.asarray(image, int) - drawn[-1]).max() <= 1
     assert np.abs(np.asarray(image, int) - drawn[0]).max() > 1
@@ -298,7 +305,12 @@ def comfy_makes_the_trained_weights(
 
 @torch.no_grad()
 def diffusers_computes_the_same(
-    call: Callable[[nn.Module], Tensor], transformer: nn.Module, adapters: AdapterSet, folder: Path, file: Path
+    call: Callable[[nn.Module], Tensor],
+    transformer: nn.Module,
+    adapters: AdapterSet,
+    folder: Path,
+    file: Path,
+    load: Callable[[Path], Any] = DiffusionPipeline.from_pretrained,
 ) -> None:
     """A pipeline that loads a file gives the output of the hooked transformer.
 
@@ -308,6 +320,7 @@ def diffusers_computes_the_same(
         adapters: that were written.
         folder: of the base model.
         file: that has the adapters.
+        load: folder -> pipeline of diffusers.
     """
     plain = call(transformer)
     adapters.eval().hook()
@@ -316,7 +329,7 @@ def diffusers_computes_the_same(
     finally:
         adapters.unhook()
     assert (hooked - plain).abs().max() > 0.1
-    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline = load(folder)
     pipeline.load_lora_weights(str(file))
     # sums in another order, in float32, of numbers of size 1
     torch.testing.assert_close(call(pipeline.transformer), hooked, atol=1e-4, rtol=1e-4)

@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 WORDS = "a red cat blue dog shape number 0 1 2 3 4 5 6"
 
 
-def _t5_tokenizer() -> T5TokenizerFast:
+def t5_tokenizer() -> T5TokenizerFast:
     marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     return T5TokenizerFast(vocab=[*marks, *((f"▁{word}", -3.0) for word in WORDS.split())], extra_ids=0)
 
@@ -63,7 +63,7 @@ def flux1_pipeline(variant: str, clip: CLIPTokenizer, width: int = 16, heads: in
         width: of the text encoders.
         heads: of the transformer, with 16 channels each.
     """
-    t5 = _t5_tokenizer()
+    t5 = t5_tokenizer()
     text_encoder = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(clip), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
         num_attention_heads=2, max_position_embeddings=16, projection_dim=width, bos_token_id=clip.bos_token_id,
@@ -107,7 +107,7 @@ def flux1_relative(pipeline: FluxPipeline, kind: type[DiffusionPipeline]) -> Dif
 
 def chroma_pipeline(width: int = 16, heads: int = 2) -> ChromaPipeline:
     """The same of Chroma, with the scheduler of HD."""
-    tokenizer = _t5_tokenizer()
+    tokenizer = t5_tokenizer()
     text_encoder, vae = _t5(tokenizer, width), _vae()
     transformer = ChromaTransformer2DModel(
         approximator_num_channels=16, approximator_hidden_dim=16 * heads, approximator_layers=2, **_sizes(width, heads)

@@ -1,6 +1,6 @@
 """Small random models of Stable Diffusion 3 and 3.5, and their layers in the original layout, written down by hand."""
 
-from tests.model.flux1_models import _t5_tokenizer as t5_tokenizer
+from tests.model.flux1_models import t5_tokenizer
 
 import torch
 from torch import Tensor, nn

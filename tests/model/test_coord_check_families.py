@@ -31,6 +31,7 @@ FAMILIES["Chroma"] = {**FAMILIES["Flux.2 dev"], "model_type": "CHROMA_1"}
 FAMILIES["Qwen-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "QWEN"}
 FAMILIES["Ernie-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "ERNIE"}
 FAMILIES["Krea 2"] = {**FAMILIES["Flux.2 dev"], "model_type": "KREA_2"}
+FAMILIES["Anima"] = {**FAMILIES["Flux.2 dev"], "model_type": "ANIMA", "dynamic_timestep_shifting": False}
 FAMILIES["PixArt alpha"] = {
     "model_type": "PIXART_ALPHA", "output_model_format": "COMFY_LORA", "transformer": COMPONENT, "unet": {},
     "text_encoder": COMPONENT,

@@ -73,6 +73,7 @@ def base_of(request):
         ModelType.QWEN: ("qwen_folder", "wide_qwen_folder"),
         ModelType.ERNIE: ("ernie_folder", "wide_ernie_folder"),
         ModelType.KREA_2: ("krea2_folder", "wide_krea2_folder"),
+        ModelType.ANIMA: ("anima_folder", "wide_anima_folder"),
         ModelType.SANA: ("sana_folder", "wide_sana_folder"),
         **dict.fromkeys((ModelType.PIXART_ALPHA, ModelType.PIXART_SIGMA), ("wide_pixart_folder",) * 2),
     }

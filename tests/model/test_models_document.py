@@ -34,6 +34,7 @@ FAMILIES = {
     "Qwen-Image": "QWEN",
     "Ernie-Image": "ERNIE",
     "Krea 2": "KREA_2",
+    "Anima": "ANIMA",
     "PixArt": "PIXART_ALPHA",
     "Sana": "SANA",
 }

@@ -71,6 +71,7 @@ def test_sizes_of_the_standard_models(standard):
         ("Qwen-Image", "transformer"): 20_430_401_088,
         ("Ernie-Image", "transformer"): 8_033_490_048,
         ("Krea 2", "transformer"): 12_820_073_036,
+        ("Anima", "transformer"): 1_956_405_248,
         ("PixArt alpha", "transformer"): 611_349_152,
         ("PixArt Sigma", "transformer"): 610_856_096,
         ("Sana 1.6B", "transformer"): 1_604_462_752,

@@ -187,3 +187,31 @@ def test_runs(make_run, wide_base, data_type, method):
     assert report["steps"] == 4 and run.output.is_file() and run.of_kind("sample")
     losses = [values["loss"] for values in run.of_kind("step")]
     assert all(0 < loss < 5 for loss in losses)
+
+
+class Positions(nn.Module):
+    """A layer, and a table that is in no file, as of the frequencies of positions in a language model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 64)
+        self.register_buffer("frequencies", 10000 ** -torch.linspace(0, 1, 7), persistent=False)
+        self.register_buffer("counted", torch.ones(3))
+
+
+@pytest.mark.parametrize("data_type", ["BFLOAT_16", "INT_8"])
+def test_computed_tables_keep_their_places(data_type):
+    """At place 500 an error of a 256th would be an angle of two."""
+    expected = Positions().frequencies
+    component = place_component(Positions(), "unet", config_of(data_type), CPU)
+    assert torch.equal(component.frequencies, expected)
+    assert component.counted.dtype == component.layer.bias.dtype == torch.bfloat16
+
+
+def test_a_language_model_of_16_bits_keeps_its_frequencies(zimage_folder):
+    config = TrainConfig.from_dict({
+        "base_model_name": str(zimage_folder), "model_type": "Z_IMAGE", "text_encoder": {"weight_dtype": "BFLOAT_16"},
+    })  # fmt: skip
+    encoder = family_of(config).load(config, CPU).components["text_encoder"]
+    whole = type(encoder.rotary_emb)(config=encoder.config).inv_freq
+    assert encoder.dtype == torch.bfloat16 and torch.equal(encoder.rotary_emb.inv_freq, whole)

@@ -204,6 +204,7 @@ COUNTS = {
     "Qwen-Image": {},
     "Ernie-Image": {"ORIGINAL_LORA": (0, 259)},
     "Krea 2": {"ORIGINAL_LORA": (0, 264)},
+    "Anima": dict.fromkeys(("ORIGINAL_LORA", "DIFFUSERS_LORA", "INTERNAL", "LEGACY_LORA"), (0, 454)),
     "Sana 1.6B": {},
     # T5 is not known by these names, nor is a flattened name of diffusers
     "PixArt alpha": {

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from modules.model.AnimaModel import AnimaModel
 from modules.model.BaseModel import BaseModel, model_families
 from modules.model.ChromaModel import ChromaModel
 from modules.model.ErnieModel import ErnieModel
@@ -27,6 +28,7 @@ from torch import nn
 import pytest
 from diffusers import (
     ChromaTransformer2DModel,
+    CosmosTransformer3DModel,
     ErnieImageTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
@@ -119,6 +121,11 @@ COMPONENTS = {
         {"img_in", "txt_in.linear_1", "time_embed.linear_1"},
         {"final_layer.linear"},
     ),
+    "anima": (
+        lambda: resource(CosmosTransformer3DModel, "anima/transformer"),
+        {"patch_embed.proj", "time_embed.t_embedder.linear_1"},
+        {"proj_out"},
+    ),
     "sana": (
         lambda: resource(SanaTransformer2DModel, "sana/transformer"),
         {"patch_embed.proj", "caption_projection.linear_1", "time_embed.emb.timestep_embedder.linear_1"},
@@ -144,6 +151,7 @@ OWN = {
     "qwen-image": QwenModel,
     "ernie-image": ErnieModel,
     "krea 2": Krea2Model,
+    "anima": AnimaModel,
     "pixart alpha": PixArtModel,
     "sana": SanaModel,
 }

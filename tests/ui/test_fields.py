@@ -20,6 +20,7 @@ FAMILY_OF_COMPONENT = {
     "transformer": "FLUX_2", "text_encoder_2": "HI_DREAM_FULL", "text_encoder_3": "HI_DREAM_FULL",
     "text_encoder_4": "HI_DREAM_FULL", "prior": "STABLE_CASCADE_1", "effnet_encoder": "STABLE_CASCADE_1",
     "decoder": "STABLE_CASCADE_1", "decoder_text_encoder": "STABLE_CASCADE_1", "decoder_vqgan": "STABLE_CASCADE_1",
+    "text_conditioner": "ANIMA",
     # no family is known to have one
     "unconditional_transformer": "IDEOGRAM_4",
 }  # fmt: skip

@@ -30,6 +30,7 @@ IMAGE_FACTS = {
     **UNET_FACTS,
     "inner_visible_when": {key: {"training_method": (TrainingMethod.FINE_TUNE_VAE,)} for key in _TRAINING},
 }
+CONDITIONER_FACTS = {"unused": (*OF_TEXT_ENCODERS, "attention_mask", "guidance_scale", *_TRAINING)}
 model_option = partial(option, group=OptionGroup.MODEL)
 
 
@@ -149,6 +150,15 @@ class ModelOptions(BaseConfig):
         "Text encoder 4", "The fourth text encoder.", TEXT_ENCODER_FACTS, advanced=True, **TEXT_ENCODER
     )
     text_encoder_4_layer_skip: int = layer_skip(4, COMPONENTS)
+    text_conditioner: TrainModelPartConfig = _component(
+        "Text conditioner",
+        "Stands between text encoder and transformer in Anima. It is not trained. Without a `model_name` it comes from "
+        "the transformer's file, if that holds it, else from the base model.",
+        CONDITIONER_FACTS,
+        advanced=True,
+        train=False,
+        weight_dtype=DataType.NONE,
+    )
     vae: TrainModelPartConfig = _component(
         "VAE", "Turns images into latents and back. Trained only by FINE_TUNE_VAE.", IMAGE_FACTS
     )

@@ -83,6 +83,9 @@ class FlowModel(BaseModel):
 
     def _scheduler_config(self, source: ModelSource) -> dict[str, Any]:
         found = source.scheduler_config()
+        if found.get("use_flow_sigmas"):
+            # solvers of higher order call it otherwise
+            found = {**found, "shift": found["flow_shift"]}
         if "shift" not in found:
             raise UserError(
                 f"The base model {source.name} has no flow-matching scheduler: its scheduler_config.json lacks shift. "

@@ -27,7 +27,8 @@ T5_PREFIX = "text_encoders.t5xxl.transformer."
 # the last ones are those of whole checkpoints, which hold other components as well
 _WHOLE = ("model.diffusion_model.", "vae.", VAE_PREFIX, *CLIP_PREFIXES.values(), T5_PREFIX,
           "text_encoders.qwen3_4b.transformer.model.", "text_encoders.qwen25_7b.transformer.model.",
-          "text_encoders.ministral3_3b.transformer.model.", "text_encoders.qwen3vl_4b.transformer.model.")  # fmt: skip
+          "text_encoders.ministral3_3b.transformer.model.", "text_encoders.qwen3vl_4b.transformer.model.",
+          "text_encoders.llama.transformer.model.")  # fmt: skip
 _PREFIXES = ("", "diffusion_model.", "model.", "model.language_model.", "language_model.", "language_model.model.",
              *_WHOLE)  # fmt: skip
 # names by which programs store the scale of an 8-bit weight; what else they store beside it changes no weight

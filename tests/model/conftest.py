@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.model.flux1_models import chroma_pipeline as random_chroma
 from tests.model.flux1_models import flux1_pipeline
+from tests.model.hidream_base import random_hidream
 from tests.model.sd3_models import VARIANTS as _SD3
 from tests.model.sd3_models import sd3_pipeline
 
@@ -724,6 +725,33 @@ def wide_krea2_folder(tmp_path_factory) -> Path:
     return _saved(_seeded(random_krea2, 64, 4), tmp_path_factory.mktemp("wide krea 2"))
 
 
+# --- HiDream
+
+
+@pytest.fixture(scope="session")
+def hidream_pipeline():
+    """A small HiDream pipeline with random weights; tests must not change it."""
+    return _seeded(random_hidream, small_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def hidream_folder(hidream_pipeline, tmp_path_factory) -> Path:
+    """The same as a diffusers folder; tests must not change it."""
+    return _saved(hidream_pipeline, tmp_path_factory.mktemp("hidream"))
+
+
+@pytest.fixture
+def own_hidream_folder(hidream_folder, tmp_path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(hidream_folder, tmp_path / "base model"))
+
+
+@pytest.fixture(scope="session")
+def wide_hidream_folder(tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized, in every component."""
+    return _saved(_seeded(random_hidream, small_tokenizer(), 64, 4), tmp_path_factory.mktemp("wide hidream"))
+
+
 @pytest.fixture(scope="session")
 def full_size_models() -> list:
     """Descriptions of the published models of all families, on the meta device; tests must not change them."""
@@ -738,6 +766,7 @@ _SMALL_FOLDERS = {
     "SD 3.5": ("sd3_folders", "3.5"), "Flux.1": ("flux1_folders", "dev"), "Flux.2 dev": ("flux2_folders", "dev"),
     "Flux.2 Klein": ("flux2_folders", "klein"), "Z-Image": ("zimage_folder", ""), "Chroma": ("chroma_folder", ""),
     "Qwen-Image": ("qwen_folder", ""), "Ernie-Image": ("ernie_folder", ""), "Krea 2": ("krea2_folder", ""),
+    "HiDream": ("hidream_folder", ""),
 }  # fmt: skip
 
 

@@ -50,7 +50,10 @@ def mix_experts(layer: MOEFeedForwardSwiGLU, hidden: Tensor) -> Tensor:
         # an estimate's tensors have no numbers: as many for each
         counts = [len(order) * (i + 1) // len(counts) - len(order) * i // len(counts) for i in range(len(counts))]
     rows = tokens[order // k].split(counts)
-    outputs = torch.cat([expert(own) for expert, own in zip(layer.experts, rows, strict=True)])
+    # one that nobody chose reads a token of which nothing is kept: adapters and kernels take no empty tensors
+    outputs = torch.cat([
+        expert(own) if len(own) else expert(tokens[:1])[:0] for expert, own in zip(layer.experts, rows, strict=True)
+    ])  # fmt: skip
     # back in the order of tokens, [t, k, d]
     outputs = outputs[order.argsort()].unflatten(0, (-1, k))
     mixed = (outputs * weights[..., None]).sum(dim=1)

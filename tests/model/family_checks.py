@@ -68,19 +68,24 @@ def same_bytes_after_a_stop(make_run: Any, settings: dict) -> None:
     assert len(pictures) == 8 and pictures[:4] == pictures[4:] and len(set(pictures[:4])) > 1
 
 
-def diffusers_draws_the_same(run: Any, folder: Path, settings: dict, **of_pipeline: Any) -> None:
+def diffusers_draws_the_same(
+    run: Any, folder: Path, settings: dict, prepare: Callable[[Any], None] | None = None, **of_pipeline: Any
+) -> None:
     """The file of a run gives diffusers the picture that the run itself drew at its end.
 
     Args:
         run: of `make_run`.
         folder: of the base model.
         settings: of the run, with `DRAWN` and one sample.
+        prepare: what else is done to the pipeline.
         of_pipeline: what the family's pipeline is told beside.
     """
     run.train(**settings)
     drawn = [np.asarray(Image.open(path), int) for path in sorted(run.workspace.rglob("0 - */*.png"))]
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.load_lora_weights(str(run.output))
+    if prepare is not None:
+        prepare(pipeline)
     image = pipeline(
         prompt="a red shape", width=32, height=32, num_inference_steps=2, guidance_scale=2.0,
         generator=torch.Generator().manual_seed(3), **of_pipeline,

@@ -15,8 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-# of four layers, one of which no block reads; the published models read all of 32, the last one in 17 blocks
-LLAMA_LAYERS = [0, 2, 3, 3]
+# of three layers, one of which no block reads; the published models read all of 32, the last one in 17 blocks
+LLAMA_LAYERS = [0, 2]
 
 
 def llama_tokenizer() -> PreTrainedTokenizerFast:
@@ -51,14 +51,14 @@ def random_hidream(clip: CLIPTokenizer, width: int = 16, heads: int = 2) -> HiDr
     encoders = (
         encoder(width, "quick_gelu"), encoder(2 * width, "gelu"), _t5(t5, width),
         LlamaForCausalLM(LlamaConfig(
-            vocab_size=len(llama), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=4,
+            vocab_size=len(llama), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3,
             num_attention_heads=2, num_key_value_heads=1, head_dim=width // 2, initializer_range=0.2,
         )),
     )  # fmt: skip
     transformer = HiDreamImageTransformer2DModel(
-        patch_size=2, in_channels=4, out_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=16,
+        patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
         num_attention_heads=heads, caption_channels=[width, width], text_emb_dim=3 * width, axes_dims_rope=(8, 4, 4),
-        max_resolution=(12, 12), llama_layers=LLAMA_LAYERS,
+        max_resolution=(12, 12), llama_layers=LLAMA_LAYERS, num_routed_experts=3,
     )  # fmt: skip
     vae = _vae()
     _disturb(transformer, vae, *encoders)

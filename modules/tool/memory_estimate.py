@@ -64,7 +64,14 @@ def load_without_weights(config: TrainConfig, warn: Callable[[str], None]) -> Ba
             raise
         source = StandardSource(config.model_type, config.base_model_name)
         warn(f"{error} The estimate is that of {source.name}.")
-        return family(config, source, CPU)
+        # with its own components, where those that the config names instead are not here
+        parts = {name: getattr(config, name) for name in family.modules}
+        described = {
+            name: own.model_copy(update={"model_name": ""})
+            for name, own in parts.items()
+            if own.model_name and not Path(own.model_name).expanduser().exists()
+        }
+        return family(config.model_copy(update=described), source, CPU)
 
 
 def estimate_memory(
@@ -93,9 +100,11 @@ def estimate_memory(
     components = {name: space.module(model.layers_of(name)) for name in model.components}
     with space:
         components = {name: _placed(component, name, config) for name, component in components.items()}
+    before = model.components
     model.components = ModelComponents(
         list(components), lambda name: components[name].requires_grad_(False).eval(), CPU, torch.device("cpu")
     )
+    model.components.take_changes(before)
     model.device, model.pictures = CPU, blank_pictures
     run = _begun(model, config, space, components, text_trained, separate)
     sample = _largest_sample(model, config)

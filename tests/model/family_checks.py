@@ -222,7 +222,7 @@ def layers_that_wait_change_nothing(make_run: Any, settings: dict) -> None:
     digests = []
     for fraction in (0.0, 0.7):
         run = make_run(f"{fraction}")
-        transformer = {"gradient_checkpointing": True, "offload_fraction": fraction}
+        transformer = settings["transformer"] | {"gradient_checkpointing": True, "offload_fraction": fraction}
         # both are the CPU's memory, but to layers that wait they are two
         run.train(**settings | {"epochs": 1, "transformer": transformer, "temp_device": "cpu:0"})
         digests.append([tensor for _, tensor in sorted(load_file(run.output).items())])

@@ -31,6 +31,7 @@ FAMILIES["Chroma"] = {**FAMILIES["Flux.2 dev"], "model_type": "CHROMA_1"}
 FAMILIES["Qwen-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "QWEN"}
 FAMILIES["Ernie-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "ERNIE"}
 FAMILIES["Krea 2"] = {**FAMILIES["Flux.2 dev"], "model_type": "KREA_2"}
+FAMILIES["HiDream"] = {**FAMILIES["SD 3.5"], "model_type": "HI_DREAM_FULL", "text_encoder_4": {"train": False}}
 # what a method does to a layer is the same in each family: the others show that their layers are found and measured
 EVERY_METHOD = ("SD 1.5", "Flux.2 Klein")
 

@@ -23,6 +23,7 @@ FAMILIES = {
     "SD 1.5": "STABLE_DIFFUSION_15", "SDXL": "STABLE_DIFFUSION_XL_10_BASE", "SD 3": "STABLE_DIFFUSION_3",
     "Flux.1": "FLUX_DEV_1", "Flux.2 dev": "FLUX_2", "Flux.2 Klein": "FLUX_2", "Z-Image": "Z_IMAGE",
     "Chroma": "CHROMA_1", "Qwen-Image": "QWEN", "Ernie-Image": "ERNIE", "Krea 2": "KREA_2",
+    "HiDream": "HI_DREAM_FULL",
 }  # fmt: skip
 
 

@@ -69,6 +69,7 @@ def base_of(request):
         ModelType.QWEN: ("qwen_folder", "wide_qwen_folder"),
         ModelType.ERNIE: ("ernie_folder", "wide_ernie_folder"),
         ModelType.KREA_2: ("krea2_folder", "wide_krea2_folder"),
+        ModelType.HI_DREAM_FULL: ("hidream_folder", "wide_hidream_folder"),
     }
 
     def find(config) -> Path | None:

@@ -45,6 +45,7 @@ def test_a_folder_by_its_components(mini_base, sd3_folders, flux1_folders, chrom
         ("layers.0.adaLN_sa_ln.weight", "ERNIE"),
         ("model.diffusion_model.txtfusion.projector.weight", "KREA_2"),
         ("text_fusion.projector.weight", "KREA_2"),
+        ("caption_projection.0.linear.weight", "HI_DREAM_FULL"),
         ("double_blocks.0.img_mod.lin.weight", "FLUX_DEV_1"),
         ("distilled_guidance_layer.norms.0.scale", "CHROMA_1"),
     ],

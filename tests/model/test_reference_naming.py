@@ -60,6 +60,10 @@ def test_sizes_of_the_standard_models(standard):
         ("Qwen-Image", "transformer"): 20_430_401_088,
         ("Ernie-Image", "transformer"): 8_033_490_048,
         ("Krea 2", "transformer"): 12_820_073_036,
+        ("HiDream-I1", "transformer"): 17_105_733_184,
+        ("HiDream-I1", "text_encoder"): 123_781_632,
+        ("HiDream-I1", "text_encoder_2"): 694_878_720,
+        ("HiDream-I1", "text_encoder_3"): 4_762_310_656,
     }
     assert not any(model.has_weights for model in standard.values())
 

@@ -7,6 +7,7 @@ from modules.model.BaseModel import BaseModel, model_families
 from modules.model.ChromaModel import ChromaModel
 from modules.model.ErnieModel import ErnieModel
 from modules.model.FluxModel import FluxModel
+from modules.model.HiDreamModel import HiDreamModel
 from modules.model.Krea2Model import Krea2Model
 from modules.model.ModelSource import empty_module
 from modules.model.QwenModel import QwenModel
@@ -28,12 +29,14 @@ from diffusers import (
     ErnieImageTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    HiDreamImageTransformer2DModel,
     Krea2Transformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     ZImageTransformer2DModel,
 )
+from diffusers.models.transformers.transformer_hidream_image import MoEGate
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, Qwen3Config, Qwen3ForCausalLM
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources"
@@ -115,6 +118,12 @@ COMPONENTS = {
         {"img_in", "txt_in.linear_1", "time_embed.linear_1"},
         {"final_layer.linear"},
     ),
+    "hidream": (
+        lambda: resource(HiDreamImageTransformer2DModel, "hidream/transformer"),
+        {"x_embedder.proj", "t_embedder.timestep_embedder.linear_1", "p_embedder.pooled_embedder.linear_1"}
+        | {f"caption_projection.{number}.linear" for number in range(49)},
+        {"final_layer.linear"},
+    ),
     "language model": (lambda: small_qwen(tied=False), {"model.embed_tokens"}, {"lm_head"}),
     "language model, tied": (lambda: small_qwen(tied=True), {"model.embed_tokens"}, set()),
 }  # fmt: skip
@@ -127,7 +136,12 @@ OWN = {
     "qwen-image": QwenModel,
     "ernie-image": ErnieModel,
     "krea 2": Krea2Model,
+    "hidream": HiDreamModel,
 }
+
+
+# with the gate that chooses experts
+MATRICES = (nn.Linear, nn.Conv2d, MoEGate)
 
 
 @pytest.fixture(scope="module", params=COMPONENTS)
@@ -149,7 +163,7 @@ def test_every_weight_has_a_role_and_exactly_these_layers_are_first_and_last(com
         layers[info.role].add(info.layer)
     assert layers[ParameterRole.INPUT] == first and layers[ParameterRole.OUTPUT] == last
     inner = {
-        name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))
+        name for name, layer in module.named_modules() if isinstance(layer, MATRICES)
     } - first - last  # fmt: skip
     # a tied last layer is the first one's tensor
     assert layers[ParameterRole.HIDDEN] == inner - {"lm_head"}
@@ -159,7 +173,7 @@ def test_every_weight_has_a_role_and_exactly_these_layers_are_first_and_last(com
     for parameter in found.values():
         info = parameter.parameter_info
         # rows that stand for missing tokens belong to no layer
-        matrix = isinstance(module.get_submodule(info.layer), (nn.Linear, nn.Conv2d, nn.Embedding))
+        matrix = isinstance(module.get_submodule(info.layer), (*MATRICES, nn.Embedding))
         assert (parameter.dim() < 2 or not matrix) == (info.role == ParameterRole.VECTOR)
 
 

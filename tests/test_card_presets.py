@@ -33,6 +33,7 @@ WHOLE_SETS = (
     "QwenImage/#qwen LoRA",
     "Ernie-Image/#ernie LoRA",
     "Krea 2/#krea2 LoRA",
+    "HiDream Full/#hidream LoRA",
 )
 
 

@@ -204,6 +204,7 @@ COUNTS = {
     "Qwen-Image": {},
     "Ernie-Image": {"ORIGINAL_LORA": (0, 259)},
     "Krea 2": {"ORIGINAL_LORA": (0, 264)},
+    "HiDream-I1": {"ORIGINAL_LORA": (0, 1128), "DIFFUSERS_LORA": (1392, 1562), "INTERNAL": (1392, 1562)},
 }  # fmt: skip
 
 

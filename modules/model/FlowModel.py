@@ -1,6 +1,7 @@
 """What families with a transformer and flow matching share."""
 
 import hashlib
+import inspect
 import json
 import math
 from abc import abstractmethod
@@ -84,8 +85,10 @@ class FlowModel(BaseModel):
     def _scheduler_config(self, source: ModelSource) -> dict[str, Any]:
         found = source.scheduler_config()
         if found.get("use_flow_sigmas"):
-            # solvers of higher order call it otherwise
-            found = {**found, "shift": found["flow_shift"]}
+            # solvers of higher order call it otherwise, and have options of their own
+            known = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
+            shared = {name: value for name, value in found.items() if name in known}
+            found = {**shared, "shift": found["flow_shift"]}
         if "shift" not in found:
             raise UserError(
                 f"The base model {source.name} has no flow-matching scheduler: its scheduler_config.json lacks shift. "

@@ -233,7 +233,7 @@ def _cache(estimate: MemoryEstimate, run: _Run, sample: SampleConfig | None) -> 
             if sample is not None:
                 model.prompts(sample)
     encoders = [name for name in run.weights if name == "vae" or name.startswith("text_encoder")]
-    estimate.phases["caching"] = {f"weights of {name}": run.weights[name] for name in encoders} | {
+    estimate.phases["caching"] = {f"weights of {name}": _staying(run, name) for name in encoders} | {
         "activations": max(images.peak, texts.peak)
     }
     placement = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(count, 1)
@@ -277,11 +277,16 @@ def _resident(estimate: MemoryEstimate, run: _Run) -> dict[str, int]:
     for name in resident:
         if name not in run.layers:
             continue
-        sizes = list(map(module_bytes, run.layers[name]))
-        estimate.waiting[f"layers of {name}"] = sum(sizes)
-        # those of the call that goes on are counted as operations make them
-        resident[name] -= sum(sizes) - (max(sizes) if run.config.async_offloading else 0)
+        estimate.waiting[f"layers of {name}"] = sum(map(module_bytes, run.layers[name]))
+        resident[name] = _staying(run, name)
     return resident
+
+
+def _staying(run: _Run, name: str) -> int:
+    """Bytes of a component's weights that are on the device while it works; the others wait in another memory."""
+    sizes = list(map(module_bytes, run.layers.get(name, ())))
+    # those of the call that goes on are counted as operations make them
+    return run.weights[name] - sum(sizes) + (max(sizes, default=0) if run.config.async_offloading else 0)
 
 
 def _average(estimate: MemoryEstimate, run: _Run, trained: Mapping) -> dict[str, int]:

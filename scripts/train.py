@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -24,6 +26,9 @@ from modules.util.config.read_json import read_json
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.found_problems import raise_problems
 from modules.util.UserError import UserError
+
+if TYPE_CHECKING:
+    from modules.util.World import World
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -72,15 +77,19 @@ def load(arguments: argparse.Namespace) -> TrainConfig:
     return load_train_config(arguments.config_path, overrides, warn=warn, pipes=True)
 
 
-def run(arguments: argparse.Namespace, commands: TrainCommands, control: RunControl | None) -> None:
-    config = load(arguments)
-    if arguments.validate:
-        validate(config)
-        return
+def run(
+    arguments: argparse.Namespace,
+    config: TrainConfig,
+    commands: TrainCommands,
+    control: RunControl | None,
+    world: "World",
+) -> bool:
+    """Trains in this process; returns whether the run was stopped before its end."""
     # torch and diffusers take seconds to load; wrong configs should not wait for them
     from modules.run.ConsoleProgress import ConsoleProgress
     from modules.trainer.Trainer import Trainer
     from modules.util.out_of_memory import is_out_of_memory
+    from modules.util.World import LostProcess
 
     console = ConsoleProgress()
 
@@ -89,15 +98,26 @@ def run(arguments: argparse.Namespace, commands: TrainCommands, control: RunCont
             # asked twice: the user does not want to wait
             raise KeyboardInterrupt
         commands.stop = True
-        console.note("Stopping after this step; backup and model are written. Once more ends at once.")
+        if world.leads:
+            console.note("Stopping after this step; backup and model are written. Once more ends at once.")
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    trainer = Trainer(config, TrainEvents([console, *([control] if control else [])]), commands, arguments.resume)
+    listeners = [console, *([control] if control else [])] if world.leads else []
+    trainer = Trainer(config, TrainEvents(listeners), commands, arguments.resume, world)
     try:
         trainer.run()
+        world.leave()
+        return trainer.commands.stop
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"Stopped without saving; {trainer.backup_note()}") from error
+    except LostProcess as error:
+        why = world.last_words() or (
+            f"One of the {world.size} processes of the run has ended without a word. The system may have ended it, as "
+            "where memory runs out. Look at the log, and start again"
+        )
+        note = f"; {trainer.backup_note()}" if world.leads else "."
+        raise LostProcess(f"{why.rstrip('.')}{note}") from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -117,33 +137,80 @@ def tell_of_thread(failure: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failure)
 
 
-def main() -> int:
+def attend(arguments: argparse.Namespace, config: TrainConfig | None = None) -> int:
+    """One process of a run, from its config to its exit status.
+
+    Args:
+        arguments: of the command line.
+        config: what another process has read already.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     threading.excepthook = tell_of_thread
-    arguments, commands = parse_arguments(), TrainCommands()
-    control, status, error = None, "failed", ""
+    commands, control, world = TrainCommands(), None, None
+    status, error = "failed", ""
     # it recommends packages for image processors that are not used here
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        if arguments.control:
+        if arguments.control and int(os.environ.get("RANK", "0")) == 0:
             control = RunControl(arguments.control, commands)
-        run(arguments, commands, control)
-        status, error = "stopped" if commands.stop else "finished", ""
+        config = config or load(arguments)
+        if arguments.validate:
+            validate(config)
+            status = "finished"
+            return 0
+        if (count := processes_of(config)) > 1:
+            from modules.run.start_processes import start_processes
+
+            if control is not None:
+                control.hand_over()
+                control = None
+            return start_processes(partial(attend, arguments, config), count)
+        world = world_of(config)
+        status = "stopped" if run(arguments, config, commands, control, world) else "finished"
     except (ConfigError, UserError, OSError, json.JSONDecodeError) as found:
         error = str(found)
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        # of several processes one tells it; where another one has, no text is left
+        if error and (world is None or world.tell_failure(error)):
+            print(f"error: {error}", file=sys.stderr)
+        return 1 if error else 0
     except Exception as found:
         error = f"The run broke down: {type(found).__name__}: {found}. The log says where."
+        if world is not None:
+            world.tell_failure(error)
         raise
     except KeyboardInterrupt as found:
         status, error = "stopped", str(found) or "Stopped before the first step; there is nothing to save."
-        print(error, file=sys.stderr)
+        if world is None or world.leads:
+            print(error, file=sys.stderr)
         return 130
     finally:
         if control is not None:
             control.close(status, error)
     return 0
+
+
+def processes_of(config: TrainConfig) -> int:
+    """How many processes this one has to start."""
+    if not config.multi_gpu:
+        return 1
+    from modules.trainer.several_gpus import processes_to_start
+
+    count = processes_to_start(config)
+    if count == 1 and "RANK" not in os.environ:
+        warn("multi_gpu has no effect: there is one GPU, or none. device_indexes names those that are used.")
+    return count
+
+
+def world_of(config: TrainConfig) -> "World":
+    """The processes that torchrun, or this script, has started for the run; this one alone where none has."""
+    from modules.trainer.preflight import resolve_device
+    from modules.util.World import World, started_by_torchrun
+
+    return World.join(resolve_device(config).type) if started_by_torchrun() else World()
+
+
+def main() -> int:
+    return attend(parse_arguments())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modules.util.enum.ConceptType import ConceptType
 
@@ -22,6 +22,9 @@ class Batch:
         types: b types of the images' concepts.
         conditioning: name -> [b, ...] as the model encodes conditioning images, of any shape; None in families that
             take none.
+        first, whole: where this is the part of a batch that one process trains: the place of its first image in the
+            whole batch, and how many images that has. None: b of them.
+        others: captions of the whole batch that are not in the part, where they decide how long texts are filled up.
     """
 
     latents: Tensor
@@ -34,6 +37,9 @@ class Batch:
     size: tuple[int, int]
     types: list[ConceptType]
     conditioning: dict[str, Tensor] | None = None
+    first: int = 0
+    whole: int | None = None
+    others: list[str] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:

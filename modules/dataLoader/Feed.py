@@ -28,10 +28,11 @@ class Feed:
 
     Args:
         data: that is read.
-        planned: number -> samples; called in threads.
+        planned: number -> samples, None for a number that is never asked for; called in threads.
         end: number of the batch behind the last one.
         threads: at least 1.
         device: where batches are used. For CUDA they lie in pinned memory.
+        stride: of so many numbers about one is asked for.
 
     Attributes:
         waited: seconds in which `batch` has waited for threads, so far. Encoding does not count.
@@ -40,27 +41,31 @@ class Feed:
     def __init__(
         self,
         data: TrainingData,
-        planned: Callable[[int], PlannedBatch],
+        planned: Callable[[int], PlannedBatch | None],
         end: int,
         threads: int,
         device: torch.device,
+        stride: int = 1,
     ) -> None:
         self._data, self._planned, self._end, self._threads = data, planned, end, threads
+        self._stride = stride
         # only on a CPU nothing reads a batch any more when it is gone
         self._allocate = {"cpu": None, "cuda": pinned}.get(device.type, fresh)
         self._pool: ThreadPoolExecutor | None = None
         # number and future of each batch that is read ahead, in order
-        self._ahead: deque[tuple[int, Future[PendingBatch]]] = deque()
+        self._ahead: deque[tuple[int, Future[PendingBatch | None]]] = deque()
         self._most_ahead = threads + 1
         self._closed = False
         self.waited = 0.0
 
     def batch(self, number: int) -> Batch:
-        """A batch. Each call is best followed by the one with the next number.
+        """A batch. Each call is best followed by the one with the next number that is planned.
 
         Raises:
             UserError: if a file that has to be read again has changed, or the model encodes it to what is not finite.
         """
+        while self._ahead and self._ahead[0][0] < number:
+            self._ahead.popleft()[1].cancel()
         if self._ahead and self._ahead[0][0] != number:
             self._forget()
         self._read_ahead(number)
@@ -70,6 +75,7 @@ class Feed:
             pending = future.result()
         finally:
             self.waited += time.perf_counter() - started
+        assert pending is not None, f"batch {number} is none of this process"
         # while the model encodes or trains, threads go on
         self._read_ahead(number + 1)
         needs_model, size = not pending.joined, max(1, pending.nbytes)
@@ -92,11 +98,14 @@ class Feed:
             self._data.pending(self._planned(number))
             self._pool = ThreadPoolExecutor(self._threads, "data")
         first = number + len(self._ahead)
-        for later in range(first, min(number + self._most_ahead, self._end)):
+        for later in range(first, min(number + self._most_ahead * self._stride, self._end)):
             self._ahead.append((later, self._pool.submit(self._read, later)))
 
-    def _read(self, number: int) -> PendingBatch:
-        pending = self._data.pending(self._planned(number), self._allocate)
+    def _read(self, number: int) -> PendingBatch | None:
+        planned = self._planned(number)
+        if planned is None:
+            return None
+        pending = self._data.pending(planned, self._allocate)
         pending.read(lambda: not self._closed)
         return pending
 

@@ -18,6 +18,7 @@ class PendingBatch:
     Args:
         latents: of each sample.
         texts, conditioning: of each sample; None if batches have none.
+        company: texts of the same batch in other processes, where these are filled up to the length of the longest.
         masks: of each sample, None for one that is 1 everywhere; None if batches have none.
         unmasked_weight: least value of a mask.
         loss_weight, placement: numbers of each sample.
@@ -28,6 +29,7 @@ class PendingBatch:
 
     latents: Sequence[Entry]
     texts: Sequence[Entry] | None
+    company: Sequence[Entry]
     conditioning: Sequence[Entry] | None
     masks: Sequence[Entry | None] | None
     unmasked_weight: float
@@ -57,6 +59,7 @@ class PendingBatch:
             self._batch = self._joined()
             # their memory takes the next batch while this one waits
             self.latents, self.texts, self.conditioning, self.masks, self._empty = (), None, None, None, None
+            self.company = ()
 
     @property
     def joined(self) -> bool:
@@ -78,9 +81,10 @@ class PendingBatch:
         return batch
 
     def _entries(self) -> Iterator[Entry]:
-        for entries in (self.latents, self.texts, self.conditioning, self.masks):
+        for entries in (self.latents, self.texts, self.company, self.conditioning, self.masks):
             yield from (entry for entry in entries or () if entry is not None)
-        if self.texts and all(text.stored for text in self.texts) and uneven([text.tensors() for text in self.texts]):
+        texts = [*(self.texts or ()), *self.company]
+        if texts and all(text.stored for text in texts) and uneven([text.tensors() for text in texts]):
             self._empty = self._empty or self.empty_text()
             yield self._empty
 
@@ -88,7 +92,7 @@ class PendingBatch:
         latents = [entry.tensors()["latent"] for entry in self.latents]
         return Batch(
             latents=stack(latents, self.allocate),
-            text=None if self.texts is None else self._joined_texts([entry.tensors() for entry in self.texts]),
+            text=None if self.texts is None else self._joined_texts(self.texts),
             loss_weight=self._numbers(self.loss_weight),
             mask=None if self.masks is None else self._joined_masks(self.masks, latents),
             placement=self._numbers(self.placement),
@@ -96,10 +100,11 @@ class PendingBatch:
             **self.facts,
         )
 
-    def _joined_texts(self, texts: list[Tensors]) -> Tensors:
+    def _joined_texts(self, own: Sequence[Entry]) -> Tensors:
+        texts = [entry.tensors() for entry in (*own, *self.company)]
         # read only where it is needed: it may have megabytes
         empty = (self._empty or self.empty_text()).tensors() if uneven(texts) else None
-        return stack_texts(texts, empty, self.allocate)
+        return stack_texts(texts, empty, self.allocate, len(own))
 
     def _joined_masks(self, masks: Sequence[Entry | None], latents: Sequence[Tensor]) -> Tensor:
         joined = [

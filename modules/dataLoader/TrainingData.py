@@ -63,6 +63,8 @@ class TrainingData:
         self._fills_masks = model.conditioning == ConditioningSource.MASK
         self.fills_whole = self._fills_masks and rules.mask_dropout > 0 and not rules.fixed
         self.texts_see_conditioning = self.conditioned and model.captions_see_conditioning
+        # else each text has the same length, or what fills it up is hidden
+        self._lengths_meet = config.prompt_chunks > 1
         self._model, self._text_format = model, config.text_cache_dtype
         self._counters: dict[int, BatchCounter] = {}
         # they are asked for at each use
@@ -131,10 +133,11 @@ class TrainingData:
         latents = [self.latent_entry(sample.image, sample.image_variation) for sample in samples]
         masks = [self._sample_mask(sample, latent) for sample, latent in zip(samples, latents, strict=True)]
         shown = [self._shown_place(sample) for sample in samples]
-        seen = shown if self.texts_see_conditioning else [None] * len(samples)
+        others = planned.others if self._lengths_meet else ()
         return PendingBatch(
             latents=latents,
-            texts=[self.text_entry(*text) for text in zip(captions, seen, strict=True)] if self._encode_text else None,
+            texts=list(map(self._sample_text, samples)) if self._encode_text else None,
+            company=list(map(self._sample_text, others)) if self._encode_text else (),
             conditioning=[self.conditioning_entry(place) for place in shown] if self.conditioned else None,
             masks=masks if self._masked else None,
             unmasked_weight=self._unmasked_weight,
@@ -145,6 +148,9 @@ class TrainingData:
                 "names": [image.path for image in images],
                 "size": planned.size,
                 "types": [concept.type for concept in concepts],
+                "first": planned.first,
+                "whole": len(samples) + len(planned.others),
+                "others": [self.caption(sample) for sample in others],
             },
             empty_text=lambda: self.text_entry(""),
             allocate=allocate or self._store.memory.take,
@@ -229,6 +235,9 @@ class TrainingData:
 
     def _conditioning_key(self, image: int, variation: int, whole: bool = False) -> str:
         return self.source.conditioning_key(image, variation, self._conditioning_fingerprint, whole)
+
+    def _sample_text(self, sample: PlannedSample) -> Entry:
+        return self.text_entry(self.caption(sample), self._shown_place(sample) if self.texts_see_conditioning else None)
 
     def _sample_mask(self, sample: PlannedSample, latent: Entry) -> Entry | None:
         """The mask of a sample; None if it is 1 everywhere."""

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -26,8 +27,8 @@ def use_cache(directory: Path) -> None:
         _HELD[directory] = lock
 
 
-def other_users(directory: Path) -> list[int]:
-    """Process ids of the others that use a cache. What killed ones have left is removed."""
+def other_users(directory: Path, besides: Collection[int] = ()) -> list[int]:
+    """Process ids of the others that use a cache, but for some. What killed ones have left is removed."""
     directory = Path(os.path.realpath(directory))
     found = []
     for path in sorted((directory / FOLDER).glob(f"*{SUFFIX}")):
@@ -39,7 +40,7 @@ def other_users(directory: Path) -> list[int]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            found.append(int(number))
+            found += [int(number)] if int(number) not in besides else []
             continue
         except (OSError, NotImplementedError):
             continue

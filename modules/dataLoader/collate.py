@@ -41,7 +41,10 @@ def stack(tensors: Sequence[Tensor], allocate: Allocate) -> Tensor:
 
 
 def stack_texts(
-    texts: Sequence[Mapping[str, Tensor]], empty: Mapping[str, Tensor] | None, allocate: Allocate
+    texts: Sequence[Mapping[str, Tensor]],
+    empty: Mapping[str, Tensor] | None,
+    allocate: Allocate,
+    count: int | None = None,
 ) -> dict[str, Tensor]:
     """Encoded captions as those of a batch, name -> `[b, ...]`, all as long as the longest.
 
@@ -49,13 +52,14 @@ def stack_texts(
         texts: of each caption, name -> tensor.
         empty: the encoded empty caption; needed only if they are `uneven`.
         allocate: gives the memory.
+        count: b, the number of those that are in the batch, the first ones; None: all of them.
     """
     if TEXT_MASK in texts[0]:
         longest = max(len(text[TEXT_MASK]) for text in texts)
         texts = [pad_text(text, longest) for text in texts]
     elif uneven(texts):
         texts = [_with_empty_chunks(text, texts, empty) for text in texts]
-    return {name: stack([text[name] for text in texts], allocate) for name in texts[0]}
+    return {name: stack([text[name] for text in texts[:count]], allocate) for name in texts[0]}
 
 
 def uneven(texts: Sequence[Mapping[str, Tensor]]) -> bool:

@@ -31,10 +31,24 @@ class PlannedSample:
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """Samples that are trained together. All have the same size: (height, width) in pixels."""
+    """Samples that are trained together, or the part of them that one process of a run trains.
+
+    Attributes:
+        samples: of the batch, or of the part.
+        size: (height, width) of all of them, in pixels.
+        first: place of the part's first sample in the whole batch.
+        others: the samples of the whole batch that are not in the part.
+    """
 
     samples: tuple[PlannedSample, ...]
     size: tuple[int, int]
+    first: int = 0
+    others: tuple[PlannedSample, ...] = ()
+
+    def part(self, start: int, stop: int) -> "PlannedBatch":
+        """The samples from `start` to before `stop`, as a part of this batch."""
+        others = (*self.samples[:start], *self.samples[stop:])
+        return PlannedBatch(self.samples[start:stop], self.size, start, others)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.free_memory import free_memory
 from modules.util.UserError import UserError
+from modules.util.World import ALONE, World
 
 logger = logging.getLogger(__name__)
 Texts = list[tuple[str, ShownPlace | None]]
@@ -50,6 +51,7 @@ def prepare_data(
     warn: Callable[[str], None] = logger.warning,
     memory_budget: int | None = None,
     space: CacheSpace | None = None,
+    world: World = ALONE,
 ) -> TrainingData:
     """Encodes all images and captions that are not cached yet. Of those that are, headers and sizes are looked at.
 
@@ -67,6 +69,7 @@ def prepare_data(
         warn: gets findings, one line each.
         memory_budget: bytes of encoded data to hold in memory; None: as the config says.
         space: is asked for the disk that is missing before anything is encoded; None: nobody is.
+        world: the processes of the run. Each encodes a part of what is missing, and all have the same cache.
 
     Raises:
         UserError: if there is nothing to use, a file changed, or the cache cannot be written or would not fit.
@@ -76,7 +79,8 @@ def prepare_data(
     cache = TensorCache(config.cache_dir, warn) if config.latent_caching else None
     if cache is not None:
         use_cache(cache.directory)
-    store = TensorStore(cache, _memory_budget(config) if memory_budget is None else memory_budget)
+    budget = _memory_budget(config) if memory_budget is None else memory_budget
+    store = TensorStore(cache, budget // world.size)
 
     def make(validation: bool) -> TrainingData:
         images = [image for image in report.images if _is_validation(concepts[image.concept]) == validation]
@@ -91,8 +95,10 @@ def prepare_data(
         return data
     if config.clear_cache_before_training and not validation:
         # what validation will ask for stays, too
-        _prune(cache, (data, make(validation=True)), config, cache_text, warn)
-    _fill(cache, data, config, cache_text, progress, space)
+        with world.leader_first():
+            if world.leads:
+                _prune(cache, (data, make(validation=True)), config, cache_text, warn, world)
+    _fill(cache, data, config, cache_text, progress, space, world)
     return data
 
 
@@ -103,14 +109,20 @@ def _fill(
     cache_text: bool,
     progress: Progress | None,
     space: CacheSpace | None,
+    world: World,
 ) -> None:
     texts = _texts(data, config) if cache_text else []
-    if space is not None:
-        space.check(cache.directory, _missing(data, cache, config, texts))
-    data.name_entries()
-    _cache_images(data, config, progress)
+    with world.leader_first():
+        if space is not None and world.leads:
+            space.check(cache.directory, _missing(data, cache, config, texts))
+    # in turn, so that what one has found out, the others read
+    with world.leader_first():
+        data.name_entries()
+    _cache_images(data, config, progress, world)
     if cache_text:
-        encode_missing(starmap(data.text_entry, texts), len(texts), "captions", config.dataloader_threads, progress)
+        own, threads = world.own(texts), config.dataloader_threads
+        encode_missing(starmap(data.text_entry, own), len(own), "captions", threads, progress)
+    world.wait()
 
 
 def _check_used(data: TrainingData, validation: bool) -> None:
@@ -192,17 +204,19 @@ def _texts(data: TrainingData, config: TrainConfig, epochs: int | None = None) -
     return list(wanted.values())
 
 
-def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | None) -> None:
+def _cache_images(data: TrainingData, config: TrainConfig, progress: Progress | None, world: World) -> None:
     threads, places = config.dataloader_threads, _image_variations(data, config.epochs)
-    wanted = list({data.latent_key(*place): place for place in reversed(places)}.values())[::-1]
+    wanted = world.own(list({data.latent_key(*place): place for place in reversed(places)}.values())[::-1])
     encode_missing(starmap(data.latent_entry, wanted), len(wanted), "latents", threads, progress)
     if config.masked_training:
+        # masks need the latents' sizes
+        world.wait()
         named = {data.mask_key(*place): place for place in reversed(places) if data.source.has_mask(*place)}
-        wanted = list(named.values())[::-1]
+        wanted = world.own(list(named.values())[::-1])
         masks = (data.mask_entry(*place, data.latent_entry(*place)) for place in wanted)
         encode_missing(masks, len(wanted), "masks", threads, progress)
     if data.conditioned:
-        shown = _shown_places(data, config.epochs)
+        shown = world.own(_shown_places(data, config.epochs))
         encode_missing(map(data.conditioning_entry, shown), len(shown), "conditioning", threads, progress)
 
 
@@ -245,11 +259,12 @@ def _prune(
     config: TrainConfig,
     cache_text: bool,
     warn: Callable[[str], None],
+    world: World,
 ) -> None:
     """Removes what neither training nor validation of this run will read, unless another run may read it."""
     if all(map(cache.is_empty, KINDS)):
         return
-    if others := other_users(cache.directory):
+    if others := other_users(cache.directory, world.pids):
         warn(
             f"{cache.directory}: nothing is removed from the cache, as another run uses it (process "
             f"{', '.join(map(str, others))}); clear_cache_before_training has no effect this time"

@@ -18,6 +18,7 @@ class TrainingBatch(Protocol):
     captions: list[str]
     placement: Tensor
     conditioning: dict[str, Tensor] | None
+    others: list[str]
 
 
 class DenoisingModel(ABC):
@@ -103,12 +104,17 @@ class DenoisingModel(ABC):
         Raises:
             ValueError: the family gives captions and conditionings the same names.
         """
-        text = batch.text if batch.text is not None else self.encode_captions(batch.captions)
+        text = batch.text if batch.text is not None else self._encode_now(batch)
         shown = batch.conditioning or {}
         if shared := text.keys() & shown.keys():
             raise ValueError(f"{type(self).__name__} gives captions and conditionings the same names: {shared}")
         conditions = {**text, **shown, "placement": batch.placement}
         return {name: to_device(value, self.device) for name, value in conditions.items()}
+
+    def _encode_now(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        encoded = self.encode_captions([*batch.captions, *batch.others])
+        # the others are read for their length alone
+        return {name: value[: len(batch.captions)] for name, value in encoded.items()} if batch.others else encoded
 
     def predict_batch(self, batch: TrainingBatch, generator: torch.Generator) -> Prediction:
         """`predict` for a batch of the data room, wherever it lies."""

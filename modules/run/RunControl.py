@@ -41,6 +41,13 @@ class RunControl:
                 self._file.write(f"{line}\n")
                 self._file.flush()
 
+    def hand_over(self) -> None:
+        """Leaves the folder to another process of the same run, which goes on telling."""
+        self._done.set()
+        self._thread.join()
+        with self._lock:
+            self._file.close()
+
     def close(self, status: str, error: str = "") -> None:
         """The last event, `ended`.
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -148,10 +149,18 @@ class RunProcess:
             file.write(f"{wish}\n")
 
     def kill(self) -> None:
-        """Ends the process at once; what is not backed up is lost."""
-        if self.running:
-            self._process.kill()
-            self._process.wait()
+        """Ends the process, and those that it has started, at once; what is not backed up is lost."""
+        if not self.running:
+            return
+        try:
+            others = psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.Error:
+            others = []
+        self._process.kill()
+        for process in others:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self._process.wait()
 
     def log(self, last: int = 200) -> list[str]:
         """The last lines that the run has printed."""

@@ -46,19 +46,20 @@ class GradientStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train_dtype == DataType.FLOAT_16)
         self._read: tuple[float, float] | None = None
 
-    def backward(self, loss: Tensor, step: int, names: Sequence[str]) -> Tensor:
+    def backward(self, loss: Tensor, step: int, names: Sequence[str], scale: float = 1.0) -> Tensor:
         """Adds one batch's gradients, or steps by them at once; returns the loss, `[]`, without its graph.
 
         Args:
             loss: the batch's share of the step's loss.
             step: its number, from 1.
             names: files of the batch.
+            scale: the loss whose gradients are added is so many times the loss.
 
         Raises:
             UserError: see `read`.
         """
         with self._blamed(loss.detach(), step, names):
-            self.scaler.scale(loss * self.loss_scale).backward()
+            self.scaler.scale(loss * (self.loss_scale * scale)).backward()
         return loss.detach()
 
     def apply(self, loss: Tensor, step: int, names: Sequence[str]) -> Tensor:

@@ -9,6 +9,7 @@ from modules.dataLoader.plan import PlannedBatch
 from modules.dataLoader.TrainingData import TrainingData
 from modules.trainer.TrainProgress import TrainProgress
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.World import ALONE, World
 
 
 class RunPlan:
@@ -17,9 +18,12 @@ class RunPlan:
     Where a run stands is told by what it has seen, the epochs that are over and the images of the one that is not. A
     step number would mean other images as soon as batches, accumulation, balancing or the images change.
 
+    Of a step's samples each process trains a part of about the same size, one behind the other.
+
     Args:
         config: of the run.
         data: that it trains on.
+        world: the processes that share the samples of each step.
 
     Attributes:
         total_steps: of the run, those before it was resumed included.
@@ -27,8 +31,8 @@ class RunPlan:
         batches: of all epochs.
     """
 
-    def __init__(self, config: TrainConfig, data: TrainingData) -> None:
-        self.epochs = config.epochs
+    def __init__(self, config: TrainConfig, data: TrainingData, world: World = ALONE) -> None:
+        self.epochs, self._world = config.epochs, world
         self._data, self._accumulation = data, config.gradient_accumulation_steps
         counter = data.counter(config.epochs)
         self._ends = list(accumulate(counter.batches(epoch) for epoch in range(config.epochs)))
@@ -60,6 +64,41 @@ class RunPlan:
         """Batch number `index` of the run. May be called from any thread."""
         epoch, start = self._place(index)
         return self._plan(epoch)[0][index - start]
+
+    def share(self, index: int) -> PlannedBatch | None:
+        """What this process trains of batch `index`; None if nothing. May be called from any thread."""
+        batch = self.batch(index)
+        if self._world.alone:
+            return batch
+        step = self._first_step + (index - self._first_batch) // self._accumulation
+        before = sum(len(self.batch(other).samples) for other in self.batches_of(step) if other < index)
+        begin, end, _ = self._run_of(step)
+        start, stop = (min(max(place - before, 0), len(batch.samples)) for place in (begin, end))
+        return batch.part(start, stop) if start < stop else None
+
+    def own(self, step: int) -> tuple[list[int], bool]:
+        """What this process trains of a step.
+
+        Returns:
+            numbers of the batches of which it has a part, at least one; and whether its part counts. It does not where
+            there are fewer samples than processes: then it stands in with a sample of another's, so that all do the
+            same.
+        """
+        indices = list(self.batches_of(step))
+        if self._world.alone:
+            return indices, True
+        return [index for index in indices if self.share(index) is not None], self._run_of(step)[2]
+
+    def names(self, step: int) -> list[str]:
+        """The images that all processes train in a step."""
+        images = self._data.source.images
+        return [images[sample.image].path for index in self.batches_of(step) for sample in self.batch(index).samples]
+
+    def _run_of(self, step: int) -> tuple[int, int, bool]:
+        """The samples of a step that this process trains, from one place to before another, and whether they count."""
+        samples = sum(len(self.batch(index).samples) for index in self.batches_of(step))
+        begin, end = (samples * rank // self._world.size for rank in (self._world.rank, self._world.rank + 1))
+        return (begin, end, True) if begin < end else (samples - 1, samples, False)
 
     def place_in_epoch(self, index: int) -> tuple[int, int]:
         """How many batches of its epoch are done after batch `index`, and how many the epoch has."""

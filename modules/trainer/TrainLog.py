@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modules.trainer.StepTimes import StepTimes
 from modules.util.config.TrainConfig import TrainConfig
@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 SMOOTHING = 0.99
 
 logger = logging.getLogger(__name__)
+
+
+class NoLog:
+    """In a process that does not lead: what a `TrainLog` is told, and nobody keeps."""
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        pass
+
+    def step(self, *values: Any) -> None:
+        pass
+
+    def pictures(self, rounds: "SampleRounds", step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class TrainLog:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modules.dataLoader.Batch import Batch
 from modules.dataLoader.cache_space import CacheSpace
 from modules.dataLoader.check_dataset import check_dataset
 from modules.dataLoader.Feed import Feed
@@ -24,6 +25,7 @@ from modules.trainer.device_settings import device_settings, prepare_process
 from modules.trainer.Ema import Ema, restored
 from modules.trainer.encoded_size import encoded_bytes
 from modules.trainer.events import TrainCommands, TrainEvents
+from modules.trainer.GradientExchange import GradientExchange
 from modules.trainer.GradientStep import GradientStep
 from modules.trainer.long_texts import tell_long_texts
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
@@ -44,7 +46,7 @@ from modules.trainer.sample_prompts import encode_prompts
 from modules.trainer.SampleRounds import SampleRounds
 from modules.trainer.StepTimes import StepTimes
 from modules.trainer.trained import make_trained, methods_of, options_of, save_trained
-from modules.trainer.TrainLog import TrainLog
+from modules.trainer.TrainLog import NoLog, TrainLog
 from modules.trainer.TrainProgress import Interval, TrainProgress, limit_passed
 from modules.trainer.validation import validation_loss
 from modules.util.atomic_file import write_json
@@ -57,6 +59,7 @@ from modules.util.found_problems import raise_problems
 from modules.util.HeldFolder import HeldFolder
 from modules.util.keyed_random import step_generator, step_seed
 from modules.util.UserError import UserError
+from modules.util.World import ALONE, World
 
 import torch
 from torch import Tensor
@@ -74,19 +77,30 @@ class Trainer:
         events: gets everything that is worth showing.
         commands: what the run is asked to do between two steps.
         resume: the backup to continue; None: the newest one if `continue_last_backup` says so.
+        world: the processes that train together. The one that leads them logs, draws, backs up and saves.
 
     Raises (all methods): UserError for everything that a user can mend.
     """
 
     def __init__(
-        self, config: TrainConfig, events: TrainEvents, commands: TrainCommands, resume: Path | None = None
+        self,
+        config: TrainConfig,
+        events: TrainEvents,
+        commands: TrainCommands,
+        resume: Path | None = None,
+        world: World = ALONE,
     ) -> None:
-        self.config, self.events, self.commands, self.resume = config, events, commands, resume
+        self.config, self.events, self.resume, self.world = config, events, resume, world
+        # what has been asked of any process, which all fulfil after the same step
+        self.asked, self.commands = commands, commands if world.alone else TrainCommands()
         self.workspace = Path(config.workspace_dir)
         prepare_process(config)
-        self.device = resolve_device(config)
+        self.device = resolve_device(config, world)
+        if self.device.type == "cuda" and not world.alone:
+            # where torch exchanges numbers without being told a device
+            torch.cuda.set_device(self.device)
         self.progress = TrainProgress()
-        self.run_name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        self.run_name = world.from_leader(lambda: f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
         self.times = StepTimes()
         self.feed: Feed | None = None
         self.output: Path | None = None
@@ -120,6 +134,7 @@ class Trainer:
         if self.config.only_cache:
             self.events.emit("status", text="The cache is complete.")
             return {}
+        self._agree()
         if self.commands.stop and not self.progress.step:
             self.log.close()
             self.events.emit("status", text="Stopped before the first step; there is nothing to save.")
@@ -130,9 +145,16 @@ class Trainer:
         finally:
             self.log.close()
         report = run_report(self.config, self.progress, self.device, self.times, self.output, finished)
-        write_json(self.workspace / "run.json", report)
+        report["processes"] = self.world.size
+        if self.world.leads:
+            write_json(self.workspace / "run.json", report)
         self.events.emit("finished", report=report)
         return report
+
+    def _agree(self) -> None:
+        """What has been asked of one process since the last call is asked of all."""
+        if not self.world.alone:
+            self.commands.add(self.world.any_of(self.asked.take()))
 
     def backup_note(self) -> str:
         """Where a run that ended at once can go on, as the end of a sentence."""
@@ -148,21 +170,19 @@ class Trainer:
         family = family_of(config)
         concepts = resolve_concepts(config, warn=self.warn)
         samples = [s for s in resolve_samples(config, family.sample_defaults, warn=self.warn) if s.enabled]
-        make_places(config)
-        self.held = HeldFolder(
-            self.workspace,
-            "workspace_dir",
-            "Wait until it has ended, or give this run another workspace_dir.",
-            self.warn,
-        )
+        self.world.from_leader(self._take_places)
         self._read_backup()
         fresh = self.backup is None
         self.events.emit("status", text="Checking the images")
-        checked = check_dataset(
-            config, concepts, conditioning=family.conditioning, warn=self.warn, progress=self._stage
+        checked = self.world.from_leader(
+            lambda: check_dataset(
+                config, concepts, conditioning=family.conditioning, warn=self.warn, progress=self._stage
+            )
         )
         self.events.emit("status", text=f"Loading {config.base_model_name}")
-        self.model: BaseModel = open_model(config, self.device, self.warn, self._hub())
+        # what is downloaded is then there for all
+        with self.world.leader_first():
+            self.model: BaseModel = open_model(config, self.device, self.warn, self._hub())
         if config.latent_caching:
             self.model.known_weights = KnownWeights(config.cache_dir)
         methods, captions = methods_of(config), [text for image in checked.images for text in image.captions]
@@ -175,8 +195,8 @@ class Trainer:
             # begins while models are loaded, what the plan of the run waits for
             self.data.counter(config.epochs)
         self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None
-        if not self.text_trained:
-            encode_prompts(self.model, samples, config, self.warn)
+        if not self.text_trained and self.world.leads:
+            encode_prompts(self.model, samples, config, self.warn, self.world.pids)
         if config.only_cache:
             return
         self.model.rest()
@@ -185,16 +205,26 @@ class Trainer:
         self.model.text_encoder_trained = self.text_trained
         self.parameters = [p for own in self.trained.values() for p in own.parameters()]
         self._make_optimizer()
-        self.plan = RunPlan(config, self.data)
+        self.plan = RunPlan(config, self.data, self.world)
         self._restore()
         self.total_steps = self.plan.total_steps
-        self.feed = Feed(self.data, self.plan.batch, self.plan.batches, config.dataloader_threads, self.device)
+        stride = min(self.world.size, config.gradient_accumulation_steps)
+        self.feed = Feed(self.data, self.plan.share, self.plan.batches, config.dataloader_threads, self.device, stride)
         self.factor = schedule_factor(config, self.total_steps)
-        if fresh:
+        if fresh and self.world.leads:
             set_aside_older_run(self.workspace, self.warn)
-        self.log = TrainLog(self.workspace, config, self.run_name)
+        self.log = TrainLog(self.workspace, config, self.run_name) if self.world.leads else NoLog()
         self.rounds = SampleRounds(self.model, samples, config, self.workspace, self.progress, self.events)
         self.prepared = True
+
+    def _take_places(self) -> None:
+        make_places(self.config)
+        self.held = HeldFolder(
+            self.workspace,
+            "workspace_dir",
+            "Wait until it has ended, or give this run another workspace_dir.",
+            self.warn,
+        )
 
     def _status(self, text: str) -> None:
         self.events.emit("status", text=text)
@@ -209,14 +239,14 @@ class Trainer:
 
     def _downloading(self, stage: str, done: int, total: int) -> None:
         self.events.emit("progress", stage=stage, done=done, total=total, unit="bytes")
-        if self.commands.stop and not self.prepared:
+        if self.asked.stop and not self.prepared:
             raise _StoppedDownload
 
     def _make_data(self, concepts: list, checked: Any, validation: bool) -> TrainingData:
         cache_text = not self.text_trained
         return prepare_data(
             self.config, concepts, self.model, cache_text=cache_text, validation=validation, report=checked,
-            progress=self._stage, warn=self.warn,
+            progress=self._stage, warn=self.warn, world=self.world,
             space=CacheSpace(partial(encoded_bytes, self.model, cache_text), self._status),
         )  # fmt: skip
 
@@ -228,9 +258,17 @@ class Trainer:
             except ValueError as error:
                 raise UserError(f"The backup {self.resume} can't be continued: {error}. Choose another one.") from error
         elif self.config.continue_last_backup:
-            self.backup = newest_backup(self.workspace / "backup", self.warn)
+            self.backup = self._newest_backup()
             if self.backup is None:
                 self.warn(f"There is no backup in {self.workspace / 'backup'} yet; the run starts from the beginning.")
+
+    def _newest_backup(self) -> Backup | None:
+        if self.world.leads:
+            backup = newest_backup(self.workspace / "backup", self.warn)
+            self.world.from_leader(lambda: backup and backup.path)
+            return backup
+        path = self.world.from_leader(lambda: None)
+        return path and read_backup(path)
 
     def _make_optimizer(self) -> None:
         config = self.config
@@ -246,6 +284,7 @@ class Trainer:
             config, self.optimizer, self.parameters, self.device, self.workspace / "backup"
         )
         where = torch.device("cpu") if config.ema == EMAMode.CPU else None
+        self.losses = GradientExchange(self._batch_losses, self.parameters, self.world)
         self.ema = (
             None
             if config.ema == EMAMode.OFF
@@ -334,6 +373,7 @@ class Trainer:
             self.backups.poll()
             epoch_before = self.progress.epoch
             self._step()
+            self._agree()
             place = (self.progress.step, self.progress.epoch, self.progress.epoch > epoch_before)
             last = self.progress.step == self.total_steps
             if self.validation_data is not None and (validate_at.due(*place) or last):
@@ -357,16 +397,22 @@ class Trainer:
         started, waited = time.perf_counter(), self.feed.waited
         step = self.progress.step
         indices = self.plan.batches_of(step)
+        own, counts = self.plan.own(step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rates[group["name"]] * self.factor(step)
         watch_step(self.optimizer, step + 1)
         total = torch.zeros((), device=self.device)
-        names: list[str] = []
-        for index in indices:
+        for index in own:
             batch = self.feed.batch(index)
-            names += batch.names
-            total += self._backward(batch, index, len(indices))
-        numbers = self.gradient_step.apply(total, step + 1, names)
+            # where it only stands in for one that it has not, it adds nothing
+            part = counts * len(batch.captions) / (batch.whole or len(batch.captions))
+            with self.losses.step(last=index == own[-1]):
+                total += self._backward(batch, index, part, len(indices))
+        names = self.plan.names(step)
+        if not self.world.alone:
+            # what a library's optimizer draws, as to round, has to be the same in all
+            torch.manual_seed(step_seed(self.config.seed, "optimizer", step))
+        numbers = self.gradient_step.apply(self.world.sum(total), step + 1, names)
         if self.ema is not None:
             self.ema.update(step + 1)
         # the one place where the host waits for the device
@@ -386,13 +432,17 @@ class Trainer:
             epoch_batches=self.plan.place_in_epoch(indices[-1]), seconds=seconds, data_wait=self.times.waited[-1],
         )  # fmt: skip
 
-    def _backward(self, batch: Any, index: int, micro_batches: int) -> Tensor:
-        """Adds one batch's gradients; returns its share of the step's loss."""
-        # dropout draws from the global generator
-        torch.manual_seed(step_seed(self.config.seed, "dropout", index))
+    def _backward(self, batch: Batch, index: int, part: float, micro_batches: int) -> Tensor:
+        """Adds the gradients of a batch, or of a part of one; returns its share of the step's loss."""
+        # dropout draws from the global generator; other images in other processes, so other numbers
+        place = (batch.first,) if batch.first else ()
+        torch.manual_seed(step_seed(self.config.seed, "dropout", index, *place))
         generator = step_generator(self.config.seed, "noise", index)
-        loss = batch_losses(self.config, self.model, batch, generator, self.trained).mean() / micro_batches
-        return self.gradient_step.backward(loss, self.progress.step + 1, batch.names)
+        loss = self.losses(batch, generator).mean() * part / micro_batches
+        return self.gradient_step.backward(loss, self.progress.step + 1, batch.names, self.losses.scale)
+
+    def _batch_losses(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        return batch_losses(self.config, self.model, batch, generator, self.trained)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self.config, self.device)
@@ -433,6 +483,8 @@ class Trainer:
                 own.train()
 
     def _sample(self) -> None:
+        if not self.world.leads:
+            return
         with self._evaluating():
             self.rounds.draw()
         if self.ema is not None and self.config.non_ema_sampling and self.progress.step:
@@ -442,12 +494,15 @@ class Trainer:
 
     def _validate(self) -> None:
         with self._evaluating():
-            loss = validation_loss(self.model, self.validation_data, self.config.seed)
+            loss = validation_loss(self.model, self.validation_data, self.config.seed, world=self.world)
         self.progress.validation.append((self.progress.step, loss))
         self.log.scalar("loss/validation", loss, self.progress.step)
         self.events.emit("validation", step=self.progress.step, loss=loss)
 
     def _backup(self, at_once: bool = False) -> None:
+        if not self.world.leads:
+            # every process has the same
+            return
         tensors: dict[str, Tensor] = {}
         for own in self.trained.values():
             tensors.update(own.state_dict())
@@ -461,6 +516,8 @@ class Trainer:
         self.backups.write(Backup(tensors, state, extra, progress, self.config.to_dict(), self.run_name), at_once)
 
     def _save_intermediate(self) -> None:
+        if not self.world.leads:
+            return
         config = self.config
         name = f"{config.save_filename_prefix}{self.run_name}-save-{self.progress.step}-{self.progress.epoch}"
         self._save(self.workspace / "save" / f"{name}{Path(config.output_model_destination).suffix}")
@@ -483,5 +540,7 @@ class Trainer:
         self._save_output()
 
     def _save_output(self) -> None:
+        if not self.world.leads:
+            return
         self.output = self._save(Path(self.config.output_model_destination))
         self.rounds.tell_before_after()

@@ -19,6 +19,7 @@ from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.Method import Method
 from modules.trainer.optimizer_checks import optimizer_problems
 from modules.trainer.preflight import idle_gpu_note, resolve_device, usable_device
+from modules.trainer.several_gpus import several_problems
 from modules.trainer.trained import METHODS, methods_of, options_of
 from modules.trainer.trained_formats import mixed_half_problems
 from modules.util.config.check import check_train_config, empty_texts
@@ -59,6 +60,7 @@ def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines 
     problems = [*check_train_config(config), *empty_texts(config), *list_problems(config, lines)]
     problems += _of_concepts(config, warn)
     problems += _of_device(config)
+    problems += several_problems(config)
     if note := idle_gpu_note(config):
         warn(note)
     problems += found(usable_device, "temp_device", config.temp_device)

@@ -1,6 +1,6 @@
 """What a run tells others, and what others may ask of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,3 +33,17 @@ class TrainCommands:
     sample: bool = False
     backup: bool = False
     save: bool = False
+
+    def take(self) -> list[bool]:
+        """The wishes in the order of the attributes; they are fulfilled elsewhere, but for `stop`, which stays."""
+        wishes = list(vars(self))
+        taken = [getattr(self, name) for name in wishes]
+        for name in wishes:
+            if name != "stop":
+                setattr(self, name, False)
+        return taken
+
+    def add(self, wishes: Sequence[bool]) -> None:
+        """Adds what `take` gave."""
+        for name, wish in zip(vars(self), wishes, strict=True):
+            setattr(self, name, getattr(self, name) or wish)

@@ -105,7 +105,7 @@ def batch_losses(
     """
     places = _places(batch.types)
     with autocast(config, model.device):
-        drawn = DrawnBatch(model, batch, model.draw(batch.latents.shape, generator), trained)
+        drawn = DrawnBatch(model, batch, _draw(model, batch, generator), trained)
         targets = {kind: OBJECTIVES[kind].target(drawn, images) for kind, images in places.items()}
         prediction = model.predict_drawn(batch.latents, model.conditions_of(batch), drawn.draw)
     losses = [
@@ -116,6 +116,14 @@ def batch_losses(
         return losses[0]
     order = torch.tensor([image for images in places.values() for image in images])
     return torch.cat(losses)[order.argsort().to(losses[0].device)]
+
+
+def _draw(model: BaseModel, batch: Batch, generator: torch.Generator) -> Draw:
+    """What the step draws for these images; the same for an image, whatever part of its batch they are."""
+    own, *shape = batch.latents.shape
+    whole = batch.whole or own
+    draw = model.draw(torch.Size((whole, *shape)), generator)
+    return draw if own == whole else draw.of(list(range(batch.first, batch.first + own)))
 
 
 def _places(types: Sequence[ConceptType]) -> dict[ConceptType, list[int]]:

@@ -6,23 +6,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modules.modelSaver.output import set_aside
+from modules.trainer.several_gpus import device_indexes
 from modules.trainer.trained import methods_of
 from modules.util.config.errors import Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.torch_build import WINDOWS, Machine, nvidia_gpus, suggested
 from modules.util.UserError import UserError
+from modules.util.World import ALONE, World
 from modules.util.write_place import check_file_place, check_folder_place
 
 import torch
 
 
-def resolve_device(config: TrainConfig) -> torch.device:
-    """The device of `train_device`; `auto` takes the best one there is."""
+def resolve_device(config: TrainConfig, world: World = ALONE) -> torch.device:
+    """The device of `train_device`; `auto` takes the best one there is. Of several processes each has its own GPU."""
     name = config.train_device
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        if world.alone or name != "cuda":
+            return torch.device(name)
+    if name == "cuda" and not world.alone:
+        known = device_indexes(config) or list(range(torch.cuda.device_count()))
+        name = f"cuda:{known[world.place % len(known)]}" if known else name
     return usable_device("train_device", name)
 
 

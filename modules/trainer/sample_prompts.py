@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from modules.dataLoader.cache_use import other_users
 from modules.dataLoader.TensorCache import TensorCache
@@ -17,7 +17,11 @@ FAILURES = (UserError, OSError, RuntimeError, ValueError, MemoryError)
 
 
 def encode_prompts(
-    model: BaseModel, samples: Sequence[SampleConfig], config: TrainConfig, warn: Callable[[str], None]
+    model: BaseModel,
+    samples: Sequence[SampleConfig],
+    config: TrainConfig,
+    warn: Callable[[str], None],
+    pids: Collection[int] = (),
 ) -> None:
     """Lets a model know the prompts of samples. No text encoder is loaded for those that the cache has.
 
@@ -29,6 +33,7 @@ def encode_prompts(
         samples: whose prompts are encoded.
         config: of the run; with `latent_caching` off nothing is kept on disk.
         warn: is told of damaged entries.
+        pids: processes of the same run.
     """
     if not config.latent_caching or model.captions_see_conditioning:
         for sample in samples:
@@ -44,7 +49,7 @@ def encode_prompts(
                 cache.write(KIND, keys[-1], model.prompts(sample))
             else:
                 model.know_prompts(sample, found)
-    if config.clear_cache_before_training and not other_users(cache.directory):
+    if config.clear_cache_before_training and not other_users(cache.directory, pids):
         removed, _ = cache.prune({KIND: keys})
         if removed:
             warn(

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 from modules.dataLoader.Feed import Feed
+from modules.dataLoader.plan import PlannedBatch
 from modules.dataLoader.TrainingData import TrainingData
 from modules.model.BaseModel import BaseModel
 from modules.trainer.objective import batch_losses
 from modules.trainer.TrainedSet import TrainedSet
 from modules.util.keyed_random import step_generator
+from modules.util.World import ALONE, World
 
 import torch
 
@@ -22,6 +24,7 @@ def validation_loss(
     seed: int,
     draws: int = DRAWS,
     trained: Mapping[str, TrainedSet] | None = None,
+    world: World = ALONE,
 ) -> float:
     """Mean loss over all images of `data` and some draws of noise and timestep, the same at every call.
 
@@ -31,11 +34,17 @@ def validation_loss(
         seed: of the draws.
         draws: for each image.
         trained: what is trained on the model, where images may ask it without; None: nothing.
+        world: the processes of the run, each of which takes a part of the batches.
     """
     config, total, count = model.config, 0.0, 0
     planned = data.plan(0)
-    with Feed(data, planned.__getitem__, len(planned), config.dataloader_threads, model.device) as feed:
-        for index in range(len(planned)):
+    threads, own = config.dataloader_threads, world.own(range(len(planned)))
+
+    def share(index: int) -> PlannedBatch | None:
+        return planned[index] if index in own else None
+
+    with Feed(data, share, len(planned), threads, model.device, world.size) as feed:
+        for index in own:
             # what has to be encoded is kept under a key that says nothing of autocast
             with torch.autocast(model.device.type, enabled=False):
                 batch = feed.batch(index)
@@ -44,4 +53,5 @@ def validation_loss(
                 losses = batch_losses(config, model, batch, generator, trained or {})
                 total += losses.sum().item()
                 count += len(losses)
+    total, count = world.sum(torch.tensor([total, count], dtype=torch.float64)).tolist()
     return total / count

@@ -14,8 +14,6 @@ UNSUPPORTED = {
     "sample_video_format": "MP4",
     "sample_audio_format": "MP3",
     "tensorboard_always_on": False,
-    "multi_gpu": False,
-    "device_indexes": "",
     "gradient_reduce_precision": "FLOAT_32_STOCHASTIC",
     "fused_gradient_reduce": True,
     "async_gradient_reduce": True,

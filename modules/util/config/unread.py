@@ -105,7 +105,6 @@ SAMPLE: Mapping[str, Unread] = {
 }
 
 FOREIGN: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "multi_gpu": (lambda value: value is True, "a run uses one GPU"),
     "cloud": (lambda value: isinstance(value, dict) and value.get("enabled") is True, "runs stay on this machine"),
 }
 """Keys of OneTrainer that are no options here: whether a value asks for something else than a run does, and why."""

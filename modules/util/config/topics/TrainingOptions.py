@@ -171,6 +171,21 @@ class TrainingOptions(BaseConfig):
         "Device of the training: cuda, cuda:1, mps, cpu. auto takes the best one there is.",
         choices=("auto", "cuda", "mps", "cpu"),
     )
+    multi_gpu: bool = memory_option(
+        False,
+        "Several GPUs",
+        "Trains on several GPUs of this machine, a process on each. batch_size stays that of all together, so the same "
+        "run on one GPU has the same losses.",
+        affects_result=False,
+    )
+    device_indexes: str = memory_option(
+        "",
+        "GPUs",
+        "Numbers of the GPUs that are used, as 0,1. Empty: all there are. With train_device cpu: as many processes as "
+        "there are numbers.",
+        visible_when={"multi_gpu": (True,)},
+        affects_result=False,
+    )
     temp_device: str = advanced_memory_option(
         "cpu",
         "Waiting device",

@@ -1,0 +1,100 @@
+"""Runs of the miniature in several real processes, one after the other, so that torch is loaded once for all of them.
+
+Started by torchrun with a folder that has `jobs.json`: name -> a config, and what else is asked of the run.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modules.util.World import World
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_jobs(folder: Path, jobs: dict[str, dict[str, Any]], processes: int) -> list[dict[str, Any]]:
+    """What each process says, by its rank: job -> what came of it, and `unused gradients`.
+
+    Args:
+        folder: gets the jobs and what came of them.
+        jobs: name -> {"config": JSON, "stop_after": a step or None}.
+        processes: how many train together.
+    """
+    folder.mkdir()
+    (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", "TQDM_DISABLE": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scaled-optim")]),
+    }  # fmt: skip
+    done = subprocess.run([*command, __file__, str(folder)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"told-{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
+
+
+def run_job(job: dict[str, Any], world: "World") -> dict[str, Any]:
+    """Losses by step, validation losses, warnings, and sha256 of what was trained."""
+    from modules.trainer.events import TrainCommands, TrainEvents
+    from modules.trainer.Trainer import Trainer
+    from modules.util.config.load import train_config_from_dict
+
+    commands, found = TrainCommands(), {"losses": {}, "validation": [], "warnings": []}
+
+    def listen(kind: str, values: dict[str, Any]) -> None:
+        if kind == "step":
+            found["losses"][values["step"]] = values["loss"]
+            # asked of one process, whichever
+            commands.stop |= values["step"] == job.get("stop_after") and world.rank == world.size - 1
+        elif kind == "validation":
+            found["validation"].append(values["loss"])
+        elif kind == "warning":
+            found["warnings"].append(values["text"])
+
+    trainer = Trainer(train_config_from_dict(job["config"]), TrainEvents([listen]), commands, None, world)
+    trainer.run()
+    digest = hashlib.sha256()
+    for parameter in trainer.parameters:
+        digest.update(parameter.detach().numpy().tobytes())
+    return found | {"parameters": digest.hexdigest()}
+
+
+def unused_gradients(world: "World") -> list[list[float] | None]:
+    """Gradients of three parameters: one that all use, one that the first process uses, one that none does."""
+    from modules.trainer.GradientExchange import GradientExchange
+
+    import torch
+    from torch import nn
+
+    everywhere, once, never = (nn.Parameter(torch.ones(2)) for _ in range(3))
+
+    def losses(factor: float) -> torch.Tensor:
+        return (everywhere * factor).sum() + ((once * 5).sum() if world.leads else 0)
+
+    exchange = GradientExchange(losses, [everywhere, once, never], world)
+    for last in (False, True):
+        with exchange.step(last):
+            (exchange(1.0 + world.rank) * exchange.scale).backward()
+    return [None if p.grad is None else p.grad.tolist() for p in (everywhere, once, never)]
+
+
+def main(folder: Path) -> None:
+    from modules.util.World import World
+
+    import torch
+
+    torch.set_num_threads(1)
+    world = World.join("cpu")
+    told: dict[str, Any] = {"unused gradients": unused_gradients(world)}
+    for name, job in json.loads((folder / "jobs.json").read_text(encoding="utf-8")).items():
+        told[name] = run_job(job, world)
+    world.leave()
+    (folder / f"told-{world.rank}.json").write_text(json.dumps(told), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,7 +34,7 @@ def answer(
         questions: what is wanted; asked again after each training.
         train: a function that can be pickled.
         take: gets each training and what came of it, so that its question wants it no longer.
-        workers: how many trainings run at a time.
+        workers: how many trainings run at a time; 0: one, in this process, which `train` must not need to be its own.
         until: `time.monotonic()` from which no further training begins; None: never.
 
     Returns:
@@ -47,13 +47,13 @@ def answer(
     context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(folder,)) as pool,
+        ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(folder,)) if workers else _Here() as pool,
     ):
         running: dict[Future, Trial] = {}
         while True:
             late = until is not None and time.monotonic() > until
             busy = set(running.values())
-            waiting = [] if late else _first(open_questions, busy, workers - len(running))
+            waiting = [] if late else _first(open_questions, busy, max(1, workers) - len(running))
             for trial in waiting:
                 running[pool.submit(train, trial)] = trial
             if not running:
@@ -61,6 +61,15 @@ def answer(
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 take(running.pop(future), future.result())
+
+
+class _Here(Executor):
+    """Does at once what it is given."""
+
+    def submit(self, work: Callable[..., Outcome], /, *args: object) -> Future:
+        done: Future = Future()
+        done.set_result(work(*args))
+        return done
 
 
 def _first(questions: list[Wanted], busy: set[Trial], count: int) -> list[Trial]:

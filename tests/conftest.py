@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.torture.miniature import draw_images, save_pipeline
 from modules.util.openmp import wait_asleep
+from tests.forked_scripts import ScriptServer
 
 import pytest
 
@@ -27,6 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 NO_CHECKPOINTING = {"gradient_checkpointing": False}
 # each worker loads torch, diffusers and transformers: about 1 GB
 MOST_WORKERS = 8
+# of which it is worth a search to leave the objects out of later ones
+MANY_MODULES = 50
+_frozen_modules = 0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,8 +60,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """Each run frees memory by a search of all objects; the libraries' own and the tests are never among the freed."""
+    _freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The same for libraries that tests have loaded since, when nothing of a file's tests is left."""
+    if nextitem is not None and nextitem.path != item.path and len(sys.modules) > _frozen_modules + MANY_MODULES:
+        _freeze()
+
+
+def _freeze() -> None:
+    global _frozen_modules
     gc.collect()
     gc.freeze()
+    _frozen_modules = len(sys.modules)
 
 
 class MiniRun:
@@ -190,6 +208,21 @@ def make_run(tmp_path, mini_base, mini_concept, mini_cache):
 @pytest.fixture
 def mini_run(make_run) -> MiniRun:
     return make_run()
+
+
+@pytest.fixture(scope="session")
+def script_server() -> Iterator[ScriptServer]:
+    """Forks this project's scripts from a process that has imported the libraries, while it is `used`."""
+    server = ScriptServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def forked_scripts(script_server) -> Iterator[None]:
+    """Scripts that the test starts are forked; for tests of what they do, not of how they start."""
+    with script_server.used():
+        yield
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ WHOLE_SETS = (
     "Ernie-Image/#ernie LoRA",
     "Krea 2/#krea2 LoRA",
     "HiDream Full/#hidream LoRA",
+    "PixArt/#pixart sigma LoRA",
+    "Sana/#sana LoRA",
 )
 
 

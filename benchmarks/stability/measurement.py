@@ -30,7 +30,7 @@ def run(
         letters: of the questions.
         seeds: of start values, batches, noise and timesteps.
         results: of what was trained before; takes each new training at once.
-        workers: how many trainings run at a time.
+        workers: how many trainings run at a time, as `benchmarks.pool.answer` takes it.
         told: gets each training and what came of it.
         quick: a few short trainings, which show that everything works and nothing else.
         until: `time.monotonic()` from which no further training begins; None: never.

@@ -1,3 +1,4 @@
+import gc
 import os
 import runpy
 import signal
@@ -101,6 +102,9 @@ def load_libraries() -> None:
         "diffusers.models.unets.unet_2d_condition", "transformers.models.clip.modeling_clip",
     ):  # fmt: skip
         __import__(module)
+    # a run looks for unused objects several times, which would copy all memory that forks share
+    gc.collect()
+    gc.freeze()
 
 
 def has_traceback(words: str) -> bool:

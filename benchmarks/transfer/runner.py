@@ -53,7 +53,7 @@ def run(
     Args:
         questions: what is wanted.
         results: of what was trained before; takes each new loss at once.
-        workers: how many trainings run at a time.
+        workers: how many trainings run at a time, as `benchmarks.pool.answer` takes it.
         told: gets each training and its loss.
         until: `time.monotonic()` from which no further training begins; None: never.
         train: in the place of `train_trial`; a function that can be pickled.

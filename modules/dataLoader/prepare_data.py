@@ -79,8 +79,7 @@ def prepare_data(
     cache = TensorCache(config.cache_dir, warn) if config.latent_caching else None
     if cache is not None:
         use_cache(cache.directory)
-    budget = _memory_budget(config) if memory_budget is None else memory_budget
-    store = TensorStore(cache, budget // world.size)
+    store = TensorStore(cache, _memory_budget(config, memory_budget, world))
 
     def make(validation: bool) -> TrainingData:
         images = [image for image in report.images if _is_validation(concepts[image.concept]) == validation]
@@ -131,8 +130,10 @@ def _check_used(data: TrainingData, validation: bool) -> None:
         raise UserError(f"no concept of type {kinds} has usable images; enable one, or correct the type of one")
 
 
-def _memory_budget(config: TrainConfig) -> int:
-    return int(MEMORY_SHARE * free_memory() if config.data_memory is None else config.data_memory * 2**30)
+def _memory_budget(config: TrainConfig, budget: int | None, world: World) -> int:
+    if budget is None:
+        budget = int(MEMORY_SHARE * free_memory() if config.data_memory is None else config.data_memory * 2**30)
+    return budget // world.size
 
 
 def _plan_rules(config: TrainConfig, cache_text: bool, validation: bool, conditioning: ConditioningSource) -> PlanRules:

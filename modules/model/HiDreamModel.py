@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.families import HI_DREAM
+from modules.model.FlowModel import FlowModel
 from modules.model.hidream_experts import make_trainable
 from modules.model.hidream_keys import hidream_adapter_naming
 from modules.model.ModelSource import Brought, ModelSource, empty_module
@@ -57,7 +58,7 @@ BLOCKS = 48
 _TEXT_UNUSED = ("lm_head.weight",)
 
 
-class HiDreamModel(ScaledLatents, T5Texts):
+class HiDreamModel(ScaledLatents, T5Texts, FlowModel):
     """The transformer is told 1000 σ, and says x − ε: here that is turned around."""
 
     title = "HiDream"

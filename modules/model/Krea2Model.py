@@ -20,6 +20,7 @@ from modules.model.PatchedLatents import token_places
 from modules.model.QwenLatents import QwenLatents, read_qwen_vae
 from modules.model.QwenTexts import AFTER, BEFORE, BESIDE_TEXT, NOT_READ, QwenTexts
 from modules.model.StandardSource import StandardSource
+from modules.model.TransformerModel import of_one_length
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor, checkpoint_tensors
 from modules.util.enum.ModelFormat import ModelFormat
@@ -190,11 +191,7 @@ class Krea2Model(QwenTexts, QwenLatents):
 
     def pipeline_prompts(self, prompts: Mapping[str, Tensor]) -> dict[str, Any]:
         """Both prompts as long as the longer one: the pipeline has one row of places for them."""
-        longest = max(tensor.shape[1] for tensor in prompts.values())
-        return {
-            name: torch.cat([tensor, tensor.new_zeros(1, longest - tensor.shape[1], *tensor.shape[2:])], dim=1)
-            for name, tensor in prompts.items()
-        }
+        return of_one_length(prompts)
 
     def pipeline_guidance(self, scale: float) -> float:
         # p + g·(p − n) is n + s·(p − n) with g = s − 1

@@ -66,7 +66,7 @@ class LanguageTexts(FlowModel):
         return {"hidden": states[layer] * mask[..., None], "mask": mask}
 
     def text_limits(self) -> dict[str, int]:
-        length = self.config.text_encoder_sequence_length or self.prompt_tokens
+        length = self.text_length() or self.prompt_tokens
         return {"text_encoder": max(0, length - self._tokens_around())}
 
     def count_tokens(self, component: str, texts: Sequence[str]) -> list[int]:

@@ -1,13 +1,13 @@
 """Families whose transformer cuts the VAE's latents into patches itself. Axes: `b` batch, `c` channels, `h w` sides."""
 
-from modules.model.FlowModel import FlowModel
+from modules.model.TransformerModel import TransformerModel
 
 import torch
 from torch import Tensor
 
 
-class ScaledLatents(FlowModel):
-    """The VAE's latents are shifted and scaled as its config says, and a patch of them is one token."""
+class ScaledLatents(TransformerModel):
+    """The VAE's latents are shifted, if at all, and scaled as its config says; a patch of them is one token."""
 
     @property
     def patch(self) -> int:
@@ -21,11 +21,11 @@ class ScaledLatents(FlowModel):
 
     def pack_latents(self, latents: Tensor) -> Tensor:
         own = self.vae.config
-        return (latents - own.shift_factor) * own.scaling_factor
+        return (latents - (own.shift_factor or 0)) * own.scaling_factor
 
     def unpack_latents(self, latents: Tensor) -> Tensor:
         own = self.vae.config
-        return latents / own.scaling_factor + own.shift_factor
+        return latents / own.scaling_factor + (own.shift_factor or 0)
 
     @property
     def packing(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from modules.model.ClipTexts import check_skip, clip_length, layer_output, side_by_side
 from modules.model.families import STABLE_DIFFUSION_3, StandardModel
+from modules.model.FlowModel import FlowModel
 from modules.model.ModelSource import empty_module
 from modules.model.native_file import fill_from_file, read_clip, read_vae
 from modules.model.ScaledLatents import ScaledLatents
@@ -52,7 +53,7 @@ UNUSED_CLIP_LAYERS = 1
 PROMPT_TOKENS = {True: 256, False: 77}
 
 
-class StableDiffusion3Model(ScaledLatents, T5Texts):
+class StableDiffusion3Model(ScaledLatents, T5Texts, FlowModel):
     """The transformer reads the CLIPs' tokens, filled up to T5's width, then those of T5, and both CLIPs' summaries."""
 
     title = "Stable Diffusion 3"

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.cut_text import cut_text
-from modules.model.FlowModel import FlowModel
 from modules.model.ModelSource import ModelSource
 from modules.model.native_file import NativeTensor, fill_from_file
+from modules.model.TransformerModel import TransformerModel
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
@@ -21,7 +21,7 @@ from transformers import BatchEncoding
 _EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 
 
-class T5Texts(FlowModel):
+class T5Texts(TransformerModel):
     """The text encoder of `long_text_encoder` is T5. Its tokens end with one that says so, which counts among them."""
 
     @property
@@ -45,6 +45,10 @@ class T5Texts(FlowModel):
         )
         return fill_from_file(path, self.source.empty(self.long_text_encoder), dtype, first, _EMBEDDINGS, (second,))
 
+    def read_as(self, text: str) -> str:
+        """What T5 sees of a text."""
+        return cut_text(text)
+
     def tokens(self, component: str, captions: Sequence[str], length: int) -> BatchEncoding:
         """`input_ids` and `attention_mask` `[b, length]`, on the CPU; what is longer loses its end.
 
@@ -54,7 +58,7 @@ class T5Texts(FlowModel):
             length: tokens of each.
         """
         return self.tokenizer_of[component](
-            [cut_text(caption) for caption in captions], padding="max_length", truncation=True, max_length=length,
+            list(map(self.read_as, captions)), padding="max_length", truncation=True, max_length=length,
             return_tensors="pt",
         )  # fmt: skip
 
@@ -66,9 +70,9 @@ class T5Texts(FlowModel):
         return {self.long_text_encoder: self.t5_length(self.text_length()) - 1}
 
     def count_tokens(self, component: str, texts: Sequence[str]) -> list[int]:
-        cut = [cut_text(text) for text in texts]
+        own = list(map(self.read_as, texts))
         return [
-            len(ids) for ids in self.tokenizer_of[component](cut, add_special_tokens=False, verbose=False).input_ids
+            len(ids) for ids in self.tokenizer_of[component](own, add_special_tokens=False, verbose=False).input_ids
         ]
 
     def read_more(self, component: str, tokens: int) -> str:

@@ -2,68 +2,37 @@
 
 import hashlib
 import json
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from modules.model.ClipTexts import ClipTexts, check_skip
-from modules.model.diffusion_noise import draw_noise, draw_timesteps, offset_coefficients, zero_terminal_snr
-from modules.model.Draw import Draw, per_image
+from modules.model.Draw import Draw
 from modules.model.ldm_checkpoint import ldm_checkpoint
-from modules.model.ModelSource import ModelSource, empty_module
+from modules.model.ModelSource import empty_module
+from modules.model.ScheduledNoise import ScheduledNoise
 from modules.model.single_file import SD1, SD2, SDXL, STANDARD, SingleFileSource, load_component
 from modules.model.unet_keys import unet_adapter_naming
+from modules.model.weight_formats import widen_vae
 from modules.util.AdapterNaming import AdapterNaming
 from modules.util.CheckpointTensor import CheckpointTensor
-from modules.util.config.errors import Problem, Remedy
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
-from modules.util.enum.LossWeight import LossWeight
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.ModelType import ModelType
-from modules.util.enum.NoiseScheduler import NoiseScheduler
-from modules.util.to_device import to_device
 from modules.util.UserError import UserError
 
 import torch
 from torch import Tensor, nn
 
-import diffusers
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig
 
-# name of the diffusers class, and options that make it the sampler of that name
-SCHEDULERS: dict[NoiseScheduler, tuple[str, dict[str, object]]] = {
-    NoiseScheduler.DDIM: ("DDIMScheduler", {}),
-    NoiseScheduler.EULER: ("EulerDiscreteScheduler", {}),
-    NoiseScheduler.EULER_A: ("EulerAncestralDiscreteScheduler", {}),
-    NoiseScheduler.DPMPP: ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    NoiseScheduler.DPMPP_SDE: ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    NoiseScheduler.UNIPC: ("UniPCMultistepScheduler", {}),
-    NoiseScheduler.EULER_KARRAS: ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
-    NoiseScheduler.DPMPP_KARRAS: (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
-    ),
-    NoiseScheduler.DPMPP_SDE_KARRAS: (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
-    ),
-    NoiseScheduler.UNIPC_KARRAS: ("UniPCMultistepScheduler", {"use_karras_sigmas": True}),
-}
 
-
-class UNetModel(ClipTexts):
-    """Noise or velocity prediction on a fixed variance-preserving schedule.
-
-    Attributes:
-        scheduler_config: of the base model's scheduler, with the prediction type of this run.
-        alphas_cumprod: `[t]`, ᾱ of the training's schedule.
-        velocity: whether the UNet predicts the velocity.
-    """
+class UNetModel(ScheduledNoise, ClipTexts):
+    """A UNet that is told the timestep and sees captions by its attention."""
 
     trainable_components = ("unet", "text_encoder")
     layer_filter_presets = {
@@ -79,33 +48,6 @@ class UNetModel(ClipTexts):
     unused_layers: ClassVar[int] = 0
     # what model managers call the architecture, and kohya the base version
     file_names: ClassVar[Mapping[ModelType, tuple[str, str]]] = {}
-
-    def __init__(self, config: TrainConfig, source: ModelSource, device: torch.device) -> None:
-        super().__init__(config, source, device)
-        self.scheduler_config = self._scheduler_config(source.scheduler_config())
-        scheduler = diffusers.DDPMScheduler.from_config(self.scheduler_config)
-        alphas = scheduler.alphas_cumprod
-        if config.rescale_noise_scheduler_to_zero_terminal_snr:
-            alphas = zero_terminal_snr(alphas)
-        self.alphas_cumprod = alphas
-        self.velocity = self.scheduler_config["prediction_type"] == "v_prediction"
-        # of the schedule as it was: on one that ends without signal all of the offset would go to the last step
-        self.offset_psi = offset_coefficients(scheduler.alphas_cumprod.clamp(min=1e-8))
-
-    @classmethod
-    def check_config(cls, config: TrainConfig) -> list[Problem]:
-        found = super().check_config(config)
-        if config.force_epsilon_prediction and config.rescale_noise_scheduler_to_zero_terminal_snr:
-            text = (
-                "can't be on together with rescale_noise_scheduler_to_zero_terminal_snr, which needs v-prediction. "
-                "Switch one of them off"
-            )
-            keys = ("force_epsilon_prediction", "rescale_noise_scheduler_to_zero_terminal_snr")
-            found.append(Problem(keys[0], text, tuple(Remedy.of({key: False}) for key in keys)))
-        if config.loss_weight_fn == LossWeight.SIGMA:
-            text = f"{config.loss_weight_fn} has no meaning for {config.model_type}; it is for flow matching"
-            found.append(Problem("loss_weight_fn", text, (Remedy.of({"loss_weight_fn": "CONSTANT"}),)))
-        return found
 
     @classmethod
     @cache
@@ -130,10 +72,7 @@ class UNetModel(ClipTexts):
 
     def _load_component(self, name: str) -> nn.Module:
         module = super()._load_component(name)
-        if name == "vae" and module.dtype == torch.float16 and module.config.force_upcast:
-            # its activations overflow, says its own config
-            module.float()
-        return module
+        return widen_vae(module) if name == "vae" else module
 
     def check_layers(self) -> None:
         super().check_layers()
@@ -148,22 +87,6 @@ class UNetModel(ClipTexts):
     @property
     def vae(self) -> nn.Module:
         return self.components["vae"]
-
-    def _scheduler_config(self, loaded: Mapping[str, object]) -> dict[str, object]:
-        config = dict(loaded)
-        # some checkpoints leave it out, and noise is what it then means
-        config.setdefault("prediction_type", "epsilon")
-        # at the last step of such a schedule there is nothing but noise, which says nothing about the image
-        if self.config.force_v_prediction or self.config.rescale_noise_scheduler_to_zero_terminal_snr:
-            config["prediction_type"] = "v_prediction"
-        if self.config.force_epsilon_prediction:
-            config["prediction_type"] = "epsilon"
-        if config["prediction_type"] not in ("epsilon", "v_prediction"):
-            raise UserError(
-                f"The base model's scheduler predicts {config['prediction_type']!r}; expected epsilon or v_prediction. "
-                "Set `force_epsilon_prediction` or `force_v_prediction` if you know better."
-            )
-        return config
 
     @property
     def vae_factor(self) -> int:
@@ -198,21 +121,8 @@ class UNetModel(ClipTexts):
         words = self.added_words[component].fingerprint()
         return f"{self.weights_fingerprint(component)} {settings} {hash_text(vocabulary)}{words}"
 
-    def draw(self, shape: torch.Size, generator: torch.Generator) -> Draw:
-        timesteps = draw_timesteps(self.config, shape[0], len(self.alphas_cumprod), generator)
-        noise, mixed = draw_noise(self.config, shape, generator, self.offset_psi[timesteps])
-        alphas = self.alphas_cumprod[timesteps]
-        tensors = (noise, mixed, alphas.sqrt(), (1 - alphas).sqrt())
-        tensors = (to_device(tensor, self.device) for tensor in tensors)
-        return Draw(timesteps, *tensors, snr=alphas / (1 - alphas).clamp(min=1e-12))
-
     def clean_latents(self, latents: Tensor) -> Tensor:
         return super().clean_latents(latents) * self.latent_scale
-
-    def target(self, clean: Tensor, draw: Draw) -> Tensor:
-        if not self.velocity:
-            return draw.noise
-        return per_image(draw.signal, clean) * draw.noise - per_image(draw.spread, clean) * clean
 
     def denoise(self, noised: Tensor, conditions: Mapping[str, Tensor], draw: Draw) -> Tensor:
         device = self.device
@@ -221,29 +131,11 @@ class UNetModel(ClipTexts):
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weight_dtype
         hidden = conditions["hidden"].to(dtype)
         added = self.added_conditions(conditions, dtype)
-        return self.unet(
-            noised.to(dtype), draw.timesteps.to(device), hidden, added_cond_kwargs=added, return_dict=False
-        )[0]
+        return self.unet(noised.to(dtype), self.time_of(draw), hidden, added_cond_kwargs=added, return_dict=False)[0]
 
     def added_conditions(self, conditions: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor] | None:
         """What the UNet is told beside the captions' hidden states."""
         return None
-
-    @abstractmethod
-    def make_pipeline(self, scheduler: diffusers.SchedulerMixin) -> DiffusionPipeline:
-        """A diffusers pipeline around these very components, without text encoders: prompts come encoded."""
-
-    def pipeline(self, scheduler: NoiseScheduler = NoiseScheduler.DDIM, last_timestep: bool = False):
-        """The family's pipeline with the sampler of that name."""
-        name, options = SCHEDULERS[scheduler]
-        if last_timestep or self.config.rescale_noise_scheduler_to_zero_terminal_snr:
-            options = {**options, "timestep_spacing": "trailing"}
-        if self.config.rescale_noise_scheduler_to_zero_terminal_snr:
-            options = {**options, "rescale_betas_zero_snr": True}
-        pipeline = self.make_pipeline(getattr(diffusers, name).from_config(self.scheduler_config, **options))
-        pipeline.set_progress_bar_config(disable=True)
-        self.keep_masks_soft(pipeline)
-        return pipeline
 
     def prompt_arguments(self, prompts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`encode_prompts` in the names of the pipeline's arguments."""
@@ -251,10 +143,6 @@ class UNetModel(ClipTexts):
 
     @torch.no_grad()
     def sample(self, sample: SampleConfig, seed: int, on_step: Callable[[int, int], None]) -> Image.Image:
-        if sample.noise_scheduler not in SCHEDULERS:
-            raise UserError(
-                f"noise_scheduler: found {sample.noise_scheduler}, expected one of {', '.join(map(str, SCHEDULERS))}."
-            )
         height, width = self.sample_size(sample)
         prompts = self.prompt_arguments(self.prompts(sample))
         arguments = {name: tensor.to(self.unet.dtype) for name, tensor in prompts.items()}
@@ -264,7 +152,7 @@ class UNetModel(ClipTexts):
             on_step(step + 1, sample.diffusion_steps)
             return tensors
 
-        pipeline = self.pipeline(sample.noise_scheduler, sample.force_last_timestep)
+        pipeline = self.sampler(sample)
         latents = pipeline(
             **{**arguments, **self.sample_conditioning(sample)},
             num_inference_steps=sample.diffusion_steps,
@@ -288,12 +176,6 @@ class UNetModel(ClipTexts):
             if self.trained_scheduler_config().get("rescale_betas_zero_snr"):
                 tensors.append(CheckpointTensor("ztsnr", ()))
         return tensors
-
-    def trained_scheduler_config(self) -> dict[str, Any]:
-        changes: dict[str, Any] = {}
-        if self.config.rescale_noise_scheduler_to_zero_terminal_snr:
-            changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        return {**self.scheduler_config, **changes}
 
     def file_description(self) -> dict[str, str]:
         architecture, base_version = self.file_names[self.config.model_type]

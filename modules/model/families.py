@@ -212,10 +212,39 @@ HI_DREAM = Family(
     (StandardModel("HiDream-I1", "hidream", "hidream-i1", "hidream_i1", {ModelType.HI_DREAM_FULL: {}}),),
 )
 
+SANA = Family(
+    "SanaModel",
+    (ModelType.SANA,),
+    ("transformer", "text_encoder", "vae"),
+    {"width": 1024, "height": 1024, "diffusion_steps": 20, "cfg_scale": 4.5},
+    {"mlp.inverted_conv.": (ModelType.SANA,), "ff.conv_inverted.": (ModelType.SANA,)},
+    (StandardModel("Sana 1.6B", "sana", "sana", "sana", {ModelType.SANA: {}}),),
+)
+
+PIXART = Family(
+    "PixArtModel",
+    (ModelType.PIXART_ALPHA, ModelType.PIXART_SIGMA),
+    ("transformer", "text_encoder", "vae"),
+    {"width": 1024, "height": 1024, "diffusion_steps": 20, "cfg_scale": 4.5, "noise_scheduler": "DPMPP"},
+    # only alpha is told sizes; what both have does not tell which of them it is
+    {
+        "csize_embedder.": (ModelType.PIXART_ALPHA,),
+        "adaln_single.emb.resolution_embedder.": (ModelType.PIXART_ALPHA,),
+        "cross_attn.kv_linear.": (ModelType.PIXART_SIGMA, ModelType.PIXART_ALPHA),
+        "adaln_single.emb.timestep_embedder.": (ModelType.PIXART_SIGMA, ModelType.PIXART_ALPHA),
+    },
+    tuple(
+        StandardModel(f"PixArt {name}", f"pixart/{folder}", f"pixart-{folder}", f"pixart_{folder}", {kind: {}})
+        for name, folder, kind in (
+            ("alpha", "alpha", ModelType.PIXART_ALPHA), ("Sigma", "sigma", ModelType.PIXART_SIGMA),
+        )
+    ),
+)  # fmt: skip
+
 # a new family is one line here
 FAMILIES: tuple[Family, ...] = (
     *(STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3),
-    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2, HI_DREAM),
+    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2, HI_DREAM, SANA, PIXART),
 )
 
 

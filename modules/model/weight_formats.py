@@ -106,6 +106,11 @@ def place_component(module: nn.Module, component: str, config: TrainConfig, devi
     return module
 
 
+def widen_vae(vae: nn.Module) -> nn.Module:
+    """Puts a VAE into float32 whose activations overflow in float16, as its own config says."""
+    return vae.float() if vae.dtype == torch.float16 and vae.config.force_upcast else vae
+
+
 def quantized_layers(module: nn.Module, component: str, config: TrainConfig) -> list[str]:
     """The linear layers of a component that its format quantizes.
 

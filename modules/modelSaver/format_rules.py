@@ -43,6 +43,8 @@ def comfy_remarks(model_format: ModelFormat, kind: AdapterKind, naming: AdapterN
         naming: of the family, for layers that ComfyUI does not find by their names.
     """
     layout = LAYOUTS[model_format]
+    if naming is not None and not naming.in_comfy:
+        return [f"{model_format}: ComfyUI does not know this model, so that it loads no adapters of it."]
     remark = kind.file_kind.comfy_remark(kind.dora)
     if remark:
         return [f"{kind}: stock ComfyUI cannot apply it; {remark}"]

@@ -38,6 +38,7 @@ from modules.trainer.optimizers import (
     optimizer_notes,
     read_statistics,
     watch_step,
+    whole_state,
 )
 from modules.trainer.preflight import make_places, resolve_device, set_aside_older_run
 from modules.trainer.report import run_report
@@ -276,7 +277,7 @@ class Trainer:
         groups = [
             {"params": own.parameters(), "lr": self.rates[name], "name": name} for name, own in self.trained.items()
         ]
-        self.optimizer = create_optimizer(config.optimizer, groups, config.seed)
+        self.optimizer = create_optimizer(config.optimizer, groups, config.seed, self.world)
         self._told: set[str] = set()
         self._tell_of_optimizer()
         self.schedule_free = OPTIMIZERS[config.optimizer.optimizer].schedule_free
@@ -500,7 +501,8 @@ class Trainer:
         self.events.emit("validation", step=self.progress.step, loss=loss)
 
     def _backup(self, at_once: bool = False) -> None:
-        if not self.world.leads:
+        state = whole_state(self.optimizer, self.world)
+        if state is None:
             # every process has the same
             return
         tensors: dict[str, Tensor] = {}
@@ -512,7 +514,7 @@ class Trainer:
         }  # fmt: skip
         if self.ema is not None:
             extra["ema"] = self.ema.state_dict()
-        state, progress = self.optimizer.state_dict(), self.progress.to_dict()
+        progress = self.progress.to_dict()
         self.backups.write(Backup(tensors, state, extra, progress, self.config.to_dict(), self.run_name), at_once)
 
     def _save_intermediate(self) -> None:

@@ -13,6 +13,7 @@ from modules.util.config.TrainOptimizerConfig import OFF, TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.found_problems import raise_problems
 from modules.util.UserError import UserError
+from modules.util.World import ALONE, World
 from scaled_optim.batched_optimizer import BatchedOptimizer
 from scaled_optim.lora_start import make_orthonormal
 from scaled_optim.rules.registry import RULES
@@ -43,11 +44,15 @@ class EngineOptimizer:
     def defaults(self) -> Mapping[str, Any]:
         defaults = RULES[self.rule].defaults
         encoders = dict.fromkeys(ENCODER_ADAM_RATES.values()) if "muon_adam_lr" in defaults else {}
-        return {**defaults, **encoders, "compile": False, "fused_kernels": True, "fused_back_pass": False}
+        runs = {"compile": False, "fused_kernels": True, "fused_back_pass": False, "shared": False}
+        return {**defaults, **encoders, **runs}
 
-    def make(self, name: Optimizer, groups: list[dict[str, Any]], options: dict[str, Any], seed: int) -> Any:
+    def make(
+        self, name: Optimizer, groups: list[dict[str, Any]], options: dict[str, Any], seed: int, world: World = ALONE
+    ) -> Any:
         # what the trainer does with it does not concern the step itself
         options.pop("fused_back_pass")
+        shared = options.pop("shared") and not world.alone
         kernels = "auto" if options.pop("fused_kernels") else "never"
         for group in groups:
             key = ENCODER_ADAM_RATES.get(group.get("name"))
@@ -62,7 +67,9 @@ class EngineOptimizer:
         if RULES[self.rule].orthonormal_up:
             make_orthonormal(groups)
         try:
-            return BatchedOptimizer(groups, self.rule, groups[0]["lr"], seed=seed, kernels=kernels, **options)
+            return BatchedOptimizer(
+                groups, self.rule, groups[0]["lr"], seed=seed, kernels=kernels, shared=shared, **options
+            )
         except ValueError as error:
             raise UserError(f"optimizer.{error}") from error
 
@@ -114,9 +121,15 @@ def _is_idle(entry: LibraryOptimizer | EngineOptimizer, name: str, value: Any) -
 
 
 def create_optimizer(
-    config: TrainOptimizerConfig, groups: Sequence[dict[str, Any]], seed: int = 0
+    config: TrainOptimizerConfig, groups: Sequence[dict[str, Any]], seed: int = 0, world: World = ALONE
 ) -> torch.optim.Optimizer:
     """The optimizer of the config over parameter groups with `params`, `lr` and `name`.
+
+    Args:
+        config: its options.
+        groups: what it steps.
+        seed: of its random numbers.
+        world: the processes that may share it.
 
     Raises:
         UserError: if its library is missing, or an option is set that it has not.
@@ -132,10 +145,18 @@ def create_optimizer(
             "Set the components' own learning_rate to null."
         )
     options = {name: default if given[name] is None else given[name] for name, default in entry.defaults.items()}
-    optimizer = entry.make(config.optimizer, groups, options, seed)
+    own = (world,) if isinstance(entry, EngineOptimizer) else ()
+    optimizer = entry.make(config.optimizer, groups, options, seed, *own)
     if entry.schedule_free:
         optimizer.train()
     return optimizer
+
+
+def whole_state(optimizer: torch.optim.Optimizer, world: World) -> dict[str, Any] | None:
+    """The state of all parameters in the process that leads, None in the others; to be called in all of them."""
+    if isinstance(optimizer, BatchedOptimizer) and optimizer.sharing is not None:
+        return optimizer.whole_state_dict()
+    return optimizer.state_dict() if world.leads else None
 
 
 def optimizer_notes(optimizer: torch.optim.Optimizer) -> list[str]:

@@ -36,6 +36,7 @@ class AdapterNaming:
             can't be joined. A swapped layer has its own order of outputs there.
         comfy: every name, of a layer or a fused one, in whose place stock ComfyUI finds a weight.
         kernels: each convolution -> kh·kw.
+        in_comfy: whether ComfyUI knows the model at all.
     """
 
     write: Mapping[ModelFormat, Mapping[LayerId, str]]
@@ -45,6 +46,7 @@ class AdapterNaming:
     write_apart: Mapping[ModelFormat, Mapping[LayerId, str]] = field(default_factory=dict)
     comfy: frozenset[str] = frozenset()
     kernels: Mapping[LayerId, int] = field(default_factory=dict)
+    in_comfy: bool = True
 
     def written(self, model_format: ModelFormat) -> set[str]:
         """The names of all layers in files of a format, if each has an adapter and fused layers are joined."""

@@ -24,6 +24,8 @@ class Share(NamedTuple):
 
 THIRDS = (Share(0, 1, 3), Share(1, 2, 3), Share(2, 3, 3))
 """Of three layers that a file holds as one, such as query, key and value."""
+HALVES = (Share(0, 1, 2), Share(1, 2, 2))
+"""The same of two, such as key and value."""
 
 
 class Place(Protocol):

@@ -8,6 +8,7 @@ from scaled_optim.ParameterBatch import ParameterBatch, layout_of
 from scaled_optim.regrouping import check_carried
 from scaled_optim.rules.registry import owners_of, rule_options
 from scaled_optim.rules.Rule import Rule
+from scaled_optim.sharing import Sharing
 from scaled_optim.statistics import RoleStatistics
 
 import torch
@@ -24,6 +25,7 @@ class OptimizerBatches(torch.optim.Optimizer):
         chunk: largest number of elements of a stack; None: by device.
         compile: whether steps are compiled.
         state_device: of all state; None: that of each parameter.
+        sharing: of processes that step a part each; None: this one steps all.
         watch: whether steps take notes.
         statistics: the notes by role.
     """
@@ -34,10 +36,11 @@ class OptimizerBatches(torch.optim.Optimizer):
     chunk: int | None
     compile: bool
     state_device: torch.device | None
+    sharing: Sharing | None
 
     def _begin(self) -> None:
         """What there is before the first parameter."""
-        self.watch = False
+        self.watch, self.sharing = False, None
         self.statistics: dict[str, RoleStatistics] = {}
         self._compiled: dict[tuple, Callable[..., list[Tensor | None]]] = {}
         self._batches: list[ParameterBatch] = []
@@ -115,7 +118,10 @@ class OptimizerBatches(torch.optim.Optimizer):
         try:
             self._layouts = [self._layout(number) for number in range(len(self.param_groups))]
             layouts = {id(group): layout for group, layout in zip(self.param_groups, self._layouts, strict=True)}
-            batching = Batching(self.rule, self.param_groups, self.seed, self.chunk, self.state_device)
+            owners = {parameter: batch.owner for parameter, (batch, _) in old.items()}
+            batching = Batching(
+                self.rule, self.param_groups, self.seed, self.chunk, self.state_device, self.sharing, owners
+            )
             made = 0
             for batch in batching.batches(self._members(), dict(self._batch_of)):
                 made += 1
@@ -172,6 +178,11 @@ class OptimizerBatches(torch.optim.Optimizer):
         """Makes what all parameters share, or makes room in it for parameters that were added."""
         count, device = sum(len(group["params"]) for group in self.param_groups), self._batches[0].device
         totals = self.rule.totals(self._options(self.param_groups[0]), count, device)
+        if totals and self.sharing is not None:
+            raise ValueError(
+                f"shared: {self.rule.name} measures all parameters together, so each process has to step all of them. "
+                "Set it to false."
+            )
         if totals and any(batch.device != device for batch in self._batches):
             raise ValueError(f"{self.rule.name} measures all parameters together; expected all on one device.")
         for name, known in self._totals.items():

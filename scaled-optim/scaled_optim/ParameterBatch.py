@@ -27,6 +27,8 @@ class ParameterBatch:
         partner: the batch of the partners in the same order, where the rule steps both together.
         steps: how many steps each has had.
         empty: whether they have no elements: then only their steps are counted.
+        owner: number of the process that steps them, where several share the work.
+        held: whether that is this process. If not, their steps are counted here, and there is no state.
         excess: launches that another order would have saved since they were last put in order.
         layout: what the options say of the state, see `layout_of`.
         slots: what is remembered, by name.
@@ -46,7 +48,10 @@ class ParameterBatch:
         device: torch.device | None = None,
         model_width: float | None = None,
         adapter: bool = False,
+        owner: int = 0,
+        held: bool = True,
     ) -> None:
+        self.owner, self.held = owner, held
         self.partner_shape = partner_shape
         self.partner: ParameterBatch | None = None
         self.group, self.rule, self.role = group, rule, role
@@ -66,7 +71,7 @@ class ParameterBatch:
         self.places = torch.tensor([place for place, *_ in members], device=self.device)
         self.reseed(seed)
         self.steps = [0] * len(members)
-        slots = [] if self.empty else rule.slots(options, role, self.rows, self.cols)
+        slots = [] if self.idle else rule.slots(options, role, self.rows, self.cols)
         self.slots: dict[str, Slot] = {slot.name: slot for slot in slots}
         self._stores = self._fresh_stores()
         self._noted = 0
@@ -86,6 +91,11 @@ class ParameterBatch:
     def stores_as_noted(self) -> dict[str, dict[str, Tensor]]:
         """`stores` without what was noted since they were last read."""
         return self._stores
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is to be done with them here but to count their steps."""
+        return self.empty or not self.held
 
     def __len__(self) -> int:
         return len(self.parameters)
@@ -182,6 +192,8 @@ class ParameterBatch:
         Raises:
             ValueError: it was saved with other options, or for another parameter.
         """
+        if not self.held:
+            return
         name, saved = self.names[index], state.get("slots", {})
         later = {slot for slot in self.stores if self.slots[slot].later}
         if saved.keys() | later != self.stores.keys():

@@ -20,6 +20,7 @@ from scaled_optim.rounding import round_to_bfloat16
 from scaled_optim.rules.registry import RULES, rule_options
 from scaled_optim.rules.Rule import Rule
 from scaled_optim.scaling import rank_gain, scaled_role, width_gain
+from scaled_optim.sharing import Sharing
 from scaled_optim.Stack import Stack
 from scaled_optim.StackStep import StackStep
 from scaled_optim.statistics import RoleStatistics
@@ -70,6 +71,10 @@ class BatchedOptimizer(OptimizerState):
             parameter, and follows it.
         kernels: "auto": on a GPU with Triton, fused kernels of our own, where they serve and agreed with torch's
             operations in a trial, see docs/optimizers.md. "never": torch's operations alone.
+        shared: for several processes that have the same parameters and gradients, as with DistributedDataParallel. Each
+            steps a part of the parameters, holds the state of that part alone, and gets the others' results; they are
+            those of a single process, to the bit. A process group, or True for all processes. Then `state_dict()` is
+            whole in no process: see `whole_state_dict()`.
         options: of the rule, by config key, see docs/optimizers.md.
 
     Raises:
@@ -89,12 +94,15 @@ class BatchedOptimizer(OptimizerState):
         compile: bool = False,
         kernels: str | Runner = "auto",
         state_device: torch.device | str | None = None,
+        shared: Any = False,
         **options: Any,
     ) -> None:
         self.state_device = None if state_device is None else torch.device(state_device)
         self.rule = RULES[rule] if isinstance(rule, str) else rule
         self.describe, self.seed, self.chunk, self.compile = describe, seed, chunk, compile
         self._begin()
+        if shared:
+            self.sharing = Sharing(None if shared is True else shared)
         self.kernels, self._runner = kernels, runner_of(kernels)
         defaults = {"lr": lr, **rule_options(self.rule, options)}
         super().__init__(params, {**defaults, **betas_of(defaults)})
@@ -123,11 +131,14 @@ class BatchedOptimizer(OptimizerState):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for batch in self._settle():
+        batches = self._settle()
+        for batch in batches:
             if batch.partner is None:
                 self._step_batch(batch)
             elif batch.leads:
                 self._step_pairs(batch, 0, len(batch))
+        if self.sharing is not None:
+            self.sharing.exchange(batches)
         self._closed += 1
         if self._totals:
             self.rule.close(self._totals, self._options(self.param_groups[0]), self._closed)
@@ -147,8 +158,10 @@ class BatchedOptimizer(OptimizerState):
             group, i: ignored; programs with a fused backward pass hand them on.
 
         Raises:
-            ValueError: the parameter is in no group.
+            ValueError: the parameter is in no group, or the optimizer is `shared`.
         """
+        if self.sharing is not None:
+            raise ValueError("shared: found a fused backward pass, whose steps are not together. Set one to false.")
         if parameter.grad is None:
             return
         if self._settled != self._closed:
@@ -215,8 +228,9 @@ class BatchedOptimizer(OptimizerState):
 
     def _step_run(self, batches: Sequence[ParameterBatch], start: int, stop: int) -> None:
         """Steps neighbours of one batch, or the same ones of the two batches of a pair."""
-        if batches[0].empty:
-            batches[0].steps[start:stop] = [count + 1 for count in batches[0].steps[start:stop]]
+        if batches[0].idle:
+            for batch in batches:
+                batch.steps[start:stop] = [count + 1 for count in batch.steps[start:stop]]
             return
         steps = [self._open(batch, start, stop) for batch in batches]
         for batch, s in zip(batches, steps, strict=True):

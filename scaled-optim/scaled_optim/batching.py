@@ -3,12 +3,13 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scaled_optim.ParameterBatch import ParameterBatch
 from scaled_optim.roles import ROLES, default_role, described_role, matrix_shape
 from scaled_optim.rules.Rule import Rule
+from scaled_optim.sharing import Sharing
 
 import torch
 from torch import nn
@@ -114,6 +115,8 @@ class Batching:
         seed: of random numbers.
         chunk: largest number of elements of a stack; None: by device.
         device: of all state; None: that of each parameter.
+        sharing: of the processes that step a part each; None: this one steps all.
+        owners: parameter -> the process that has its state already.
     """
 
     rule: Rule
@@ -121,6 +124,8 @@ class Batching:
     seed: int
     chunk: int | None
     device: torch.device | None = None
+    sharing: Sharing | None = None
+    owners: Mapping[nn.Parameter, int] = field(default_factory=dict)
 
     def batches(self, members: Sequence[Member], known: Mapping[nn.Parameter, Any]) -> Iterator[ParameterBatch]:
         """Batches of all members whose parameters are not in `known`; those of a pair follow each other."""
@@ -153,10 +158,16 @@ class Batching:
             size = max(1, (self.chunk or usual) // max(1, elements))
             for start in range(0, len(units), size):
                 chunk = units[start : start + size]
-                halves = [self._batch([unit[k] for unit in chunk], partners) for k in range(len(first))]
+                owner = self._owner(chunk[0][0].parameter, len(chunk) * elements)
+                halves = [self._batch([unit[k] for unit in chunk], partners, owner) for k in range(len(first))]
                 if len(halves) == 2:
                     halves[0].partner, halves[1].partner = halves[1], halves[0]
                 yield from halves
+
+    def _owner(self, first: nn.Parameter, elements: int) -> int:
+        if self.sharing is None:
+            return 0
+        return self.owners[first] if first in self.owners else self.sharing.owner(elements)
 
     def _rule_for(self, member: Member, partner: Member | None) -> tuple[Rule, Mapping[str, Any]]:
         options = {key: self.groups[member.group][key] for key in self.rule.defaults}
@@ -167,14 +178,15 @@ class Batching:
             ROLES[member.role], member.matrix, member.name, options, partner and partner.matrix
         )
 
-    def _batch(self, members: Sequence[Member], partners: Mapping[Member, Member]) -> ParameterBatch:
+    def _batch(self, members: Sequence[Member], partners: Mapping[Member, Member], owner: int) -> ParameterBatch:
         first = members[0]
         partner = partners.get(first)
         rule, options = self._rule_for(first, partner)
         named = [(member.place, member.name, member.parameter) for member in members]
         batch = ParameterBatch(
             self.groups[first.group], rule, options, ROLES[first.role], first.matrix, named, self.seed, first.scale,
-            partner and partner.matrix, self.device, first.model_width, first.adapter,
+            partner and partner.matrix, self.device, first.model_width, first.adapter, owner,
+            held=self.sharing is None or owner == self.sharing.rank,
         )  # fmt: skip
         if not batch.empty:
             rule.check_start(batch.names, [parameter.detach() for parameter in batch.parameters], options, batch.role)

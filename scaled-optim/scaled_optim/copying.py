@@ -16,7 +16,15 @@ PLAIN = (
 
 
 def packed(optimizer: Any) -> dict[str, Any]:
-    """All of a `BatchedOptimizer` but what is made anew when needed; hooks are left out, as torch leaves them out."""
+    """All of a `BatchedOptimizer` but what is made anew when needed; hooks are left out, as torch leaves them out.
+
+    Raises:
+        ValueError: it is shared by processes, so that it has a part of its state alone.
+    """
+    if optimizer.sharing is not None:
+        raise ValueError(
+            "shared: found an optimizer that several processes share, which can't be copied. Copy whole_state_dict()."
+        )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     places = {parameter: place for place, parameter in enumerate(parameters)}
     batches = [

@@ -752,6 +752,60 @@ def wide_hidream_folder(tmp_path_factory) -> Path:
     return _saved(_seeded(random_hidream, small_tokenizer(), 64, 4), tmp_path_factory.mktemp("wide hidream"))
 
 
+# --- PixArt alpha and Sigma
+
+_PIXART = ("alpha", "sigma")
+
+
+@pytest.fixture(scope="session")
+def pixart_pipelines() -> dict:
+    """ "alpha" and "sigma" -> a small PixArt pipeline with random weights; tests must not change it."""
+    from tests.model.pixart_base import random_pixart
+
+    return {variant: _seeded(random_pixart, variant) for variant in _PIXART}
+
+
+@pytest.fixture(scope="session")
+def pixart_folders(pixart_pipelines, tmp_path_factory) -> dict[str, Path]:
+    """The same as diffusers folders; tests must not change them."""
+    return {
+        name: _saved(pipeline, tmp_path_factory.mktemp(f"pixart {name}")) for name, pipeline in pixart_pipelines.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def wide_pixart_folder(tmp_path_factory) -> Path:
+    """Sigma with layers that are large enough to be quantized, in every component."""
+    from tests.model.pixart_base import random_pixart
+
+    return _saved(_seeded(random_pixart, "sigma", 64, 8), tmp_path_factory.mktemp("wide pixart"))
+
+
+# --- Sana
+
+
+@pytest.fixture(scope="session")
+def sana_pipeline():
+    """A small Sana pipeline with random weights; tests must not change it."""
+    from tests.model.sana_base import random_sana
+
+    return _seeded(random_sana)
+
+
+@pytest.fixture(scope="session")
+def sana_folder(sana_pipeline, tmp_path_factory) -> Path:
+    """The same as a diffusers folder; tests must not change it."""
+    return _saved(sana_pipeline, tmp_path_factory.mktemp("sana"))
+
+
+@pytest.fixture(scope="session")
+def wide_sana_folder(tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized, in every component."""
+    from tests.model.sana_base import random_sana
+
+    return _saved(_seeded(random_sana, 64, 4), tmp_path_factory.mktemp("wide sana"))
+
+
 @pytest.fixture(scope="session")
 def full_size_models() -> list:
     """Descriptions of the published models of all families, on the meta device; tests must not change them."""
@@ -767,6 +821,8 @@ _SMALL_FOLDERS = {
     "Flux.2 Klein": ("flux2_folders", "klein"), "Z-Image": ("zimage_folder", ""), "Chroma": ("chroma_folder", ""),
     "Qwen-Image": ("qwen_folder", ""), "Ernie-Image": ("ernie_folder", ""), "Krea 2": ("krea2_folder", ""),
     "HiDream": ("hidream_folder", ""),
+    "PixArt alpha": ("pixart_folders", "alpha"), "PixArt Sigma": ("pixart_folders", "sigma"),
+    "Sana": ("sana_folder", ""),
 }  # fmt: skip
 
 

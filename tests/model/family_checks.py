@@ -241,8 +241,10 @@ def problems_of_preset(run: Any, preset: dict) -> tuple[dict[str, str], list[str
     """Options of another program's preset that are refused, and why; and what is told beside. In folders of a run."""
     told: list[str] = []
     listed = train_config_from_dict(run.options()).model_dump(mode="json")["concepts"]
+    # a folder has no ending
+    output = run.output.with_suffix("") if preset.get("output_model_format") == "DIFFUSERS" else run.output
     places = {
-        "concepts": listed, "workspace_dir": str(run.workspace), "output_model_destination": str(run.output),
+        "concepts": listed, "workspace_dir": str(run.workspace), "output_model_destination": str(output),
         "train_device": "cpu", "temp_device": "cpu",
     }  # fmt: skip
     config = train_config_from_dict({**preset, **places}, warn=told.append)

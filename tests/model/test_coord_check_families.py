@@ -32,6 +32,14 @@ FAMILIES["Qwen-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "QWEN"}
 FAMILIES["Ernie-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "ERNIE"}
 FAMILIES["Krea 2"] = {**FAMILIES["Flux.2 dev"], "model_type": "KREA_2"}
 FAMILIES["HiDream"] = {**FAMILIES["SD 3.5"], "model_type": "HI_DREAM_FULL", "text_encoder_4": {"train": False}}
+FAMILIES["PixArt alpha"] = {
+    "model_type": "PIXART_ALPHA", "output_model_format": "COMFY_LORA", "transformer": COMPONENT, "unet": {},
+    "text_encoder": COMPONENT,
+}  # fmt: skip
+FAMILIES["Sana"] = {
+    **FAMILIES["Flux.2 dev"], "model_type": "SANA", "output_model_format": "DIFFUSERS_LORA",
+    "dynamic_timestep_shifting": False,
+}  # fmt: skip
 # what a method does to a layer is the same in each family: the others show that their layers are found and measured
 EVERY_METHOD = ("SD 1.5", "Flux.2 Klein")
 

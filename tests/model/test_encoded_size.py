@@ -24,6 +24,8 @@ FAMILIES = {
     "Flux.1": "FLUX_DEV_1", "Flux.2 dev": "FLUX_2", "Flux.2 Klein": "FLUX_2", "Z-Image": "Z_IMAGE",
     "Chroma": "CHROMA_1", "Qwen-Image": "QWEN", "Ernie-Image": "ERNIE", "Krea 2": "KREA_2",
     "HiDream": "HI_DREAM_FULL",
+    "PixArt alpha": "PIXART_ALPHA", "PixArt Sigma": "PIXART_SIGMA",
+    "Sana": "SANA",
 }  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def test_it_is_what_encoding_gives(load, options):
     assert told.caption == size_of(encoder.caption(LONG))
     assert told.short_caption == size_of(encoder.caption("a photo "))
     # captions of these families have as many tokens as they need
-    whole = ("Z_IMAGE", "CHROMA_1", "QWEN", "ERNIE", "KREA_2")
+    whole = ("Z_IMAGE", "CHROMA_1", "QWEN", "ERNIE", "KREA_2", "PIXART_ALPHA", "PIXART_SIGMA", "SANA")
     assert (told.short_caption < told.caption) == (model.config.model_type in whole)
 
 

@@ -35,9 +35,11 @@ FAMILIES = {
     "Ernie-Image": "ERNIE",
     "Krea 2": "KREA_2",
     "HiDream": "HI_DREAM_FULL",
+    "PixArt": "PIXART_ALPHA",
+    "Sana": "SANA",
 }
 # rows for several models -> the one that is tried
-TRIED = {"SD 1.5, 2.x": "SD 1.5", "SD 3, 3.5": "SD 3.5"}
+TRIED = {"SD 1.5, 2.x": "SD 1.5", "SD 3, 3.5": "SD 3.5", "PixArt": "PixArt alpha"}
 OUTPUT = {"oft_side": "OUTPUT"}
 METHODS = {
     "LoRA": {},
@@ -66,7 +68,7 @@ ADAPTERS, WEIGHTS = table_rows("Adapters"), table_rows("Full fine-tuning")
 
 
 def test_the_tables_are_complete():
-    served_alike = {"STABLE_DIFFUSION_20", "STABLE_DIFFUSION_21", "STABLE_DIFFUSION_3"}
+    served_alike = {"STABLE_DIFFUSION_20", "STABLE_DIFFUSION_21", "STABLE_DIFFUSION_3", "PIXART_SIGMA"}
     assert {FAMILIES[row[0]] for row in ADAPTERS} | served_alike >= {
         kind.removesuffix("_BASE") if kind.startswith("STABLE_DIFFUSION_2") else str(kind) for kind in model_families()
     }

@@ -46,6 +46,10 @@ def test_a_folder_by_its_components(mini_base, sd3_folders, flux1_folders, chrom
         ("model.diffusion_model.txtfusion.projector.weight", "KREA_2"),
         ("text_fusion.projector.weight", "KREA_2"),
         ("caption_projection.0.linear.weight", "HI_DREAM_FULL"),
+        ("csize_embedder.mlp.0.weight", "PIXART_ALPHA"),
+        ("blocks.0.mlp.inverted_conv.conv.weight", "SANA"),
+        ("transformer_blocks.0.ff.conv_inverted.weight", "SANA"),
+        ("adaln_single.emb.resolution_embedder.linear_1.weight", "PIXART_ALPHA"),
         ("double_blocks.0.img_mod.lin.weight", "FLUX_DEV_1"),
         ("distilled_guidance_layer.norms.0.scale", "CHROMA_1"),
     ],
@@ -60,6 +64,7 @@ def test_a_file_by_its_tensors(tmp_path, name, found):
     ("name", "words"),
     [
         ("cond_stage_model.model.ln_final.bias", "STABLE_DIFFUSION_21.*which its tensors do not tell.*--model-type"),
+        ("blocks.0.cross_attn.kv_linear.weight", "PIXART_SIGMA or PIXART_ALPHA, which its tensors do not tell"),
         ("lora_unet_x.alpha", "not a complete model"),
     ],
 )

@@ -64,6 +64,10 @@ def test_sizes_of_the_standard_models(standard):
         ("HiDream-I1", "text_encoder"): 123_781_632,
         ("HiDream-I1", "text_encoder_2"): 694_878_720,
         ("HiDream-I1", "text_encoder_3"): 4_762_310_656,
+        ("PixArt alpha", "transformer"): 611_349_152,
+        ("PixArt Sigma", "transformer"): 610_856_096,
+        ("Sana 1.6B", "transformer"): 1_604_462_752,
+        **{(f"PixArt {name}", "text_encoder"): 4_762_310_656 for name in ("alpha", "Sigma")},
     }
     assert not any(model.has_weights for model in standard.values())
 

@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 
 from modules.model.BaseModel import family_of
+from modules.model.ScheduledNoise import SCHEDULERS
 from modules.model.StableDiffusionModel import StableDiffusionModel
-from modules.model.UNetModel import SCHEDULERS
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from modules.dataLoader.Encoder import Encoder
 from modules.model.BaseModel import family_of
+from modules.model.ScheduledNoise import SCHEDULERS
 from modules.model.StableDiffusionXLModel import StableDiffusionXLModel
-from modules.model.UNetModel import SCHEDULERS
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType

@@ -10,7 +10,9 @@ from modules.model.FluxModel import FluxModel
 from modules.model.HiDreamModel import HiDreamModel
 from modules.model.Krea2Model import Krea2Model
 from modules.model.ModelSource import empty_module
+from modules.model.PixArtModel import PixArtModel
 from modules.model.QwenModel import QwenModel
+from modules.model.SanaModel import SanaModel
 from modules.model.StableDiffusion3Model import StableDiffusion3Model
 from modules.model.ZImageModel import ZImageModel
 from modules.module.WeightSet import WeightSet, role_of
@@ -31,7 +33,9 @@ from diffusers import (
     FluxTransformer2DModel,
     HiDreamImageTransformer2DModel,
     Krea2Transformer2DModel,
+    PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     ZImageTransformer2DModel,
@@ -124,6 +128,19 @@ COMPONENTS = {
         | {f"caption_projection.{number}.linear" for number in range(49)},
         {"final_layer.linear"},
     ),
+    "sana": (
+        lambda: resource(SanaTransformer2DModel, "sana/transformer"),
+        {"patch_embed.proj", "caption_projection.linear_1", "time_embed.emb.timestep_embedder.linear_1"},
+        {"proj_out"},
+    ),
+    "pixart alpha": (
+        lambda: resource(PixArtTransformer2DModel, "pixart/alpha/transformer"),
+        {
+            "pos_embed.proj", "caption_projection.linear_1",
+            *(f"adaln_single.emb.{name}_embedder.linear_1" for name in ("timestep", "resolution", "aspect_ratio")),
+        },
+        {"proj_out"},
+    ),
     "language model": (lambda: small_qwen(tied=False), {"model.embed_tokens"}, {"lm_head"}),
     "language model, tied": (lambda: small_qwen(tied=True), {"model.embed_tokens"}, set()),
 }  # fmt: skip
@@ -137,6 +154,8 @@ OWN = {
     "ernie-image": ErnieModel,
     "krea 2": Krea2Model,
     "hidream": HiDreamModel,
+    "pixart alpha": PixArtModel,
+    "sana": SanaModel,
 }
 
 

@@ -693,6 +693,8 @@ OUTSIDE_STEPS = {
     ("StiefelLoRA.py", "check_start"): "the same",
     ("unmagnified.py", "unit_basis"): "eigendecompositions, which the rule needs anyway, do so, too",
     ("OptimizerState.py", "state_dict"): "when it is saved",
+    ("OptimizerState.py", "whole_state_dict"): "the same",
+    ("sharing.py", "_on_host"): "the same",
     ("one_pass_adam.py", "_fused"): "on a CPU, where there is nothing to wait for, or of numbers of the host",
     ("trial.py", "_tipped"): "once for each kind of kernel, before it is trusted",
     ("eigen.py", "_trial"): "the same",

@@ -151,7 +151,7 @@ def test_a_prompt_without_seed_draws_by_chance(draw, mini_base):
         (["--output", "foreign.safetensors"], ["Cannot write foreign.safetensors"]),
         (["--config", "broken.json"], ["broken.json"]),
         (["--device", "abacus"], ["abacus", "not a usable device"]),
-        (["--model-type", "SANA"], ["SANA is not supported yet"]),
+        (["--model-type", "WUERSTCHEN_2"], ["WUERSTCHEN_2 is not supported yet"]),
     ],
 )
 def test_bad_inputs_are_told_in_words(tool, mini_base, tmp_path, monkeypatch, capsys, arguments, words):

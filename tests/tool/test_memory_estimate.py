@@ -5,8 +5,8 @@ from pathlib import Path
 
 from modules.model.ActivationOffload import ActivationOffload
 from modules.model.LayerOffload import module_bytes
+from modules.model.ScheduledNoise import SCHEDULERS
 from modules.model.StandardSource import StandardSource
-from modules.model.UNetModel import SCHEDULERS
 from modules.tool import memory_estimate
 from modules.tool.memory_estimate import estimate_memory, load_without_weights
 from modules.tool.MemoryEstimate import (

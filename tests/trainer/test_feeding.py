@@ -12,7 +12,7 @@ import pytest
 class Unfed:
     """Reads a batch in the step that asks for it."""
 
-    def __init__(self, data, planned, end, threads, device):
+    def __init__(self, data, planned, end, threads, device, stride):
         self._data, self._planned, self.waited = data, planned, 0.0
 
     def batch(self, number):

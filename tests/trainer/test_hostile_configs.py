@@ -170,6 +170,7 @@ def test_an_override_of_an_entry_that_is_not_there(mini_run, index):
         load_train_config(mini_run.write(), [f"concepts.{index}.path=x"])
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_stopped_before_the_first_backup_it_says_so(mini_run):
     mini_run.write(epochs=5000)
     process = mini_run.start()
@@ -192,6 +193,7 @@ def test_stopped_before_the_first_backup_it_says_so(mini_run):
         assert status == 0 and mini_run.backups()
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_a_workspace_that_is_removed_meanwhile_ends_no_run(mini_run):
     mini_run.write(epochs=25, backup_after=1, backup_after_unit="STEP")
     process = mini_run.start()

@@ -135,6 +135,7 @@ def test_an_older_runs_pictures_and_report_are_kept(mini_run):
     assert sorted(path.name for path in mini_run.workspace.glob("samples*")) == ["samples", "samples-1", "samples-2"]
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_two_runs_at_once_in_one_workspace_and_one_cache(make_run):
     run = make_run(own_cache=True)
     run.write(epochs=60, backup_after=1, backup_after_unit="STEP", rolling_backup=True, rolling_backup_count=3)

@@ -1,12 +1,14 @@
 """kill -9 in real processes: what is resumed ends with the very bytes of the uninterrupted run.
 
-With `--long` at ten moments, else at the first chain's five.
+With `--long` at ten moments, else at the first chain's five. The uninterrupted run and the first of each chain, which
+is killed while it imports libraries, are started as users do; the others are forked.
 """
 
 import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -97,15 +99,15 @@ def _kill_at(run, moment: Moment, pause: float) -> bool:
         process.wait()
 
 
-def _chain(run, name: str) -> list[str]:
-    """Kills and resumes, then runs to the end. Returns the moments of kills that hit a living process."""
-    hits = []
-    for (text, moment), pause in zip(CHAINS[name], PAUSES[name], strict=True):
-        if _kill_at(run, moment, pause):
-            hits.append(text)
+def _kills(run, name: str, places: slice) -> list[str]:
+    """Kills and resumes. Returns the moments of kills that hit a living process."""
+    moments = list(zip(CHAINS[name], PAUSES[name], strict=True))[places]
+    return [text for (text, moment), pause in moments if _kill_at(run, moment, pause)]
+
+
+def _resumed_to_the_end(run) -> None:
     process = run.start("continue_last_backup=true")
     assert process.wait(timeout=240) == 0, run.log
-    return hits
 
 
 def _measured_start(run) -> float:
@@ -119,7 +121,7 @@ def _measured_start(run) -> float:
 
 
 @pytest.mark.timeout(900)
-def test_kills_change_no_byte(make_run, long):
+def test_kills_change_no_byte(make_run, script_server, long):
     whole = make_run("whole", own_cache=True)
     whole.write(**OPTIONS)
     seconds = _measured_start(whole)
@@ -127,8 +129,14 @@ def test_kills_change_no_byte(make_run, long):
     for run in runs.values():
         run.write(**OPTIONS)
         run.start_seconds = seconds
+    hits = []
     with ThreadPoolExecutor(len(runs)) as pool:
-        hits = [hit for found in pool.map(lambda name: _chain(runs[name], name), runs) for hit in found]
+        for started, places in ((nullcontext, slice(1)), (script_server.used, slice(1, None))):
+            with started():
+                for found in pool.map(lambda name, places=places: _kills(runs[name], name, places), runs):
+                    hits += found
+        with script_server.used():
+            list(pool.map(_resumed_to_the_end, runs.values()))
     assert len(hits) == 5 * len(runs), f"every kill must hit a living run, {hits}"
     for name, run in runs.items():
         assert run.digest() == whole.digest(), f"chain {name}\n{run.log}"

@@ -1,4 +1,7 @@
-"""A run watched and asked from another process, as the GUI does it; with real processes and real kills."""
+"""A run watched and asked from another process, as the GUI does it; with real processes and real kills.
+
+All but the first are forked.
+"""
 
 import time
 from pathlib import Path
@@ -60,6 +63,7 @@ def test_a_run_tells_everything_and_its_end(started, mini_run):
     assert run.outcome() == ("finished", "") and mini_run.output.is_file()
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_wishes_are_fulfilled_between_steps(started, mini_run):
     # more steps than it can make before it is stopped
     run = started(epochs=2000)
@@ -88,6 +92,7 @@ def test_wishes_are_fulfilled_between_steps(started, mini_run):
     wait(lambda: not again.running, "the end")
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_a_backup_that_is_none_is_refused(started, tmp_path):
     run = started(resume=str(tmp_path))
     follow(run, "ended")
@@ -96,6 +101,7 @@ def test_a_backup_that_is_none_is_refused(started, tmp_path):
     assert status == "failed" and str(tmp_path) in reason and "backup.json is missing" in reason
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_a_run_that_is_killed_has_failed_and_others_find_it(started, tmp_path):
     run = started(epochs=2000)
     follow(run, "step")
@@ -111,6 +117,7 @@ def test_a_run_that_is_killed_has_failed_and_others_find_it(started, tmp_path):
         RunProcess.start(tmp_path / "config.json", run.folder)
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_a_run_that_cannot_be_noted_is_not_left_alone(tmp_path, monkeypatch, mini_run):
     started = []
 

@@ -101,10 +101,11 @@ def runs(tmp_path_factory, mini_base, mini_concept):
             {"path": str(mini_concept)}, {"path": str(mini_concept), "type": "VALIDATION"},
         ], validation=True, validate_after=2, validate_after_unit="STEP")  # fmt: skip
         # one run that goes on with another number of processes
-        own.add("resumed", "resumed", stop_after={2: 3, 4: 6}.get(count), **BACKED_UP)
+        shared = {"optimizer": {"optimizer": "ADAMW_ADV", "shared": True}}
+        own.add("resumed", "resumed", stop_after={2: 3, 4: 6}.get(count), **BACKED_UP, **shared)
     made[2].add("unkilled", **BACKED_UP)
     made[2].add("killed", "killed", **BACKED_UP)
-    made[1].add("whole", **BACKED_UP)
+    made[1].add("whole", **BACKED_UP, **shared)
     made[2].how_it_was_killed = kill_one(made[2].run("killed"), BACKED_UP)
     for own in made.values():
         own.start()

@@ -1,4 +1,7 @@
-"""The tab run, with runs of the miniature in processes of their own: start, samples, stop, resume, crash, queue."""
+"""The tab run, with runs of the miniature in processes of their own: start, samples, stop, resume, crash, queue.
+
+They are forked; the run of a preset at the end is started as users start it.
+"""
 
 import json
 import os
@@ -19,7 +22,7 @@ LONG = 240
 
 
 @pytest.fixture
-def view(app, mini_run, monkeypatch):
+def view(app, mini_run, monkeypatch, forked_scripts):
     """The tab, on a config of the miniature with samples and backups every six of its twelve steps."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     prompt = {"width": 32, "height": 32, "diffusion_steps": 2, "cfg_scale": 1.0}

@@ -1,4 +1,7 @@
-"""The tab tools, with files of the miniature: each tool finds what it should, can be ended, and tells what is wrong."""
+"""The tab tools, with files of the miniature: each tool finds what it should, can be ended, and tells what is wrong.
+
+Where a tool only has to be ended, and in the coordinate check, its process is forked.
+"""
 
 import json
 import re
@@ -203,11 +206,12 @@ def test_a_wrong_file_is_told_and_ranks_are_drawn_in_the_theme(app, view, adapte
         app.show_theme(before, 100)
 
 
-def test_a_coordinate_check_draws_the_config_of_now(app, view, mini_run, fill, work):
+def test_a_coordinate_check_draws_the_config_of_now(app, view, mini_run, fill, work, script_server):
     page, before = page_of(view, "coordinate check"), set(mini_run.root.rglob("*"))
     fill(page, methods="lora oft", ranks="2 8", blocks="2 4", steps="1", batch=2, bound=1)
     app.form.set_text("lora_rank", "2")
-    work(page)
+    with script_server.used():
+        work(page)
     assert page.note.cget("text") == "" and "written:" not in page.text.text
     rows = [line.split()[:3] for line in page.text.text.splitlines() if " block " in line or " rank " in line]
     assert rows[:4] == [["LoRA", "rank", "2"], ["LoRA", "rank", "8"], ["OFT", "block", "2"], ["OFT", "block", "4"]]
@@ -260,6 +264,7 @@ def test_tensorboard_answers_until_it_is_ended(app, view, work, make_view, mini_
         urllib.request.urlopen(address, timeout=5)
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_another_size_keeps_what_was_entered_and_waits_for_tools(app, view, adapter, fill, until):
     page = page_of(view, "adapter inspector")
     fill(page, adapter=adapter)
@@ -276,6 +281,7 @@ def test_another_size_keeps_what_was_entered_and_waits_for_tools(app, view, adap
     app.show_theme("light", 100)
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_a_tool_is_cancelled_and_works_again(app, view, adapter, fill, until):
     page = page_of(view, "adapter inspector")
     fill(page, adapter=adapter)
@@ -291,6 +297,7 @@ def test_a_tool_is_cancelled_and_works_again(app, view, adapter, fill, until):
         assert str(page.note.cget("style")) == "Muted.TLabel" and page.hint.winfo_manager()
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_tools_end_with_their_view(app, view, make_view, adapter, fill, until):
     inspector, memory = page_of(view, "adapter inspector"), page_of(view, "memory estimate")
     inspector.form.set_text("adapter", str(adapter))
@@ -303,6 +310,7 @@ def test_tools_end_with_their_view(app, view, make_view, adapter, fill, until):
     until(app, lambda: not app.worker.busy)
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_tools_end_with_the_window(display, ui_root, tmp_path, adapter, until):
     # imported here, as tkinter looks for a display
     from modules.ui.App import App

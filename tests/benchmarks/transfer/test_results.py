@@ -39,15 +39,18 @@ def bowl(trial: Trial) -> tuple[float, float]:
     return 0.5 + 0.015 * math.log2(trial.rate / best) ** 2, UNTRAINED
 
 
-def measured(path, rules=("ADAMW_ADV",), axes=("rank",), until=None, told=lambda trial, loss: None) -> Results:
+def measured(
+    path, rules=("ADAMW_ADV",), axes=("rank",), until=None, told=lambda trial, loss: None, workers=0
+) -> Results:
     results, seeds = Results(path, {"script": "test"}), {True: (0, 1, 2), False: ()}
-    if run(questions(["lumo"], rules, seeds, axes), results, 1, told, until, bowl):
-        run(transfer_questions(results, ["lumo"], rules, seeds, axes), results, 1, told, until, bowl)
+    if run(questions(["lumo"], rules, seeds, axes), results, workers, told, until, bowl):
+        run(transfer_questions(results, ["lumo"], rules, seeds, axes), results, 0, told, until, bowl)
     return results
 
 
 def test_best_rates_spread_and_regret(tmp_path):
-    results = measured(tmp_path / "rows.jsonl")
+    # in a process of its own, as trainings are; elsewhere in this one, as each takes seconds to start
+    results = measured(tmp_path / "rows.jsonl", workers=1)
     settings = axis_settings(RANK_AXIS, "lumo", "ADAMW_ADV", True)
     own = best_rate(results, settings[2])
     # exact up to the four digits of rates: no loss is 5 % above the least
@@ -80,14 +83,14 @@ def test_the_overview_has_both_kinds_of_steps_or_is_not_drawn(tmp_path):
     results, picture = Results(tmp_path / "rows.jsonl", {"script": "test"}), tmp_path / "pictures" / "transfer.png"
 
     def measure(seeds, axes):
-        run(questions(["lumo"], ["ADAMW_ADV"], seeds, axes), results, 1, lambda *told: None, None, bowl)
+        run(questions(["lumo"], ["ADAMW_ADV"], seeds, axes), results, 0, lambda *told: None, None, bowl)
 
     measure({True: (0, 1), False: ()}, ["rank", "method"])
     assert not draw_overview(results, picture, "lumo", "ADAMW_ADV") and not picture.exists()
     run(
         questions(["lumo"], ["ADAMW_ADV"], {True: (), False: (0,)}, ["rank"]),
         results,
-        1,
+        0,
         lambda *told: None,
         None,
         bowl,

@@ -253,10 +253,12 @@ def test_unknown_keys_are_named_once_and_kept(write, tmp_path, caplog):
 def test_onetrainer_options_without_effect_are_silent_at_their_defaults(write):
     warnings = []
     load_train_config(
-        write({"fused_gradient_reduce": True, "frames": "25", "cloud": {"enabled": False, "name": "x"}}), warn=warnings.append
+        write({"fused_gradient_reduce": True, "frames": "25", "cloud": {"enabled": False, "name": "x"}}),
+        warn=warnings.append,
     )
     assert warnings == []
-    load_train_config(write({"cloud": {"enabled": True}, "fused_gradient_reduce": False}), warn=warnings.append)
+    switched = {"cloud": {"enabled": True}, "fused_gradient_reduce": False}
+    load_train_config(write(switched), warn=warnings.append)
     assert len(warnings) == 1 and "2 unknown keys" in warnings[0]
 
 

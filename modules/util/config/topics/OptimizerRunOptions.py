@@ -19,6 +19,12 @@ class OptimizerRunOptions(BaseConfig):
         "or FLOAT_16; clipping then limits each parameter's own gradient.",
     )
     compile: bool | None = advanced_run_option("Compile optimizer", "Compiles the step with torch.compile.")
+    shared: bool | None = advanced_run_option(
+        "Share out",
+        "With several GPUs each steps a part of the parameters and holds the state of that part alone; the results are "
+        "the same. Saves memory where all weights are trained.",
+        affects_result=False,
+    )
     fused_kernels: bool | None = advanced_run_option(
         "Fused kernels",
         "On a GPU with Triton: steps by kernels of our own, each tried beside torch's operations first. Off: torch's "

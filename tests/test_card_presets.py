@@ -37,6 +37,7 @@ WHOLE_SETS = (
     "Ernie-Image/#ernie LoRA",
     "Krea 2/#krea2 LoRA",
     "Anima/#anima LoRA",
+    "HiDream Full/#hidream LoRA",
     "PixArt/#pixart sigma LoRA",
     "Sana/#sana LoRA",
 )

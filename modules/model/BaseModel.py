@@ -16,12 +16,14 @@ from modules.model.hub import Hub, Snapshot
 from modules.model.KnownWeights import KnownWeights, files_digest, hash_weights
 from modules.model.ModelComponents import ModelComponents
 from modules.model.ModelSource import (
+    Brought,
     ComponentFile,
     FolderSource,
     ModelSource,
     check_finite,
     check_folder,
     check_pipeline,
+    names_folder,
     read_index,
     replaced_component,
 )
@@ -72,6 +74,8 @@ class BaseModel(ConditionedModel):
     # component -> name of the class in a folder's index, where only a part of that model is loaded
     index_names: ClassVar[Mapping[str, str]] = {}
     tokenizers: ClassVar[Mapping[str, type]] = {}
+    # text encoder -> its tokenizer and what it is, of those that published folders lack
+    brought: ClassVar[Mapping[str, Brought]] = {}
     # the config's components (`unet`, `text_encoder` …) that can be trained, the denoiser first
     trainable_components: ClassVar[tuple[str, ...]] = ()
     layer_filter_presets: ClassVar[Mapping[str, list[str]]] = {}
@@ -155,13 +159,26 @@ class BaseModel(ConditionedModel):
         if isinstance(place, Path) and place.is_file():
             source = cls.open_file(place, config)
         else:
-            check_folder(place, [*cls.modules, *cls.tokenizers, "scheduler"])
+            needed = cls.needed_folders(config)
+            check_folder(place, [*needed, "scheduler"], cls.brought)
             check_pipeline(place, config)
-            source = FolderSource(place, {**cls.classes_of(place, config), **cls.tokenizers})
+            classes = {**cls.classes_of(place, config), **cls.tokenizers}
+            source = FolderSource(place, {name: classes[name] for name in needed})
             source.fetch_settings()
+            for component, own in cls.brought.items():
+                found = replaced_component(config, component, cls.modules[component], hub)
+                if isinstance(found, FolderSource):
+                    source.others[own.tokenizer] = found.beside(own.tokenizer, cls.tokenizers[own.tokenizer])
         model = cls(config, source, device)
         model.hub = hub
         return model
+
+    @classmethod
+    def needed_folders(cls, config: TrainConfig) -> list[str]:
+        """Components and tokenizers that a base model's folder must have: not those that are brought from elsewhere."""
+        elsewhere = [(name, own.tokenizer) for name, own in cls.brought.items() if names_folder(config, name)]
+        there = {name for names in elsewhere for name in names}
+        return [name for name in (*cls.modules, *cls.tokenizers) if name not in there]
 
     @classmethod
     def classes_of(cls, location: Path | Snapshot, config: TrainConfig) -> Mapping[str, type[nn.Module]]:

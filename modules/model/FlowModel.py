@@ -1,5 +1,6 @@
 """What families with a transformer and flow matching share."""
 
+import inspect
 import math
 from typing import Any, ClassVar
 
@@ -48,6 +49,11 @@ class FlowModel(TransformerModel):
 
     def _scheduler_config(self, source: ModelSource) -> dict[str, Any]:
         found = source.scheduler_config()
+        if found.get("use_flow_sigmas"):
+            # solvers of higher order call it otherwise, and have options of their own
+            known = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
+            shared = {name: value for name, value in found.items() if name in known}
+            found = {**shared, "shift": found["flow_shift"]}
         if "shift" not in found:
             raise UserError(
                 f"The base model {source.name} has no flow-matching scheduler: its scheduler_config.json lacks shift. "

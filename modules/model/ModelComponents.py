@@ -58,6 +58,12 @@ class ModelComponents(Mapping[str, nn.Module]):
         if name in self._loaded:
             change(self._loaded[name])
 
+    def take_changes(self, other: "ModelComponents") -> None:
+        """Applies to its components what `on_load` applies to those of another, which stand for the same ones."""
+        for name, changes in other._changes.items():
+            for change in changes:
+                self.on_load(name, change)
+
     def load_all(self) -> None:
         """Loads every component, so that what is broken is found at once."""
         for name in self:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from modules.model.component_files import choose_weights
 from modules.model.families import facts_of, piped_family
@@ -61,10 +61,18 @@ class FolderSource:
         location: the folder, or the repository.
         classes: component -> class, tokenizers included.
         root: whether components are subfolders; otherwise `location` is itself the one component of `classes`.
+
+    Attributes:
+        others: tokenizer -> where it comes from instead.
     """
 
     def __init__(self, location: Path | Snapshot, classes: Mapping[str, type], root: bool = True) -> None:
         self.name, self.classes, self.root, self._location = str(location), classes, root, location
+        self.others: dict[str, FolderSource] = {}
+
+    def beside(self, component: str, kind: type) -> "FolderSource":
+        """Another component from the same place."""
+        return FolderSource(self._location, {component: kind}, self.root)
 
     def index(self) -> dict[str, Any]:
         """Its list of components, see `read_index`."""
@@ -117,6 +125,8 @@ class FolderSource:
             return empty_module(kind, config)
 
     def tokenizer(self, component: str) -> PreTrainedTokenizerBase:
+        if component in self.others:
+            return self.others[component].tokenizer(component)
         place = self._place(component)
         with load_errors(self.name):
             return self.classes[component].from_pretrained(**place)
@@ -201,8 +211,14 @@ def check_finite(component: str, module: nn.Module, source: str) -> None:
             )
 
 
-def check_folder(place: Path | Snapshot, components: Sequence[str]) -> None:
-    """UserError if a folder is not a model in diffusers' layout with all of these components."""
+def check_folder(place: Path | Snapshot, components: Sequence[str], brought: Mapping[str, "Brought"] = {}) -> None:
+    """UserError if a folder is not a model in diffusers' layout with all of these components.
+
+    Args:
+        place: the folder.
+        components: that it must have.
+        brought: of them, text encoders that the user may name a place for.
+    """
     read_index(place)
     if isinstance(place, Snapshot):
         missing = [name for name in components if not place.names(name)]
@@ -211,6 +227,9 @@ def check_folder(place: Path | Snapshot, components: Sequence[str]) -> None:
     if not missing:
         return
     words = f"is incomplete; missing folders: {', '.join(missing)}."
+    for name, own in brought.items():
+        if {name, own.tokenizer} & {*missing}:
+            words += f" Name a folder (or hub name) of {own.title} as {name}.model_name: it has both."
     if isinstance(place, Snapshot):
         raise place.lack(", ".join(missing), words)
     raise UserError(f"base_model_name: {place} {words}")
@@ -256,6 +275,18 @@ def read_index(place: Path | Snapshot) -> dict[str, Any]:
         return plain_index(index)
 
 
+class Brought(NamedTuple):
+    """A text encoder that published models lack, so that its folder is named by itself.
+
+    Attributes:
+        tokenizer: name of its tokenizer, which that folder has as well.
+        title: what to look for.
+    """
+
+    tokenizer: str
+    title: str
+
+
 @dataclass(frozen=True)
 class ComponentFile:
     """A file that holds one component, on this machine or on the hub.
@@ -273,6 +304,13 @@ class ComponentFile:
         found = hub.place(self.name, self.key)
         assert isinstance(found, Path)
         return found
+
+
+def names_folder(config: TrainConfig, component: str) -> bool:
+    """Whether `<component>.model_name` names a folder, on this machine or on the hub. Raises UserError if it can't."""
+    name = getattr(config, component).model_name
+    found = read_model_name(name, f"{component}.model_name") if name else None
+    return found is not None and not (found.file if isinstance(found, HubName) else found.is_file())
 
 
 def replaced_component(

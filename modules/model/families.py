@@ -299,6 +299,15 @@ ANIMA = Family(
     (StandardModel("Anima", "anima", "Anima", "anima", {ModelType.ANIMA: {}}),),
 )
 
+HI_DREAM = Family(
+    "HiDreamModel",
+    (ModelType.HI_DREAM_FULL,),
+    ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4", "vae"),
+    {"width": 1024, "height": 1024, "diffusion_steps": 50, "cfg_scale": 5.0},
+    {"caption_projection.0.linear.": (ModelType.HI_DREAM_FULL,)},
+    (StandardModel("HiDream-I1", "hidream", "hidream-i1", "hidream_i1", {ModelType.HI_DREAM_FULL: {}}),),
+)
+
 SANA = Family(
     "SanaModel",
     (ModelType.SANA,),
@@ -331,7 +340,7 @@ PIXART = Family(
 # a new family is one line here
 FAMILIES: tuple[Family, ...] = (
     *(STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3),
-    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2, SANA, PIXART, ANIMA),
+    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2, HI_DREAM, SANA, PIXART, ANIMA),
     # behind those of which they are a kind
     *(STABLE_DIFFUSION_INPAINTING, STABLE_DIFFUSION_XL_INPAINTING, FLUX_KONTEXT, FLUX_FILL),
 )

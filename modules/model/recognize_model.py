@@ -48,13 +48,19 @@ def find_model_type(config: TrainConfig, hub: Hub | None = None) -> ModelType:
 
 
 def _has_components(family: type[BaseModel], found: dict[str, str]) -> bool:
-    if {component for component in found if component not in _BESIDE} != {*family.modules, *family.tokenizers}:
+    wanted = {*family.modules, *family.tokenizers}
+    absent = wanted - found.keys()
+    # published models may lack what is brought from elsewhere
+    if {*found} - _BESIDE - wanted or absent - {
+        name for key, own in family.brought.items() for name in (key, own.tokenizer)
+    }:
         return False
     kinds = family.variants or (family.modules,)
     return any(
         all(
             found[component] in (family.index_names.get(component), library_class(kind).__name__)
             for component, kind in modules.items()
+            if component not in absent
         )
         for modules in kinds
     )

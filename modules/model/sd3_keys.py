@@ -83,13 +83,23 @@ def sd3_adapter_naming(
     Raises:
         ValueError: a layer has no native name.
     """
-    namings = [sd3_layout(len(transformer.transformer_blocks)).adapter_naming(transformer, component)]
+    own = sd3_layout(len(transformer.transformer_blocks)).adapter_naming(transformer, component)
+    return AdapterNaming.join([own, *text_naming(text_encoders)])
+
+
+def text_naming(text_encoders: Mapping[str, nn.Module]) -> list[AdapterNaming]:
+    """Names of the layers of two CLIPs and T5, in this order.
+
+    Args:
+        text_encoders: component name -> text encoder, may be on the meta device.
+    """
+    namings = []
     for number, (name, encoder) in enumerate(text_encoders.items(), 1):
         if number <= len(COMFY_CLIPS):
             namings.append(clip_naming(name, layer_paths(encoder), f"lora_te{number}", COMFY_CLIPS[number - 1]))
         else:
             namings.append(t5_naming(name, layer_paths(encoder), number))
-    return AdapterNaming.join(namings)
+    return namings
 
 
 def t5_naming(component: str, paths: list[str], number: int) -> AdapterNaming:

@@ -57,8 +57,11 @@ RESOURCES = Path(__file__).parents[2] / "resources"
 COMPONENT_CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 XL_CLASSES = {**COMPONENT_CLASSES, "text_encoder_2": CLIPTextModelWithProjection}
 # tokenizer -> the text encoder that reads its tokens
-TOKENIZERS = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2", "tokenizer_3": "text_encoder_3",
-              "t5_tokenizer": "text_conditioner"}  # fmt: skip
+TOKENIZERS = {
+    "tokenizer": "text_encoder",
+    **{f"tokenizer_{number}": f"text_encoder_{number}" for number in (2, 3, 4)},
+    "t5_tokenizer": "text_conditioner",
+}
 SD1, SD2 = (model.folder for model in STABLE_DIFFUSION.standard_models)
 (SDXL,) = (model.folder for model in STABLE_DIFFUSION_XL.standard_models)
 

@@ -152,6 +152,7 @@ class ModelWriter:
             write_index(target, self._index())
             for name in self.model.tokenizers:
                 self.model.source.tokenizer(name).save_pretrained(target / name)
+        self._write_brought(target)
         scheduler = self.model.trained_scheduler_config()
         if not base.is_dir() or scheduler != self.model.source.scheduler_config():
             self._write_scheduler(target, scheduler)
@@ -160,6 +161,14 @@ class ModelWriter:
         self._name_parts(target, components)
         if comment := config_comment(self.config):
             (target / "train_config.json").write_text(comment, encoding="utf-8")
+
+    def _write_brought(self, target: Path) -> None:
+        """Tokenizers that came with their text encoders from elsewhere."""
+        others = self.model.source.others if isinstance(self.model.source, FolderSource) else {}
+        for name in others:
+            tokenizer = self.model.source.tokenizer(name)
+            tokenizer.save_pretrained(target / name)
+            write_index(target, {**read_index(target), name: ["transformers", type(tokenizer).__name__]})
 
     def _name_parts(self, target: Path, written: Collection[str]) -> None:
         """Names the classes of those parts of models that were written in place of the whole ones."""

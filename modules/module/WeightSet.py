@@ -17,7 +17,7 @@ class WeightSet:
     """The weights of one component of a model that full fine-tuning trains.
 
     Each gets a `ParameterInfo`: `INPUT` for embeddings and first layers, `OUTPUT` for last layers, `HIDDEN` for the
-    weights of all other linear layers and convolutions, `VECTOR` for everything else: biases, norms, and tables that
+    weights of all other layers, `VECTOR` for everything else: biases, norms, and tables that
     are added to activations. A tensor that several layers share counts once, for the first of them.
 
     Building a set changes nothing about the component: call `requires_grad_()`.
@@ -139,7 +139,8 @@ def role_of(
     if isinstance(owner, nn.Embedding):
         return ParameterRole.INPUT
     if not isinstance(owner, (nn.Linear, _ConvNd)):
-        return ParameterRole.VECTOR
+        # as the engine has it: of a gate that chooses experts the weight is a matrix, a table that is added has a name
+        return ParameterRole.HIDDEN if getattr(owner, "weight", None) is parameter else ParameterRole.VECTOR
     if layer in input_layers:
         return ParameterRole.INPUT
     return ParameterRole.OUTPUT if layer in output_layers else ParameterRole.HIDDEN

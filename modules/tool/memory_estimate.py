@@ -64,7 +64,14 @@ def load_without_weights(config: TrainConfig, warn: Callable[[str], None]) -> Ba
             raise
         source = StandardSource(config.model_type, config.base_model_name)
         warn(f"{error} The estimate is that of {source.name}.")
-        return family(config, source, CPU)
+        # with its own components, where those that the config names instead are not here
+        parts = {name: getattr(config, name) for name in family.modules}
+        described = {
+            name: own.model_copy(update={"model_name": ""})
+            for name, own in parts.items()
+            if own.model_name and not Path(own.model_name).expanduser().exists()
+        }
+        return family(config.model_copy(update=described), source, CPU)
 
 
 def estimate_memory(
@@ -93,9 +100,11 @@ def estimate_memory(
     components = {name: space.module(model.layers_of(name)) for name in model.components}
     with space:
         components = {name: _placed(component, name, config) for name, component in components.items()}
+    before = model.components
     model.components = ModelComponents(
         list(components), lambda name: components[name].requires_grad_(False).eval(), CPU, torch.device("cpu")
     )
+    model.components.take_changes(before)
     model.device, model.pictures = CPU, blank_pictures
     run = _begun(model, config, space, components, text_trained, separate)
     sample = _largest_sample(model, config)
@@ -224,7 +233,7 @@ def _cache(estimate: MemoryEstimate, run: _Run, sample: SampleConfig | None) -> 
             if sample is not None:
                 model.prompts(sample)
     encoders = [name for name in run.weights if name == "vae" or name.startswith("text_encoder")]
-    estimate.phases["caching"] = {f"weights of {name}": run.weights[name] for name in encoders} | {
+    estimate.phases["caching"] = {f"weights of {name}": _staying(run, name) for name in encoders} | {
         "activations": max(images.peak, texts.peak)
     }
     placement = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(count, 1)
@@ -268,11 +277,16 @@ def _resident(estimate: MemoryEstimate, run: _Run) -> dict[str, int]:
     for name in resident:
         if name not in run.layers:
             continue
-        sizes = list(map(module_bytes, run.layers[name]))
-        estimate.waiting[f"layers of {name}"] = sum(sizes)
-        # those of the call that goes on are counted as operations make them
-        resident[name] -= sum(sizes) - (max(sizes) if run.config.async_offloading else 0)
+        estimate.waiting[f"layers of {name}"] = sum(map(module_bytes, run.layers[name]))
+        resident[name] = _staying(run, name)
     return resident
+
+
+def _staying(run: _Run, name: str) -> int:
+    """Bytes of a component's weights that are on the device while it works; the others wait in another memory."""
+    sizes = list(map(module_bytes, run.layers.get(name, ())))
+    # those of the call that goes on are counted as operations make them
+    return run.weights[name] - sum(sizes) + (max(sizes, default=0) if run.config.async_offloading else 0)
 
 
 def _average(estimate: MemoryEstimate, run: _Run, trained: Mapping) -> dict[str, int]:

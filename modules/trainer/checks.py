@@ -267,7 +267,7 @@ def _check_base(config: TrainConfig, family: type[BaseModel]) -> None:
     check_model_name(config.base_model_name, "base_model_name", config)
     path = read_model_name(config.base_model_name)
     if isinstance(path, Path) and path.is_dir():
-        check_folder(path, [*family.modules, *family.tokenizers, "scheduler"])
+        check_folder(path, [*family.needed_folders(config), "scheduler"], family.brought)
 
 
 def _unsupported(config: TrainConfig, family: type[BaseModel], warn: Warn) -> list[Problem]:

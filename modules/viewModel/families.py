@@ -15,7 +15,6 @@ _COMPONENTS_OF_OTHERS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("STABLE_DIFFUSION_XL",): ("unet", "text_encoder", "text_encoder_2", "vae"),
     ("PIXART", "SANA"): ("transformer", "text_encoder", "vae"),
     ("HUNYUAN_VIDEO",): ("transformer", "text_encoder", "text_encoder_2", "vae"),
-    ("HI_DREAM",): ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4", "vae"),
     ("WUERSTCHEN", "STABLE_CASCADE"): (
         *("prior", "text_encoder", "effnet_encoder"),
         *("decoder", "decoder_text_encoder", "decoder_vqgan"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.model.flux1_models import chroma_pipeline as random_chroma
 from tests.model.flux1_models import flux1_pipeline, flux1_relative
+from tests.model.hidream_base import random_hidream
 from tests.model.sd3_models import VARIANTS as _SD3
 from tests.model.sd3_models import sd3_pipeline
 
@@ -830,6 +831,33 @@ def wide_anima_folder(tmp_path_factory) -> Path:
     return saved_anima(_seeded(random_anima, 64, 4), tmp_path_factory.mktemp("wide anima"))
 
 
+# --- HiDream
+
+
+@pytest.fixture(scope="session")
+def hidream_pipeline():
+    """A small HiDream pipeline with random weights; tests must not change it."""
+    return _seeded(random_hidream, small_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def hidream_folder(hidream_pipeline, tmp_path_factory) -> Path:
+    """The same as a diffusers folder; tests must not change it."""
+    return _saved(hidream_pipeline, tmp_path_factory.mktemp("hidream"))
+
+
+@pytest.fixture
+def own_hidream_folder(hidream_folder, tmp_path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(hidream_folder, tmp_path / "base model"))
+
+
+@pytest.fixture(scope="session")
+def wide_hidream_folder(tmp_path_factory) -> Path:
+    """The same with layers that are large enough to be quantized, in every component."""
+    return _saved(_seeded(random_hidream, small_tokenizer(), 64, 4), tmp_path_factory.mktemp("wide hidream"))
+
+
 # --- PixArt alpha and Sigma
 
 _PIXART = ("alpha", "sigma")
@@ -903,6 +931,7 @@ _SMALL_FOLDERS = {
     "Flux.2 Klein": ("flux2_folders", "klein"), "Z-Image": ("zimage_folder", ""), "Chroma": ("chroma_folder", ""),
     "Qwen-Image": ("qwen_folder", ""), "Ernie-Image": ("ernie_folder", ""), "Krea 2": ("krea2_folder", ""),
     "Anima": ("anima_folder", ""),
+    "HiDream": ("hidream_folder", ""),
     "PixArt alpha": ("pixart_folders", "alpha"), "PixArt Sigma": ("pixart_folders", "sigma"),
     "Sana": ("sana_folder", ""),
 }  # fmt: skip

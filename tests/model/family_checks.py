@@ -69,7 +69,12 @@ def same_bytes_after_a_stop(make_run: Any, settings: dict) -> None:
 
 
 def diffusers_draws_the_same(
-    run: Any, folder: Path, settings: dict, draw: Callable[[Path], Image.Image] | None = None, **of_pipeline: Any
+    run: Any,
+    folder: Path,
+    settings: dict,
+    draw: Callable[[Path], Image.Image] | None = None,
+    prepare: Callable[[Any], None] | None = None,
+    **of_pipeline: Any,
 ) -> None:
     """The file of a run gives diffusers the picture that the run itself drew at its end.
 
@@ -78,12 +83,15 @@ def diffusers_draws_the_same(
         folder: of the base model.
         settings: of the run, with `DRAWN` and one sample.
         draw: file -> the sample by diffusers; None: by the usual pipeline.
+        prepare: what else is done to the pipeline.
         of_pipeline: what the family's pipeline is told beside.
     """
 
     def by_pipeline(file: Path) -> Image.Image:
         pipeline = DiffusionPipeline.from_pretrained(folder)
         pipeline.load_lora_weights(str(file))
+        if prepare is not None:
+            prepare(pipeline)
         return pipeline(
             prompt="a red shape", width=32, height=32, num_inference_steps=2, guidance_scale=2.0,
             generator=torch.Generator().manual_seed(3), **of_pipeline,
@@ -224,7 +232,7 @@ def layers_that_wait_change_nothing(make_run: Any, settings: dict) -> None:
     digests = []
     for fraction in (0.0, 0.7):
         run = make_run(f"{fraction}")
-        transformer = {"gradient_checkpointing": True, "offload_fraction": fraction}
+        transformer = settings["transformer"] | {"gradient_checkpointing": True, "offload_fraction": fraction}
         # both are the CPU's memory, but to layers that wait they are two
         run.train(**settings | {"epochs": 1, "transformer": transformer, "temp_device": "cpu:0"})
         digests.append([tensor for _, tensor in sorted(load_file(run.output).items())])

@@ -118,7 +118,13 @@ def short_options(preset: Path, folder: Path, cache: Path, base: Path | None) ->
         batches = images // config.batch_size
         # scaled steps are small in a stand-in that is far narrower than the model: rounding would be as large
         larger = 10 if config.optimizer.scaled_optm else 1
-        return options | changes | {
+        # it has all components itself
+        own = {
+            name: {**value, "model_name": ""}
+            for name, value in options.items()
+            if isinstance(value, dict) and "model_name" in value
+        }
+        return options | changes | own | {
             "learning_rate": larger * config.learning_rate,
             "base_model_name": str(base), "resolution": "32", "concepts": [concept], "samples": [],
             "epochs": math.ceil(STEPS * config.gradient_accumulation_steps / batches),

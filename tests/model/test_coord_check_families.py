@@ -32,6 +32,7 @@ FAMILIES["Qwen-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "QWEN"}
 FAMILIES["Ernie-Image"] = {**FAMILIES["Flux.2 dev"], "model_type": "ERNIE"}
 FAMILIES["Krea 2"] = {**FAMILIES["Flux.2 dev"], "model_type": "KREA_2"}
 FAMILIES["Anima"] = {**FAMILIES["Flux.2 dev"], "model_type": "ANIMA", "dynamic_timestep_shifting": False}
+FAMILIES["HiDream"] = {**FAMILIES["SD 3.5"], "model_type": "HI_DREAM_FULL", "text_encoder_4": {"train": False}}
 FAMILIES["PixArt alpha"] = {
     "model_type": "PIXART_ALPHA", "output_model_format": "COMFY_LORA", "transformer": COMPONENT, "unet": {},
     "text_encoder": COMPONENT,

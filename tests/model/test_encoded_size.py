@@ -24,6 +24,7 @@ FAMILIES = {
     "Flux.1": "FLUX_DEV_1", "Flux.2 dev": "FLUX_2", "Flux.2 Klein": "FLUX_2", "Z-Image": "Z_IMAGE",
     "Chroma": "CHROMA_1", "Qwen-Image": "QWEN", "Ernie-Image": "ERNIE", "Krea 2": "KREA_2",
     "Anima": "ANIMA",
+    "HiDream": "HI_DREAM_FULL",
     "PixArt alpha": "PIXART_ALPHA", "PixArt Sigma": "PIXART_SIGMA",
     "Sana": "SANA",
 }  # fmt: skip

@@ -35,6 +35,7 @@ FAMILIES = {
     "Ernie-Image": "ERNIE",
     "Krea 2": "KREA_2",
     "Anima": "ANIMA",
+    "HiDream": "HI_DREAM_FULL",
     "PixArt": "PIXART_ALPHA",
     "Sana": "SANA",
 }
@@ -84,7 +85,8 @@ def test_the_tables_are_complete():
 
 
 def config_of(folder: Path, family: str, **changes) -> TrainConfig:
-    quiet = {component: {"train": False} for component in ("text_encoder", "text_encoder_2", "text_encoder_3")}
+    encoders = ("text_encoder", *(f"text_encoder_{number}" for number in (2, 3, 4)))
+    quiet = {component: {"train": False} for component in encoders}
     return TrainConfig.from_dict({
         "base_model_name": str(folder), "model_type": FAMILIES[family], "lora_rank": 4, "oft_block_size": 8,
         "lora_init_scale": 1.0, "output_dtype": "FLOAT_32", "text_encoder_sequence_length": 40, "concepts": [],

@@ -205,6 +205,7 @@ COUNTS = {
     "Ernie-Image": {"ORIGINAL_LORA": (0, 259)},
     "Krea 2": {"ORIGINAL_LORA": (0, 264)},
     "Anima": dict.fromkeys(("ORIGINAL_LORA", "DIFFUSERS_LORA", "INTERNAL", "LEGACY_LORA"), (0, 454)),
+    "HiDream-I1": {"ORIGINAL_LORA": (0, 1128), "DIFFUSERS_LORA": (1392, 1562), "INTERNAL": (1392, 1562)},
     "Sana 1.6B": {},
     # T5 is not known by these names, nor is a flattened name of diffusers
     "PixArt alpha": {

@@ -8,6 +8,7 @@ from modules.model.BaseModel import BaseModel, model_families
 from modules.model.ChromaModel import ChromaModel
 from modules.model.ErnieModel import ErnieModel
 from modules.model.FluxModel import FluxModel
+from modules.model.HiDreamModel import HiDreamModel
 from modules.model.Krea2Model import Krea2Model
 from modules.model.ModelSource import empty_module
 from modules.model.PixArtModel import PixArtModel
@@ -32,6 +33,7 @@ from diffusers import (
     ErnieImageTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    HiDreamImageTransformer2DModel,
     Krea2Transformer2DModel,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
@@ -40,6 +42,7 @@ from diffusers import (
     UNet2DConditionModel,
     ZImageTransformer2DModel,
 )
+from diffusers.models.transformers.transformer_hidream_image import MoEGate
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, Qwen3Config, Qwen3ForCausalLM
 
 RESOURCES = Path(__file__).resolve().parents[2] / "resources"
@@ -126,6 +129,12 @@ COMPONENTS = {
         {"patch_embed.proj", "time_embed.t_embedder.linear_1"},
         {"proj_out"},
     ),
+    "hidream": (
+        lambda: resource(HiDreamImageTransformer2DModel, "hidream/transformer"),
+        {"x_embedder.proj", "t_embedder.timestep_embedder.linear_1", "p_embedder.pooled_embedder.linear_1"}
+        | {f"caption_projection.{number}.linear" for number in range(49)},
+        {"final_layer.linear"},
+    ),
     "sana": (
         lambda: resource(SanaTransformer2DModel, "sana/transformer"),
         {"patch_embed.proj", "caption_projection.linear_1", "time_embed.emb.timestep_embedder.linear_1"},
@@ -152,9 +161,14 @@ OWN = {
     "ernie-image": ErnieModel,
     "krea 2": Krea2Model,
     "anima": AnimaModel,
+    "hidream": HiDreamModel,
     "pixart alpha": PixArtModel,
     "sana": SanaModel,
 }
+
+
+# with the gate that chooses experts
+MATRICES = (nn.Linear, nn.Conv2d, MoEGate)
 
 
 @pytest.fixture(scope="module", params=COMPONENTS)
@@ -176,7 +190,7 @@ def test_every_weight_has_a_role_and_exactly_these_layers_are_first_and_last(com
         layers[info.role].add(info.layer)
     assert layers[ParameterRole.INPUT] == first and layers[ParameterRole.OUTPUT] == last
     inner = {
-        name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))
+        name for name, layer in module.named_modules() if isinstance(layer, MATRICES)
     } - first - last  # fmt: skip
     # a tied last layer is the first one's tensor
     assert layers[ParameterRole.HIDDEN] == inner - {"lm_head"}
@@ -186,7 +200,7 @@ def test_every_weight_has_a_role_and_exactly_these_layers_are_first_and_last(com
     for parameter in found.values():
         info = parameter.parameter_info
         # rows that stand for missing tokens belong to no layer
-        matrix = isinstance(module.get_submodule(info.layer), (nn.Linear, nn.Conv2d, nn.Embedding))
+        matrix = isinstance(module.get_submodule(info.layer), (*MATRICES, nn.Embedding))
         assert (parameter.dim() < 2 or not matrix) == (info.role == ParameterRole.VECTOR)
 
 

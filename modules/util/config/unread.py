@@ -78,7 +78,6 @@ RUN: Mapping[str, Unread] = {
     "quantization.cache_dir": Unread(_SVD, EVERY),
     "prior": Unread(_FAMILY, EVERY),
     "unconditional_transformer": Unread(_FAMILY, EVERY),
-    "text_encoder_4": Unread(_FAMILY, EVERY),
     "effnet_encoder": Unread(_FAMILY, EVERY),
     "decoder": Unread(_FAMILY, EVERY),
     "decoder_text_encoder": Unread(_FAMILY, EVERY),
@@ -101,7 +100,7 @@ CONCEPT: Mapping[str, Unread] = {
 SAMPLE: Mapping[str, Unread] = {
     "frames": Unread("no family of this trainer draws videos", (1,)),
     "length": Unread("no family of this trainer makes sound, and its samples have no other length", EVERY),
-    "text_encoder_4_layer_skip": Unread(_FAMILY, EVERY),
+    "text_encoder_4_layer_skip": Unread("the text encoder that it is for is read in many layers", EVERY),
     "transformer_attention_mask": Unread("whether attention sees padding can't be chosen yet", (False,)),
 }
 

@@ -1,6 +1,6 @@
 """Small random HiDream pipelines of the real classes."""
 
-from tests.model.flux1_models import WORDS, _disturb, _t5, _t5_tokenizer, _vae
+from tests.model.flux1_models import WORDS, _disturb, _t5, _vae, t5_tokenizer
 
 import torch
 
@@ -39,7 +39,7 @@ def random_hidream(clip: CLIPTokenizer, width: int = 16, heads: int = 2) -> HiDr
         width: of the small CLIP, T5 and Llama; the large CLIP has as much again.
         heads: of the transformer, with 16 channels each.
     """
-    t5, llama = _t5_tokenizer(), llama_tokenizer()
+    t5, llama = t5_tokenizer(), llama_tokenizer()
 
     def encoder(own: int, act: str) -> CLIPTextModelWithProjection:
         return CLIPTextModelWithProjection(CLIPTextConfig(

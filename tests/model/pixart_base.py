@@ -1,7 +1,7 @@
 """Small random models of PixArt alpha and Sigma, and their layers in the original layout, written down by hand."""
 
 from tests.model.flux1_models import _t5 as small_t5
-from tests.model.flux1_models import _t5_tokenizer as t5_tokenizer
+from tests.model.flux1_models import t5_tokenizer
 from tests.model.qwen_base import unsettle
 
 import torch

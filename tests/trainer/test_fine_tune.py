@@ -193,7 +193,7 @@ def test_centered_decay_pulls_to_the_base_model(make_run, monkeypatch, centered)
     trainer = make_run().trainer(**{**FINE_TUNE, "optimizer": {**SCALED, "centered_wd": centered}, "epochs": 5})
     loop, distances = trainer._loop, []
 
-    def no_signal(batch, index, micro_batches):
+    def no_signal(batch, index, part, micro_batches):
         for parameter in trainer.parameters:
             parameter.grad = torch.zeros_like(parameter)
         return torch.zeros(())

@@ -64,7 +64,7 @@ def test_a_run_stays_on_its_device_and_waits_once_a_step(mini_run, monkeypatch, 
         queued.append(waits[-1] + device.waits)
         return found
 
-    monkeypatch.setattr(trainer_module, "resolve_device", lambda config: device.device)
+    monkeypatch.setattr(trainer_module, "resolve_device", lambda config, world: device.device)
     monkeypatch.setattr(trainer_module.Trainer, "_step", counted)
     monkeypatch.setattr(GradientStep, "apply", counted_until_queued)
     results = []

@@ -27,7 +27,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "Muon": {"optimizer": {"optimizer": "MUON_ADV"}},
     "full": {**FULL, **SCALED},
     # with 3 + 4 images a step, of which the processes' parts cross from one batch to the next
-    "accumulated": {"gradient_accumulation_steps": 2, "batch_size": 3},
+    "accumulated": {
+        "gradient_accumulation_steps": 2, "batch_size": 3, "unet": {"gradient_checkpointing": True},
+    },
     # captions of different lengths in one batch, and a text encoder that is frozen after the first epoch
     "texts": {
         "text_encoder": {

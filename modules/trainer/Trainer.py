@@ -264,12 +264,9 @@ class Trainer:
                 self.warn(f"There is no backup in {self.workspace / 'backup'} yet; the run starts from the beginning.")
 
     def _newest_backup(self) -> Backup | None:
-        if self.world.leads:
-            backup = newest_backup(self.workspace / "backup", self.warn)
-            self.world.from_leader(lambda: backup and backup.path)
-            return backup
-        path = self.world.from_leader(lambda: None)
-        return path and read_backup(path)
+        own = newest_backup(self.workspace / "backup", self.warn) if self.world.leads else None
+        path = self.world.from_leader(lambda: own and own.path)
+        return own or (path and read_backup(path))
 
     def _make_optimizer(self) -> None:
         config = self.config

@@ -203,7 +203,11 @@ def _words_for_lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise LostProcess(f"Another process of this run has ended: {str(error).splitlines()[0]}") from error
+        raise _lost(error) from error
+
+
+def _lost(error: RuntimeError) -> LostProcess:
+    return LostProcess(f"Another process of this run has ended: {str(error).splitlines()[0]}")
 
 
 @contextlib.contextmanager
@@ -217,5 +221,5 @@ def exchange() -> Iterator[None]:
     except RuntimeError as error:
         text = str(error).lower()
         if any(word in text for word in ("gloo", "connection", "nccl", "peer")):
-            raise LostProcess(f"Another process of this run has ended: {str(error).splitlines()[0]}") from error
+            raise _lost(error) from error
         raise

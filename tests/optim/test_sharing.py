@@ -1,31 +1,18 @@
 """Optimizers that real processes share: each steps a part, and all have what one process would have, to the bit."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.optim.shared_steps import OPTIMIZERS, optimizer, parameters
+from tests.torchrun import in_processes
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", params=[2, 4])
 def told(request, tmp_path_factory) -> list[dict]:
     """What each of so many processes says, by its rank."""
     folder = tmp_path_factory.mktemp("shared")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scaled-optim")]),
-    }  # fmt: skip
-    script = ROOT / "tests" / "optim" / "shared_steps.py"
-    done = subprocess.run([*command, str(script), str(folder)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"told-{rank}.json").read_text()) for rank in range(request.param)]
+    return in_processes(Path(__file__).with_name("shared_steps.py"), folder, request.param)
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)

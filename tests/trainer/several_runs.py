@@ -5,16 +5,14 @@ Started by torchrun with a folder that has `jobs.json`: name -> a config, and wh
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.torchrun import in_processes
+
 if TYPE_CHECKING:
     from modules.util.World import World
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_jobs(folder: Path, jobs: dict[str, dict[str, Any]], processes: int) -> list[dict[str, Any]]:
@@ -27,14 +25,7 @@ def run_jobs(folder: Path, jobs: dict[str, dict[str, Any]], processes: int) -> l
     """
     folder.mkdir()
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", "TQDM_DISABLE": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scaled-optim")]),
-    }  # fmt: skip
-    done = subprocess.run([*command, __file__, str(folder)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"told-{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
+    return in_processes(Path(__file__), folder, processes)
 
 
 def run_job(job: dict[str, Any], world: "World") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The tab tools, with files of the miniature: each tool finds what it should, can be ended, and tells what is wrong.
 
-Where a tool only has to be ended, and in the coordinate check, its process is forked.
+Processes of tools are forked, but for the inspector's, which is started as users do it.
 """
 
 import json
@@ -154,6 +154,7 @@ def test_the_inspector_shows_every_layer_and_how_long_it_works(view, adapter, fi
     assert all(row[:2] == ["4", "3"] for row in rows.values())
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_the_converter_replaces_a_file_only_when_told_to(view, base, adapter, fill, work, tmp_path):
     page, written = page_of(view, "converter"), tmp_path / "written here.safetensors"
     written.write_bytes(b"precious")
@@ -178,6 +179,7 @@ def test_the_converter_replaces_a_file_only_when_told_to(view, base, adapter, fi
         assert torch.equal(one.merged_delta(), expected.adapters[name].merged_delta()), name
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_a_wrong_file_is_told_and_ranks_are_drawn_in_the_theme(app, view, adapter, fill, work, tmp_path):
     page, wrong = page_of(view, "effective rank"), tmp_path / "no adapter.safetensors"
     wrong.write_text("nothing", encoding="utf-8")
@@ -225,6 +227,7 @@ def test_a_coordinate_check_draws_the_config_of_now(app, view, mini_run, fill, w
     assert "Methods" in page.note.cget("text") and "--methods" not in page.note.cget("text")
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_the_estimate_is_for_the_config_of_now(app, view, work):
     page = page_of(view, "memory estimate")
     app.form.set_text("ema", "GPU")

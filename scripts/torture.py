@@ -35,7 +35,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--table", type=Path, metavar="MD", help="write the table here")
     args = parser.parse_args(arguments)
     if args.quick:
-        args.kills, args.flips, args.inputs, args.runs = 4, 25, 10, 2
+        args.kills, args.flips, args.inputs, args.runs = 2, 25, 10, 2
     return args
 
 

@@ -36,7 +36,8 @@ RUNS = {
     "float16": {"train_dtype": "FLOAT_16", "optimizer": SCALED, **FEW},
     "stiefel": {"optimizer": {"optimizer": "STIEFEL_LORA"}, "lora_init": "ORTHONORMAL"},
 }  # fmt: skip
-# Whether the devices have float64, with `--long` both kinds where nothing is said. torch's scaler of the loss asks for it.
+# Whether the devices have float64; with `--long` both kinds, where nothing is said. torch's scaler of the loss asks for
+# it.
 DEVICES = {"bfloat16, fused backward": (False,), "float16": (True,)}
 # Of a step: the loss and the norm of the gradients, read at once when everything else is queued.
 WAITS = 1

@@ -9,8 +9,6 @@ from modules.modelSaver.AdapterFile import read_adapter
 
 import torch
 
-import pytest
-
 TEXT_ENCODER = {"train": True, "learning_rate": 0.002, "gradient_checkpointing": False}
 CHECKPOINTED = {"train": True, "gradient_checkpointing": True}
 VARIED = {"enable_random_flip": True, "enable_crop_jitter": True}

@@ -29,7 +29,7 @@ def test_a_slice_of_everything(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     counts = json.loads(path.read_text())
     kills = counts["kills"]
-    assert kills["kills"] == kills["same bytes"] == 2 and kills["tracebacks"] == 0
+    assert 3 <= kills["kills"] == kills["same bytes"] and kills["tracebacks"] == 0
     assert counts["flips"]["backups"]["noticed"] == 25 and counts["pairs"]["one workspace"]["clean"]
     # where the system lets nobody make a small disk, none was tried
     assert counts["disks"]["clean"] == counts["disks"]["tried"]

@@ -122,6 +122,24 @@ def pixels(widget) -> list[tuple[int, tuple[int, int, int]]]:
     return ImageGrab.grab(box, xdisplay="").convert("RGB").getcolors(1 << 24)
 
 
+@pytest.mark.usefixtures("forked_scripts")
+def test_a_prompt_is_tried_beside_the_model_alone(app, view, adapter, fill, work, mini_run):
+    page = page_of(view, "try a prompt")
+    work(page)
+    assert page.note.cget("text") == "Write a prompt first."
+    fill(page, adapter=adapter, prompt="a red shape", steps=2, width=32, height=32)
+    work(page)
+    assert page.note.cget("text") == "" and page.picture.winfo_viewable()
+    kept = sorted((mini_run.workspace / "images").iterdir())
+    assert [path.name for path in kept] == [
+        "a red shape strengths-42.png", "a red shape-42-2.png", "a red shape-42.png",
+    ]  # fmt: skip
+    assert page.result.picture == kept[0] and not page.result.plot
+    fill(page, strengths="0 one")
+    work(page)
+    assert "Strengths" in page.note.cget("text") and "invalid float value" in page.note.cget("text")
+
+
 def test_what_the_calculator_finds_is_taken_into_the_config(app, view, fill, work):
     page = page_of(view, "alpha calculator")
     assert page.hint.winfo_manager() and not page.text.winfo_manager() and not view.take.winfo_manager()

@@ -4,6 +4,7 @@ from tkinter import filedialog, ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
+from modules.ui.ShortLabel import ShortLabel
 from modules.ui.tabs import TOOLS_TAB
 from modules.ui.ToolsView import CONVERT, TRY
 from modules.util.UserError import UserError
@@ -29,10 +30,9 @@ class ResultBar(ttk.Frame):
 
     def __init__(self, parent: tk.Misc, app: "App") -> None:
         super().__init__(parent)
-        self._app, px = app, app.theme.px
+        self._app = app
+        self._path: ShortLabel | None = None
         self._result: RunResult.RunResult | None = None
-        self._path = ttk.Label(self, style="Muted.TLabel")
-        self._path.pack(anchor="w", pady=(0, px(4)))
         self.buttons: dict[str, ttk.Button] = {}
         for text, help, command in (
             ("Open folder", "Shows the file in the system's own window.", self.open_folder),
@@ -53,14 +53,19 @@ class ResultBar(ttk.Frame):
         self._result = found
         for button in self.buttons.values():
             button.pack_forget()
+        if self._path is not None:
+            self._path.destroy()
+            self._path = None
         if found is None:
             self.pack_forget()
             return
         px = self._app.theme.px
-        self._path.configure(text=str(found.path))
         for text, button in self.buttons.items():
             if found.is_adapter or text == "Open folder":
                 button.pack(side="left", padx=(0, px(6)))
+        self._path = ShortLabel(self, str(found.path), "Muted.TLabel")
+        self._path.pack(side="left", fill="x", expand=True, padx=(px(6), 0))
+        self._app.tools.tooltip.attach(self._path, lambda: str(found.path))
         self.pack(fill="x", pady=(px(4), 0))
 
     def open_folder(self) -> None:

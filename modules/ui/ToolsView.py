@@ -85,7 +85,7 @@ class ToolsView(ttk.Frame):
         self._start = ToolModel.alpha_start(app.form.config)
         self._wish: Any = None
         self.tabs = TabBar(self, app.theme, [tool.name for tool in TOOLS], self.show_tool)
-        self.tabs.pack(anchor="w", pady=(0, app.theme.px(6)))
+        self.tabs.pack(fill="x", pady=(0, app.theme.px(6)))
         self.show_tool(ALPHA)
         alpha = self.pages[ALPHA]
         self.show_tool(TRY)

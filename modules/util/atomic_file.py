@@ -67,6 +67,35 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | Iterable[bytes | mem
         raise write_failure(path, error) from error
 
 
+def create_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """`write_bytes` for a path at which nothing stands: what another one has put there meanwhile is not replaced.
+
+    Raises:
+        FileExistsError: something stands there, if only a link to nothing.
+        UserError: the file cannot be written.
+    """
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.new")
+    write_bytes(beside, data)
+    try:
+        # gives the whole file its name only where there is none
+        os.link(beside, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # a disk without links; Windows does not rename over a file, elsewhere a moment stays in which one could come
+        if os.path.lexists(target):
+            raise FileExistsError(target) from None
+        try:
+            os.rename(beside, target)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise write_failure(path, error) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def write_failure(path: str | os.PathLike[str], error: OSError) -> UserError:
     """What to tell a user when writing to `path` failed."""
     cause = _CAUSES.get(error.errno or 0, error.strerror or str(error))

@@ -21,14 +21,18 @@ if TYPE_CHECKING:
     from modules.ui.App import App
 
 TICK_MS = 250
-TRY, ALPHA, INSPECT, CONVERT, RANK, COORD, MEMORY, BOARD = (
-    "try a prompt", "alpha calculator", "adapter inspector", "converter", "effective rank", "coordinate check",
-    "memory estimate", "TensorBoard",
+TRY, CAPTIONS, ALPHA, INSPECT, CONVERT, RANK, COORD, MEMORY, BOARD = (
+    "try a prompt", "captions", "alpha calculator", "adapter inspector", "converter", "effective rank",
+    "coordinate check", "memory estimate", "TensorBoard",
 )  # fmt: skip
 TOOLS = (
     Tool(
         TRY, "Draws a prompt with the base model of the present config, alone and with an adapter. Nothing is trained.",
         "Draw", "The pictures appear here, beside one another. They are kept in the workspace, in images.",
+    ),
+    Tool(
+        CAPTIONS, "Describes the images of a folder by a model. What you wrote yourself is never changed.",
+        "Describe", "The captions appear here. They are written only where Preview is empty.",
     ),
     Tool(
         ALPHA, "Another alpha, with the learning rate and start values that go with it.", "Calculate",
@@ -160,6 +164,7 @@ class ToolsView(ttk.Frame):
         folder = Path(self._folder.name)
         works: dict[str, Callable[[], ToolResult]] = {
             TRY: lambda: ToolModel.try_prompt(config, wish, process),
+            CAPTIONS: lambda: ToolModel.write_captions(config, wish, process),
             ALPHA: lambda: ToolModel.rebase(config, wish),
             INSPECT: lambda: ToolModel.inspect(wish, process),
             CONVERT: lambda: ToolModel.convert(wish, process),
@@ -172,9 +177,9 @@ class ToolsView(ttk.Frame):
 
     def _make(self, tool: Tool) -> ToolPage:
         inputs: dict[str, BaseConfig] = {
-            TRY: ToolModel.TryInput(), ALPHA: ToolModel.alpha_input(self._app.form.config),
-            INSPECT: ToolModel.InspectInput(), CONVERT: ToolModel.ConvertInput(), RANK: ToolModel.RankInput(),
-            COORD: ToolModel.CoordInput(),
+            TRY: ToolModel.TryInput(), CAPTIONS: ToolModel.CaptionInput(),
+            ALPHA: ToolModel.alpha_input(self._app.form.config), INSPECT: ToolModel.InspectInput(),
+            CONVERT: ToolModel.ConvertInput(), RANK: ToolModel.RankInput(), COORD: ToolModel.CoordInput(),
         }  # fmt: skip
         forms = self._app.kept.setdefault("forms of tools", {})
         if tool.name in inputs and tool.name not in forms:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from modules.tool.caption_names import KNOWN_MODELS
 from modules.tool.coord_check.methods import BATCH, BLOCKS, BOUND, CHECKED, RANKS, USUAL, WARM
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
@@ -35,6 +36,9 @@ FORM_WORDS = {
     "by --base": "in Base model",
     "--base": "Base model",
     "--override train_dtype=FLOAT_32": "the same config with train_dtype FLOAT_32",
+    "--device cpu": "train_device cpu",
+    "--model:": "Model:",
+    "--prompt:": "Prompt:",
     "--methods": "Methods",
     "--ranks": "Ranks",
     "--blocks": "Block sizes",
@@ -147,6 +151,29 @@ class TryInput(BaseConfig):
     height: int | None = option(None, "Height", "null: as the model is usually drawn.", G, ge=8)
     steps: int | None = option(None, "Steps", "Of the sampler. null: as usual.", G, ge=1)
     cfg: float | None = option(None, "Guidance", "null: as usual.", G, ge=0)
+
+
+class CaptionInput(BaseConfig):
+    """What captions are written for, and how."""
+
+    folder: str = option("", "Folder", "Of the images. Captions that are there are left alone.", G, path="folder")
+    model: str = option(
+        KNOWN_MODELS[0], "Model", "Folder or hub name: BLIP, BLIP-2, Florence-2, a chat model that sees, a tagger.", G,
+        choices=KNOWN_MODELS, path="model",
+    )  # fmt: skip
+    prompt: str = option(
+        "", "Prompt",
+        "What the model is asked. BLIP goes on from it, Florence-2 takes <CAPTION>, <DETAILED_CAPTION> or "
+        "<MORE_DETAILED_CAPTION>, chat models follow it. Empty: as usual for the model.", G,
+    )  # fmt: skip
+    start: str = option("", "Begins with", "What each caption begins with, such as ohwx and a comma.", G)
+    preview: int | None = option(
+        3, "Preview", "Shows so many captions and writes nothing. null: all captions are written.", G, ge=1
+    )
+    subfolders: bool = option(False, "Subfolders", "Images in folders below get captions, too.", G)
+    redo: bool = option(
+        False, "Write anew", "Captions that a model wrote here and nobody changed since are written anew.", G
+    )
 
 
 class CoordInput(BaseConfig):
@@ -346,6 +373,30 @@ def try_prompt(config: TrainConfig, wish: TryInput, process: ToolProcess) -> Too
         found = _run(process, "sample.py", "--config", str(path), *arguments, accepted=(0, 3))
     written = [line.removeprefix("written: ") for line in found.text.splitlines() if line.startswith("written: ")]
     return ToolResult(found.text, Path(written[-1]) if written else None, plot=False)
+
+
+def write_captions(config: TrainConfig, wish: CaptionInput, process: ToolProcess) -> ToolResult:
+    """Captions of a folder's images by a model, written beside them or, in a preview, only shown.
+
+    Args:
+        config: of the run: its device, hub cache, token and offline mode.
+        wish: what is described, and how.
+        process: unused, for the script.
+
+    Raises:
+        UserError: the folder or the model can't be used.
+    """
+    _need(wish.folder, "a folder of images")
+    _need(wish.model, "a model")
+    # with = a text may begin with a dash
+    arguments = [wish.folder, "--model", wish.model, f"--start={wish.start}", f"--prompt={wish.prompt}"]
+    arguments += _given("--preview", wish.preview)
+    arguments += [flag for flag, on in (("--redo", wish.redo), ("--subfolders", wish.subfolders)) if on]
+    with _config_file(config) as path:
+        # 3: some images are broken, which the text tells
+        found = _run(process, "caption.py", *arguments, "--config", str(path), accepted=(0, 3))
+    lines = [textwrap.fill(line, NOTE_WIDTH, subsequent_indent="    ") for line in found.text.splitlines()]
+    return ToolResult("\n".join(lines))
 
 
 def open_board(board: TensorBoard, workspace: Path, process: ToolProcess) -> ToolResult:

@@ -18,12 +18,13 @@ from modules.module.AdapterSet import AdapterSet
 from modules.util.config.load import train_config_from_dict
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
+from tests.tool.tiny_captioners import make_blip
 
 import torch
 
 import psutil
 import pytest
-from PIL import ImageColor, ImageGrab
+from PIL import Image, ImageColor, ImageGrab
 from safetensors.torch import load_file
 
 LONG = 120
@@ -138,6 +139,30 @@ def test_a_prompt_is_tried_beside_the_model_alone(app, view, adapter, fill, work
     fill(page, strengths="0 one")
     work(page)
     assert "Strengths" in page.note.cget("text") and "invalid float value" in page.note.cget("text")
+
+
+@pytest.mark.usefixtures("forked_scripts")
+def test_captions_are_shown_first_and_written_then(app, view, fill, work, until, tmp_path):
+    page, folder = page_of(view, "captions"), tmp_path / "photos"
+    work(page)
+    assert page.note.cget("text") == "Choose a folder of images first."
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (40, 30), "red").save(folder / name)
+    (folder / "b.txt").write_text("mine")
+    fill(page, folder=folder, model=make_blip(tmp_path / "blip"), start="ohwx,")
+    work(page)
+    assert page.note.cget("text") == "" and "a.png: ohwx, " in page.text.text
+    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.png", "b.txt"]
+    fill(page, preview="")
+    page.button.invoke()
+    until(app, started(page), LONG)
+    page.button.invoke()
+    until(app, lambda: page.process is None, LONG)
+    assert page.note.cget("text") == "Cancelled." and not list(folder.glob(".*.new"))
+    work(page)
+    assert "1 caption written." in page.text.text and (folder / "a.txt").read_text().startswith("ohwx, ")
+    assert (folder / "b.txt").read_text() == "mine"
 
 
 def test_what_the_calculator_finds_is_taken_into_the_config(app, view, fill, work):

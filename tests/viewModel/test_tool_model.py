@@ -12,6 +12,7 @@ from modules.viewModel.ToolModel import (
     AdapterFormat,
     AdapterShape,
     AlphaInput,
+    CaptionInput,
     ConvertInput,
     CoordInput,
     InspectInput,
@@ -22,6 +23,7 @@ from modules.viewModel.ToolModel import (
     inspect,
     rebase,
     values_for,
+    write_captions,
 )
 from modules.viewModel.ToolProcess import ToolProcess
 from tests.load_script import load_script
@@ -93,6 +95,28 @@ def test_every_field_of_the_converter_reaches_the_script(calls, script):
     same = {name for name in full if full[name] == plain[name]}
     assert same == {"paths", "info", "merge", "extract"}, "those are other tools"
     assert full["alpha"] == 1.23456789 and str(full["format"]) == "COMFY_LORA" and full["to"] == "lora"
+
+
+def test_every_field_of_the_captions_reaches_their_script(calls):
+    script = load_script("caption")
+    wish = CaptionInput(
+        folder="photos",
+        model="some/model",
+        prompt="-what is it?",
+        start="-ohwx, ",
+        preview=None,
+        subfolders=True,
+        redo=True,
+    )
+    assert not [name for name in CaptionInput.model_fields if getattr(wish, name) == getattr(CaptionInput(), name)]
+    write_captions(TrainConfig(), wish, ToolProcess())
+    write_captions(TrainConfig(), CaptionInput(folder="photos"), ToolProcess())
+    full, usual = (script.parse(list(line[1:])) for line in calls)
+    assert (full.folder, full.model, full.prompt, full.start) == (Path("photos"), wish.model, wish.prompt, wish.start)
+    assert full.redo and full.subfolders and full.preview is None and full.config.name == "present config.json"
+    assert usual.preview == 3 and not usual.redo and not usual.subfolders and not usual.prompt and not usual.start
+    with pytest.raises(UserError, match="Choose a folder of images first"):
+        write_captions(TrainConfig(), CaptionInput(), ToolProcess())
 
 
 def test_the_coordinate_check_of_an_untouched_form_is_that_of_its_script(calls):

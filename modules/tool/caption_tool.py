@@ -174,9 +174,8 @@ def _load(wishes: Wishes, say: Say, on_download: Progress) -> Captioner:
     config = TrainConfig() if wishes.config is None else load_train_config(wishes.config, warn=warn)
     config.train_device = wishes.device or config.train_device
     device = resolve_device(config)
-    captioner = load_captioner(wishes.model, device, Hub(config, on_download, warn), wishes.asked)
-    say(f"model: {wishes.model}")
-    return captioner
+    say(f"model: {wishes.model} on {device}")
+    return load_captioner(wishes.model, device, Hub(config, on_download, warn), wishes.asked)
 
 
 def _describe(wishes: Wishes, place: Place, captioner: Captioner, say: Say, books: _Books, outcome: Outcome) -> None:

@@ -130,13 +130,12 @@ class _Books:
         return self._read[folder]
 
 
-def find_places(wishes: Wishes, say: Say, books: _Books | None = None) -> tuple[list[Place], int]:
+def find_places(wishes: Wishes, say: Say, books: _Books) -> tuple[list[Place], int]:
     """The images that get a caption, in the order of their names, and how many have one that is left alone.
 
     Raises:
         UserError: there is no such folder.
     """
-    books = _Books() if books is None else books
     if not wishes.folder.is_dir():
         raise UserError(f"{wishes.folder} is no folder. Expected the folder of your images.")
     listing = list_folder(wishes.folder, wishes.subfolders)

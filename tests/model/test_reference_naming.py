@@ -84,6 +84,18 @@ def test_sizes_of_the_standard_models(standard):
     assert not any(model.has_weights for model in standard.values())
 
 
+@pytest.mark.parametrize(
+    ("name", "relative"),
+    [
+        *((f"{name} inpainting", name) for name in ("Stable Diffusion 1.x", "Stable Diffusion 2.x", "SDXL")),
+        ("Flux.1 Kontext dev", "Flux.1 dev"),
+    ],
+)
+def test_relatives_have_the_names_of_their_layers(standard, name, relative):
+    """So that every key of theirs is in the same maps; with no layer more."""
+    assert standard[name].naming == standard[relative].naming
+
+
 # kohya's names, as its trainer writes them: SDXL's UNet in native names, its encoders numbered
 FILES = {
     "Stable Diffusion 1.x": {

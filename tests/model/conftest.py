@@ -730,6 +730,38 @@ def wide_qwen_folder(tmp_path_factory) -> Path:
     return _saved(_seeded(random_qwen, 64, 4), tmp_path_factory.mktemp("wide qwen"))
 
 
+# --- Qwen-Image-Edit
+
+_QWEN_EDITS = {"edit": False, "plus": True}
+
+
+@pytest.fixture(scope="session")
+def qwen_edit_pipelines() -> dict:
+    """ "edit" and "plus" -> a small pipeline with random weights; tests must not change it."""
+    from tests.model.qwen_base import random_qwen_edit
+
+    return {name: _seeded(random_qwen_edit, plus) for name, plus in _QWEN_EDITS.items()}
+
+
+@pytest.fixture(scope="session")
+def qwen_edit_folders(qwen_edit_pipelines, tmp_path_factory) -> dict[str, Path]:
+    """The same as diffusers folders; tests must not change them."""
+    from tests.model.qwen_base import save_qwen_edit
+
+    return {
+        name: save_qwen_edit(pipeline, tmp_path_factory.mktemp(f"qwen {name}"))
+        for name, pipeline in qwen_edit_pipelines.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def wide_qwen_edit_folder(tmp_path_factory) -> Path:
+    """Plus with layers that are large enough to be quantized, in every component."""
+    from tests.model.qwen_base import random_qwen_edit, save_qwen_edit
+
+    return save_qwen_edit(_seeded(random_qwen_edit, True, 64, 4), tmp_path_factory.mktemp("wide qwen plus"))
+
+
 # --- Ernie-Image
 
 
@@ -951,7 +983,8 @@ _SMALL_FOLDERS = {
     "Flux.1 Kontext": ("flux1_relative_folders", "kontext"), "Flux.1 Fill": ("flux1_relative_folders", "fill"),
     "Flux.2 dev": ("flux2_folders", "dev"),
     "Flux.2 Klein": ("flux2_folders", "klein"), "Z-Image": ("zimage_folder", ""), "Chroma": ("chroma_folder", ""),
-    "Qwen-Image": ("qwen_folder", ""), "Ernie-Image": ("ernie_folder", ""), "Krea 2": ("krea2_folder", ""),
+    "Qwen-Image": ("qwen_folder", ""), "Qwen-Image-Edit": ("qwen_edit_folders", "edit"),
+    "Ernie-Image": ("ernie_folder", ""), "Krea 2": ("krea2_folder", ""),
     "Anima": ("anima_folder", ""),
     "HiDream": ("hidream_folder", ""),
     "PixArt alpha": ("pixart_folders", "alpha"), "PixArt Sigma": ("pixart_folders", "sigma"),

@@ -49,6 +49,7 @@ ALIKE = {
     "SD 2.0 inpainting": ("STABLE_DIFFUSION_20_INPAINTING", "SD 1.5, 2.x", ()),
     "SDXL inpainting": ("STABLE_DIFFUSION_XL_10_BASE_INPAINTING", "SDXL", ("DoRA, outputs",)),
     "Flux.1 Kontext": ("FLUX_KONTEXT_DEV_1", "Flux.1", ("LoRA",)),
+    "Qwen-Image-Edit": ("QWEN_EDIT", "Qwen-Image", ("LoRA",)),
     "Flux.1 Fill": ("FLUX_FILL_DEV_1", "Flux.1", ("LoRA", "DoRA", "DoRA, outputs", "OFT", "LoKr")),
 }
 TYPES = FAMILIES | {family: kind for family, (kind, _, _) in ALIKE.items()}
@@ -110,7 +111,9 @@ def load(folder: Path, family: str) -> BaseModel:
 def prediction(model: BaseModel) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     pixels = torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1
-    conditions = {**model.encode_captions(["red cat"]), "placement": torch.tensor([[32.0, 32, 0, 0, 32, 32]])}
+    sees, texts = model.captions_see_conditioning, ["red cat"]
+    encoded = model.encode_instructions(texts, pixels.flip(3)) if sees else model.encode_captions(texts)
+    conditions = {**encoded, "placement": torch.tensor([[32.0, 32, 0, 0, 32, 32]])}
     if model.conditioning != ConditioningSource.NONE:
         mask = (pixels[:, :1] > 0).float() if model.conditioning == ConditioningSource.MASK else None
         conditions |= model.encode_conditioning(pixels.flip(3), mask)

@@ -41,6 +41,8 @@ FORM_WORDS = {
     "--widths": "Another base model",
     "--batch": "Batch",
     "--steps": "Steps before",
+    "--adapter": "Adapter",
+    "--strengths": "Strengths",
     "--rate": "Learning rate",
     "--bound": "Bound",
     "--format": "Format",
@@ -130,6 +132,23 @@ class RankInput(BaseConfig):
     other: str = option("", "Beside it", "Another adapter file to compare with. Empty: none.", G, path="file")
 
 
+class TryInput(BaseConfig):
+    """What is drawn with an adapter."""
+
+    adapter: str = option("", "Adapter", "The adapter file. Empty: the base model alone.", G, path="file")
+    prompt: str = option("", "Prompt", "What to draw.", G)
+    negative: str = option("", "Negative prompt", "What guidance steers away from.", G)
+    strengths: str = option(
+        "0 1", "Strengths", "Of the adapter, with spaces between; 0 is the base model alone. One picture each.", G
+    )
+    seed: int = option(42, "Seed", "The noise that each picture starts from.", G)
+    count: int = option(1, "Pictures", "With each strength; seeds count up.", G, ge=1)
+    width: int | None = option(None, "Width", "null: as the model is usually drawn.", G, ge=8)
+    height: int | None = option(None, "Height", "null: as the model is usually drawn.", G, ge=8)
+    steps: int | None = option(None, "Steps", "Of the sampler. null: as usual.", G, ge=1)
+    cfg: float | None = option(None, "Guidance", "null: as usual.", G, ge=0)
+
+
 class CoordInput(BaseConfig):
     """What the coordinate check compares."""
 
@@ -156,11 +175,13 @@ class ToolResult:
     Attributes:
         text: for people.
         picture: PNG file, None if there is none.
+        plot: whether the picture is one of lines and letters, which takes the colours of the window.
         values: path -> value for the run's config, if they can be applied.
     """
 
     text: str
     picture: Path | None = None
+    plot: bool = True
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -301,6 +322,32 @@ def coord_check(config: TrainConfig, wish: CoordInput, picture: Path, process: T
     return ToolResult(_without_written(found.text, picture), picture)
 
 
+def try_prompt(config: TrainConfig, wish: TryInput, process: ToolProcess) -> ToolResult:
+    """Draws a prompt with the base model of a config and an adapter, at each strength, into the workspace's `images`.
+
+    Args:
+        config: of the run: its base model, number formats and device.
+        wish: what is drawn.
+        process: unused, for the script.
+
+    Raises:
+        UserError: something can't be read, or does not fit.
+    """
+    _need(wish.prompt, "a prompt", "Write")
+    folder = Path(config.workspace_dir) / "images"
+    arguments = ["--prompt", wish.prompt, "--seed", str(wish.seed), "--count", str(wish.count)]
+    arguments += ["--output", str(folder), *_given("--negative", wish.negative)]
+    for flag in ("width", "height", "steps", "cfg"):
+        arguments += _given(f"--{flag}", getattr(wish, flag))
+    if wish.adapter.strip():
+        arguments += ["--adapter", wish.adapter, "--strengths", *(wish.strengths.split() or ["0", "1"])]
+    with _config_file(config) as path:
+        # 3: memory was too little for some, which the text tells
+        found = _run(process, "sample.py", "--config", str(path), *arguments, accepted=(0, 3))
+    written = [line.removeprefix("written: ") for line in found.text.splitlines() if line.startswith("written: ")]
+    return ToolResult(found.text, Path(written[-1]) if written else None, plot=False)
+
+
 def open_board(board: TensorBoard, workspace: Path, process: ToolProcess) -> ToolResult:
     """Starts TensorBoard on a workspace, unless it runs there, and opens it in the browser."""
     address = board.open(workspace, process)
@@ -347,9 +394,9 @@ def _folded(text: str) -> str:
     return "\n".join(lines)
 
 
-def _need(text: str, what: str) -> None:
+def _need(text: str, what: str, do: str = "Choose") -> None:
     if not text.strip():
-        raise UserError(f"Choose {what} first.")
+        raise UserError(f"{do} {what} first.")
 
 
 def _given(flag: str, value: Any) -> list[str]:

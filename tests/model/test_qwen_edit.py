@@ -6,6 +6,7 @@ import shutil
 from functools import cache, partial
 from pathlib import Path
 
+from modules.dataLoader.Encoder import Encoder
 from modules.model.QwenEditModel import CLEAN_MARK, QwenEditModel
 from modules.model.QwenModel import QwenModel
 from modules.model.recognize_model import find_model_type
@@ -14,6 +15,7 @@ from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.save_adapter import save_adapter
 from modules.modelSaver.weight_output import ModelWriter
 from modules.module.AdapterSet import AdapterSet
+from modules.trainer.encoded_size import encoded_bytes
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
@@ -113,6 +115,14 @@ def test_what_is_seen_has_at_most_the_pipeline_s_size(qwen_edit_folders, monkeyp
     # lengths count the marks, and not the picture; a caption can't bring a second one
     assert model.text_limits() == {"text_encoder": 512 - 8}
     assert model.count_tokens("text_encoder", ["a red cat", "a <|image_pad|> cat"]) == [3, 2]
+
+
+def test_what_captions_take_follows_the_pictures(qwen_edit_folders):
+    model = load(qwen_edit_folders["edit"], resolution="64,128")
+    told = encoded_bytes(model)
+    texts = (("a photo ", 64), ("a photo " * 300, 128))
+    short, long = (Encoder(model).caption(text, torch.zeros(3, side, side)) for text, side in texts)
+    assert [told.short_caption, told.caption] == [own["hidden"].nbytes + own["mask"].nbytes for own in (short, long)]
 
 
 @torch.no_grad()

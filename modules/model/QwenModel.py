@@ -92,9 +92,10 @@ class QwenModel(QwenTexts, QwenLatents):
         config, expected = self.layers_of("transformer").config, 4 * self.layers_of("vae").config.z_dim
         others = [name for name in self.of_others if config.get(name)]
         if others or config.in_channels != expected:
-            what = f"has {others[0]}" if others else f"reads {config.in_channels} channels, expected {expected}"
+            wrong = f"reads {config.in_channels} channels, expected {expected} as in {self.title}"
+            what = f"has {others[0]}, which {self.title} has not" if others else wrong
             raise UserError(
-                f"base_model_name: the transformer of {self.source.name} {what}, as {self.title} has not. Models that "
+                f"base_model_name: the transformer of {self.source.name} {what}. Models that "
                 "edit images or draw layers read more than a caption: the first have their own model_type, QWEN_EDIT; "
                 "the others can't be trained here."
             )

@@ -1,4 +1,5 @@
 import tkinter as tk
+from collections.abc import Callable
 from pathlib import Path
 from tkinter import filedialog, ttk
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from modules.ui.App import App
 
 REPLACE, BOTH, CANCEL = "Replace it", "Keep both", "Cancel"
+# what whole models and embeddings have, too
+FOR_ALL = ("Open folder", "Page of the run")
 
 
 class ResultBar(ttk.Frame):
@@ -39,6 +42,7 @@ class ResultBar(ttk.Frame):
             ("Try a prompt", "Draws with it, beside the base model alone.", lambda: self._to_tool(TRY)),
             ("ComfyUI workflow", "Writes a workflow beside it; drop that onto ComfyUI's window.", self.write_workflow),
             ("Copy to ComfyUI …", "Copies it to where ComfyUI looks for adapters.", self.copy),
+            ("Page of the run", "Curves, pictures and options as one HTML file, to send to somebody.", self.write_page),
             ("Convert", "Another format, rank, alpha or kind.", lambda: self._to_tool(CONVERT)),
         ):
             button = ttk.Button(self, text=text, command=command)
@@ -61,7 +65,7 @@ class ResultBar(ttk.Frame):
             return
         px = self._app.theme.px
         for text, button in self.buttons.items():
-            if found.is_adapter or text == "Open folder":
+            if found.is_adapter or text in FOR_ALL:
                 button.pack(side="left", padx=(0, px(6)))
         self._path = ShortLabel(self, str(found.path), "Muted.TLabel")
         self._path.pack(side="left", fill="x", expand=True, padx=(px(6), 0))
@@ -73,19 +77,26 @@ class ResultBar(ttk.Frame):
         self._app.say(RunResult.show_in_folder(self._result.path))
 
     def write_workflow(self) -> None:
-        """Writes a workflow for ComfyUI beside the adapter; one that is there is replaced only if that is wished."""
+        """Writes a workflow for ComfyUI beside the adapter."""
+        ending = "Drop it onto ComfyUI's window; a note in it says the rest."
+        self._write("the workflow", self._result.workflow, RunResult.write_workflow, ending)
+
+    def write_page(self) -> None:
+        """Writes the run as one HTML file beside what it has saved."""
+        self._write("the page", self._result.page, RunResult.write_page, "Any browser shows it.")
+
+    def _write(self, what: str, target: Path, write: Callable[..., str], ending: str) -> None:
+        """Writes a file beside the result, on a worker's thread; replaces one that is there only if that is wished."""
         app, result = self._app, self._result
-        overwrite = result.workflow.exists()
+        overwrite = target.exists()
         if overwrite:
-            question = f"{result.workflow} exists. Replace it?"
-            if AskWindow(app, app.tools, "ComfyUI workflow", question, (CANCEL, REPLACE)).ask() != REPLACE:
+            asked = AskWindow(app, app.tools, "A file is there", f"{target} exists. Replace it?", (CANCEL, REPLACE))
+            if asked.ask() != REPLACE:
                 return
-        app.say("Writing the workflow …")
+        app.say(f"Writing {what} …")
         app.worker.run(
-            lambda: RunResult.write_workflow(result, overwrite, ToolProcess()),
-            lambda _: app.say(
-                f"Written: {result.workflow}. Drop it onto ComfyUI's window; a note in it says the rest."
-            ),
+            lambda: write(result, overwrite, ToolProcess()),
+            lambda _: app.say(f"Written: {target}. {ending}"),
             lambda error: app.say(str(error)),
         )
 

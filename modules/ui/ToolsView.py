@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from modules.ui.App import App
 
 TICK_MS = 250
-TRY, ALPHA, INSPECT, CONVERT, RANK, COORD, MEMORY, BOARD = (
-    "try a prompt", "alpha calculator", "adapter inspector", "converter", "effective rank", "coordinate check",
-    "memory estimate", "TensorBoard",
+TRY, ALPHA, INSPECT, CONVERT, MERGE, EXTRACT, RANK, COORD, MEMORY, BOARD = (
+    "try a prompt", "alpha calculator", "adapter inspector", "converter", "merge", "extract", "effective rank",
+    "coordinate check", "memory estimate", "TensorBoard",
 )  # fmt: skip
 TOOLS = (
     Tool(
@@ -41,6 +41,14 @@ TOOLS = (
     Tool(
         CONVERT, "Another format, rank, alpha or kind. The read file stays as it is.", "Convert",
         "What was written appears here, and what a lower rank loses.",
+    ),
+    Tool(
+        MERGE, "A base model with an adapter in it, for programs that load no adapters. What is read stays as it is.",
+        "Merge", "What was written appears here.",
+    ),
+    Tool(
+        EXTRACT, "The LoRA between two models: what a fine-tuned model has learned, as a small file.", "Extract",
+        "What was written appears here, and what the rank loses.",
     ),
     Tool(
         RANK, "How many of their ranks the layers of an adapter really use.", "Plot",
@@ -163,6 +171,8 @@ class ToolsView(ttk.Frame):
             ALPHA: lambda: ToolModel.rebase(config, wish),
             INSPECT: lambda: ToolModel.inspect(wish, process),
             CONVERT: lambda: ToolModel.convert(wish, process),
+            MERGE: lambda: ToolModel.merge(wish, process),
+            EXTRACT: lambda: ToolModel.extract(wish, process),
             RANK: lambda: ToolModel.effective_rank(wish, folder / "ranks.png", process),
             COORD: lambda: ToolModel.coord_check(config, wish, folder / "coordinates.png", process),
             MEMORY: lambda: ToolModel.estimate_memory(config, process),
@@ -173,8 +183,8 @@ class ToolsView(ttk.Frame):
     def _make(self, tool: Tool) -> ToolPage:
         inputs: dict[str, BaseConfig] = {
             TRY: ToolModel.TryInput(), ALPHA: ToolModel.alpha_input(self._app.form.config),
-            INSPECT: ToolModel.InspectInput(), CONVERT: ToolModel.ConvertInput(), RANK: ToolModel.RankInput(),
-            COORD: ToolModel.CoordInput(),
+            INSPECT: ToolModel.InspectInput(), CONVERT: ToolModel.ConvertInput(), MERGE: ToolModel.MergeInput(),
+            EXTRACT: ToolModel.ExtractInput(), RANK: ToolModel.RankInput(), COORD: ToolModel.CoordInput(),
         }  # fmt: skip
         forms = self._app.kept.setdefault("forms of tools", {})
         if tool.name in inputs and tool.name not in forms:

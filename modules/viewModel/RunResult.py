@@ -38,6 +38,11 @@ class RunResult:
         """Where its workflow for ComfyUI is written."""
         return self.path.with_name(f"{self.path.stem} workflow.json")
 
+    @property
+    def page(self) -> Path:
+        """Where the page of its run is written."""
+        return self.path.with_name(f"{self.path.stem} run.html")
+
 
 def result_of(model: RunModel) -> RunResult | None:
     """What a run that has ended has made; None if nothing of it is there."""
@@ -62,6 +67,16 @@ def write_workflow(result: RunResult, overwrite: bool, process: ToolProcess) -> 
     arguments = [str(result.config), "--adapter", str(result.path), "--output", str(result.workflow)]
     arguments += ["--overwrite"] if overwrite else []
     return process.run_script("comfy_workflow.py", *arguments, target=result.workflow)
+
+
+def write_page(result: RunResult, overwrite: bool, process: ToolProcess) -> str:
+    """Writes the run as one HTML file beside what it has saved; returns what the script says.
+
+    Raises:
+        UserError: the file exists and is not to be replaced.
+    """
+    arguments = [str(result.config.parent), "--output", str(result.page), *(["--overwrite"] if overwrite else [])]
+    return process.run_script("run_page.py", *arguments, target=result.page)
 
 
 def comfy_loras(folder: Path) -> Path:

@@ -125,6 +125,30 @@ class ConvertInput(BaseConfig):
     overwrite: bool = option(False, "Overwrite", "Replaces the written file if it exists.", G)
 
 
+class MergeInput(BaseConfig):
+    """What is merged into a base model."""
+
+    adapter: str = option("", "Adapter", "The adapter file.", G, path="file")
+    base: str = option("", "Base model", "Folder or file of the model that it was trained for.", G, path="model")
+    output: str = option("", "Written folder", "The merged model, a folder in diffusers' layout.", G, path="folder")
+    dtype: WrittenType | None = option(None, "Number format", "Of the written weights. null: as it is.", G)
+    neumann: bool = option(
+        False, "Neumann series", "Rotations are computed as OneTrainer trains them, where the file does not say.", G
+    )
+    overwrite: bool = option(False, "Overwrite", "Replaces the written folder if it holds a model.", G)
+
+
+class ExtractInput(BaseConfig):
+    """Between which models the change is found."""
+
+    base: str = option("", "Base model", "Folder or file of the model that the other one was made of.", G, path="model")
+    tuned: str = option("", "Changed model", "Folder or file of the model whose change is wanted.", G, path="model")
+    output: str = option("", "Written file", "The LoRA file to write.", G, path="output")
+    rank: int = option(16, "Rank", "Of the LoRA; what a lower rank loses is told.", G, ge=1)
+    format: AdapterFormat | None = option(None, "Format", "Names of the weights in the file. null: KOHYA_LORA.", G)
+    overwrite: bool = option(False, "Overwrite", "Replaces the written file if it exists.", G)
+
+
 class RankInput(BaseConfig):
     """What the plot of effective ranks reads."""
 
@@ -277,6 +301,26 @@ def convert(wish: ConvertInput, process: ToolProcess) -> ToolResult:
     ):  # fmt: skip
         arguments += _given(flag, value)
     arguments += [flag for flag, on in (("--neumann", wish.neumann), ("--overwrite", wish.overwrite)) if on]
+    return _run(process, "convert_adapter.py", *arguments, target=Path(wish.output))
+
+
+def merge(wish: MergeInput, process: ToolProcess) -> ToolResult:
+    """Writes a base model with an adapter in it; nothing is replaced unless `overwrite` says so."""
+    _need(wish.adapter, "an adapter file")
+    _need(wish.base, "the base model")
+    _need(wish.output, "the folder to write")
+    arguments = [wish.adapter, wish.output, "--merge", "--base", wish.base, *_given("--dtype", wish.dtype)]
+    arguments += [flag for flag, on in (("--neumann", wish.neumann), ("--overwrite", wish.overwrite)) if on]
+    return _run(process, "convert_adapter.py", *arguments)
+
+
+def extract(wish: ExtractInput, process: ToolProcess) -> ToolResult:
+    """Writes the LoRA that lies between two models; nothing is replaced unless `overwrite` says so."""
+    _need(wish.base, "the base model")
+    _need(wish.tuned, "the changed model")
+    _need(wish.output, "the file to write")
+    arguments = [wish.output, "--extract", wish.base, wish.tuned, "--rank", str(wish.rank)]
+    arguments += [*_given("--format", wish.format), *(["--overwrite"] if wish.overwrite else [])]
     return _run(process, "convert_adapter.py", *arguments, target=Path(wish.output))
 
 

@@ -111,6 +111,12 @@ def check_what_comes_next(app, view, until, run) -> None:
     assert {"LoraLoaderModelOnly", "KSampler"} <= {node["type"] for node in workflow["nodes"]}
     answer(app, "Cancel")
     bar.buttons["ComfyUI workflow"].invoke()
+    bar.buttons["Page of the run"].invoke()
+    until(app, lambda: app.problems.news.startswith("Written") and "run.html" in app.problems.news, LONG)
+    page = (run.output.parent / "lora run.html").read_text(encoding="utf-8")
+    # 0, 6 and 12 of two prompts, and the grids of before and after
+    assert page.count("data:image/jpeg") >= 6 and "lora.safetensors" in page and "<polyline" in page
+    assert "lora_rank" in page and str(run.root) not in page.split("<h2>Messages")[0]
 
     app.settings.comfy = str(run.root)
     bar.buttons["Copy to ComfyUI …"].invoke()

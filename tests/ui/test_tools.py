@@ -198,6 +198,28 @@ def test_the_converter_replaces_a_file_only_when_told_to(view, base, adapter, fi
 
 
 @pytest.mark.usefixtures("forked_scripts")
+def test_what_is_merged_is_extracted_again(view, base, adapter, fill, work, tmp_path):
+    page, merged = page_of(view, "merge"), tmp_path / "merged model"
+    fill(page, adapter=adapter, output=merged)
+    work(page)
+    assert page.note.cget("text") == "Choose the base model first."
+    fill(page, base=base.name)
+    work(page)
+    assert page.note.cget("text") == "" and (merged / "model_index.json").is_file()
+    page, written = page_of(view, "extract"), tmp_path / "extracted.safetensors"
+    fill(page, base=base.name, tuned=merged, output=written, rank=RANK)
+    work(page)
+    assert page.note.cget("text") == ""
+    found, expected = (
+        AdapterSet.from_parts("unet", base.components["unet"], file.fit(base.naming, base.components)["unet"])
+        for file in map(read_adapter, (written, adapter))
+    )
+    for name, one in expected.adapters.items():
+        if one.merged_delta().norm() > 0:
+            torch.testing.assert_close(found.adapters[name].merged_delta(), one.merged_delta(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("forked_scripts")
 def test_a_wrong_file_is_told_and_ranks_are_drawn_in_the_theme(app, view, adapter, fill, work, tmp_path):
     page, wrong = page_of(view, "effective rank"), tmp_path / "no adapter.safetensors"
     wrong.write_text("nothing", encoding="utf-8")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from modules.model.BaseModel import model_families
 from modules.model.QuantizedLinear import QuantizedLinear
 from modules.model.recognize_model import find_model_type
 from modules.model.unet_keys import layer_paths
@@ -16,6 +17,7 @@ from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.load import train_config_from_dict
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ModelType import ModelType
 from modules.util.LayerFilter import LayerFilter
 from tests.model.test_flux2_comfy import delta
 
@@ -207,21 +209,22 @@ def quantized_base_trains(run: Any, settings: dict, weights: str, paths: Collect
     Args:
         run: of `make_run`.
         settings: with one sample.
-        weights: the format of transformer and text encoder.
-        paths: of layers of the transformer that are large enough.
+        weights: the format of denoiser and text encoder.
+        paths: of layers of the denoiser that are large enough.
         checkpoints: whether gradients are checkpointed.
 
     Returns:
         the trainer.
     """
+    denoiser = model_families()[ModelType(settings["model_type"])].trainable_components[0]
     trainer = run.trainer(**settings | {
         "epochs": 1, "train_dtype": "BFLOAT_16", "sample_after": 1, "sample_after_unit": "EPOCH",
-        "transformer": {"weight_dtype": weights, "gradient_checkpointing": checkpoints},
+        denoiser: {"weight_dtype": weights, "gradient_checkpointing": checkpoints},
         "text_encoder": {"train": False, "weight_dtype": weights},
     })  # fmt: skip
     trainer.run()
     for path in paths:
-        layer = trainer.model.transformer.get_submodule(path)
+        layer = trainer.model.denoiser.get_submodule(path)
         assert isinstance(layer, QuantizedLinear) and layer.data_type == weights
     assert len(list(run.workspace.rglob("0 - */*.jpg"))) == 2
     return trainer
@@ -314,33 +317,33 @@ def comfy_makes_the_trained_weights(
 @torch.no_grad()
 def diffusers_computes_the_same(
     call: Callable[[nn.Module], Tensor],
-    transformer: nn.Module,
+    denoiser: nn.Module,
     adapters: AdapterSet,
     folder: Path,
     file: Path,
     load: Callable[[Path], Any] = DiffusionPipeline.from_pretrained,
 ) -> None:
-    """A pipeline that loads a file gives the output of the hooked transformer.
+    """A pipeline that loads a file gives the output of the hooked denoiser.
 
     Args:
-        call: transformer -> its output for inputs that are always the same.
-        transformer: the base.
+        call: denoiser -> its output for inputs that are always the same.
+        denoiser: the base.
         adapters: that were written.
         folder: of the base model.
         file: that has the adapters.
         load: folder -> pipeline of diffusers.
     """
-    plain = call(transformer)
+    plain = call(denoiser)
     adapters.eval().hook()
     try:
-        hooked = call(transformer)
+        hooked = call(denoiser)
     finally:
         adapters.unhook()
     assert (hooked - plain).abs().max() > 0.1
     pipeline = load(folder)
     pipeline.load_lora_weights(str(file))
     # sums in another order, in float32, of numbers of size 1
-    torch.testing.assert_close(call(pipeline.transformer), hooked, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(call(getattr(pipeline, adapters.component)), hooked, atol=1e-4, rtol=1e-4)
 
 
 # float32 through a dozen layers

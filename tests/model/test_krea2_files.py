@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from modules.model.Krea2Model import Krea2Model, Krea2TextEncoder
+from modules.model.Krea2Model import Krea2Model
+from modules.model.QwenTexts import Qwen3VLText
 from modules.model.StandardSource import StandardSource
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
@@ -103,7 +104,7 @@ def test_the_folder_s_text_encoder_is_read_without_its_half_for_images(own_krea2
     save_file(tensors, place / "model.safetensors", {"format": "pt"})
     assert any("visual." in name for name in load_file(place / "model.safetensors"))
     same(load(own_krea2_folder).components["text_encoder"], of_text(encoder))
-    _, told = Krea2TextEncoder.from_pretrained(place, output_loading_info=True)
+    _, told = Qwen3VLText.from_pretrained(place, output_loading_info=True)
     assert not told["unexpected_keys"] and not told["missing_keys"]
 
 

@@ -21,7 +21,7 @@ from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 from tests.adapters import disturb
-from tests.model.family_checks import (
+from tests.model.key_checks import (
     ADAPTER_KINDS,
     comes_back,
     comfy_makes_the_trained_weights,

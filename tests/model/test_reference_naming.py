@@ -72,6 +72,7 @@ def test_sizes_of_the_standard_models(standard):
         ("Ernie-Image", "transformer"): 8_033_490_048,
         ("Krea 2", "transformer"): 12_820_073_036,
         ("Anima", "transformer"): 1_956_405_248,
+        ("Ideogram 4", "transformer"): 9_279_288_448,
         ("HiDream-I1", "transformer"): 17_105_733_184,
         ("HiDream-I1", "text_encoder"): 123_781_632,
         ("HiDream-I1", "text_encoder_2"): 694_878_720,

@@ -206,6 +206,9 @@ COUNTS = {
     "Krea 2": {"ORIGINAL_LORA": (0, 264)},
     "Anima": dict.fromkeys(("ORIGINAL_LORA", "DIFFUSERS_LORA", "INTERNAL", "LEGACY_LORA"), (0, 454)),
     "HiDream-I1": {"ORIGINAL_LORA": (0, 1128), "DIFFUSERS_LORA": (1392, 1562), "INTERNAL": (1392, 1562)},
+    "Ideogram 4": dict.fromkeys(("ORIGINAL_LORA",), (0, 211)) | dict.fromkeys(
+        ("DIFFUSERS_LORA", "INTERNAL", "LEGACY_LORA"), (0, 279)
+    ),
     "Sana 1.6B": {},
     # T5 is not known by these names, nor is a flattened name of diffusers
     "PixArt alpha": {
@@ -217,8 +220,9 @@ COUNTS = {
 }  # fmt: skip
 
 
-# families whose native files join layers
+# families whose native files join layers, of which ComfyUI knows single ones; and one of which it does not
 _JOINED = ("Flux.", "Chroma", "Stable Diffusion 3", "PixArt")
+_WHOLE = "Ideogram 4"
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -238,5 +242,5 @@ def test_how_many_layers_comfy_finds(standards, name):
     apart = naming.write_apart.get(ModelFormat.COMFY_LORA, {})
     assert set(apart.values()) <= naming.comfy and bool(apart) == name.startswith(_JOINED)
     joined = one(onetrainer_remarks(ModelFormat.KOHYA_LORA, AdapterKind("LoRA"), naming))
-    assert ("layers that are joined" in joined) == name.startswith((*_JOINED, "Z-Image"))
+    assert ("layers that are joined" in joined) == name.startswith((*_JOINED, "Z-Image", _WHOLE))
     assert not onetrainer_remarks(ModelFormat.LEGACY_LORA, AdapterKind("LoRA"), naming)

@@ -141,10 +141,6 @@ def test_files_that_are_refused(krea2_folder, krea2_pipeline, tmp_path):
     del tensors[MATRIX]
     with pytest.raises(UserError, match=r"lacks 1 of the .*mlp\.up\.weight"):
         component(krea2_folder, "transformer", tensors, tmp_path / "c.safetensors")
-    path = tmp_path / "krea2-raw-Q4_K_M.gguf"
-    path.write_bytes(b"GGUF")
-    with pytest.raises(UserError, match=r"Q4_K_M\.gguf: found a \.gguf, expected \.safetensors"):
-        assert load(krea2_folder, transformer={"model_name": str(path)}).transformer
 
 
 def test_a_file_as_base_model_is_explained(tmp_path):

@@ -750,11 +750,11 @@ def wide_pixart_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def full_size_models() -> list:
+def full_size_models() -> tuple:
     """Descriptions of the published models of all families, on the meta device; tests must not change them."""
-    from modules.model.reference_naming import standard_models
+    from tests import full_size
 
-    return list(standard_models())
+    return full_size.full_size_models()
 
 
 # a family -> the fixture of its small folders, and which of several it is

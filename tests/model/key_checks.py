@@ -39,6 +39,12 @@ ADAPTER_KINDS = {
     "OFT on outputs": {"peft_type": "OFT_2", "oft_side": "OUTPUT", "oft_block_size": 8},
 }
 """Kinds of adapters in files -> their settings."""
+# rotations of inputs are no kind of stock ComfyUI, and only its own format is adjusted for its DoRA on outputs
+COMFY_KINDS = [
+    *(("COMFY_LORA", kind) for kind in ADAPTER_KINDS if kind != "OFT"),
+    *(("KOHYA_LORA", kind) for kind in ADAPTER_KINDS if kind not in ("OFT", "DoRA on outputs")),
+]
+"""(format, kind) of which stock ComfyUI makes the trained weights, where no layers are joined."""
 
 
 def rank_one_keys(

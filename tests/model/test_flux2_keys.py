@@ -9,7 +9,6 @@ import re
 from functools import cache
 
 from modules.model.flux2_keys import FLUX_2_LAYOUT, flux2_adapter_naming
-from modules.model.reference_naming import standard_models
 from modules.model.unet_keys import layer_paths
 from modules.modelSaver.adapter_layout import split_key
 from modules.modelSaver.adapter_metadata import AdapterDescription
@@ -26,6 +25,7 @@ from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 from tests.adapters import disturb
+from tests.full_size import full_size_models
 from tests.model.key_checks import comes_back
 from tests.model.test_flux2_comfy import delta
 
@@ -63,7 +63,7 @@ APART = {
 @cache
 def flux2_models() -> dict:
     """name -> a full-size model on the meta device."""
-    return {model.name: model for model in standard_models() if model.name.startswith("Flux.2")}
+    return {model.name: model for model in full_size_models() if model.name.startswith("Flux.2")}
 
 
 @pytest.fixture(scope="module", params=SIZES)

@@ -3,11 +3,12 @@
 import json
 import shutil
 
-from modules.model.reference_naming import load_base, load_component, reference_of_folder, standard_models
+from modules.model.reference_naming import load_base, load_component, reference_of_folder
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.convert import find_reference
 from modules.tool.adapter_tool import Wishes, merge
 from modules.util.UserError import UserError
+from tests.full_size import full_size_models
 
 import torch
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 @pytest.fixture(scope="module")
 def standard():
     """name -> standard model; on the meta device, and nothing here changes them."""
-    return {model.name: model for model in standard_models()}
+    return {model.name: model for model in full_size_models()}
 
 
 def test_sizes_of_the_standard_models(standard):

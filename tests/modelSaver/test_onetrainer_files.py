@@ -4,7 +4,6 @@ OneTrainer's formulas are written down once more. Its own modules (revision 23df
 LoHa and rotations of whole kernels gave our weights to 2e-7; what is called refused here raised there.
 """
 
-from modules.model.reference_naming import standard_models
 from modules.modelSaver.adapter_kinds import AdapterKind
 from modules.modelSaver.adapter_layout import LAYOUTS
 from modules.modelSaver.adapter_metadata import AdapterDescription
@@ -18,6 +17,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from tests.adapters import disturb
+from tests.full_size import full_size_models
 
 import torch
 from torch import Tensor, nn
@@ -173,7 +173,7 @@ def test_comfy_s_line(base, kind, model_format):
 
 @pytest.fixture(scope="module")
 def standards() -> dict[str, object]:
-    return {model.name: model.naming for model in standard_models()}
+    return {model.name: model.naming for model in full_size_models()}
 
 
 # As ComfyUI's own key maps (April 2026) counted them: format -> layers that it finds, of all

@@ -5,6 +5,7 @@ sample.py --base MODEL --adapter A.safetensors --prompt "a red lumo"    with an 
 sample.py --base MODEL --adapter A.safetensors:0.8 --adapter B.safetensors --prompt "a red lumo"
 sample.py --base MODEL --embedding E.safetensors:lumo --prompt "a lumo"    with an embedding for the word lumo
 sample.py --config preset.json --adapter A.safetensors                  the preset's model and samples
+sample.py --config preset.json --adapter A.safetensors --strengths 0 0.5 1    each beside the others, in a grid
 
 MODEL is a folder in diffusers' layout, a single file or a hub name. A number behind an adapter is its strength: the
 change of the model times that number; of rotations (OFT) the generator times that number, which is nearly the angle.
@@ -79,6 +80,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--image", metavar="FILE", help="what to fill in or to edit, in families that do so")
     parser.add_argument("--mask", metavar="FILE", help="white where --image is to be filled in")
     parser.add_argument("--count", type=int, default=1, metavar="N", help="images of a prompt; seeds count up")
+    parser.add_argument(
+        "--strengths", nargs="+", type=float, default=[], metavar="S",
+        help="times those of the adapters; 0 is the model alone; a grid shows them beside one another",
+    )  # fmt: skip
     parser.add_argument("--sampler", choices=[str(name) for name in NoiseScheduler])
     parser.add_argument(
         "--prompt-chunks", type=int, metavar="N", help="chunks of 75 tokens that CLIP reads of a prompt"
@@ -98,6 +103,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("give --prompt, or --config with samples")
     if args.count < 1:
         parser.error(f"--count: found {args.count}, expected at least 1")
+    if not all(map(math.isfinite, args.strengths)):
+        parser.error(f"--strengths: found {args.strengths}, expected finite numbers")
+    if len(set(args.strengths)) < len(args.strengths):
+        parser.error("--strengths: one is there twice")
+    if args.strengths and not args.adapter:
+        parser.error("--strengths: give --adapter, too")
     return args
 
 
@@ -126,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         neumann=args.neumann,
         prompt_chunks=args.prompt_chunks,
+        factors=args.strengths,
     )
     try:
         left_out = draw_images(wishes, console.note, console.steps("sampling"), console.download)

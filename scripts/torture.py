@@ -83,7 +83,8 @@ def torture(args: argparse.Namespace, folder: Path, keep: Callable[[str, dict[st
     if "kills" in args.parts:
         chains = []
         for number, case in enumerate(list(CASES)[1:2] if args.quick else CASES):
-            chains.append(kill_chain(folder / f"kills {number}", *own, case, args.kills, args.seed))
+            epochs = 4 if args.quick else 10
+            chains.append(kill_chain(folder / f"kills {number}", *own, case, args.kills, args.seed, epochs=epochs))
             told(f"{case}: {len(chains[-1].kills)} kills, the same bytes: {chains[-1].same}")
         keep("kills", report.of_kills(chains))
     if "disks" in args.parts:

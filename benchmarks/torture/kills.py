@@ -96,7 +96,9 @@ def phases_of(count: int, seed: int) -> list[str]:
     return [CACHING] * caching + others
 
 
-def kill_chain(root: Path, base: Path, images: Path, case: str, count: int, seed: int, clock: bool = True) -> Chain:
+def kill_chain(
+    root: Path, base: Path, images: Path, case: str, count: int, seed: int, clock: bool = True, epochs: int = 10
+) -> Chain:
     """Trains a case whole, and again with `count` kills.
 
     Args:
@@ -105,8 +107,9 @@ def kill_chain(root: Path, base: Path, images: Path, case: str, count: int, seed
         case: a key of `CASES`.
         seed: of the moments.
         clock: whether each process finds a clock that was set by up to two days, back or forth.
+        epochs: of four batches, if the case does not say; a kill waits for up to four backups, one a step.
     """
-    options = {**CASES[case]}
+    options = {"epochs": epochs, **CASES[case]}
     whole, resumed = (MiniatureRun(root / name, base, images, options) for name in ("whole", "resumed"))
     whole.finish_undisturbed()
     rng = random.Random(f"{case} {seed}")

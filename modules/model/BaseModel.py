@@ -326,6 +326,10 @@ class BaseModel(ConditionedModel):
                 self.know_prompts(sample, self.encode_prompts(sample))
         return {name: tensor.to(self.device) for name, tensor in self._prompts[key].items()}
 
+    def forget_prompts(self) -> None:
+        """Prompts are encoded anew from now on, as text encoders have changed."""
+        self._prompts.clear()
+
     def know_prompts(self, sample: SampleConfig, encoded: Mapping[str, Tensor]) -> None:
         """Remembers what `encode_prompts` gave for a sample."""
         self._prompts[_key_of(sample)] = {name: tensor.cpu() for name, tensor in encoded.items()}

@@ -19,7 +19,7 @@ from modules.module.AdapterSet import AdapterSet
 from modules.trainer.EmbeddingMethod import AdditionalEmbeddings
 from modules.trainer.long_texts import tell_long_texts
 from modules.trainer.preflight import resolve_device
-from modules.trainer.sampling import draw_sample
+from modules.trainer.sampling import draw_sample, make_grid
 from modules.util.atomic_file import write_failure
 from modules.util.config.conditioning import sample_conditioning_problems, unread_pictures
 from modules.util.config.load import load_train_config, resolve_samples
@@ -58,6 +58,8 @@ class Wishes:
         dtype: of weights and arithmetic. None: the config's; without one BFLOAT_16 on CUDA, FLOAT_32 elsewhere.
         device: as `train_device`; None: the config's, else the best one there is.
         prompt_chunks: as the config's; None: the config's.
+        factors: of all strengths; each image is drawn with each of them, and a grid shows them beside one another.
+            Empty: the strengths as they are, without a grid.
         neumann: rotations are the Neumann series, where a file does not say which they are.
     """
 
@@ -73,6 +75,15 @@ class Wishes:
     device: str | None = None
     neumann: bool = False
     prompt_chunks: int | None = None
+    factors: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One image: what it shows, and from which noise."""
+
+    sample: SampleConfig
+    seed: int
 
 
 def draw_images(
@@ -106,26 +117,64 @@ def draw_images(
     model = family.load(config, device, hub)
     _add_embeddings(model, config, say)
     tell_long_texts(model, None, samples, lambda text: say(f"warning: {text}"))
+    jobs = [_Job(sample, seed) for sample in samples for seed in _seeds(sample, wishes.count)]
+    factors = wishes.factors or (1.0,)
+    progress = _Progress(on_progress, len(factors) * sum(job.sample.diffusion_steps for job in jobs))
+    drawn: dict[tuple[int, float], Image.Image | None] = {}
     with torch.no_grad(), autocast(config, device):
-        apply_adapters(model, files, samples, say, wishes.neumann)
-        # text encoders, whose prompts are remembered now
-        model.rest()
-        jobs = [(sample, seed) for sample in samples for seed in _seeds(sample, wishes.count)]
-        total = sum(sample.diffusion_steps for sample, _ in jobs)
-        left_out = done = 0
-        for sample, seed in jobs:
-            picture = draw_sample(
-                model, sample, seed, lambda text: say(f"warning: {text}"),
-                lambda step, _, start=done: on_progress(start + step, total),
-            )  # fmt: skip
-            done += sample.diffusion_steps
-            if picture is None:
-                left_out += 1
-                on_progress(done, total)
-                continue
-            text = parameters_text(sample, seed, picture, config, wishes.adapters)
-            say(f"written: {save_image(picture, wishes.output, sample.prompt, seed, text)}")
-    return left_out
+        for factor in factors:
+            at = [(file, strength * factor) for file, strength in files if strength * factor]
+            hooked = apply_adapters(model, at, samples, say, wishes.neumann)
+            # text encoders, whose prompts are remembered now
+            model.rest()
+            for place, job in enumerate(jobs):
+                picture = drawn[place, factor] = _drawn(model, job, say, progress)
+                if picture is not None:
+                    named = [(path, strength * factor) for path, strength in wishes.adapters]
+                    text = parameters_text(job.sample, job.seed, picture, config, named)
+                    path = save_image(picture, wishes.output, job.sample.prompt, job.seed, text)
+                    say(f"written: {path}")
+            for adapters in hooked:
+                adapters.unhook()
+            model.forget_prompts()
+    if wishes.factors:
+        say(f"written: {_save_grid(wishes, jobs, drawn)}")
+    return sum(picture is None for picture in drawn.values())
+
+
+class _Progress:
+    """Steps of all images together."""
+
+    def __init__(self, tell: Callable[[int, int], None], total: int) -> None:
+        self._tell, self.total, self.done = tell, total, 0
+
+    def step(self, done: int) -> None:
+        """So many of the present image are done."""
+        self._tell(self.done + done, self.total)
+
+    def end(self, steps: int) -> None:
+        """The present image had so many steps, and is over."""
+        self.done += steps
+        self._tell(self.done, self.total)
+
+
+def _drawn(model: BaseModel, job: _Job, say: Say, progress: _Progress) -> Image.Image | None:
+    """None if memory was too little."""
+    picture = draw_sample(
+        model, job.sample, job.seed, lambda text: say(f"warning: {text}"), lambda step, _: progress.step(step)
+    )
+    progress.end(job.sample.diffusion_steps)
+    return picture
+
+
+def _save_grid(wishes: Wishes, jobs: Sequence[_Job], drawn: Mapping[tuple[int, float], Image.Image | None]) -> Path:
+    """A row for each image, a column for each factor."""
+    rows = [
+        (str(job.seed) if len(jobs) > 1 else "", [drawn[place, factor] for factor in wishes.factors])
+        for place, job in enumerate(jobs)
+    ]
+    captions = [f"strength {factor:g}" if factor else "the model alone" for factor in wishes.factors]
+    return save_image(make_grid(rows, captions), wishes.output, f"{jobs[0].sample.prompt} strengths", jobs[0].seed, "")
 
 
 def apply_adapters(
@@ -134,8 +183,8 @@ def apply_adapters(
     samples: Sequence[SampleConfig],
     say: Say,
     neumann: bool = False,
-) -> None:
-    """Puts adapters on the model, one after the other, and encodes the prompts of `samples`.
+) -> list[AdapterSet]:
+    """Puts adapters on the model, one after the other, and encodes the prompts of `samples`. Returns what is hooked.
 
     Text encoders come first, so that they can be freed before the denoiser is loaded.
 
@@ -150,7 +199,7 @@ def apply_adapters(
         UserError: an adapter does not fit the model.
     """
     naming = model.adapter_naming()
-    fitted = []
+    fitted, hooked = [], []
     for file, strength in files:
         if file.extra:
             say(f"warning: {file.path}: embeddings in it are left out ({len(file.extra)} tensors).")
@@ -170,6 +219,8 @@ def apply_adapters(
                     component, model.components[component], layers[component], series, strength
                 )
                 adapters.to(model.device).eval().hook()
+                hooked.append(adapters)
+    return hooked
 
 
 def parameters_text(

@@ -26,6 +26,7 @@ from modules.viewModel.FormField import FormSection
 from modules.viewModel.OptimizerCatalog import OptimizerCatalog
 from modules.viewModel.search_options import place_in_items, tab_of_list
 from modules.viewModel.Session import Session
+from modules.viewModel.StepCount import StepCount
 from modules.viewModel.TrainForm import OPTIMIZER as OPTIMIZER_PATH
 from modules.viewModel.TrainForm import Checks
 from modules.viewModel.TrainHints import TrainHints
@@ -50,6 +51,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         tools: theme, tooltip, popup list and drop targets, which all views share; `theme` is its own.
         hints: what can be chosen in the form.
         worker: for what takes long.
+        steps: how many the config is.
         runs: the run that goes on, and the queue.
         preset_actions: opens, saves and deletes presets.
         views: tab -> the form and the view made by hand, of those shown so far.
@@ -69,6 +71,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         )
         self.hints = TrainHints(self.form)
         self.worker = Worker()
+        self.steps = StepCount(self.worker, self._show_steps)
         self.runs = RunFollower(self, self.tools, self.session, root, self.say, self._tell_of_run)
         self.preset_actions = PresetActions(self, self.tools, self.session, self.say, self.refresh)
         self.optimizer_window: OptimizerWindow | None = None
@@ -343,9 +346,14 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
 
     def _check(self) -> None:
         self.problems.show(self.form.check())
+        self._show_steps()
         before, self._not_kept = self._not_kept, self.session.keep()
         if self._not_kept and self._not_kept != before:
             self.say(f"Not everything can be kept: {' '.join(self._not_kept)}")
+
+    def _show_steps(self) -> None:
+        self.steps.show(self.form.config)
+        self.problems.tell_size(self.steps.text, self.steps.detail)
 
     def _poll(self) -> None:
         # first, so that one result that cannot be shown does not keep back all others

@@ -44,6 +44,9 @@ class ProblemBar(ttk.Frame):
         row.pack(side="bottom", fill="x")
         self.start = ttk.Button(row, text="Start training", style="Window.Accent.TButton", command=start)
         self.start.pack(side="right")
+        self._size, self._size_detail = ttk.Label(row, style="Muted.Window.TLabel"), ""
+        self._size.pack(side="right", padx=(0, px(10)))
+        tools.tooltip.attach(self._size, lambda: self._size_detail)
         self.toggle = ttk.Button(row, style="Window.TButton", command=self._toggle)
         self._news = ttk.Label(row, style="Muted.Window.TLabel", anchor="w")
         self._news.pack(side="left", fill="x", expand=True, padx=(px(4), px(8)))
@@ -62,6 +65,16 @@ class ProblemBar(ttk.Frame):
     def say(self, text: str) -> None:
         """Shows a line."""
         self._news.configure(text=" ".join(text.split()))
+
+    @property
+    def size(self) -> str:
+        """How much would be trained."""
+        return str(self._size.cget("text"))
+
+    def tell_size(self, text: str, detail: str) -> None:
+        """Shows how much would be trained, and, where the mouse rests, why."""
+        self._size.configure(text=text)
+        self._size_detail = detail
 
     def show(self, problems: Sequence[Problem]) -> None:
         """Shows what is wrong; nothing can be started until nothing is."""

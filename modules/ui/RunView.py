@@ -8,6 +8,7 @@ from modules.ui.AskWindow import AskWindow
 from modules.ui.PlotCanvas import PlotCanvas, Series
 from modules.ui.QueueView import QueueView
 from modules.ui.ReasonText import ReasonText
+from modules.ui.ResultBar import ResultBar
 from modules.ui.SampleViewer import SampleViewer
 from modules.ui.TabBar import TabBar
 from modules.ui.TextPane import TextPane
@@ -54,6 +55,7 @@ class RunView(ttk.Frame):
         samples: the pictures.
         log: what is said.
         queue: the queue.
+        result: what the run has made, and what comes next.
         status, reason: a line on top, and below it why the run failed, as long as there is a reason.
     """
 
@@ -107,6 +109,7 @@ class RunView(ttk.Frame):
         self.status = ttk.Label(card, style="Bold.TLabel")
         self.status.pack(fill="x")
         self.reason = ReasonText(card, self._app.theme, REASON_LINES)
+        self.result = ResultBar(card, self._app)
         self._bars = ttk.Frame(card)
         self.bars: list[tuple[ttk.Label, ctk.CTkProgressBar]] = []
 
@@ -209,6 +212,7 @@ class RunView(ttk.Frame):
             self.reason.pack(fill="x", after=self.status)
         else:
             self.reason.pack_forget()
+        self.result.refresh()
         self._show_bars()
         self.samples.show(model)
         self.queue.refresh()

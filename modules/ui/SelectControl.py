@@ -23,7 +23,7 @@ class SelectControl(Control):
 
     def show(self, text: str, invalid: bool) -> None:
         """Shows the chosen one, or what an empty field stands for."""
-        self._text, label = text, text or self.hints.placeholder(self.one.path)
+        self._text, label = text, self.hints.name(self.one.path, text) or self.hints.placeholder(self.one.path)
         if label != self._label:
             self._label = label
             self.button.configure(text=label)

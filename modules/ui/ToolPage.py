@@ -231,11 +231,12 @@ class ToolPage(ttk.Frame):
         try:
             with Image.open(path) as image:
                 size, _ = fit_picture(image.size, room, LARGEST_SCALE)
-                plot = in_colors(image, color("card"), color("text")).resize(size, Image.Resampling.LANCZOS)
+                own = in_colors(image, color("card"), color("text")) if self.result.plot else image.convert("RGB")
+                shown = own.resize(size, Image.Resampling.LANCZOS)
         except OSError as error:
-            self.note.configure(text=f"The plot cannot be shown: {error}", style="Error.TLabel")
+            self.note.configure(text=f"The picture cannot be shown: {error}", style="Error.TLabel")
             return
-        self._photo = ImageTk.PhotoImage(plot, master=self)
+        self._photo = ImageTk.PhotoImage(shown, master=self)
         self.picture.configure(image=self._photo)
 
     def _recolor(self) -> None:

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from modules.ui.App import App
 
 TICK_MS = 250
-ALPHA, INSPECT, CONVERT, RANK, COORD, MEMORY, BOARD = (
-    "alpha calculator", "adapter inspector", "converter", "effective rank", "coordinate check", "memory estimate",
-    "TensorBoard",
+TRY, ALPHA, INSPECT, CONVERT, MERGE, EXTRACT, RANK, COORD, MEMORY, BOARD = (
+    "try a prompt", "alpha calculator", "adapter inspector", "converter", "merge", "extract", "effective rank",
+    "coordinate check", "memory estimate", "TensorBoard",
 )  # fmt: skip
 TOOLS = (
+    Tool(
+        TRY, "Draws a prompt with the base model of the present config, alone and with an adapter. Nothing is trained.",
+        "Draw", "The pictures appear here, beside one another. They are kept in the workspace, in images.",
+    ),
     Tool(
         ALPHA, "Another alpha, with the learning rate and start values that go with it.", "Calculate",
         "What changes with alpha appears here, and can be taken into the config.", has_process=False,
@@ -37,6 +41,14 @@ TOOLS = (
     Tool(
         CONVERT, "Another format, rank, alpha or kind. The read file stays as it is.", "Convert",
         "What was written appears here, and what a lower rank loses.",
+    ),
+    Tool(
+        MERGE, "A base model with an adapter in it, for programs that load no adapters. What is read stays as it is.",
+        "Merge", "What was written appears here.",
+    ),
+    Tool(
+        EXTRACT, "The LoRA between two models: what a fine-tuned model has learned, as a small file.", "Extract",
+        "What was written appears here, and what the rank loses.",
     ),
     Tool(
         RANK, "How many of their ranks the layers of an adapter really use.", "Plot",
@@ -81,9 +93,10 @@ class ToolsView(ttk.Frame):
         self._start = ToolModel.alpha_start(app.form.config)
         self._wish: Any = None
         self.tabs = TabBar(self, app.theme, [tool.name for tool in TOOLS], self.show_tool)
-        self.tabs.pack(anchor="w", pady=(0, app.theme.px(6)))
+        self.tabs.pack(fill="x", pady=(0, app.theme.px(6)))
         self.show_tool(ALPHA)
         alpha = self.pages[ALPHA]
+        self.show_tool(TRY)
         self.take = ttk.Button(alpha.row, text="Take into the config", command=self.apply)
         self._end = app.form.listen(lambda _: self._config_changed())
         self.bind("<Destroy>", self._destroyed)
@@ -96,6 +109,11 @@ class ToolsView(ttk.Frame):
             self.pages[name] = self._make(next(tool for tool in TOOLS if tool.name == name))
         self.pages[name].pack(fill="both", expand=True)
         self.tabs.mark(name)
+
+    def take_adapter(self, name: str, path: Path) -> None:
+        """Brings a tool that reads an adapter to the front, with this one in it."""
+        self.show_tool(name)
+        self.pages[name].form.set_text("adapter", str(path))
 
     def run(self, name: str) -> None:
         """Does what a tool is for, on a worker's thread."""
@@ -149,9 +167,12 @@ class ToolsView(ttk.Frame):
         config = self._app.form.config.model_copy(deep=True)
         folder = Path(self._folder.name)
         works: dict[str, Callable[[], ToolResult]] = {
+            TRY: lambda: ToolModel.try_prompt(config, wish, process),
             ALPHA: lambda: ToolModel.rebase(config, wish),
             INSPECT: lambda: ToolModel.inspect(wish, process),
             CONVERT: lambda: ToolModel.convert(wish, process),
+            MERGE: lambda: ToolModel.merge(wish, process),
+            EXTRACT: lambda: ToolModel.extract(wish, process),
             RANK: lambda: ToolModel.effective_rank(wish, folder / "ranks.png", process),
             COORD: lambda: ToolModel.coord_check(config, wish, folder / "coordinates.png", process),
             MEMORY: lambda: ToolModel.estimate_memory(config, process),
@@ -161,8 +182,9 @@ class ToolsView(ttk.Frame):
 
     def _make(self, tool: Tool) -> ToolPage:
         inputs: dict[str, BaseConfig] = {
-            ALPHA: ToolModel.alpha_input(self._app.form.config), INSPECT: ToolModel.InspectInput(),
-            CONVERT: ToolModel.ConvertInput(), RANK: ToolModel.RankInput(), COORD: ToolModel.CoordInput(),
+            TRY: ToolModel.TryInput(), ALPHA: ToolModel.alpha_input(self._app.form.config),
+            INSPECT: ToolModel.InspectInput(), CONVERT: ToolModel.ConvertInput(), MERGE: ToolModel.MergeInput(),
+            EXTRACT: ToolModel.ExtractInput(), RANK: ToolModel.RankInput(), COORD: ToolModel.CoordInput(),
         }  # fmt: skip
         forms = self._app.kept.setdefault("forms of tools", {})
         if tool.name in inputs and tool.name not in forms:

@@ -66,7 +66,7 @@ class TopBar(ttk.Frame):
                 left, one, hints, tools, lambda text, path=path: form.set_text(path, text)
             )
             control.button.configure(width=NARROW, style="Window.Select.TButton")
-            tools.tooltip.attach(control.button, lambda path=path: f"{path}\n{hints.help(path)}")
+            tools.tooltip.attach(control.button, lambda path=path: f"{path}: {form.text(path)}\n{hints.help(path)}")
         self._looks = ttk.Button(right, text="⚙", style="Window.TButton", width=3, command=self._list_looks)
         tools.tooltip.attach(self._looks, lambda: "Light or dark, and the size of everything")
         self.views = TabBar(right, theme, (BASIC, ALL), show_view)

@@ -25,6 +25,7 @@ class Tab:
         return getattr(importlib.import_module(module), name)
 
 
+TOOLS_TAB = "tools"
 TABS = (
     Tab("general"),
     Tab("model"),
@@ -35,6 +36,6 @@ TABS = (
     Tab("backup"),
     Tab("adapter"),
     Tab("embeddings", "modules.ui.item_lists:EmbeddingList"),
-    Tab("tools", "modules.ui.ToolsView:ToolsView"),
+    Tab(TOOLS_TAB, "modules.ui.ToolsView:ToolsView"),
     Tab("run", "modules.ui.RunView:RunView"),
 )

@@ -4,10 +4,12 @@ Everything here reads files, some of it loads torch: call it on a worker's threa
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modules.dataLoader.captions import LARGEST_CAPTION
 from modules.dataLoader.Companions import beside_image
@@ -22,6 +24,9 @@ from modules.viewModel.families import conditioning_of
 from modules.viewModel.paths import is_folder, portable
 
 from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from modules.dataLoader.DatasetReport import DatasetImage
 
 # what sides of training images are multiples of, in pixels, by the beginning of the family's name
 GRIDS = {"STABLE_DIFFUSION_XL": 32, "STABLE_DIFFUSION_3": 16, "STABLE_DIFFUSION": 64}
@@ -253,6 +258,10 @@ def write_caption(path: Path, text: str, known: str) -> None:
     write_bytes(path, f"{text.rstrip()}\n".encode())
 
 
+# of pairs of images, and of tags, that are listed
+MOST_PAIRS, MOST_TAGS = 20, 50
+
+
 def check_concept(config: TrainConfig, concept: ConceptConfig) -> CheckResult:
     """The dataset check of one concept, as if it were the only one: counts, sizes, buckets, rejected files.
 
@@ -279,5 +288,35 @@ def check_concept(config: TrainConfig, concept: ConceptConfig) -> CheckResult:
     lines += [f"Buckets{several}:", *(f"  {w} × {h}: {count} images" for (w, h), count in buckets.most_common()), ""]
     lines += ["Sizes:", *(f"  {w} × {h}: {count} images" for (w, h), count in sizes.most_common(20))]
     lines += [f"  and {len(sizes) - 20} more"] if len(sizes) > 20 else []
-    lines += ["", "Worth knowing:", *(f"  {warning}" for warning in report.warnings)] if report.warnings else []
+    worth = [*report.warnings, *_look_lines(report.images, config.dataloader_threads)]
+    lines += ["", "Worth knowing:", *(f"  {line}" for line in worth)] if worth else []
+    lines += _tag_lines(report.images, alone.text.tag_delimiter)
     return CheckResult(words, tuple(lines))
+
+
+def _look_lines(images: Sequence["DatasetImage"], threads: int) -> list[str]:
+    """Which images are the same, nearly the same, or hardly sharp."""
+    from modules.dataLoader.likeness import likeness
+
+    found, lines = likeness(images, threads), []
+    lines += [f"the same file more than once: {_names(paths)}" for paths in found.same]
+    lines += [f"nearly the same picture: {_names(pair)}" for pair in found.near[:MOST_PAIRS]]
+    if len(found.near) > MOST_PAIRS:
+        lines.append(f"and {len(found.near) - MOST_PAIRS} more pairs that are nearly the same")
+    lines += [f"far less fine detail than the others, perhaps blurred: {os.path.basename(path)}" for path in found.soft]
+    return lines
+
+
+def _names(paths: Sequence[str]) -> str:
+    return ", ".join(os.path.basename(path) for path in paths)
+
+
+def _tag_lines(images: Sequence["DatasetImage"], delimiter: str) -> list[str]:
+    """How often each tag stands in captions, the usual ones first; none where captions are sentences."""
+    counts = Counter(
+        tag for image in images for caption in image.captions for tag in map(str.strip, caption.split(delimiter)) if tag
+    )
+    often = [(tag, count) for tag, count in counts.most_common(MOST_TAGS) if count > 1]
+    if not often:
+        return []
+    return ["", "Tags:", *(f"  {count} × {tag}" for tag, count in often)]

@@ -4,6 +4,7 @@ from typing import Any
 from modules.util.config.field_type import expected_text
 from modules.viewModel.field_text import FALSE, TRUE, empty_meaning, in_form_words, in_words
 from modules.viewModel.FormModel import FormModel
+from modules.viewModel.value_names import value_name
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,18 @@ class FieldHints:
         """What an option can be chosen from; none where anything can be typed."""
         one = self.form.fields[path]
         values = [TRUE, FALSE] if one.kind.kind is bool else list(one.kind.values) or list(one.declared.choices)
-        found = [Choice(text, text, self.why_not(path, text)) for text in values]
+        found = [Choice(text, self._label(path, text), self.why_not(path, text)) for text in values]
         empty = [Choice("", self.placeholder(path), "")] if one.kind.nullable and values else []
         return empty + found
+
+    def name(self, path: str, text: str) -> str:
+        """What a value of an option is called."""
+        return value_name(self.form.fields[path].kind.kind, text)
+
+    def _label(self, path: str, text: str) -> str:
+        """The same in a list, where the value stands beside its name."""
+        name = self.name(path, text)
+        return name if name == text else f"{name}   ·   {text}"
 
     def why_not(self, path: str, text: str) -> str:
         """Why an option cannot be chosen together with all others; empty if it can."""

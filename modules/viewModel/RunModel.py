@@ -133,6 +133,7 @@ class RunModel:
         rates: trained set -> (step, learning rate).
         samples: in the order in which they came.
         log: lines for people, the newest last.
+        saved: what it has saved last, None before.
         results: count of samples, backups and saved models.
     """
 
@@ -151,6 +152,7 @@ class RunModel:
         self.rates: dict[str, list[tuple[int, float]]] = {}
         self.samples: list[SamplePicture] = []
         self.log: list[str] = []
+        self.saved: Path | None = None
         self.report: dict[str, Any] = {}
         self.epoch = 0
         self.last_stage = ""
@@ -297,6 +299,7 @@ class RunModel:
 
     def _take_saved(self, values: dict[str, Any]) -> None:
         self._note(f"saved: {values['path']}")
+        self.saved = Path(values["path"])
         self.results += 1
 
     def _take_finished(self, values: dict[str, Any]) -> None:

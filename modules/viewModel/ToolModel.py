@@ -41,6 +41,8 @@ FORM_WORDS = {
     "--widths": "Another base model",
     "--batch": "Batch",
     "--steps": "Steps before",
+    "--adapter": "Adapter",
+    "--strengths": "Strengths",
     "--rate": "Learning rate",
     "--bound": "Bound",
     "--format": "Format",
@@ -123,11 +125,52 @@ class ConvertInput(BaseConfig):
     overwrite: bool = option(False, "Overwrite", "Replaces the written file if it exists.", G)
 
 
+class MergeInput(BaseConfig):
+    """What is merged into a base model."""
+
+    adapter: str = option("", "Adapter", "The adapter file.", G, path="file")
+    base: str = option("", "Base model", "Folder or file of the model that it was trained for.", G, path="model")
+    output: str = option("", "Written folder", "The merged model, a folder in diffusers' layout.", G, path="folder")
+    dtype: WrittenType | None = option(None, "Number format", "Of the written weights. null: as it is.", G)
+    neumann: bool = option(
+        False, "Neumann series", "Rotations are computed as OneTrainer trains them, where the file does not say.", G
+    )
+    overwrite: bool = option(False, "Overwrite", "Replaces the written folder if it holds a model.", G)
+
+
+class ExtractInput(BaseConfig):
+    """Between which models the change is found."""
+
+    base: str = option("", "Base model", "Folder or file of the model that the other one was made of.", G, path="model")
+    tuned: str = option("", "Changed model", "Folder or file of the model whose change is wanted.", G, path="model")
+    output: str = option("", "Written file", "The LoRA file to write.", G, path="output")
+    rank: int = option(16, "Rank", "Of the LoRA; what a lower rank loses is told.", G, ge=1)
+    format: AdapterFormat | None = option(None, "Format", "Names of the weights in the file. null: KOHYA_LORA.", G)
+    overwrite: bool = option(False, "Overwrite", "Replaces the written file if it exists.", G)
+
+
 class RankInput(BaseConfig):
     """What the plot of effective ranks reads."""
 
     adapter: str = option("", "Adapter", "The adapter file.", G, path="file")
     other: str = option("", "Beside it", "Another adapter file to compare with. Empty: none.", G, path="file")
+
+
+class TryInput(BaseConfig):
+    """What is drawn with an adapter."""
+
+    adapter: str = option("", "Adapter", "The adapter file. Empty: the base model alone.", G, path="file")
+    prompt: str = option("", "Prompt", "What to draw.", G)
+    negative: str = option("", "Negative prompt", "What guidance steers away from.", G)
+    strengths: str = option(
+        "0 1", "Strengths", "Of the adapter, with spaces between; 0 is the base model alone. One picture each.", G
+    )
+    seed: int = option(42, "Seed", "The noise that each picture starts from.", G)
+    count: int = option(1, "Pictures", "With each strength; seeds count up.", G, ge=1)
+    width: int | None = option(None, "Width", "null: as the model is usually drawn.", G, ge=8)
+    height: int | None = option(None, "Height", "null: as the model is usually drawn.", G, ge=8)
+    steps: int | None = option(None, "Steps", "Of the sampler. null: as usual.", G, ge=1)
+    cfg: float | None = option(None, "Guidance", "null: as usual.", G, ge=0)
 
 
 class CoordInput(BaseConfig):
@@ -156,11 +199,13 @@ class ToolResult:
     Attributes:
         text: for people.
         picture: PNG file, None if there is none.
+        plot: whether the picture is one of lines and letters, which takes the colours of the window.
         values: path -> value for the run's config, if they can be applied.
     """
 
     text: str
     picture: Path | None = None
+    plot: bool = True
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -259,6 +304,26 @@ def convert(wish: ConvertInput, process: ToolProcess) -> ToolResult:
     return _run(process, "convert_adapter.py", *arguments, target=Path(wish.output))
 
 
+def merge(wish: MergeInput, process: ToolProcess) -> ToolResult:
+    """Writes a base model with an adapter in it; nothing is replaced unless `overwrite` says so."""
+    _need(wish.adapter, "an adapter file")
+    _need(wish.base, "the base model")
+    _need(wish.output, "the folder to write")
+    arguments = [wish.adapter, wish.output, "--merge", "--base", wish.base, *_given("--dtype", wish.dtype)]
+    arguments += [flag for flag, on in (("--neumann", wish.neumann), ("--overwrite", wish.overwrite)) if on]
+    return _run(process, "convert_adapter.py", *arguments)
+
+
+def extract(wish: ExtractInput, process: ToolProcess) -> ToolResult:
+    """Writes the LoRA that lies between two models; nothing is replaced unless `overwrite` says so."""
+    _need(wish.base, "the base model")
+    _need(wish.tuned, "the changed model")
+    _need(wish.output, "the file to write")
+    arguments = [wish.output, "--extract", wish.base, wish.tuned, "--rank", str(wish.rank)]
+    arguments += [*_given("--format", wish.format), *(["--overwrite"] if wish.overwrite else [])]
+    return _run(process, "convert_adapter.py", *arguments, target=Path(wish.output))
+
+
 def effective_rank(wish: RankInput, picture: Path, process: ToolProcess) -> ToolResult:
     """A plot and a table of how many directions each layer of an adapter really uses.
 
@@ -299,6 +364,32 @@ def coord_check(config: TrainConfig, wish: CoordInput, picture: Path, process: T
         # 1: some spread is above the bound, which the text tells
         found = _run(process, "coord_check.py", str(path), *arguments, accepted=(0, 1))
     return ToolResult(_without_written(found.text, picture), picture)
+
+
+def try_prompt(config: TrainConfig, wish: TryInput, process: ToolProcess) -> ToolResult:
+    """Draws a prompt with the base model of a config and an adapter, at each strength, into the workspace's `images`.
+
+    Args:
+        config: of the run: its base model, number formats and device.
+        wish: what is drawn.
+        process: unused, for the script.
+
+    Raises:
+        UserError: something can't be read, or does not fit.
+    """
+    _need(wish.prompt, "a prompt", "Write")
+    folder = Path(config.workspace_dir) / "images"
+    arguments = ["--prompt", wish.prompt, "--seed", str(wish.seed), "--count", str(wish.count)]
+    arguments += ["--output", str(folder), *_given("--negative", wish.negative)]
+    for flag in ("width", "height", "steps", "cfg"):
+        arguments += _given(f"--{flag}", getattr(wish, flag))
+    if wish.adapter.strip():
+        arguments += ["--adapter", wish.adapter, "--strengths", *(wish.strengths.split() or ["0", "1"])]
+    with _config_file(config) as path:
+        # 3: memory was too little for some, which the text tells
+        found = _run(process, "sample.py", "--config", str(path), *arguments, accepted=(0, 3))
+    written = [line.removeprefix("written: ") for line in found.text.splitlines() if line.startswith("written: ")]
+    return ToolResult(found.text, Path(written[-1]) if written else None, plot=False)
 
 
 def open_board(board: TensorBoard, workspace: Path, process: ToolProcess) -> ToolResult:
@@ -347,9 +438,9 @@ def _folded(text: str) -> str:
     return "\n".join(lines)
 
 
-def _need(text: str, what: str) -> None:
+def _need(text: str, what: str, do: str = "Choose") -> None:
     if not text.strip():
-        raise UserError(f"Choose {what} first.")
+        raise UserError(f"{do} {what} first.")
 
 
 def _given(flag: str, value: Any) -> list[str]:

@@ -46,6 +46,7 @@ class UiSettings:
         preset: the name of the preset that was open last.
         tab: the tab that was open last.
         geometry: of the window, as Tk writes it.
+        comfy: folder of ComfyUI, into which adapters were copied last; empty: none yet.
     """
 
     theme: str = "system"
@@ -54,6 +55,7 @@ class UiSettings:
     preset: str = ""
     tab: str = "general"
     geometry: str = ""
+    comfy: str = ""
 
     @classmethod
     def load(cls, path: Path) -> Self:

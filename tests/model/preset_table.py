@@ -3,7 +3,8 @@
 `python -m tests.model.preset_table` in the repository's folder writes it anew; `test_every_preset.py` reads it.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from modules.model.BaseModel import family_of
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER, PAGE = ROOT / "training_presets", ROOT / "docs" / "presets.md"
 PRESETS = sorted(FOLDER.rglob("*.json"))
 HEAD = ("preset", "base model", "trains", "optimizer, learning rate", "weights", "resolution × batch")
+CARD = re.compile(r" (\d+)GB$")
 # what is tried with every preset: a test of its own for each cell
 TESTS = ("resolves", "passes the checks", "runs")
 YES = "✓"
@@ -25,6 +27,25 @@ YES = "✓"
 def name_of(preset: Path) -> str:
     """By which the table names a preset: its place below training_presets/, without the ending."""
     return preset.relative_to(FOLDER).with_suffix("").as_posix()
+
+
+def kind_of(preset: Path) -> str:
+    """Its name without the card that it is for."""
+    return CARD.sub("", name_of(preset))
+
+
+def card_of(preset: Path) -> int:
+    """GB of the card that its name tells; 0 if it tells none."""
+    found = CARD.search(preset.stem)
+    return int(found[1]) if found else 0
+
+
+def of_kinds(presets: Iterable[Path]) -> dict[str, list[Path]]:
+    """Kind -> those of it: the one for no card first, then by card."""
+    kinds: dict[str, list[Path]] = {}
+    for preset in sorted(presets, key=card_of):
+        kinds.setdefault(kind_of(preset), []).append(preset)
+    return kinds
 
 
 def facts(config: TrainConfig) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""docs/presets.md: every shipped preset resolves, passes the checks and runs. A new preset is enrolled by its file."""
+"""docs/presets.md: every shipped preset resolves, passes the checks and runs. A new preset is enrolled by its file.
+
+Of presets that differ by the card alone the suite runs the one without a card and the smallest card's; `--long` all.
+"""
 
 import math
 from pathlib import Path
@@ -10,8 +13,8 @@ from modules.trainer.checks import open_model, run_problems
 from modules.trainer.trained import methods_of
 from modules.util.config.load import load_train_config, resolve_concepts, resolve_samples, train_config_from_dict
 from modules.util.enum.ModelType import ModelType
-from tests.model.preset_runs import STEPS, check_written, run, short_options
-from tests.model.preset_table import HEAD, PRESETS, ROOT, TESTS, YES, name_of, rows, wanted_rows
+from tests.model.preset_runs import STEPS, ShortRun, check_written, run, short_options
+from tests.model.preset_table import HEAD, PRESETS, ROOT, TESTS, YES, name_of, of_kinds, rows, wanted_rows
 
 import torch
 
@@ -21,6 +24,7 @@ REWRITE = "python -m tests.model.preset_table writes the table anew"
 # of what a preset does as it should, what people may want to know: who can read the file, and how clipping works
 WORTH_A_LINE = ("ComfyUI", "OneTrainer", "optimizer.fused_back_pass: the norm of the whole gradient is never known")
 CPU = torch.device("cpu")
+KINDS = of_kinds(PRESETS)
 every_preset = pytest.mark.parametrize("preset", PRESETS, ids=name_of)
 
 
@@ -104,7 +108,7 @@ def options_of(base_of, caches, tmp_path, monkeypatch):
     def make(preset: Path) -> dict:
         config = load_train_config(preset, warn=refuse)
         base = base_of(config)
-        return short_options(preset, tmp_path, caches / (base or ROOT).name, base)
+        return short_options(preset, tmp_path / preset.stem, caches / (base or ROOT).name, base)
 
     return make
 
@@ -135,9 +139,14 @@ def test_a_preset_passes_the_checks(preset, options_of):
     assert not [line for line in told if not any(words in line for words in WORTH_A_LINE)]
 
 
-@every_preset
-def test_a_preset_runs(preset, options_of):
-    done = run(options_of(preset))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_preset_runs(kind, options_of, long):
+    presets = KINDS[kind]
+    for preset in presets if long else presets[:2]:
+        check_run(run(options_of(preset)))
+
+
+def check_run(done: ShortRun) -> None:
     assert STEPS <= len(done.losses) <= 8 and all(math.isfinite(loss) for loss in done.losses)
     check_written(done)
     assert not [line for line in done.warnings if "no effect" in line or "ignored" in line]

@@ -84,6 +84,18 @@ def test_images_are_those_of_the_training(mini_run, draw, kind):
         assert abs(difference).max() <= 2
 
 
+def test_strengths_stand_beside_one_another(mini_run, draw):
+    # with a text encoder, whose prompts differ by strength
+    mini_run.train(**TRAINING)
+    config = mini_run.write(**TRAINING)
+    plain, half, whole, grid = draw("--config", config, "--adapter", mini_run.output, "--strengths", 0, 0.5, 1)
+    for strength, found in ((0, plain), (0.5, half), (1, whole)):
+        (alone,) = draw("--config", config, "--adapter", f"{mini_run.output}:{strength}")
+        assert same(found, alone) and alone.info["parameters"] == found.info["parameters"]
+    assert not same(plain, half) and not same(half, whole)
+    assert grid.width > 3 * 32 and "strengths-7.png" in grid.filename
+
+
 def test_command_line(mini_run, tool, tmp_path, monkeypatch, capsys):
     mini_run.train(epochs=1)
     command = [

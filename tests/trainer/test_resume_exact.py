@@ -1,14 +1,13 @@
 """Stopped and resumed, a run ends with the same bytes. Each case says why it is exact.
 
 After every single step with `--long` and in two of the cases; after the second step in the others, which has state of
-a step and weights that have moved, and steps to follow.
+a step and weights that have moved, and steps to follow. Optimizers of libraries whose state is of a kind with another's
+are resumed with `--long`; that their state comes back from a backup, test_optimizers.py shows of each.
 """
 
 from modules.modelSaver.AdapterFile import read_adapter
 
 import torch
-
-import pytest
 
 TEXT_ENCODER = {"train": True, "learning_rate": 0.002, "gradient_checkpointing": False}
 CHECKPOINTED = {"train": True, "gradient_checkpointing": True}
@@ -89,7 +88,16 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+# of which another case has the kind of state
+ALIKE = ("schedule-free sgd", "8-bit came", "8-bit lamb", "d-adaptation", "prodigy")
+
+
+def pytest_generate_tests(metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        long = metafunc.config.getoption("--long")
+        metafunc.parametrize("case", [case for case in CASES if long or case not in ALIKE])
+
+
 def test_resuming_changes_no_byte(make_run, case, long):
     whole, resumed = make_run("whole"), make_run("resumed")
     options = {"epochs": 1, **CASES[case]}

@@ -6,7 +6,10 @@ import time
 
 from modules.trainer.backup import newest_backup
 
+import pytest
 
+
+@pytest.mark.usefixtures("forked_scripts")
 def test_sigterm_backs_up_saves_and_ends_well(mini_run):
     mini_run.write(epochs=5000, backup_after=3, backup_after_unit="STEP")
     process = mini_run.start()

@@ -74,6 +74,7 @@ def test_a_run_trains_shows_samples_stops_and_is_resumed(app, view, until, mini_
     assert (epoch.title, epoch.done, epoch.total) == ("Epoch 3 of 3", 4, 4)
 
     until(app, lambda: view.losses.find_all() and "saved:" in view.log.text)
+    check_what_comes_next(app, view, until, mini_run)
     assert [name[:4] for name in model.prompts()[:2]] == ["0 - ", "1 - "], model.prompts()
     assert [one.step for one in model.pictures(model.prompts()[0])] == [0, 6, 12]
     assert view.samples.picture.step == 12, "the newest is shown"
@@ -98,6 +99,49 @@ def test_a_run_trains_shows_samples_stops_and_is_resumed(app, view, until, mini_
     assert controller.model.outcome == "stopped" and view.status.cget("text") == "Stopped."
     last = controller.model.losses[-1][0]
     assert f"step {last}," in backups_of(mini_run.workspace)[0][0], "it backed up before it ended"
+
+
+def check_what_comes_next(app, view, until, run) -> None:
+    """Of the run's adapter: its workflow, its copy in ComfyUI, and the tools that begin with it."""
+    bar, comfy = view.result, run.root / "ComfyUI"
+    assert bar.winfo_manager() and all(button.winfo_manager() for button in bar.buttons.values())
+    bar.buttons["ComfyUI workflow"].invoke()
+    until(app, lambda: app.problems.news.startswith("Written"), LONG)
+    workflow = json.loads((run.output.parent / "lora workflow.json").read_text(encoding="utf-8"))
+    assert {"LoraLoaderModelOnly", "KSampler"} <= {node["type"] for node in workflow["nodes"]}
+    answer(app, "Cancel")
+    bar.buttons["ComfyUI workflow"].invoke()
+    bar.buttons["Page of the run"].invoke()
+    until(app, lambda: app.problems.news.startswith("Written") and "run.html" in app.problems.news, LONG)
+    page = (run.output.parent / "lora run.html").read_text(encoding="utf-8")
+    # 0, 6 and 12 of two prompts, and the grids of before and after
+    assert page.count("data:image/jpeg") >= 6 and "lora.safetensors" in page and "<polyline" in page
+    assert "lora_rank" in page and str(run.root) not in page.split("<h2>Messages")[0]
+
+    app.settings.comfy = str(run.root)
+    bar.buttons["Copy to ComfyUI …"].invoke()
+    assert "expected the folder of ComfyUI" in app.problems.news and app.settings.comfy == ""
+    loras = comfy / "models" / "loras"
+    loras.mkdir(parents=True)
+    app.settings.comfy = str(comfy)
+    bar.buttons["Copy to ComfyUI …"].invoke()
+    assert (loras / "lora.safetensors").read_bytes() == run.output.read_bytes()
+    (loras / "lora.safetensors").write_bytes(b"another")
+    answer(app, "Keep both")
+    bar.buttons["Copy to ComfyUI …"].invoke()
+    assert (loras / "lora.safetensors").read_bytes() == b"another"
+    assert (loras / "lora-2.safetensors").read_bytes() == run.output.read_bytes()
+    answer(app, "Replace it")
+    bar.buttons["Copy to ComfyUI …"].invoke()
+    assert sorted(path.name for path in loras.iterdir()) == ["lora-2.safetensors", "lora.safetensors"]
+    assert (loras / "lora.safetensors").read_bytes() == run.output.read_bytes()
+
+    for button, tool in (("Convert", "converter"), ("Try a prompt", "try a prompt")):
+        bar.buttons[button].invoke()
+        tools = app.views["tools"][1]
+        assert app.tabs.current == "tools" and tools.tabs.current == tool
+        assert tools.pages[tool].form.config.adapter == str(run.output)
+    app.show_tab("run")
 
 
 def test_a_crash_is_told_and_the_window_stays(app, view, until):

@@ -1,6 +1,6 @@
 """The tab tools, with files of the miniature: each tool finds what it should, can be ended, and tells what is wrong.
 
-Where a tool only has to be ended, and in the coordinate check, its process is forked.
+Processes of tools are forked, but for the inspector's, which is started as users do it.
 """
 
 import json
@@ -122,6 +122,24 @@ def pixels(widget) -> list[tuple[int, tuple[int, int, int]]]:
     return ImageGrab.grab(box, xdisplay="").convert("RGB").getcolors(1 << 24)
 
 
+@pytest.mark.usefixtures("forked_scripts")
+def test_a_prompt_is_tried_beside_the_model_alone(app, view, adapter, fill, work, mini_run):
+    page = page_of(view, "try a prompt")
+    work(page)
+    assert page.note.cget("text") == "Write a prompt first."
+    fill(page, adapter=adapter, prompt="a red shape", steps=2, width=32, height=32)
+    work(page)
+    assert page.note.cget("text") == "" and page.picture.winfo_viewable()
+    kept = sorted((mini_run.workspace / "images").iterdir())
+    assert [path.name for path in kept] == [
+        "a red shape strengths-42.png", "a red shape-42-2.png", "a red shape-42.png",
+    ]  # fmt: skip
+    assert page.result.picture == kept[0] and not page.result.plot
+    fill(page, strengths="0 one")
+    work(page)
+    assert "Strengths" in page.note.cget("text") and "invalid float value" in page.note.cget("text")
+
+
 def test_what_the_calculator_finds_is_taken_into_the_config(app, view, fill, work):
     page = page_of(view, "alpha calculator")
     assert page.hint.winfo_manager() and not page.text.winfo_manager() and not view.take.winfo_manager()
@@ -154,6 +172,7 @@ def test_the_inspector_shows_every_layer_and_how_long_it_works(view, adapter, fi
     assert all(row[:2] == ["4", "3"] for row in rows.values())
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_the_converter_replaces_a_file_only_when_told_to(view, base, adapter, fill, work, tmp_path):
     page, written = page_of(view, "converter"), tmp_path / "written here.safetensors"
     written.write_bytes(b"precious")
@@ -178,6 +197,29 @@ def test_the_converter_replaces_a_file_only_when_told_to(view, base, adapter, fi
         assert torch.equal(one.merged_delta(), expected.adapters[name].merged_delta()), name
 
 
+@pytest.mark.usefixtures("forked_scripts")
+def test_what_is_merged_is_extracted_again(view, base, adapter, fill, work, tmp_path):
+    page, merged = page_of(view, "merge"), tmp_path / "merged model"
+    fill(page, adapter=adapter, output=merged)
+    work(page)
+    assert page.note.cget("text") == "Choose the base model first."
+    fill(page, base=base.name)
+    work(page)
+    assert page.note.cget("text") == "" and (merged / "model_index.json").is_file()
+    page, written = page_of(view, "extract"), tmp_path / "extracted.safetensors"
+    fill(page, base=base.name, tuned=merged, output=written, rank=RANK)
+    work(page)
+    assert page.note.cget("text") == ""
+    found, expected = (
+        AdapterSet.from_parts("unet", base.components["unet"], file.fit(base.naming, base.components)["unet"])
+        for file in map(read_adapter, (written, adapter))
+    )
+    for name, one in expected.adapters.items():
+        if one.merged_delta().norm() > 0:
+            torch.testing.assert_close(found.adapters[name].merged_delta(), one.merged_delta(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("forked_scripts")
 def test_a_wrong_file_is_told_and_ranks_are_drawn_in_the_theme(app, view, adapter, fill, work, tmp_path):
     page, wrong = page_of(view, "effective rank"), tmp_path / "no adapter.safetensors"
     wrong.write_text("nothing", encoding="utf-8")
@@ -225,6 +267,7 @@ def test_a_coordinate_check_draws_the_config_of_now(app, view, mini_run, fill, w
     assert "Methods" in page.note.cget("text") and "--methods" not in page.note.cget("text")
 
 
+@pytest.mark.usefixtures("forked_scripts")
 def test_the_estimate_is_for_the_config_of_now(app, view, work):
     page = page_of(view, "memory estimate")
     app.form.set_text("ema", "GPU")

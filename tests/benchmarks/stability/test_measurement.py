@@ -98,15 +98,15 @@ def test_pictures_are_drawn_for_what_was_trained(measured, tmp_path):
 
 def test_a_measurement_goes_on_where_it_stopped(tmp_path):
     path, told = tmp_path / "rows.jsonl", []
-    assert not run("e", [0], Results(path), 1, lambda trial, own: None, until=time.monotonic() - 1, train=bowl)
+    assert not run("e", [0], Results(path), 0, lambda trial, own: None, until=time.monotonic() - 1, train=bowl)
     assert not Results(path).seeds("e", QUESTIONS["e"].cases()[0])
     results = Results(path)
-    assert run("e", [0], results, 1, lambda trial, own: told.append(trial), train=bowl)
+    assert run("e", [0], results, 0, lambda trial, own: told.append(trial), train=bowl)
     assert told and len(set(told)) == len(told)
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join(lines[: len(lines) // 2]) + "\n", encoding="utf-8")
     half, again = Results(path), []
-    assert run("e", [0], half, 1, lambda trial, own: again.append(trial), train=bowl)
+    assert run("e", [0], half, 0, lambda trial, own: again.append(trial), train=bowl)
     assert 0 < len(again) < len(told)
     assert report(half, "e") == report(results, "e")
 

@@ -1,0 +1,132 @@
+import tkinter as tk
+from collections.abc import Callable
+from pathlib import Path
+from tkinter import filedialog, ttk
+from typing import TYPE_CHECKING
+
+from modules.ui.AskWindow import AskWindow
+from modules.ui.ShortLabel import ShortLabel
+from modules.ui.tabs import TOOLS_TAB
+from modules.ui.ToolsView import CONVERT, TRY
+from modules.util.UserError import UserError
+from modules.viewModel import RunResult
+from modules.viewModel.ToolProcess import ToolProcess
+
+if TYPE_CHECKING:
+    from modules.ui.App import App
+
+REPLACE, BOTH, CANCEL = "Replace it", "Keep both", "Cancel"
+# what whole models and embeddings have, too
+FOR_ALL = ("Open folder", "Page of the run")
+
+
+class ResultBar(ttk.Frame):
+    """What a run has made, and what comes next: it is seen when a run has ended and has saved something.
+
+    Args:
+        parent: that it is put into, with `pack`.
+        app: the window.
+
+    Attributes:
+        buttons: by what they say.
+    """
+
+    def __init__(self, parent: tk.Misc, app: "App") -> None:
+        super().__init__(parent)
+        self._app = app
+        self._path: ShortLabel | None = None
+        self._result: RunResult.RunResult | None = None
+        self.buttons: dict[str, ttk.Button] = {}
+        for text, help, command in (
+            ("Open folder", "Shows the file in the system's own window.", self.open_folder),
+            ("Try a prompt", "Draws with it, beside the base model alone.", lambda: self._to_tool(TRY)),
+            ("ComfyUI workflow", "Writes a workflow beside it; drop that onto ComfyUI's window.", self.write_workflow),
+            ("Copy to ComfyUI …", "Copies it to where ComfyUI looks for adapters.", self.copy),
+            ("Page of the run", "Curves, pictures and options as one HTML file, to send to somebody.", self.write_page),
+            ("Convert", "Another format, rank, alpha or kind.", lambda: self._to_tool(CONVERT)),
+        ):
+            button = ttk.Button(self, text=text, command=command)
+            app.tools.tooltip.attach(button, lambda help=help: help)
+            self.buttons[text] = button
+
+    def refresh(self) -> None:
+        """Shows what the run of now has made."""
+        found = RunResult.result_of(self._app.runs.controller.model)
+        if found == self._result:
+            return
+        self._result = found
+        for button in self.buttons.values():
+            button.pack_forget()
+        if self._path is not None:
+            self._path.destroy()
+            self._path = None
+        if found is None:
+            self.pack_forget()
+            return
+        px = self._app.theme.px
+        for text, button in self.buttons.items():
+            if found.is_adapter or text in FOR_ALL:
+                button.pack(side="left", padx=(0, px(6)))
+        self._path = ShortLabel(self, str(found.path), "Muted.TLabel")
+        self._path.pack(side="left", fill="x", expand=True, padx=(px(6), 0))
+        self._app.tools.tooltip.attach(self._path, lambda: str(found.path))
+        self.pack(fill="x", pady=(px(4), 0))
+
+    def open_folder(self) -> None:
+        """Shows the folder of the file."""
+        self._app.say(RunResult.show_in_folder(self._result.path))
+
+    def write_workflow(self) -> None:
+        """Writes a workflow for ComfyUI beside the adapter."""
+        ending = "Drop it onto ComfyUI's window; a note in it says the rest."
+        self._write("the workflow", self._result.workflow, RunResult.write_workflow, ending)
+
+    def write_page(self) -> None:
+        """Writes the run as one HTML file beside what it has saved."""
+        self._write("the page", self._result.page, RunResult.write_page, "Any browser shows it.")
+
+    def _write(self, what: str, target: Path, write: Callable[..., str], ending: str) -> None:
+        """Writes a file beside the result, on a worker's thread; replaces one that is there only if that is wished."""
+        app, result = self._app, self._result
+        overwrite = target.exists()
+        if overwrite:
+            asked = AskWindow(app, app.tools, "A file is there", f"{target} exists. Replace it?", (CANCEL, REPLACE))
+            if asked.ask() != REPLACE:
+                return
+        app.say(f"Writing {what} …")
+        app.worker.run(
+            lambda: write(result, overwrite, ToolProcess()),
+            lambda _: app.say(f"Written: {target}. {ending}"),
+            lambda error: app.say(str(error)),
+        )
+
+    def copy(self) -> None:
+        """Copies the adapter into ComfyUI, whose folder is asked for once."""
+        app = self._app
+        kept = app.settings.comfy
+        folder = kept if kept and Path(kept).is_dir() else self._asked_folder()
+        if not folder:
+            return
+        try:
+            replace = False
+            if other := RunResult.other_in_comfy(self._result, Path(folder)):
+                question = f"{other} exists, with another content."
+                answer = AskWindow(app, app.tools, "Copy to ComfyUI", question, (BOTH, REPLACE, CANCEL)).ask()
+                if answer not in (BOTH, REPLACE):
+                    return
+                replace = answer == REPLACE
+            copied = RunResult.copy_to_comfy(self._result, Path(folder), replace)
+        except (UserError, OSError) as error:
+            # another folder may be the right one
+            app.settings.comfy = ""
+            app.say(str(error))
+            return
+        app.settings.comfy = str(folder)
+        app.say(f"Copied: {copied}. Press R in ComfyUI, so that it is found.")
+
+    def _asked_folder(self) -> str:
+        return filedialog.askdirectory(parent=self, title="The folder of ComfyUI", mustexist=True)
+
+    def _to_tool(self, name: str) -> None:
+        self._app.show_tab(TOOLS_TAB)
+        self._app.views[TOOLS_TAB][1].take_adapter(name, self._result.path)

@@ -1,0 +1,81 @@
+"""A run as one HTML file."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+from modules.util.UserError import UserError
+from modules.viewModel.run_page import run_page
+from tests.load_script import load_script
+
+import pytest
+from PIL import Image
+
+EMPTY = {"meta", "img", "line", "polyline"}
+
+
+class Balance(HTMLParser):
+    """Open tags, which must be closed in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.images = [], 0
+
+    def handle_starttag(self, tag, attrs):
+        self.images += tag == "img"
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    handle_startendtag = handle_starttag
+
+
+def write_run(folder: Path, pictures: int, **options) -> None:
+    events = [{"kind": "status", "text": "Loading <a model>"}]
+    for step in range(1, 201):
+        events.append(
+            {"kind": "step", "step": step, "total": 200, "epoch": 0, "loss": 1 / step, "learning_rates": {"unet": 1e-3}}
+        )
+    for step in range(pictures):
+        path = folder / "samples" / "0 - a cat & a dog" / f"step-{step:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (500, 300), (step, 90, 90)).save(path)
+        events.append({"kind": "sample", "step": step, "path": str(path)})
+    events.append({"kind": "saved", "path": "/home/somebody/models/my lora.safetensors"})
+    (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(options), encoding="utf-8")
+
+
+def test_a_page_has_all_of_a_run(tmp_path):
+    write_run(tmp_path, 20, lora_rank=77, workspace_dir="/home/somebody/secret place", base_model_name="a/base")
+    page, found = run_page(tmp_path), Balance()
+    found.feed(page)
+    # html and pre may stay open to the end of a page
+    assert found.open == []
+    assert found.images == 6 and page.count("<polyline") == 3
+    assert "0 - a cat &amp; a dog" in page and "Loading &lt;a model&gt;" in page
+    assert "<h1>my lora.safetensors</h1>" in page and "lora_rank</td><td>77" in page
+    before = page.split("<h2>Messages")[0]
+    assert "secret place" in before and "/home/somebody" not in before
+
+
+def test_a_run_without_a_config_or_pictures_has_a_page(tmp_path):
+    write_run(tmp_path, 2)
+    (tmp_path / "config.json").unlink()
+    for path in tmp_path.rglob("*.png"):
+        path.unlink()
+    page = run_page(tmp_path)
+    assert "<img" not in page and "What differs" not in page and "<polyline" in page
+
+
+def test_the_command_line(tmp_path, capsys):
+    script, folder = load_script("run_page"), tmp_path / "run"
+    folder.mkdir()
+    write_run(folder, 1)
+    assert script.main([str(folder)]) == 0 and (folder / "page.html").is_file()
+    assert script.main([str(folder)]) == 1 and "--overwrite" in capsys.readouterr().err
+    assert script.main([str(folder), "--output", str(tmp_path / "there" / "p.html")]) == 0
+    with pytest.raises(UserError, match="no records of a run"):
+        run_page(tmp_path)

@@ -8,7 +8,6 @@ from typing import Any
 
 from benchmarks.measuring import ROOT, environment
 from modules.model.LayerOffload import module_bytes
-from modules.model.ModelSource import empty_module
 from modules.model.QuantizedLinear import WEIGHT_CODECS, QuantizedLinear
 from modules.model.weight_formats import place_component
 from modules.util.config.TrainConfig import TrainConfig
@@ -16,28 +15,16 @@ from modules.util.config.TrainConfig import TrainConfig
 import torch
 from torch import nn
 
-import diffusers
+from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, ModelMixin, UNet2DConditionModel
 
-# a denoiser's name -> component, and its description in `resources/`
-DENOISERS: dict[str, tuple[str, str]] = {
-    "SD 1.5": ("unet", "stable_diffusion/sd1/unet"),
-    "SDXL": ("unet", "stable_diffusion_xl/unet"),
-    "SD 3.5 medium": ("transformer", "stable_diffusion_3/medium_35/transformer"),
-    "SD 3.5 large": ("transformer", "stable_diffusion_3/large_35/transformer"),
-    "Flux.1 dev": ("transformer", "flux_1/dev/transformer"),
-    "Flux.2 Klein 4B": ("transformer", "flux_2/klein_4b/transformer"),
-    "Flux.2 Klein 9B": ("transformer", "flux_2/klein_9b/transformer"),
-    "Flux.2 dev": ("transformer", "flux_2/dev/transformer"),
-    "Chroma": ("transformer", "chroma/transformer"),
-    "Z-Image": ("transformer", "z_image/transformer"),
-    "Qwen-Image": ("transformer", "qwen_image/transformer"),
-    "Ernie-Image": ("transformer", "ernie_image/transformer"),
-    "Krea 2": ("transformer", "krea_2/transformer"),
-    "Ideogram 4": ("transformer", "ideogram_4/transformer"),
-    "HiDream": ("transformer", "hidream/transformer"),
-    "Anima": ("transformer", "anima/transformer"),
-    "PixArt Sigma": ("transformer", "pixart/sigma/transformer"),
-    "Sana 1.6B": ("transformer", "sana/transformer"),
+# a denoiser's name -> class, component, description in `resources/`
+DENOISERS: dict[str, tuple[type[ModelMixin], str, str]] = {
+    "SD 1.5": (UNet2DConditionModel, "unet", "stable_diffusion/sd1/unet"),
+    "SDXL": (UNet2DConditionModel, "unet", "stable_diffusion_xl/unet"),
+    "Flux.1 dev": (FluxTransformer2DModel, "transformer", "flux_1/dev/transformer"),
+    "Flux.2 Klein 4B": (Flux2Transformer2DModel, "transformer", "flux_2/klein_4b/transformer"),
+    "Flux.2 Klein 9B": (Flux2Transformer2DModel, "transformer", "flux_2/klein_9b/transformer"),
+    "Flux.2 dev": (Flux2Transformer2DModel, "transformer", "flux_2/dev/transformer"),
 }
 META = torch.device("meta")
 WARM_UP = 3
@@ -80,11 +67,12 @@ def compare_formats(
     }
 
 
-def _bytes(component: str, place: str) -> dict[str, int]:
+def _bytes(kind: type[ModelMixin], component: str, place: str) -> dict[str, int]:
     config = json.loads((ROOT / "resources" / place / "config.json").read_text(encoding="utf-8"))
     found = {}
     for data_type in ("BFLOAT_16", *WEIGHT_CODECS):
         options = TrainConfig.from_dict({"train_dtype": "BFLOAT_16", component: {"weight_dtype": data_type}})
-        module = empty_module(getattr(diffusers, config["_class_name"]), config)
+        with META:
+            module = kind.from_config(config)
         found[str(data_type)] = module_bytes(place_component(module, component, options, META))
     return found

@@ -35,6 +35,7 @@ WHOLE_SETS = (
     "Flux2/#flux2 LoRA",
     "Chroma/#chroma LoRA",
     "QwenImage/#qwen LoRA",
+    "QwenImage/#qwen Edit LoRA",
     "Ernie-Image/#ernie LoRA",
     "Krea 2/#krea2 LoRA",
     "Anima/#anima LoRA",

@@ -74,6 +74,8 @@ class BaseModel(ConditionedModel):
     # component -> name of the class in a folder's index, where only a part of that model is loaded
     index_names: ClassVar[Mapping[str, str]] = {}
     tokenizers: ClassVar[Mapping[str, type]] = {}
+    # the same of what prepares pictures for a text encoder
+    preparers: ClassVar[Mapping[str, type]] = {}
     # text encoder -> its tokenizer and what it is, of those that published folders lack
     brought: ClassVar[Mapping[str, Brought]] = {}
     # the config's components (`unet`, `text_encoder` …) that can be trained, the denoiser first
@@ -164,7 +166,7 @@ class BaseModel(ConditionedModel):
             needed = cls.needed_folders(config)
             check_folder(place, [*needed, "scheduler"], cls.brought)
             check_pipeline(place, config)
-            classes = {**cls.classes_of(place, config), **cls.tokenizers}
+            classes = {**cls.classes_of(place, config), **cls.tokenizers, **cls.preparers}
             source = FolderSource(place, {name: classes[name] for name in needed})
             source.fetch_settings()
             for component, own in cls.brought.items():
@@ -177,10 +179,11 @@ class BaseModel(ConditionedModel):
 
     @classmethod
     def needed_folders(cls, config: TrainConfig) -> list[str]:
-        """Components and tokenizers that a base model's folder must have: not those that are brought from elsewhere."""
+        """Components, tokenizers and preparers that a base model's folder must have: not what is brought from
+        elsewhere."""
         elsewhere = [(name, own.tokenizer) for name, own in cls.brought.items() if names_folder(config, name)]
         there = {name for names in elsewhere for name in names}
-        return [name for name in (*cls.modules, *cls.tokenizers) if name not in there]
+        return [name for name in (*cls.modules, *cls.tokenizers, *cls.preparers) if name not in there]
 
     @classmethod
     def classes_of(cls, location: Path | Snapshot, config: TrainConfig) -> Mapping[str, type[nn.Module]]:

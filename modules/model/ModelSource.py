@@ -50,6 +50,9 @@ class ModelSource(Protocol):
     def tokenizer(self, component: str) -> PreTrainedTokenizerBase:
         """A tokenizer by its component's name. Raises UserError if it is missing or broken."""
 
+    def preparer(self, component: str) -> Any:
+        """What prepares pictures for a text encoder. Raises UserError if it is missing or broken."""
+
     def scheduler_config(self) -> dict[str, Any]:
         """All options of the model's scheduler. Raises UserError if they are missing or broken."""
 
@@ -127,6 +130,12 @@ class FolderSource:
     def tokenizer(self, component: str) -> PreTrainedTokenizerBase:
         if component in self.others:
             return self.others[component].tokenizer(component)
+        return self._read(component)
+
+    def preparer(self, component: str) -> Any:
+        return self._read(component)
+
+    def _read(self, component: str) -> Any:
         place = self._place(component)
         with load_errors(self.name):
             return self.classes[component].from_pretrained(**place)

@@ -7,7 +7,7 @@ batch, `c` channels of packed latents, `h w` their sides, `n` text tokens.
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from modules.model.families import QWEN
 from modules.model.ModelSource import empty_module
@@ -35,8 +35,6 @@ from transformers import AutoTokenizer, Qwen2_5_VLTextModel
 
 # tokens that diffusers' pipeline reads at most
 MOST_TOKENS = 1024
-# options of transformers that read more than a caption and a noised image
-_OF_OTHERS = ("zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
 
 
 class QwenTextEncoder(Qwen2_5_VLTextModel):
@@ -60,6 +58,8 @@ class QwenModel(QwenTexts, QwenLatents):
     pipeline_arguments = {"hidden": "prompt_embeds", "mask": "prompt_embeds_mask"}
     guidance_argument = "true_cfg_scale"
     most_tokens = MOST_TOKENS
+    # options of transformers that read more than this family shows them
+    of_others: ClassVar[tuple[str, ...]] = ("zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
     # its layout is that of diffusers
     file_formats = (ModelFormat.ORIGINAL_TRANSFORMER,)
     layer_filter_presets = {
@@ -90,12 +90,14 @@ class QwenModel(QwenTexts, QwenLatents):
     def check_layers(self) -> None:
         super().check_layers()
         config, expected = self.layers_of("transformer").config, 4 * self.layers_of("vae").config.z_dim
-        others = [name for name in _OF_OTHERS if config.get(name)]
+        others = [name for name in self.of_others if config.get(name)]
         if others or config.in_channels != expected:
-            what = f"has {others[0]}" if others else f"reads {config.in_channels} channels, expected {expected}"
+            wrong = f"reads {config.in_channels} channels, expected {expected} as in {self.title}"
+            what = f"has {others[0]}, which {self.title} has not" if others else wrong
             raise UserError(
-                f"base_model_name: the transformer of {self.source.name} {what}. Qwen-Image can be trained here; its "
-                "models that edit images or draw layers read more than a caption and can't."
+                f"base_model_name: the transformer of {self.source.name} {what}. Models that "
+                "edit images or draw layers read more than a caption: the first have their own model_type, QWEN_EDIT; "
+                "the others can't be trained here."
             )
 
     # -- captions -------------------------------------------------------------------------------------------------
@@ -112,18 +114,22 @@ class QwenModel(QwenTexts, QwenLatents):
     # -- training -------------------------------------------------------------------------------------------------
 
     def call_transformer(self, noised: Tensor, level: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
-        b, _, h, w = noised.shape
+        h, w = noised.shape[2:]
         mask = conditions["mask"]
         output = self.transformer(
-            hidden_states=noised.flatten(2).transpose(1, 2),
+            **self.image_tokens(noised, conditions),
             encoder_hidden_states=conditions["hidden"].to(noised.dtype),
             # attention without a mask is faster
             encoder_hidden_states_mask=None if bool(mask.all()) else mask,
             timestep=level,
-            img_shapes=[[(1, h, w)]] * b,
             return_dict=False,
         )[0]
-        return self.image_of_tokens(output, h, w)
+        return self.image_of_tokens(output[:, : h * w], h, w)
+
+    def image_tokens(self, noised: Tensor, conditions: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Arguments of the transformer for what it sees beside the text; those of the noised image come first."""
+        b, _, h, w = noised.shape
+        return {"hidden_states": noised.flatten(2).transpose(1, 2), "img_shapes": [[(1, h, w)]] * b}
 
     # -- samples and files ----------------------------------------------------------------------------------------
 

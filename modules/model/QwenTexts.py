@@ -49,8 +49,13 @@ class QwenTexts(LanguageTexts):
             "file may be all three."
         )
 
+    @property
+    def before(self) -> str:
+        """What stands before a caption."""
+        return BEFORE
+
     def read(self, captions: Sequence[str], **options: Any) -> BatchEncoding:
-        return self.tokenizer([f"{BEFORE}{cut_text(caption)}{AFTER}" for caption in captions], **options)
+        return self.tokenizer([f"{self.before}{cut_text(caption)}{AFTER}" for caption in captions], **options)
 
     def text_settings(self, component: str) -> list[Any]:
-        return [self.config.text_encoder_sequence_length, BEFORE, AFTER, self.cut_tokens]
+        return [self.config.text_encoder_sequence_length, self.before, AFTER, self.cut_tokens]

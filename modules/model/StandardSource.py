@@ -72,13 +72,17 @@ class StandardSource:
             return FullLengthTokenizer()
         return clip_tokenizer(str(self._config(component)["pad_token"]))
 
+    def preparer(self, component: str) -> Any:
+        config = self._config(component)
+        return getattr(transformers, config["image_processor_type"]).from_dict(config)
+
     def scheduler_config(self) -> dict[str, Any]:
         config = self._config("scheduler")
         return dict(getattr(diffusers, config["_class_name"]).from_config(config).config)
 
     def index(self) -> dict[str, Any]:
-        """What a `model_index.json` would say besides the components: nothing."""
-        return {}
+        """What a `model_index.json` would say besides the components, where models of a type differ in that."""
+        return dict(self._model.changes.get("index", {}))
 
     def _class(self, component: str) -> type[nn.Module]:
         config = self._config(component)
@@ -106,9 +110,8 @@ class FullLengthTokenizer:
 
     def apply_chat_template(self, conversations: Sequence[Any], *, max_length: int, **options: Any) -> BatchEncoding:
         """`max_length` tokens for each conversation. The options are those of a tokenizer of transformers."""
-        ids = torch.zeros(len(conversations), max_length, dtype=torch.int64)
-        # a table, which has its numbers where other tensors have none: families read lengths from it
-        mask = torch.ones(len(conversations), max_length, dtype=torch.int64)
+        # tables, which have their numbers where other tensors have none: families read lengths and places from them
+        ids, mask = (torch.full((len(conversations), max_length), value) for value in (0, 1))
         return BatchEncoding({"input_ids": ids, "attention_mask": mask})
 
     def __call__(self, texts: Sequence[str], *, max_length: int, **options: Any) -> BatchEncoding:

@@ -235,6 +235,7 @@ Z_IMAGE = Family(
     (StandardModel("Z-Image", "z_image", "Z-Image", "z_image", {ModelType.Z_IMAGE: {}}),),
 )
 
+_OTHERS_OF_QWEN = {"QwenImageEditInpaintPipeline": "fills masks", "QwenImageLayeredPipeline": "draws layers"}
 QWEN = Family(
     "QwenModel",
     (ModelType.QWEN,),
@@ -242,13 +243,31 @@ QWEN = Family(
     {"width": 1024, "height": 1024, "diffusion_steps": 50, "cfg_scale": 4.0},
     {"txt_mod.1.": (ModelType.QWEN,)},
     (StandardModel("Qwen-Image", "qwen_image", "Qwen-Image", "qwen_image", {ModelType.QWEN: {}}),),
-    foreign_pipelines={
-        "QwenImageEditPipeline": "edits images",
-        "QwenImageEditPlusPipeline": "edits images",
-        "QwenImageEditInpaintPipeline": "edits images",
-        "QwenImageLayeredPipeline": "draws layers",
-    },
+    foreign_pipelines=_OTHERS_OF_QWEN,
 )
+
+# what published models of a kind differ in: the folder's pipeline, and an option of the transformer
+_EDIT_PLUS: Changes = {"index": {"_class_name": "QwenImageEditPlusPipeline"}}
+QWEN_EDIT = Family(
+    "QwenEditModel",
+    (ModelType.QWEN_EDIT,),
+    QWEN.components,
+    QWEN.sample_defaults,
+    {"txt_mod.1.": (ModelType.QWEN_EDIT,)},
+    tuple(
+        StandardModel(
+            f"Qwen-Image-Edit{name}", "qwen_image/edit", "Qwen-Image-Edit", "qwen_image_edit",
+            {ModelType.QWEN_EDIT: changes}, mark,
+        )
+        for name, mark, changes in (
+            ("", "edit", {}),
+            ("-2509", "2509", _EDIT_PLUS),
+            ("-2511", "2511", {**_EDIT_PLUS, "transformer": {"zero_cond_t": True}}),
+        )
+    ),
+    ConditioningSource.FILE, files_like=QWEN.model_types, foreign_pipelines=_OTHERS_OF_QWEN,
+    pipelines=("QwenImageEditPipeline", "QwenImageEditPlusPipeline"),
+)  # fmt: skip
 
 STABLE_DIFFUSION_3 = Family(
     "StableDiffusion3Model",
@@ -352,7 +371,7 @@ FAMILIES: tuple[Family, ...] = (
     *(STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3),
     *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2, HI_DREAM, SANA, PIXART, ANIMA, IDEOGRAM),
     # behind those of which they are a kind
-    *(STABLE_DIFFUSION_INPAINTING, STABLE_DIFFUSION_XL_INPAINTING, FLUX_KONTEXT, FLUX_FILL),
+    *(STABLE_DIFFUSION_INPAINTING, STABLE_DIFFUSION_XL_INPAINTING, FLUX_KONTEXT, FLUX_FILL, QWEN_EDIT),
 )
 
 

@@ -27,6 +27,7 @@ T5_PREFIX = "text_encoders.t5xxl.transformer."
 # the last ones are those of whole checkpoints, which hold other components as well
 _WHOLE = ("model.diffusion_model.", "vae.", VAE_PREFIX, *CLIP_PREFIXES.values(), T5_PREFIX,
           "text_encoders.qwen3_4b.transformer.model.", "text_encoders.qwen25_7b.transformer.model.",
+          "text_encoders.qwen25_7b.transformer.",
           "text_encoders.ministral3_3b.transformer.model.", "text_encoders.qwen3vl_4b.transformer.model.",
           "text_encoders.qwen3vl_8b.transformer.model.",
           "text_encoders.llama.transformer.model.",

@@ -51,7 +51,7 @@ def find_model_type(config: TrainConfig, hub: Hub | None = None) -> ModelType:
 
 
 def _has_components(family: type[BaseModel], found: dict[str, str]) -> bool:
-    wanted = {*family.modules, *family.tokenizers}
+    wanted = {*family.modules, *family.tokenizers, *family.preparers}
     absent = wanted - found.keys()
     # published models may lack what is brought from elsewhere
     if {*found} - _BESIDE - wanted or absent - {

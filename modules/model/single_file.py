@@ -255,6 +255,8 @@ def config_file(component: str) -> str:
     """Where a folder in diffusers' layout describes a component."""
     if component in TOKENIZERS:
         return f"{component}/tokenizer_config.json"
+    if component == "processor":
+        return f"{component}/preprocessor_config.json"
     return f"{component}/{'scheduler_config' if component == 'scheduler' else 'config'}.json"
 
 

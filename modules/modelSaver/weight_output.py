@@ -1,6 +1,7 @@
 """Writing what a run of full fine-tuning has trained: the whole model, or its denoiser."""
 
 import json
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,11 @@ class ModelWriter:
             write_index(target, self._index())
             for name in self.model.tokenizers:
                 self.model.source.tokenizer(name).save_pretrained(target / name)
+            for name in self.model.preparers:
+                # whole: they hold more than is read here
+                (target / name).mkdir()
+                for file in self.model.source.files(name):
+                    shutil.copyfile(file, target / name / file.name)
         self._write_brought(target)
         scheduler = self.model.trained_scheduler_config()
         if not base.is_dir() or scheduler != self.model.source.scheduler_config():
@@ -196,7 +202,7 @@ class ModelWriter:
     def _index(self) -> dict[str, Any]:
         if isinstance(self.model.source, FolderSource):
             index = self.model.source.index()
-            there = (*self.model.modules, *self.model.tokenizers, "scheduler")
+            there = (*self.model.modules, *self.model.tokenizers, *self.model.preparers, "scheduler")
             # what else a pipeline may have, such as a safety checker, was never loaded
             return {
                 name: [None, None] if is_component(value) and name not in there else value

@@ -31,6 +31,7 @@ class NodeType:
 
 
 _MODEL_AND_CLIP = {"model": "MODEL", "clip": "CLIP"}
+_CLIP_AND_VAE = {"clip": "CLIP", "vae": "VAE"}
 _SIZE = ("width", "height", "batch_size")
 _SHIFT = NodeType({"model": "MODEL"}, ("shift",), ("MODEL",))
 _EMPTY = NodeType({}, _SIZE, ("LATENT",))
@@ -51,6 +52,10 @@ NODE_TYPES: Mapping[str, NodeType] = {
     "ModelSamplingSD3": _SHIFT,
     "CLIPTextEncode": NodeType({"clip": "CLIP"}, ("text",), ("CONDITIONING",), TEXT),
     "CLIPTextEncodePixArtAlpha": NodeType({"clip": "CLIP"}, ("width", "height", "text"), ("CONDITIONING",), TEXT + 60),
+    "TextEncodeQwenImageEdit": NodeType({**_CLIP_AND_VAE, "image": "IMAGE"}, ("prompt",), ("CONDITIONING",), TEXT + 60),
+    "TextEncodeQwenImageEditPlus": NodeType(
+        {**_CLIP_AND_VAE, "image1": "IMAGE"}, ("prompt",), ("CONDITIONING",), TEXT + 60
+    ),
     "ConditioningZeroOut": NodeType({"conditioning": "CONDITIONING"}, (), ("CONDITIONING",)),
     "FluxGuidance": NodeType({"conditioning": "CONDITIONING"}, ("guidance",), ("CONDITIONING",)),
     "EmptyLatentImage": _EMPTY,

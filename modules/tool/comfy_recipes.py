@@ -29,6 +29,7 @@ class Recipe:
         sampler, scheduler: by ComfyUI's names.
         sized: whether the text encoder's node is told the size of the image.
         schedule_of_size: whether steps follow the size of the image by a node of their own.
+        reader: node that reads a prompt together with the picture to be edited; empty: prompts are read alone.
     """
 
     denoiser: str
@@ -42,6 +43,7 @@ class Recipe:
     scheduler: str = "simple"
     sized: bool = False
     schedule_of_size: bool = False
+    reader: str = ""
 
 
 def _checkpoint(name: str) -> Recipe:
@@ -57,6 +59,16 @@ def _klein(size: str, qwen: str) -> Recipe:
         f"flux-2-klein-base-{size}.safetensors", FLUX_2_VAE, (f"{qwen}.safetensors",), "flux2", "EmptyFlux2LatentImage",
         schedule_of_size=True,
     )  # fmt: skip
+
+
+_QWEN = Recipe(
+    "qwen_image_bf16.safetensors", QWEN_VAE, ("qwen_2.5_vl_7b.safetensors",), "qwen_image",
+    shift=("ModelSamplingAuraFlow", 3.1),
+)  # fmt: skip
+
+
+def _qwen_edit(mark: str, reader: str) -> Recipe:
+    return replace(_QWEN, denoiser=f"qwen_image_edit{mark}_bf16.safetensors", reader=reader)
 
 
 _PIXART = Recipe(
@@ -96,10 +108,8 @@ RECIPES: Mapping[ModelType, Recipe] = {
         "z_image_bf16.safetensors", FLUX_VAE, ("qwen_3_4b.safetensors",), "lumina2",
         shift=("ModelSamplingAuraFlow", 3.0),
     ),
-    ModelType.QWEN: Recipe(
-        "qwen_image_bf16.safetensors", QWEN_VAE, ("qwen_2.5_vl_7b.safetensors",), "qwen_image",
-        shift=("ModelSamplingAuraFlow", 3.1),
-    ),
+    ModelType.QWEN: _QWEN,
+    ModelType.QWEN_EDIT: _qwen_edit("", "TextEncodeQwenImageEdit"),
     ModelType.ERNIE: Recipe(
         "ernie-image.safetensors", FLUX_2_VAE, ("ministral-3-3b.safetensors",), "flux2", "EmptyFlux2LatentImage"
     ),
@@ -124,6 +134,7 @@ RECIPES: Mapping[ModelType, Recipe] = {
 # part of a model's name, in small letters -> what such a model is drawn with instead of its type's recipe
 _NAMED = {
     ModelType.FLUX_2: {"9b": _klein("9b", "qwen_3_8b"), "klein": _klein("4b", "qwen_3_4b")},
+    ModelType.QWEN_EDIT: {mark: _qwen_edit(f"_{mark}", "TextEncodeQwenImageEditPlus") for mark in ("2509", "2511")},
     ModelType.FLUX_DEV_1: {"schnell": replace(_flux("flux1-schnell.safetensors"), told=False)},
     ModelType.STABLE_DIFFUSION_35: {
         "medium": replace(RECIPES[ModelType.STABLE_DIFFUSION_35], denoiser="sd3.5_medium.safetensors")

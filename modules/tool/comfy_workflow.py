@@ -9,7 +9,7 @@ from modules.model.families import facts_of
 from modules.modelSaver.adapter_layout import is_text_layer
 from modules.modelSaver.AdapterFile import AdapterFile, read_adapter
 from modules.tool.comfy_recipes import Recipe, recipe_of
-from modules.tool.ComfyGraph import ComfyGraph, Output
+from modules.tool.ComfyGraph import NODE_TYPES, ComfyGraph, Output
 from modules.util.atomic_file import write_json
 from modules.util.config.load import resolve_samples
 from modules.util.config.SampleConfig import SampleConfig
@@ -79,10 +79,11 @@ def workflow(config: TrainConfig, adapter: AdapterFile, sample: SampleConfig) ->
         kind, value = recipe.shift
         (shifted,) = graph.add(kind, 1, (value,), model=models.model)
         models = Models(shifted, models.clip, models.vae)
-    positive = _text(graph, recipe, models, sample, sample.prompt)
+    shown = _picture(graph) if recipe.reader else None
+    positive = _text(graph, recipe, models, sample, sample.prompt, shown)
     # a model that is told the guidance is called without a negative prompt; KSampler takes one in any case
     if not recipe.told:
-        negative = _text(graph, recipe, models, sample, sample.negative_prompt)
+        negative = _text(graph, recipe, models, sample, sample.negative_prompt, shown)
     elif recipe.schedule_of_size:
         negative = positive
     else:
@@ -92,7 +93,7 @@ def workflow(config: TrainConfig, adapter: AdapterFile, sample: SampleConfig) ->
     if conditioning == ConditioningSource.MASK:
         positive, negative, latent = _filled(graph, models, positive, negative)
     elif conditioning == ConditioningSource.FILE:
-        positive, latent = _edited(graph, models, positive)
+        positive, latent = _edited(graph, models, positive, shown)
     if recipe.told:
         (positive,) = graph.add("FluxGuidance", 2, (sample.cfg_scale,), conditioning=positive)
     if latent is None:
@@ -176,7 +177,13 @@ def _adapted(graph: ComfyGraph, adapter: AdapterFile, models: Models) -> Models:
     return Models(model, clip, models.vae)
 
 
-def _text(graph: ComfyGraph, recipe: Recipe, models: Models, sample: SampleConfig, text: str) -> Output:
+def _text(
+    graph: ComfyGraph, recipe: Recipe, models: Models, sample: SampleConfig, text: str, shown: Output | None
+) -> Output:
+    if shown is not None:
+        # the node's last input is its first picture
+        *_, picture = NODE_TYPES[recipe.reader].inputs
+        return graph.add(recipe.reader, 2, (text,), clip=models.clip, vae=models.vae, **{picture: shown})[0]
     if recipe.sized:
         widgets: tuple[Any, ...] = (sample.width, sample.height, text)
         return graph.add("CLIPTextEncodePixArtAlpha", 2, widgets, clip=models.clip)[0]
@@ -193,11 +200,18 @@ def _filled(graph: ComfyGraph, models: Models, positive: Output, negative: Outpu
     return found[0], found[1], found[2]
 
 
-def _edited(graph: ComfyGraph, models: Models, positive: Output) -> tuple[Output, Output]:
-    """A picture that is changed as the prompt says."""
+def _picture(graph: ComfyGraph) -> Output:
+    """The one that is to be edited, in a size that such models are made for."""
     image, _ = graph.add("LoadImage", 3, ("example.png", "image"))
-    (scaled,) = graph.add("FluxKontextImageScale", 3, image=image)
+    return graph.add("FluxKontextImageScale", 3, image=image)[0]
+
+
+def _edited(graph: ComfyGraph, models: Models, positive: Output, shown: Output | None) -> tuple[Output, Output]:
+    """A picture that is changed as the prompt says; `shown` if the prompt's node has it already."""
+    scaled = _picture(graph) if shown is None else shown
     (latent,) = graph.add("VAEEncode", 3, pixels=scaled, vae=models.vae)
+    if shown is not None:
+        return positive, latent
     return graph.add("ReferenceLatent", 3, conditioning=positive, latent=latent)[0], latent
 
 

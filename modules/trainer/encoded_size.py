@@ -1,6 +1,7 @@
 """What a model's encoded images and captions take on disk, found without its weights."""
 
 import copy
+import math
 from collections.abc import Iterable
 
 from modules.dataLoader.cache_space import EncodedBytes
@@ -8,6 +9,7 @@ from modules.dataLoader.Encoder import reduced
 from modules.model.BaseModel import BaseModel
 from modules.model.ModelComponents import ModelComponents
 from modules.model.weight_formats import component_dtype
+from modules.util.config.resolution import parse_resolutions
 from modules.util.enum.ConditioningSource import ConditioningSource
 from modules.util.UserError import UserError
 from modules.util.WithoutNumbers import WithoutNumbers
@@ -57,12 +59,15 @@ def _followed(model: BaseModel, cache_text: bool) -> EncodedBytes:
         if model.conditioning != ConditioningSource.NONE:
             mask = pixels[:, :1] if model.conditioning == ConditioningSource.MASK else None
             shown = twin.encode_conditioning(pixels, mask)
-        if cache_text:
-            sees = model.captions_see_conditioning
+        if cache_text and model.captions_see_conditioning:
+            # of pictures of the smallest and the largest size
+            shapes = sorted(((size.height, size.width) for size in parse_resolutions(config.resolution)), key=math.prod)
             texts = [
-                twin.encode_instructions([caption], pixels) if sees else twin.encode_captions([caption])
-                for caption in captions
+                twin.encode_instructions([caption], torch.zeros(1, 3, *size))
+                for caption, size in zip(captions, (shapes[0], shapes[-1]), strict=True)
             ]
+        elif cache_text:
+            texts = [twin.encode_captions([caption]) for caption in captions]
     sizes = [_bytes(reduced(text, config.text_cache_dtype).values()) for text in texts]
     area, mask_bytes = side * side, 4 * latents.shape[-1] * latents.shape[-2]
     return EncodedBytes(

@@ -35,6 +35,7 @@ NAMES: Mapping[type, Mapping[str, str]] = {
         ModelType.HI_DREAM_FULL: "HiDream",
         ModelType.CHROMA_1: "Chroma",
         ModelType.QWEN: "Qwen-Image",
+        ModelType.QWEN_EDIT: "Qwen-Image-Edit",
         ModelType.ANIMA: "Anima",
         ModelType.KREA_2: "Krea 2",
         ModelType.Z_IMAGE: "Z-Image",

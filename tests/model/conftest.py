@@ -352,17 +352,26 @@ def small_open_clip_tensors(small_pipeline) -> dict[str, torch.Tensor]:
 # --- inpainting
 
 
-def _inpainting(pipeline: DiffusionPipeline, kind: type[DiffusionPipeline], **options: Any) -> DiffusionPipeline:
-    """The same with a UNet of 9 channels, and a VAE that gives an image the same latents each time."""
+def _inpainting(
+    pipeline: DiffusionPipeline, kind: type[DiffusionPipeline], changes: dict[str, Any] | None = None, **options: Any
+) -> DiffusionPipeline:
+    """The same with a UNet of 9 channels, and a VAE that gives an image the same latents each time.
+
+    Args:
+        pipeline: whose components it gets.
+        kind: its class.
+        changes: options of the UNet.
+        options: of the pipeline.
+    """
     # without diffusers' notes of which options are defaults, which would bring the default back
     options_of = {name: value for name, value in pipeline.unet.config.items() if not name.startswith("_")}
-    unet = UNet2DConditionModel.from_config({**options_of, "in_channels": 9})
+    unet = UNet2DConditionModel.from_config({**options_of, "in_channels": 9, **(changes or {})})
     _disturb(unet)
     vae = AutoencoderKL.from_config(pipeline.vae.config)
     vae.load_state_dict(pipeline.vae.state_dict())
     with torch.no_grad():
         vae.quant_conv.weight[4:], vae.quant_conv.bias[4:] = 0, -30
-    return kind(**{**pipeline.components, "unet": unet.eval(), "vae": vae.eval()}, **options)
+    return kind(**{**pipeline.components, "unet": unet.eval(), "vae": vae.eval(), **options})
 
 
 @pytest.fixture(scope="session")
@@ -372,6 +381,18 @@ def inpainting_folder(small_pipeline, tmp_path_factory) -> Path:
         partial(_inpainting, requires_safety_checker=False), small_pipeline, StableDiffusionInpaintPipeline
     )
     return _saved(pipeline, tmp_path_factory.mktemp("inpainting"))
+
+
+@pytest.fixture(scope="session")
+def inpainting_2_folder(small_pipeline, tmp_path_factory) -> Path:
+    """The same as 2.0 has it: another tokenizer and activation of the text encoder, matrices around attention."""
+    text = CLIPTextConfig.from_dict({**small_pipeline.text_encoder.config.to_dict(), "hidden_act": "gelu"})
+    encoder = CLIPTextModel(text)
+    encoder.load_state_dict(small_pipeline.text_encoder.state_dict())
+    changes = {"use_linear_projection": True, "attention_head_dim": [4, 8]}
+    own = {"requires_safety_checker": False, "tokenizer": small_tokenizer("!"), "text_encoder": encoder.eval()}
+    pipeline = _seeded(partial(_inpainting, **own), small_pipeline, StableDiffusionInpaintPipeline, changes)
+    return _saved(pipeline, tmp_path_factory.mktemp("inpainting 2"))
 
 
 @pytest.fixture(scope="session")
@@ -699,6 +720,38 @@ for _family in ("zimage", "qwen", "krea2", "anima", "sana", "ideogram"):
 globals().update(_fixtures_of("ernie", 8) | _fixtures_of("hidream", 4, small_tokenizer))
 
 
+# --- Qwen-Image-Edit
+
+_QWEN_EDITS = {"edit": False, "plus": True}
+
+
+@pytest.fixture(scope="session")
+def qwen_edit_pipelines() -> dict:
+    """ "edit" and "plus" -> a small pipeline with random weights; tests must not change it."""
+    from tests.model.qwen_base import random_qwen_edit
+
+    return {name: _seeded(random_qwen_edit, plus) for name, plus in _QWEN_EDITS.items()}
+
+
+@pytest.fixture(scope="session")
+def qwen_edit_folders(qwen_edit_pipelines, tmp_path_factory) -> dict[str, Path]:
+    """The same as diffusers folders; tests must not change them."""
+    from tests.model.qwen_base import save_qwen_edit
+
+    return {
+        name: save_qwen_edit(pipeline, tmp_path_factory.mktemp(f"qwen {name}"))
+        for name, pipeline in qwen_edit_pipelines.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def wide_qwen_edit_folder(tmp_path_factory) -> Path:
+    """Plus with layers that are large enough to be quantized, in every component."""
+    from tests.model.qwen_base import random_qwen_edit, save_qwen_edit
+
+    return save_qwen_edit(_seeded(random_qwen_edit, True, 64, 4), tmp_path_factory.mktemp("wide qwen plus"))
+
+
 # --- Stable Diffusion 3 and 3.5
 
 
@@ -760,13 +813,15 @@ def full_size_models() -> tuple:
 # a family -> the fixture of its small folders, and which of several it is
 _SMALL_FOLDERS = {
     "SD 1.5": ("small_folder", ""), "SDXL": ("xl_folder", ""),
-    "SD 1.5 inpainting": ("inpainting_folder", ""), "SDXL inpainting": ("xl_inpainting_folder", ""),
+    "SD 1.5 inpainting": ("inpainting_folder", ""), "SD 2.0 inpainting": ("inpainting_2_folder", ""),
+    "SDXL inpainting": ("xl_inpainting_folder", ""),
     "SD 3": ("sd3_folders", "3"),
     "SD 3.5": ("sd3_folders", "3.5"), "Flux.1": ("flux1_folders", "dev"),
     "Flux.1 Kontext": ("flux1_relative_folders", "kontext"), "Flux.1 Fill": ("flux1_relative_folders", "fill"),
     "Flux.2 dev": ("flux2_folders", "dev"),
     "Flux.2 Klein": ("flux2_folders", "klein"), "Z-Image": ("zimage_folder", ""), "Chroma": ("chroma_folder", ""),
-    "Qwen-Image": ("qwen_folder", ""), "Ernie-Image": ("ernie_folder", ""), "Krea 2": ("krea2_folder", ""),
+    "Qwen-Image": ("qwen_folder", ""), "Qwen-Image-Edit": ("qwen_edit_folders", "edit"),
+    "Ernie-Image": ("ernie_folder", ""), "Krea 2": ("krea2_folder", ""),
     "Anima": ("anima_folder", ""),
     "HiDream": ("hidream_folder", ""),
     "PixArt alpha": ("pixart_folders", "alpha"), "PixArt Sigma": ("pixart_folders", "sigma"),

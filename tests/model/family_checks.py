@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from modules.model.BaseModel import model_families
 from modules.model.QuantizedLinear import QuantizedLinear
 from modules.model.recognize_model import find_model_type
 from modules.modelSaver.AdapterFile import read_adapter
@@ -12,6 +13,7 @@ from modules.trainer.trained import make_trained, save_trained
 from modules.util.config.load import train_config_from_dict
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ModelType import ModelType
 
 import torch
 from torch import Tensor
@@ -21,7 +23,6 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-LOW_RANK = {"lora_rank": 3, "lora_alpha": 5.0}
 SCALED = {"optimizer": "ADAMW_ADV", "scaled_optm": True}
 KINDS = {
     "LoRA": {},
@@ -180,21 +181,22 @@ def quantized_base_trains(run: Any, settings: dict, weights: str, paths: Collect
     Args:
         run: of `make_run`.
         settings: with one sample.
-        weights: the format of transformer and text encoder.
-        paths: of layers of the transformer that are large enough.
+        weights: the format of denoiser and text encoder.
+        paths: of layers of the denoiser that are large enough.
         checkpoints: whether gradients are checkpointed.
 
     Returns:
         the trainer.
     """
+    denoiser = model_families()[ModelType(settings["model_type"])].trainable_components[0]
     trainer = run.trainer(**settings | {
         "epochs": 1, "train_dtype": "BFLOAT_16", "sample_after": 1, "sample_after_unit": "EPOCH",
-        "transformer": {"weight_dtype": weights, "gradient_checkpointing": checkpoints},
+        denoiser: {"weight_dtype": weights, "gradient_checkpointing": checkpoints},
         "text_encoder": {"train": False, "weight_dtype": weights},
     })  # fmt: skip
     trainer.run()
     for path in paths:
-        layer = trainer.model.transformer.get_submodule(path)
+        layer = trainer.model.denoiser.get_submodule(path)
         assert isinstance(layer, QuantizedLinear) and layer.data_type == weights
     assert len(list(run.workspace.rglob("0 - */*.jpg"))) == 2
     return trainer

@@ -183,30 +183,30 @@ def comfy_makes_the_trained_weights(
 @torch.no_grad()
 def diffusers_computes_the_same(
     call: Callable[[nn.Module], Tensor],
-    transformer: nn.Module,
+    denoiser: nn.Module,
     adapters: AdapterSet,
     folder: Path,
     file: Path,
     load: Callable[[Path], Any] = DiffusionPipeline.from_pretrained,
 ) -> None:
-    """A pipeline that loads a file gives the output of the hooked transformer.
+    """A pipeline that loads a file gives the output of the hooked denoiser.
 
     Args:
-        call: transformer -> its output for inputs that are always the same.
-        transformer: the base.
+        call: denoiser -> its output for inputs that are always the same.
+        denoiser: the base.
         adapters: that were written.
         folder: of the base model.
         file: that has the adapters.
         load: folder -> pipeline of diffusers.
     """
-    plain = call(transformer)
+    plain = call(denoiser)
     adapters.eval().hook()
     try:
-        hooked = call(transformer)
+        hooked = call(denoiser)
     finally:
         adapters.unhook()
     assert (hooked - plain).abs().max() > 0.1
     pipeline = load(folder)
     pipeline.load_lora_weights(str(file))
     # sums in another order, in float32, of numbers of size 1
-    torch.testing.assert_close(call(pipeline.transformer), hooked, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(call(getattr(pipeline, adapters.component)), hooked, atol=1e-4, rtol=1e-4)

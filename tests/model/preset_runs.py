@@ -33,7 +33,10 @@ CPU = torch.device("cpu")
 # the last block's text nothing comes out
 IDLE = {
     ModelType.STABLE_DIFFUSION_35: re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
-    ModelType.QWEN: re.compile(r"transformer_blocks\.1\.(attn\.(add_q_proj|to_add_out)|txt_mlp\..+)"),
+    **dict.fromkeys(
+        (ModelType.QWEN, ModelType.QWEN_EDIT),
+        re.compile(r"transformer_blocks\.1\.(attn\.(add_q_proj|to_add_out)|txt_mlp\..+)"),
+    ),
 }
 NOTHING = re.compile(r"(?!)")
 # least numbers of images and of steps

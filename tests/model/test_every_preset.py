@@ -75,6 +75,7 @@ def base_of(request):
         ModelType.Z_IMAGE: ("zimage_folder", "wide_zimage_folder"),
         ModelType.CHROMA_1: ("chroma_folder", "wide_chroma_folder"),
         ModelType.QWEN: ("qwen_folder", "wide_qwen_folder"),
+        ModelType.QWEN_EDIT: ("wide_qwen_edit_folder", "wide_qwen_edit_folder"),
         ModelType.ERNIE: ("ernie_folder", "wide_ernie_folder"),
         ModelType.KREA_2: ("krea2_folder", "wide_krea2_folder"),
         ModelType.ANIMA: ("anima_folder", "wide_anima_folder"),

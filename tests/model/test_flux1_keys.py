@@ -38,7 +38,12 @@ from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_
 from safetensors.torch import load_file, save_file
 
 # as published: in billions they are called 12 and 8.9
-SIZES = {"Flux.1 dev": 11_901_408_320, "Flux.1 schnell": 11_891_178_560, "Chroma": 8_899_983_424}
+SIZES = {
+    "Flux.1 dev": 11_901_408_320,
+    "Flux.1 schnell": 11_891_178_560,
+    "Flux.1 Fill dev": 11_902_391_360,
+    "Chroma": 8_899_983_424,
+}
 NATIVE = {
     ModelFormat.COMFY_LORA: "diffusion_model.",
     ModelFormat.KOHYA_LORA: "lora_unet_",
@@ -73,8 +78,9 @@ def full_models() -> dict:
     """name -> a full-size model on the meta device."""
     found = {}
     for name in SIZES:
-        kind = ModelType.CHROMA_1 if name == "Chroma" else ModelType.FLUX_DEV_1
-        transformer = StandardSource(kind, name).empty("transformer")
+        # the layers of Kontext are those of dev
+        kinds = {"Chroma": ModelType.CHROMA_1, "Flux.1 Fill dev": ModelType.FLUX_FILL_DEV_1}
+        transformer = StandardSource(kinds.get(name, ModelType.FLUX_DEV_1), name).empty("transformer")
         version = "chroma" if name == "Chroma" else "flux1"
         found[name] = ReferenceModel(name, {"transformer": transformer}, naming_of(transformer), base_version=version)
     return found
@@ -159,8 +165,12 @@ def test_a_layer_of_another_model_has_no_native_name():
 
 def test_a_file_tells_its_model(tmp_path, standard):
     transformer, parts = standard.components["transformer"], {}
-    own = {"Flux.1 dev": ["norm_out.linear", "time_text_embed.guidance_embedder.linear_1"],
-           "Flux.1 schnell": ["norm_out.linear"], "Chroma": ["distilled_guidance_layer.in_proj"]}  # fmt: skip
+    own = {
+        "Flux.1 dev": ["norm_out.linear", "time_text_embed.guidance_embedder.linear_1"],
+        "Flux.1 schnell": ["norm_out.linear"],
+        "Flux.1 Fill dev": ["x_embedder"],
+        "Chroma": ["distilled_guidance_layer.in_proj"],
+    }
     for path in ("context_embedder", "single_transformer_blocks.3.proj_mlp", *own[standard.name]):
         layer = transformer.get_submodule(path)
         parts[path] = {"lora_down.weight": torch.ones(1, layer.in_features),
@@ -168,7 +178,7 @@ def test_a_file_tells_its_model(tmp_path, standard):
     file = encode_adapter({"transformer": parts}, ModelFormat.COMFY_LORA, standard.naming, DataType.FLOAT_32)
     save_file(file, tmp_path / "x")
     # one without a layer for guidance fits both: the first is taken
-    expected = "Chroma" if standard.name == "Chroma" else "Flux.1 dev"
+    expected = "Flux.1 dev" if standard.name == "Flux.1 schnell" else standard.name
     assert find_reference(read_adapter(tmp_path / "x"), full_models().values()).name == expected
 
 

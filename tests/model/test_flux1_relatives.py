@@ -4,14 +4,31 @@ from functools import cache
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel, family_of
+from modules.model.flux1_keys import flux1_adapter_naming
+from modules.modelSaver.adapter_metadata import AdapterDescription
+from modules.modelSaver.save_adapter import save_adapter
+from modules.module.AdapterSet import AdapterSet
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.UserError import UserError
+from tests.adapters import disturb
 from tests.model.conditioned_families import EDITING, INPAINTING, draw_pairs
-from tests.model.family_checks import CLOSE, KINDS, SCALED, flow_options, same_bytes_after_a_stop, same_picture
+from tests.model.family_checks import (
+    CLOSE,
+    KINDS,
+    PAIR_KINDS,
+    SCALED,
+    flow_options,
+    quantized_base_trains,
+    same_bytes_after_a_stop,
+    same_picture,
+)
 from tests.model.flux1_models import native_tensors
+from tests.model.key_checks import ADAPTER_KINDS, diffusers_computes_the_same
 
 import torch
+from torch import Tensor, nn
 
 import numpy as np
 import pytest
@@ -114,11 +131,15 @@ def settings(folder: Path, kind: str, place: Path, **changes) -> dict:
     )  # fmt: skip
 
 
-@every_kind
-@pytest.mark.parametrize("method", ["LoRA", "full"])
+# as Flux.1 learns with all of them, each is tried with one of its relatives
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [("kontext", "LoRA"), ("kontext", "OFT"), ("kontext", "RITE"), ("kontext", "full"),
+     ("fill", "LoRA"), ("fill", "DoRA"), ("fill", "Stiefel"), ("fill", "full")],
+)  # fmt: skip
 def test_it_learns(make_run, flux1_relative_folders, tmp_path, kind, method):
     run = make_run(own_cache=True)
-    chosen = {"optimizer": SCALED, "learning_rate": 0.03, **KINDS[method]}
+    chosen = {"optimizer": SCALED, "learning_rate": 0.03, **(KINDS | PAIR_KINDS)[method]}
     trainer = run.trainer(**{**settings(flux1_relative_folders[kind], kind, tmp_path), **chosen, "epochs": 16})
     trainer.run()
     losses = torch.tensor(list(trainer.progress.losses))
@@ -133,21 +154,52 @@ def test_it_learns(make_run, flux1_relative_folders, tmp_path, kind, method):
         )
 
 
+def first_sample(options: dict, kind: str) -> dict:
+    """A sample of one step that starts from the first of a run's pictures."""
+    folder = Path(options["concepts"][0]["path"])
+    sample = {"prompt": "a red cat", "width": 32, "height": 32, "diffusion_steps": 1, "seed": 3}
+    own = {"sample_inpainting": True, "mask_image_path": str(folder / "0-masklabel.png")} if kind == "fill" else {}
+    return {**sample, "base_image_path": str(folder / "0.png"), **own}
+
+
 @every_kind
 def test_a_resumed_run_ends_in_the_same_bytes(make_run, flux1_relative_folders, tmp_path, kind):
     options = settings(flux1_relative_folders[kind], kind, tmp_path)
-    folder = Path(options["concepts"][0]["path"])
-    sample = {
-        "prompt": "a red cat",
-        "width": 32,
-        "height": 32,
-        "diffusion_steps": 1,
-        "seed": 3,
-        "base_image_path": str(folder / "0.png"),
-    } | ({"sample_inpainting": True, "mask_image_path": str(folder / "0-masklabel.png")} if kind == "fill" else {})
+    sample = first_sample(options, kind)
     rounds = {"samples": [sample], "sample_after": 3, "sample_after_unit": "STEP", "epochs": 4}
     options |= {"lora_rank": 4, "lora_alpha": 4.0, "learning_rate": 0.1}
     same_bytes_after_a_stop(make_run, {**options, **rounds})
+
+
+@pytest.mark.parametrize(("kind", "weights"), [("kontext", "NFLOAT_4"), ("fill", "INT_8")])
+def test_quantized_base(make_run, wide_flux1_relative_folders, tmp_path, kind, weights):
+    """The shown image comes in by a layer of full precision or one that is quantized, as others do."""
+    options = settings(wide_flux1_relative_folders[kind], kind, tmp_path)
+    options |= {"samples": [first_sample(options, kind)]}
+    layers = ("x_embedder", "single_transformer_blocks.0.proj_mlp")
+    quantized_base_trains(make_run(own_cache=True), options, weights, layers, checkpoints=kind == "fill")
+
+
+def output_of(transformer: nn.Module) -> Tensor:
+    """For inputs of the transformer's size that are always the same."""
+    generator, channels = torch.Generator().manual_seed(2), transformer.config.in_channels
+    places = torch.cartesian_prod(torch.zeros(1), torch.arange(2.0), torch.arange(3.0))
+    return transformer(
+        hidden_states=torch.randn(2, 6, channels, generator=generator),
+        encoder_hidden_states=torch.randn(2, 4, 16, generator=generator),
+        pooled_projections=torch.randn(2, 16, generator=generator), timestep=torch.tensor([0.3, 0.9]),
+        guidance=torch.full((2,), 3.0), img_ids=places, txt_ids=torch.zeros(4, 3), return_dict=False,
+    )[0]  # fmt: skip
+
+
+@every_kind
+@pytest.mark.parametrize("method", ["LoRA", "DoRA on outputs"])
+def test_diffusers_loads_the_file(flux1_relative_folders, flux1_relatives, tmp_path, kind, method):
+    transformer, path = flux1_relatives[kind].transformer, tmp_path / "adapter.safetensors"
+    adapters = disturb(AdapterSet("transformer", transformer, TrainConfig.from_dict(ADAPTER_KINDS[method])), 1)
+    naming = flux1_adapter_naming(transformer)
+    save_adapter(path, {"transformer": adapters}, ModelFormat.DIFFUSERS_LORA, naming, AdapterDescription())
+    diffusers_computes_the_same(output_of, transformer, adapters, flux1_relative_folders[kind], path)
 
 
 def test_another_transformer_is_told(flux1_folders, flux1_relative_folders, flux1_relatives, tmp_path):

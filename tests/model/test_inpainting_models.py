@@ -1,20 +1,27 @@
-"""Stable Diffusion 1.5 and SDXL for inpainting: predictions, samples and refusals, against diffusers' pipelines."""
+"""Stable Diffusion 1.5, 2.0 and SDXL for inpainting: predictions, samples, files and refusals, against diffusers."""
 
 from functools import cache
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel, family_of
+from modules.modelSaver.adapter_metadata import AdapterDescription
+from modules.modelSaver.save_adapter import save_adapter
+from modules.module.AdapterSet import AdapterSet
 from modules.trainer.checks import run_problems
 from modules.util.config.load import train_config_from_dict
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
+from tests.adapters import disturb
 from tests.model.conditioned_families import draw_pairs
-from tests.model.family_checks import CLOSE, KINDS, same_picture
+from tests.model.family_checks import CLOSE, KINDS, SCALED, quantized_base_trains, same_picture
+from tests.model.key_checks import ADAPTER_KINDS, diffusers_computes_the_same
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 import numpy as np
 import pytest
@@ -30,6 +37,7 @@ from safetensors.torch import save_file
 CPU = torch.device("cpu")
 FAMILIES = {
     "SD 1.5 inpainting": (ModelType.STABLE_DIFFUSION_15_INPAINTING, StableDiffusionInpaintPipeline),
+    "SD 2.0 inpainting": (ModelType.STABLE_DIFFUSION_20_INPAINTING, StableDiffusionInpaintPipeline),
     "SDXL inpainting": (ModelType.STABLE_DIFFUSION_XL_10_BASE_INPAINTING, StableDiffusionXLInpaintPipeline),
 }
 XL = "SDXL inpainting"
@@ -111,23 +119,59 @@ def test_samples_are_those_of_the_pipeline(folder_of, tmp_path, family):
     assert np.abs(np.asarray(whole, int) - np.asarray(found, int)).max() > 1
 
 
+def settings(folder: Path, place: Path) -> dict:
+    """A run of SDXL on 8 pictures of one colour each."""
+    quiet = {"text_encoder": {"train": False}, "text_encoder_2": {"train": False}}
+    return {
+        "base_model_name": str(folder), "model_type": str(FAMILIES[XL][0]), "resolution": "32", "batch_size": 4,
+        "concepts": [{"path": str(draw_pairs(place / "pairs", FAMILIES[XL][0]))}], "optimizer": SCALED,
+        "unet": {"gradient_checkpointing": False}, "force_v_prediction": True, "learning_rate": 0.03, **quiet,
+    }  # fmt: skip
+
+
 # every way of training, in the larger of the two
 @pytest.mark.parametrize("method", KINDS)
 def test_it_learns(make_run, xl_inpainting_folder, tmp_path, method):
     full = {"output_model_format": "SAFETENSORS"} if method == "full" else {}
     run = make_run(own_cache=True)
-    trainer = run.trainer(
-        base_model_name=str(xl_inpainting_folder), model_type=str(FAMILIES[XL][0]), resolution="32",
-        concepts=[{"path": str(draw_pairs(tmp_path / "pairs", FAMILIES[XL][0]))}], epochs=16, batch_size=4,
-        optimizer={"optimizer": "ADAMW_ADV", "scaled_optm": True}, unet={"gradient_checkpointing": False},
-        text_encoder={"train": False}, text_encoder_2={"train": False}, force_v_prediction=True,
-        **{"learning_rate": 0.03, **KINDS[method], **full},
-    )  # fmt: skip
+    trainer = run.trainer(**{**settings(xl_inpainting_folder, tmp_path), **KINDS[method], **full, "epochs": 16})
     trainer.run()
     losses = torch.tensor(list(trainer.progress.losses))
     # means of 32 images each
     assert len(losses) == 32 and losses[-8:].mean() < 0.9 * losses[:8].mean()
     assert run.output.is_file()
+
+
+def test_quantized_base(make_run, wide_xl_inpainting_folder, tmp_path):
+    options = settings(wide_xl_inpainting_folder, tmp_path)
+    folder = Path(options["concepts"][0]["path"])
+    sample = {
+        "prompt": "a red cat", "width": 32, "height": 32, "diffusion_steps": 1, "sample_inpainting": True,
+        "base_image_path": str(folder / "0.png"), "mask_image_path": str(folder / "0-masklabel.png"),
+    }  # fmt: skip
+    layers = ("mid_block.attentions.0.transformer_blocks.1.attn2.to_k", "down_blocks.1.resnets.0.time_emb_proj")
+    run = make_run(own_cache=True)
+    quantized_base_trains(run, {**options, "samples": [sample]}, "FLOAT_8", layers, checkpoints=True)
+
+
+def output_of(unet: nn.Module) -> Tensor:
+    """For inputs that are always the same."""
+    generator, config = torch.Generator().manual_seed(2), unet.config
+    added = {"text_embeds": torch.ones(2, 20), "time_ids": SIZES} if config.addition_embed_type else None
+    text = torch.randn(2, 5, config.cross_attention_dim, generator=generator)
+    noised = torch.randn(2, 9, 8, 8, generator=generator)
+    return unet(noised, torch.tensor([300, 900]), text, added_cond_kwargs=added).sample
+
+
+@pytest.mark.parametrize(("family", "method"), [("SD 2.0 inpainting", "LoRA"), (XL, "DoRA on outputs")])
+def test_diffusers_loads_the_file(folder_of, tmp_path, family, method):
+    """With the layer that reads the mask."""
+    kind, pipeline = FAMILIES[family]
+    unet, path = load(folder_of(family), kind).unet, tmp_path / "adapter.safetensors"
+    adapters = disturb(AdapterSet("unet", unet, TrainConfig.from_dict(ADAPTER_KINDS[method])), 1)
+    naming = load(folder_of(family), kind).adapter_naming()
+    save_adapter(path, {"unet": adapters}, ModelFormat.DIFFUSERS_LORA, naming, AdapterDescription())
+    diffusers_computes_the_same(output_of, unet, adapters, folder_of(family), path, pipeline.from_pretrained)
 
 
 def test_another_unet_is_told(folder_of):

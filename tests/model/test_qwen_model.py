@@ -212,11 +212,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(qwen_folder):
     checkpoints_give_the_same_gradients(partial(load, qwen_folder), "txt_in", torch.ones(2, 16, 4, 4))
 
 
-@pytest.mark.parametrize("pipeline", ["QwenImageEditPipeline", "QwenImageEditPlusPipeline"])
-def test_folders_that_edit_images_are_refused(own_qwen_folder, pipeline):
+def test_folders_that_draw_layers_are_refused(own_qwen_folder):
     path = own_qwen_folder / "model_index.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": pipeline}))
-    with pytest.raises(UserError, match=f"is a model for {pipeline}, which edits images and can't be trained here"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": "QwenImageLayeredPipeline"}))
+    with pytest.raises(UserError, match="is a model for QwenImageLayeredPipeline, which draws layers and can't be"):
         load(own_qwen_folder)
     # a folder that gives nothing but descriptions
     load(own_qwen_folder, transformer={"model_name": str(own_qwen_folder / "transformer")})

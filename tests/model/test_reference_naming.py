@@ -69,7 +69,7 @@ def test_sizes_of_the_standard_models(standard):
         ("Flux.2 Klein 4B", "transformer"): 3_875_544_576,
         ("Z-Image", "transformer"): 6_154_908_736,
         ("Chroma", "transformer"): 8_899_983_424,
-        ("Qwen-Image", "transformer"): 20_430_401_088,
+        **{(f"Qwen-Image{kind}", "transformer"): 20_430_401_088 for kind in ("", "-Edit", "-Edit-2509", "-Edit-2511")},
         ("Ernie-Image", "transformer"): 8_033_490_048,
         ("Krea 2", "transformer"): 12_820_073_036,
         ("Anima", "transformer"): 1_956_405_248,
@@ -84,6 +84,20 @@ def test_sizes_of_the_standard_models(standard):
         **{(f"PixArt {name}", "text_encoder"): 4_762_310_656 for name in ("alpha", "Sigma")},
     }
     assert not any(model.has_weights for model in standard.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "relative"),
+    [
+        *((f"{name} inpainting", name) for name in ("Stable Diffusion 1.x", "Stable Diffusion 2.x", "SDXL")),
+        ("Flux.1 Kontext dev", "Flux.1 dev"),
+        ("Qwen-Image-Edit", "Qwen-Image"),
+        ("Qwen-Image-Edit-2511", "Qwen-Image"),
+    ],
+)
+def test_relatives_have_the_names_of_their_layers(standard, name, relative):
+    """So that every key of theirs is in the same maps; with no layer more."""
+    assert standard[name].naming == standard[relative].naming
 
 
 # kohya's names, as its trainer writes them: SDXL's UNet in native names, its encoders numbered

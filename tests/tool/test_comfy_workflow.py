@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 TYPES = [kind for family in FAMILIES for kind in family.model_types]
 NAMES = {
     ModelType.FLUX_2: ("black-forest-labs/FLUX.2-dev", "FLUX.2-klein-base-4B", "FLUX.2-klein-base-9B"),
+    ModelType.QWEN_EDIT: ("Qwen/Qwen-Image-Edit", "Qwen/Qwen-Image-Edit-2511"),
     ModelType.FLUX_DEV_1: ("FLUX.1-dev", "FLUX.1-schnell"),
 }
 # ComfyUI has no nodes for the first; of the second it draws with two models at once, as no recipe says
@@ -108,6 +109,9 @@ def test_guidance_is_told_or_computed(files):
     computed = kinds("", ModelType.QWEN)
     assert "FluxGuidance" not in computed and computed["KSampler"][0]["widgets_values"][3] == 3.5
     assert [node["widgets_values"] for node in computed["CLIPTextEncode"]] == [["p"], ["n"]]
+    edited = kinds("Qwen/Qwen-Image-Edit-2511", ModelType.QWEN_EDIT)
+    assert [node["widgets_values"] for node in edited["TextEncodeQwenImageEditPlus"]] == [["p"], ["n"]]
+    assert edited["UNETLoader"][0]["widgets_values"][0] == "qwen_image_edit_2511_bf16.safetensors"
     assert "BasicGuider" in kinds("FLUX.2-dev", ModelType.FLUX_2)
     assert "CFGGuider" in kinds("FLUX.2-klein-base-4B", ModelType.FLUX_2)
 

@@ -42,6 +42,7 @@ WHOLE_SETS = (
     "HiDream Full/#hidream LoRA",
     "PixArt/#pixart sigma LoRA",
     "Sana/#sana LoRA",
+    "Ideogram 4/#ideogram LoRA",
 )
 
 

@@ -1,27 +1,25 @@
 """Samples of Anima, of which diffusers has no usual pipeline but blocks that are put together."""
 
-import math
 from collections.abc import Callable
 from typing import Any
+
+from modules.model.DrawingPipeline import DrawingPipeline
 
 import torch
 from torch import Tensor
 
 import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
-from tqdm import tqdm
 
 
-class AnimaPipeline:
+class AnimaPipeline(DrawingPipeline):
     """Draws latents as diffusers' text-to-image blocks of Anima do, and is called as its usual pipelines are.
 
     Args:
-        scheduler: of the base model.
+        scheduler, grid: see `DrawingPipeline`.
         velocity: noised latents `[1, c, h, w]`, noise level `[1]` and prompt `[1, n, d]` -> ε − x.
         channels: of latents.
-        grid: pixels of one latent.
     """
 
     def __init__(
@@ -32,14 +30,8 @@ class AnimaPipeline:
         grid: int,
         device: torch.device,
     ) -> None:
-        self.scheduler, self.velocity, self.channels, self.grid, self.device = (
-            scheduler, velocity, channels, grid, device,
-        )  # fmt: skip
-        self.image_processor = VaeImageProcessor(vae_scale_factor=grid)
-        self._bar: dict[str, Any] = {}
-
-    def set_progress_bar_config(self, **options: Any) -> None:
-        self._bar = options
+        super().__init__(scheduler, grid)
+        self.velocity, self.channels, self.device = velocity, channels, device
 
     def __call__(
         self,
@@ -56,16 +48,11 @@ class AnimaPipeline:
     ) -> None:
         """Draws one image; `callback_on_step_end` gets its latents. A guidance scale of 1 is none."""
         shape = (1, self.channels, height // self.grid, width // self.grid)
-        latents = randn_tensor(shape, generator=generator, device=self.device, dtype=torch.float32)
-        sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
-        self.scheduler.set_timesteps(sigmas=sigmas, device=self.device)
-        self.scheduler.set_begin_index(0)
-        guided = not math.isclose(guidance_scale, 1.0)
-        for step, time in enumerate(tqdm(self.scheduler.timesteps, **self._bar)):
-            level = time[None] / self.scheduler.config.num_train_timesteps
-            velocity = self.velocity(latents, level, prompt_embeds)
-            if guided:
-                away = self.velocity(latents, level, negative_prompt_embeds)
-                velocity = away + guidance_scale * (velocity - away)
-            latents = self.scheduler.step(velocity, time, latents, return_dict=False)[0]
-            callback_on_step_end(self, step, time, {"latents": latents})
+        self.draw(
+            randn_tensor(shape, generator=generator, device=self.device, dtype=torch.float32),
+            np.linspace(1.0, 1 / num_inference_steps, num_inference_steps),
+            lambda latents, level: self.velocity(latents, level, prompt_embeds),
+            lambda latents, level: self.velocity(latents, level, negative_prompt_embeds),
+            guidance_scale,
+            callback_on_step_end,
+        )

@@ -82,6 +82,8 @@ class BaseModel(ConditionedModel):
     trainable_components: ClassVar[tuple[str, ...]] = ()
     layer_filter_presets: ClassVar[Mapping[str, list[str]]] = {}
     sample_defaults: ClassVar[Mapping[str, object]] = {}
+    # components that only images and samples need: they wait on `temp_device` while steps are taken
+    resting: ClassVar[tuple[str, ...]] = ("vae",)
     # layouts of single files that it can be saved in, the usual one first; see `checkpoint_tensors`
     file_formats: ClassVar[tuple[ModelFormat, ...]] = ()
     # diffusers' class for a model that comes from such a file, where it is saved as a folder
@@ -226,8 +228,8 @@ class BaseModel(ConditionedModel):
         own = self.replacement(name)
         if isinstance(own, ComponentFile):
             path, family = own.path(self.hub), facts_of(self.config.model_type)
-            if family and name == family.components[0]:
-                check_family(path, family)
+            if family and self.modules[name] is self.modules[family.components[0]]:
+                check_family(path, family, name)
             module = self.read_component(path, name, dtype)
         else:
             module = (own or self.source).module(name, dtype)
@@ -274,17 +276,18 @@ class BaseModel(ConditionedModel):
         return self.components[self.trainable_components[0]]
 
     def rest(self) -> None:
-        """Puts away what training does not need: text encoders are freed, unless one is trained, the VAE is parked.
+        """Puts away what training does not need: text encoders are freed, unless one is trained, the VAE and the like
+        are parked.
 
         To be called when everything is encoded, and again after samples were drawn.
         """
-        if not self.config.latent_caching:
-            return
+        cached = self.config.latent_caching
+        parked = [name for name in self.resting if (cached or name != "vae") and self.components.park(name)]
         encoders = [name for name in self.components.loaded if name.startswith("text_")]
-        freed = [] if self.text_encoder_trained else encoders
+        freed = encoders if cached and not self.text_encoder_trained else []
         for name in freed:
             self.components.free(name)
-        if self.components.park("vae") or freed:
+        if parked or freed:
             release_memory(self.device)
 
     @abstractmethod

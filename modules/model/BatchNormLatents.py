@@ -28,14 +28,21 @@ class BatchNormLatents(FlowModel):
         spread = (norm.running_var.float() + self.latent_epsilon).sqrt()
         return norm.running_mean.float()[:, None, None], spread[:, None, None]
 
+    def patches(self, latents: Tensor) -> Tensor:
+        """Each channel holds one pixel of a patch of the VAE's own, `[b, c, h, w]`."""
+        return F.pixel_unshuffle(latents, self.vae.config.patch_size[0])
+
+    def from_patches(self, patches: Tensor) -> Tensor:
+        """Undoes `patches`."""
+        return F.pixel_shuffle(patches, self.vae.config.patch_size[0])
+
     def pack_latents(self, latents: Tensor) -> Tensor:
-        """Each channel holds one pixel of a patch of the VAE's own."""
         mean, spread = self._statistics()
-        return (F.pixel_unshuffle(latents, self.vae.config.patch_size[0]) - mean) / spread
+        return (self.patches(latents) - mean) / spread
 
     def unpack_latents(self, latents: Tensor) -> Tensor:
         mean, spread = self._statistics()
-        return F.pixel_shuffle(latents * spread + mean, self.vae.config.patch_size[0])
+        return self.from_patches(latents * spread + mean)
 
     @property
     def packing(self) -> str:

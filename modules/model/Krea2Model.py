@@ -18,7 +18,7 @@ from modules.model.ModelSource import FolderSource, empty_module
 from modules.model.native_file import fill_from_file, read_language_model
 from modules.model.PatchedLatents import token_places
 from modules.model.QwenLatents import QwenLatents
-from modules.model.QwenTexts import AFTER, BEFORE, BESIDE_TEXT, NOT_READ, QwenTexts
+from modules.model.QwenTexts import AFTER, BEFORE, BESIDE_TEXT, Qwen3VLText, QwenTexts
 from modules.model.StandardSource import StandardSource
 from modules.model.TransformerModel import of_one_length
 from modules.model.WanLatents import read_wan_vae
@@ -38,7 +38,7 @@ from diffusers import (
     Krea2Pipeline,
     Krea2Transformer2DModel,
 )
-from transformers import AutoTokenizer, BatchEncoding, Qwen3VLTextModel
+from transformers import AutoTokenizer, BatchEncoding
 
 # of the text encoder's hidden states, where model_index.json names no others; 0 are the embeddings
 HIDDEN_LAYERS = (2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35)
@@ -48,17 +48,6 @@ DISTILLED_SHIFT = 1.15
 AFTER_TOKENS = 5
 
 
-class Krea2TextEncoder(Qwen3VLTextModel):
-    """The language model out of Qwen3-VL. What its files hold beside is left in them."""
-
-    _keys_to_ignore_on_load_unexpected = NOT_READ
-
-    @classmethod
-    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
-        """As usual, of a folder with the whole model: with a head or without."""
-        return super().from_pretrained(*arguments, key_mapping={r"^(model\.)?language_model\.": ""}, **options)
-
-
 class Krea2Model(QwenTexts, QwenLatents):
     """The transformer is told σ, and says ε − x."""
 
@@ -66,7 +55,7 @@ class Krea2Model(QwenTexts, QwenLatents):
     model_types = KREA_2.model_types
     modules = {
         "transformer": Krea2Transformer2DModel,
-        "text_encoder": Krea2TextEncoder,
+        "text_encoder": Qwen3VLText,
         "vae": AutoencoderKLQwenImage,
     }
     index_names = {"text_encoder": "Qwen3VLModel"}

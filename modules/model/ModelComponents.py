@@ -26,7 +26,8 @@ class ModelComponents(Mapping[str, nn.Module]):
         self._names, self._load = tuple(names), load
         self.device, self.temp_device = device, temp_device
         self._loaded: dict[str, nn.Module] = {}
-        self._parked: set[str] = set()
+        # parked ones -> where their tensors are that did not leave: those of layers that wait elsewhere anyway
+        self._parked: dict[str, set[int]] = {}
         self._changes: dict[str, list[Callable[[nn.Module], None]]] = {}
 
     def __getitem__(self, name: str) -> nn.Module:
@@ -37,8 +38,8 @@ class ModelComponents(Mapping[str, nn.Module]):
             for change in self._changes.get(name, ()):
                 change(self._loaded[name])
         if name in self._parked:
-            self._loaded[name].to(self.device)
-            self._parked.discard(name)
+            stays = self._parked.pop(name)
+            self._loaded[name]._apply(lambda tensor: tensor if tensor.data_ptr() in stays else tensor.to(self.device))
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -73,11 +74,13 @@ class ModelComponents(Mapping[str, nn.Module]):
         """Lets a component wait on `temp_device`, if it is loaded and does not; returns whether it has left."""
         leaves = name in self._loaded and name not in self._parked and self.temp_device != self.device
         if leaves:
-            self._loaded[name].to(self.temp_device)
-            self._parked.add(name)
+            module, here = self._loaded[name], self.device.type
+            tensors = (*module.parameters(), *module.buffers())
+            self._parked[name] = {tensor.data_ptr() for tensor in tensors if tensor.device.type != here}
+            module._apply(lambda tensor: tensor.to(self.temp_device) if tensor.device.type == here else tensor)
         return leaves
 
     def free(self, name: str) -> None:
         """Forgets a component; it is loaded anew if it is asked for again."""
         self._loaded.pop(name, None)
-        self._parked.discard(name)
+        self._parked.pop(name, None)

@@ -10,7 +10,7 @@ from modules.model.ModelSource import ModelSource
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 
-from transformers import BatchEncoding
+from transformers import BatchEncoding, Qwen3VLTextModel
 
 # the text that the models were trained with, around the caption
 BEFORE = (
@@ -22,6 +22,17 @@ AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 BESIDE_TEXT = ("visual.", "model.visual.", "lm_head.weight")
 NOT_READ = [rf"^{name}" for name in BESIDE_TEXT]
 """The same as patterns, for classes that read folders."""
+
+
+class Qwen3VLText(Qwen3VLTextModel):
+    """The language model out of Qwen3-VL. What its files hold beside is left in them."""
+
+    _keys_to_ignore_on_load_unexpected = NOT_READ
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """As usual, of a folder with the whole model: with a head or without."""
+        return super().from_pretrained(*arguments, key_mapping={r"^(model\.)?language_model\.": ""}, **options)
 
 
 class QwenTexts(LanguageTexts):

@@ -178,8 +178,7 @@ class TransformerModel(BaseModel):
 
     @property
     def transformer_dtype(self) -> torch.dtype:
-        """That of a norm or bias: matrices may be quantized."""
-        return next(p.dtype for p in self.transformer.parameters() if p.dim() == 1 and p.is_floating_point())
+        return unquantized_dtype(self.transformer)
 
     # -- images and captions --------------------------------------------------------------------------------------
 
@@ -293,6 +292,11 @@ class TransformerModel(BaseModel):
         grid = self.image_grid
         pixels = self.decode_images(self.image_of_tokens(drawn[0], height // grid, width // grid))
         return pipeline.image_processor.postprocess(pixels)[0]
+
+
+def unquantized_dtype(module: nn.Module) -> torch.dtype:
+    """That of a norm or bias: matrices may be quantized."""
+    return next(p.dtype for p in module.parameters() if p.dim() == 1 and p.is_floating_point())
 
 
 def of_one_length(prompts: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 "Native" names are ComfyUI's own.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from modules.model.unet_keys import flat
 from modules.util.AdapterNaming import AdapterNaming, FusedLayer, LayerId
@@ -17,6 +17,8 @@ def dotted_naming(
     groups: Mapping[str, FusedLayer],
     comfy_bare: bool = True,
     native: bool = False,
+    comfy_paths: bool = True,
+    prefixes: Sequence[str] = (),
 ) -> AdapterNaming:
     """The key map of a transformer. See the top of this file.
 
@@ -26,7 +28,9 @@ def dotted_naming(
         apart: layer -> native name, of layers that ComfyUI has one by one.
         groups: native name -> layers that ComfyUI has as one; of these it knows the names of diffusers, too.
         comfy_bare: whether it knows names of diffusers also without a prefix, and flattened after `lycoris_`.
-        native: COMFY_LORA and ORIGINAL_LORA have native names; there are no groups then.
+        native: COMFY_LORA and ORIGINAL_LORA have native names, joined as `groups` says.
+        comfy_paths: whether ComfyUI knows names of diffusers at all.
+        prefixes: what other trainers put before names, beside the usual.
 
     Raises:
         ValueError: two layers have the same name.
@@ -38,8 +42,10 @@ def dotted_naming(
     def own(start: str) -> dict[LayerId, str]:
         return {layer: f"{start}{name}" for layer, name in apart.items()} if native else split(start)
 
+    def joined(start: str) -> dict[str, FusedLayer]:
+        return {f"{start}{name}": group for name, group in groups.items()}
+
     flattened = {layer: f"lora_unet_{flat(name)}" for layer, name in apart.items()}
-    joined = {f"lora_unet_{flat(name)}": group for name, group in groups.items()}
     kohya = (ModelFormat.KOHYA_LORA, ModelFormat.SAFETENSORS)
     names = {
         # flattened names of what is joined, one by one, are known to other trainers, and not to ComfyUI
@@ -50,14 +56,17 @@ def dotted_naming(
         ModelFormat.LEGACY_LORA: split("transformer."),
         ModelFormat.INTERNAL: split(f"{component}."),
     }
-    aliases = {name: layer for layer, name_there in apart.items() for name in _aliases(name_there)}
-    aliases |= {name: (component, path) for path in paths for name in _aliases(path)}
+    write_fused = dict.fromkeys(kohya, {f"lora_unet_{flat(name)}": group for name, group in groups.items()})
+    if native:
+        write_fused |= {ModelFormat.COMFY_LORA: joined("diffusion_model."), ModelFormat.ORIGINAL_LORA: joined("")}
+    aliases = {name: layer for layer, name_there in apart.items() for name in _aliases(name_there, prefixes)}
+    aliases |= {name: (component, path) for path in paths for name in _aliases(path, prefixes)}
     return AdapterNaming.build(
         names,
         aliases,
-        fused={name: group for name_there, group in groups.items() for name in _aliases(name_there)},
-        write_fused=dict.fromkeys(kohya, joined),
-        comfy=_comfy_names(paths, [*apart.values(), *groups], comfy_bare),
+        fused={name: group for name_there, group in groups.items() for name in _aliases(name_there, prefixes)},
+        write_fused=write_fused,
+        comfy=_comfy_names(paths if comfy_paths else (), [*apart.values(), *groups], comfy_bare),
     )
 
 
@@ -71,9 +80,10 @@ def _comfy_names(paths: Iterable[str], native: Iterable[str], bare: bool) -> Ite
             yield from (path, f"lycoris_{flat(path)}")
 
 
-def _aliases(name: str) -> tuple[str, ...]:
+def _aliases(name: str, prefixes: Iterable[str]) -> tuple[str, ...]:
     """How trainers call a layer, by its name in diffusers or its native one."""
     return (
+        *(f"{prefix}.{name}" for prefix in prefixes),
         *(name, f"diffusion_model.{name}", f"transformer.{name}", f"base_model.model.{name}"),
         *(f"lora_transformer.{name}", f"lora_unet_{flat(name)}", f"lora_transformer_{flat(name)}"),
         f"lycoris_{flat(name)}",

@@ -356,10 +356,20 @@ PIXART = Family(
     ),
 )  # fmt: skip
 
+IDEOGRAM = Family(
+    "IdeogramModel",
+    (ModelType.IDEOGRAM_4,),
+    ("transformer", "text_encoder", "unconditional_transformer", "vae"),
+    # fewer steps and less guidance than diffusers' 48 and 7, as OneTrainer draws them: each step is two transformers
+    {"width": 1024, "height": 1024, "diffusion_steps": 25, "cfg_scale": 3.0},
+    {"embed_image_indicator.": (ModelType.IDEOGRAM_4,)},
+    (StandardModel("Ideogram 4", "ideogram_4", "Ideogram", "ideogram_4", {ModelType.IDEOGRAM_4: {}}),),
+)
+
 # a new family is one line here
 FAMILIES: tuple[Family, ...] = (
     *(STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3),
-    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2, HI_DREAM, SANA, PIXART, ANIMA),
+    *(FLUX_1, FLUX_2, Z_IMAGE, CHROMA, QWEN, ERNIE, KREA_2, HI_DREAM, SANA, PIXART, ANIMA, IDEOGRAM),
     # behind those of which they are a kind
     *(STABLE_DIFFUSION_INPAINTING, STABLE_DIFFUSION_XL_INPAINTING, FLUX_KONTEXT, FLUX_FILL, QWEN_EDIT),
 )

@@ -20,9 +20,9 @@ from modules.util.UserError import UserError
 from huggingface_hub import constants
 
 # endings of the files that models are read from
-WEIGHT_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
+WEIGHT_ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth")
 # a name of two segments that ends so is that of a file
-_FILE_ENDINGS = (*WEIGHT_ENDINGS, ".bin", ".gguf", ".sft")
+_FILE_ENDINGS = (*WEIGHT_ENDINGS, ".bin", ".sft")
 _PATH_STARTS = ("/", ".", "~", "models/")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _WORD = re.compile(r"\w(?:[\w.-]*\w)?", re.ASCII)

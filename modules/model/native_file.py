@@ -29,6 +29,7 @@ _WHOLE = ("model.diffusion_model.", "vae.", VAE_PREFIX, *CLIP_PREFIXES.values(),
           "text_encoders.qwen3_4b.transformer.model.", "text_encoders.qwen25_7b.transformer.model.",
           "text_encoders.qwen25_7b.transformer.",
           "text_encoders.ministral3_3b.transformer.model.", "text_encoders.qwen3vl_4b.transformer.model.",
+          "text_encoders.qwen3vl_8b.transformer.model.",
           "text_encoders.llama.transformer.model.",
           "text_encoders.qwen3_06b.transformer.model.", "llm_adapter.", "net.llm_adapter.",
           "diffusion_model.llm_adapter.", "model.diffusion_model.llm_adapter.")  # fmt: skip
@@ -70,12 +71,12 @@ class NativeTensor(NamedTuple):
 Layout = Callable[[str], NativeTensor]
 
 
-def check_family(path: Path, family: Family) -> None:
-    """UserError if the tensors of a denoiser's file tell that it is of another family."""
+def check_family(path: Path, family: Family, component: str) -> None:
+    """UserError if the tensors of a denoiser's file tell that it is of another family than that of `component`."""
     types = marked_types(WeightsFile(path).shapes)
     if types and not {*types} & {*family.model_types, *family.files_like}:
         raise UserError(
-            f"{family.components[0]}.model_name: {path} is a model of {' or '.join(types)}, but model_type is "
+            f"{component}.model_name: {path} is a model of {' or '.join(types)}, but model_type is "
             f"{family.model_types[0]}. Name another file, or set model_type and base_model_name to this model's."
         )
 
@@ -224,12 +225,13 @@ def _weights(file: WeightsFile, wanted: Mapping[str, object]) -> Iterator[tuple[
             raise UserError(f"{file.path}: {name} is quantized ({tensor.dtype}). Expected the BF16 or FP8 file.")
         if name in scale_names:
             scale = scales[scale_names[name]]
-            if tensor.dtype not in _FLOAT_8 or scale.numel() != 1:
+            of_rows = [side for side in scale.shape if side != 1] == [len(tensor)]
+            if tensor.dtype not in _FLOAT_8 or not (scale.numel() == 1 or of_rows):
                 raise UserError(
-                    f"{file.path}: {name} is quantized in blocks or rows ({tensor.dtype}, scale {list(scale.shape)}). "
-                    "Expected the BF16 file, or an FP8 file with one scale for each tensor."
+                    f"{file.path}: {name} is quantized in blocks ({tensor.dtype}, scale {list(scale.shape)}). "
+                    "Expected the BF16 file, or an FP8 file with one scale for each tensor or row."
                 )
-            tensor = tensor.float() * scale.float().reshape(())
+            tensor = tensor.float() * scale.float().reshape(-1, *[1] * (tensor.dim() - 1))
         yield name, tensor
 
 

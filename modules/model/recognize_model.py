@@ -14,7 +14,10 @@ from modules.util.UserError import UserError
 from safetensors import safe_open
 
 # what a folder may hold beside the components of its family
-_BESIDE = {"scheduler", "safety_checker", "feature_extractor", "image_encoder", "pe", "pe_tokenizer"}
+_BESIDE = {
+    *("scheduler", "safety_checker", "feature_extractor", "image_encoder"),
+    *("pe", "pe_tokenizer", "prompt_enhancer_head"),
+}
 
 
 def find_model_type(config: TrainConfig, hub: Hub | None = None) -> ModelType:

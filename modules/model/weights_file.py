@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modules.util.torch_file import load_torch_file
 from modules.util.UserError import UserError
@@ -11,16 +12,20 @@ from torch import Tensor
 
 from safetensors import SafetensorError, safe_open
 
+if TYPE_CHECKING:
+    from modules.model.gguf_file import GgufFile
+
 PICKLES = (".ckpt", ".pt", ".pth")
+GGUF = ".gguf"
 
 
 class WeightsFile:
-    """A `.safetensors`, `.ckpt`, `.pt` or `.pth` file with tensors. Pickles that hold other objects are refused.
+    """A `.safetensors`, `.gguf`, `.ckpt`, `.pt` or `.pth` file with tensors. Pickles with other objects are refused.
 
     Attributes:
         path: of the file.
         shapes: of all tensors by name.
-        metadata: text by name; empty for pickles.
+        metadata: text by name, of safetensors alone.
 
     Raises (all methods): UserError if the file is broken or none of these.
     """
@@ -30,9 +35,14 @@ class WeightsFile:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.metadata: dict[str, str] = {}
         suffix = path.suffix.lower()
-        if suffix not in (".safetensors", *PICKLES):
-            raise UserError(f"{path}: found a {suffix or 'file without ending'}, expected .safetensors or .ckpt.")
-        self._pickled = suffix != ".safetensors"
+        if suffix not in (".safetensors", GGUF, *PICKLES):
+            raise UserError(
+                f"{path}: found a {suffix or 'file without ending'}, expected .safetensors, .gguf or .ckpt."
+            )
+        self._pickled, self._quantized = suffix in PICKLES, suffix == GGUF
+        if self._quantized:
+            self.shapes = dict(_open_gguf(path).shapes)
+            return
         if self._pickled:
             self.shapes = {name: tuple(tensor.shape) for name, tensor in self._unpickle().items()}
             return
@@ -50,6 +60,17 @@ class WeightsFile:
             loaded = self._unpickle()
             yield from ((name, loaded[name]) for name in names)
             return
+        if self._quantized:
+            file = _open_gguf(self.path)
+            for name in names:
+                try:
+                    yield from file.tensors([name])
+                except NotImplementedError as error:
+                    raise UserError(
+                        f"{self.path}: {name} has a number format that can't be read ({first_line(error)}). Take "
+                        "another version of this file, such as Q8_0 or Q4_K_M."
+                    ) from error
+            return
         try:
             with safe_open(self.path, framework="pt") as file:
                 for name in names:
@@ -61,6 +82,16 @@ class WeightsFile:
         loaded = _read_pickle(self.path)
         loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
         return {name: value for name, value in loaded.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _open_gguf(path: Path) -> "GgufFile":
+    # brought in where it is needed: the package of the format loads others that nothing else here does
+    from modules.model.gguf_file import READ_ERRORS, GgufFile
+
+    try:
+        return GgufFile(path)
+    except READ_ERRORS as error:
+        raise _broken(path, error) from error
 
 
 def _read_pickle(path: Path) -> object:

@@ -121,7 +121,7 @@ def estimate_memory(
             estimate.phases["training"] = {**stays, **training}
             if sample is not None:
                 state = {name: training[name] for name in ("adapters", "optimizer state")}
-                _sample(estimate, run, sample, {**stays, "weights of vae": run.weights["vae"], **state}, trained)
+                _sample(estimate, run, sample, {**stays, **state}, trained)
     estimate.waiting |= {f"activations of {name}": own.moved for name, own in run.activations.items() if own.moved}
     return estimate
 
@@ -272,8 +272,12 @@ def _resident(estimate: MemoryEstimate, run: _Run) -> dict[str, int]:
         for name in run.weights:
             if name.startswith("text_encoder") and not run.text_trained:
                 del resident[name]
-        if "vae" in resident and run.separate:
-            estimate.waiting["vae"] = resident.pop("vae")
+    for name in run.model.resting if run.separate else ():
+        if name == "vae" and not run.config.latent_caching:
+            continue
+        size = resident.pop(name)
+        if name in run.model.components.loaded:
+            estimate.waiting[name] = size
     for name in resident:
         if name not in run.layers:
             continue
@@ -364,6 +368,11 @@ def _sample(estimate: MemoryEstimate, run: _Run, sample: SampleConfig, stays: di
         stays["weights set aside"] = sum(p.nbytes for own in trained.values() for p in own.parameters())
     with run.space.counting() as memory, torch.no_grad(), autocast(run.config, CPU):
         denoising, whole, tiles = _drawn(run.model, sample, memory)
+    drawing = [name for name in run.model.resting if name in run.model.components.loaded]
+    stays |= {f"weights of {name}": _staying(run, name) for name in drawing}
+    if run.separate:
+        # what only samples need waits between them
+        estimate.waiting |= {name: run.weights[name] for name in drawing if name != "vae"}
     estimate.phases["sampling"] = {**stays, "activations and temporaries": max(denoising, tiles)}
     estimate.whole_decoding = sum(stays.values()) + max(denoising, whole)
     if estimate.whole_decoding > estimate.peak:

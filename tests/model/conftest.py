@@ -3,12 +3,12 @@
 import shutil
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tests.model.flux1_models import chroma_pipeline as random_chroma
 from tests.model.flux1_models import flux1_pipeline, flux1_relative
-from tests.model.hidream_base import random_hidream
 from tests.model.sd3_models import VARIANTS as _SD3
 from tests.model.sd3_models import sd3_pipeline
 
@@ -670,64 +670,54 @@ def flux2_tensors():
     return _flux2_tensors
 
 
-# --- Z-Image
+# --- families with one kind of model
 
 
-@pytest.fixture(scope="session")
-def zimage_pipeline():
-    """A small Z-Image pipeline with random weights; tests must not change it."""
-    from tests.model.zimage_base import random_zimage
+def _fixtures_of(family: str, heads: int, *given: Callable[[], Any]) -> dict[str, Any]:
+    """Fixtures of a family's small models, which are random.
 
-    pipeline = _seeded(random_zimage)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    `<family>_pipeline` and `<family>_folder` are the same in memory and as a folder of diffusers; tests must not change
+    them. `own_<family>_folder` is a copy that a test may break. `wide_<family>_folder` has layers that are large enough
+    to be quantized, in every component.
 
+    Args:
+        family: of the file `<family>_base.py`, whose `random_<family>` makes them.
+        heads: of the last one's transformer; its text encoder has a width of 64.
+        given: make what `random_<family>` takes before these sizes.
+    """
+    # imported when it is asked for: transformers takes seconds
+    made = partial(import_module, f"tests.model.{family}_base")
 
-@pytest.fixture(scope="session")
-def zimage_folder(zimage_pipeline, tmp_path_factory) -> Path:
-    """The same as a diffusers folder; tests must not change it."""
-    return _saved(zimage_pipeline, tmp_path_factory.mktemp("zimage"))
+    def random(*sizes: int) -> Any:
+        return _seeded(getattr(made(), f"random_{family}"), *(make() for make in given), *sizes)
 
+    def saved(pipeline: Any, folder: Path) -> Path:
+        return getattr(made(), f"saved_{family}", _saved)(pipeline, folder)
 
-@pytest.fixture(scope="session")
-def wide_zimage_folder(tmp_path_factory) -> Path:
-    """The same with layers that are large enough to be quantized, in every component."""
-    from tests.model.zimage_base import random_zimage
+    @pytest.fixture(scope="session", name=f"{family}_pipeline")
+    def pipeline():
+        found = random()
+        found.set_progress_bar_config(disable=True)
+        return found
 
-    return _saved(_seeded(random_zimage, 64, 4), tmp_path_factory.mktemp("wide zimage"))
+    @pytest.fixture(scope="session", name=f"{family}_folder")
+    def folder(request, tmp_path_factory) -> Path:
+        return saved(request.getfixturevalue(f"{family}_pipeline"), tmp_path_factory.mktemp(family))
 
+    @pytest.fixture(name=f"own_{family}_folder")
+    def own(request, tmp_path) -> Path:
+        return Path(shutil.copytree(request.getfixturevalue(f"{family}_folder"), tmp_path / "base model"))
 
-# --- Qwen-Image
+    @pytest.fixture(scope="session", name=f"wide_{family}_folder")
+    def wide_folder(tmp_path_factory) -> Path:
+        return saved(random(64, heads), tmp_path_factory.mktemp(f"wide {family}"))
 
-
-@pytest.fixture(scope="session")
-def qwen_pipeline():
-    """A small Qwen-Image pipeline with random weights; tests must not change it."""
-    from tests.model.qwen_base import random_qwen
-
-    pipeline = _seeded(random_qwen)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-@pytest.fixture(scope="session")
-def qwen_folder(qwen_pipeline, tmp_path_factory) -> Path:
-    """The same as a diffusers folder; tests must not change it."""
-    return _saved(qwen_pipeline, tmp_path_factory.mktemp("qwen"))
-
-
-@pytest.fixture
-def own_qwen_folder(qwen_folder, tmp_path) -> Path:
-    """A copy that a test may break."""
-    return Path(shutil.copytree(qwen_folder, tmp_path / "base model"))
+    return {f"_{family}_{name}": own for name, own in enumerate((pipeline, folder, own, wide_folder))}
 
 
-@pytest.fixture(scope="session")
-def wide_qwen_folder(tmp_path_factory) -> Path:
-    """The same with layers that are large enough to be quantized, in every component."""
-    from tests.model.qwen_base import random_qwen
-
-    return _saved(_seeded(random_qwen, 64, 4), tmp_path_factory.mktemp("wide qwen"))
+for _family in ("zimage", "qwen", "krea2", "anima", "sana", "ideogram"):
+    globals().update(_fixtures_of(_family, 4))
+globals().update(_fixtures_of("ernie", 8) | _fixtures_of("hidream", 4, small_tokenizer))
 
 
 # --- Qwen-Image-Edit
@@ -762,39 +752,6 @@ def wide_qwen_edit_folder(tmp_path_factory) -> Path:
     return save_qwen_edit(_seeded(random_qwen_edit, True, 64, 4), tmp_path_factory.mktemp("wide qwen plus"))
 
 
-# --- Ernie-Image
-
-
-@pytest.fixture(scope="session")
-def ernie_pipeline():
-    """A small Ernie-Image pipeline with random weights; tests must not change it."""
-    from tests.model.ernie_base import random_ernie
-
-    pipeline = _seeded(random_ernie)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-@pytest.fixture(scope="session")
-def ernie_folder(ernie_pipeline, tmp_path_factory) -> Path:
-    """The same as a diffusers folder; tests must not change it."""
-    return _saved(ernie_pipeline, tmp_path_factory.mktemp("ernie"))
-
-
-@pytest.fixture
-def own_ernie_folder(ernie_folder, tmp_path) -> Path:
-    """A copy that a test may break."""
-    return Path(shutil.copytree(ernie_folder, tmp_path / "base model"))
-
-
-@pytest.fixture(scope="session")
-def wide_ernie_folder(tmp_path_factory) -> Path:
-    """The same with layers that are large enough to be quantized, in every component."""
-    from tests.model.ernie_base import random_ernie
-
-    return _saved(_seeded(random_ernie, 64, 8), tmp_path_factory.mktemp("wide ernie"))
-
-
 # --- Stable Diffusion 3 and 3.5
 
 
@@ -814,101 +771,6 @@ def sd3_folders(sd3_pipelines, tmp_path_factory) -> dict[str, Path]:
 def wide_sd3_folder(tmp_path_factory) -> Path:
     """3.5 with layers that are large enough to be quantized, in every component."""
     return _saved(_seeded(sd3_pipeline, "3.5", small_tokenizer(), 64, 4), tmp_path_factory.mktemp("wide sd3"))
-
-
-# --- Krea 2
-
-
-@pytest.fixture(scope="session")
-def krea2_pipeline():
-    """A small Krea 2 pipeline with random weights; tests must not change it."""
-    from tests.model.krea2_base import random_krea2
-
-    pipeline = _seeded(random_krea2)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-@pytest.fixture(scope="session")
-def krea2_folder(krea2_pipeline, tmp_path_factory) -> Path:
-    """The same as a diffusers folder; tests must not change it."""
-    return _saved(krea2_pipeline, tmp_path_factory.mktemp("krea 2"))
-
-
-@pytest.fixture
-def own_krea2_folder(krea2_folder, tmp_path) -> Path:
-    """A copy that a test may break."""
-    return Path(shutil.copytree(krea2_folder, tmp_path / "base model"))
-
-
-@pytest.fixture(scope="session")
-def wide_krea2_folder(tmp_path_factory) -> Path:
-    """The same with layers that are large enough to be quantized, in every component."""
-    from tests.model.krea2_base import random_krea2
-
-    return _saved(_seeded(random_krea2, 64, 4), tmp_path_factory.mktemp("wide krea 2"))
-
-
-# --- Anima
-
-
-@pytest.fixture(scope="session")
-def anima_pipeline():
-    """A small Anima pipeline with random weights; tests must not change it."""
-    from tests.model.anima_base import random_anima
-
-    pipeline = _seeded(random_anima)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-@pytest.fixture(scope="session")
-def anima_folder(anima_pipeline, tmp_path_factory) -> Path:
-    """The same as a diffusers folder; tests must not change it."""
-    from tests.model.anima_base import saved_anima
-
-    return saved_anima(anima_pipeline, tmp_path_factory.mktemp("anima"))
-
-
-@pytest.fixture
-def own_anima_folder(anima_folder, tmp_path) -> Path:
-    """A copy that a test may break."""
-    return Path(shutil.copytree(anima_folder, tmp_path / "base model"))
-
-
-@pytest.fixture(scope="session")
-def wide_anima_folder(tmp_path_factory) -> Path:
-    """The same with layers that are large enough to be quantized, in every component."""
-    from tests.model.anima_base import random_anima, saved_anima
-
-    return saved_anima(_seeded(random_anima, 64, 4), tmp_path_factory.mktemp("wide anima"))
-
-
-# --- HiDream
-
-
-@pytest.fixture(scope="session")
-def hidream_pipeline():
-    """A small HiDream pipeline with random weights; tests must not change it."""
-    return _seeded(random_hidream, small_tokenizer())
-
-
-@pytest.fixture(scope="session")
-def hidream_folder(hidream_pipeline, tmp_path_factory) -> Path:
-    """The same as a diffusers folder; tests must not change it."""
-    return _saved(hidream_pipeline, tmp_path_factory.mktemp("hidream"))
-
-
-@pytest.fixture
-def own_hidream_folder(hidream_folder, tmp_path) -> Path:
-    """A copy that a test may break."""
-    return Path(shutil.copytree(hidream_folder, tmp_path / "base model"))
-
-
-@pytest.fixture(scope="session")
-def wide_hidream_folder(tmp_path_factory) -> Path:
-    """The same with layers that are large enough to be quantized, in every component."""
-    return _saved(_seeded(random_hidream, small_tokenizer(), 64, 4), tmp_path_factory.mktemp("wide hidream"))
 
 
 # --- PixArt alpha and Sigma
@@ -940,37 +802,12 @@ def wide_pixart_folder(tmp_path_factory) -> Path:
     return _saved(_seeded(random_pixart, "sigma", 64, 8), tmp_path_factory.mktemp("wide pixart"))
 
 
-# --- Sana
-
-
 @pytest.fixture(scope="session")
-def sana_pipeline():
-    """A small Sana pipeline with random weights; tests must not change it."""
-    from tests.model.sana_base import random_sana
-
-    return _seeded(random_sana)
-
-
-@pytest.fixture(scope="session")
-def sana_folder(sana_pipeline, tmp_path_factory) -> Path:
-    """The same as a diffusers folder; tests must not change it."""
-    return _saved(sana_pipeline, tmp_path_factory.mktemp("sana"))
-
-
-@pytest.fixture(scope="session")
-def wide_sana_folder(tmp_path_factory) -> Path:
-    """The same with layers that are large enough to be quantized, in every component."""
-    from tests.model.sana_base import random_sana
-
-    return _saved(_seeded(random_sana, 64, 4), tmp_path_factory.mktemp("wide sana"))
-
-
-@pytest.fixture(scope="session")
-def full_size_models() -> list:
+def full_size_models() -> tuple:
     """Descriptions of the published models of all families, on the meta device; tests must not change them."""
-    from modules.model.reference_naming import standard_models
+    from tests import full_size
 
-    return list(standard_models())
+    return full_size.full_size_models()
 
 
 # a family -> the fixture of its small folders, and which of several it is
@@ -988,7 +825,7 @@ _SMALL_FOLDERS = {
     "Anima": ("anima_folder", ""),
     "HiDream": ("hidream_folder", ""),
     "PixArt alpha": ("pixart_folders", "alpha"), "PixArt Sigma": ("pixart_folders", "sigma"),
-    "Sana": ("sana_folder", ""),
+    "Sana": ("sana_folder", ""), "Ideogram 4": ("ideogram_folder", ""),
 }  # fmt: skip
 
 

@@ -7,29 +7,22 @@ from typing import Any
 from modules.model.BaseModel import model_families
 from modules.model.QuantizedLinear import QuantizedLinear
 from modules.model.recognize_model import find_model_type
-from modules.model.unet_keys import layer_paths
-from modules.modelSaver.adapter_layout import split_key
 from modules.modelSaver.AdapterFile import read_adapter
-from modules.module.AdapterSet import AdapterSet
 from modules.trainer.checks import run_problems
 from modules.trainer.trained import make_trained, save_trained
-from modules.util.AdapterNaming import AdapterNaming
 from modules.util.config.load import train_config_from_dict
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelType import ModelType
-from modules.util.LayerFilter import LayerFilter
-from tests.model.test_flux2_comfy import delta
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import numpy as np
 from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-LOW_RANK = {"lora_rank": 3, "lora_alpha": 5.0}
 SCALED = {"optimizer": "ADAMW_ADV", "scaled_optm": True}
 KINDS = {
     "LoRA": {},
@@ -129,27 +122,6 @@ def goes_on_from_a_file(make_run: Any, family: Any, settings: dict, layer: str) 
     for name, found in deltas[0].items():
         torch.testing.assert_close(deltas[1][name], found, atol=1e-6, rtol=1e-5)
     assert deltas[0][layer].abs().max() > 1e-3
-
-
-def comes_back(
-    path: Path, naming: AdapterNaming, transformer: nn.Module, adapters: AdapterSet, left_out: Collection[str] = ()
-) -> None:
-    """A file holds the adapters of all layers that were written into it.
-
-    Args:
-        path: the file.
-        naming: of the family.
-        transformer: the base.
-        adapters: that were written.
-        left_out: layers that adapters of this kind can't change, such as a single output, which can't be rotated.
-    """
-    found = read_adapter(path).fit(naming, {"transformer": transformer})["transformer"]
-    assert found.keys() == adapters.adapters.keys() == set(layer_paths(transformer)) - {*left_out}
-    for name, adapter in AdapterSet.from_parts("transformer", transformer, found).adapters.items():
-        expected = adapters.adapters[name].merged_delta()
-        assert expected.abs().max() > 1e-3
-        # a few float32 roundings of weights below 1
-        torch.testing.assert_close(adapter.merged_delta(), expected, atol=2e-6, rtol=1e-5)
 
 
 def part_of_text_encoder_is_saved(family: Any, folder: Path, file: Path, target: Path, prompts: list[str]) -> Any:
@@ -264,88 +236,6 @@ def problems_of_preset(run: Any, preset: dict) -> tuple[dict[str, str], list[str
     return {problem.path: problem.text for problem in run_problems(config, told.append)}, told
 
 
-ADAPTER_KINDS = {
-    "LoRA": LOW_RANK,
-    "DoRA on inputs": LOW_RANK | {"lora_decompose": True},
-    "DoRA on outputs": LOW_RANK | {"lora_decompose": True, "lora_decompose_output_axis": True},
-    "LoHa": {"peft_type": "LOHA", "lora_rank": 2, "lora_alpha": 3.0},
-    "LoKr": {"peft_type": "LOKR", "lora_alpha": 3.0, "lokr_dim": 2},
-    "OFT": {"peft_type": "OFT_2", "oft_block_size": 8},
-    "OFT on outputs": {"peft_type": "OFT_2", "oft_side": "OUTPUT", "oft_block_size": 8},
-}
-"""Kinds of adapters in files -> their settings."""
-
-
-def filter_selects(family: Any, name: str, transformer: nn.Module, count: int) -> None:
-    """A filter, as OneTrainer's presets have it, selects so many layers, and nobody is told anything."""
-    presets = family.layer_filter_presets
-    config = TrainConfig.from_dict({"layer_filter": ",".join(presets[name]), "layer_filter_preset": name})
-    chosen = LayerFilter.from_config(config, presets)
-    assert not chosen.notes and len(chosen.select(layer_paths(transformer), "transformer")) == count
-
-
-def comfy_makes_the_trained_weights(
-    file: Mapping[str, Tensor], path_of: Mapping[str, str], transformer: nn.Module, adapters: AdapterSet, kind: str
-) -> None:
-    """By ComfyUI's formulas a file changes the base's weights as the adapters do; no layers are joined.
-
-    Args:
-        file: its tensors.
-        path_of: names that ComfyUI knows -> layer.
-        transformer: the base.
-        adapters: that were written.
-        kind: of `ADAPTER_KINDS`.
-    """
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in file.items():
-        name, part = split_key(key)
-        # convolutions have kernels of one number
-        layers.setdefault(path_of[name], {})[part] = tensor.flatten(1) if tensor.dim() == 4 else tensor
-    assert layers.keys() == adapters.adapters.keys()
-    for path, parts in layers.items():
-        weight = transformer.get_submodule(path).weight.detach().flatten(1)
-        found, lengths = weight + delta(parts, weight), parts.get("dora_scale")
-        if lengths is not None:
-            # on outputs by the base's norm
-            norm = weight.norm(dim=1, keepdim=True) if "outputs" in kind else found.norm(dim=0, keepdim=True)
-            found = found * lengths / norm
-        # float32 roundings of weights of size 1
-        expected = weight + adapters.adapters[path].merged_delta().flatten(1)
-        torch.testing.assert_close(found, expected, atol=5e-6, rtol=1e-5)
-
-
-@torch.no_grad()
-def diffusers_computes_the_same(
-    call: Callable[[nn.Module], Tensor],
-    denoiser: nn.Module,
-    adapters: AdapterSet,
-    folder: Path,
-    file: Path,
-    load: Callable[[Path], Any] = DiffusionPipeline.from_pretrained,
-) -> None:
-    """A pipeline that loads a file gives the output of the hooked denoiser.
-
-    Args:
-        call: denoiser -> its output for inputs that are always the same.
-        denoiser: the base.
-        adapters: that were written.
-        folder: of the base model.
-        file: that has the adapters.
-        load: folder -> pipeline of diffusers.
-    """
-    plain = call(denoiser)
-    adapters.eval().hook()
-    try:
-        hooked = call(denoiser)
-    finally:
-        adapters.unhook()
-    assert (hooked - plain).abs().max() > 0.1
-    pipeline = load(folder)
-    pipeline.load_lora_weights(str(file))
-    # sums in another order, in float32, of numbers of size 1
-    torch.testing.assert_close(call(getattr(pipeline, adapters.component)), hooked, atol=1e-4, rtol=1e-4)
-
-
 # float32 through a dozen layers
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -417,20 +307,21 @@ def text_encoder_is_freed_before_the_transformer_comes(
     assert "text_encoder" not in model.components.loaded and model.transformer.dtype == torch.bfloat16
 
 
-def checkpoints_give_the_same_gradients(load: Callable[[], Any], layer: str, latents: Tensor) -> None:
+def checkpoints_give_the_same_gradients(load: Callable[[], Any], layer: str, latents: Tensor, width: int = 16) -> None:
     """With a caption that is filled up.
 
     Args:
         load: gives a model.
         layer: of the transformer, through which captions go.
         latents: `[2, c, h, w]`.
+        width: of captions.
     """
     gradients = []
     for enabled in (False, True):
         model = load()
         model.set_gradient_checkpointing("transformer", enabled)
         weight = model.transformer.get_submodule(layer).weight.requires_grad_(True)
-        conditions = {"hidden": torch.ones(2, 4, 16), "mask": torch.tensor([[True] * 4, [True, True, False, False]])}
+        conditions = {"hidden": torch.ones(2, 4, width), "mask": torch.tensor([[True] * 4, [True, True, False, False]])}
         prediction = model.predict(latents, conditions, torch.Generator().manual_seed(1))
         (prediction.predicted - prediction.target).square().mean().backward()
         gradients.append(weight.grad)

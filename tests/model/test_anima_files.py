@@ -144,10 +144,6 @@ def test_files_that_are_refused(anima_folder, anima_pipeline, tmp_path):
         component(anima_folder, "transformer", foreign, tmp_path / "c.safetensors")
     with pytest.raises(UserError, match=r"lacks \d+ of the \d+ tensors of this AnimaTextConditioner"):
         component(anima_folder, "text_conditioner", tensors, tmp_path / "d.safetensors")
-    path = tmp_path / "anima-Q4_K_M.gguf"
-    path.write_bytes(b"GGUF")
-    with pytest.raises(UserError, match=r"Q4_K_M\.gguf: found a \.gguf, expected \.safetensors"):
-        assert load(anima_folder, transformer={"model_name": str(path)}).transformer
 
 
 def test_a_file_as_base_model_is_explained(tmp_path):

@@ -9,24 +9,21 @@ from modules.model.AnimaModel import AnimaModel
 from modules.model.reference_naming import ReferenceModel
 from modules.model.unet_keys import flat, layer_paths
 from modules.modelSaver.adapter_layout import split_key
-from modules.modelSaver.adapter_metadata import AdapterDescription
 from modules.modelSaver.AdapterFile import read_adapter
-from modules.modelSaver.convert import find_reference
-from modules.modelSaver.save_adapter import check_joins, encode_adapter, kind_of_components, save_adapter
-from modules.module.AdapterSet import AdapterSet
-from modules.util.config.TrainConfig import TrainConfig
-from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
-from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
-from tests.adapters import disturb
 from tests.model.anima_base import loaded_anima, native_layers, native_tensors
-from tests.model.family_checks import (
+from tests.model.key_checks import (
     ADAPTER_KINDS,
-    comes_back,
+    COMFY_KINDS,
+    comes_back_from,
     comfy_makes_the_trained_weights,
     diffusers_computes_the_same,
     filter_selects,
+    rank_one_keys,
+    tells_its_model,
+    trained_adapters,
+    written,
 )
 
 import torch
@@ -35,7 +32,7 @@ from torch import Tensor
 import pytest
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_anima_lora_to_diffusers
 from diffusers.loaders.single_file_utils import convert_cosmos_transformer_checkpoint_to_diffusers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 # format -> how it spells a layer, of its path in diffusers and its native one
 SPELLINGS = {
@@ -56,16 +53,6 @@ def standard(full_size_models) -> ReferenceModel:
     return next(model for model in full_size_models if model.name == "Anima")
 
 
-def keys(model: ReferenceModel, model_format: ModelFormat) -> dict[str, Tensor]:
-    """The tensors of an adapter of rank 1 on all layers."""
-    transformer, parts = model.components["transformer"], {}
-    for path in layer_paths(transformer):
-        layer = transformer.get_submodule(path)
-        parts[path] = {"lora_down.weight": torch.zeros(1, layer.in_features),
-                       "lora_up.weight": torch.zeros(layer.out_features, 1)}  # fmt: skip
-    return encode_adapter({"transformer": parts}, model_format, model.naming, DataType.FLOAT_32)
-
-
 def comfy_names(native: str) -> set[str]:
     return {f"diffusion_model.{native}", f"lora_unet_{flat(native)}"}
 
@@ -80,7 +67,7 @@ def test_every_key_is_one_that_readers_know(standard):
         expected = {spell(path, native) for native, path in layers.items()}
         assert naming.written(model_format) == expected, model_format
         assert (expected <= naming.comfy) == (model_format in OF_COMFY)
-        assert {split_key(key)[0] for key in keys(standard, model_format)} == expected, model_format
+        assert {split_key(key)[0] for key in rank_one_keys(standard, model_format)} == expected, model_format
     assert naming.comfy == set().union(*map(comfy_names, layers))
 
 
@@ -94,10 +81,10 @@ def test_names_of_other_trainers_are_read(standard):
 
 def test_keys_against_diffusers_converters(standard):
     """It takes native names of LoRA, without alphas; and those of a whole transformer."""
-    ours = {key: tensor for key, tensor in keys(standard, ModelFormat.COMFY_LORA).items() if "lora_" in key}
+    ours = {key: tensor for key, tensor in rank_one_keys(standard, ModelFormat.COMFY_LORA).items() if "lora_" in key}
     converted = _convert_non_diffusers_anima_lora_to_diffusers(ours)
     assert converted.keys() == {
-        key for key in keys(standard, ModelFormat.DIFFUSERS_LORA) if not key.endswith(".alpha")
+        key for key in rank_one_keys(standard, ModelFormat.DIFFUSERS_LORA) if not key.endswith(".alpha")
     }  # fmt: skip
     transformer = standard.components["transformer"]
     state = convert_cosmos_transformer_checkpoint_to_diffusers(native_tensors(transformer))
@@ -108,8 +95,7 @@ def test_keys_against_diffusers_converters(standard):
 
 @pytest.mark.parametrize("model_format", FORMATS)
 def test_a_file_tells_its_model_by_its_sizes(tmp_path, full_size_models, standard, model_format):
-    save_file(keys(standard, ModelFormat(model_format)), tmp_path / "x")
-    assert find_reference(read_adapter(tmp_path / "x"), full_size_models) is standard
+    tells_its_model(tmp_path / "x", rank_one_keys(standard, ModelFormat(model_format)), full_size_models, standard)
 
 
 @pytest.mark.parametrize(
@@ -128,40 +114,19 @@ def transformer(anima_pipeline):
     return anima_pipeline.transformer
 
 
-def trained(transformer, kind: str) -> AdapterSet:
-    return disturb(AdapterSet("transformer", transformer, TrainConfig.from_dict(ADAPTER_KINDS[kind]), LayerFilter()), 1)
-
-
-def written(adapters: AdapterSet, transformer, model_format: ModelFormat, path) -> dict[str, Tensor]:
-    naming = anima_adapter_naming(transformer)
-    save_adapter(path, {"transformer": adapters}, model_format, naming, AdapterDescription())
-    return load_file(path)
-
-
-@pytest.mark.parametrize("model_format", FORMATS)
+# the others spell names alike, or flattened like kohya's
+@pytest.mark.parametrize("model_format", ["COMFY_LORA", "KOHYA_LORA", "DIFFUSERS_LORA"])
 @pytest.mark.parametrize("kind", ADAPTER_KINDS)
 def test_every_kind_comes_back_from_every_format(tmp_path, transformer, kind, model_format):
     """No layers are joined, so that none is shut out."""
-    adapters, naming, path = trained(transformer, kind), anima_adapter_naming(transformer), tmp_path / "x.safetensors"
-    model_format = ModelFormat(model_format)
-    check_joins(model_format, naming, kind_of_components({"transformer": adapters.layers()}), lambda _: True)
-    if model_format == ModelFormat.DIFFUSERS_LORA and kind not in ("LoRA", "DoRA on outputs"):
-        with pytest.raises(UserError, match="diffusers loads only LoRA and DoRA on outputs"):
-            written(adapters, transformer, model_format, path)
-        return
-    written(adapters, transformer, model_format, path)
-    comes_back(path, naming, transformer, adapters)
+    naming = anima_adapter_naming(transformer)
+    comes_back_from(model_format, kind, transformer, naming, tmp_path / "x.safetensors")
 
 
-# rotations of inputs are no kind of stock ComfyUI, and only its own format is adjusted for its DoRA on outputs
-@pytest.mark.parametrize(
-    ("model_format", "kind"),
-    [("COMFY_LORA", kind) for kind in ADAPTER_KINDS if kind != "OFT"]
-    + [("KOHYA_LORA", kind) for kind in ADAPTER_KINDS if kind not in ("OFT", "DoRA on outputs")],
-)
+@pytest.mark.parametrize(("model_format", "kind"), COMFY_KINDS)
 def test_comfy_makes_the_trained_weights_of_it(tmp_path, transformer, kind, model_format):
-    adapters = trained(transformer, kind)
-    file = written(adapters, transformer, ModelFormat(model_format), tmp_path / "x")
+    adapters = trained_adapters(transformer, kind)
+    file = written(adapters, anima_adapter_naming(transformer), ModelFormat(model_format), tmp_path / "x")
     path_of = {name: path for native, path in native_layers(transformer).items() for name in comfy_names(native)}
     comfy_makes_the_trained_weights(file, path_of, transformer, adapters, kind)
 
@@ -180,27 +145,32 @@ def call(transformer) -> Tensor:
 @pytest.mark.parametrize("kind", ["LoRA", "DoRA on outputs"])
 def test_diffusers_loads_the_file(tmp_path, anima_folder, kind):
     transformer = loaded_anima(anima_folder).transformer
-    adapters, path = trained(transformer, kind), tmp_path / "adapter.safetensors"
-    written(adapters, transformer, ModelFormat.DIFFUSERS_LORA, path)
+    adapters, path = trained_adapters(transformer, kind), tmp_path / "adapter.safetensors"
+    written(adapters, anima_adapter_naming(transformer), ModelFormat.DIFFUSERS_LORA, path)
     diffusers_computes_the_same(call, transformer, adapters, anima_folder, path, loaded_anima)
 
 
 def test_what_diffusers_makes_of_other_files(tmp_path, transformer, anima_folder):
     """It refuses the alphas of dotted names, and passes over flattened ones."""
-    adapters, path = trained(transformer, "LoRA"), tmp_path / "adapter.safetensors"
+    adapters, path = trained_adapters(transformer, "LoRA"), tmp_path / "adapter.safetensors"
     pipeline = loaded_anima(anima_folder)
     for model_format in (ModelFormat.COMFY_LORA, ModelFormat.ORIGINAL_LORA):
-        written(adapters, transformer, model_format, path)
+        written(adapters, anima_adapter_naming(transformer), model_format, path)
         with pytest.raises(ValueError, match="Invalid LoRA checkpoint"):
             pipeline.load_lora_weights(str(path))
-    written(adapters, transformer, ModelFormat.KOHYA_LORA, path)
+    written(adapters, anima_adapter_naming(transformer), ModelFormat.KOHYA_LORA, path)
     pipeline.load_lora_weights(str(path))
     assert not getattr(pipeline.transformer, "peft_config", None)
 
 
 def test_layers_of_the_text_conditioner_are_refused_by_name(tmp_path, transformer):
     """Which other trainers can train."""
-    file = written(trained(transformer, "LoRA"), transformer, ModelFormat.COMFY_LORA, tmp_path / "x.safetensors")
+    file = written(
+        trained_adapters(transformer, "LoRA"),
+        anima_adapter_naming(transformer),
+        ModelFormat.COMFY_LORA,
+        tmp_path / "x.safetensors",
+    )
     name = "diffusion_model.llm_adapter.blocks.0.cross_attn.q_proj"
     file |= {f"{name}.lora_A.weight": torch.ones(3, 16), f"{name}.lora_B.weight": torch.ones(16, 3)}
     save_file(file, tmp_path / "x.safetensors")

@@ -41,6 +41,9 @@ FAMILIES["Sana"] = {
     **FAMILIES["Flux.2 dev"], "model_type": "SANA", "output_model_format": "DIFFUSERS_LORA",
     "dynamic_timestep_shifting": False,
 }  # fmt: skip
+FAMILIES["Ideogram 4"] = {
+    **FAMILIES["Flux.2 dev"], "model_type": "IDEOGRAM_4", "output_model_format": "LEGACY_LORA"
+}  # fmt: skip
 # what a method does to a layer is the same in each family: the others show that their layers are found and measured
 EVERY_METHOD = ("SD 1.5", "Flux.2 Klein")
 

@@ -127,9 +127,5 @@ def test_files_that_are_refused(ernie_folder, ernie_pipeline, tmp_path):
     enhancer = {f"model.{name}": tensor for name, tensor in enhancer.items()}
     with pytest.raises(UserError, match=r"no half for images, as Ernie-Image's prompt enhancer"):
         component(ernie_folder, "text_encoder", enhancer, tmp_path / "c.safetensors")
-    path = tmp_path / "ernie-image-Q4_K_M.gguf"
-    path.write_bytes(b"GGUF")
-    with pytest.raises(UserError, match=r"Q4_K_M\.gguf: found a \.gguf, expected \.safetensors"):
-        assert load(ernie_folder, transformer={"model_name": str(path)}).transformer
     with pytest.raises(UserError, match=r"A file of Ernie-Image holds one component.*transformer\.model_name"):
         load(tmp_path / "a.safetensors")

@@ -9,23 +9,19 @@ from modules.model.ErnieModel import ErnieModel
 from modules.model.reference_naming import ReferenceModel
 from modules.model.unet_keys import flat, layer_paths
 from modules.modelSaver.adapter_layout import split_key
-from modules.modelSaver.adapter_metadata import AdapterDescription
-from modules.modelSaver.AdapterFile import read_adapter
-from modules.modelSaver.convert import find_reference
-from modules.modelSaver.save_adapter import encode_adapter, save_adapter
-from modules.module.AdapterSet import AdapterSet
-from modules.util.config.TrainConfig import TrainConfig
+from modules.modelSaver.save_adapter import encode_adapter
 from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
-from modules.util.LayerFilter import LayerFilter
-from modules.util.UserError import UserError
-from tests.adapters import disturb
-from tests.model.family_checks import (
+from tests.model.key_checks import (
     ADAPTER_KINDS,
-    comes_back,
+    COMFY_KINDS,
+    comes_back_from,
     comfy_makes_the_trained_weights,
     diffusers_computes_the_same,
     filter_selects,
+    tells_its_model,
+    trained_adapters,
+    written,
 )
 
 import torch
@@ -33,7 +29,6 @@ from torch import Tensor
 
 import pytest
 from diffusers import DiffusionPipeline
-from safetensors.torch import load_file, save_file
 
 # format -> how it spells a layer of diffusers
 SPELLINGS = {
@@ -93,8 +88,7 @@ def test_names_of_other_trainers_are_read(standard):
 @pytest.mark.parametrize("model_format", ["KOHYA_LORA", "COMFY_LORA"])
 def test_a_file_tells_its_model_by_its_sizes(tmp_path, full_size_models, standard, model_format):
     paths = [path for path in layer_paths(standard.components["transformer"]) if path.startswith("layers.3.")]
-    save_file(keys(standard, ModelFormat(model_format), paths), tmp_path / "x")
-    assert find_reference(read_adapter(tmp_path / "x"), full_size_models) is standard
+    tells_its_model(tmp_path / "x", keys(standard, ModelFormat(model_format), paths), full_size_models, standard)
 
 
 @pytest.mark.parametrize(
@@ -113,38 +107,19 @@ def transformer(ernie_pipeline):
     return ernie_pipeline.transformer
 
 
-def trained(transformer, kind: str) -> AdapterSet:
-    return disturb(AdapterSet("transformer", transformer, TrainConfig.from_dict(ADAPTER_KINDS[kind]), LayerFilter()), 1)
-
-
-def written(adapters: AdapterSet, transformer, model_format: ModelFormat, path) -> dict[str, Tensor]:
-    naming = ernie_adapter_naming(transformer)
-    save_adapter(path, {"transformer": adapters}, model_format, naming, AdapterDescription())
-    return load_file(path)
-
-
+# the others spell names alike, or flattened like kohya's
+@pytest.mark.parametrize("model_format", ["COMFY_LORA", "KOHYA_LORA", "DIFFUSERS_LORA"])
 @pytest.mark.parametrize("kind", ADAPTER_KINDS)
-def test_every_kind_comes_back_from_every_format(tmp_path, transformer, kind):
+def test_every_kind_comes_back_from_every_format(tmp_path, transformer, kind, model_format):
     """No layers are joined, so that none is shut out."""
-    adapters, naming, path = trained(transformer, kind), ernie_adapter_naming(transformer), tmp_path / "x.safetensors"
-    for model_format in SPELLINGS:
-        if model_format == ModelFormat.DIFFUSERS_LORA and kind not in ("LoRA", "DoRA on outputs"):
-            with pytest.raises(UserError, match="diffusers loads only LoRA and DoRA on outputs"):
-                written(adapters, transformer, model_format, path)
-            continue
-        written(adapters, transformer, model_format, path)
-        comes_back(path, naming, transformer, adapters)
+    naming = ernie_adapter_naming(transformer)
+    comes_back_from(model_format, kind, transformer, naming, tmp_path / "x.safetensors")
 
 
-# rotations of inputs are no kind of stock ComfyUI, and only its own format is adjusted for its DoRA on outputs
-@pytest.mark.parametrize(
-    ("model_format", "kind"),
-    [("COMFY_LORA", kind) for kind in ADAPTER_KINDS if kind != "OFT"]
-    + [("KOHYA_LORA", kind) for kind in ADAPTER_KINDS if kind not in ("OFT", "DoRA on outputs")],
-)
+@pytest.mark.parametrize(("model_format", "kind"), COMFY_KINDS)
 def test_comfy_makes_the_trained_weights_of_it(tmp_path, transformer, kind, model_format):
-    adapters = trained(transformer, kind)
-    file = written(adapters, transformer, ModelFormat(model_format), tmp_path / "x")
+    adapters = trained_adapters(transformer, kind)
+    file = written(adapters, ernie_adapter_naming(transformer), ModelFormat(model_format), tmp_path / "x")
     path_of = {name: path for path in layer_paths(transformer) for name in comfy_names(path)}
     comfy_makes_the_trained_weights(file, path_of, transformer, adapters, kind)
 
@@ -162,14 +137,14 @@ def inputs() -> dict:
 
 @pytest.mark.parametrize("kind", ["LoRA", "DoRA on outputs"])
 def test_diffusers_loads_the_file(tmp_path, transformer, ernie_folder, kind):
-    adapters, path = trained(transformer, kind), tmp_path / "adapter.safetensors"
-    written(adapters, transformer, ModelFormat.DIFFUSERS_LORA, path)
+    adapters, path = trained_adapters(transformer, kind), tmp_path / "adapter.safetensors"
+    written(adapters, ernie_adapter_naming(transformer), ModelFormat.DIFFUSERS_LORA, path)
     diffusers_computes_the_same(lambda own: own(**inputs())[0], transformer, adapters, ernie_folder, path)
 
 
 def test_what_diffusers_does_not_load(tmp_path, transformer, ernie_folder):
     """It takes no numbers of alpha for this family, which these formats have."""
-    adapters, path = trained(transformer, "LoRA"), tmp_path / "adapter.safetensors"
-    written(adapters, transformer, ModelFormat.COMFY_LORA, path)
+    adapters, path = trained_adapters(transformer, "LoRA"), tmp_path / "adapter.safetensors"
+    written(adapters, ernie_adapter_naming(transformer), ModelFormat.COMFY_LORA, path)
     with pytest.raises(ValueError, match="Invalid LoRA checkpoint"):
         DiffusionPipeline.from_pretrained(ernie_folder).load_lora_weights(str(path))

@@ -80,6 +80,7 @@ def base_of(request):
         ModelType.KREA_2: ("krea2_folder", "wide_krea2_folder"),
         ModelType.ANIMA: ("anima_folder", "wide_anima_folder"),
         ModelType.HI_DREAM_FULL: ("hidream_folder", "wide_hidream_folder"),
+        ModelType.IDEOGRAM_4: ("ideogram_folder", "wide_ideogram_folder"),
         ModelType.SANA: ("sana_folder", "wide_sana_folder"),
         **dict.fromkeys((ModelType.PIXART_ALPHA, ModelType.PIXART_SIGMA), ("wide_pixart_folder",) * 2),
     }

@@ -209,9 +209,3 @@ def test_a_file_of_the_other_family_is_told_by_name(
             load(folder, "transformer", chroma)
     with pytest.raises(UserError, match=r"flux\.safetensors is .* of FLUX_DEV_1, but model_type is CHROMA_1"):
         load(chroma_folder, "transformer", flux)
-
-
-def test_gguf_is_refused_by_name(folder, tmp_path):
-    (tmp_path / "flux1-dev-Q4_0.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UserError, match=r"found a \.gguf"):
-        load(folder, "transformer", tmp_path / "flux1-dev-Q4_0.gguf")

@@ -15,18 +15,17 @@ from modules.util.UserError import UserError
 from tests.adapters import disturb
 from tests.model.conditioned_families import EDITING, INPAINTING, draw_pairs
 from tests.model.family_checks import (
-    ADAPTER_KINDS,
     CLOSE,
     KINDS,
     PAIR_KINDS,
     SCALED,
-    diffusers_computes_the_same,
     flow_options,
     quantized_base_trains,
     same_bytes_after_a_stop,
     same_picture,
 )
 from tests.model.flux1_models import native_tensors
+from tests.model.key_checks import ADAPTER_KINDS, diffusers_computes_the_same
 
 import torch
 from torch import Tensor, nn

@@ -121,8 +121,8 @@ BLOCK = "double_blocks.0.img_mlp.0.weight"
         (lambda t: t.update({BLOCK: t[BLOCK].to(torch.int8)}), rf"{BLOCK} is quantized \(torch.int8\).*BF16"),
         (
             lambda t: t.update({BLOCK: t[BLOCK].to(torch.float8_e4m3fn),
-                                BLOCK.replace("weight", "weight_scale"): torch.ones(192, 1)}),
-            "quantized in blocks or rows",
+                                BLOCK.replace("weight", "weight_scale"): torch.ones(96, 2)}),
+            "quantized in blocks",
         ),
         (lambda t: t.update({BLOCK.replace("weight", "weight_scale_2"): torch.ones(1)}), "quantized format"),
         (lambda t: [t.update({f"unet.{name}": t.pop(name)}) for name in list(t)], "none of its tensors belongs here"),
@@ -137,7 +137,7 @@ def test_files_that_do_not_fit_are_named(flux2_folders, variant, native, tmp_pat
 
 
 def test_files_that_are_none(flux2_folders, tmp_path):
-    for name, content, words in (("x.safetensors", b"<html>", "web page"), ("x.gguf", b"GGUF", "found a .gguf")):
+    for name, content, words in (("x.safetensors", b"<html>", "web page"), ("x.sft", b"", "found a .sft")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=words):
             load(flux2_folders["klein"], "transformer", tmp_path / name)

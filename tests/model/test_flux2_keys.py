@@ -1,15 +1,14 @@
 """How adapter files call Flux.2's layers: every key of full-size models against the original layout and diffusers.
 
 The original layout is written down in conftest.py. What ComfyUI accepts was read from its code: every native name after
-`diffusion_model.`, and flattened after `lora_unet_`; diffusers' names after `transformer.` or `lora_transformer_`, of
-blocks only.
+`diffusion_model.`, and flattened after `lora_unet_`; diffusers' names bare, after `transformer.`, and flattened after
+`lora_transformer_` and `lycoris_`, of blocks, the last two layers and what image and text come in by.
 """
 
 import re
 from functools import cache
 
 from modules.model.flux2_keys import FLUX_2_LAYOUT, flux2_adapter_naming
-from modules.model.reference_naming import standard_models
 from modules.model.unet_keys import layer_paths
 from modules.modelSaver.adapter_layout import split_key
 from modules.modelSaver.adapter_metadata import AdapterDescription
@@ -26,7 +25,8 @@ from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 from tests.adapters import disturb
-from tests.model.family_checks import comes_back
+from tests.full_size import full_size_models
+from tests.model.key_checks import comes_back
 from tests.model.test_flux2_comfy import delta
 
 import torch
@@ -63,7 +63,7 @@ APART = {
 @cache
 def flux2_models() -> dict:
     """name -> a full-size model on the meta device."""
-    return {model.name: model for model in standard_models() if model.name.startswith("Flux.2")}
+    return {model.name: model for model in full_size_models() if model.name.startswith("Flux.2")}
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -109,6 +109,61 @@ def test_every_layer_has_a_key_that_readers_know(standard, flux2_layers):
     assert expected.keys() == set(FORMATS)
     for model_format, layers in expected.items():
         assert layers_of(keys(standard, model_format)) == layers, model_format
+
+
+def comfy_map(config) -> dict[str, tuple[str, int | None]]:
+    """ComfyUI's map: name of a layer in a file -> native layer, and which third of its rows (None: all of them).
+
+    Read from its code of November 2026; as it is said there, for Flux.1 and Flux.2 alike.
+    """
+    thirds = {"img_attn.qkv": ("to_q", "to_k", "to_v"), "txt_attn.qkv": ("add_q_proj", "add_k_proj", "add_v_proj")}
+    double = {
+        "attn.to_out.0": "img_attn.proj", "attn.to_add_out": "txt_attn.proj", "ff.linear_in": "img_mlp.0",
+        "ff.linear_out": "img_mlp.2", "ff_context.linear_in": "txt_mlp.0", "ff_context.linear_out": "txt_mlp.2",
+    }  # fmt: skip
+    of_diffusers: dict[str, tuple[str, int | None]] = {
+        "x_embedder": ("img_in", None), "context_embedder": ("txt_in", None), "proj_out": ("final_layer.linear", None),
+        "norm_out.linear": ("final_layer.adaLN_modulation.1", None),
+    }  # fmt: skip
+    for i in range(config.num_layers):
+        ours, native = f"transformer_blocks.{i}.", f"double_blocks.{i}."
+        of_diffusers |= {ours + path: (native + layer, None) for path, layer in double.items()}
+        of_diffusers |= {f"{ours}attn.{path}": (native + layer, third)
+                         for layer, paths in thirds.items() for third, path in enumerate(paths)}  # fmt: skip
+    for i in range(config.num_single_layers):
+        for path, layer in (("to_qkv_mlp_proj", "linear1"), ("to_out", "linear2")):
+            of_diffusers[f"single_transformer_blocks.{i}.attn.{path}"] = f"single_blocks.{i}.{layer}", None
+    found = {}
+    for path, place in of_diffusers.items():
+        flat = path.replace(".", "_")
+        names = (path, f"transformer.{path}", f"lora_transformer_{flat}", f"lycoris_{flat}")
+        found |= dict.fromkeys(names, place)
+    return found
+
+
+def test_comfyui_finds_every_layer_that_stands_alone(standard, flux2_layers):
+    """Of kinds that can't be joined, at full size: each third of a fused layer, and layers of single blocks."""
+    transformer, known = standard.components["transformer"], comfy_map(standard.components["transformer"].config)
+    native = flux2_layers(transformer.config)
+    for name in native:
+        known |= dict.fromkeys((f"diffusion_model.{name}", f"lora_unet_{name.replace('.', '_')}"), (name, None))
+    assert standard.naming.comfy == known.keys()
+    parts = {}
+    for path in layer_paths(transformer):
+        layer = transformer.get_submodule(path)
+        parts[path] = {"lora_down.weight": torch.zeros(1, layer.in_features), "alpha": torch.ones(()),
+                       "lora_up.weight": torch.zeros(layer.out_features, 1),
+                       "dora_scale": torch.ones(1, layer.in_features)}  # fmt: skip
+    file = encode_adapter({"transformer": parts}, ModelFormat.COMFY_LORA, standard.naming, DataType.FLOAT_32)
+    met: dict[str, list[int | None]] = {}
+    for key, tensor in file.items():
+        name, part = split_key(key)
+        layer, third = known[name]
+        if part in ("lora_up.weight", "lora_B.weight"):
+            rows = sum(transformer.get_submodule(path).out_features for path in native[layer])
+            assert len(tensor) * (1 if third is None else 3) == rows, name
+            met.setdefault(layer, []).append(third)
+    assert met == {name: [None] if len(paths) == 1 else [0, 1, 2] for name, paths in native.items()}
 
 
 def test_native_names_stand_for_the_right_layers(standard, flux2_layers):

@@ -109,7 +109,3 @@ def test_files_of_other_kinds_are_refused_by_name(hidream_folder, tmp_path):
     other = {"transformer_blocks.0.txt_mod.1.bias": torch.ones(1)}
     with pytest.raises(UserError, match=r"is a model of QWEN, but model_type is HI_DREAM_FULL"):
         component(hidream_folder, "transformer", other, tmp_path / "x.safetensors")
-    path = tmp_path / "hidream-i1-full-Q4_0.gguf"
-    path.write_bytes(b"GGUF")
-    with pytest.raises(UserError, match=r"found a \.gguf"):
-        assert load(hidream_folder, transformer={"model_name": str(path)}).transformer

@@ -16,15 +16,8 @@ from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
 from tests.adapters import disturb
 from tests.model.conditioned_families import draw_pairs
-from tests.model.family_checks import (
-    ADAPTER_KINDS,
-    CLOSE,
-    KINDS,
-    SCALED,
-    diffusers_computes_the_same,
-    quantized_base_trains,
-    same_picture,
-)
+from tests.model.family_checks import CLOSE, KINDS, SCALED, quantized_base_trains, same_picture
+from tests.model.key_checks import ADAPTER_KINDS, diffusers_computes_the_same
 
 import torch
 import torch.nn.functional as F

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from modules.model.Krea2Model import Krea2Model, Krea2TextEncoder
+from modules.model.Krea2Model import Krea2Model
+from modules.model.QwenTexts import Qwen3VLText
 from modules.model.StandardSource import StandardSource
 from modules.util.enum.ModelType import ModelType
 from modules.util.UserError import UserError
@@ -103,7 +104,7 @@ def test_the_folder_s_text_encoder_is_read_without_its_half_for_images(own_krea2
     save_file(tensors, place / "model.safetensors", {"format": "pt"})
     assert any("visual." in name for name in load_file(place / "model.safetensors"))
     same(load(own_krea2_folder).components["text_encoder"], of_text(encoder))
-    _, told = Krea2TextEncoder.from_pretrained(place, output_loading_info=True)
+    _, told = Qwen3VLText.from_pretrained(place, output_loading_info=True)
     assert not told["unexpected_keys"] and not told["missing_keys"]
 
 
@@ -140,10 +141,6 @@ def test_files_that_are_refused(krea2_folder, krea2_pipeline, tmp_path):
     del tensors[MATRIX]
     with pytest.raises(UserError, match=r"lacks 1 of the .*mlp\.up\.weight"):
         component(krea2_folder, "transformer", tensors, tmp_path / "c.safetensors")
-    path = tmp_path / "krea2-raw-Q4_K_M.gguf"
-    path.write_bytes(b"GGUF")
-    with pytest.raises(UserError, match=r"Q4_K_M\.gguf: found a \.gguf, expected \.safetensors"):
-        assert load(krea2_folder, transformer={"model_name": str(path)}).transformer
 
 
 def test_a_file_as_base_model_is_explained(tmp_path):

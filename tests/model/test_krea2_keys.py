@@ -10,33 +10,26 @@ from modules.model.Krea2Model import Krea2Model
 from modules.model.reference_naming import ReferenceModel
 from modules.model.unet_keys import flat, layer_paths
 from modules.modelSaver.adapter_layout import split_key
-from modules.modelSaver.adapter_metadata import AdapterDescription
-from modules.modelSaver.AdapterFile import read_adapter
-from modules.modelSaver.convert import find_reference
-from modules.modelSaver.save_adapter import check_joins, encode_adapter, kind_of_components, save_adapter
-from modules.module.AdapterSet import AdapterSet
-from modules.util.config.TrainConfig import TrainConfig
-from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
-from modules.util.LayerFilter import LayerFilter
-from modules.util.UserError import UserError
-from tests.adapters import disturb
-from tests.model.family_checks import (
+from tests.model.key_checks import (
     ADAPTER_KINDS,
-    comes_back,
+    COMFY_KINDS,
+    comes_back_from,
     comfy_makes_the_trained_weights,
     diffusers_computes_the_same,
     filter_selects,
+    rank_one_keys,
+    tells_its_model,
+    trained_adapters,
+    written,
 )
 from tests.model.krea2_base import native_layers, native_tensors
 
 import torch
-from torch import Tensor
 
 import pytest
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_krea2_lora_to_diffusers
 from diffusers.loaders.single_file_utils import convert_krea2_transformer_checkpoint_to_diffusers
-from safetensors.torch import load_file, save_file
 
 # format -> how it spells a layer, of its path in diffusers and its native one
 SPELLINGS = {
@@ -56,16 +49,6 @@ def standard(full_size_models) -> ReferenceModel:
     return next(model for model in full_size_models if model.name == "Krea 2")
 
 
-def keys(model: ReferenceModel, model_format: ModelFormat) -> dict[str, Tensor]:
-    """The tensors of an adapter of rank 1 on all layers."""
-    transformer, parts = model.components["transformer"], {}
-    for path in layer_paths(transformer):
-        layer = transformer.get_submodule(path)
-        parts[path] = {"lora_down.weight": torch.zeros(1, layer.in_features),
-                       "lora_up.weight": torch.zeros(layer.out_features, 1)}  # fmt: skip
-    return encode_adapter({"transformer": parts}, model_format, model.naming, DataType.FLOAT_32)
-
-
 def comfy_names(path: str, native: str) -> set[str]:
     own = {f"diffusion_model.{native}", f"lora_unet_{flat(native)}"}
     return own | {path, f"diffusion_model.{path}", f"transformer.{path}", f"lycoris_{flat(path)}"}
@@ -82,7 +65,7 @@ def test_every_key_is_one_that_readers_know(standard):
         assert naming.written(model_format) == expected, model_format
         # nobody knows bare native names, OneTrainer apart
         assert (expected <= naming.comfy) == (model_format != ModelFormat.ORIGINAL_LORA)
-        assert {split_key(key)[0] for key in keys(standard, model_format)} == expected, model_format
+        assert {split_key(key)[0] for key in rank_one_keys(standard, model_format)} == expected, model_format
     assert naming.comfy == set().union(*(comfy_names(path, native) for native, path in layers.items()))
 
 
@@ -96,10 +79,10 @@ def test_names_of_other_trainers_are_read(standard):
 
 def test_keys_against_diffusers_converters(standard):
     """It takes native names of LoRA, without alphas; and those of a whole transformer."""
-    ours = {key: tensor for key, tensor in keys(standard, ModelFormat.COMFY_LORA).items() if "lora_" in key}
+    ours = {key: tensor for key, tensor in rank_one_keys(standard, ModelFormat.COMFY_LORA).items() if "lora_" in key}
     converted = _convert_non_diffusers_krea2_lora_to_diffusers(ours)
     assert converted.keys() == {
-        key for key in keys(standard, ModelFormat.DIFFUSERS_LORA) if not key.endswith(".alpha")
+        key for key in rank_one_keys(standard, ModelFormat.DIFFUSERS_LORA) if not key.endswith(".alpha")
     }  # fmt: skip
     transformer = standard.components["transformer"]
     state = convert_krea2_transformer_checkpoint_to_diffusers(native_tensors(transformer))
@@ -111,8 +94,7 @@ def test_keys_against_diffusers_converters(standard):
 
 @pytest.mark.parametrize("model_format", FORMATS)
 def test_a_file_tells_its_model_by_its_sizes(tmp_path, full_size_models, standard, model_format):
-    save_file(keys(standard, ModelFormat(model_format)), tmp_path / "x")
-    assert find_reference(read_adapter(tmp_path / "x"), full_size_models) is standard
+    tells_its_model(tmp_path / "x", rank_one_keys(standard, ModelFormat(model_format)), full_size_models, standard)
 
 
 @pytest.mark.parametrize(
@@ -131,42 +113,27 @@ def transformer(krea2_pipeline):
     return krea2_pipeline.transformer
 
 
-def trained(transformer, kind: str) -> AdapterSet:
-    return disturb(AdapterSet("transformer", transformer, TrainConfig.from_dict(ADAPTER_KINDS[kind]), LayerFilter()), 1)
-
-
-def written(adapters: AdapterSet, transformer, model_format: ModelFormat, path) -> dict[str, Tensor]:
-    naming = krea2_adapter_naming(transformer)
-    save_adapter(path, {"transformer": adapters}, model_format, naming, AdapterDescription())
-    return load_file(path)
-
-
-@pytest.mark.parametrize("model_format", FORMATS)
+# the others spell names alike, or flattened like kohya's
+@pytest.mark.parametrize("model_format", ["COMFY_LORA", "KOHYA_LORA", "DIFFUSERS_LORA"])
 @pytest.mark.parametrize("kind", ADAPTER_KINDS)
 def test_every_kind_comes_back_from_every_format(tmp_path, transformer, kind, model_format):
     """No layers are joined, so that none is shut out."""
-    adapters, naming, path = trained(transformer, kind), krea2_adapter_naming(transformer), tmp_path / "x.safetensors"
-    model_format = ModelFormat(model_format)
-    check_joins(model_format, naming, kind_of_components({"transformer": adapters.layers()}), lambda _: True)
-    if model_format == ModelFormat.DIFFUSERS_LORA and kind not in ("LoRA", "DoRA on outputs"):
-        with pytest.raises(UserError, match="diffusers loads only LoRA and DoRA on outputs"):
-            written(adapters, transformer, model_format, path)
-        return
-    written(adapters, transformer, model_format, path)
+    naming = krea2_adapter_naming(transformer)
     # it has a single output, which can't be rotated
-    left_out = ["text_fusion.projector"] if kind == "OFT on outputs" else []
-    comes_back(path, naming, transformer, adapters, left_out)
+    comes_back_from(
+        model_format,
+        kind,
+        transformer,
+        naming,
+        tmp_path / "x.safetensors",
+        ["text_fusion.projector"] if kind == "OFT on outputs" else (),
+    )
 
 
-# rotations of inputs are no kind of stock ComfyUI, and only its own format is adjusted for its DoRA on outputs
-@pytest.mark.parametrize(
-    ("model_format", "kind"),
-    [("COMFY_LORA", kind) for kind in ADAPTER_KINDS if kind != "OFT"]
-    + [("KOHYA_LORA", kind) for kind in ADAPTER_KINDS if kind not in ("OFT", "DoRA on outputs")],
-)
+@pytest.mark.parametrize(("model_format", "kind"), COMFY_KINDS)
 def test_comfy_makes_the_trained_weights_of_it(tmp_path, transformer, kind, model_format):
-    adapters = trained(transformer, kind)
-    file = written(adapters, transformer, ModelFormat(model_format), tmp_path / "x")
+    adapters = trained_adapters(transformer, kind)
+    file = written(adapters, krea2_adapter_naming(transformer), ModelFormat(model_format), tmp_path / "x")
     path_of = {name: path for native, path in native_layers(transformer).items() for name in comfy_names(path, native)}
     comfy_makes_the_trained_weights(file, path_of, transformer, adapters, kind)
 
@@ -185,6 +152,6 @@ def inputs() -> dict:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["LoRA", "DoRA on outputs"])
 def test_diffusers_loads_the_file(tmp_path, transformer, krea2_folder, kind):
-    adapters, path = trained(transformer, kind), tmp_path / "adapter.safetensors"
-    written(adapters, transformer, ModelFormat.DIFFUSERS_LORA, path)
+    adapters, path = trained_adapters(transformer, kind), tmp_path / "adapter.safetensors"
+    written(adapters, krea2_adapter_naming(transformer), ModelFormat.DIFFUSERS_LORA, path)
     diffusers_computes_the_same(lambda own: own(**inputs())[0], transformer, adapters, krea2_folder, path)

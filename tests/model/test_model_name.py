@@ -13,7 +13,7 @@ from modules.model.model_name import (
     read_model_name,
     short_name,
 )
-from modules.model.weights_file import PICKLES
+from modules.model.weights_file import GGUF, PICKLES
 from modules.util.config.load import load_train_config
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
@@ -49,6 +49,7 @@ def no_network(monkeypatch, tmp_path):
         ("lab/tiny@refs/pr/12", ("lab/tiny", "refs/pr/12")),
         ("lab/tiny/model.safetensors", ("lab/tiny", "main", "model.safetensors")),
         ("lab/tiny/sub folder/v1.5.CKPT", ("lab/tiny", "main", "sub folder/v1.5.CKPT")),
+        ("lab/tiny/model-Q4_K_M.gguf", ("lab/tiny", "main", "model-Q4_K_M.gguf")),
         ("lab/tiny@v2/sub/model.pt", ("lab/tiny", "v2", "sub/model.pt")),
         ("lab/tiny@refs/pr/3/model.pth", ("lab/tiny", "refs/pr/3", "model.pth")),
         ("https://huggingface.co/lab/tiny-1.0", ("lab/tiny-1.0",)),
@@ -180,7 +181,7 @@ def test_offline_only_the_cache_counts(tmp_path, monkeypatch):
 
 
 def test_endings_are_those_of_files_that_are_read():
-    assert set(WEIGHT_ENDINGS) == {".safetensors", *PICKLES}
+    assert set(WEIGHT_ENDINGS) == {".safetensors", GGUF, *PICKLES}
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

@@ -39,6 +39,7 @@ FAMILIES = {
     "HiDream": "HI_DREAM_FULL",
     "PixArt": "PIXART_ALPHA",
     "Sana": "SANA",
+    "Ideogram 4": "IDEOGRAM_4",
 }
 # rows for several models -> the one that is tried
 TRIED = {"SD 1.5, 2.x": "SD 1.5", "SD 3, 3.5": "SD 3.5", "PixArt": "PixArt alpha"}

@@ -126,9 +126,3 @@ def test_files_that_do_not_fit_are_named(pixart_folders, pixart_pipelines, tmp_p
     with pytest.raises(UserError, match=words) as error:
         assert model(pixart_folders["alpha"], transformer=path).transformer
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_gguf_is_refused_by_name(pixart_folders, tmp_path):
-    (tmp_path / "pixart-Q4_0.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UserError, match=r"found a \.gguf"):
-        assert model(pixart_folders["alpha"], transformer=tmp_path / "pixart-Q4_0.gguf").transformer

@@ -26,7 +26,7 @@ from modules.util.LayerFilter import LayerFilter
 from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError
 from tests.adapters import disturb
-from tests.model.family_checks import ADAPTER_KINDS, comes_back, filter_selects
+from tests.model.key_checks import ADAPTER_KINDS, comes_back, filter_selects
 from tests.model.pixart_base import TYPES, native_layers
 from tests.model.test_flux1_keys import ALONE, APART, KINDS, NATIVE, spelled
 from tests.model.test_flux2_comfy import delta

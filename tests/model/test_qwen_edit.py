@@ -24,16 +24,15 @@ from modules.util.UserError import UserError
 from tests.adapters import disturb
 from tests.model.conditioned_families import EDITING, draw_pairs
 from tests.model.family_checks import (
-    ADAPTER_KINDS,
     CLOSE,
     KINDS,
     SCALED,
-    diffusers_computes_the_same,
     flow_options,
     quantized_base_trains,
     same_bytes_after_a_stop,
     same_picture,
 )
+from tests.model.key_checks import ADAPTER_KINDS, diffusers_computes_the_same
 from tests.model.test_flux2_files import same
 from tests.model.test_qwen_files import text_tensors
 

@@ -9,31 +9,24 @@ from modules.model.QwenModel import QwenModel
 from modules.model.reference_naming import ReferenceModel
 from modules.model.unet_keys import flat, layer_paths
 from modules.modelSaver.adapter_layout import split_key
-from modules.modelSaver.adapter_metadata import AdapterDescription
-from modules.modelSaver.AdapterFile import read_adapter
-from modules.modelSaver.convert import find_reference
-from modules.modelSaver.save_adapter import check_joins, encode_adapter, kind_of_components, save_adapter
-from modules.module.AdapterSet import AdapterSet
-from modules.util.config.TrainConfig import TrainConfig
-from modules.util.enum.DataType import DataType
 from modules.util.enum.ModelFormat import ModelFormat
-from modules.util.LayerFilter import LayerFilter
-from modules.util.UserError import UserError
-from tests.adapters import disturb
-from tests.model.family_checks import (
+from tests.model.key_checks import (
     ADAPTER_KINDS,
-    comes_back,
+    COMFY_KINDS,
+    comes_back_from,
     comfy_makes_the_trained_weights,
     diffusers_computes_the_same,
     filter_selects,
+    rank_one_keys,
+    tells_its_model,
+    trained_adapters,
+    written,
 )
 
 import torch
-from torch import Tensor
 
 import pytest
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_qwen_lora_to_diffusers
-from safetensors.torch import load_file, save_file
 
 # format -> how it spells a layer of diffusers
 SPELLINGS = {
@@ -60,16 +53,6 @@ def some_paths(model: ReferenceModel, outside: bool = True) -> list[str]:
     return [path for path in paths if path.startswith(f"{start}3.") or outside and not path.startswith(start)]
 
 
-def keys(model: ReferenceModel, model_format: ModelFormat, paths: list[str]) -> dict[str, Tensor]:
-    """The tensors of an adapter of rank 1 on some layers."""
-    transformer, parts = model.components["transformer"], {}
-    for path in paths:
-        layer = transformer.get_submodule(path)
-        parts[path] = {"lora_down.weight": torch.zeros(1, layer.in_features),
-                       "lora_up.weight": torch.zeros(layer.out_features, 1)}  # fmt: skip
-    return encode_adapter({"transformer": parts}, model_format, model.naming, DataType.FLOAT_32)
-
-
 def comfy_names(path: str) -> set[str]:
     return {path, f"diffusion_model.{path}", f"transformer.{path}", f"lora_unet_{flat(path)}", f"lycoris_{flat(path)}"}
 
@@ -83,7 +66,7 @@ def test_every_key_is_one_that_readers_know(standard):
     for model_format, spell in SPELLINGS.items():
         found = standard.naming.written(model_format)
         assert found == set(map(spell, paths)) and found <= standard.naming.comfy, model_format
-        written = {split_key(key)[0] for key in keys(standard, model_format, some_paths(standard))}
+        written = {split_key(key)[0] for key in rank_one_keys(standard, model_format, some_paths(standard))}
         assert written == set(map(spell, some_paths(standard))), model_format
     assert standard.naming.comfy == set().union(*map(comfy_names, paths))
 
@@ -98,15 +81,21 @@ def test_names_of_other_trainers_are_read(standard):
 @pytest.mark.parametrize("model_format", ["KOHYA_LORA", "COMFY_LORA", "ORIGINAL_LORA"])
 def test_keys_against_diffusers_converter(standard, model_format):
     paths = some_paths(standard)
-    converted = _convert_non_diffusers_qwen_lora_to_diffusers(dict(keys(standard, ModelFormat(model_format), paths)))
-    expected = keys(standard, ModelFormat.DIFFUSERS_LORA, paths)
+    converted = _convert_non_diffusers_qwen_lora_to_diffusers(
+        dict(rank_one_keys(standard, ModelFormat(model_format), paths))
+    )
+    expected = rank_one_keys(standard, ModelFormat.DIFFUSERS_LORA, paths)
     assert converted.keys() == {key for key in expected if not key.endswith(".alpha")}
 
 
 @pytest.mark.parametrize("model_format", FORMATS)
 def test_a_file_tells_its_model_by_its_sizes(tmp_path, full_size_models, standard, model_format):
-    save_file(keys(standard, ModelFormat(model_format), some_paths(standard, outside=False)), tmp_path / "x")
-    assert find_reference(read_adapter(tmp_path / "x"), full_size_models) is standard
+    tells_its_model(
+        tmp_path / "x",
+        rank_one_keys(standard, ModelFormat(model_format), some_paths(standard, outside=False)),
+        full_size_models,
+        standard,
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,41 +114,19 @@ def transformer(qwen_pipeline):
     return qwen_pipeline.transformer
 
 
-def trained(transformer, kind: str, layers: LayerFilter | None = None) -> AdapterSet:
-    config = TrainConfig.from_dict(ADAPTER_KINDS[kind])
-    return disturb(AdapterSet("transformer", transformer, config, layers or LayerFilter()), 1)
-
-
-def written(adapters: AdapterSet, transformer, model_format: ModelFormat, path) -> dict[str, Tensor]:
-    naming = qwen_adapter_naming(transformer)
-    save_adapter(path, {"transformer": adapters}, model_format, naming, AdapterDescription())
-    return load_file(path)
-
-
-@pytest.mark.parametrize("model_format", FORMATS)
+# the others spell names alike, or flattened like kohya's
+@pytest.mark.parametrize("model_format", ["COMFY_LORA", "KOHYA_LORA", "DIFFUSERS_LORA"])
 @pytest.mark.parametrize("kind", ADAPTER_KINDS)
 def test_every_kind_comes_back_from_every_format(tmp_path, transformer, kind, model_format):
     """No layers are joined, so that none is shut out."""
-    adapters, naming, path = trained(transformer, kind), qwen_adapter_naming(transformer), tmp_path / "x.safetensors"
-    model_format = ModelFormat(model_format)
-    check_joins(model_format, naming, kind_of_components({"transformer": adapters.layers()}), lambda _: True)
-    if model_format == ModelFormat.DIFFUSERS_LORA and kind not in ("LoRA", "DoRA on outputs"):
-        with pytest.raises(UserError, match="diffusers loads only LoRA and DoRA on outputs"):
-            written(adapters, transformer, model_format, path)
-        return
-    written(adapters, transformer, model_format, path)
-    comes_back(path, naming, transformer, adapters)
+    naming = qwen_adapter_naming(transformer)
+    comes_back_from(model_format, kind, transformer, naming, tmp_path / "x.safetensors")
 
 
-# rotations of inputs are no kind of stock ComfyUI, and only its own format is adjusted for its DoRA on outputs
-@pytest.mark.parametrize(
-    ("model_format", "kind"),
-    [("COMFY_LORA", kind) for kind in ADAPTER_KINDS if kind != "OFT"]
-    + [("KOHYA_LORA", kind) for kind in ADAPTER_KINDS if kind not in ("OFT", "DoRA on outputs")],
-)
+@pytest.mark.parametrize(("model_format", "kind"), COMFY_KINDS)
 def test_comfy_makes_the_trained_weights_of_it(tmp_path, transformer, kind, model_format):
-    adapters = trained(transformer, kind)
-    file = written(adapters, transformer, ModelFormat(model_format), tmp_path / "x")
+    adapters = trained_adapters(transformer, kind)
+    file = written(adapters, qwen_adapter_naming(transformer), ModelFormat(model_format), tmp_path / "x")
     path_of = {name: path for path in layer_paths(transformer) for name in comfy_names(path)}
     comfy_makes_the_trained_weights(file, path_of, transformer, adapters, kind)
 
@@ -181,6 +148,6 @@ def inputs() -> dict:
      ("ORIGINAL_LORA", "LoRA")],
 )  # fmt: skip
 def test_diffusers_loads_the_file(tmp_path, transformer, qwen_folder, model_format, kind):
-    adapters, path = trained(transformer, kind), tmp_path / "adapter.safetensors"
-    written(adapters, transformer, ModelFormat(model_format), path)
+    adapters, path = trained_adapters(transformer, kind), tmp_path / "adapter.safetensors"
+    written(adapters, qwen_adapter_naming(transformer), ModelFormat(model_format), path)
     diffusers_computes_the_same(lambda own: own(**inputs())[0], transformer, adapters, qwen_folder, path)

@@ -81,6 +81,7 @@ def test_a_file_by_the_size_of_its_first_layer(tmp_path, name, mark, found):
         ("text_fusion.projector.weight", "KREA_2"),
         ("net.llm_adapter.blocks.0.cross_attn.q_proj.weight", "ANIMA"),
         ("caption_projection.0.linear.weight", "HI_DREAM_FULL"),
+        ("embed_image_indicator.weight", "IDEOGRAM_4"),
         ("csize_embedder.mlp.0.weight", "PIXART_ALPHA"),
         ("blocks.0.mlp.inverted_conv.conv.weight", "SANA"),
         ("transformer_blocks.0.ff.conv_inverted.weight", "SANA"),

@@ -3,11 +3,12 @@
 import json
 import shutil
 
-from modules.model.reference_naming import load_base, load_component, reference_of_folder, standard_models
+from modules.model.reference_naming import load_base, load_component, reference_of_folder
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.modelSaver.convert import find_reference
 from modules.tool.adapter_tool import Wishes, merge
 from modules.util.UserError import UserError
+from tests.full_size import full_size_models
 
 import torch
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 @pytest.fixture(scope="module")
 def standard():
     """name -> standard model; on the meta device, and nothing here changes them."""
-    return {model.name: model for model in standard_models()}
+    return {model.name: model for model in full_size_models()}
 
 
 def test_sizes_of_the_standard_models(standard):
@@ -72,6 +73,7 @@ def test_sizes_of_the_standard_models(standard):
         ("Ernie-Image", "transformer"): 8_033_490_048,
         ("Krea 2", "transformer"): 12_820_073_036,
         ("Anima", "transformer"): 1_956_405_248,
+        ("Ideogram 4", "transformer"): 9_279_288_448,
         ("HiDream-I1", "transformer"): 17_105_733_184,
         ("HiDream-I1", "text_encoder"): 123_781_632,
         ("HiDream-I1", "text_encoder_2"): 694_878_720,

@@ -23,7 +23,7 @@ from modules.util.LayerFilter import LayerFilter
 from modules.util.ReferenceModel import ReferenceModel
 from modules.util.UserError import UserError
 from tests.adapters import disturb
-from tests.model.family_checks import ADAPTER_KINDS, comes_back, diffusers_computes_the_same, filter_selects
+from tests.model.key_checks import ADAPTER_KINDS, comes_back, diffusers_computes_the_same, filter_selects
 from tests.model.test_flux1_keys import spelled
 from tests.model.test_flux2_files import same, write
 from tests.model.test_sana_model import load

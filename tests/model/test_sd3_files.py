@@ -171,9 +171,3 @@ def test_files_that_do_not_fit_are_named(sd3_folders, sd3_pipelines, tmp_path, c
     with pytest.raises(UserError, match=words) as error:
         model(sd3_folders["3.5"], transformer=path).components["transformer"]
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_gguf_is_refused_by_name(sd3_folders, tmp_path):
-    (tmp_path / "sd3.5_large-Q4_0.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UserError, match=r"found a \.gguf"):
-        model(sd3_folders["3.5"], transformer=tmp_path / "sd3.5_large-Q4_0.gguf").components["transformer"]

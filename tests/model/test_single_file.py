@@ -263,8 +263,8 @@ def test_truncated(tmp_path, small_tensors, small_folder, ending, share):
 
 
 def test_unknown_ending(tmp_path, small_tensors):
-    path = write(small_tensors, tmp_path / "model.gguf", None)
-    refuse(path, ".gguf", ".safetensors")
+    path = write(small_tensors, tmp_path / "model.sft", None)
+    refuse(path, ".sft", ".safetensors, .gguf or .ckpt")
 
 
 def test_pickle_with_code_is_refused_and_not_run(tmp_path, small_tensors):

@@ -23,7 +23,7 @@ from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from modules.util.UserError import UserError
 from tests.adapters import disturb
-from tests.model.family_checks import comes_back
+from tests.model.key_checks import comes_back
 from tests.model.test_flux2_comfy import product
 from tests.model.zimage_base import comfy_layers
 

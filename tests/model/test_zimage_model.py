@@ -265,9 +265,6 @@ def test_float_8_is_widened_and_other_formats_are_named(zimage_folder, zimage_pi
     tensors[weight] = tensors[weight].to(torch.int8)
     with pytest.raises(UserError, match=r"w1\.weight is quantized .*Expected the BF16 or FP8 file"):
         component(zimage_folder, "transformer", tensors, tmp_path / "int8.safetensors")
-    (tmp_path / "z_image-Q8_0.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UserError, match=r"Q8_0\.gguf: found a \.gguf, expected \.safetensors"):
-        assert load(zimage_folder, transformer={"model_name": str(tmp_path / "z_image-Q8_0.gguf")}).transformer
 
 
 def test_a_transformer_of_another_size_is_named(zimage_folder, zimage_pipeline, tmp_path):

@@ -4,7 +4,6 @@ OneTrainer's formulas are written down once more. Its own modules (revision 23df
 LoHa and rotations of whole kernels gave our weights to 2e-7; what is called refused here raised there.
 """
 
-from modules.model.reference_naming import standard_models
 from modules.modelSaver.adapter_kinds import AdapterKind
 from modules.modelSaver.adapter_layout import LAYOUTS
 from modules.modelSaver.adapter_metadata import AdapterDescription
@@ -18,6 +17,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.LayerFilter import LayerFilter
 from tests.adapters import disturb
+from tests.full_size import full_size_models
 
 import torch
 from torch import Tensor, nn
@@ -173,7 +173,7 @@ def test_comfy_s_line(base, kind, model_format):
 
 @pytest.fixture(scope="module")
 def standards() -> dict[str, object]:
-    return {model.name: model.naming for model in standard_models()}
+    return {model.name: model.naming for model in full_size_models()}
 
 
 # As ComfyUI's own key maps (April 2026) counted them: format -> layers that it finds, of all
@@ -206,6 +206,9 @@ COUNTS = {
     "Krea 2": {"ORIGINAL_LORA": (0, 264)},
     "Anima": dict.fromkeys(("ORIGINAL_LORA", "DIFFUSERS_LORA", "INTERNAL", "LEGACY_LORA"), (0, 454)),
     "HiDream-I1": {"ORIGINAL_LORA": (0, 1128), "DIFFUSERS_LORA": (1392, 1562), "INTERNAL": (1392, 1562)},
+    "Ideogram 4": dict.fromkeys(("ORIGINAL_LORA",), (0, 211)) | dict.fromkeys(
+        ("DIFFUSERS_LORA", "INTERNAL", "LEGACY_LORA"), (0, 279)
+    ),
     "Sana 1.6B": {},
     # T5 is not known by these names, nor is a flattened name of diffusers
     "PixArt alpha": {
@@ -217,8 +220,9 @@ COUNTS = {
 }  # fmt: skip
 
 
-# families whose native files join layers
+# families whose native files join layers, of which ComfyUI knows single ones; and one of which it does not
 _JOINED = ("Flux.", "Chroma", "Stable Diffusion 3", "PixArt")
+_WHOLE = "Ideogram 4"
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -238,5 +242,5 @@ def test_how_many_layers_comfy_finds(standards, name):
     apart = naming.write_apart.get(ModelFormat.COMFY_LORA, {})
     assert set(apart.values()) <= naming.comfy and bool(apart) == name.startswith(_JOINED)
     joined = one(onetrainer_remarks(ModelFormat.KOHYA_LORA, AdapterKind("LoRA"), naming))
-    assert ("layers that are joined" in joined) == name.startswith((*_JOINED, "Z-Image"))
+    assert ("layers that are joined" in joined) == name.startswith((*_JOINED, "Z-Image", _WHOLE))
     assert not onetrainer_remarks(ModelFormat.LEGACY_LORA, AdapterKind("LoRA"), naming)

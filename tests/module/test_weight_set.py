@@ -9,6 +9,7 @@ from modules.model.ChromaModel import ChromaModel
 from modules.model.ErnieModel import ErnieModel
 from modules.model.FluxModel import FluxModel
 from modules.model.HiDreamModel import HiDreamModel
+from modules.model.IdeogramModel import IdeogramModel
 from modules.model.Krea2Model import Krea2Model
 from modules.model.ModelSource import empty_module
 from modules.model.PixArtModel import PixArtModel
@@ -34,6 +35,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     HiDreamImageTransformer2DModel,
+    Ideogram4Transformer2DModel,
     Krea2Transformer2DModel,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
@@ -129,6 +131,11 @@ COMPONENTS = {
         {"patch_embed.proj", "time_embed.t_embedder.linear_1"},
         {"proj_out"},
     ),
+    "ideogram 4": (
+        lambda: resource(Ideogram4Transformer2DModel, "ideogram_4/transformer"),
+        {"input_proj", "llm_cond_proj", "t_embedding.mlp_in", "embed_image_indicator"},
+        {"final_layer.linear"},
+    ),
     "hidream": (
         lambda: resource(HiDreamImageTransformer2DModel, "hidream/transformer"),
         {"x_embedder.proj", "t_embedder.timestep_embedder.linear_1", "p_embedder.pooled_embedder.linear_1"}
@@ -161,6 +168,7 @@ OWN = {
     "ernie-image": ErnieModel,
     "krea 2": Krea2Model,
     "anima": AnimaModel,
+    "ideogram 4": IdeogramModel,
     "hidream": HiDreamModel,
     "pixart alpha": PixArtModel,
     "sana": SanaModel,

@@ -25,8 +25,8 @@ NAMES = {
     ModelType.QWEN_EDIT: ("Qwen/Qwen-Image-Edit", "Qwen/Qwen-Image-Edit-2511"),
     ModelType.FLUX_DEV_1: ("FLUX.1-dev", "FLUX.1-schnell"),
 }
-# ComfyUI has no nodes for them
-UNKNOWN = {ModelType.SANA}
+# ComfyUI has no nodes for the first; of the second it draws with two models at once, as no recipe says
+UNKNOWN = {ModelType.SANA, ModelType.IDEOGRAM_4}
 UNET, TEXT = "lora_unet_down_blocks_0_attentions_0_proj_in", "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
 
 

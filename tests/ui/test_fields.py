@@ -21,7 +21,6 @@ FAMILY_OF_COMPONENT = {
     "text_encoder_4": "HI_DREAM_FULL", "prior": "STABLE_CASCADE_1", "effnet_encoder": "STABLE_CASCADE_1",
     "decoder": "STABLE_CASCADE_1", "decoder_text_encoder": "STABLE_CASCADE_1", "decoder_vqgan": "STABLE_CASCADE_1",
     "text_conditioner": "ANIMA",
-    # no family is known to have one
     "unconditional_transformer": "IDEOGRAM_4",
 }  # fmt: skip
 JSON_TEXTS = {

@@ -77,7 +77,6 @@ RUN: Mapping[str, Unread] = {
     "quantization.svd_rank": Unread(_SVD, EVERY),
     "quantization.cache_dir": Unread(_SVD, EVERY),
     "prior": Unread(_FAMILY, EVERY),
-    "unconditional_transformer": Unread(_FAMILY, EVERY),
     "effnet_encoder": Unread(_FAMILY, EVERY),
     "decoder": Unread(_FAMILY, EVERY),
     "decoder_text_encoder": Unread(_FAMILY, EVERY),

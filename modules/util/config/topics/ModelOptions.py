@@ -31,6 +31,8 @@ IMAGE_FACTS = {
     "inner_visible_when": {key: {"training_method": (TrainingMethod.FINE_TUNE_VAE,)} for key in _TRAINING},
 }
 CONDITIONER_FACTS = {"unused": (*OF_TEXT_ENCODERS, "attention_mask", "guidance_scale", *_TRAINING)}
+# its layers can wait elsewhere
+UNCONDITIONAL_FACTS = {"unused": tuple(key for key in CONDITIONER_FACTS["unused"] if key != "offload_fraction")}
 model_option = partial(option, group=OptionGroup.MODEL)
 
 
@@ -92,8 +94,9 @@ class ModelOptions(BaseConfig):
     )
     unconditional_transformer: TrainModelPartConfig = _component(
         "Unconditional transformer",
-        "A second denoiser for guidance, in families that have one.",
-        TRANSFORMER_FACTS,
+        "The second denoiser of Ideogram 4, from which samples are steered away. It is not trained, and waits on "
+        "`temp_device` between samples.",
+        UNCONDITIONAL_FACTS,
         advanced=True,
         train=False,
         gradient_checkpointing=False,

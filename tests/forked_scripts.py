@@ -107,10 +107,11 @@ class ScriptServer:
 
 
 def _is_script(args: Any) -> bool:
-    """Whether a command line is Python on a file of `scripts/`, with no options for Python itself."""
+    """Whether a command line is Python on a file of `scripts/` or `tests/`, with no options for Python itself."""
     if isinstance(args, (str, bytes, os.PathLike)) or len(args) < 2:
         return False
-    return str(args[0]) == sys.executable and Path(str(args[1])).parent == SCRIPTS
+    script = Path(str(args[1]))
+    return str(args[0]) == sys.executable and (script.parent == SCRIPTS or ROOT / "tests" in script.parents)
 
 
 def _adopt_orphans(wished: bool) -> None:

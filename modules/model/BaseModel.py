@@ -64,6 +64,7 @@ class BaseModel(ConditionedModel):
         text_encoder_trained: whether captions must be encoded anew at each step, with gradient.
         added_words: text encoder -> the words that it knows beside its vocabulary, for those of `embedding_keys`.
         known_weights: of earlier runs, see `weights_fingerprint`.
+        in_parts: components that are loaded to the host's memory, as each process of the run takes a part of them.
     """
 
     model_types: ClassVar[tuple[ModelType, ...]] = ()
@@ -119,6 +120,7 @@ class BaseModel(ConditionedModel):
         self.text_encoder_trained = False
         self.added_words: dict[str, AddedWords] = {}
         self.known_weights = KnownWeights(None)
+        self.in_parts: Sequence[str] = ()
         self._fingerprints: dict[str, str] = {}
         self._loaded_from: dict[str, str | None] = {}
         self._empty: dict[str, nn.Module] = {}
@@ -217,7 +219,8 @@ class BaseModel(ConditionedModel):
     def _load_component(self, name: str) -> nn.Module:
         self._loaded_from[name] = self._files_digest(name, complete=True)
         module = self.stored_component(name, component_dtype(self.config, name))
-        return place_component(module, name, self.config, self.device).requires_grad_(False).eval()
+        device = torch.device("cpu") if name in self.in_parts else self.device
+        return place_component(module, name, self.config, device).requires_grad_(False).eval()
 
     def stored_component(self, name: str, dtype: torch.dtype) -> nn.Module:
         """A component as it was before this run, on the CPU; another one than that of `components`.

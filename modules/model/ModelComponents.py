@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -79,6 +80,16 @@ class ModelComponents(Mapping[str, nn.Module]):
             self._parked[name] = {tensor.data_ptr() for tensor in tensors if tensor.device.type != here}
             module._apply(lambda tensor: tensor.to(self.temp_device) if tensor.device.type == here else tensor)
         return leaves
+
+    @contextmanager
+    def replaced(self, others: Mapping[str, nn.Module]) -> Iterator[None]:
+        """Inside the block other modules take the places of loaded components."""
+        own = {name: self._loaded[name] for name in others}
+        self._loaded |= others
+        try:
+            yield
+        finally:
+            self._loaded |= own
 
     def free(self, name: str) -> None:
         """Forgets a component; it is loaded anew if it is asked for again."""

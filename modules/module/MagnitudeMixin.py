@@ -16,6 +16,7 @@ from modules.module.magnitude import (
 )
 from modules.module.part_checks import fitted, for_layer
 from modules.util.enum.ParameterRole import ParameterRole
+from scaled_optim.shards import is_shard
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +68,10 @@ class MagnitudeMixin(AdapterModule):
     @torch.no_grad()
     def prepare(cls, adapters: Sequence[Self]) -> None:
         for adapter in adapters:
-            # a layer that waits elsewhere is on the device only while it is called: then the norms are computed
-            if adapter.has_magnitude and adapter.layer.weight.device == adapter.magnitude.device:
+            # a layer that waits elsewhere, or that processes hold in parts, is here only while it is called: then the
+            # norms are computed
+            weight = adapter.layer.weight
+            if adapter.has_magnitude and weight.device == adapter.magnitude.device and not is_shard(weight):
                 adapter._prepared = adapter._direction_key(), adapter._norms()
 
     def on_scaled_inputs(self) -> Tensor | None:

@@ -2,8 +2,9 @@ from collections.abc import Collection, Mapping
 
 from modules.util.enum.ParameterRole import ParameterRole
 from modules.util.LayerFilter import LayerFilter
-from modules.util.ParameterInfo import ParameterInfo, set_parameter_info
+from modules.util.ParameterInfo import ParameterInfo, get_parameter_info, set_parameter_info
 from modules.util.UserError import UserError
+from scaled_optim.shards import local_part, part_of
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,14 @@ class WeightSet:
         """Trained tensors, in the component's order; each carries a `ParameterInfo`."""
         return list(self._parameters.values())
 
+    def find_parameters(self) -> None:
+        """Goes on with the parameters that have the names now, as where processes hold parts of those it had."""
+        for name, known in self._parameters.items():
+            own = self.root_module.get_parameter(name)
+            if own is not known:
+                set_parameter_info(own, get_parameter_info(known))
+                self._parameters[name] = own
+
     def train(self, mode: bool = True) -> "WeightSet":
         """Nothing to do: what is trained draws nothing. The component's own mode belongs to its checkpointing."""
         return self
@@ -110,7 +119,7 @@ class WeightSet:
                     f"{own[key].dtype}. Restore the config with which it was written, or start anew."
                 )
         for key, value in state.items():
-            own[key].copy_(value)
+            local_part(own[key]).copy_(part_of(value, own[key]))
 
 
 def weight_layers(root_module: nn.Module) -> list[str]:

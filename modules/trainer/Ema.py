@@ -1,6 +1,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from scaled_optim.shards import as_part_of, is_shard, local_part, part_of
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ def restored(parameters: Sequence[torch.nn.Parameter], device: torch.device | No
         parameters: any number.
         device: where those values wait; None for each parameter's own device.
     """
-    parameters = list(parameters)
+    parameters = [local_part(parameter) for parameter in parameters]
     own = [torch.empty_like(parameter, device=device, requires_grad=False) for parameter in parameters]
     _copy(own, parameters)
     try:
@@ -31,7 +33,7 @@ class Ema:
     d = min(`decay`, (1 + n)/(10 + n)) after n updates, so that the average forgets the first weights quickly.
 
     Args:
-        parameters: what is averaged.
+        parameters: what is averaged. Of those that processes hold in parts each averages its own.
         decay: 0 … 1, nearer to 1 averages longer.
         interval: steps between two updates.
         device: where the average lives; None for each parameter's own device.
@@ -40,7 +42,9 @@ class Ema:
     def __init__(
         self, parameters: Sequence[torch.nn.Parameter], decay: float, interval: int, device: torch.device | None
     ) -> None:
-        self.parameters, self.decay, self.interval, self.device = list(parameters), decay, interval, device
+        self.decay, self.interval, self.device = decay, interval, device
+        self._whole = list(parameters)
+        self.parameters = [local_part(parameter) for parameter in self._whole]
         self.averages = [
             torch.empty_like(p, dtype=torch.float32, device=device, requires_grad=False) for p in self.parameters
         ]
@@ -66,15 +70,21 @@ class Ema:
             yield
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        return {"updates": self.updates, **{str(index): value for index, value in enumerate(self.averages)}}
+        averages = map(as_part_of, self.averages, self._whole)
+        return {"updates": self.updates, **{str(index): value for index, value in enumerate(averages)}}
 
     def fresh_state(self) -> dict[str, Tensor | int]:
         """The state of an average that begins at the parameters as they are now."""
-        return {"updates": 0, **{str(index): p.detach() for index, p in enumerate(self.parameters)}}
+        return {"updates": 0, **{str(index): p.detach() for index, p in enumerate(self._whole)}}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
         self.updates = int(state["updates"])
-        _copy(self.averages, [state[str(index)] for index in range(len(self.averages))])
+        known = [state[str(index)] for index in range(len(self.averages))]
+        parts = [
+            local_part(value) if is_shard(value) else part_of(value, like)
+            for value, like in zip(known, self._whole, strict=True)
+        ]
+        _copy(self.averages, parts)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from modules.util.World import World, exchange
+from scaled_optim.shards import is_shard
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -12,7 +13,8 @@ class GradientExchange:
     """Gives losses, and after the backward pass of a step every process has the gradients of all.
 
     With several processes this is torch's DistributedDataParallel: parts of the gradient are averaged while others are
-    still computed. A parameter that no process has used gets no gradient, as in a run of one process.
+    still computed. A parameter that no process has used gets no gradient, as in a run of one process. Weights that
+    processes hold in parts (`WeightShards`) exchange their gradients by themselves.
 
     Args:
         losses: what is called.
@@ -27,7 +29,8 @@ class GradientExchange:
 
     def __call__(self, *arguments: Any) -> Tensor:
         """What `losses` gives."""
-        return self._losses(*arguments) if self._world.alone else self._over_processes()(*arguments)
+        parallel = None if self._world.alone else self._over_processes()
+        return (self._losses if parallel is None else parallel)(*arguments)
 
     @property
     def scale(self) -> float:
@@ -45,15 +48,18 @@ class GradientExchange:
             yield
             return
         with exchange():
-            if last:
+            parallel = self._over_processes()
+            if last or parallel is None:
                 yield
             else:
-                with self._over_processes().no_sync():
+                with parallel.no_sync():
                     yield
 
-    def _over_processes(self) -> DistributedDataParallel:
+    def _over_processes(self) -> DistributedDataParallel | None:
         """Made anew where another set of parameters is trained than before: some may have been frozen."""
-        trained = [parameter for parameter in self._parameters if parameter.requires_grad]
+        trained = [parameter for parameter in self._parameters if parameter.requires_grad and not is_shard(parameter)]
+        if not trained:
+            return None
         if self._parallel is None or len(trained) != len(self._exchanged):
             self._exchanged = trained
             # which parameters a batch uses may differ between processes; with this the buckets stay as they are, too,

@@ -8,6 +8,8 @@ from modules.trainer.loss import loss_scale
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType
 from modules.util.UserError import UserError
+from modules.util.World import ALONE, World
+from scaled_optim.shards import is_shard, local_part
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ class GradientStep:
         parameters: all that it trains.
         device: where they are.
         backups: folder that messages name.
+        world: the processes, each of which may have a part of the gradient.
 
     Attributes:
         scaler: of the loss; does nothing but with `FLOAT_16`.
@@ -38,8 +41,10 @@ class GradientStep:
         parameters: Sequence[nn.Parameter],
         device: torch.device,
         backups: Path,
+        world: World = ALONE,
     ) -> None:
         self.optimizer, self.parameters, self.backups = optimizer, list(parameters), backups
+        self.device, self.world = device, world
         self.limit, self.loss_scale = config.clip_grad_norm, loss_scale(config)
         fused = config.optimizer.fused_back_pass
         self.fused = FusedBackward(optimizer, self.parameters, self.limit) if fused else None
@@ -105,7 +110,16 @@ class GradientStep:
         if self.fused is not None:
             return self.fused.take_norm()
         self.scaler.unscale_(self.optimizer)
-        return nn.utils.clip_grad_norm_(self.parameters, float("inf") if self.limit is None else self.limit)
+        limit = float("inf") if self.limit is None else self.limit
+        parts = [local_part(p.grad) for p in self.parameters if p.grad is not None and is_shard(p)]
+        if not any(map(is_shard, self.parameters)):
+            return nn.utils.clip_grad_norm_(self.parameters, limit)
+        whole = [p.grad for p in self.parameters if p.grad is not None and not is_shard(p)]
+        # of what processes hold in parts, the squares of all parts are added up
+        squares = self.world.sum(nn.utils.get_total_norm(parts).to(self.device).square())
+        norm = (squares + nn.utils.get_total_norm(whole).to(self.device).square()).sqrt()
+        torch._foreach_mul_([*parts, *whole], (limit / (norm + 1e-6)).clamp(max=1.0))
+        return norm
 
     @staticmethod
     def _numbers(loss: Tensor, norm: Tensor) -> Tensor:

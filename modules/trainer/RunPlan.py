@@ -11,6 +11,9 @@ from modules.trainer.TrainProgress import TrainProgress
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.World import ALONE, World
 
+KEPT_SHARES = 16
+"""Steps whose shares stay in memory, more than are read ahead."""
+
 
 class RunPlan:
     """The batches of a run as one long list, of which each step takes the next `gradient_accumulation_steps`.
@@ -24,6 +27,8 @@ class RunPlan:
         config: of the run.
         data: that it trains on.
         world: the processes that share the samples of each step.
+        in_step: whether all processes have to train the same number of batches in a step; those that have fewer
+            stand in with one that counts nothing.
 
     Attributes:
         total_steps: of the run, those before it was resumed included.
@@ -31,8 +36,10 @@ class RunPlan:
         batches: of all epochs.
     """
 
-    def __init__(self, config: TrainConfig, data: TrainingData, world: World = ALONE) -> None:
-        self.epochs, self._world = config.epochs, world
+    def __init__(self, config: TrainConfig, data: TrainingData, world: World = ALONE, in_step: bool = False) -> None:
+        self.epochs, self._world, self._in_step = config.epochs, world, in_step
+        # step -> what this process trains of it, of the steps that were asked for last
+        self._shares: dict[int, dict[int, PlannedBatch]] = {}
         self._data, self._accumulation = data, config.gradient_accumulation_steps
         counter = data.counter(config.epochs)
         self._ends = list(accumulate(counter.batches(epoch) for epoch in range(config.epochs)))
@@ -53,6 +60,7 @@ class RunPlan:
     def _continue_at(self, step: int, batch: int) -> None:
         """From now on step number `step`, from 0, begins with batch number `batch` of the run."""
         self._first_step, self._first_batch = step, batch
+        self._shares = {}
         self.total_steps = step + -(-(self._ends[-1] - batch) // self._accumulation)
 
     def batches_of(self, step: int) -> range:
@@ -67,37 +75,60 @@ class RunPlan:
 
     def share(self, index: int) -> PlannedBatch | None:
         """What this process trains of batch `index`; None if nothing. May be called from any thread."""
-        batch = self.batch(index)
         if self._world.alone:
-            return batch
-        step = self._first_step + (index - self._first_batch) // self._accumulation
-        before = sum(len(self.batch(other).samples) for other in self.batches_of(step) if other < index)
-        begin, end, _ = self._run_of(step)
-        start, stop = (min(max(place - before, 0), len(batch.samples)) for place in (begin, end))
-        return batch.part(start, stop) if start < stop else None
+            return self.batch(index)
+        return self._share_of(self._first_step + (index - self._first_batch) // self._accumulation).get(index)
 
-    def own(self, step: int) -> tuple[list[int], bool]:
-        """What this process trains of a step.
+    def own(self, step: int) -> list[tuple[int, bool]]:
+        """What this process trains of a step, at least one batch.
 
         Returns:
-            numbers of the batches of which it has a part, at least one; and whether its part counts. It does not where
-            there are fewer samples than processes: then it stands in with a sample of another's, so that all do the
-            same.
+            numbers of the batches of which it has a part, and whether that counts. It does not where there are fewer
+            samples than processes: then it stands in with a sample of another's, so that all do the same. Where all
+            have to do so as often, the last one stands in, too.
         """
         indices = list(self.batches_of(step))
         if self._world.alone:
-            return indices, True
-        return [index for index in indices if self.share(index) is not None], self._run_of(step)[2]
+            return [(index, True) for index in indices]
+        counts = self._run_of(step, self._world.rank)[2]
+        found = [(index, counts) for index in self._share_of(step)]
+        if self._in_step:
+            most = max(len(self._parts(step, rank)) for rank in range(self._world.size))
+            found += [(found[-1][0], False)] * (most - len(found))
+        return found
+
+    def _share_of(self, step: int) -> dict[int, PlannedBatch]:
+        """Number of a batch -> what this process trains of it. Made once for a step, whichever thread asks."""
+        found = self._shares.get(step)
+        if found is None:
+            parts = self._parts(step, self._world.rank)
+            found = {index: self.batch(index).part(start, stop) for index, start, stop in parts}
+            with self._planning:
+                kept = sorted(self._shares)[-KEPT_SHARES:]
+                self._shares = {**{other: self._shares[other] for other in kept}, step: found}
+        return found
+
+    def _parts(self, step: int, rank: int) -> list[tuple[int, int, int]]:
+        """What a process trains in a step: number of each batch, and its samples from one to before another."""
+        begin, end, _ = self._run_of(step, rank)
+        found, before = [], 0
+        for index in self.batches_of(step):
+            size = len(self.batch(index).samples)
+            start, stop = (min(max(place - before, 0), size) for place in (begin, end))
+            if start < stop:
+                found.append((index, start, stop))
+            before += size
+        return found
 
     def names(self, step: int) -> list[str]:
         """The images that all processes train in a step."""
         images = self._data.source.images
         return [images[sample.image].path for index in self.batches_of(step) for sample in self.batch(index).samples]
 
-    def _run_of(self, step: int) -> tuple[int, int, bool]:
-        """The samples of a step that this process trains, from one place to before another, and whether they count."""
+    def _run_of(self, step: int, rank: int) -> tuple[int, int, bool]:
+        """The samples of a step that a process trains, from one place to before another, and whether they count."""
         samples = sum(len(self.batch(index).samples) for index in self.batches_of(step))
-        begin, end = (samples * rank // self._world.size for rank in (self._world.rank, self._world.rank + 1))
+        begin, end = (samples * place // self._world.size for place in (rank, rank + 1))
         return (begin, end, True) if begin < end else (samples - 1, samples, False)
 
     def place_in_epoch(self, index: int) -> tuple[int, int]:

@@ -8,8 +8,12 @@ from modules.trainer.TrainProgress import TrainProgress
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
+from modules.util.World import ALONE, World
 
 from PIL import Image
+
+# a sample is never worth a run
+FAILURES = (OSError, RuntimeError, ValueError, MemoryError, UserError)
 
 
 class SampleRounds:
@@ -24,6 +28,8 @@ class SampleRounds:
         workspace: the run's folder.
         progress: gets a record of every round, so that a resumed run knows the earlier ones.
         events: are told of every picture.
+        world: the processes, each of which draws a part of the samples. The one that leads keeps and tells them.
+        in_step: whether all draw every sample, as they can only call the model together. What fails then ends the run.
     """
 
     def __init__(
@@ -34,23 +40,23 @@ class SampleRounds:
         workspace: Path,
         progress: TrainProgress,
         events: TrainEvents,
+        world: World = ALONE,
+        in_step: bool = False,
     ) -> None:
         self.model, self.samples, self.config = model, list(samples), config
         self.folder, self.workspace = workspace / "samples", workspace
-        self.progress, self.events = progress, events
+        self.progress, self.events, self.world, self.in_step = progress, events, world, in_step
 
     def draw(self, suffix: str = "") -> None:
         """One round with the weights as they are. `suffix` tells rounds of the same step apart."""
         if not self.samples:
             return
+        pictures = self._draw()
+        if not self.world.leads:
+            return
         step = self.progress.step
         kind, name = self.config.sample_image_format, f"step-{step:06d}{'-' + suffix if suffix else ''}"
         try:
-            pictures = draw_samples(
-                self.model, self.samples, self.config.seed, step,
-                lambda text: self.events.emit("warning", text=text),
-                lambda done, total: self.events.emit("progress", stage="sampling", done=done, total=total),
-            )  # fmt: skip
             files = []
             for index, (sample, picture) in enumerate(zip(self.samples, pictures, strict=True)):
                 if picture is None:
@@ -62,15 +68,41 @@ class SampleRounds:
                 return
             grid = make_grid([(f"step {step}", pictures)], [sample.prompt for sample in self.samples])
             grid_path = save_picture(grid, self.folder / "grid" / name, kind)
-        except (OSError, RuntimeError, ValueError, MemoryError, UserError) as error:
-            # a sample is never worth a run
-            self.events.emit("warning", text=f"The samples of step {step} failed: {error}")
+        except FAILURES as error:
+            self.events.emit("warning", text=self._failed(str(error)))
             return
-        finally:
-            self.model.rest()
         record = {"step": step, "grid": str(grid_path), "files": files}
         if not suffix:
             self.progress.samples = [r for r in self.progress.samples if r["step"] != step] + [record]
+
+    def _draw(self) -> list[Image.Image | None]:
+        """The pictures of all samples, in the process that leads; None for those that can't be drawn."""
+        step, warnings = self.progress.step, []
+        own = range(len(self.samples)) if self.in_step else self.world.own(range(len(self.samples)))
+        drawn: list[Image.Image | None] = [None] * len(own)
+        try:
+            drawn = draw_samples(
+                self.model, [self.samples[index] for index in own], self.config.seed, step, warnings.append,
+                lambda done, total: self.events.emit("progress", stage="sampling", done=done, total=total),
+                list(own), self.in_step,
+            )  # fmt: skip
+        except FAILURES as error:
+            if self.in_step:
+                raise
+            warnings.append(self._failed(str(error)))
+        finally:
+            self.model.rest()
+        if self.in_step:
+            found = [(dict(zip(own, drawn, strict=True)), warnings)]
+        else:
+            found = self.world.gather((dict(zip(own, drawn, strict=True)), warnings))
+        for text in dict.fromkeys(text for _, texts in found for text in texts):
+            self.events.emit("warning", text=text)
+        pictures = {index: picture for some, _ in found for index, picture in some.items()}
+        return [pictures[index] for index in range(len(self.samples))]
+
+    def _failed(self, why: str) -> str:
+        return f"The samples of step {self.progress.step} failed: {why}"
 
     def tell_before_after(self) -> None:
         """Saves and tells a picture of the first round above the last one, if there are two."""

@@ -50,6 +50,7 @@ from modules.trainer.trained import make_trained, methods_of, options_of, save_t
 from modules.trainer.TrainLog import NoLog, TrainLog
 from modules.trainer.TrainProgress import Interval, TrainProgress, limit_passed
 from modules.trainer.validation import validation_loss
+from modules.trainer.WeightShards import shard_weights, sharded_components, whole_on_host
 from modules.util.atomic_file import write_json
 from modules.util.config.errors import ConfigError
 from modules.util.config.load import resolve_concepts, resolve_samples
@@ -60,7 +61,7 @@ from modules.util.found_problems import raise_problems
 from modules.util.HeldFolder import HeldFolder
 from modules.util.keyed_random import step_generator, step_seed
 from modules.util.UserError import UserError
-from modules.util.World import ALONE, World
+from modules.util.World import ALONE, World, exchange
 
 import torch
 from torch import Tensor
@@ -116,7 +117,8 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Trains to the end, or until asked to stop; returns what `run.json` holds."""
         try:
-            with device_settings(self.config, self.device):
+            # processes exchange more than gradients where weights or samples are shared out
+            with device_settings(self.config, self.device), exchange():
                 return self._run()
         finally:
             with contextlib.ExitStack() as stack:
@@ -184,6 +186,7 @@ class Trainer:
         # what is downloaded is then there for all
         with self.world.leader_first():
             self.model: BaseModel = open_model(config, self.device, self.warn, self._hub())
+        self.model.in_parts = sharded_components(self.model, config, self.world)
         if config.latent_caching:
             self.model.known_weights = KnownWeights(config.cache_dir)
         methods, captions = methods_of(config), [text for image in checked.images for text in image.captions]
@@ -196,17 +199,20 @@ class Trainer:
             # begins while models are loaded, what the plan of the run waits for
             self.data.counter(config.epochs)
         self.validation_data = self._make_data(concepts, checked, validation=True) if config.validation else None
-        if not self.text_trained and self.world.leads:
-            encode_prompts(self.model, samples, config, self.warn, self.world.pids)
+        if not self.text_trained:
+            # all draw; what the first has encoded is then in the cache for the others
+            with self.world.leader_first():
+                encode_prompts(self.model, samples, config, self.warn, self.world.pids)
         if config.only_cache:
             return
         self.model.rest()
         self.trained = make_trained(self.model, config, self.warn)
         speed_up(self.model, config, self.warn)
+        self.shards = shard_weights(self.model, self.trained, self.world)
         self.model.text_encoder_trained = self.text_trained
         self.parameters = [p for own in self.trained.values() for p in own.parameters()]
         self._make_optimizer()
-        self.plan = RunPlan(config, self.data, self.world)
+        self.plan = RunPlan(config, self.data, self.world, self._in_step)
         self._restore()
         self.total_steps = self.plan.total_steps
         stride = min(self.world.size, config.gradient_accumulation_steps)
@@ -215,8 +221,15 @@ class Trainer:
         if fresh and self.world.leads:
             set_aside_older_run(self.workspace, self.warn)
         self.log = TrainLog(self.workspace, config, self.run_name) if self.world.leads else NoLog()
-        self.rounds = SampleRounds(self.model, samples, config, self.workspace, self.progress, self.events)
+        self.rounds = SampleRounds(
+            self.model, samples, config, self.workspace, self.progress, self.events, self.world, self._in_step
+        )
         self.prepared = True
+
+    @property
+    def _in_step(self) -> bool:
+        """Whether every process has to call the model as often as the others."""
+        return self.shards is not None
 
     def _take_places(self) -> None:
         make_places(self.config)
@@ -279,7 +292,7 @@ class Trainer:
         self._tell_of_optimizer()
         self.schedule_free = OPTIMIZERS[config.optimizer.optimizer].schedule_free
         self.gradient_step = GradientStep(
-            config, self.optimizer, self.parameters, self.device, self.workspace / "backup"
+            config, self.optimizer, self.parameters, self.device, self.workspace / "backup", self.world
         )
         where = torch.device("cpu") if config.ema == EMAMode.CPU else None
         self.losses = GradientExchange(self._batch_losses, self.parameters, self.world)
@@ -395,16 +408,18 @@ class Trainer:
         started, waited = time.perf_counter(), self.feed.waited
         step = self.progress.step
         indices = self.plan.batches_of(step)
-        own, counts = self.plan.own(step)
+        own = self.plan.own(step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rates[group["name"]] * self.factor(step)
         watch_step(self.optimizer, step + 1)
         total = torch.zeros((), device=self.device)
-        for index in own:
-            batch = self.feed.batch(index)
+        batch, number = None, None
+        for place, (index, counts) in enumerate(own, start=1):
+            # the last one may come again
+            batch, number = (batch if index == number else self.feed.batch(index)), index
             # where it only stands in for one that it has not, it adds nothing
             part = counts * len(batch.captions) / (batch.whole or len(batch.captions))
-            with self.losses.step(last=index == own[-1]):
+            with self.losses.step(last=place == len(own)):
                 total += self._backward(batch, index, part, len(indices))
         names = self.plan.names(step)
         if not self.world.alone:
@@ -440,7 +455,8 @@ class Trainer:
         return self.gradient_step.backward(loss, self.progress.step + 1, batch.names, self.losses.scale)
 
     def _batch_losses(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        return batch_losses(self.config, self.model, batch, generator, self.trained)
+        in_step = self.world if self._in_step else ALONE
+        return batch_losses(self.config, self.model, batch, generator, self.trained, in_step)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self.config, self.device)
@@ -481,8 +497,6 @@ class Trainer:
                 own.train()
 
     def _sample(self) -> None:
-        if not self.world.leads:
-            return
         with self._evaluating():
             self.rounds.draw()
         if self.ema is not None and self.config.non_ema_sampling and self.progress.step:
@@ -492,40 +506,42 @@ class Trainer:
 
     def _validate(self) -> None:
         with self._evaluating():
-            loss = validation_loss(self.model, self.validation_data, self.config.seed, world=self.world)
+            loss = validation_loss(
+                self.model, self.validation_data, self.config.seed, world=self.world, in_step=self._in_step
+            )
         self.progress.validation.append((self.progress.step, loss))
         self.log.scalar("loss/validation", loss, self.progress.step)
         self.events.emit("validation", step=self.progress.step, loss=loss)
 
     def _backup(self, at_once: bool = False) -> None:
         state = whole_state(self.optimizer, self.world)
-        if state is None:
-            # every process has the same
-            return
         tensors: dict[str, Tensor] = {}
         for own in self.trained.values():
-            tensors.update(own.state_dict())
+            tensors.update(whole_on_host(own.state_dict(), self.world))
+        averages = whole_on_host(self.ema.state_dict(), self.world) if self.ema is not None else None
+        if state is None:
+            # what the leader writes is that of all
+            return
         extra: dict[str, Any] = {
             "scaler": self.gradient_step.scaler.state_dict(), "hub": self.model.hub.pins,
             "plan": self.plan.describe(self.progress),
         }  # fmt: skip
-        if self.ema is not None:
-            extra["ema"] = self.ema.state_dict()
+        if averages is not None:
+            extra["ema"] = averages
         progress = self.progress.to_dict()
         self.backups.write(Backup(tensors, state, extra, progress, self.config.to_dict(), self.run_name), at_once)
 
     def _save_intermediate(self) -> None:
-        if not self.world.leads:
-            return
         config = self.config
         name = f"{config.save_filename_prefix}{self.run_name}-save-{self.progress.step}-{self.progress.epoch}"
         self._save(self.workspace / "save" / f"{name}{Path(config.output_model_destination).suffix}")
 
-    def _save(self, path: Path) -> Path:
-        with self._evaluating():
+    def _save(self, path: Path) -> None:
+        with self._evaluating(), self.shards.whole() if self.shards is not None else contextlib.nullcontext():
+            if not self.world.leads:
+                return
             saved = save_trained(path, self.trained, self.model, self.config, self.warn)
         self.events.emit("saved", path=str(saved))
-        return saved
 
     def _finish(self, finished: bool) -> None:
         """The backup comes first: if the output can't be written, nothing is lost. Nor if the backup can't be."""
@@ -539,7 +555,7 @@ class Trainer:
         self._save_output()
 
     def _save_output(self) -> None:
-        if not self.world.leads:
-            return
-        self.output = self._save(Path(self.config.output_model_destination))
-        self.rounds.tell_before_after()
+        self._save(Path(self.config.output_model_destination))
+        if self.world.leads:
+            self.output = Path(self.config.output_model_destination)
+            self.rounds.tell_before_after()

@@ -20,6 +20,7 @@ from modules.trainer.Method import Method
 from modules.trainer.optimizer_checks import optimizer_problems
 from modules.trainer.preflight import idle_gpu_note, resolve_device, usable_device
 from modules.trainer.several_gpus import several_problems
+from modules.trainer.shard_checks import shard_problems
 from modules.trainer.trained import METHODS, methods_of, options_of
 from modules.trainer.trained_formats import mixed_half_problems
 from modules.util.config.check import check_train_config, empty_texts
@@ -61,6 +62,7 @@ def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines 
     problems += _of_concepts(config, warn)
     problems += _of_device(config)
     problems += several_problems(config)
+    problems += shard_problems(config)
     if note := idle_gpu_note(config):
         warn(note)
     problems += found(usable_device, "temp_device", config.temp_device)

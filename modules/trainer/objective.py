@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from modules.dataLoader.Batch import Batch
 from modules.model.BaseModel import BaseModel
@@ -13,6 +14,7 @@ from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.dtypes import autocast
 from modules.util.enum.ConceptType import ConceptType
+from modules.util.World import ALONE, World
 
 import torch
 from torch import Tensor
@@ -50,7 +52,12 @@ class Objective:
     """What images are trained toward, and how far the model is from it: here as diffusion models are trained.
 
     Another objective is a subclass, and a line in `OBJECTIVES`.
+
+    Attributes:
+        asks_model: whether `target` calls the model, once.
     """
+
+    asks_model: ClassVar[bool] = False
 
     def target(self, batch: DrawnBatch, images: list[int]) -> Tensor | None:
         """What the model should predict, without gradient; None: the family's own target.
@@ -76,6 +83,8 @@ class PriorPrediction(Objective):
     the model's own; here they may be any, as the target is a prediction, not the image).
     """
 
+    asks_model = True
+
     def target(self, batch: DrawnBatch, images: list[int]) -> Tensor:
         return batch.untrained(images)
 
@@ -93,6 +102,7 @@ def batch_losses(
     batch: Batch,
     generator: torch.Generator,
     trained: Mapping[str, TrainedSet],
+    in_step: World = ALONE,
 ) -> Tensor:
     """Loss of each image of a batch, `[b]`, each by the objective of its concept's type.
 
@@ -102,11 +112,12 @@ def batch_losses(
         batch: of the data room, wherever it lies.
         generator: noise and timesteps are drawn from it, on the CPU.
         trained: what the run trains, by name; see `make_trained`.
+        in_step: the processes that have to call the model as often as this one.
     """
     places = _places(batch.types)
     with autocast(config, model.device):
         drawn = DrawnBatch(model, batch, _draw(model, batch, generator), trained)
-        targets = {kind: OBJECTIVES[kind].target(drawn, images) for kind, images in places.items()}
+        targets = _targets(drawn, places, in_step)
         prediction = model.predict_drawn(batch.latents, model.conditions_of(batch), drawn.draw)
     losses = [
         OBJECTIVES[kind].losses(config, *_chosen(prediction, targets[kind], batch, images))
@@ -116,6 +127,21 @@ def batch_losses(
         return losses[0]
     order = torch.tensor([image for images in places.values() for image in images])
     return torch.cat(losses)[order.argsort().to(losses[0].device)]
+
+
+def _targets(
+    drawn: DrawnBatch, places: Mapping[ConceptType, list[int]], world: World
+) -> dict[ConceptType, Tensor | None]:
+    """The target of each objective whose images the batch has; the model is called as often in all processes."""
+    known = list(OBJECTIVES)
+    asked = world.any_of([kind in places and OBJECTIVES[kind].asks_model for kind in known])
+    targets = {}
+    for kind, anywhere in zip(known, asked, strict=True):
+        if kind in places:
+            targets[kind] = OBJECTIVES[kind].target(drawn, places[kind])
+        elif anywhere:
+            drawn.untrained([0])
+    return targets
 
 
 def _draw(model: BaseModel, batch: Batch, generator: torch.Generator) -> Draw:

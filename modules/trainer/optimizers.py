@@ -85,7 +85,7 @@ NO_OPTIMIZERS = {
     "block_wise": "bitsandbytes always quantizes state in blocks",
     "bias_correction": "bitsandbytes' LAMB always corrects its moments",
     "adam_w_mode": "bitsandbytes' LAMB always decays weights as AdamW does",
-    "fsdp_in_use": "weights are never spread over several GPUs",
+    "fsdp_in_use": "whether weights are spread over GPUs is said by shard_weights of the run",
     "differentiable": "a run takes no gradient of its steps",
     "beta1_warmup": "it belongs to older versions of adv_optm",
     "min_beta1": "it belongs to older versions of adv_optm",

@@ -29,20 +29,32 @@ def draw_samples(
     step: int,
     warn: Callable[[str], None],
     on_progress: Callable[[int, int], None],
+    numbers: Sequence[int] | None = None,
+    at_once: bool = False,
 ) -> list[Image.Image | None]:
     """One picture for each sample; None where it can't be drawn, which is told and never ends a run.
 
     There may be too little memory, or a picture from which it starts may be gone.
+
+    Args:
+        model: draws.
+        samples: what to draw.
+        seed: of those that have none of their own.
+        step: of the run.
+        warn: is told of those that can't be drawn.
+        on_progress: gets how many steps of how many are done.
+        numbers: of the samples among all of the run; None: these are all.
+        at_once: too little memory is raised, as what the model's part is in other processes waits for this one.
     """
     pictures: list[Image.Image | None] = []
     total = sum(sample.diffusion_steps for sample in samples)
     done = 0
-    for index, sample in enumerate(samples):
+    for index, sample in zip(range(len(samples)) if numbers is None else numbers, samples, strict=True):
         own_seed = step_seed(seed, "sample", step, index) if sample.random_seed else sample.seed
         before = done
         try:
             picture = draw_sample(
-                model, sample, own_seed, warn, lambda k, n, start=before: on_progress(start + k, total)
+                model, sample, own_seed, warn, lambda k, n, start=before: on_progress(start + k, total), at_once
             )
         except UserError as error:
             warn(f"The sample {sample.prompt[:LONGEST_CAPTION]!r} is left out: {error}")
@@ -59,15 +71,25 @@ def draw_sample(
     seed: int,
     warn: Callable[[str], None],
     on_step: Callable[[int, int], None],
+    at_once: bool = False,
 ) -> Image.Image | None:
-    """One picture; None if there is too little memory for it, even when the VAE decodes in tiles. `warn` is told."""
+    """One picture; None if there is too little memory for it, even when the VAE decodes in tiles. `warn` is told.
+
+    Args:
+        model: draws.
+        sample: what to draw.
+        seed: of the noise.
+        warn: gets a line.
+        on_step: gets how many steps of how many are done.
+        at_once: there is one try, whose failure is raised.
+    """
     what = f"Too little memory for the sample {sample.prompt[:LONGEST_CAPTION]!r} at {sample.width}x{sample.height}"
     for attempt, decoding in enumerate((nullcontext, model.tiled_decoding)):
         try:
             with decoding():
                 picture = model.sample(sample, seed, on_step)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if at_once or not is_out_of_memory(error):
                 raise
         else:
             if attempt:

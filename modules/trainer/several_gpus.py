@@ -39,10 +39,19 @@ def processes_to_start(config: TrainConfig) -> int:
     return named or (1 if config.train_device == "cpu" else max(1, torch.cuda.device_count()))
 
 
+def processes_of(config: TrainConfig) -> int:
+    """How many processes a run of this config has.
+
+    Raises:
+        UserError: `device_indexes` is no list of numbers.
+    """
+    return int(os.environ["WORLD_SIZE"]) if started_by_torchrun() else processes_to_start(config)
+
+
 def several_problems(config: TrainConfig) -> list[Problem]:
     """What keeps a run from several processes; nothing for a run of one."""
     try:
-        count = int(os.environ["WORLD_SIZE"]) if started_by_torchrun() else processes_to_start(config)
+        count = processes_of(config)
     except UserError as error:
         return [problem_of(error)]
     if count == 1:

@@ -25,6 +25,7 @@ def validation_loss(
     draws: int = DRAWS,
     trained: Mapping[str, TrainedSet] | None = None,
     world: World = ALONE,
+    in_step: bool = False,
 ) -> float:
     """Mean loss over all images of `data` and some draws of noise and timestep, the same at every call.
 
@@ -35,23 +36,30 @@ def validation_loss(
         draws: for each image.
         trained: what is trained on the model, where images may ask it without; None: nothing.
         world: the processes of the run, each of which takes a part of the batches.
+        in_step: whether all have to call the model equally often; who has fewer batches asks for the last once more.
     """
     config, total, count = model.config, 0.0, 0
     planned = data.plan(0)
-    threads, own = config.dataloader_threads, world.own(range(len(planned)))
+    threads, own = config.dataloader_threads, list(world.own(range(len(planned))))
+    counted = len(own)
+    if in_step and counted < -(-len(planned) // world.size):
+        own.append(len(planned) - 1)
+
+    asked = set(own)
 
     def share(index: int) -> PlannedBatch | None:
-        return planned[index] if index in own else None
+        return planned[index] if index in asked else None
 
     with Feed(data, share, len(planned), threads, model.device, world.size) as feed:
-        for index in own:
+        for place, index in enumerate(own):
             # what has to be encoded is kept under a key that says nothing of autocast
             with torch.autocast(model.device.type, enabled=False):
                 batch = feed.batch(index)
             for draw in range(draws):
                 generator = step_generator(seed, "validation", index, draw)
                 losses = batch_losses(config, model, batch, generator, trained or {})
-                total += losses.sum().item()
-                count += len(losses)
+                if place < counted:
+                    total += losses.sum().item()
+                    count += len(losses)
     total, count = world.sum(torch.tensor([total, count], dtype=torch.float64)).tolist()
     return total / count

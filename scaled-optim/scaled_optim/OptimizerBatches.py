@@ -71,6 +71,7 @@ class OptimizerBatches(torch.optim.Optimizer):
         self.rule.check(self._options(group))
         super().add_param_group(param_group)
         added = self.param_groups[-1]
+        self.sharing = Sharing.over_shards(added["params"], self.sharing)
         # a copy: a schedule may change a tensor in place
         added["initial_lr"] = rates.get("initial_lr", rates["lr"])
         added["configured_lr"] = rates.get("configured_lr", added["initial_lr"])
@@ -178,11 +179,6 @@ class OptimizerBatches(torch.optim.Optimizer):
         """Makes what all parameters share, or makes room in it for parameters that were added."""
         count, device = sum(len(group["params"]) for group in self.param_groups), self._batches[0].device
         totals = self.rule.totals(self._options(self.param_groups[0]), count, device)
-        if totals and self.sharing is not None:
-            raise ValueError(
-                f"shared: {self.rule.name} measures all parameters together, so each process has to step all of them. "
-                "Set it to false."
-            )
         if totals and any(batch.device != device for batch in self._batches):
             raise ValueError(f"{self.rule.name} measures all parameters together; expected all on one device.")
         for name, known in self._totals.items():

@@ -53,15 +53,15 @@ class OptimizerState(OptimizerBatches):
         self._closed, self._settled = 0, -1
 
     def whole_state_dict(self) -> dict[str, Any] | None:
-        """`state_dict()` of all parameters where processes share them, in the first process; None in the others.
+        """`state_dict()` of all parameters where processes share them or hold parts of them, in the first process; None
+        in the others.
 
         To be called in all of them. It is what one process alone would have, and any number of them loads it.
         """
         own = self.state_dict()
         if self.sharing is None:
             return own
-        held = {place for batch in self._batches if batch.held for place in batch.places.tolist()}
-        state = self.sharing.whole_state(own["state"], held)
+        state = self.sharing.whole_state(self._batches)
         return None if state is None else {**own, "state": state}
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,8 +3,9 @@ from typing import Any
 
 from scaled_optim.features.decay_portions import NAME as DEBT
 from scaled_optim.noise import base_key
-from scaled_optim.roles import Role
+from scaled_optim.roles import Role, matrix_shape
 from scaled_optim.rules.Rule import Rule
+from scaled_optim.shards import is_shard, local_part, rows_of
 from scaled_optim.StackStep import Slot
 
 import torch
@@ -27,8 +28,12 @@ class ParameterBatch:
         partner: the batch of the partners in the same order, where the rule steps both together.
         steps: how many steps each has had.
         empty: whether they have no elements: then only their steps are counted.
-        owner: number of the process that steps them, where several share the work.
-        held: whether that is this process. If not, their steps are counted here, and there is no state.
+        owner: number of the process that steps them, where several share the work; None: each steps what it has.
+        held: whether this process steps them. If not, their steps are counted here, and there is no state.
+        sharded: whether each process has some rows of each. With an owner, that steps them as a whole; else `rows`,
+            `cols` and state are those of this process' rows.
+        matrix: (rows, cols) of a whole parameter.
+        stand_ins: in a step, what is stepped in the place of each parameter, with its gradient; None: they themselves.
         excess: launches that another order would have saved since they were last put in order.
         layout: what the options say of the state, see `layout_of`.
         slots: what is remembered, by name.
@@ -48,18 +53,21 @@ class ParameterBatch:
         device: torch.device | None = None,
         model_width: float | None = None,
         adapter: bool = False,
-        owner: int = 0,
+        owner: int | None = None,
         held: bool = True,
+        values: Sequence[Tensor] | None = None,
     ) -> None:
-        self.owner, self.held = owner, held
+        self.owner, self.held, self.matrix = owner, held, matrix
+        self.stand_ins: dict[nn.Parameter, Tensor] | None = None
         self.partner_shape = partner_shape
         self.partner: ParameterBatch | None = None
         self.group, self.rule, self.role = group, rule, role
         self.forward_scale, self.model_width, self.adapter = forward_scale, model_width, adapter
-        self.rows, self.cols = matrix
         self.names = [name for _, name, _ in members]
         self.parameters = [parameter for *_, parameter in members]
-        first = self.parameters[0]
+        self.sharded = is_shard(self.parameters[0])
+        first = local_part(self.parameters[0]) if self.sharded and owner is None else self.parameters[0]
+        self.rows, self.cols = matrix_shape(tuple(first.shape))
         self.shape, self.device, self.format = first.shape, device or first.device, first.dtype
         # parameters may then be elsewhere between their steps
         self.apart = device is not None
@@ -73,7 +81,7 @@ class ParameterBatch:
         self.steps = [0] * len(members)
         slots = [] if self.idle else rule.slots(options, role, self.rows, self.cols)
         self.slots: dict[str, Slot] = {slot.name: slot for slot in slots}
-        self._stores = self._fresh_stores()
+        self._stores = self._fresh_stores(values)
         self._noted = 0
 
     @property
@@ -105,7 +113,7 @@ class ParameterBatch:
         keys = [base_key(seed, place, 0) for place in self.places.tolist()]
         self.keys = torch.tensor(keys, dtype=torch.int32, device=self.device)
 
-    def _fresh_stores(self) -> dict[str, dict[str, Tensor]]:
+    def _fresh_stores(self, values: Sequence[Tensor] | None) -> dict[str, dict[str, Tensor]]:
         size = (len(self), self.rows, self.cols)
         start: Tensor | None = None
         stores = {}
@@ -114,9 +122,15 @@ class ParameterBatch:
                 stores[slot.name] = slot.codec.create(size, self.device, slot.signed, self.dtype)
                 continue
             if start is None:
-                start = self.stacked([p.detach().to(self.device) for p in self.parameters]).to(self.dtype)
+                values = [local_part(p) for p in self.parameters] if values is None else values
+                start = self.stacked([value.detach().to(self.device) for value in values]).to(self.dtype)
             stores[slot.name] = slot.create(start, self.keys)
         return stores
+
+    def members(self, start: int, stop: int) -> list[Tensor]:
+        """What is stepped of some parameters, with its gradients: they themselves, or what stands for them."""
+        own = self.parameters[start:stop]
+        return own if self.stand_ins is None else [self.stand_ins[parameter] for parameter in own]
 
     def counts(self) -> list[int | None]:
         """How many steps each has had that has a gradient now; None for the others."""
@@ -192,8 +206,9 @@ class ParameterBatch:
         Raises:
             ValueError: it was saved with other options, or for another parameter.
         """
-        if not self.held:
+        if not self.held or (self.sharded and self.empty):
             return
+        state = self._own_part(state)
         name, saved = self.names[index], state.get("slots", {})
         later = {slot for slot in self.stores if self.slots[slot].later}
         if saved.keys() | later != self.stores.keys():
@@ -221,11 +236,46 @@ class ParameterBatch:
     @torch.no_grad()
     def load_state_of(self, index: int, state: Mapping[str, Any]) -> None:
         """Takes over the state of one parameter, which `check_state` found good, as it was, to the bit."""
+        state = self._own_part(state)
         for slot, store in self.stores.items():
             saved = state["slots"].get(slot)
             for key, tensor in store.items():
                 tensor[index].zero_() if saved is None else tensor[index].copy_(saved[key])
         self.steps[index] = state["step"]
+
+    def joined(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The state of a whole parameter from that of each process' rows, by their ranks."""
+        filled = [part for part in parts if part["slots"]]
+        slots = {
+            name: {
+                key: torch.cat([part["slots"][name][key].flatten() for part in filled]).view(self.matrix)
+                if self.slots[name].codec is not None
+                else value
+                for key, value in store.items()
+            }
+            for name, store in (filled[0]["slots"] if filled else {}).items()
+        }
+        return {**parts[0], "slots": slots}
+
+    def _own_part(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of the state of a whole parameter, that of this process' rows where each process steps its own."""
+        if not self.sharded or self.owner is not None or not self.shape:
+            return state
+        whole = self.parameters[0]
+        before = sum(rows_of(whole.shape[0], whole.device_mesh.size())[: whole.device_mesh.get_local_rank()])
+        first, count = before * whole.shape[1:].numel(), self.rows * self.cols
+
+        def own(slot: str, value: Tensor) -> Tensor:
+            # what has another form is a number for the whole parameter
+            if slot not in self.slots or self.slots[slot].codec is None or value.numel() != whole.numel():
+                return value
+            return value.flatten()[first : first + count].view(self.rows, self.cols)
+
+        slots = {
+            slot: {key: own(slot, value) for key, value in store.items()}
+            for slot, store in state.get("slots", {}).items()
+        }
+        return {**state, "slots": slots}
 
     @torch.no_grad()
     def carry(self, index: int, other: "ParameterBatch", at: int) -> None:

@@ -74,7 +74,8 @@ class BatchedOptimizer(OptimizerState):
         shared: for several processes that have the same parameters and gradients, as with DistributedDataParallel. Each
             steps a part of the parameters, holds the state of that part alone, and gets the others' results; they are
             those of a single process, to the bit. A process group, or True for all processes. Then `state_dict()` is
-            whole in no process: see `whole_state_dict()`.
+            whole in no process: see `whole_state_dict()`. Parameters that `torch.distributed.fsdp.fully_shard` has
+            divided need no option: what looks at whole matrices gets them, in turns, and state is held once.
         options: of the rule, by config key, see docs/optimizers.md.
 
     Raises:
@@ -132,13 +133,15 @@ class BatchedOptimizer(OptimizerState):
             with torch.enable_grad():
                 loss = closure()
         batches = self._settle()
-        for batch in batches:
-            if batch.partner is None:
-                self._step_batch(batch)
-            elif batch.leads:
-                self._step_pairs(batch, 0, len(batch))
-        if self.sharing is not None:
+        if self.sharing is None:
+            self._step_batches(batches)
+        else:
+            for some in self.sharing.rounds(batches):
+                self.sharing.bring(some)
+                self._step_batches(some)
+                self.sharing.take_back(some)
             self.sharing.exchange(batches)
+            self.sharing.add_up(self._totals, batches)
         self._closed += 1
         if self._totals:
             self.rule.close(self._totals, self._options(self.param_groups[0]), self._closed)
@@ -161,7 +164,10 @@ class BatchedOptimizer(OptimizerState):
             ValueError: the parameter is in no group, or the optimizer is `shared`.
         """
         if self.sharing is not None:
-            raise ValueError("shared: found a fused backward pass, whose steps are not together. Set one to false.")
+            raise ValueError(
+                "shared: found a fused backward pass, whose steps are not together, as those of processes have to be "
+                "that share the work or hold weights in parts. Set it to false."
+            )
         if parameter.grad is None:
             return
         if self._settled != self._closed:
@@ -183,6 +189,13 @@ class BatchedOptimizer(OptimizerState):
         self._waiting[parameter] = parameter.grad
         if batch.partner.parameters[index] in self._waiting:
             self._step_pairs(lead, index, index + 1)
+
+    def _step_batches(self, batches: Sequence[ParameterBatch]) -> None:
+        for batch in batches:
+            if batch.partner is None:
+                self._step_batch(batch)
+            elif batch.leads:
+                self._step_pairs(batch, 0, len(batch))
 
     def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
         return self._waiting.get(parameter, parameter.grad)
@@ -236,7 +249,7 @@ class BatchedOptimizer(OptimizerState):
         for batch, s in zip(batches, steps, strict=True):
             if batch.partner is not None:
                 # a stack of their own, so that the partners themselves may be stepped where they are
-                partners = [parameter.detach() for parameter in batch.partner.parameters[start:stop]]
+                partners = [parameter.detach() for parameter in batch.partner.members(start, stop)]
                 s.partners = self._stack(batch.partner, "partners", partners)
                 if self.compile:
                     s.partners.value  # noqa: B018, as in `_open`
@@ -245,7 +258,7 @@ class BatchedOptimizer(OptimizerState):
             self._finish(batch, s, u, start, stop)
 
     def _open(self, batch: ParameterBatch, start: int, stop: int) -> StackStep:
-        members, whole = batch.parameters[start:stop], stop - start == len(batch)
+        members, whole = batch.members(start, stop), stop - start == len(batch)
         counts = batch.steps[start:stop]
         step = counts[0] + 1
         rule, options = self._rule_of(batch)
@@ -294,18 +307,16 @@ class BatchedOptimizer(OptimizerState):
         options = self._options(batch.group)
         if batch.empty:
             return self.rule, options
-        return self.rule.for_parameter(
-            batch.role, (batch.rows, batch.cols), batch.names[0], options, batch.partner_shape
-        )
+        return self.rule.for_parameter(batch.role, batch.matrix, batch.names[0], options, batch.partner_shape)
 
     def _finish(self, batch: ParameterBatch, s: StackStep, u: Tensor | None, start: int, stop: int) -> None:
         """Brings the stack's new values to its parameters, and counts the step."""
-        members = batch.parameters[start:stop]
+        members = batch.members(start, stop)
         # without a rate nothing moved
         moved = s.rate is not None and s.parameters.stacked
         if moved and s.parameters.value.data_ptr() != members[0].data_ptr():
             torch._foreach_copy_(members, s.parameters.views_of(self._rounded(batch, s, s.parameters.value)))
-        if self.watch and u is not None:
+        if self.watch and u is not None and (self.sharing is None or self.sharing.counts(batch)):
             self.statistics.setdefault(batch.role.name, RoleStatistics()).add(s, u, [p.detach() for p in members])
         batch.steps[start:stop] = [count + 1 for count in batch.steps[start:stop]]
 
@@ -393,13 +404,13 @@ class BatchedOptimizer(OptimizerState):
         return round_to_bfloat16(p.flatten(1), bits).view(p.shape)
 
     def read_statistics(self) -> dict[str, float]:
-        """What the steps since the last call did, and what is shared now; waits for the device.
+        """What the steps since the last call did, and what is shared now; waits for the device. Where several processes
+        share the steps, it is to be called in all of them.
 
         `update_rms/ROLE` and, where it moves, `beta2/ROLE` while `watch` is on; `d` of Prodigy.
         """
-        found = {
-            f"{name}/{role}": value for role, sums in self.statistics.items() for name, value in sums.read().items()
-        }
+        statistics = self.statistics if self.sharing is None else self.sharing.joined(self.statistics)
+        found = {f"{name}/{role}": value for role, sums in statistics.items() for name, value in sums.read().items()}
         self.statistics = {}
         if "d" in self._totals:
             found["d"] = float(self._totals["d"])

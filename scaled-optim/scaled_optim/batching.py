@@ -9,6 +9,7 @@ from typing import Any
 from scaled_optim.ParameterBatch import ParameterBatch
 from scaled_optim.roles import ROLES, default_role, described_role, matrix_shape
 from scaled_optim.rules.Rule import Rule
+from scaled_optim.shards import is_shard
 from scaled_optim.sharing import Sharing
 
 import torch
@@ -51,7 +52,7 @@ class Member:
     def kind(self, device: torch.device | None) -> tuple:
         """What all members of a stack have in common; `device`: of all state, None: that of the parameter."""
         parameter, device = self.parameter, device or self.parameter.device
-        facts = self.scale, self.model_width, self.adapter
+        facts = self.scale, self.model_width, self.adapter, is_shard(parameter)
         return self.group, self.role, tuple(parameter.shape), parameter.dtype, device, *facts
 
 
@@ -116,7 +117,7 @@ class Batching:
         chunk: largest number of elements of a stack; None: by device.
         device: of all state; None: that of each parameter.
         sharing: of the processes that step a part each; None: this one steps all.
-        owners: parameter -> the process that has its state already.
+        owners: parameter -> the process that has its state already; None: each that of its rows.
     """
 
     rule: Rule
@@ -125,7 +126,7 @@ class Batching:
     chunk: int | None
     device: torch.device | None = None
     sharing: Sharing | None = None
-    owners: Mapping[nn.Parameter, int] = field(default_factory=dict)
+    owners: Mapping[nn.Parameter, int | None] = field(default_factory=dict)
 
     def batches(self, members: Sequence[Member], known: Mapping[nn.Parameter, Any]) -> Iterator[ParameterBatch]:
         """Batches of all members whose parameters are not in `known`; those of a pair follow each other."""
@@ -158,16 +159,22 @@ class Batching:
             size = max(1, (self.chunk or usual) // max(1, elements))
             for start in range(0, len(units), size):
                 chunk = units[start : start + size]
-                owner = self._owner(chunk[0][0].parameter, len(chunk) * elements)
+                owner = self._owner(chunk[0][0], partners, len(chunk) * elements)
                 halves = [self._batch([unit[k] for unit in chunk], partners, owner) for k in range(len(first))]
                 if len(halves) == 2:
                     halves[0].partner, halves[1].partner = halves[1], halves[0]
                 yield from halves
 
-    def _owner(self, first: nn.Parameter, elements: int) -> int:
-        if self.sharing is None:
-            return 0
-        return self.owners[first] if first in self.owners else self.sharing.owner(elements)
+    def _owner(self, first: Member, partners: Mapping[Member, Member], elements: int) -> int | None:
+        parameter, known = first.parameter, self.owners.get(first.parameter)
+        if is_shard(parameter):
+            rule, options = self._rule_for(first, partners.get(first))
+            role = ROLES[first.role]
+            if not elements or rule.by_element(options, role, first.matrix, parameter.dtype):
+                return None
+        elif self.sharing is None or not self.sharing.replicated:
+            return None
+        return self.sharing.owner(elements) if known is None else known
 
     def _rule_for(self, member: Member, partner: Member | None) -> tuple[Rule, Mapping[str, Any]]:
         options = {key: self.groups[member.group][key] for key in self.rule.defaults}
@@ -178,18 +185,24 @@ class Batching:
             ROLES[member.role], member.matrix, member.name, options, partner and partner.matrix
         )
 
-    def _batch(self, members: Sequence[Member], partners: Mapping[Member, Member], owner: int) -> ParameterBatch:
+    def _batch(self, members: Sequence[Member], partners: Mapping[Member, Member], owner: int | None) -> ParameterBatch:
         first = members[0]
         partner = partners.get(first)
         rule, options = self._rule_for(first, partner)
         named = [(member.place, member.name, member.parameter) for member in members]
+        parameters, values = [member.parameter for member in members], None
+        held, role = owner is None or owner == self.sharing.rank, ROLES[first.role]
+        if owner is not None and is_shard(first.parameter):
+            # what reads the parameters' start needs all of it; all processes take part in bringing it together
+            slots = rule.slots(options, role, *first.matrix)
+            if rule.orthonormal_up or any(slot.codec is None for slot in slots):
+                values = self.sharing.start_values(owner, parameters)
         batch = ParameterBatch(
-            self.groups[first.group], rule, options, ROLES[first.role], first.matrix, named, self.seed, first.scale,
-            partner and partner.matrix, self.device, first.model_width, first.adapter, owner,
-            held=self.sharing is None or owner == self.sharing.rank,
+            self.groups[first.group], rule, options, role, first.matrix, named, self.seed, first.scale,
+            partner and partner.matrix, self.device, first.model_width, first.adapter, owner, held, values,
         )  # fmt: skip
-        if not batch.empty:
-            rule.check_start(batch.names, [parameter.detach() for parameter in batch.parameters], options, batch.role)
+        if not batch.empty and (values is not None or not batch.sharded):
+            rule.check_start(batch.names, [value.detach() for value in values or parameters], options, batch.role)
         return batch
 
 

@@ -59,6 +59,11 @@ def joined_counts(
 
 def check_carried(old: ParameterBatch, new: ParameterBatch) -> None:
     """ValueError where an option was changed that says how something is stored that can't be stored anew."""
+    if old.sharded and (old.owner is None) != (new.owner is None):
+        raise ValueError(
+            "an option was changed after the first step by which weights that processes hold in parts are stepped as "
+            "whole matrices, or no longer. Set it back, or make a new optimizer."
+        )
     before, after = (batch.layout[ANCHOR_MODE] if "anchor" in batch.stores else None for batch in (old, new))
     if None not in (before, after) and before != after:
         raise ValueError(

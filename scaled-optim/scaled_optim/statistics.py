@@ -40,6 +40,20 @@ class RoleStatistics:
             tall = torch.stack([parameter.reshape(rows, cols) for parameter in parameters]).to(s.dtype)
             self.grams.append(torch.bmm(tall.mT, tall))
 
+    def on_host(self) -> "RoleStatistics":
+        """A copy that other processes can read; waits for the device."""
+        made = RoleStatistics()
+        made.count, made.beta2_count, made.orthonormal = self.count, self.beta2_count, self.orthonormal
+        made.squares, made.beta2 = float(self.squares), float(self.beta2)
+        made.grams = [gram.cpu() for gram in self.grams]
+        return made
+
+    def join(self, other: "RoleStatistics") -> None:
+        """Adds what another process has noted."""
+        self.count, self.beta2_count = self.count + other.count, self.beta2_count + other.beta2_count
+        self.squares, self.beta2 = self.squares + other.squares, self.beta2 + other.beta2
+        self.grams, self.orthonormal = self.grams + other.grams, self.orthonormal or other.orthonormal
+
     def read(self) -> dict[str, float]:
         """`update_rms`; `beta2` where it moves; of the up factors of LoRAs the mean `effective_rank`, and where they
         are kept orthonormal the largest `orthogonality_error` |BᵀB − 1|. This waits for the device.

@@ -1,4 +1,4 @@
-"""Optimizers that real processes share: each steps a part, and all have what one process would have, to the bit."""
+"""Optimizers that processes share, or whose weights they hold in parts: what one process would have, to the bit."""
 
 from pathlib import Path
 
@@ -7,31 +7,42 @@ from tests.torchrun import in_processes
 
 import pytest
 
+# a number by which rows do not divide evenly, and of which some processes have none
+PROCESSES = 3
+# they step some parameters as rows, without bringing them together; of Stiefel-LoRA its auxiliary AdamW does
+ROWWISE = ("LION_ADV", "STIEFEL_LORA")
 
-@pytest.fixture(scope="module", params=[2, 4])
-def told(request, tmp_path_factory) -> list[dict]:
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> list[dict]:
     """What each of so many processes says, by its rank."""
     folder = tmp_path_factory.mktemp("shared")
-    return in_processes(Path(__file__).with_name("shared_steps.py"), folder, request.param)
+    return in_processes(Path(__file__).with_name("shared_steps.py"), folder, PROCESSES)
 
 
+@pytest.mark.parametrize("how", ["shared", "in parts"])
 @pytest.mark.parametrize("rule", OPTIMIZERS)
-def test_parameters_and_state_are_those_of_one_process(told, rule):
-    assert [own[rule]["same"] for own in told] == [True] * len(told)
+def test_parameters_state_and_statistics_are_those_of_one_process(told, rule, how):
+    assert all(own[rule][how]["same statistics"] for own in told)
+    # kernels step the last numbers of a row one by one, in another order of operations than whole vectors of them
+    most = 3e-8 if how == "in parts" and rule in ROWWISE else 0.0
+    assert max(own[rule][how]["differs"] for own in told) <= most
 
 
+@pytest.mark.parametrize("how", ["shared", "in parts"])
 @pytest.mark.parametrize("rule", OPTIMIZERS)
-def test_state_is_shared_out(told, rule):
-    held = [own[rule]["held"] for own in told]
-    assert sum(held) == told[0][rule]["all"]
+def test_state_is_held_once_by_all_together(told, rule, how):
+    held = [own[rule][how]["held"] for own in told]
+    # a number for a whole parameter, as what it owes of decay, is with each process' rows
+    assert told[0][rule][how]["all"] <= sum(held) < 1.05 * told[0][rule][how]["all"]
     # by elements; state of some parameters is larger than of others
     assert max(held) < 1.6 * sum(held) / len(told)
 
 
 def test_what_cant_be_shared_is_told(told):
     for own in told:
-        prodigy, fused, copied = own["refused"]
-        assert prodigy.startswith("shared: PRODIGY_ADV measures all parameters together")
+        fused, copied, in_parts, placed = own["refused"]
+        assert placed.startswith("a DTensor: found it placed as") and in_parts == fused
         assert fused.startswith("shared: found a fused backward pass")
         assert copied.startswith("shared: found an optimizer that several processes share")
 

@@ -1,6 +1,6 @@
 """Runs of the miniature in several real processes, one after the other, so that torch is loaded once for all of them.
 
-Started by torchrun with a folder that has `jobs.json`: name -> a config, and what else is asked of the run.
+Each is started with a folder that has `jobs.json`: name -> a config, and what else is asked of the run.
 """
 
 import hashlib
@@ -9,30 +9,35 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.forked_scripts import ScriptServer
 from tests.torchrun import in_processes
 
 if TYPE_CHECKING:
     from modules.util.World import World
 
 
-def run_jobs(folder: Path, jobs: dict[str, dict[str, Any]], processes: int) -> list[dict[str, Any]]:
+def run_jobs(
+    folder: Path, jobs: dict[str, dict[str, Any]], processes: int, server: ScriptServer
+) -> list[dict[str, Any]]:
     """What each process says, by its rank: job -> what came of it, and `unused gradients`.
 
     Args:
         folder: gets the jobs and what came of them.
         jobs: name -> {"config": JSON, "stop_after": a step or None}.
         processes: how many train together.
+        server: forks them.
     """
     folder.mkdir()
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    return in_processes(Path(__file__), folder, processes)
+    return in_processes(Path(__file__), folder, processes, server)
 
 
 def run_job(job: dict[str, Any], world: "World") -> dict[str, Any]:
-    """Losses by step, validation losses, warnings, and sha256 of what was trained."""
+    """Losses by step, validation losses, warnings, sha256 of what was trained, and bytes that this process holds."""
     from modules.trainer.events import TrainCommands, TrainEvents
     from modules.trainer.Trainer import Trainer
     from modules.util.config.load import train_config_from_dict
+    from scaled_optim.shards import local_part, whole
 
     commands, found = TrainCommands(), {"losses": {}, "validation": [], "warnings": []}
 
@@ -50,8 +55,18 @@ def run_job(job: dict[str, Any], world: "World") -> dict[str, Any]:
     trainer.run()
     digest = hashlib.sha256()
     for parameter in trainer.parameters:
-        digest.update(parameter.detach().numpy().tobytes())
-    return found | {"parameters": digest.hexdigest()}
+        digest.update(whole(parameter).numpy().tobytes())
+    memory = {local_part(p).untyped_storage() for p in trainer.model.denoiser.parameters()}
+    weights = sum({storage.data_ptr(): storage.nbytes() for storage in memory}.values())
+    state = sum(tensor.nbytes for tensor in tensors_of(trainer.optimizer.state_dict()["state"]))
+    return found | {"parameters": digest.hexdigest(), "weights": weights, "state": state}
+
+
+def tensors_of(value: Any) -> list[Any]:
+    """All tensors in dicts."""
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in tensors_of(item)]
+    return [value] if hasattr(value, "nbytes") else []
 
 
 def unused_gradients(world: "World") -> list[list[float] | None]:

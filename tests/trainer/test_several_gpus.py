@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from modules.dataLoader.plan import PlannedBatch, PlannedSample
 from modules.trainer.RunPlan import RunPlan
 from modules.trainer.several_gpus import device_indexes, processes_to_start, several_problems
+from modules.trainer.shard_checks import shard_problems
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
 from modules.util.World import World
@@ -59,6 +60,26 @@ def test_what_several_processes_cant_do_is_refused_with_a_remedy(options, path):
     assert several_problems(config(**{**TWO, **options, "multi_gpu": False})) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"training_method": "FINE_TUNE", "optimizer": {"optimizer": "ADAMW"}}, "optimizer.optimizer"),
+        ({"training_method": "FINE_TUNE", "train_dtype": "FLOAT_16"}, "train_dtype"),
+        ({"compile": True}, "compile"),
+        ({"unet": {"offload_fraction": 0.5}}, "unet.offload_fraction"),
+        ({"text_encoder": {"activation_offloading": True}}, "text_encoder.activation_offloading"),
+    ],
+)
+def test_what_weights_in_parts_cant_do_is_refused_with_a_remedy(options, path):
+    own = {"model_type": "STABLE_DIFFUSION_15", "optimizer": {"optimizer": "ADAMW_ADV"}, "train_dtype": "FLOAT_32"}
+    parts = {**TWO, **own, "shard_weights": True}
+    (problem,) = shard_problems(config(**{**parts, **options}))
+    assert problem.path == path and len(problem.remedies) == 2
+    assert shard_problems(config(**parts)) == []
+    assert shard_problems(config(**{**parts, **options, "shard_weights": False})) == []
+    assert shard_problems(config(**{**parts, **options, "device_indexes": "0"})) == []
+
+
 def test_torchrun_is_held_to_the_same(monkeypatch):
     assert several_problems(config(batch_size=3)) == []
     monkeypatch.setenv("RANK", "0")
@@ -89,25 +110,37 @@ class Data:
 @pytest.mark.parametrize("sizes", [[4, 4, 3], [1, 1, 1, 1], [8, 2, 7, 1], [5]])
 @pytest.mark.parametrize("accumulation", [1, 2, 3])
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
-def test_each_image_of_a_step_is_trained_once_in_equal_parts(sizes, accumulation, processes):
+@pytest.mark.parametrize("in_step", [False, True])
+def test_each_image_of_a_step_is_trained_once_in_equal_parts(sizes, accumulation, processes, in_step):
     options = config(epochs=2, batch_size=8, gradient_accumulation_steps=accumulation)
-    plans = [RunPlan(options, Data(sizes), World(rank, processes)) for rank in range(processes)]
+    plans = [RunPlan(options, Data(sizes), World(rank, processes), in_step) for rank in range(processes)]
     for step in range(plans[0].total_steps):
         indices = list(plans[0].batches_of(step))
         planned = [(index, sample) for index in indices for sample in plans[0].batch(index).samples]
-        trained, amounts = [], []
+        trained, amounts, calls = [], [], []
         for plan in plans:
-            own, counts = plan.own(step)
-            parts = [(index, plan.share(index)) for index in own]
+            own = plan.own(step)
+            parts = [(index, plan.share(index)) for index, _ in own]
             assert own and all(part is not None for _, part in parts)
             for index, part in parts:
                 whole = plan.batch(index)
                 assert part.samples == whole.samples[part.first : part.first + len(part.samples)]
                 assert sorted((*part.samples, *part.others), key=lambda s: s.image) == list(whole.samples)
-            amounts.append(sum(len(part.samples) for _, part in parts) if counts else 0)
-            trained += [(index, sample) for index, part in parts for sample in part.samples] if counts else []
+            counted = [(index, part.samples) for (index, part), (_, counts) in zip(parts, own, strict=True) if counts]
+            amounts.append(sum(len(samples) for _, samples in counted))
+            trained += [(index, sample) for index, samples in counted for sample in samples]
+            calls.append(len(own))
             # what it is not asked for, it has not
-            assert all(plan.share(index) is None for index in set(indices) - set(own))
+            assert all(plan.share(index) is None for index in set(indices) - {index for index, _ in own})
         assert trained == planned
         assert max(amounts) - min(amounts) <= 1
+        assert not in_step or len(set(calls)) == 1
         assert plans[0].names(step) == [f"{sample.image}.png" for _, sample in planned]
+
+
+def test_what_is_shared_out_takes_time_by_the_number_of_batches(monkeypatch):
+    looked_at, batch = [], RunPlan.batch
+    monkeypatch.setattr(RunPlan, "batch", lambda self, index: looked_at.append(index) or batch(self, index))
+    plan = RunPlan(config(batch_size=2, gradient_accumulation_steps=100), Data([2] * 100), World(1, 2))
+    assert [index for index, _ in plan.own(0) if plan.share(index)] == list(range(50, 100))
+    assert len(looked_at) < 6 * 100

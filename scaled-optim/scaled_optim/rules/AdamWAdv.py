@@ -25,6 +25,7 @@ class AdamWAdv(Rule):
     """
 
     name = "ADAMW_ADV"
+    elementwise = True
     defaults = {
         **COMMON,
         **MOMENTUM,

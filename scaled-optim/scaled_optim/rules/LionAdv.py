@@ -19,6 +19,7 @@ class LionAdv(SignRule):
     """
 
     name = "LION_ADV"
+    elementwise = True
     defaults = {**SIGNED, "beta1": 0.9, "beta2": 0.99, "auto_kappa_p": False}
 
     def check(self, options: Mapping[str, Any]) -> None:

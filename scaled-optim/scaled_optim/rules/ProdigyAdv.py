@@ -29,6 +29,7 @@ class ProdigyAdv(AdamWAdv):
 
     name = "PRODIGY_ADV"
     rate_found = True
+    elementwise = False
     defaults = {
         **{
             key: value

@@ -2,6 +2,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from scaled_optim.codecs import CODECS
+from scaled_optim.features.decay_portions import NAME as DEBT
 from scaled_optim.features.kourkoutas import check_kourkoutas, kourkoutas_share, kourkoutas_slot
 from scaled_optim.features.moments import moment_slot
 from scaled_optim.features.weight_decay import decay_slots
@@ -40,6 +42,13 @@ ADAPTIVE: Mapping[str, Any] = {
     "fisher_wd": False,
     "use_atan2": False,
 }
+# What may be set where a step looks at each number by itself; any other option has the value that switches it off.
+ELEMENTWISE = frozenset({
+    "Simplified_AdEMAMix", "alpha", "alpha_grad", "beta1", "beta2", "beta2_min", "beta3_ema", "cautious_wd",
+    "centered_wd_mode", "ema_alpha", "eps", "k_warmup_steps", "momentum", "nesterov", "nesterov_coef", "scale_law",
+    "state_precision", "stochastic_rounding", "tiny_spike", "use_AdEMAMix", "use_atan2", "use_bias_correction",
+    "use_grams", "weight_decay",
+})  # fmt: skip
 # Two ways to say what happens to the same thing.
 EXCLUSIVE = (("use_grams", "use_cautious"), ("nnmf_factor", "state_precision"))
 
@@ -54,6 +63,8 @@ class Rule(ABC):
         orthonormal_up: whether the up factors of LoRAs must have orthonormal columns.
         paired: whether a factor and its partner are stepped together, each with the other's values as `s.partners`.
         rate_found: whether it multiplies the learning rate by a number that it estimates on the device.
+        elementwise: whether a number's direction depends on that number's own gradients alone, as long as of its
+            options only those of `ELEMENTWISE` are set.
     """
 
     name: ClassVar[str]
@@ -62,6 +73,7 @@ class Rule(ABC):
     orthonormal_up: ClassVar[bool] = False
     paired: ClassVar[bool] = False
     rate_found: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
 
     def check(self, options: Mapping[str, Any]) -> None:
         """ValueError for values that are wrong, alone or together; the message begins with the option's name."""
@@ -127,6 +139,23 @@ class Rule(ABC):
             ValueError: the rule can't step it.
         """
         return self, options
+
+    def by_element(self, options: Mapping[str, Any], role: Role, shape: Shape, dtype: torch.dtype) -> bool:
+        """Whether some rows of a parameter can be stepped without the others, with the result that they would have.
+
+        Args:
+            options: of the parameter.
+            role: of it.
+            shape: `(rows, cols)` of it as a matrix.
+            dtype: of it. What is rounded at random needs its place in the whole.
+        """
+        # statistics look at whole up factors
+        if not self.elementwise or dtype == torch.bfloat16 or role.name == "LORA_UP":
+            return False
+        if any(options[name] != off for name, off in self.defaults.items() if name not in ELEMENTWISE):
+            return False
+        slots = self.slots(options, role, *shape)
+        return all(slot.codec is CODECS["fp32"] if slot.codec else slot.name == DEBT for slot in slots)
 
     def totals(self, options: Mapping[str, Any], count: int, device: torch.device) -> dict[str, Tensor]:
         """Tensors that all `count` parameters share; none for most rules."""

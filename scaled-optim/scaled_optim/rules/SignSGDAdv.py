@@ -22,6 +22,7 @@ class SignSGDAdv(NormedRule, SignRule):
     """
 
     name = "SIGNSGD_ADV"
+    elementwise = True
     defaults = {
         **SIGNED,
         **MOMENTUM,

@@ -38,6 +38,7 @@ class StiefelLoRA(AdamWAdv):
     """
 
     name = "STIEFEL_LORA"
+    elementwise = False
     needs_pairs = True
     orthonormal_up = True
     defaults = {**AdamWAdv.defaults, "stiefel_base": "ADAMW"}

@@ -43,7 +43,9 @@ class OptimizerLibraryOptions(BaseConfig):
         "Log every", "D-Adaptation: prints its estimate every so many steps; 0: never.", ge=0, unit="steps"
     )
     no_prox: bool | None = advanced("No proximal step", "D-Adapt Adan: decays as AdamW does.")
-    fsdp_in_use: bool | None = advanced("FSDP", "Weights are spread over several GPUs. Refused: they never are.")
+    fsdp_in_use: bool | None = advanced(
+        "FSDP", "Weights are spread over several GPUs. Refused: `shard_weights` of the run says so."
+    )
 
     # schedule-free optimizers
     r: float | None = advanced(

@@ -186,6 +186,14 @@ class TrainingOptions(BaseConfig):
         visible_when={"multi_gpu": (True,)},
         affects_result=False,
     )
+    shard_weights: bool = memory_option(
+        False,
+        "Weights in parts",
+        "With several GPUs: each holds a part of the weights of the denoiser, and of text encoders that are trained, "
+        "and gets the rest block by block as it is needed (FSDP). Models fit that are too large for one GPU; steps are "
+        "slower. Of weights that are trained, gradients and the optimizer's state are in parts, too.",
+        affects_result=False,
+    )
     temp_device: str = advanced_memory_option(
         "cpu",
         "Waiting device",

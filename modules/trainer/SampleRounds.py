@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modules.model.BaseModel import BaseModel
@@ -30,6 +30,7 @@ class SampleRounds:
         events: are told of every picture.
         world: the processes, each of which draws a part of the samples. The one that leads keeps and tells them.
         in_step: whether all draw every sample, as they can only call the model together. What fails then ends the run.
+        stopped: whether the run is to end. Then the rest of a round is left out, where one process draws it.
     """
 
     def __init__(
@@ -42,29 +43,36 @@ class SampleRounds:
         events: TrainEvents,
         world: World = ALONE,
         in_step: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model, self.samples, self.config = model, list(samples), config
         self.folder, self.workspace = workspace / "samples", workspace
         self.progress, self.events, self.world, self.in_step = progress, events, world, in_step
+        # what one process draws alone is kept as it is drawn; what several draw, when all are done
+        self._alone, self._stopped = world.alone, stopped if world.alone else lambda: False
 
     def draw(self, suffix: str = "") -> None:
         """One round with the weights as they are. `suffix` tells rounds of the same step apart."""
         if not self.samples:
             return
-        pictures = self._draw()
-        if not self.world.leads:
-            return
         step = self.progress.step
         kind, name = self.config.sample_image_format, f"step-{step:06d}{'-' + suffix if suffix else ''}"
+        kept: dict[int, str] = {}
+
+        def keep(index: int, picture: Image.Image) -> None:
+            path = save_picture(picture, self.folder / file_name(index, self.samples[index].prompt) / name, kind)
+            kept[index] = str(path)
+            self.events.emit("sample", step=step, path=str(path))
+
+        pictures = self._draw(keep if self._alone else lambda index, picture: None)
+        if not self.world.leads or pictures is None:
+            return
         try:
-            files = []
-            for index, (sample, picture) in enumerate(zip(self.samples, pictures, strict=True)):
-                if picture is None:
-                    continue
-                path = save_picture(picture, self.folder / file_name(index, sample.prompt) / name, kind)
-                files.append(str(path))
-                self.events.emit("sample", step=step, path=str(path))
-            if not files:
+            for index, picture in enumerate(pictures):
+                if picture is not None and index not in kept:
+                    keep(index, picture)
+            files = [kept[index] for index in sorted(kept)]
+            if not files or self._stopped() and len(files) < len(pictures):
                 return
             grid = make_grid([(f"step {step}", pictures)], [sample.prompt for sample in self.samples])
             grid_path = save_picture(grid, self.folder / "grid" / name, kind)
@@ -75,20 +83,28 @@ class SampleRounds:
         if not suffix:
             self.progress.samples = [r for r in self.progress.samples if r["step"] != step] + [record]
 
-    def _draw(self) -> list[Image.Image | None]:
-        """The pictures of all samples, in the process that leads; None for those that can't be drawn."""
+    def _draw(self, take: Callable[[int, Image.Image], None]) -> list[Image.Image | None] | None:
+        """The pictures of all samples, in the process that leads; None for those that can't be drawn.
+
+        None in place of all: the only process could not draw or keep them, which was told.
+
+        Args:
+            take: gets each that this process draws, and its number, as soon as it is there.
+        """
         step, warnings = self.progress.step, []
         own = range(len(self.samples)) if self.in_step else self.world.own(range(len(self.samples)))
         drawn: list[Image.Image | None] = [None] * len(own)
+        failed = False
         try:
             drawn = draw_samples(
                 self.model, [self.samples[index] for index in own], self.config.seed, step, warnings.append,
                 lambda done, total: self.events.emit("progress", stage="sampling", done=done, total=total),
-                list(own), self.in_step,
+                list(own), self.in_step, take, self._stopped,
             )  # fmt: skip
         except FAILURES as error:
             if self.in_step:
                 raise
+            failed = self._alone
             warnings.append(self._failed(str(error)))
         finally:
             self.model.rest()
@@ -98,6 +114,8 @@ class SampleRounds:
             found = self.world.gather((dict(zip(own, drawn, strict=True)), warnings))
         for text in dict.fromkeys(text for _, texts in found for text in texts):
             self.events.emit("warning", text=text)
+        if failed:
+            return None
         pictures = {index: picture for some, _ in found for index, picture in some.items()}
         return [pictures[index] for index in range(len(self.samples))]
 

@@ -222,8 +222,9 @@ class Trainer:
             set_aside_older_run(self.workspace, self.warn)
         self.log = TrainLog(self.workspace, config, self.run_name) if self.world.leads else NoLog()
         self.rounds = SampleRounds(
-            self.model, samples, config, self.workspace, self.progress, self.events, self.world, self._in_step
-        )
+            self.model, samples, config, self.workspace, self.progress, self.events, self.world, self._in_step,
+            lambda: self.commands.stop,
+        )  # fmt: skip
         self.prepared = True
 
     @property

@@ -31,6 +31,8 @@ def draw_samples(
     on_progress: Callable[[int, int], None],
     numbers: Sequence[int] | None = None,
     at_once: bool = False,
+    take: Callable[[int, Image.Image], None] = lambda index, picture: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> list[Image.Image | None]:
     """One picture for each sample; None where it can't be drawn, which is told and never ends a run.
 
@@ -45,11 +47,17 @@ def draw_samples(
         on_progress: gets how many steps of how many are done.
         numbers: of the samples among all of the run; None: these are all.
         at_once: too little memory is raised, as what the model's part is in other processes waits for this one.
+        take: gets the number and the picture of each sample as soon as it is drawn.
+        stopped: asked before each sample but the first; from True on none is drawn.
     """
     pictures: list[Image.Image | None] = []
     total = sum(sample.diffusion_steps for sample in samples)
     done = 0
     for index, sample in zip(range(len(samples)) if numbers is None else numbers, samples, strict=True):
+        if pictures and stopped():
+            pictures += [None] * (len(samples) - len(pictures))
+            warn(f"{sum(picture is None for picture in pictures)} of {len(samples)} samples were left out to stop.")
+            break
         own_seed = step_seed(seed, "sample", step, index) if sample.random_seed else sample.seed
         before = done
         try:
@@ -60,6 +68,8 @@ def draw_samples(
             warn(f"The sample {sample.prompt[:LONGEST_CAPTION]!r} is left out: {error}")
             picture = None
         pictures.append(picture)
+        if picture is not None:
+            take(index, picture)
         done = before + sample.diffusion_steps
         on_progress(done, total)
     return pictures

@@ -105,3 +105,24 @@ def test_seeds_are_fixed_or_random_but_never_by_chance():
     first, again, later = painter.seeds[:3], painter.seeds[3:6], painter.seeds[6:]
     assert first == again and first[0] == later[0] == 7
     assert len({*first[1:], *later[1:]}) == 4
+
+
+def test_pictures_come_one_by_one_and_stop_leaves_out_the_rest(make_run):
+    sample = {"prompt": "a red shape", "width": 32, "height": 32, "diffusion_steps": 1, "cfg_scale": 1.0}
+    options = {"samples": [sample] * 3, "sample_after": 2, "sample_after_unit": "STEP", "epochs": 1}
+    whole, stopped = make_run("whole"), make_run("stopped")
+    whole.train(**options)
+    trainer = stopped.trainer(**options)
+
+    def listen(kind: str, values: dict) -> None:
+        if kind == "sample" and values["step"] == 2:
+            trainer.asked.stop = True
+
+    trainer.events.listeners.append(listen)
+    report = trainer.run()
+    assert not report["finished"] and report["steps"] == 2 and stopped.output.is_file()
+    assert [one["step"] for one in stopped.of_kind("sample")] == [0, 0, 0, 2], "before the others were drawn"
+    assert "2 of 3 samples were left out to stop." in stopped.warnings()
+    assert [record["step"] for record in report["samples"]] == [0], "half a round counts as none"
+    stopped.train(**options, continue_last_backup=True)
+    assert stopped.digest() == whole.digest()

@@ -27,7 +27,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     # torch takes seconds to load; a wrong command line should not wait for it
-    from modules.tool.comfy_workflow import workflow_place, write_workflow
+    from modules.tool.comfy_workflow import write_workflow
+    from modules.tool.ComfyGraph import workflow_place
     from modules.util.config.load import load_train_config
 
     config = load_train_config(args.config)

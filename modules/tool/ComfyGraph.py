@@ -2,10 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 TOP, COLUMN, WIDTH, GAP = 80, 420, 360, 40
 TITLE, ROW, TEXT = 40, 28, 160
+
+
+def workflow_place(adapter: Path) -> Path:
+    """Where the workflow of an adapter is written: beside it."""
+    return adapter.with_name(f"{adapter.stem} workflow.json")
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,6 @@ class Models:
     vae: Output
 
 
-def workflow_place(adapter: Path) -> Path:
-    """Where the workflow of an adapter is written: beside it."""
-    return adapter.with_name(f"{adapter.stem} workflow.json")
-
-
 def write_workflow(
     config: TrainConfig, adapter: Path, target: Path, overwrite: bool, say: Callable[[str], None]
 ) -> None:

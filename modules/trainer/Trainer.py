@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,7 @@ from modules.trainer.WeightShards import shard_weights, sharded_components, whol
 from modules.util.atomic_file import write_json
 from modules.util.config.errors import ConfigError
 from modules.util.config.load import resolve_concepts, resolve_samples
+from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.dtypes import autocast
 from modules.util.enum.EMAMode import EMAMode
@@ -221,11 +222,14 @@ class Trainer:
         if fresh and self.world.leads:
             set_aside_older_run(self.workspace, self.warn)
         self.log = TrainLog(self.workspace, config, self.run_name) if self.world.leads else NoLog()
-        self.rounds = SampleRounds(
-            self.model, samples, config, self.workspace, self.progress, self.events, self.world, self._in_step,
+        self.rounds = self._rounds(samples)
+        self.prepared = True
+
+    def _rounds(self, samples: Sequence[SampleConfig]) -> SampleRounds:
+        return SampleRounds(
+            self.model, samples, self.config, self.workspace, self.progress, self.events, self.world, self._in_step,
             lambda: self.commands.stop,
         )  # fmt: skip
-        self.prepared = True
 
     @property
     def _in_step(self) -> bool:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from modules.tool.ComfyGraph import workflow_place
 from modules.util.config.errors import ConfigError
 from modules.util.config.read_json import read_json
 from modules.util.config.whole_file import replacing
@@ -36,7 +37,7 @@ class RunResult:
     @property
     def workflow(self) -> Path:
         """Where its workflow for ComfyUI is written."""
-        return self.path.with_name(f"{self.path.stem} workflow.json")
+        return workflow_place(self.path)
 
     @property
     def page(self) -> Path:

@@ -6,8 +6,8 @@ from pathlib import Path
 from modules.model.families import FAMILIES
 from modules.modelSaver.AdapterFile import read_adapter
 from modules.tool.comfy_recipes import RECIPES, recipe_of
-from modules.tool.comfy_workflow import by_hand, workflow, workflow_place
-from modules.tool.ComfyGraph import NODE_TYPES, ComfyGraph
+from modules.tool.comfy_workflow import by_hand, workflow
+from modules.tool.ComfyGraph import NODE_TYPES, ComfyGraph, workflow_place
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelType import ModelType

@@ -13,7 +13,6 @@ SUPPORTED = frozenset(kind for family in FAMILIES for kind in family.model_types
 _COMPONENTS_OF_OTHERS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("STABLE_DIFFUSION_15", "STABLE_DIFFUSION_20"): ("unet", "text_encoder", "vae"),
     ("STABLE_DIFFUSION_XL",): ("unet", "text_encoder", "text_encoder_2", "vae"),
-    ("PIXART", "SANA"): ("transformer", "text_encoder", "vae"),
     ("HUNYUAN_VIDEO",): ("transformer", "text_encoder", "text_encoder_2", "vae"),
     ("WUERSTCHEN", "STABLE_CASCADE"): (
         *("prior", "text_encoder", "effnet_encoder"),

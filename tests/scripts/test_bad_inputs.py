@@ -122,7 +122,7 @@ BAD_CONFIGS = {
     "out of bounds": ({"lora_rank": 0}, "lora_rank"),
     "an object for a list": ({"concepts": {"path": "x"}}, "concepts"),
     "a wrong type deep inside": ({"concepts": [{"path": "x", "image": {"enable_random_flip": 1}}]}, "concepts.0.image"),
-    "an option that no optimizer has": ({"optimizer": {"optimizer": "PRODIGY", "fsdp_in_use": True}}, "several GPUs"),
+    "an option that no optimizer has": ({"optimizer": {"optimizer": "PRODIGY", "fsdp_in_use": True}}, "shard_weights"),
     "an option of another optimizer": ({"optimizer": {"optimizer": "ADAMW", "momentum": 0.5}}, "optimizer.momentum"),
     "a family without code": ({"model_type": "WUERSTCHEN_2"}, "model_type"),
     "a method without code": ({"training_method": "FINE_TUNE_VAE"}, "training_method"),

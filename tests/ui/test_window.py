@@ -114,7 +114,7 @@ def test_the_top_bar_and_the_tab_show_the_same(app, user):
 def test_what_cannot_be_chosen_stays_and_says_why(app):
     control = app.top.options["model_type"]
     control.button.invoke()
-    app.tools.popup.choose("IDEOGRAM_4")
+    app.tools.popup.choose("HUNYUAN_VIDEO")
     assert app.tools.popup.is_open and "cannot be trained" in app.tools.popup._reason.cget("text")
     assert app.form.config.model_type == "STABLE_DIFFUSION_15"
     app.tools.popup.close()

@@ -166,9 +166,9 @@ def test_conditions_are_told_in_words():
     form.config.model_type = ModelType.STABLE_DIFFUSION_15
     assert form.applies("unet.train") and not form.applies("transformer.train")
     assert form.needs("transformer.train") == "a “Model type” that has the component Transformer"
-    # of some families nobody knows the components, and then all can be seen
-    form.config.model_type = ModelType.IDEOGRAM_4
-    assert form.applies("unet.train") and form.applies("transformer.train")
+    # of a family that can't be trained here the components are known, too
+    form.config.model_type = ModelType.HUNYUAN_VIDEO
+    assert form.applies("transformer.train") and not form.applies("unet.train")
 
 
 def test_problems_between_options_are_shown_at_one():
@@ -188,7 +188,7 @@ def test_what_a_run_needs_is_asked_for(tmp_path, monkeypatch):
     form = TrainForm()
     form.set_text("concept_file_name", "none.json")
     form.set_text("base_model_name", " ")
-    form.set_value("model_type", ModelType.IDEOGRAM_4)
+    form.set_value("model_type", ModelType.HUNYUAN_VIDEO)
     problems = {problem.path: problem.text for problem in form.problems()}
     assert "no such file" in problems["concept_file_name"]
     assert "is empty" in problems["base_model_name"]

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from modules.run.RunProcess import RunProcess
 from modules.ui.App import App
 from modules.ui.tabs import TABS
+from modules.ui.ToolsView import TRY
 from modules.viewModel.Session import BUILT_IN
 
 from PIL import Image, ImageGrab
@@ -28,6 +29,14 @@ SETTLE, PATIENCE = 1.5, 120
 COLORS = 256
 # elsewhere Pillow asks the system instead of X11
 SCREEN = "" if sys.platform == "linux" else None
+TRIED_PRESET = "Tiny/tiny LoRA"
+TRIED = {
+    "prompt": "a red lumo on a blue background",
+    "strengths": "0 0.5 1",
+    "width": "64",
+    "height": "64",
+    "count": "2",
+}
 OPTIMIZER_PRESET = "Tiny/tiny LoRA ADAMW_ADV"
 
 
@@ -40,6 +49,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--theme", choices=["light", "dark"], default="light", help="of the window")
     parser.add_argument("--scale", type=int, default=100, metavar="PERCENT", help="of the window")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="run that the run tab shows")
+    parser.add_argument("--adapter", type=Path, metavar="FILE", help="of the tiny base, with which a prompt is tried")
     args = parser.parse_args(arguments)
     try:
         args.sizes = [tuple(int(side) for side in size.split("x")) for size in args.sizes]
@@ -85,6 +95,20 @@ class Painter:
             self.app.show_tab(tab.name)
             self.draw(self.app, f"{tab.name}_{width}")
 
+    def draw_trial(self, width: int, adapter: Path) -> None:
+        """A prompt that is tried with an adapter of the tiny base."""
+        app = self.app
+        app.preset_actions.open(TRIED_PRESET)
+        app.show_tab("tools")
+        view = app.views["tools"][1]
+        view.take_adapter(TRY, adapter)
+        page = view.pages[TRY]
+        for path, text in TRIED.items():
+            page.form.set_text(path, text)
+        view.run(TRY)
+        self.wait(lambda: page.process is None, PATIENCE)
+        self.draw(app, f"try_{width}")
+
     def draw_windows(self) -> None:
         """The windows of an optimizer with many options, and of the first concept."""
         app = self.app
@@ -118,6 +142,8 @@ def draw(args: argparse.Namespace, root: Path) -> None:
     painter = Painter(app, output)
     for width, height in args.sizes:
         painter.draw_tabs(width, height)
+        if args.adapter is not None:
+            painter.draw_trial(width, args.adapter)
     painter.draw_windows()
     app.destroy()
 

@@ -10,6 +10,7 @@ from modules.ui.tabs import TOOLS_TAB
 from modules.ui.ToolsView import CONVERT, TRY
 from modules.util.UserError import UserError
 from modules.viewModel import RunResult
+from modules.viewModel.paths import portable
 from modules.viewModel.ToolProcess import ToolProcess
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class ResultBar(ttk.Frame):
         for text, button in self.buttons.items():
             if found.is_adapter or text in FOR_ALL:
                 button.pack(side="left", padx=(0, px(6)))
-        self._path = ShortLabel(self, str(found.path), "Muted.TLabel")
+        self._path = ShortLabel(self, portable(found.path), "Muted.TLabel")
         self._path.pack(side="left", fill="x", expand=True, padx=(px(6), 0))
         self._app.tools.tooltip.attach(self._path, lambda: str(found.path))
         self.pack(fill="x", pady=(px(4), 0))

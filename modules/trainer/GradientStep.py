@@ -111,9 +111,9 @@ class GradientStep:
             return self.fused.take_norm()
         self.scaler.unscale_(self.optimizer)
         limit = float("inf") if self.limit is None else self.limit
-        parts = [local_part(p.grad) for p in self.parameters if p.grad is not None and is_shard(p)]
         if not any(map(is_shard, self.parameters)):
             return nn.utils.clip_grad_norm_(self.parameters, limit)
+        parts = [local_part(p.grad) for p in self.parameters if p.grad is not None and is_shard(p)]
         whole = [p.grad for p in self.parameters if p.grad is not None and not is_shard(p)]
         # of what processes hold in parts, the squares of all parts are added up
         squares = self.world.sum(nn.utils.get_total_norm(parts).to(self.device).square())

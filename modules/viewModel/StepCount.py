@@ -49,6 +49,9 @@ class StepCount:
             self._look(missing)
         if all(_key(one) in self._known for one in trained):
             self._count(config, trained)
+        else:
+            # what stands there is another config's
+            self.text = self.detail = ""
 
     def _count(self, config: TrainConfig, trained: list[ConceptConfig]) -> None:
         images = sum(self._known[_key(one)][1] for one in trained)

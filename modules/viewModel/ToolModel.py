@@ -406,8 +406,9 @@ def try_prompt(config: TrainConfig, wish: TryInput, process: ToolProcess) -> Too
     """
     _need(wish.prompt, "a prompt", "Write")
     folder = Path(config.workspace_dir) / "images"
-    arguments = ["--prompt", wish.prompt, "--seed", str(wish.seed), "--count", str(wish.count)]
-    arguments += ["--output", str(folder), *_given("--negative", wish.negative)]
+    # with = a text may begin with a dash
+    arguments = [f"--prompt={wish.prompt}", "--seed", str(wish.seed), "--count", str(wish.count)]
+    arguments += ["--output", str(folder), *([f"--negative={wish.negative}"] if wish.negative.strip() else [])]
     for flag in ("width", "height", "steps", "cfg"):
         arguments += _given(f"--{flag}", getattr(wish, flag))
     if wish.adapter.strip():

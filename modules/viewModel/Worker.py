@@ -1,3 +1,4 @@
+import gc
 import queue
 import threading
 from collections.abc import Callable
@@ -5,7 +6,15 @@ from typing import Any
 
 
 class Worker:
-    """Runs what takes long on threads, and hands the results to whoever polls, so that a window never waits."""
+    """Runs what takes long on threads, and hands the results to whoever polls, so that a window never waits.
+
+    Python collects garbage on whatever thread makes the next object. A closed window is garbage of which Tk has to be
+    told, and Tk lets another thread wait for that until its own is back in its loop, a second for each variable. So
+    nothing is collected on a thread of this: meanwhile `poll` does it.
+    """
+
+    _threads = 0
+    _lock = threading.Lock()
 
     def __init__(self) -> None:
         self._results: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -29,11 +38,16 @@ class Worker:
                 self._results.put(lambda error=error: failed(error))
             else:
                 self._results.put(lambda: done(result))
+            finally:
+                self._count(-1)
 
+        self._count(1)
         threading.Thread(target=work, name="window's work", daemon=True).start()
 
     def poll(self) -> None:
         """Hands over all results that are there, on the caller's thread."""
+        if self._threads:
+            _collect_what_is_due()
         while True:
             try:
                 deliver = self._results.get_nowait()
@@ -41,3 +55,20 @@ class Worker:
                 return
             self._open -= 1
             deliver()
+
+    @staticmethod
+    def _count(change: int) -> None:
+        with Worker._lock:
+            Worker._threads += change
+            if Worker._threads:
+                gc.disable()
+            else:
+                gc.enable()
+
+
+def _collect_what_is_due() -> None:
+    """What Python would do by itself: the oldest generation whose count is past its threshold."""
+    counts, thresholds = gc.get_count(), gc.get_threshold()
+    due = [generation for generation in range(3) if counts[generation] > thresholds[generation] > 0]
+    if due:
+        gc.collect(due[-1])

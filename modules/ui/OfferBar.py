@@ -2,6 +2,7 @@ import tkinter as tk
 from tkinter import ttk
 
 from modules.ui.WindowTools import WindowTools
+from modules.util.texts import tr
 from modules.viewModel.TrainForm import TrainForm
 
 
@@ -20,8 +21,8 @@ class OfferBar(ttk.Frame):
     def __init__(self, parent: tk.Misc, tools: WindowTools, form: TrainForm) -> None:
         super().__init__(parent, style="Card.TFrame", padding=tools.theme.px(8))
         self._form, self._gap = form, tools.theme.px(8)
-        self.take = ttk.Button(self, text="Take them", command=form.take_offer)
-        self.keep = ttk.Button(self, text="Keep mine", command=form.decline_offer)
+        self.take = ttk.Button(self, text=tr("Take them"), command=form.take_offer)
+        self.keep = ttk.Button(self, text=tr("Keep mine"), command=form.decline_offer)
         self.keep.pack(side="right", padx=(self._gap, 0))
         self.take.pack(side="right", padx=(self._gap, 0))
         self._text = ttk.Label(self, justify="left")

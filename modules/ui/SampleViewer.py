@@ -4,6 +4,7 @@ from tkinter import ttk
 from modules.ui.Theme import COLORS
 from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
+from modules.util.texts import tr
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.fit_picture import fit_picture
 from modules.viewModel.RunModel import RunModel, SamplePicture
@@ -34,7 +35,7 @@ class SampleViewer(ttk.Frame):
         self._photo: ImageTk.PhotoImage | None = None
         head = ttk.Frame(self)
         head.pack(fill="x")
-        ttk.Label(head, text="Samples", style="Bold.TLabel").pack(side="left")
+        ttk.Label(head, text=tr("Samples"), style="Bold.TLabel").pack(side="left")
         self.chooser = ttk.Button(head, style="Select.TButton", width=8, command=self._list)
         self.chooser.pack(side="left", fill="x", expand=True, padx=(px(10), 0))
         tools.tooltip.attach(self.chooser, lambda: self.browser.prompt)
@@ -76,7 +77,7 @@ class SampleViewer(ttk.Frame):
 
     def _refresh(self) -> None:
         browser = self.browser
-        self.chooser.configure(text=browser.prompt or "none yet")
+        self.chooser.configure(text=browser.prompt or tr("none yet"))
         enable(self.chooser, bool(browser.prompts))
         several = browser.last > 0
         ink = COLORS["accent" if several else "line"]
@@ -89,7 +90,7 @@ class SampleViewer(ttk.Frame):
         enable(self._after, browser.can_go_on)
         if browser.picture != self.picture or browser.picture is None:
             self.picture = browser.picture
-            self._text.configure(text=f"after step {self.picture.step}" if self.picture else "")
+            self._text.configure(text=tr("after step {step}", step=self.picture.step) if self.picture else "")
             self._draw()
 
     def _list(self) -> None:
@@ -101,7 +102,8 @@ class SampleViewer(ttk.Frame):
         room = (self._image.winfo_width() - 4, self._image.winfo_height() - 4)
         if self.picture is None or min(room) < 16:
             self._photo = None
-            self._image.configure(image="", text="" if self.picture else "Samples appear here as they are drawn.")
+            none = tr("Samples appear here as they are drawn.")
+            self._image.configure(image="", text="" if self.picture else none)
             return
         self._image.configure(wraplength=room[0])
         try:
@@ -113,7 +115,8 @@ class SampleViewer(ttk.Frame):
         # Pillow's readers raise almost anything on damaged files
         except Exception as error:
             self._photo = None
-            self._image.configure(image="", text=f"{self.picture.path.name} cannot be shown: {error}")
+            trouble = tr("{picture} cannot be shown: {error}", picture=self.picture.path.name, error=error)
+            self._image.configure(image="", text=trouble)
             return
         self._image.configure(image=self._photo, text="")
 

@@ -5,11 +5,12 @@ from tkinter import ttk
 from modules.ui.Timer import Timer
 from modules.ui.widgets import focused
 from modules.ui.WindowTools import WindowTools
+from modules.util.texts import later, tr
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.search_options import Found, search_options
 
 WIDTH, SHOWN, LEAVE_MS = 460, 9, 150
-PROMPT = "Find an option (Ctrl+F)"
+PROMPT = later("Find an option (Ctrl+F)")
 
 
 class SearchField(ttk.Frame):
@@ -31,7 +32,7 @@ class SearchField(ttk.Frame):
         self._text = tk.StringVar(self)
         self.entry = ttk.Entry(self, textvariable=self._text, width=12, style="Window.TEntry")
         self.entry.pack(fill="x", expand=True)
-        self._hint = ttk.Label(self.entry, text=PROMPT, style="Hint.TLabel", cursor="xterm")
+        self._hint = ttk.Label(self.entry, text=tr(PROMPT), style="Hint.TLabel", cursor="xterm")
         self._hint.bind("<Button-1>", lambda _: self.entry.focus_set())
         self.found: list[Found] = []
         self._marked = 0
@@ -89,9 +90,11 @@ class SearchField(ttk.Frame):
         self._lines = []
         first = max(0, min(self._marked - SHOWN // 2, len(self.found) - SHOWN))
         if not self.found:
-            self._line("Nothing has this in its name or help.", "", False, None)
+            self._line(tr("Nothing has this in its name or help."), "", False, None)
         for place, one in list(enumerate(self.found))[first : first + SHOWN]:
-            note = f"{one.place}   {one.path}" + (f"\nonly with {one.missing}" if one.missing else "")
+            note = f"{one.place}   {one.path}"
+            if one.missing:
+                note += f"\n{tr('only with {needs}', needs=one.missing)}"
             self._line(one.title, note, place == self._marked, place)
         self._window.update_idletasks()
         wide = max(theme.px(WIDTH), self.entry.winfo_width())

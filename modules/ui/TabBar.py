@@ -3,6 +3,7 @@ from collections.abc import Callable, Sequence
 from tkinter import ttk
 
 from modules.ui.Theme import Theme
+from modules.util.texts import tr
 
 
 class TabBar(ttk.Frame):
@@ -11,7 +12,7 @@ class TabBar(ttk.Frame):
     Args:
         parent: that it is put into; by `fill="x"`, if there may be more rows.
         theme: for sizes.
-        names: from left to right.
+        names: from left to right, shown in the language of the window.
         chosen: gets the name that a person chose.
     """
 
@@ -22,7 +23,7 @@ class TabBar(ttk.Frame):
         self.buttons: dict[str, ttk.Radiobutton] = {}
         for name in names:
             button = ttk.Radiobutton(
-                self, text=name, value=name, variable=self._variable, style="Tab.TRadiobutton",
+                self, text=tr(name), value=name, variable=self._variable, style="Tab.TRadiobutton",
                 command=lambda name=name: chosen(name),
             )  # fmt: skip
             for key, step in (("<Left>", -1), ("<Right>", 1)):

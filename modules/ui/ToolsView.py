@@ -10,6 +10,7 @@ from modules.ui.Timer import Timer
 from modules.ui.ToolPage import Tool, ToolPage
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError
+from modules.util.texts import later, tr
 from modules.util.UserError import UserError
 from modules.viewModel import ToolModel
 from modules.viewModel.FormModel import FormModel
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
 TICK_MS = 250
 TRY, CAPTIONS, ALPHA, INSPECT, CONVERT, MERGE, EXTRACT, RANK, COORD, MEMORY, BOARD = (
-    "try a prompt", "captions", "alpha calculator", "adapter inspector", "converter", "merge", "extract",
-    "effective rank", "coordinate check", "memory estimate", "TensorBoard",
+    later("try a prompt"), later("captions"), later("alpha calculator"), later("adapter inspector"),
+    later("converter"), later("merge"), later("extract"), later("effective rank"), later("coordinate check"),
+    later("memory estimate"), later("TensorBoard"),
 )  # fmt: skip
 TOOLS = (
     Tool(
@@ -101,7 +103,7 @@ class ToolsView(ttk.Frame):
         self.show_tool(ALPHA)
         alpha = self.pages[ALPHA]
         self.show_tool(TRY)
-        self.take = ttk.Button(alpha.row, text="Take into the config", command=self.apply)
+        self.take = ttk.Button(alpha.row, text=tr("Take into the config"), command=self.apply)
         self._end = app.form.listen(lambda _: self._config_changed())
         self.bind("<Destroy>", self._destroyed)
 
@@ -140,7 +142,12 @@ class ToolsView(ttk.Frame):
         """Not while a tool works, which would end with its page."""
         working = [name for name, page in self.pages.items() if page.process is not None]
         if working:
-            self._app.say(f"The size stays as it is, as the {working[0]} is at work. Cancel it, or wait for its end.")
+            self._app.say(
+                tr(
+                    "Size and language stay as they are, as a tool is at work: {tool}. Cancel it, or wait for its end.",
+                    tool=tr(working[0]),
+                )
+            )
         return not working
 
     def cancel(self, name: str) -> None:
@@ -165,7 +172,7 @@ class ToolsView(ttk.Frame):
         except (UserError, ConfigError) as error:
             page.fail(error)
         else:
-            self._app.say(f"Set: {', '.join(known)}")
+            self._app.say(tr("Set: {what}", what=", ".join(known)))
 
     def _work(self, name: str, wish: Any, process: ToolProcess) -> Callable[[], ToolResult]:
         config = self._app.form.config.model_copy(deep=True)

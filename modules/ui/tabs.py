@@ -9,7 +9,7 @@ class Tab:
     """One tab.
 
     Attributes:
-        name: key, and what stands on it; its groups of options are in `form_tabs.TAB_GROUPS`.
+        name: key, and what stands on it, translated; its groups of options are in `form_tabs.TAB_GROUPS`.
         view: "module:Class" of a view that stands above the form, if there is one. Made as `Class(parent, app)` when
             the tab is first shown. It may have `shown()`, `closing() -> bool` (False keeps the window open),
             `may_rebuild() -> bool` (False keeps it as it is), `leave_room()` (a form stands below it), and, for the

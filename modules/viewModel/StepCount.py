@@ -7,6 +7,7 @@ from modules.util.config.errors import ConfigError
 from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
+from modules.util.texts import tr
 from modules.viewModel.ConceptModel import look_into
 from modules.viewModel.Worker import Worker
 
@@ -58,11 +59,12 @@ class StepCount:
         samples = sum(samples_per_epoch(one, self._known[_key(one)][1]) for one in trained)
         taken = config.batch_size * config.gradient_accumulation_steps
         steps = -(-samples * config.epochs // taken)
-        self.text = f"about {steps:,} steps" if steps else ""
-        self.detail = (
-            f"{images:,} images give {samples:,} samples to an epoch; {config.epochs:,} epochs, {taken:,} in a step. "
-            "Batches of one size each and files that are left out make it a little more or less."
-        )
+        self.text = tr("about {steps:,} steps", steps=steps) if steps else ""
+        self.detail = tr(
+            "{images:,} images give {samples:,} samples to an epoch; {epochs:,} epochs, {taken:,} in a step. Batches "
+            "of one size each and files that are left out make it a little more or less.",
+            images=images, samples=samples, epochs=config.epochs, taken=taken,
+        )  # fmt: skip
 
     def _look(self, missing: dict[Key, ConceptConfig]) -> None:
         if self._looking:

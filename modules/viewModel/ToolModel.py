@@ -19,6 +19,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.texts import later, tr
 from modules.util.UserError import UserError
 from modules.viewModel.FormField import FormSection
 from modules.viewModel.FormModel import FormModel
@@ -29,31 +30,31 @@ G = OptionGroup.ADAPTER
 NOTE_WIDTH = 80
 # what the command line calls by its options has fields here; the longer ones first
 FORM_WORDS = {
-    "give --overwrite": "switch on Overwrite",
-    "give --neumann": "switch on Neumann series",
-    "by --neumann": "as chosen",
-    "scripts/convert_adapter.py IN OUT --format KOHYA_LORA": "the converter, Format KOHYA_LORA",
-    "by --base": "in Base model",
-    "--base": "Base model",
-    "--override train_dtype=FLOAT_32": "the same config with train_dtype FLOAT_32",
-    "--device cpu": "train_device cpu",
-    "--model:": "Model:",
-    "--prompt:": "Prompt:",
-    "--methods": "Methods",
-    "--ranks": "Ranks",
-    "--blocks": "Block sizes",
-    "--widths": "Another base model",
-    "--batch": "Batch",
-    "--steps": "Steps before",
-    "--adapter": "Adapter",
-    "--strengths": "Strengths",
-    "--rate": "Learning rate",
-    "--bound": "Bound",
-    "--format": "Format",
-    "--rank": "Rank",
-    "--alpha": "Alpha",
-    "--dtype": "Number format",
-    "--to": "Kind",
+    "give --overwrite": later("switch on Overwrite"),
+    "give --neumann": later("switch on Neumann series"),
+    "by --neumann": later("as chosen"),
+    "scripts/convert_adapter.py IN OUT --format KOHYA_LORA": later("the converter, Format KOHYA_LORA"),
+    "by --base": later("in Base model"),
+    "--base": later("Base model"),
+    "--override train_dtype=FLOAT_32": later("the same config with train_dtype FLOAT_32"),
+    "--device cpu": later("train_device cpu"),
+    "--model:": later("Model:"),
+    "--prompt:": later("Prompt:"),
+    "--methods": later("Methods"),
+    "--ranks": later("Ranks"),
+    "--blocks": later("Block sizes"),
+    "--widths": later("Another base model"),
+    "--batch": later("Batch"),
+    "--steps": later("Steps before"),
+    "--adapter": later("Adapter"),
+    "--strengths": later("Strengths"),
+    "--rate": later("Learning rate"),
+    "--bound": later("Bound"),
+    "--format": later("Format"),
+    "--rank": later("Rank"),
+    "--alpha": later("Alpha"),
+    "--dtype": later("Number format"),
+    "--to": later("Kind"),
 }
 
 
@@ -265,7 +266,7 @@ def rebase(config: TrainConfig, wish: AlphaInput) -> ToolResult:
         UserError: the adapter has no alpha, or the optimizer knows no other alpha.
     """
     if wish.new_alpha == wish.lora_alpha:
-        return ToolResult("The new alpha is the one that it has now; nothing changes.")
+        return ToolResult(tr("The new alpha is the one that it has now; nothing changes."))
     from modules.tool.rebase_config import rebase_config
 
     old = config.model_copy(deep=True)
@@ -276,12 +277,15 @@ def rebase(config: TrainConfig, wish: AlphaInput) -> ToolResult:
     remarks: list[str] = []
     new = rebase_config(old, wish.new_alpha, remarks.append)
     changes = dict(_changes(old, new))
-    lines = [f"{'option':<34}{'now':>14}{'then':>14}"]
+    lines = [f"{tr('option'):<34}{tr('now'):>14}{tr('then'):>14}"]
     lines += [f"{path:<34}{_number(before):>14}{_number(after):>14}" for path, (before, after) in changes.items()]
     strength = [alpha / wish.lora_rank for alpha in (wish.lora_alpha, wish.new_alpha)]
-    lines += ["", f"alpha / rank goes from {strength[0]:.4g} to {strength[1]:.4g}.\nTraining stays the same with these"
-              " values, but for rounding."]  # fmt: skip
-    lines += [f"note: {remark}" for remark in remarks]
+    told = tr(
+        "alpha / rank goes from {before:.4g} to {after:.4g}.\nTraining stays the same with these values, but for "
+        "rounding.",
+        before=strength[0], after=strength[1],
+    )  # fmt: skip
+    lines += ["", told, *(f"note: {remark}" for remark in remarks)]
     applies = config.training_method == TrainingMethod.LORA and config.optimizer.optimizer == wish.optimizer
     values = {path: after for path, (_, after) in changes.items()} if applies else {}
     return ToolResult(_folded("\n".join(lines)), values={"lora_rank": wish.lora_rank, **values} if values else {})
@@ -294,7 +298,7 @@ def values_for(config: TrainConfig, wish: AlphaInput, found: ToolResult) -> dict
         UserError: they would be others now.
     """
     if rebase(config, wish).values != found.values:
-        raise UserError("The config has changed since. Calculate again.")
+        raise UserError(tr("The config has changed since. Calculate again."))
     return found.values
 
 
@@ -308,19 +312,19 @@ def _changes(old: BaseConfig, new: BaseConfig, prefix: str = ""):
 
 
 def _number(value: Any) -> str:
-    return "default" if value is None else f"{value:.6g}" if isinstance(value, (int, float)) else str(value)
+    return tr("default") if value is None else f"{value:.6g}" if isinstance(value, (int, float)) else str(value)
 
 
 def inspect(wish: InspectInput, process: ToolProcess) -> ToolResult:
     """Kind, rank, alpha, norm and effective rank of each layer of an adapter file."""
-    _need(wish.adapter, "an adapter file")
+    _need(wish.adapter, tr("an adapter file"))
     return _run(process, "convert_adapter.py", wish.adapter, "--info", *_given("--base", wish.base))
 
 
 def convert(wish: ConvertInput, process: ToolProcess) -> ToolResult:
     """Writes an adapter in another form; nothing is replaced unless `overwrite` says so."""
-    _need(wish.adapter, "an adapter file")
-    _need(wish.output, "the file to write")
+    _need(wish.adapter, tr("an adapter file"))
+    _need(wish.output, tr("the file to write"))
     arguments = [wish.adapter, wish.output]
     for flag, value in (
         ("--format", wish.format), ("--to", wish.kind), ("--rank", wish.rank), ("--alpha", wish.alpha),
@@ -333,9 +337,9 @@ def convert(wish: ConvertInput, process: ToolProcess) -> ToolResult:
 
 def merge(wish: MergeInput, process: ToolProcess) -> ToolResult:
     """Writes a base model with an adapter in it; nothing is replaced unless `overwrite` says so."""
-    _need(wish.adapter, "an adapter file")
-    _need(wish.base, "the base model")
-    _need(wish.output, "the folder to write")
+    _need(wish.adapter, tr("an adapter file"))
+    _need(wish.base, tr("the base model"))
+    _need(wish.output, tr("the folder to write"))
     arguments = [wish.adapter, wish.output, "--merge", "--base", wish.base, *_given("--dtype", wish.dtype)]
     arguments += [flag for flag, on in (("--neumann", wish.neumann), ("--overwrite", wish.overwrite)) if on]
     return _run(process, "convert_adapter.py", *arguments)
@@ -343,9 +347,9 @@ def merge(wish: MergeInput, process: ToolProcess) -> ToolResult:
 
 def extract(wish: ExtractInput, process: ToolProcess) -> ToolResult:
     """Writes the LoRA that lies between two models; nothing is replaced unless `overwrite` says so."""
-    _need(wish.base, "the base model")
-    _need(wish.tuned, "the changed model")
-    _need(wish.output, "the file to write")
+    _need(wish.base, tr("the base model"))
+    _need(wish.tuned, tr("the changed model"))
+    _need(wish.output, tr("the file to write"))
     arguments = [wish.output, "--extract", wish.base, wish.tuned, "--rank", str(wish.rank)]
     arguments += [*_given("--format", wish.format), *(["--overwrite"] if wish.overwrite else [])]
     return _run(process, "convert_adapter.py", *arguments, target=Path(wish.output))
@@ -359,7 +363,7 @@ def effective_rank(wish: RankInput, picture: Path, process: ToolProcess) -> Tool
         picture: PNG file that is written.
         process: unused, for the script.
     """
-    _need(wish.adapter, "an adapter file")
+    _need(wish.adapter, tr("an adapter file"))
     files = [wish.adapter, *([wish.other] if wish.other.strip() else [])]
     found = _run(process, "effective_rank.py", *files, "--plot", str(picture))
     return ToolResult(_without_written(found.text, picture), picture)
@@ -404,7 +408,8 @@ def try_prompt(config: TrainConfig, wish: TryInput, process: ToolProcess) -> Too
     Raises:
         UserError: something can't be read, or does not fit.
     """
-    _need(wish.prompt, "a prompt", "Write")
+    if not wish.prompt.strip():
+        raise UserError(tr("Write a prompt first."))
     folder = Path(config.workspace_dir) / "images"
     # with = a text may begin with a dash
     arguments = [f"--prompt={wish.prompt}", "--seed", str(wish.seed), "--count", str(wish.count)]
@@ -431,8 +436,8 @@ def write_captions(config: TrainConfig, wish: CaptionInput, process: ToolProcess
     Raises:
         UserError: the folder or the model can't be used.
     """
-    _need(wish.folder, "a folder of images")
-    _need(wish.model, "a model")
+    _need(wish.folder, tr("a folder of images"))
+    _need(wish.model, tr("a model"))
     # with = a text may begin with a dash
     arguments = [wish.folder, "--model", wish.model, f"--start={wish.start}", f"--prompt={wish.prompt}"]
     arguments += _given("--preview", wish.preview)
@@ -447,8 +452,12 @@ def write_captions(config: TrainConfig, wish: CaptionInput, process: ToolProcess
 def open_board(board: TensorBoard, workspace: Path, process: ToolProcess) -> ToolResult:
     """Starts TensorBoard on a workspace, unless it runs there, and opens it in the browser."""
     address = board.open(workspace, process)
-    told = "" if webbrowser.open(address) else "\nNo browser could be opened: open this address in one."
-    return ToolResult(f"TensorBoard shows {workspace} at\n{address}\nuntil the window is closed.{told}")
+    text = tr(
+        "TensorBoard shows {folder} at\n{address}\nuntil the window is closed.", folder=workspace, address=address
+    )
+    if not webbrowser.open(address):
+        text += f"\n{tr('No browser could be opened: open this address in one.')}"
+    return ToolResult(text)
 
 
 @contextmanager
@@ -479,7 +488,7 @@ def _run(
 
 def _in_form_words(text: str) -> str:
     for words, in_form in FORM_WORDS.items():
-        text = text.replace(words, in_form)
+        text = text.replace(words, tr(in_form))
     return text
 
 
@@ -490,9 +499,9 @@ def _folded(text: str) -> str:
     return "\n".join(lines)
 
 
-def _need(text: str, what: str, do: str = "Choose") -> None:
+def _need(text: str, what: str) -> None:
     if not text.strip():
-        raise UserError(f"{do} {what} first.")
+        raise UserError(tr("Choose {what} first.", what=what))
 
 
 def _given(flag: str, value: Any) -> list[str]:

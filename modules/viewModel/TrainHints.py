@@ -1,12 +1,13 @@
 from modules.util.enum.ModelType import ModelType
 from modules.util.enum.Optimizer import Optimizer
+from modules.util.texts import later, tr
 from modules.viewModel.families import SUPPORTED
 from modules.viewModel.field_text import number_text
 from modules.viewModel.FieldHints import Choice, FieldHints
 from modules.viewModel.recommended import rate_for
 from modules.viewModel.TrainForm import OPTIMIZER, TrainForm
 
-UNSUPPORTED = "cannot be trained with yet"
+UNSUPPORTED = later("cannot be trained with yet")
 
 
 class TrainHints(FieldHints):
@@ -23,13 +24,16 @@ class TrainHints(FieldHints):
         """The same; of the learning rate, also which one goes with what is trained, and whose it is."""
         text = super().help(path)
         rate = rate_for(self.form.config) if path == "learning_rate" else None
-        return text if rate is None else f"{text}\nWith what is chosen goes {number_text(rate.value)}: {rate.source}."
+        if rate is None:
+            return text
+        goes = tr("With what is chosen goes {rate}: {source}.", rate=number_text(rate.value), source=tr(rate.source))
+        return f"{text}\n{goes}"
 
     def why_not(self, path: str, text: str) -> str:
         """Why an option can't be chosen. Of optimizers that is known as soon as the catalog is loaded."""
         catalog = self.form.catalog
         if path == "model_type":
-            return "" if ModelType(text) in SUPPORTED else UNSUPPORTED
+            return "" if ModelType(text) in SUPPORTED else tr(UNSUPPORTED)
         if path == OPTIMIZER and catalog is not None:
             return self.form.words(catalog.misfit(self.form.config, Optimizer(text)))
         return ""

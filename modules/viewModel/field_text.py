@@ -10,6 +10,7 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError
 from modules.util.config.field_type import FieldType
 from modules.util.config.read_json import parse_json
+from modules.util.texts import tr
 
 TRUE, FALSE = "true", "false"
 
@@ -31,12 +32,12 @@ def text_of(value: Any) -> str:
 
 def in_words(value: Any) -> str:
     """A value for people who see switches."""
-    return ("on" if value else "off") if isinstance(value, bool) else text_of(value)
+    return (tr("on") if value else tr("off")) if isinstance(value, bool) else text_of(value)
 
 
 def shown_value(value: Any) -> str:
     """A value in a sentence, where an empty field has a word, too."""
-    return "empty" if value in (None, "", []) else in_words(value)
+    return tr("empty") if value in (None, "", []) else in_words(value)
 
 
 def number_text(value: float) -> str:

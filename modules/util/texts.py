@@ -73,7 +73,7 @@ def choose_language(code: str, folder: Path = LANGUAGES) -> str:
     return ""
 
 
-def tr(text: str, **values: object) -> str:
+def tr(text: str, /, **values: object) -> str:
     """A text of the window in its language; in English if the catalogue has none, or a broken one.
 
     Args:
@@ -86,7 +86,7 @@ def tr(text: str, **values: object) -> str:
     return _filled(known, text, values)
 
 
-def tr_n(one: str, many: str, n: int, **values: object) -> str:
+def tr_n(one: str, many: str, n: int, /, **values: object) -> str:
     """The same for a number of things, which is "{n}" in both texts.
 
     Args:

@@ -241,9 +241,9 @@ def read_caption(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise UserError(tr("{file} cannot be read: {error}", file=path, error=error.strerror or error)) from None
+        raise UserError(tr("{file} can't be read: {error}", file=path, error=error.strerror or error)) from None
     except UnicodeDecodeError as error:
-        raise UserError(tr("{file} cannot be read: {error}", file=path, error=error)) from None
+        raise UserError(tr("{file} can't be read: {error}", file=path, error=error)) from None
 
 
 def write_caption(path: Path, text: str, known: str) -> None:
@@ -292,7 +292,7 @@ def check_concept(config: TrainConfig, concept: ConceptConfig) -> CheckResult:
     )  # fmt: skip
     without = sum(image.captions == ("",) for image in report.images)
     words = tr(
-        "images: {images}, rejected files: {rejected}, without a caption: {without}",
+        "{images} images, {rejected} rejected files, {without} without a caption",
         images=len(report.images), rejected=len(report.rejected), without=without,
     )  # fmt: skip
     lines = [tr("Rejected:"), *(f"  {rejected}" for rejected in report.rejected), ""] if report.rejected else []

@@ -1,9 +1,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from modules.util.config.field_type import expected_text
 from modules.util.texts import all_of, tr
-from modules.viewModel.field_text import FALSE, TRUE, empty_meaning, in_form_words, in_words
+from modules.viewModel.expected_words import expected_words
+from modules.viewModel.field_text import FALSE, TRUE, empty_meaning, in_words
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.value_names import value_name
 
@@ -74,9 +74,9 @@ class FieldHints:
     def help(self, path: str) -> str:
         """What an option does, what it may be and when it matters, for people who see a form and no JSON."""
         one = self.form.fields[path]
-        expected = in_form_words(expected_text(one.owner, one.name))
         # a list shows what can be chosen itself
-        facts = [] if one.kind.kind in (bool, str) or one.kind.is_enum else [tr("Expected: {what}.", what=expected)]
+        evident = one.kind.kind in (bool, str) or one.kind.is_enum
+        facts = [] if evident else [tr("Expected: {what}.", what=expected_words(one))]
         default = in_words(self.default(path))
         facts += [tr("Default: {value}.", value=default)] if default else []
         conditions = self.form.conditions(path)

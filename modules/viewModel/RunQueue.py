@@ -7,11 +7,13 @@ from pathlib import Path
 from modules.run.RunProcess import RunProcess
 from modules.util.config.errors import ConfigError
 from modules.util.config.write_json import write_json
-from modules.util.texts import tr
+from modules.util.texts import later, tr
 from modules.viewModel.paths import fresh_path
 
 LIST = "queue.json"
-WAITING, RUNNING = "waiting", "running"
+WAITING, RUNNING = later("waiting"), later("running")
+# what a process says of its end
+ENDS = (later("finished"), later("stopped"), later("failed"))
 
 
 @dataclass

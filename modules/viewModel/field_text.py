@@ -94,14 +94,21 @@ def _number(bare: str, text: str) -> Any:
 
 
 def empty_meaning(help: str) -> str:
-    """What an option's help says of an empty field: "the run's learning_rate"; "" if it says nothing."""
-    match = re.search(r"\b(?:null|Empty)(?:, or [^:]*)?: ([^.;]+)", help)
+    """What an option's help says of an empty field: "the run's learning_rate"; "" if it says nothing.
+
+    Args:
+        help: in the language of the window, in which "Empty: …" has the same form.
+    """
+    empty = re.escape(tr("Empty"))
+    match = re.search(rf"\b(?:null|Empty|{empty})(?:, or [^:]*)?: ([^.;]+)", help)
     return match[1].replace("`", "") if match else ""
 
 
 def in_form_words(help: str) -> str:
     """Help for people who see a form: null is an empty field there."""
-    text = re.sub(r"\bnull\b", lambda match: "Empty" if _begins_sentence(help, match.start()) else "empty", help)
+    text = re.sub(
+        r"\bnull\b", lambda match: tr("Empty") if _begins_sentence(help, match.start()) else tr("empty"), help
+    )
     return text.replace("`", "")
 
 

@@ -20,6 +20,7 @@ from modules.run.RunProcess import RunProcess
 from modules.ui.App import App
 from modules.ui.tabs import TABS
 from modules.ui.ToolsView import TRY
+from modules.util.texts import ENGLISH, languages
 from modules.viewModel.Session import BUILT_IN
 
 from PIL import Image, ImageGrab
@@ -48,6 +49,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--view", choices=["basic", "all"], default="basic", help="how many options are shown")
     parser.add_argument("--theme", choices=["light", "dark"], default="light", help="of the window")
     parser.add_argument("--scale", type=int, default=100, metavar="PERCENT", help="of the window")
+    parser.add_argument("--language", choices=[*languages()], default=ENGLISH, help="of the window")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="run that the run tab shows")
     parser.add_argument("--adapter", type=Path, metavar="FILE", help="of the tiny base, with which a prompt is tried")
     args = parser.parse_args(arguments)
@@ -137,6 +139,7 @@ def draw(args: argparse.Namespace, root: Path) -> None:
     app = App(root)
     app.show_view(args.view)
     app.show_theme(args.theme, args.scale)
+    app.show_language(args.language)
     if run is not None:
         app.runs.controller.model.follow(RunProcess(run))
     painter = Painter(app, output)

@@ -40,6 +40,7 @@ from tkinterdnd2 import TkinterDnD
 SIZE, SMALLEST, LARGEST = (1280, 800), (900, 560), (20_000, 20_000)
 POLL_MS, SETTLE_MS, LATER_MS = 50, 150, 1500
 STAY, CLOSE = later("Stay"), later("Close")
+PROGRAM = "scaled-trainer"
 
 
 class App(ctk.CTk, TkinterDnD.DnDWrapper):
@@ -306,7 +307,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         """Shows what preset is open and changed, and, when the last of a row of changes is done, what is wrong."""
         self.top.refresh()
         self.offer.refresh()
-        self.title(f"{self.session.title} – scaled-trainer")
+        self.title(f"{self.session.title} – {PROGRAM}")
         self._checking.start(SETTLE_MS)
 
     def start_run(self) -> None:

@@ -3,6 +3,8 @@
 import importlib
 from dataclasses import dataclass
 
+from modules.util.texts import later
+
 
 @dataclass(frozen=True)
 class Tab:
@@ -25,7 +27,7 @@ class Tab:
         return getattr(importlib.import_module(module), name)
 
 
-TOOLS_TAB = "tools"
+TOOLS_TAB = later("tools")
 TABS = (
     Tab("general"),
     Tab("model"),

@@ -78,7 +78,7 @@ class Bar:
     def count(self) -> str:
         """How far it is, of something that goes on no more."""
         done, total = (file_size(n) if self.unit == "bytes" else str(n) for n in (self.done, self.total))
-        return tr("{title}: {done} of {total}", title=self.title, done=done, total=total)
+        return tr("{title}: {done} of {total}", title=tr(self.title), done=done, total=total)
 
     @property
     def text(self) -> str:
@@ -149,7 +149,7 @@ class RunModel:
         self._clear()
 
     def _clear(self) -> None:
-        self.state, self.status, self.outcome, self.reason = "idle", tr("Nothing runs."), "", ""
+        self.state, self._status, self.outcome, self.reason = "idle", later("Nothing runs."), "", ""
         self.results = 0
         self.bars: dict[str, Bar] = {}
         self.losses: list[tuple[int, float]] = []
@@ -168,7 +168,7 @@ class RunModel:
     def follow(self, run: RunProcess) -> None:
         """Shows this run from now on, from its first event."""
         self._clear()
-        self.run, self.state, self.status = run, "running", tr("Starting")
+        self.run, self.state, self._status = run, "running", later("Starting")
 
     def tick(self) -> bool:
         """Takes in what is new; True if anything changed. To be called a few times each second."""
@@ -195,7 +195,7 @@ class RunModel:
             take(values)
 
     def _take_status(self, values: dict[str, Any]) -> None:
-        self.status = values["text"]
+        self._status = values["text"]
         self._note(values["text"])
 
     def _take_warning(self, values: dict[str, Any]) -> None:
@@ -207,12 +207,12 @@ class RunModel:
 
     def _report(self, stage: str, done: int, values: dict[str, Any], begin: int = 0) -> None:
         # names in it stay as they are
-        title = tr(STAGES[stage]) if stage in STAGES else stage[:1].upper() + stage[1:]
+        title = STAGES.get(stage, stage[:1].upper() + stage[1:])
         bar = self.bars.setdefault(stage, Bar(title, begin=begin, unit=values.get("unit", "")))
         bar.report(done, values["total"], values.get("time", time.time()))
         self.last_stage = stage
         if stage != "training":
-            self.status = bar.title
+            self._status = bar.title
 
     def _take_step(self, values: dict[str, Any]) -> None:
         self._report("training", values["step"], values)
@@ -220,12 +220,12 @@ class RunModel:
         if "epoch_batches" in values:
             self._take_epoch(values)
         else:
-            self.status = tr("Training, epoch {epoch}", epoch=self.epoch + 1)
+            self._status = tr("Training, epoch {epoch}", epoch=self.epoch + 1)
         if "data_wait" in values:
             self._times.append((values["seconds"], values["data_wait"]))
         if self.waiting_share >= SHOWN_WAIT:
             waits = tr("{share:.0%} of the time waiting for data", share=self.waiting_share)
-            self.status += f" · {waits}"
+            self._status += f" · {waits}"
         self._add_step(values)
 
     def _add_loss(self, step: int, loss: float) -> None:
@@ -243,7 +243,7 @@ class RunModel:
         """The place in the epoch of the last batch: one that is complete counts as present until the next begins."""
         done, total = values["epoch_batches"]
         epoch = values["epoch"] + (done < total)
-        self.status = tr("Training, epoch {epoch} of {epochs}", epoch=epoch, epochs=values["epochs"])
+        self._status = tr("Training, epoch {epoch} of {epochs}", epoch=epoch, epochs=values["epochs"])
         bar = self.bars.setdefault("epoch", Bar(""))
         bar.title = tr("Epoch {epoch} of {epochs}", epoch=epoch, epochs=values["epochs"])
         bar.report(done, total, values.get("time", time.time()))
@@ -318,9 +318,14 @@ class RunModel:
     def _end(self) -> None:
         self.state = "ended"
         self.outcome, self.reason = self.run.outcome()
-        self.status = tr(ENDS.get(self.outcome, FAILED))
+        self._status = ENDS.get(self.outcome, FAILED)
         if self.reason:
             self._note(self.reason)
+
+    @property
+    def status(self) -> str:
+        """Kept in English where it has no values, so that another language can be chosen while it stands."""
+        return tr(self._status)
 
     @property
     def waiting_share(self) -> float:

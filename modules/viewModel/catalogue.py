@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import polib
 TEMPLATE = LANGUAGES / "texts.pot"
 # calls whose texts are gathered: so many of the first arguments, None: all
 CALLS = {"tr": 1, "later": 1, "tr_n": 2, "Tab": 1, "Tool": None}
+_CALL = re.compile(rf"\b({'|'.join(CALLS)})\(")
 HEAD = {"MIME-Version": "1.0", "Content-Type": "text/plain; charset=UTF-8", "Content-Transfer-Encoding": "8bit"}
 PLACE = "declared options"
 
@@ -44,8 +46,9 @@ def gather(root: Path) -> list[Text]:
     """Every text once: those of calls by file and line, then those that options, their groups and values declare."""
     found: dict[str, Text] = {}
     for path in sorted((root / "modules").rglob("*.py")):
-        place = path.relative_to(root).as_posix()
-        for one, many in _called(ast.parse(path.read_text(encoding="utf-8"))):
+        code, place = path.read_text(encoding="utf-8"), path.relative_to(root).as_posix()
+        # most files have none, and trees take a while
+        for one, many in _called(ast.parse(code)) if _CALL.search(code) else ():
             known = found.get(one)
             if known is None or (many and not known.many):
                 found[one] = Text(one, many, place if known is None else known.place)

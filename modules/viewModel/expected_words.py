@@ -1,4 +1,4 @@
-"""What a field accepts, in the language of the window; `expected_text` says the same in English, in the words of JSON."""
+"""What a field accepts, in the language of the window; `expected_text` says it in English and in the words of JSON."""
 
 from modules.util.texts import all_of, later, tr
 from modules.viewModel.FormField import FormField

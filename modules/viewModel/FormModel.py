@@ -5,6 +5,7 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError, Problem, join_path
 from modules.util.config.field_type import default_of, field_type, option_of
 from modules.util.texts import all_of, any_of, tr
+from modules.viewModel.expected_words import refusal
 from modules.viewModel.field_text import in_words, parse_text, text_of
 from modules.viewModel.FormField import FormField, form_fields, form_sections
 from modules.viewModel.option_titles import in_titles, problem_line, title_of_path
@@ -106,7 +107,7 @@ class FormModel:
             owner = self._make_owner(self.fields[path].parent)
             setattr(owner, self.fields[path].name, value)
         except ConfigError as error:
-            reason = self.words("\n".join(problem.text for problem in error.problems))
+            reason = self.words("\n".join(refusal(self.fields[path], problem.text) for problem in error.problems))
             return self._refuse(path, text_of(value) if text is None else text, reason)
         self._forget(path)
         self._drop_empty(self.fields[path].parent)

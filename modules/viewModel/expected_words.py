@@ -1,5 +1,6 @@
 """What a field accepts, in the language of the window; `expected_text` says it in English and in the words of JSON."""
 
+from modules.util.config.field_type import expected_text
 from modules.util.texts import all_of, later, tr
 from modules.viewModel.FormField import FormField
 
@@ -44,3 +45,15 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:g}" if abs(value) < 1e6 else str(value)
+
+
+def refusal(one: FormField, text: str) -> str:
+    """What a config says of a value that an option does not accept, in the language of the window, where that says what
+    was found and expected; any other message as it is.
+    """
+    english = expected_text(one.owner, one.name)
+    found, between, hint = text.partition(f", expected {english}")
+    if one.kind.kind not in KINDS or not between or not found.startswith("found "):
+        return text
+    told = tr("found {value}, expected {what}", value=found.removeprefix("found "), what=expected_words(one))
+    return f"{told}{hint}"

@@ -105,10 +105,8 @@ def empty_meaning(help: str) -> str:
 
 
 def in_form_words(help: str) -> str:
-    """Help for people who see a form: null is an empty field there."""
-    text = re.sub(
-        r"\bnull\b", lambda match: tr("Empty") if _begins_sentence(help, match.start()) else tr("empty"), help
-    )
+    """English help or a message, for people who see a form: null is an empty field there."""
+    text = re.sub(r"\bnull\b", lambda match: "Empty" if _begins_sentence(help, match.start()) else "empty", help)
     return text.replace("`", "")
 
 

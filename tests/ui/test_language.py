@@ -31,6 +31,8 @@ def test_the_gear_changes_all_texts_and_the_choice_is_kept(german, ui_root):
     assert app.hints.placeholder("clip_grad_norm") == "keine Begrenzung"
     assert app.hints.placeholder("unet.learning_rate") == "„Lernrate“ des Laufs"
     assert app.hints.choices("training_method")[0].label.startswith("Volles Finetuning")
+    assert app.form.set_text("batch_size", "0") == "0 gefunden, erwartet: eine ganze Zahl, mindestens 1"
+    app.form.set_text("batch_size", "8")
     # what the model of the run said before
     app.show_tab("run")
     assert app.views["run"][1].status.cget("text") == "Nichts läuft."

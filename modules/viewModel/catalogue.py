@@ -2,15 +2,12 @@
 
 import ast
 import importlib
-import pkgutil
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 
-import modules.util.config
-import modules.viewModel
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.field_type import option_of
 from modules.util.enum.OptionGroup import OptionGroup
@@ -20,11 +17,14 @@ from modules.viewModel.value_names import NAMES
 import polib
 
 TEMPLATE = LANGUAGES / "texts.pot"
-# calls whose texts are gathered: so many of the first arguments, None: all
+# calls whose texts are gathered: so many of the first arguments, None: all, with the named ones
 CALLS = {"tr": 1, "later": 1, "tr_n": 2, "Tab": 1, "Tool": None}
 _CALL = re.compile(rf"\b({'|'.join(CALLS)})\(")
 HEAD = {"MIME-Version": "1.0", "Content-Type": "text/plain; charset=UTF-8", "Content-Transfer-Encoding": "8bit"}
 PLACE = "declared options"
+MODULES = LANGUAGES.parent
+# in which options are declared
+ROOMS = ("util/config", "viewModel")
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,11 @@ def _called(tree: ast.AST) -> Iterator[tuple[str, str]]:
         name = call.func.id
         if name not in CALLS:
             continue
+        given = call.args[: CALLS[name]]
+        if CALLS[name] is None:
+            given += [keyword.value for keyword in call.keywords]
         texts = [
-            argument.value
-            for argument in call.args[: CALLS[name]]
-            if isinstance(argument, ast.Constant) and isinstance(argument.value, str) and argument.value
+            one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value
         ]
         if name == "tr_n":
             yield from [tuple(texts)] if len(texts) == 2 else []
@@ -145,9 +146,9 @@ def _called(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 def _declared() -> Iterator[str]:
     """Titles, help and units of all options, headings of their groups, and names of values."""
-    for package in (modules.util.config, modules.viewModel):
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            importlib.import_module(module.name)
+    for room in ROOMS:
+        for path in sorted((MODULES / room).rglob("*.py")):
+            importlib.import_module(".".join(path.relative_to(MODULES.parent).with_suffix("").parts))
     yield from (group.value for group in OptionGroup)
     for config_class in _config_classes():
         for name in config_class.model_fields:

@@ -40,7 +40,7 @@ def test_texts_come_from_calls_and_from_declarations(tmp_path):
     place = tmp_path / "modules" / "a.py"
     place.parent.mkdir()
     place.write_text(
-        'x = tr("One " "text", name=later("A name"))\ny = tr(x)\nTool(NAME, "Help", "Do", size=3)\n'
+        'x = tr("One " "text", name=later("A name"))\ny = tr(x)\nTool(NAME, "Help", do="Do", size=3)\n'
         'z = tr_n("{n} thing", "{n} things", 2)\n'
     )
     found = gather(tmp_path)

@@ -8,24 +8,13 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.UserError import UserError
-from modules.viewModel.ToolModel import (
-    AdapterFormat,
-    AdapterShape,
-    AlphaInput,
-    CaptionInput,
-    ConvertInput,
-    CoordInput,
-    InspectInput,
-    WrittenType,
-    alpha_input,
-    convert,
-    coord_check,
-    inspect,
-    rebase,
-    values_for,
-    write_captions,
-)
 from modules.viewModel.ToolProcess import ToolProcess
+from modules.viewModel.tools.adapter_choices import AdapterFormat, AdapterShape, WrittenType
+from modules.viewModel.tools.alpha import AlphaInput, alpha_input, rebase, values_for
+from modules.viewModel.tools.captions import CaptionInput, write_captions
+from modules.viewModel.tools.converter import ConvertInput, convert
+from modules.viewModel.tools.coord_check import CoordInput, coord_check
+from modules.viewModel.tools.inspector import InspectInput, inspect
 from tests.load_script import load_script
 
 import pytest

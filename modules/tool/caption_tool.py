@@ -14,7 +14,7 @@ from modules.model.hub import Hub, Progress
 from modules.tool.captioner import Asked, Captioner, load_captioner
 from modules.tool.WrittenCaptions import WrittenCaptions
 from modules.tool.WrittenFiles import WrittenByFolder
-from modules.trainer.preflight import resolve_device
+from modules.trainer.devices import resolve_device
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.load import load_train_config
 from modules.util.config.TrainConfig import TrainConfig

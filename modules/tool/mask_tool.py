@@ -16,7 +16,7 @@ from modules.tool.mask_shape import MaskShape, is_empty, shape_mask, white_share
 from modules.tool.masker import Masker, load_masker
 from modules.tool.WrittenFiles import WrittenByFolder
 from modules.tool.WrittenMasks import WrittenMasks
-from modules.trainer.preflight import resolve_device
+from modules.trainer.devices import resolve_device
 from modules.util.atomic_file import write_bytes
 from modules.util.config.load import load_train_config
 from modules.util.config.TrainConfig import TrainConfig

@@ -13,8 +13,9 @@ from modules.model.hub import Hub, Snapshot
 from modules.model.hub_components import fetch_settings
 from modules.model.ModelSource import LOAD_ERRORS
 from modules.tool.caption_names import CHAT_PROMPT, FLORENCE_TASK, FLORENCE_TASKS, MOST_TOKENS, THRESHOLD
+from modules.tool.model_place import KEY, file_names
 from modules.tool.tagger import MODEL_FILE, TAGS_FILE, Tagger
-from modules.tool.vision_model import KEY, LOCAL, file_names, find_weights, load_weights, read_config, reason, told
+from modules.tool.vision_model import LOCAL, find_weights, load_weights, read_config, reason, told
 from modules.util.out_of_memory import is_out_of_memory
 from modules.util.UserError import UserError
 

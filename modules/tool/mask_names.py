@@ -26,3 +26,9 @@ MOST_GROWTH = 500
 
 MOST_BLUR = 200.0
 """Radius of the blur at most, in pixels."""
+
+KINDS = (
+    "an ONNX model that removes backgrounds, a CLIPSeg model, or a model of semantic segmentation (SegFormer, "
+    "Mask2Former and the like)"
+)
+"""What can be named, for messages."""

@@ -11,6 +11,7 @@ from modules.model.component_files import choose_weights
 from modules.model.hub import Snapshot
 from modules.model.hub_components import fetch_component
 from modules.model.ModelSource import LOAD_ERRORS
+from modules.tool.model_place import KEY
 from modules.util.out_of_memory import is_out_of_memory
 from modules.util.UserError import UserError
 
@@ -18,13 +19,7 @@ import torch
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-KEY = "--model"
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
-
-
-def file_names(place: Path | Snapshot) -> list[str]:
-    """Names of a model's files, those of a folder without those below it."""
-    return place.names() if isinstance(place, Snapshot) else [path.name for path in place.iterdir()]
 
 
 def read_config(name: str, folder: Path, expected: str, hints: Mapping[str, str]) -> tuple[PreTrainedConfig, str]:

@@ -189,6 +189,9 @@ def test_what_is_no_model_for_masks_is_refused_in_words(load, mask, photos, mode
     }.items():
         with pytest.raises(UserError, match=f"^--model: .*{words}"):
             load(name)
+    # a copy in ONNX beside it needs none
+    make_matting(brings_code / "onnx" / "model.onnx")
+    assert load(brings_code).segment(picture()).shape == (16, 16)
     assert not (tmp_path / "CODE_RAN").exists()
     folder = tmp_path / "segformer"
     shutil.copytree(models["segformer"], folder)

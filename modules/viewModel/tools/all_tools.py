@@ -9,6 +9,7 @@ from modules.viewModel.tools import (
     effective_rank,
     extract,
     inspector,
+    masks,
     memory,
     merge,
     try_prompt,
@@ -18,6 +19,7 @@ from modules.viewModel.tools.Tool import Tool
 MODULES = (
     try_prompt,
     captions,
+    masks,
     alpha,
     inspector,
     converter,

@@ -3,7 +3,7 @@
 import json
 import tempfile
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,12 @@ FORM_WORDS = {
 
 
 def run_script(
-    process: ToolProcess, script: str, *arguments: str, target: Path | None = None, accepted: Collection[int] = (0,)
+    process: ToolProcess,
+    script: str,
+    *arguments: str,
+    target: Path | None = None,
+    accepted: Collection[int] = (0,),
+    words: Mapping[str, str] | None = None,
 ) -> ToolResult:
     """What a script prints, in the words of the form.
 
@@ -54,6 +59,7 @@ def run_script(
         script: its file in scripts/.
         arguments: as on the command line.
         target, accepted: see `ToolProcess.run_script`.
+        words: what the script says -> what the form calls it, before those of all forms.
 
     Raises:
         UserError: with what the script says is wrong.
@@ -61,11 +67,11 @@ def run_script(
     """
     try:
         said = process.run_script(script, *arguments, target=target, accepted=accepted)
-        return ToolResult(folded(_in_form_words(said)))
+        return ToolResult(folded(_in_form_words(said, words)))
     except ToolCancelled:
         raise
     except UserError as error:
-        raise UserError(_in_form_words(str(error))) from error
+        raise UserError(_in_form_words(str(error), words)) from error
 
 
 def need(text: str, what: str, do: str = "Choose") -> None:
@@ -101,7 +107,7 @@ def folded(text: str) -> str:
     return "\n".join(lines)
 
 
-def _in_form_words(text: str) -> str:
-    for words, in_form in FORM_WORDS.items():
+def _in_form_words(text: str, own: Mapping[str, str] | None) -> str:
+    for words, in_form in (*(own or {}).items(), *FORM_WORDS.items()):
         text = text.replace(words, in_form)
     return text

@@ -9,7 +9,9 @@ from modules.ui.TabBar import TabBar
 from modules.ui.Timer import Timer
 from modules.ui.ToolPage import Tool, ToolPage
 from modules.util.config.BaseConfig import BaseConfig
+from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import ConfigError
+from modules.util.texts import tr
 from modules.util.UserError import UserError
 from modules.viewModel import ToolModel
 from modules.viewModel.FormModel import FormModel
@@ -111,6 +113,8 @@ class ToolsView(ttk.Frame):
             page.pack_forget()
         if name not in self.pages:
             self.pages[name] = self._make(next(tool for tool in TOOLS if tool.name == name))
+            if name == CAPTIONS:
+                self._offer_reading(self.pages[name])
         self.pages[name].pack(fill="both", expand=True)
         self.tabs.mark(name)
 
@@ -135,6 +139,20 @@ class ToolsView(ttk.Frame):
         )
         if not self._ticking.waits:
             self._ticking.start(TICK_MS)
+
+    def _offer_reading(self, page: ToolPage) -> None:
+        """A button that opens the captions of the folder, to read and correct them."""
+        self.read_button = ttk.Button(page.row, text=tr("Read the captions"), command=self.read_captions)
+        self.read_button.pack(side="right", padx=(self._app.theme.px(6), 0), before=page.button)
+
+    def read_captions(self) -> None:
+        """Opens the pictures and captions of the folder that the captioning tool works on."""
+        wish = self.pages[CAPTIONS].form.config
+        if wish.folder.strip():
+            folder = ConceptConfig(path=wish.folder, include_subdirectories=wish.subfolders)
+            self._app.open_pictures(folder)
+        else:
+            self.pages[CAPTIONS].fail(UserError(tr("Choose the folder of your images first.")))
 
     def may_rebuild(self) -> bool:
         """Not while a tool works, which would end with its page."""

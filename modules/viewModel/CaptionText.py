@@ -68,7 +68,7 @@ class CaptionText:
         if self.data is None:
             return f"{text}\n".encode()
         old = self.data.decode("utf-8-sig")
-        tail = old[len(old.rstrip()) :] or "\n"
+        tail = old[len(old.rstrip()) :] if old.strip() else "\n"
         ends = next((end for end in ("\r\n", "\n", "\r") if end in old), "\n")
         mark = BOM if self.data.startswith(BOM) else b""
         return mark + (text.replace("\n", ends) + tail).encode()

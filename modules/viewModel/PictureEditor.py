@@ -90,6 +90,16 @@ class Outcome:
     undone: bool = False
     left: Done | None = None
 
+    @property
+    def summary(self) -> str:
+        """What was done, for people."""
+        if self.done.moves:
+            return tr("Taken back: {what}.", what=self.done.title)
+        count = len(self.done.captions)
+        if self.undone:
+            return tr_n("{n} caption is as it was.", "{n} captions are as they were.", count)
+        return tr_n("{n} caption written.", "{n} captions written.", count)
+
 
 class PictureEditor:
     """Edits the captions of a set of pictures, one at a time or many at once, and takes that back.
@@ -117,6 +127,19 @@ class PictureEditor:
         return self.chosen is not None and self._can_edit and self.text.rstrip() != self.pictures.text(self.chosen)
 
     @property
+    def said(self) -> str:
+        """What there is to say of the chosen picture and its caption."""
+        if self.chosen is None:
+            return ""
+        pictures = self.pictures
+        lines = [pictures.why_fixed(self.chosen), *pictures.explain(self.chosen)]
+        if others := pictures.sharing(self.chosen):
+            lines.insert(0, tr("This is the caption of {names}, too.", names=", ".join(others)))
+        if self.is_edited:
+            lines.insert(0, tr("Not saved yet."))
+        return "\n".join(line for line in lines if line)
+
+    @property
     def _can_edit(self) -> bool:
         return self.chosen is not None and not self.pictures.why_fixed(self.chosen)
 
@@ -133,6 +156,12 @@ class PictureEditor:
             if found.data != self.pictures.captions[found.path].data:
                 self._keep([found])
         self.text = self.pictures.text(self.chosen) if self.chosen is not None else ""
+
+    def on_disk(self) -> str:
+        """What stands in the file of the chosen picture's caption now."""
+        assert self.chosen is not None and self.chosen.caption is not None
+        found = CaptionText.read(self.chosen.caption)
+        return found.trouble or found.text or tr("nothing")
 
     def save(self, over: bool = False) -> None:
         """Writes the caption of the chosen picture, if it was edited.
@@ -256,10 +285,10 @@ class PictureEditor:
 def title_of(edit: Edit) -> str:
     """What an edit does, for people."""
     if edit.action == Action.REPLACE:
-        return tr("replacing “{text}” by “{by}”", text=edit.text, by=edit.by)
+        return tr("replacing “{old}” by “{new}”", old=edit.text, new=edit.by)
     if edit.action == Action.REMOVE:
-        return tr("removing “{text}”", text=edit.text)
-    return tr("adding “{text}”", text=edit.text)
+        return tr("removing “{what}”", what=edit.text)
+    return tr("adding “{what}”", what=edit.text)
 
 
 def _flat(text: str) -> str:

@@ -170,12 +170,12 @@ class PictureSet:
         return self._counts
 
     def count_tags(self) -> list[tuple[str, int]]:
-        """(tag, number of captions with it) of the pictures that are shown, the usual ones first."""
-        return count_tags((self.text(one) for one in self.shown), self.form)
+        """(tag, number of pictures with it) of all pictures, the usual ones first."""
+        return count_tags((self.text(one) for one in self.pictures), self.form)
 
     def count_words(self) -> list[tuple[str, int]]:
         """The same of words."""
-        return count_words(self.text(one) for one in self.shown)
+        return count_words(self.text(one) for one in self.pictures)
 
     @property
     def heading(self) -> str:

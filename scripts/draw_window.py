@@ -2,11 +2,15 @@
 
 Needs a screen, or Xvfb. With --run FOLDER the run tab shows that run: a folder below ui_runs/, or one of
 scripts/train.py --control.
+
+With --screens, all that the window can show is drawn on virtual screens of these sizes (which needs Xvfb), at each of
+--scales, and what is cut, covered or squeezed is listed: then the exit status is 1. --only-check draws nothing.
 """
 
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,9 +22,12 @@ sys.path.insert(0, str(ROOT))
 
 from modules.run.RunProcess import RunProcess
 from modules.ui.App import App
+from modules.ui.layout_faults import layout_faults
 from modules.ui.tabs import TABS
+from modules.ui.window_scenes import scenes
+from modules.util.config.write_json import write_json
 from modules.util.texts import ENGLISH, languages
-from modules.viewModel.Session import BUILT_IN
+from modules.viewModel.Session import BUILT_IN, SETTINGS
 from modules.viewModel.tools.try_prompt import TRY
 
 from PIL import Image, ImageGrab
@@ -50,13 +57,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--theme", choices=["light", "dark"], default="light", help="of the window")
     parser.add_argument("--scale", type=int, default=100, metavar="PERCENT", help="of the window")
     parser.add_argument("--language", choices=[*languages()], default=ENGLISH, help="of the window")
+    parser.add_argument("--screens", nargs="+", metavar="WxH", help="virtual ones, instead of --sizes of the window")
+    parser.add_argument("--scales", nargs="+", type=int, default=[100, 150, 200], metavar="PERCENT", help="on each")
+    parser.add_argument("--only-check", action="store_true", help="with --screens, draws no pictures")
+    parser.add_argument("--whole-screen", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="run that the run tab shows")
     parser.add_argument("--adapter", type=Path, metavar="FILE", help="of the tiny base, with which a prompt is tried")
     args = parser.parse_args(arguments)
-    try:
-        args.sizes = [tuple(int(side) for side in size.split("x")) for size in args.sizes]
-    except ValueError:
-        parser.error(f"--sizes: found {args.sizes}, expected sizes such as 1280x800")
+    for name in ("sizes", "screens"):
+        try:
+            setattr(args, name, [tuple(int(side) for side in size.split("x")) for size in getattr(args, name) or ()])
+        except ValueError:
+            parser.error(f"--{name}: found {getattr(args, name)}, expected sizes such as 1280x800")
     return args
 
 
@@ -83,6 +95,10 @@ class Painter:
         # no help over what is drawn
         window.event_generate("<Motion>", warp=True, x=2, y=2)
         self.wait(lambda: False, SETTLE)
+        self.grab(window, name)
+
+    def grab(self, window, name: str) -> None:
+        """Writes a picture of a window as it is."""
         x, y = window.winfo_rootx(), window.winfo_rooty()
         picture = ImageGrab.grab((x, y, x + window.winfo_width(), y + window.winfo_height()), xdisplay=SCREEN)
         path = self.output / f"{name}.png"
@@ -111,6 +127,19 @@ class Painter:
         self.wait(lambda: page.process is None, PATIENCE)
         self.draw(app, f"try_{width}")
 
+    def check_scenes(self, draws: bool) -> int:
+        """All that the window can show on its screen, each drawn and checked; returns how many faults there are."""
+        count = 0
+        for name, window in scenes(self.app, lambda done: self.wait(done, PATIENCE)):
+            self.wait(lambda: False, 0.4)
+            if draws:
+                self.grab(window, name.replace(" ", "_").replace(",", ""))
+            faults = layout_faults(window)
+            for fault in faults:
+                print(f"{name}: {fault}", flush=True)
+            count += len(faults)
+        return count
+
     def draw_windows(self) -> None:
         """The windows of an optimizer with many options, and of the first concept."""
         app = self.app
@@ -130,34 +159,80 @@ class Painter:
         concepts.window.destroy()
 
 
-def draw(args: argparse.Namespace, root: Path) -> None:
-    """Draws all that is asked for, with a window that keeps what it knows in a folder."""
+def on_screens(args: argparse.Namespace) -> int:
+    """Runs this script on a virtual screen of each size; returns 1 if there is a fault on any."""
+    program = shutil.which("Xvfb")
+    if program is None:
+        print("--screens needs Xvfb (Debian, Ubuntu: apt install xvfb)", file=sys.stderr)
+        return 2
+    status = 0
+    for wide, high in args.screens:
+        read, write = os.pipe()
+        server = subprocess.Popen(
+            [program, "-displayfd", str(write), "-screen", "0", f"{wide}x{high}x24", "-nolisten", "tcp"],
+            pass_fds=[write],
+        )  # fmt: skip
+        os.close(write)
+        try:
+            with os.fdopen(read) as numbers:
+                display = f":{numbers.readline().strip()}"
+            for scale in args.scales:
+                folder = args.output / f"{wide}x{high}_{scale}"
+                command = [sys.executable, __file__, "--output", str(folder), "--scale", str(scale), "--whole-screen"]
+                command += ["--view", args.view, "--theme", args.theme, *(["--only-check"] if args.only_check else [])]
+                command += ["--language", args.language]
+                command += ["--run", str(args.run.resolve())] if args.run else []
+                print(f"{wide} x {high} at {scale} %", flush=True)
+                status |= subprocess.run(command, env=os.environ | {"DISPLAY": display}, check=False).returncode
+        finally:
+            server.terminate()
+            server.wait()
+    return status
+
+
+def draw(args: argparse.Namespace, root: Path) -> int:
+    """Draws all that is asked for, with a window that keeps what it knows in a folder; returns its exit status."""
     output, run = args.output.resolve(), args.run.resolve() if args.run else None
     os.chdir(ROOT)
     output.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / BUILT_IN, root / BUILT_IN)
+    if args.whole_screen:
+        # as somebody finds it who has chosen this scale
+        settings = {"scale": args.scale, "theme": args.theme, "view": args.view, "language": args.language}
+        write_json(root / SETTINGS, settings)
     app = App(root)
     app.show_view(args.view)
     app.show_theme(args.theme, args.scale)
     app.show_language(args.language)
-    if run is not None:
+    if run is not None and not args.whole_screen:
         app.runs.controller.model.follow(RunProcess(run))
     painter = Painter(app, output)
+    if args.whole_screen:
+        app.load_catalog()
+        painter.wait(lambda: app.form.checks is not None, PATIENCE)
+        if run is not None:
+            app.runs.controller.model.follow(RunProcess(run))
+            painter.wait(lambda: app.runs.controller.model.state == "ended", PATIENCE)
+        count = painter.check_scenes(not args.only_check)
+        app.destroy()
+        return int(count > 0)
     for width, height in args.sizes:
         painter.draw_tabs(width, height)
         if args.adapter is not None:
             painter.draw_trial(width, args.adapter)
     painter.draw_windows()
     app.destroy()
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
     args = parse(arguments)
+    if args.screens:
+        return on_screens(args)
     # not where whoever works here has presets and settings
     with tempfile.TemporaryDirectory() as root:
-        draw(args, Path(root))
-    return 0
+        return draw(args, Path(root))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,14 @@ def draw_noise_levels(
         generator: on the CPU.
         shift: takes the place of `timestep_shift`, as where it depends on the images' size.
     """
-    u = torch.rand(count, generator=generator, dtype=torch.float64)
+    return noise_levels_of(config, torch.rand(count, generator=generator, dtype=torch.float64), shift)
+
+
+def noise_levels_of(config: TrainConfig, u: Tensor, shift: float | None = None) -> Tensor:
+    """The places that numbers `u` `[count]` in 0 … 1, float64, stand for; see `draw_noise_levels`.
+
+    Numbers that are spread evenly give the distribution itself.
+    """
     weight, bias = config.noising_weight, config.noising_bias
     match config.timestep_distribution:
         case Distribution.UNIFORM:

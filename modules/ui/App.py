@@ -10,36 +10,43 @@ from modules.ui.DropTargets import DropTargets
 from modules.ui.FormView import FormView
 from modules.ui.OfferBar import OfferBar
 from modules.ui.OptimizerWindow import OptimizerWindow
+from modules.ui.OptionPlotView import OptionPlotView
+from modules.ui.Panes import Panes
 from modules.ui.PictureWindow import PictureWindow
 from modules.ui.PresetActions import PresetActions
 from modules.ui.ProblemBar import ProblemBar
 from modules.ui.RunFollower import RunFollower
-from modules.ui.ScrollFrame import follow
+from modules.ui.ScrollFrame import ScrollFrame, follow
 from modules.ui.TabBar import TabBar
 from modules.ui.tabs import TABS, Tab
 from modules.ui.Theme import Theme
 from modules.ui.Timer import Timer
 from modules.ui.Tooltip import Tooltip
 from modules.ui.TopBar import TopBar
+from modules.ui.window_place import fitting_place, limit_size
 from modules.ui.WindowTools import WindowTools
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.texts import choose_language, later, tr
 from modules.viewModel.form_tabs import OPTIMIZER, sections_of, tab_of
 from modules.viewModel.FormField import FormSection
 from modules.viewModel.OptimizerCatalog import OptimizerCatalog
+from modules.viewModel.OptionPlot import plot_kinds
 from modules.viewModel.search_options import place_in_items, tab_of_list
-from modules.viewModel.Session import Session
+from modules.viewModel.Session import RUNS, Session
 from modules.viewModel.StepCount import StepCount
 from modules.viewModel.TrainForm import OPTIMIZER as OPTIMIZER_PATH
 from modules.viewModel.TrainForm import Checks
 from modules.viewModel.TrainHints import TrainHints
-from modules.viewModel.UiSettings import ALL, fitting_geometry
+from modules.viewModel.UiSettings import ALL
 from modules.viewModel.Worker import Worker
 
 import customtkinter as ctk
 from tkinterdnd2 import TkinterDnD
 
-SIZE, SMALLEST, LARGEST = (1280, 800), (900, 560), (20_000, 20_000)
+# of a tab, in pixels at 100 %, below which the whole window is scrolled; views made by hand may say another one
+LEAST_TAB = 190
+# of a list, and of the form below it
+LEAST_PANES = (150, 150)
 POLL_MS, SETTLE_MS, LATER_MS = 50, 150, 1500
 STAY, CLOSE = later("Stay"), later("Close")
 PROGRAM = "scaled-trainer"
@@ -78,7 +85,8 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         )
         self.hints = TrainHints(self.form)
         self.worker = Worker()
-        self.steps = StepCount(self.worker, self._show_steps)
+        runs = root / RUNS
+        self.steps = StepCount(self.worker, self._show_steps, (runs, runs / "queue"))
         self.runs = RunFollower(self, self.tools, self.session, root, self.say, self._tell_of_run)
         self.preset_actions = PresetActions(self, self.tools, self.session, self.say, self.refresh)
         self.optimizer_window: OptimizerWindow | None = None
@@ -86,9 +94,9 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.kept: dict[str, Any] = {}
         self._when_loaded: list[Callable[[], None]] = []
         self._loading = False
-        self.geometry(self._fitting_geometry())
-        self.minsize(*SMALLEST)
-        self.maxsize(*LARGEST)
+        # of Tk's own: customtkinter's scales
+        tk.Wm.wm_geometry(self, fitting_place(self, self.theme, self.settings.geometry))
+        limit_size(self, self.theme)
         news = [trouble] if trouble else []
         self.session.restore(news.append)
         self._build()
@@ -134,16 +142,25 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         px = self.theme.px
         self._body = ttk.Frame(self, style="Window.TFrame", padding=(px(12), px(10), px(4), px(8)))
         self._body.pack(fill="both", expand=True)
+        self._whole = ScrollFrame(self._body, self.theme, fills=True)
+        inside = self._whole.inside
         self.top = TopBar(
-            self._body, self.tools, self.session, self.hints, self.preset_actions, self.show_view, self.show_theme,
+            inside, self.tools, self.session, self.hints, self.preset_actions, self.show_view, self.show_theme,
             self.go_to, self.show_language,
         )  # fmt: skip
         self.top.pack(fill="x", padx=(0, px(8)))
-        self.tabs = TabBar(self._body, self.theme, [tab.name for tab in TABS], self.show_tab)
+        self.tabs = TabBar(inside, self.theme, [tab.name for tab in TABS], self.show_tab)
         self.tabs.pack(fill="x", pady=px(8), padx=(0, px(8)))
         self.problems = ProblemBar(self._body, self.tools, self.form, self.go_to_problem, self.start_run)
         self.problems.pack(side="bottom", fill="x", pady=(px(6), 0), padx=(0, px(8)))
         self.offer = OfferBar(self._body, self.tools, self.form)
+        self._whole.pack(fill="both", expand=True)
+        # what a tab needs depends on the width
+        self._whole.bind("<Configure>", lambda _: self.fit_tab(), add="+")
+        # holds a tab, and is never lower than that needs
+        self._holder = ttk.Frame(inside, style="Window.TFrame")
+        self._holder.pack(fill="both", expand=True)
+        self._holder.pack_propagate(False)
         self._pages: dict[str, ttk.Frame] = {}
         self.views: dict[str, tuple[FormView | None, Any]] = {}
         known = [tab.name for tab in TABS]
@@ -154,32 +171,44 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         for page in self._pages.values():
             page.pack_forget()
         if name not in self._pages:
-            self._pages[name] = ttk.Frame(self._body, style="Window.TFrame")
+            self._pages[name] = ttk.Frame(self._holder, style="Window.TFrame")
             self._pages[name].pack(fill="both", expand=True)
             self.views[name] = self._make(next(tab for tab in TABS if tab.name == name), self._pages[name])
         self._pages[name].pack(fill="both", expand=True)
         self.tabs.mark(name)
         self.settings.tab = name
         form, view = self.views[name]
+        self.fit_tab()
         if form is not None:
             form.show_everything(self.settings.view == ALL)
         _call(view, "shown")
+
+    def fit_tab(self) -> None:
+        """Gives the tab that is shown the height that it needs; where the window is lower, all of it is scrolled."""
+        form, view = self.views[self.tabs.current]
+        least = LEAST_TAB if view is None or form is None else sum(LEAST_PANES)
+        self._holder.configure(height=_call(view, "least_height") or self.theme.px(least))
 
     def _make(self, tab: Tab, page: ttk.Frame) -> tuple[FormView | None, Any]:
         """The view made by hand, and below it the form; each is made if there is one."""
         sections = sections_of(tab.name, self.form.sections)
         view = tab.load_view()(page, self) if tab.view else None
-        if view is not None:
-            view.pack(fill="both", expand=not sections)
         if tab.name == "training":
             one = self.form.fields[OPTIMIZER_PATH]
             sections.insert(0, FormSection(OPTIMIZER, later("Optimizer"), "", one.declared.group, False, [one]))
         if not sections:
+            view.pack(fill="both", expand=True)
             return None, view
-        _call(view, "leave_room")
         actions = {OPTIMIZER: (tr("Options of the optimizer …"), self.open_optimizer)}
-        form = FormView(page, self.tools, self.form, sections, self.hints, self.settings.view == ALL, actions)
-        form.pack(fill="both", expand=True)
+        plots = {key: lambda card, kind=kind: OptionPlotView(card, self, kind) for key, kind in plot_kinds().items()}
+        form = FormView(page, self.tools, self.form, sections, self.hints, self.settings.view == ALL, actions, plots)
+        if view is None:
+            form.pack(fill="both", expand=True)
+        else:
+            panes = Panes(page, self, f"{tab.name}: list and form", "vertical", view.needed_height, LEAST_PANES)
+            panes.pack(fill="both", expand=True)
+            panes.hold(view, form)
+            view.leave_room(panes)
         return form, view
 
     def show_view(self, view: str) -> None:
@@ -199,8 +228,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.theme.apply(theme, scale)
         if rescaled:
             # customtkinter pins the window to its size while it scales
-            tk.Wm.wm_minsize(self, *SMALLEST)
-            tk.Wm.wm_maxsize(self, *LARGEST)
+            limit_size(self, self.theme)
             self._rebuild()
 
     def show_language(self, code: str) -> None:
@@ -273,7 +301,9 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
             self.load_catalog()
             return
         if self.optimizer_window is None or not self.optimizer_window.winfo_exists():
-            self.optimizer_window = OptimizerWindow(self, self.tools, self.form, self.settings.view)
+            form, _ = self.views.get("training", (None, None))
+            row = form.place_of(OPTIMIZER_PATH) if form is not None else None
+            self.optimizer_window = OptimizerWindow(self, self.tools, self.form, self.settings.view, row)
         window = self.optimizer_window
         window.lift()
         window.focus_force()
@@ -347,7 +377,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         if held := self._held():
             self.tk.call("raise", held)
             return
-        self.settings.geometry = self.geometry()
+        self.settings.geometry = tk.Wm.wm_geometry(self)
         if troubles := self.session.close():
             question = "\n\n".join([tr("Not everything can be kept:"), *troubles, tr("Close all the same?")])
             if AskWindow(self, self.tools, tr(CLOSE), question, (STAY, CLOSE)).ask() != CLOSE:
@@ -372,7 +402,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
             self.tk.call("destroy", held)
             self.after(POLL_MS, self.leave)
             return
-        self.settings.geometry = self.geometry()
+        self.settings.geometry = tk.Wm.wm_geometry(self)
         self.session.close()
         if self.picture_window is not None and self.picture_window.winfo_exists():
             self.picture_window.save()
@@ -390,8 +420,11 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
             self.say(tr("Not everything can be kept: {what}", what=" ".join(self._not_kept)))
 
     def _show_steps(self) -> None:
-        self.steps.show(self.form.config)
+        self.steps.show(self.form.config, self.form.checks is not None)
         self.problems.tell_size(self.steps.text, self.steps.detail)
+        form, _ = self.views.get("training", (None, None))
+        for plot in form.extras.values() if form is not None else ():
+            plot.refresh()
 
     def _poll(self) -> None:
         # first, so that one result that cannot be shown does not keep back all others
@@ -402,14 +435,6 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
     def _turn(self, by: int) -> None:
         names = [tab.name for tab in TABS]
         self.show_tab(names[(names.index(self.tabs.current) + by) % len(names)])
-
-    def _fitting_geometry(self) -> str:
-        """Where it was left, if that is on a screen; otherwise the usual size, or as much of it as fits."""
-        wide, high = self.winfo_screenwidth(), self.winfo_screenheight()
-        w, h = min(SIZE[0], wide), min(SIZE[1], high)
-        usual = f"{w}x{h}+{(wide - w) // 2}+{(high - h) // 3}"
-        screens = (self.winfo_vrootx(), self.winfo_vrooty(), self.winfo_vrootwidth(), self.winfo_vrootheight())
-        return fitting_geometry(self.settings.geometry, screens, usual, SMALLEST)
 
 
 def _call(view: Any, name: str) -> Any:

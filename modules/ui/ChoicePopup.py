@@ -2,10 +2,13 @@ import tkinter as tk
 from collections.abc import Callable, Sequence
 from tkinter import ttk
 
+from modules.ui.screen_area import place_beside, screen_area
 from modules.ui.Theme import Theme, screen_position
 from modules.viewModel.FieldHints import Choice
 
 MOST_ROWS = 14
+# in pixels at 100 %
+REASON_ROOM = 40
 
 
 class ChoicePopup:
@@ -29,6 +32,7 @@ class ChoicePopup:
         self._picked: Callable[[str], None] = lambda text: None
         self._back: tk.Misc | None = None
         self._typed, self._typed_at = "", 0
+        self._at = (0, 0, 0, 0), (0, 0, 0, 0)
 
     @property
     def is_open(self) -> bool:
@@ -66,17 +70,15 @@ class ChoicePopup:
                                   selectforeground=theme.color("muted"))  # fmt: skip
         box.grid(row=0, column=0, sticky="nswe")
         inside.grid_columnconfigure(0, weight=1)
-        if len(choices) > MOST_ROWS:
-            bar = ttk.Scrollbar(inside, command=box.yview)
-            box.configure(yscrollcommand=bar.set)
-            bar.grid(row=0, column=1, sticky="ns")
+        self._bar = ttk.Scrollbar(inside, command=box.yview)
+        box.configure(yscrollcommand=self._bar.set)
         self._reason = tk.Label(
             inside, font=theme.font("small"), background=theme.color("field"), foreground=theme.color("error"),
             justify="left", anchor="w", padx=6,
         )  # fmt: skip
         texts = [choice.text for choice in choices]
-        self._mark(texts.index(current) if current in texts else 0)
         self._place(below)
+        self._mark(texts.index(current) if current in texts else 0)
         self._bind_keys(box, len(choices))
         window.bind("<ButtonPress>", self._click_outside)
         box.focus_force()
@@ -126,16 +128,23 @@ class ChoicePopup:
                 self._back.focus_force()
 
     def _place(self, below: tk.Misc) -> None:
-        assert self._window is not None
+        """Below the field, or above it; a list that has room on neither side gets fewer rows."""
+        assert self._window is not None and self.listbox is not None
+        anchor, area = screen_position(below), screen_area(below)
+        # what the reason of a choice takes, too
+        room = max(area[3] - anchor[3], anchor[1] - area[1]) - self._theme.px(REASON_ROOM)
         self._window.update_idletasks()
-        left, top, right, bottom = screen_position(below)
-        wide = max(self._window.winfo_reqwidth(), right - left)
+        row = max(1, self.listbox.winfo_reqheight() // int(self.listbox.cget("height")))
+        rows = max(2, min(int(self.listbox.cget("height")), room // row))
+        self.listbox.configure(height=rows)
+        if rows < len(self._choices):
+            self._bar.grid(row=0, column=1, sticky="ns")
+        self._window.update_idletasks()
+        wide = min(max(self._window.winfo_reqwidth(), anchor[2] - anchor[0]), area[2] - area[0])
         high = self._window.winfo_reqheight()
-        left = max(0, min(left, self._root.winfo_screenwidth() - wide))
-        place = bottom + 2
-        if place + high > self._root.winfo_screenheight():
-            place = max(0, top - high - 2)
-        self._window.geometry(f"{wide}x{high}+{left}+{place}")
+        self._at = anchor, area
+        left, top = place_beside(anchor, area, (wide, high), 2)
+        self._window.geometry(f"{wide}x{high}+{left}+{top}")
         self._window.deiconify()
         self._window.lift()
 
@@ -165,7 +174,9 @@ class ChoicePopup:
         else:
             return
         self._window.update_idletasks()
-        self._window.geometry(f"{self._window.winfo_width()}x{self._window.winfo_reqheight()}")
+        size = self._window.winfo_width(), self._window.winfo_reqheight()
+        left, top = place_beside(*self._at, size, 2)
+        self._window.geometry(f"{size[0]}x{size[1]}+{left}+{top}")
 
     def _jump(self, event: tk.Event) -> str | None:
         if not event.char or not event.char.isprintable():

@@ -101,7 +101,7 @@ class ConceptList(ItemList):
     def _show_picture(self, card: dict, item: ConceptConfig) -> None:
         known = self._facts.of(item)
         if known is not None:
-            card["about"].configure(style="Error.TLabel" if known[0].trouble else "Muted.TLabel")
+            card["about"].show(card["about"].full, "Error.TLabel" if known[0].trouble else "Muted.TLabel")
             if known[1] is not None:
                 card["photo"] = ImageTk.PhotoImage(known[1], master=self)
                 card["picture"].configure(image=card["photo"])
@@ -125,7 +125,7 @@ class ConceptList(ItemList):
         if not self.winfo_exists():
             return
         for card, item in zip(self.cards, self.list.items, strict=True):
-            card["about"].configure(text=self.describe(item)[1])
+            card["about"].show(self.describe(item)[1])
             self._show_picture(card, item)
         self._look()
 

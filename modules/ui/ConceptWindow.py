@@ -4,7 +4,11 @@ from tkinter import ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
+from modules.ui.Flow import Flow
 from modules.ui.ItemWindow import ItemWindow
+from modules.ui.Panes import SASH, Panes
+from modules.ui.ScrollFrame import ScrollFrame
+from modules.ui.ShortLabel import ShortLabel
 from modules.ui.TabBar import TabBar
 from modules.ui.TextPane import TextPane
 from modules.ui.Timer import Timer
@@ -23,7 +27,11 @@ if TYPE_CHECKING:
     from modules.ui.App import App
 
 SIZE, RIGHT = (1180, 700), 560
-PREVIEW, CHECK = later("preview"), later("dataset check")
+# of options and images beside each other, and the width of both below which there is one page for each
+LEAST, NARROW = (420, 400), 860
+OPTIONS, PREVIEW, CHECK = later("options"), later("preview"), later("dataset check")
+# of a picture, in pixels at 100 %
+LEAST_PICTURE = 120
 SETTLE_MS = 250
 SAVE, LOSE, CANCEL = later("Save"), later("Lose it"), later("Cancel")
 
@@ -51,22 +59,30 @@ class ConceptWindow(ItemWindow):
         self.images, self.checked = ConceptPreview(), ConceptCheck()
         self._photo: ImageTk.PhotoImage | None = None
         self._drawing, self._leaving = Timer(self, self._show), Timer(self, self._leave)
-        right = ttk.Frame(self.body, style="Window.TFrame", width=px(RIGHT))
-        right.pack(side="right", fill="both", before=self.left, padx=(px(4), px(8)))
-        right.pack_propagate(False)
+        self.left.pack_forget()
+        self._panes = Panes(self.body, app, "concept: options and preview", "horizontal", self._usual_left, LEAST)
+        self._panes.pack(fill="both", expand=True)
+        # on a low screen the preview is scrolled
+        scroll = self._right = ScrollFrame(self._panes, app.theme, fills=True)
+        right = ttk.Frame(scroll.inside, style="Window.TFrame", padding=(px(4), 0, px(8), 0))
+        right.pack(fill="both", expand=True)
+        self._holder = right
         head = ttk.Frame(right, style="Window.TFrame")
         head.pack(fill="x", pady=(0, px(6)))
         self.all_pictures = ttk.Button(
             head, text=tr("Pictures and captions …"), style="Window.TButton", command=self._open_pictures
         )
-        self.all_pictures.pack(side="right")
-        self.tabs = TabBar(head, app.theme, (PREVIEW, CHECK), self.show_page)
+        self.all_pictures.pack(side="right", anchor="n")
+        self.tabs = TabBar(head, app.theme, (OPTIONS, PREVIEW, CHECK), self.show_page)
         self.tabs.pack(side="left", fill="x", expand=True)
         self._pages = {PREVIEW: self._make_preview(right), CHECK: self._make_check(right)}
         self._recolor()
         app.theme.listen(self, self._recolor)
         self.form.listen(lambda _: self._options_changed())
         self.on_close(app.form.listen(lambda _: self._compare()))
+        self._narrow: bool | None = None
+        self._arrange(self.body.winfo_width())
+        self.body.bind("<Configure>", lambda event: self._arrange(event.width))
         self.show_page(PREVIEW)
         self._show_soon()
 
@@ -75,29 +91,56 @@ class ConceptWindow(ItemWindow):
         """What is shown; None before the first, and where there is none."""
         return self.images.shown.picture
 
+    def _usual_left(self, room: int) -> int:
+        return room - self._app.theme.px(RIGHT + SASH)
+
+    def _arrange(self, wide: int) -> None:
+        """Options and images beside each other; in a narrow window the options are one more page."""
+        narrow = 1 < wide < self._app.theme.px(NARROW)
+        if narrow == self._narrow:
+            return
+        self._narrow = narrow
+        for pane in self._panes.panes():
+            self._panes.forget(pane)
+        self.left.pack_forget()
+        if narrow:
+            self._panes.add(self._right, weight=1)
+        else:
+            self._panes.hold(self.left, self._right)
+        shown = (OPTIONS, PREVIEW, CHECK) if narrow else (PREVIEW, CHECK)
+        self.tabs.show(self.tabs.buttons[name] for name in shown)
+        if not narrow and self.tabs.current == OPTIONS:
+            self.show_page(PREVIEW)
+
     def _make_preview(self, parent: ttk.Frame) -> ttk.Frame:
         px = self._app.theme.px
         card = ttk.Frame(parent, style="Card.TFrame", padding=px(10))
-        row = ttk.Frame(card)
+        row = Flow(card, px(6))
         row.pack(fill="x")
-        made = []
-        for text, action in (
-            (tr("‹ Image"), lambda: self.go(-1)), (tr("Image ›"), lambda: self.go(1)),
-            (tr("Another variation"), lambda: self.go(0, self.images.shown.variation + 1)),
-        ):  # fmt: skip
-            button = ttk.Button(row, text=text, command=action)
-            button.pack(side="left", padx=(0, px(6)))
-            made.append(button)
+        made = [
+            ttk.Button(row, text=text, command=action)
+            for text, action in (
+                (tr("‹ Image"), lambda: self.go(-1)), (tr("Image ›"), lambda: self.go(1)),
+                (tr("Another variation"), lambda: self.go(0, self.images.shown.variation + 1)),
+            )
+        ]  # fmt: skip
         self.preceding, self.following, self.another = made
-        self._title = ttk.Label(row, style="Muted.TLabel", anchor="e")
-        self._title.pack(side="right", fill="x", expand=True)
+        row.show(made)
+        self._title = ShortLabel(card, "", "Muted.TLabel", anchor="w")
+        self._title.pack(fill="x", pady=(px(4), 0))
+        self._app.tools.tooltip.attach(self._title, lambda: self._title.full)
         foot = ttk.Frame(card)
         foot.pack(side="bottom", fill="x")
         self._facts = ttk.Label(card, style="Muted.TLabel", anchor="w", justify="left", wraplength=px(RIGHT - 40))
         self._facts.pack(side="bottom", fill="x", pady=(px(4), px(6)))
-        self._picture = tk.Label(card, borderwidth=0, text=tr("Drawing …"), wraplength=px(RIGHT - 60))
-        self._picture.pack(fill="both", expand=True, pady=(px(8), 0))
-        self._picture.bind("<Configure>", lambda _: self._draw())
+        # as high as the room that is left, whatever it shows
+        room = ttk.Frame(card, height=px(LEAST_PICTURE))
+        room.pack(fill="both", expand=True, pady=(px(8), 0))
+        room.pack_propagate(False)
+        self._picture = tk.Label(room, borderwidth=0, text=tr("Drawing …"), wraplength=px(RIGHT - 60))
+        self._picture.least_size = (px(LEAST_PICTURE), px(LEAST_PICTURE))
+        self._picture.pack(fill="both", expand=True)
+        self._picture.bind("<Configure>", lambda event: self._picture_resized(event.width))
         ttk.Label(foot, text=tr("Caption"), style="Bold.TLabel").pack(anchor="w")
         self.caption = tk.Text(
             foot, height=3, wrap="word", borderwidth=0, highlightthickness=1, padx=6, pady=4, undo=True,
@@ -135,10 +178,12 @@ class ConceptWindow(ItemWindow):
         self._draw()
 
     def show_page(self, name: str) -> None:
-        """Shows the preview or the dataset check."""
-        for page in self._pages.values():
+        """Shows the preview, the dataset check, or, in a narrow window, the options."""
+        pages = {**self._pages, **({OPTIONS: self.left} if self._narrow else {})}
+        for page in pages.values():
             page.pack_forget()
-        self._pages[name].pack(fill="both", expand=True)
+        pages[name].pack(in_=self._holder, fill="both", expand=True)
+        pages[name].lift()
         self.tabs.mark(name)
         if name == CHECK and not self.checked.is_begun:
             self.check()
@@ -217,7 +262,7 @@ class ConceptWindow(ItemWindow):
         for button in (self.preceding, self.following):
             enable(button, drawn.count > 1)
         enable(self.another, bool(drawn.picture))
-        self._title.configure(text=self.images.title)
+        self._title.show(self.images.title)
         self._facts.configure(text=self.images.facts)
         self._draw()
         self._show_caption()
@@ -246,6 +291,11 @@ class ConceptWindow(ItemWindow):
         self.images.text = self._typed_caption()
         enable(self.save, self.images.is_edited)
         self.caption.edit_modified(False)
+
+    def _picture_resized(self, wide: int) -> None:
+        for label, less in ((self._picture, 20), (self._facts, 10), (self._varied, 170), (self.check_heading, 110)):
+            label.configure(wraplength=max(80, wide - self._app.theme.px(less)))
+        self._draw()
 
     def _draw(self) -> None:
         """Original and variation beside each other, as large as there is room for."""

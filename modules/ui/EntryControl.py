@@ -3,6 +3,7 @@ from pathlib import Path
 from tkinter import filedialog, ttk
 
 from modules.ui.Control import Control
+from modules.ui.ShortLabel import ShortLabel
 from modules.util.texts import tr
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.paths import nearest_folder, portable
@@ -31,7 +32,7 @@ class EntryControl(Control):
             self._button("…", self._browse)
         if declared.path:
             self.tools.drops.accept(self.frame, lambda paths: self._take(portable(paths[0])))
-        self._hint = ttk.Label(self.entry, style="Hint.TLabel", cursor="xterm")
+        self._hint = ShortLabel(self.entry, "", "Hint.TLabel", cursor="xterm")
         self._hint.bind("<Button-1>", lambda _: self.entry.focus_set())
         self.entry.bind("<FocusIn>", lambda _: self._place_hint(), add="+")
         self.entry.bind("<FocusOut>", lambda _: self._place_hint(), add="+")
@@ -63,8 +64,9 @@ class EntryControl(Control):
             return
         self._hinted = hint
         if hint:
-            self._hint.configure(text=hint)
-            self._hint.place(x=self.tools.theme.px(9), rely=0.5, anchor="w")
+            self._hint.show(hint)
+            px = self.tools.theme.px
+            self._hint.place(x=px(9), rely=0.5, anchor="w", relwidth=1, width=-px(14))
         else:
             self._hint.place_forget()
 

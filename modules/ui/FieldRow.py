@@ -12,7 +12,7 @@ from modules.viewModel.FieldHints import FieldHints
 from modules.viewModel.FormField import FormField
 from modules.viewModel.FormModel import FormModel
 
-LABEL_WIDTH = 170
+LABEL_WIDTH, UNIT_WIDTH = 170, 90
 # half-typed numbers are wrong numbers; nobody wants to be told while typing
 PATIENCE_MS, FLASH_MS = 700, 1600
 
@@ -45,7 +45,8 @@ class FieldRow:
             self.unit = SelectControl(self._body, unit, hints, tools, lambda text: self._set(unit.path, text))
             self.unit.frame.pack(side="left", padx=(px(6), 0), ipadx=px(36))
         elif one.declared.unit:
-            ttk.Label(self._body, text=tr(one.declared.unit), style="Muted.TLabel").pack(side="left", padx=(px(6), 0))
+            unit = ttk.Label(self._body, text=tr(one.declared.unit), style="Muted.TLabel", wraplength=px(UNIT_WIDTH))
+            unit.pack(side="left", padx=(px(6), 0))
         self._undo = ttk.Button(parent, text="↺", style="Clear.TButton", width=2, command=self.reset)
         self._error: ttk.Label | None = None
         self._patience, self._flash = Timer(self.label, self._show_error), Timer(self.label, self._calm)

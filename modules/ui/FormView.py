@@ -12,7 +12,7 @@ from modules.viewModel.FormModel import FormModel
 
 CARD_WIDTH, MOST_COLUMNS = 560, 3
 # what a heading takes, in rows
-HEADING_ROWS = 2
+HEADING_ROWS, EXTRA_ROWS = 2, 4
 
 
 class FormView(ScrollFrame):
@@ -29,19 +29,23 @@ class FormView(ScrollFrame):
         hints: what can be chosen; None: as the config declares it.
         everything: whether advanced options are shown.
         actions: section -> text and what it does, of a button beside its heading.
+        extras: section -> card -> what stands below its fields.
 
     Attributes:
         rows: path -> row, of those made so far.
+        extras: section -> what stands below its fields, of those made so far.
     """
 
     def __init__(
         self, parent: tk.Misc, tools: WindowTools, form: FormModel, sections: Sequence[FormSection],
         hints: FieldHints | None = None, everything: bool = False,
         actions: Mapping[str, tuple[str, Callable[[], None]]] | None = None,
+        extras: Mapping[str, Callable[[tk.Misc], tk.Widget]] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(parent, tools.theme)
         self._tools, self._form, self._hints = tools, form, hints or FieldHints(form)
         self._sections, self._everything, self._actions = list(sections), everything, dict(actions or {})
+        self._extras, self.extras = dict(extras or {}), {}
         self.rows: dict[str, FieldRow] = {}
         self._cards: dict[str, ttk.Frame] = {}
         self._columns: list[ttk.Frame] = []
@@ -90,6 +94,14 @@ class FormView(ScrollFrame):
         row.control.focus.focus_set()
         row.flash()
         return True
+
+    def place_of(self, path: str) -> tuple[int, int] | None:
+        """Top and bottom, on the screen, of the card in which an option stands; None: it can't be seen now."""
+        row = self.rows.get(path)
+        if row is None or not row.label.winfo_viewable():
+            return None
+        card = row.label.master
+        return card.winfo_rooty(), card.winfo_rooty() + card.winfo_height()
 
     def _changed(self, paths: frozenset[str]) -> None:
         if self.winfo_ismapped():
@@ -144,6 +156,10 @@ class FormView(ScrollFrame):
                 text, action = self._actions[section.key]
                 button = ttk.Button(card, text=text, command=action)
                 button.grid(row=len(section.fields) * 2 + 2, column=1, sticky="w", pady=(px(4), px(2)))
+            if section.key in self._extras:
+                extra = self.extras[section.key] = self._extras[section.key](card)
+                row = len(section.fields) * 2 + 3
+                extra.grid(row=row, column=0, columnspan=3, sticky="we", padx=px(12), pady=(px(6), 0))
             if section.help:
                 text = ttk.Label(card, text=tr(section.help), style="Muted.TLabel", wraplength=px(CARD_WIDTH - 40))
                 text.grid(row=1, column=0, columnspan=3, sticky="w", padx=px(12), pady=(0, px(4)))
@@ -182,8 +198,10 @@ class FormView(ScrollFrame):
         heights = [0] * count
         for section in shown:
             place = heights.index(min(heights))
-            heights[place] += HEADING_ROWS + sum(
-                one.path in self.rows and self.rows[one.path].visible for one in section.fields
+            heights[place] += (
+                HEADING_ROWS
+                + EXTRA_ROWS * (section.key in self._extras)
+                + sum(one.path in self.rows and self.rows[one.path].visible for one in section.fields)
             )
             card = self._cards[section.key]
             card.pack(in_=self._columns[place], fill="x", pady=(0, px(8)))

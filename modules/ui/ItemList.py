@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from modules.ui.AskWindow import AskWindow
 from modules.ui.ItemWindow import ItemWindow
+from modules.ui.Panes import Panes
 from modules.ui.ScrollFrame import ScrollFrame
+from modules.ui.ShortLabel import ShortLabel
 from modules.ui.widgets import enable, focused
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError, Problem
@@ -49,7 +51,8 @@ class ItemList(ttk.Frame):
         self.head.pack(fill="x", pady=(0, px(6)), padx=(0, px(8)))
         self.add_button = ttk.Button(self.head, text=tr(self.add_text), style="Window.Accent.TButton", command=self.add)
         self.add_button.pack(side="left")
-        self.note = ttk.Label(self.head, style="Muted.Window.TLabel", anchor="w")
+        self.note = ShortLabel(self.head, "", "Muted.Window.TLabel", anchor="w")
+        app.tools.tooltip.attach(self.note, lambda: self.note.full)
         self.note.pack(side="left", padx=px(10), fill="x", expand=True)
         self._scroll = ScrollFrame(self, app.theme)
         self._scroll.pack(fill="both", expand=True)
@@ -59,11 +62,14 @@ class ItemList(ttk.Frame):
         self.bind("<Destroy>", self._destroyed)
         self.refresh()
 
-    def leave_room(self) -> None:
-        """Takes no more height than its cards need, and never more than a share of what holds it."""
-        self._inside.bind("<Configure>", lambda _: self._fit(), add="+")
-        self.master.bind("<Configure>", lambda _: self._fit(), add="+")
-        self._fit()
+    def leave_room(self, panes: Panes) -> None:
+        """A form stands below it: it takes no more height than its cards need, unless a person has given it another."""
+        self._inside.bind("<Configure>", lambda _: panes.place_sash(), add="+")
+
+    def needed_height(self, room: int) -> int:
+        """The height that its cards need, in pixels, and never more than a share of the room."""
+        cards = self._inside.winfo_reqheight() if self.cards else 1
+        return min(self.head.winfo_reqheight() + self.app.theme.px(6) + cards, round(room * MOST_SHARE))
 
     @abstractmethod
     def counted(self, n: int) -> str:
@@ -186,8 +192,8 @@ class ItemList(ttk.Frame):
         if place < len(self.cards):
             title, about = self.describe(self.list.items[place])
             card = self.cards[place]
-            card["title"].configure(text=title)
-            card["about"].configure(text=about)
+            card["title"].show(title)
+            card["about"].show(about)
             card["variable"].set(getattr(self.list.items[place], self.switch_key))
 
     def _may_change(self, window: ItemWindow | None = None) -> bool:
@@ -224,7 +230,7 @@ class ItemList(ttk.Frame):
     def _show_note(self) -> None:
         count, file = self.counted(len(self.list.items)), self.list.file
         where = tr("{count}, in {file}", count=count, file=file) if file else tr("{count}, in this config", count=count)
-        self.note.configure(text=self.list.error or where)
+        self.note.show(self.list.error or where)
 
     def _card(self, place: int, item: Any) -> dict[str, Any]:
         px, title_about = self.app.theme.px, self.describe(item)
@@ -233,13 +239,13 @@ class ItemList(ttk.Frame):
         card: dict[str, Any] = {"frame": frame, "variable": variable}
         card["left"] = ttk.Frame(frame)
         card["left"].grid(row=0, column=0, rowspan=3, sticky="nw")
-        card["title"] = ttk.Label(frame, text=title_about[0], style="Bold.TLabel", anchor="w", width=10)
+        card["title"] = ShortLabel(frame, title_about[0], "Bold.TLabel", 10, anchor="w")
         card["title"].grid(row=0, column=1, sticky="we")
         card["switch"] = ttk.Checkbutton(
             frame, style="Switch.TCheckbutton", variable=variable, command=lambda: self._switch(place, variable.get())
         )
         card["switch"].grid(row=0, column=2, sticky="e")
-        card["about"] = ttk.Label(frame, text=title_about[1], style="Muted.TLabel", anchor="w", width=10)
+        card["about"] = ShortLabel(frame, title_about[1], "Muted.TLabel", 10, anchor="w")
         card["about"].grid(row=1, column=1, columnspan=2, sticky="we", pady=(px(1), px(3)))
         row = ttk.Frame(frame)
         row.grid(row=2, column=1, columnspan=2, sticky="we")
@@ -278,10 +284,6 @@ class ItemList(ttk.Frame):
         for place, card in enumerate(self.cards):
             card["frame"].grid(row=place // columns, column=place % columns, sticky="nswe", padx=(0, px(8)),
                                pady=(0, px(8)))  # fmt: skip
-
-    def _fit(self) -> None:
-        most = round(self.master.winfo_height() * MOST_SHARE)
-        self._scroll.set_height(min(self._inside.winfo_reqheight() if self.cards else 1, max(most, 1)))
 
     def _form_changed(self, paths: frozenset[str]) -> None:
         # a sample in a file has its size from the model family

@@ -63,7 +63,7 @@ class ItemWindow(ctk.CTkToplevel):
         self.form.listen(lambda _: changed(self.form.config.model_copy(deep=True)))
         self.bind("<Escape>", lambda _: self.close())
         self.protocol("WM_DELETE_WINDOW", self.close)
-        place_over(self, app, (px(size[0]), px(size[1])), SMALLEST)
+        place_over(self, app, (px(size[0]), px(size[1])), (px(SMALLEST[0]), px(SMALLEST[1])))
         Timer(self, self._take_focus).start(FOCUS_MS)
 
     def close(self) -> bool:

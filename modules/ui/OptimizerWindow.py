@@ -1,6 +1,7 @@
 import tkinter as tk
 from tkinter import ttk
 
+from modules.ui.Flow import Flow
 from modules.ui.FormView import FormView
 from modules.ui.place_over import place_over
 from modules.ui.SelectControl import SelectControl
@@ -15,7 +16,7 @@ from modules.viewModel.UiSettings import ALL, BASIC
 
 import customtkinter as ctk
 
-WIDTH, HEIGHT, SMALLEST = 1180, 700, (720, 420)
+WIDTH, HEIGHT, SMALLEST = 1180, 700, (560, 320)
 
 
 class OptimizerWindow(ctk.CTkToplevel):
@@ -25,6 +26,7 @@ class OptimizerWindow(ctk.CTkToplevel):
         window: that it opens over.
         form: of the config that is edited; its catalog is loaded.
         view: basic or all options.
+        beside: top and bottom, on the screen, of the row that it is opened from; None: it stands in the middle.
 
     Attributes:
         view: the form.
@@ -32,7 +34,9 @@ class OptimizerWindow(ctk.CTkToplevel):
         recommended: title -> button.
     """
 
-    def __init__(self, window: tk.Misc, tools: WindowTools, form: TrainForm, view: str) -> None:
+    def __init__(
+        self, window: tk.Misc, tools: WindowTools, form: TrainForm, view: str, beside: tuple[int, int] | None = None
+    ) -> None:
         super().__init__(window)
         self.withdraw()
         assert form.catalog is not None
@@ -55,17 +59,16 @@ class OptimizerWindow(ctk.CTkToplevel):
         self.views = TabBar(head, tools.theme, (BASIC, ALL), self._show_view)
         self.views.mark(view)
         self.views.pack(side="right")
-        row = ttk.Frame(body, style="Window.TFrame")
+        row = Flow(body, px(6), "Window.TFrame")
         row.pack(fill="x", pady=(px(8), px(8)), padx=(0, px(8)))
-        ttk.Label(row, text=tr("Recommended:"), style="Muted.Window.TLabel").pack(side="left", padx=(0, px(8)))
+        label = ttk.Label(row, text=tr("Recommended:"), style="Muted.Window.TLabel")
         self.recommended: dict[str, ttk.Button] = {}
         for one in RECOMMENDATIONS:
-            button = ttk.Button(
-                row, text=tr(one.title), style="Window.TButton", command=lambda one=one: self._apply(one)
-            )
-            button.pack(side="left", padx=(0, px(6)))
+            title, command = tr(one.title), lambda one=one: self._apply(one)
+            button = ttk.Button(row, text=title, style="Window.TButton", command=command)
             tools.tooltip.attach(button, lambda one=one: self._form.explain(one))
             self.recommended[one.title] = button
+        row.show((label, *self.recommended.values()))
         self._news = ttk.Label(body, style="Muted.Window.TLabel", justify="left")
         self.view = FormView(body, tools, form, self._form.sections(), self._form, view == ALL)
         self.view.pack(fill="both", expand=True)
@@ -73,7 +76,7 @@ class OptimizerWindow(ctk.CTkToplevel):
         self._end = form.listen(lambda _: self._refresh())
         self.bind("<Escape>", lambda _: self.destroy())
         self.bind("<Destroy>", self._destroyed, add="+")
-        place_over(self, window, (px(WIDTH), px(HEIGHT)), SMALLEST)
+        place_over(self, window, (px(WIDTH), px(HEIGHT)), (px(SMALLEST[0]), px(SMALLEST[1])), beside)
         self._refresh()
 
     def show_field(self, path: str) -> bool:

@@ -7,7 +7,9 @@ from modules.ui.Theme import Theme
 from modules.util.texts import tr
 from modules.viewModel.curves import Point, bounds, decimate, tick_text, tick_texts, ticks
 
-LEFT, RIGHT, TOP, BOTTOM = 58, 10, 24, 22
+LEFT, RIGHT, TOP, BOTTOM, LABEL = 58, 10, 24, 22, 14
+# below which nothing can be read from it, in pixels at 100 %
+LEAST = (150, 80)
 SERIES_COLORS = {
     # name: (light, dark)
     "faint": ("#9fb6d0", "#5d7590"),
@@ -37,12 +39,18 @@ class PlotCanvas(tk.Canvas):
         theme: for colours and fonts.
         title: stands above it.
         from_zero: whether the y axis begins at 0.
+        x_label: stands below the x axis; empty: steps, which need no word.
+        whole: whether x are whole numbers.
     """
 
-    def __init__(self, parent: tk.Misc, theme: Theme, title: str, from_zero: bool = False) -> None:
+    def __init__(
+        self, parent: tk.Misc, theme: Theme, title: str, from_zero: bool = False, x_label: str = "", whole: bool = True
+    ) -> None:
         super().__init__(parent, highlightthickness=0, borderwidth=0, width=10, height=10)
         self._theme, self._title, self._from_zero = theme, title, from_zero
+        self._x_label, self._whole = x_label, whole
         self._series: list[Series] = []
+        self.least_size = theme.px(LEAST[0]), theme.px(LEAST[1])
         self._font = tk_font.nametofont(theme.font("small"), self)
         self.bind("<Configure>", lambda _: self.draw())
         theme.listen(self, self.draw)
@@ -61,7 +69,13 @@ class PlotCanvas(tk.Canvas):
         self.delete("all")
         wide, high = self.winfo_width(), self.winfo_height()
         self.create_text(px(8), px(4), text=self._title, anchor="nw", fill=color("text"), font=self._theme.font("bold"))
-        box = (px(LEFT), px(TOP), wide - px(RIGHT), high - px(BOTTOM))
+        label = px(LABEL) if self._x_label else 0
+        box = (px(LEFT), px(TOP), wide - px(RIGHT), high - px(BOTTOM) - label)
+        if label:
+            self.create_text(
+                box[2], high - px(3), text=self._x_label, anchor="se", fill=color("muted"),
+                font=self._theme.font("small"),
+            )  # fmt: skip
         shown = [series for series in self._series if series.points]
         if box[2] - box[0] < px(60) or box[3] - box[1] < px(20):
             return
@@ -77,7 +91,7 @@ class PlotCanvas(tk.Canvas):
         left, top, right, bottom = box
         first, last = min(series.points[0][0] for series in shown), max(series.points[-1][0] for series in shown)
         last = max(last, first + 1)
-        low, top_value = bounds([series.points for series in shown])
+        low, top_value = bounds([series.points for series in shown], spikes=bool(self._x_label))
         low = 0.0 if self._from_zero and low < top_value and top_value > 0 else low
 
         def x(value: float) -> float:
@@ -94,7 +108,7 @@ class PlotCanvas(tk.Canvas):
             self.create_text(left - 6, y(value), text=text, anchor="e", fill=color("muted"), font=small)
         columns = max(2, (right - left) // self._theme.px(90))
         for value in ticks(first, last, columns):
-            if value == int(value):
+            if value == int(value) or not self._whole:
                 anchor = "ne" if x(value) > right - self._theme.px(16) else "n"
                 self.create_text(
                     x(value), bottom + 4, text=f"{value:g}", anchor=anchor, fill=color("muted"), font=small
@@ -114,9 +128,13 @@ class PlotCanvas(tk.Canvas):
     def _draw_legend(self, shown: list[Series], wide: int) -> None:
         """From right to left beside the title, each name with its last value."""
         px, right = self._theme.px, wide - self._theme.px(RIGHT)
-        for series in reversed(shown):
+        bold = tk_font.nametofont(self._theme.font("bold"), self)
+        for series in [series for series in reversed(shown) if series.name]:
             text = f"{series.name} {tick_text(float(f'{series.points[-1][1]:.3g}'))}"
             right -= self._font.measure(text)
+            # the last one counts most; the title must stay readable
+            if right - px(18) < px(16) + bold.measure(self._title):
+                return
             self.create_text(right, px(5), text=text, anchor="nw", fill=self._theme.color("muted"),
                              font=self._theme.font("small"))  # fmt: skip
             ink = SERIES_COLORS[series.color][self._theme.dark]

@@ -3,6 +3,7 @@ from collections.abc import Callable, Sequence
 from tkinter import ttk
 
 from modules.ui.ScrollFrame import ScrollFrame
+from modules.ui.ShortLabel import ShortButton, ShortLabel
 from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
 from modules.util.config.errors import Problem
@@ -10,7 +11,8 @@ from modules.util.texts import tr
 from modules.viewModel.text_lines import things_to_mend
 from modules.viewModel.TrainForm import TrainForm
 
-HEIGHT = 150
+# in pixels at 100 %, and of the window's height
+HEIGHT, MOST_SHARE = 150, 0.25
 
 
 class ProblemBar(ttk.Frame):
@@ -49,8 +51,9 @@ class ProblemBar(ttk.Frame):
         self._size.pack(side="right", padx=(0, px(10)))
         tools.tooltip.attach(self._size, lambda: self._size_detail)
         self.toggle = ttk.Button(row, style="Window.TButton", command=self._toggle)
-        self._news = ttk.Label(row, style="Muted.Window.TLabel", anchor="w")
+        self._news = ShortLabel(row, "", "Muted.Window.TLabel", anchor="w")
         self._news.pack(side="left", fill="x", expand=True, padx=(px(4), px(8)))
+        tools.tooltip.attach(self._news, lambda: self.news)
         self.show([])
 
     @property
@@ -61,11 +64,11 @@ class ProblemBar(ttk.Frame):
     @property
     def news(self) -> str:
         """The line for news."""
-        return str(self._news.cget("text"))
+        return self._news.full
 
     def say(self, text: str) -> None:
         """Shows a line."""
-        self._news.configure(text=" ".join(text.split()))
+        self._news.show(" ".join(text.split()))
 
     @property
     def size(self) -> str:
@@ -116,16 +119,16 @@ class ProblemBar(ttk.Frame):
                 button = ttk.Button(row, text=text, style="Window.TButton", command=action)
                 button.pack(side="right", padx=(px(6), px(6)), pady=px(1))
                 self.remedies[problem.path, text] = button
-            line = ttk.Button(
-                row, text=self._form.line(problem), style="Window.Line.TButton",
-                command=lambda path=problem.path: self._go_to(path),
-            )  # fmt: skip
+            line = ShortButton(
+                row, self._form.line(problem), lambda path=problem.path: self._go_to(path), "Window.Line.TButton"
+            )
             line.pack(side="left", fill="x", expand=True)
             # where buttons leave it little room
             self._tools.tooltip.attach(line, lambda problem=problem: self._form.line(problem))
             self.lines.append(line)
         self.update_idletasks()
-        self._list.set_height(min(self._tools.theme.px(HEIGHT), self._list.inside.winfo_reqheight()))
+        most = min(self._tools.theme.px(HEIGHT), round(MOST_SHARE * self.winfo_toplevel().winfo_height()))
+        self._list.set_height(min(most, self._list.inside.winfo_reqheight()))
 
     def _ways_out(self, problem: Problem) -> list[tuple[str, Callable[[], None]]]:
         """What each button beside a problem says and does: a remedy, or the way to the option. Shown from the right."""

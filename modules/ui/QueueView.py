@@ -40,9 +40,9 @@ class QueueView(ttk.Frame):
         self.start_button.pack(side="left", padx=px(6))
         self.clear_button = ttk.Button(head, text=tr("Remove what is done"), command=self.clear)
         self.clear_button.pack(side="left")
-        self._note = ttk.Label(head, style="Muted.TLabel")
-        self._note.pack(side="left", padx=px(10))
-        app.tools.tooltip.attach(self._note, lambda: self._controller.queue.trouble)
+        self._note = ShortLabel(head, "", "Muted.TLabel")
+        self._note.pack(side="left", padx=px(10), fill="x", expand=True)
+        app.tools.tooltip.attach(self._note, lambda: self._controller.queue.trouble or self._note.full)
         self._list = ScrollFrame(self, app.theme, "card")
         self._list.pack(fill="both", expand=True)
         # long names and reasons share the room that there is; whole they stand in the tooltip
@@ -92,7 +92,7 @@ class QueueView(ttk.Frame):
         enable(self.start_button, queue.can_toggle)
         enable(self.clear_button, bool(queue.done))
         style = "Error.TLabel" if queue.trouble else "Muted.TLabel"
-        self._note.configure(text=self._controller.queue_note, style=style)
+        self._note.show(self._controller.queue_note, style)
         shown = [(item.name, item.state, item.reason, item.config) for item in queue.items]
         if shown == self._shown:
             return

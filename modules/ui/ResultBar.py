@@ -5,6 +5,7 @@ from tkinter import filedialog, ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
+from modules.ui.Flow import Flow
 from modules.ui.ShortLabel import ShortLabel
 from modules.ui.tabs import TOOLS_TAB
 from modules.util.texts import later, tr
@@ -41,6 +42,8 @@ class ResultBar(ttk.Frame):
         self._path: ShortLabel | None = None
         self._result: RunResult.RunResult | None = None
         self.buttons: dict[str, ttk.Button] = {}
+        self._row = Flow(self, app.theme.px(6))
+        self._row.pack(fill="x")
         for text, help, command in (
             (OPEN, tr("Shows the file in the system's own window."), self.open_folder),
             (later("Try a prompt"), tr("Draws with it, beside the base model alone."), lambda: self._to_tool(TRY)),
@@ -52,7 +55,7 @@ class ResultBar(ttk.Frame):
             (PAGE, tr("Curves, pictures and options as one HTML file, to send to somebody."), self.write_page),
             (later("Convert"), tr("Another format, rank, alpha or kind."), lambda: self._to_tool(CONVERT)),
         ):  # fmt: skip
-            button = ttk.Button(self, text=tr(text), command=command)
+            button = ttk.Button(self._row, text=tr(text), command=command)
             app.tools.tooltip.attach(button, lambda help=help: help)
             self.buttons[text] = button
 
@@ -62,8 +65,6 @@ class ResultBar(ttk.Frame):
         if found == self._result:
             return
         self._result = found
-        for button in self.buttons.values():
-            button.pack_forget()
         if self._path is not None:
             self._path.destroy()
             self._path = None
@@ -71,11 +72,9 @@ class ResultBar(ttk.Frame):
             self.pack_forget()
             return
         px = self._app.theme.px
-        for text, button in self.buttons.items():
-            if found.is_adapter or text in FOR_ALL:
-                button.pack(side="left", padx=(0, px(6)))
+        self._row.show(button for text, button in self.buttons.items() if found.is_adapter or text in FOR_ALL)
         self._path = ShortLabel(self, portable(found.path), "Muted.TLabel")
-        self._path.pack(side="left", fill="x", expand=True, padx=(px(6), 0))
+        self._path.pack(fill="x", pady=(px(3), 0))
         self._app.tools.tooltip.attach(self._path, lambda: str(found.path))
         self.pack(fill="x", pady=(px(4), 0))
 

@@ -5,6 +5,7 @@ from tkinter import ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
+from modules.ui.Panes import SASH, Panes
 from modules.ui.PlotCanvas import PlotCanvas, Series
 from modules.ui.QueueView import QueueView
 from modules.ui.ReasonText import ReasonText
@@ -38,9 +39,9 @@ WISHES = (
 )  # fmt: skip
 QUEUE_IT, CANCEL = later("Queue it"), later("Cancel")
 # of text that is shown at once: of what is said, and of why a run failed
-LOG_LINES, FEW_LINES, REASON_LINES = 8, 3, 5
-# of the tab, below which the log is short
-LOW_HEIGHT = 560
+LOG_LINES, REASON_LINES = 8, 5
+# what panes have at least, and the height from which both plots are shown, in pixels at 100 %
+LEAST_CURVES, LEAST_LOG, LEAST_WIDTH, BOTH_PLOTS = 230, 96, 220, 260
 BAR_GAP = 16
 RATE_COLORS = ("purple", "green", "orange", "blue")
 MESSAGES, OUTPUT, QUEUE = later("messages"), later("output"), later("queue")
@@ -71,31 +72,26 @@ class RunView(ttk.Frame):
         self._drawn_at, self._drawing = 0.0, Timer(self, self._draw)
         self._has_asked = False
         self._build_head()
-        self._build_foot()
-        body = ttk.Frame(self, style="Window.TFrame")
-        body.pack(fill="both", expand=True, padx=(0, px(8)))
-        body.grid_columnconfigure(0, weight=3, uniform="body")
-        body.grid_columnconfigure(1, weight=2, uniform="body")
-        body.grid_rowconfigure(0, weight=1)
-        plots = self._plots = ttk.Frame(body, style="Card.TFrame", padding=px(6))
-        plots.grid(row=0, column=0, sticky="nswe", padx=(0, px(8)))
+        self._panes = Panes(self, app, "run: curves and messages", "vertical", 0.68, (LEAST_CURVES, LEAST_LOG))
+        self._panes.pack(fill="both", expand=True, padx=(0, px(8)))
+        upper = Panes(self._panes, app, "run: curves and samples", "horizontal", 0.6, (LEAST_WIDTH, LEAST_WIDTH))
+        plots = self._plots = ttk.Frame(upper, style="Card.TFrame", padding=px(6))
         plots.grid_columnconfigure(0, weight=1)
         plots.grid_rowconfigure(0, weight=5, uniform="plots")
         self.losses = PlotCanvas(plots, app.theme, tr("Loss"))
         self.losses.grid(row=0, column=0, sticky="nswe")
         self.rates = PlotCanvas(plots, app.theme, tr("Learning rate"), from_zero=True)
-        self._log_lines = 0
-        self._fit(app.winfo_height())
-        self.bind("<Configure>", lambda event: self._fit(event.height))
-        self.samples = SampleViewer(body, app.tools)
-        self.samples.grid(row=0, column=1, sticky="nswe")
+        plots.bind("<Configure>", lambda event: self._fit(event.height))
+        self.samples = SampleViewer(upper, app.tools)
+        upper.hold(plots, self.samples)
+        self._panes.hold(upper, self._build_foot())
         # nothing is drawn while another tab is in front
         self.bind("<Map>", lambda _: self._draw_soon())
         self.news()
 
     def _build_head(self) -> None:
         px = self._app.theme.px
-        row = ttk.Frame(self, style="Window.TFrame")
+        row = self._head = ttk.Frame(self, style="Window.TFrame")
         row.pack(fill="x", pady=(0, px(6)), padx=(0, px(8)))
         self.buttons: dict[str, ttk.Button] = {}
         for wish, text, help in WISHES:
@@ -113,7 +109,9 @@ class RunView(ttk.Frame):
             ),
         )
         self.buttons["resume"] = resume
-        card = ttk.Frame(self, style="Card.TFrame", padding=(px(12), px(6)))
+        card = self._card = ttk.Frame(self, style="Card.TFrame", padding=(px(12), px(6)))
+        # reasons, bars and buttons come and go
+        card.bind("<Configure>", lambda _: self._app.fit_tab() if self._app.tabs.current == "run" else None)
         card.pack(fill="x", pady=(0, px(8)), padx=(0, px(8)))
         self.status = ttk.Label(card, style="Bold.TLabel")
         self.status.pack(fill="x")
@@ -122,26 +120,29 @@ class RunView(ttk.Frame):
         self._bars = ttk.Frame(card)
         self.bars: list[tuple[ttk.Label, ctk.CTkProgressBar]] = []
 
-    def _build_foot(self) -> None:
+    def _build_foot(self) -> ttk.Frame:
         px = self._app.theme.px
-        foot = self._foot = ttk.Frame(self, style="Card.TFrame", padding=px(6))
-        foot.pack(side="bottom", fill="x", padx=(0, px(8)))
+        lower = ttk.Frame(self._panes, style="Window.TFrame")
+        self.tabs = TabBar(lower, self._app.theme, (MESSAGES, OUTPUT, QUEUE), self.show_foot)
+        self.tabs.pack(anchor="w", pady=px(4))
+        foot = ttk.Frame(lower, style="Card.TFrame", padding=px(6))
+        foot.pack(fill="both", expand=True)
         foot.pack_propagate(False)
-        self.tabs = TabBar(self, self._app.theme, (MESSAGES, OUTPUT, QUEUE), self.show_foot)
-        self.tabs.pack(side="bottom", anchor="w", pady=px(4))
         self.log = TextPane(foot, self._app.theme, height=LOG_LINES, follows=True)
         self.queue = QueueView(foot, self._app)
         self.show_foot(MESSAGES)
+        return lower
+
+    def least_height(self) -> int:
+        """What it needs, in pixels: what stands above the panes, and what these have at least."""
+        panes = self._app.theme.px(LEAST_CURVES + LEAST_LOG + 2 * SASH)
+        return self._head.winfo_reqheight() + self._card.winfo_reqheight() + panes + self._app.theme.px(14)
 
     def _fit(self, room: int) -> None:
-        """Whole lines, so that no last one is cut. In a low window there are few, and the loss has the plots' room."""
-        lines = LOG_LINES if room >= self._app.theme.px(LOW_HEIGHT) else FEW_LINES
-        if lines == self._log_lines:
+        """Where the plots' pane is low, the loss has all of it."""
+        if bool(self.rates.winfo_manager()) == (room >= self._app.theme.px(BOTH_PLOTS)):
             return
-        self._log_lines = lines
-        self.log.box.configure(height=lines)
-        self._foot.configure(height=self.log.box.winfo_reqheight() + 2 * self._app.theme.px(6))
-        if lines == LOG_LINES:
+        if room >= self._app.theme.px(BOTH_PLOTS):
             self.rates.grid(row=1, column=0, sticky="nswe")
             self._plots.grid_rowconfigure(1, weight=3, uniform="plots")
         else:

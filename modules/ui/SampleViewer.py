@@ -1,6 +1,8 @@
 import tkinter as tk
 from tkinter import ttk
 
+from modules.ui.SelectControl import SELECT_ROOM
+from modules.ui.ShortLabel import ShortButton
 from modules.ui.Theme import COLORS
 from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
@@ -12,6 +14,9 @@ from modules.viewModel.SampleBrowser import SampleBrowser
 
 import customtkinter as ctk
 from PIL import Image, ImageTk
+
+# in pixels at 100 %
+LEAST_PICTURE = 96
 
 
 class SampleViewer(ttk.Frame):
@@ -36,7 +41,7 @@ class SampleViewer(ttk.Frame):
         head = ttk.Frame(self)
         head.pack(fill="x")
         ttk.Label(head, text=tr("Samples"), style="Bold.TLabel").pack(side="left")
-        self.chooser = ttk.Button(head, style="Select.TButton", width=8, command=self._list)
+        self.chooser = ShortButton(head, "", self._list, "Select.TButton", px(SELECT_ROOM), 8)
         self.chooser.pack(side="left", fill="x", expand=True, padx=(px(10), 0))
         tools.tooltip.attach(self.chooser, lambda: self.browser.prompt)
         foot = ttk.Frame(self)
@@ -54,6 +59,8 @@ class SampleViewer(ttk.Frame):
         self._text = ttk.Label(self, style="Muted.TLabel", anchor="center")
         self._text.pack(side="bottom", fill="x", pady=(px(4), 0))
         self._image = tk.Label(self, borderwidth=0)
+        # a smaller one shows nothing of what it is looked at for
+        self._image.least_size = (px(LEAST_PICTURE), px(LEAST_PICTURE))
         self._image.pack(fill="both", expand=True, pady=(px(8), 0))
         self._image.bind("<Configure>", lambda _: self._draw())
         tools.theme.listen(self, self._recolor)
@@ -77,7 +84,7 @@ class SampleViewer(ttk.Frame):
 
     def _refresh(self) -> None:
         browser = self.browser
-        self.chooser.configure(text=browser.prompt or tr("none yet"))
+        self.chooser.show(browser.prompt or tr("none yet"))
         enable(self.chooser, bool(browser.prompts))
         several = browser.last > 0
         ink = COLORS["accent" if several else "line"]

@@ -2,6 +2,9 @@ import tkinter as tk
 from collections.abc import Callable
 from tkinter import ttk
 
+from modules.ui.screen_area import place_beside, screen_area
+from modules.ui.ShortLabel import ShortLabel
+from modules.ui.Theme import screen_position
 from modules.ui.Timer import Timer
 from modules.ui.widgets import focused
 from modules.ui.WindowTools import WindowTools
@@ -10,6 +13,8 @@ from modules.viewModel.FormModel import FormModel
 from modules.viewModel.search_options import Found, search_options
 
 WIDTH, SHOWN, LEAVE_MS = 460, 9, 150
+# of a match whose note has two lines, in pixels at 100 %
+LINE_HEIGHT = 56
 PROMPT = later("Find an option (Ctrl+F)")
 
 
@@ -32,7 +37,7 @@ class SearchField(ttk.Frame):
         self._text = tk.StringVar(self)
         self.entry = ttk.Entry(self, textvariable=self._text, width=12, style="Window.TEntry")
         self.entry.pack(fill="x", expand=True)
-        self._hint = ttk.Label(self.entry, text=tr(PROMPT), style="Hint.TLabel", cursor="xterm")
+        self._hint = ShortLabel(self.entry, tr(PROMPT), "Hint.TLabel", cursor="xterm")
         self._hint.bind("<Button-1>", lambda _: self.entry.focus_set())
         self.found: list[Found] = []
         self._marked = 0
@@ -74,7 +79,8 @@ class SearchField(ttk.Frame):
         if self._text.get():
             self._hint.place_forget()
         else:
-            self._hint.place(x=self._tools.theme.px(9), rely=0.5, anchor="w")
+            px = self._tools.theme.px
+            self._hint.place(x=px(9), rely=0.5, anchor="w", relwidth=1, width=-px(14))
 
     def _show(self) -> None:
         """The best matches around the marked one, each with its place below the title."""
@@ -88,21 +94,26 @@ class SearchField(ttk.Frame):
         for child in self._window.winfo_children():
             child.destroy()
         self._lines = []
-        first = max(0, min(self._marked - SHOWN // 2, len(self.found) - SHOWN))
+        # one takes two lines and a little more
+        room = screen_area(self)[3] - screen_position(self.entry)[3]
+        shown = max(2, min(SHOWN, room // theme.px(LINE_HEIGHT)))
+        first = max(0, min(self._marked - shown // 2, len(self.found) - shown))
         if not self.found:
             self._line(tr("Nothing has this in its name or help."), "", False, None)
-        for place, one in list(enumerate(self.found))[first : first + SHOWN]:
+        for place, one in list(enumerate(self.found))[first : first + shown]:
             note = f"{one.place}   {one.path}"
             if one.missing:
                 note += f"\n{tr('only with {needs}', needs=one.missing)}"
             self._line(one.title, note, place == self._marked, place)
         self._window.update_idletasks()
-        wide = max(theme.px(WIDTH), self.entry.winfo_width())
+        area, anchor = screen_area(self), screen_position(self.entry)
+        wide = min(max(theme.px(WIDTH), self.entry.winfo_width()), area[2] - area[0])
+        # not beyond the window on its right, where it can be
         window = self.winfo_toplevel()
-        edge = min(window.winfo_rootx() + window.winfo_width(), self.winfo_screenwidth())
-        left = min(self.entry.winfo_rootx(), edge - wide)
-        top = self.entry.winfo_rooty() + self.entry.winfo_height() + 2
-        self._window.geometry(f"{wide}x{self._window.winfo_reqheight()}+{max(0, left)}+{top}")
+        edge = max(window.winfo_rootx() + window.winfo_width(), area[0] + wide)
+        within = (area[0], area[1], min(area[2], edge), area[3])
+        left, top = place_beside(anchor, within, (wide, self._window.winfo_reqheight()), 2)
+        self._window.geometry(f"{wide}x{self._window.winfo_reqheight()}+{left}+{top}")
         self._window.deiconify()
         self._window.lift()
 

@@ -1,7 +1,10 @@
 import tkinter as tk
-from tkinter import ttk
 
 from modules.ui.Control import Control
+from modules.ui.ShortLabel import ShortButton
+
+# of its face and its arrow, in pixels at 100 %
+SELECT_ROOM = 40
 
 
 class SelectControl(Control):
@@ -10,8 +13,8 @@ class SelectControl(Control):
     def build(self, parent: tk.Misc) -> None:
         """Makes the button that opens the list."""
         self._text, self._label = "", ""
-        self.frame = self.focus = self.button = ttk.Button(
-            parent, style="Select.TButton", command=self.open, width=1, takefocus=True
+        self.frame = self.focus = self.button = ShortButton(
+            parent, "", self.open, "Select.TButton", self.tools.theme.px(SELECT_ROOM), takefocus=True
         )
         for key in ("<Down>", "<Return>"):
             self.button.bind(key, lambda _: self.open())
@@ -26,7 +29,7 @@ class SelectControl(Control):
         self._text, label = text, self.hints.name(self.one.path, text) or self.hints.placeholder(self.one.path)
         if label != self._label:
             self._label = label
-            self.button.configure(text=label)
+            self.button.show(label)
 
     def shown(self) -> str:
         """The chosen one."""

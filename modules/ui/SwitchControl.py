@@ -18,7 +18,8 @@ class SwitchControl(Control):
         )
         self.switch.pack(side="left")
         self._why: str | None = None
-        self._reason = ttk.Label(self.frame, style="Muted.TLabel", justify="left")
+        self._reason = ttk.Label(self.frame, style="Muted.TLabel", justify="left", wraplength=self.tools.theme.px(260))
+        self._reason.bind("<Configure>", lambda event: self._reason.configure(wraplength=max(1, event.width)))
 
     def show(self, text: str, invalid: bool) -> None:
         """Shows on or off, and why it can't be switched, if so."""
@@ -31,8 +32,8 @@ class SwitchControl(Control):
         self._why = reason
         enable(self.switch, not reason)
         if reason:
-            self._reason.configure(text=reason, wraplength=self.tools.theme.px(260))
-            self._reason.pack(side="left", padx=(self.tools.theme.px(8), 0))
+            self._reason.configure(text=reason)
+            self._reason.pack(side="left", fill="x", expand=True, padx=(self.tools.theme.px(8), 0))
         else:
             self._reason.pack_forget()
 

@@ -2,11 +2,12 @@ import tkinter as tk
 from collections.abc import Callable, Sequence
 from tkinter import ttk
 
+from modules.ui.Flow import Flow
 from modules.ui.Theme import Theme
 from modules.util.texts import tr
 
 
-class TabBar(ttk.Frame):
+class TabBar(Flow):
     """A row of names, of which one is chosen; more rows where one is too narrow. Arrow keys move between them.
 
     Args:
@@ -17,7 +18,7 @@ class TabBar(ttk.Frame):
     """
 
     def __init__(self, parent: tk.Misc, theme: Theme, names: Sequence[str], chosen: Callable[[str], None]) -> None:
-        super().__init__(parent, style="Window.TFrame")
+        super().__init__(parent, theme.px(2), "Window.TFrame")
         self._names, self._chosen = list(names), chosen
         self._variable = tk.StringVar(self, "")
         self.buttons: dict[str, ttk.Radiobutton] = {}
@@ -29,32 +30,7 @@ class TabBar(ttk.Frame):
             for key, step in (("<Left>", -1), ("<Right>", 1)):
                 button.bind(key, lambda _, name=name, step=step: self._move(name, step))
             self.buttons[name] = button
-        self._gap, self._rows, self._broken = theme.px(2), [], None
-        self._arrange(0)
-        self.bind("<Configure>", lambda event: self._arrange(event.width))
-
-    def _arrange(self, width: int) -> None:
-        """Puts as many into each row as there is room for; 0: all into one."""
-        rows: list[list[str]] = [[]]
-        left = width
-        for name, button in self.buttons.items():
-            needed = button.winfo_reqwidth() + self._gap
-            if width > 1 and rows[-1] and needed > left:
-                rows.append([])
-                left = width
-            rows[-1].append(name)
-            left -= needed
-        if rows == self._broken:
-            return
-        self._broken = rows
-        for row in self._rows:
-            row.destroy()
-        self._rows = [ttk.Frame(self, style="Window.TFrame") for _ in rows]
-        for row, names in zip(self._rows, rows, strict=True):
-            row.pack(anchor="w")
-            for name in names:
-                self.buttons[name].pack(in_=row, side="left", padx=(0, self._gap))
-                self.buttons[name].lift()
+        self.show(self.buttons.values())
 
     @property
     def current(self) -> str:

@@ -1,9 +1,13 @@
 import tkinter as tk
 from collections.abc import Sequence
+from tkinter import font as tk_font
 from tkinter import ttk
 
 from modules.ui.Theme import Theme
 from modules.viewModel.text_lines import lines_gone
+
+# above and below the lines, in pixels
+PADDING = 4
 
 
 class TextPane(ttk.Frame):
@@ -28,7 +32,7 @@ class TextPane(ttk.Frame):
         self._lines: list[str] = []
         self._end = 1.0
         self.box = tk.Text(
-            self, wrap=wrap, height=height, width=20, borderwidth=0, highlightthickness=0, padx=6, pady=4,
+            self, wrap=wrap, height=height, width=20, borderwidth=0, highlightthickness=0, padx=6, pady=PADDING,
             font=theme.font("mono"), state="disabled",
         )  # fmt: skip
         self._bar = ttk.Scrollbar(self, command=self.box.yview)
@@ -43,6 +47,8 @@ class TextPane(ttk.Frame):
             across.grid(row=1, column=0, sticky="we")
         self.grid_columnconfigure(0, weight=1)
         self.grid_rowconfigure(0, weight=1)
+        if follows:
+            self.bind("<Configure>", lambda event: self._show_whole_lines(event.height))
         theme.listen(self, self._recolor)
         self._recolor()
 
@@ -72,6 +78,11 @@ class TextPane(ttk.Frame):
             self._keep_end(end)
         else:
             self.box.yview_moveto(0)
+
+    def _show_whole_lines(self, high: int) -> None:
+        """What is left over below the last line stays empty: at its end, the first line would be cut."""
+        line = tk_font.nametofont(self._theme.font("mono"), self).metrics("linespace")
+        self.box.grid_configure(pady=(0, max(0, high - 2 * PADDING) % line if high > line else 0))
 
     def _scrolled(self, first: str, last: str) -> None:
         self._bar.set(first, last)

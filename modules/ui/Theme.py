@@ -148,6 +148,7 @@ class Theme:
             prefix = "Window." if place == "window" else ""
             style.configure(f"{prefix}TFrame", background=c(place))
             style.configure(f"{prefix}TLabel", background=c(place))
+            style.configure(f"{prefix}TPanedwindow", background=c(place))
             for kind, color, font in (
                 ("Muted", "muted", "small"), ("Error", "error", "small"), ("Heading", "text", "heading"),
                 ("Bold", "text", "bold"), ("Small", "text", "small"),
@@ -157,6 +158,10 @@ class Theme:
         style.configure("Hint.TLabel", background=c("field"), foreground=c("faint"))
         style.configure("Off.TLabel", foreground=c("faint"))
         style.configure("Line.TFrame", background=c("line"))
+        style.configure(
+            "Sash", sashthickness=self.px(8), gripcount=6, background=c("window"), bordercolor=c("window"),
+            lightcolor=c("field_line"), darkcolor=c("window"),
+        )  # fmt: skip
 
         style.layout("Card.TFrame", [("Card", {"sticky": "nswe"})])
         self._element(name, "Card", self._box("card", "line", 8, behind="window"), 8)

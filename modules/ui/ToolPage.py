@@ -29,6 +29,9 @@ LARGEST_SCALE = 1.5
 PICTURE_SHARE, TABLE_SHARE = 0.48, 0.4
 # of a page's width: what a form takes at most
 FORM_SHARE = 0.56
+# of a page: the height that it has at least, the width below which its parts stand one below the other, and the heights
+# of these
+LEAST_HEIGHT, NARROW, STACKED = 300, 720, (230, 190, 200)
 
 
 class ToolPage(ttk.Frame):
@@ -164,24 +167,53 @@ class ToolPage(ttk.Frame):
             return
         self._arranged = (self.result, wide, high)
         if self.view is not None:
-            self._left.configure(width=self._form_width(wide))
-        px, below = self._theme.px, self.result is not None and self._needs_width(wide)
-        edge = (0, px(8))
-        if self.view is not None:
-            self._left.grid(row=0, column=0, rowspan=1 if below else 2, sticky="nswe")
-        self._card.grid(row=0, column=1, rowspan=1 if below else 2, sticky="nswe", padx=edge, pady=edge)
-        self.grid_rowconfigure(0, weight=0 if below else 1, minsize=self._top_height(high) if below else 0)
-        self.grid_rowconfigure(1, weight=1 if below else 0)
-        if below:
-            self._below.grid(row=1, column=0, columnspan=2, sticky="nswe", padx=edge, pady=edge)
+            self._left.configure(width=min(self._form_width(wide), wide))
+        px, narrow = self._theme.px, self._is_narrow(wide)
+        below = self.result is not None and (narrow or self._needs_width(wide))
+        if narrow:
+            self._stack(below)
         else:
-            self._below.grid_remove()
+            self._put_beside(below, high)
         self.text.pack_forget()
         if self.result is not None:
             self.text.box.configure(height=min(self.result.text.count("\n") + 1, MOST_LINES))
             gap = px(8) if self.result.picture is not None and not below else 0
             self.text.pack(in_=self._below if below else self._card, fill="x", pady=(gap, 0))
             self.text.lift()
+
+    def _put_beside(self, below: bool, high: int) -> None:
+        """Form and result beside each other, and below them the lines that need the whole width."""
+        edge = (0, self._theme.px(8))
+        if self.view is not None:
+            self._left.grid(row=0, column=0, rowspan=1 if below else 2, columnspan=1, sticky="nswe")
+        self._card.grid(row=0, column=1, rowspan=1 if below else 2, columnspan=1, sticky="nswe", padx=edge, pady=edge)
+        self.grid_rowconfigure(0, weight=0 if below else 1, minsize=self._top_height(high) if below else 0)
+        self.grid_rowconfigure(1, weight=1 if below else 0, minsize=0)
+        self.grid_rowconfigure(2, weight=0, minsize=0)
+        if below:
+            self._below.grid(row=1, column=0, columnspan=2, sticky="nswe", padx=edge, pady=edge)
+        else:
+            self._below.grid_remove()
+
+    def _stack(self, below: bool) -> None:
+        """Form, result and its lines one below the other; the whole window is scrolled where it is lower."""
+        edge, px = (0, self._theme.px(8)), self._theme.px
+        parts = [self._left, self._card, *([self._below] if below else [])]
+        for row, (part, least) in enumerate(zip(parts, STACKED, strict=False)):
+            part.grid(row=row, column=0, rowspan=1, columnspan=2, sticky="nswe", padx=edge, pady=edge)
+            self.grid_rowconfigure(row, weight=1, minsize=px(least))
+        if not below:
+            self._below.grid_remove()
+            self.grid_rowconfigure(2, weight=0, minsize=0)
+
+    def least_height(self) -> int:
+        """What it needs, in pixels."""
+        narrow = self._is_narrow(max(self.winfo_width(), self.winfo_toplevel().winfo_width()))
+        stacked = sum(STACKED[: 2 if self.result is None else 3]) + 24
+        return self._theme.px(stacked if narrow else LEAST_HEIGHT)
+
+    def _is_narrow(self, wide: int) -> bool:
+        return self.view is not None and wide < self._theme.px(NARROW)
 
     def _needs_width(self, wide: int) -> bool:
         """Whether a page is too narrow for the result's lines beside the form."""

@@ -70,6 +70,13 @@ class ToolsView(ttk.Frame):
                 self._offer_reading(self.pages[name])
         self.pages[name].pack(fill="both", expand=True)
         self.tabs.mark(name)
+        if self._app.views.get(self._app.tabs.current, (None, None))[1] is self:
+            self._app.fit_tab()
+
+    def least_height(self) -> int:
+        """What the tabs and the tool that is shown need, in pixels."""
+        page = self.pages[self.tabs.current]
+        return self.tabs.winfo_reqheight() + self._app.theme.px(6) + page.least_height()
 
     def take_adapter(self, name: str, path: Path) -> None:
         """Brings a tool that reads an adapter to the front, with this one in it."""

@@ -1,7 +1,8 @@
 import tkinter as tk
 from collections.abc import Callable
 
-from modules.ui.Theme import Theme
+from modules.ui.screen_area import place_beside, screen_area
+from modules.ui.Theme import Theme, screen_position
 from modules.ui.Timer import Timer
 
 DELAY_MS, WIDTH = 500, 420
@@ -29,7 +30,7 @@ class Tooltip:
         widget.bind("<F1>", lambda _: self.show(widget, text()), add="+")
 
     def show(self, widget: tk.Misc, text: str) -> None:
-        """Shows a text below a widget, or above it where there is no room."""
+        """Shows a text below a widget, or where there is room: above it, or beside it; never over it."""
         self.hide()
         if not text:
             return
@@ -40,17 +41,15 @@ class Tooltip:
             self._label = tk.Label(self._window, justify="left", font=self._theme.font("small"), padx=8, pady=6)
             self._label.pack()
         assert self._label is not None
+        area = screen_area(widget)
         self._label.configure(
             text=text, background=self._theme.color("tooltip"), foreground=self._theme.color("on_tooltip"),
-            wraplength=self._theme.px(WIDTH),
+            wraplength=min(self._theme.px(WIDTH), area[2] - area[0] - 24),
         )  # fmt: skip
         self._window.update_idletasks()
-        wide, high = self._window.winfo_reqwidth(), self._window.winfo_reqheight()
-        left = min(widget.winfo_rootx(), self._root.winfo_screenwidth() - wide - 4)
-        top = widget.winfo_rooty() + widget.winfo_height() + 4
-        if top + high > self._root.winfo_screenheight():
-            top = widget.winfo_rooty() - high - 4
-        self._window.geometry(f"+{max(0, left)}+{max(0, top)}")
+        size = self._window.winfo_reqwidth(), self._window.winfo_reqheight()
+        left, top = place_beside(screen_position(widget), area, size)
+        self._window.geometry(f"+{left}+{top}")
         self._window.deiconify()
         self._window.lift()
 

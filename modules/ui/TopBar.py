@@ -4,7 +4,8 @@ from tkinter import ttk
 
 from modules.ui.PresetActions import PresetActions
 from modules.ui.SearchField import SearchField
-from modules.ui.SelectControl import SelectControl
+from modules.ui.SelectControl import SELECT_ROOM, SelectControl
+from modules.ui.ShortLabel import ShortButton
 from modules.ui.TabBar import TabBar
 from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
@@ -57,7 +58,7 @@ class TopBar(ttk.Frame):
         self._show_language = show_language
         form, theme = session.form, tools.theme
         left, right = (ttk.Frame(self, style="Window.TFrame") for _ in range(2))
-        self.preset = ttk.Button(left, style="Window.Select.TButton", width=NARROW, command=self._list_presets)
+        self.preset = ShortButton(left, "", self._list_presets, "Window.Select.TButton", theme.px(SELECT_ROOM), NARROW)
         self.preset.bind("<Down>", lambda _: self._list_presets())
         tools.tooltip.attach(self.preset, lambda: tr("Preset: {preset}", preset=session.title))
         self.save = ttk.Button(left, text=tr("Save"), style="Window.TButton", command=presets.save)
@@ -87,7 +88,7 @@ class TopBar(ttk.Frame):
 
     def refresh(self) -> None:
         """Shows the preset, the model family and the method as they are."""
-        self.preset.configure(text=self._session.title)
+        self.preset.show(self._session.title)
         enable(self.save, self._session.is_modified)
         for path, control in self.options.items():
             control.show(self._session.form.text(path), False)

@@ -14,8 +14,9 @@ class Tab:
         name: key, and what stands on it, translated; its groups of options are in `form_tabs.TAB_GROUPS`.
         view: "module:Class" of a view that stands above the form, if there is one. Made as `Class(parent, app)` when
             the tab is first shown. It may have `shown()`, `closing() -> bool` (False keeps the window open),
-            `may_rebuild() -> bool` (False keeps it as it is), `leave_room()` (a form stands below it), and, for the
-            run, `start()`. Another preset is told by the form, as every change is.
+            `may_rebuild() -> bool` (False keeps it as it is), `least_height() -> int` (pixels that it needs), where a
+            form stands below it `needed_height(room) -> int` and `leave_room(panes)`, and, for the run, `start()`.
+            Another preset is told by the form, as every change is.
     """
 
     name: str

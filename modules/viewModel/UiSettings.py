@@ -1,5 +1,5 @@
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,10 +16,14 @@ BASIC, ALL = later("basic"), later("all")
 _GEOMETRY = re.compile(r"(\d+)x(\d+)\+(-?\d+)\+(-?\d+)")
 # so much of a window must be on a screen for a person to get hold of it
 _IN_SIGHT = 100
+# height of the lowest title bar, which Tk does not count
+_LEAST_TITLE = 20
 
 
 def fitting_geometry(kept: str, screens: tuple[int, int, int, int], usual: str, smallest: tuple[int, int]) -> str:
     """Where a window was left, if that can still be seen; otherwise `usual`, which is its size and where it stands.
+
+    One whose foot is under the edge of the screen is not where a person would have left it: the screen is another one.
 
     Args:
         kept: as Tk writes it; may be anything.
@@ -33,7 +37,25 @@ def fitting_geometry(kept: str, screens: tuple[int, int, int, int], usual: str, 
     wide, high, x, y = map(int, found.groups())
     left, top, width, height = screens
     in_sight = left <= x < left + width - _IN_SIGHT and top <= y < top + height - _IN_SIGHT
-    return kept if in_sight and wide >= smallest[0] and high >= smallest[1] else usual
+    fits = smallest[0] <= wide <= width and smallest[1] <= high and y + high + _LEAST_TITLE <= top + height
+    return kept if in_sight and fits else usual
+
+
+def share_within(place: float, room: int, least: tuple[int, int]) -> float:
+    """A place between two panes that leaves each what it needs; where there is too little for both, in the same ratio.
+
+    Args:
+        place: from the first pane's beginning, in pixels.
+        room: of both panes together.
+        least: of the first and of the second.
+    """
+    if sum(least) >= room:
+        return room * least[0] / max(1, sum(least))
+    return max(least[0], min(place, room - least[1]))
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, float) and 0 < value < 1
 
 
 @dataclass
@@ -48,6 +70,7 @@ class UiSettings:
         tab: the tab that was open last.
         geometry: of the window, as Tk writes it.
         language: of the texts, one of `languages()`.
+        panes: name of two panes beside each other -> the share of the first one.
         comfy: folder of ComfyUI, into which adapters were copied last; empty: none yet.
     """
 
@@ -59,6 +82,7 @@ class UiSettings:
     geometry: str = ""
     language: str = ENGLISH
     comfy: str = ""
+    panes: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -71,10 +95,11 @@ class UiSettings:
             "theme": THEMES, "scale": SCALES, "view": (BASIC, ALL), "language": tuple(languages()),
         }  # fmt: skip
         settings = cls()
-        for field in fields(cls):
-            value = data.get(field.name)
-            if type(value) is type(field.default) and value in allowed.get(field.name, (value,)):
-                setattr(settings, field.name, value)
+        for one in fields(cls):
+            value = data.get(one.name)
+            if type(value) is type(getattr(settings, one.name)) and value in allowed.get(one.name, (value,)):
+                setattr(settings, one.name, value)
+        settings.panes = {name: share for name, share in settings.panes.items() if _is_share(share)}
         return settings
 
     def save(self, path: Path) -> None:

@@ -52,17 +52,18 @@ def _exponential(value: float) -> str:
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}" if value else "0"
 
 
-def bounds(series: Sequence[Sequence[Point]]) -> tuple[float, float]:
+def bounds(series: Sequence[Sequence[Point]], spikes: bool = False) -> tuple[float, float]:
     """Smallest and largest finite y, a little apart even where all are equal; (0, 1) for nothing.
 
-    A few spikes do not flatten the rest: of a series with 50 values and more, the highest hundredth is cut off.
+    A few spikes do not flatten the rest: of a series with 50 values and more, the highest hundredth is cut off; with
+    `spikes` nothing is.
     """
     lows, highs = [], []
     for points in series:
         values = sorted(y for _, y in points if math.isfinite(y))
         if values:
             lows.append(values[0])
-            highs.append(values[-1 - len(values) // 100 if len(values) >= 50 else -1])
+            highs.append(values[-1 - len(values) // 100 if len(values) >= 50 and not spikes else -1])
     if not lows:
         return 0.0, 1.0
     low, high = min(lows), max(highs)

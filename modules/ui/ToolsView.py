@@ -120,7 +120,7 @@ class ToolsView(ttk.Frame):
         if working:
             self._app.say(
                 tr(
-                    "Size and language stay as they are, as a tool is at work: {tool}. Cancel it, or wait for its end.",
+                    "Size and language stay as they are, as the {tool} is at work. Cancel it, or wait for its end.",
                     tool=tr(working[0]),
                 )
             )

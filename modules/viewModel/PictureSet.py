@@ -14,7 +14,7 @@ from modules.viewModel.PictureLooks import PictureLooks
 from modules.viewModel.read_pictures import FoundPictures, Picture, picture_sizes, read_pictures
 
 # pictures whose headers are read at once, so that the first sizes come soon
-AT_ONCE = 400
+AT_ONCE = 2000
 
 
 class Show(StrEnum):
@@ -71,6 +71,7 @@ class PictureSet:
         self.form = Form(text.tag_delimiter or ",", text.caption_lines == CaptionLines.DRAW)
         self._resolutions = resolutions_of(config, concept)
         self._counts: dict[Show, int] | None = None
+        self._names: dict[str, str] = {}
 
     def load(self) -> Callable[[], FoundPictures]:
         """What looks into the folder, on a worker's thread."""
@@ -139,7 +140,7 @@ class PictureSet:
 
     def refresh(self) -> None:
         """Filters anew. A single caption that was edited is not a reason: its picture would go from under the hands."""
-        self._counts = None
+        self._counts, self._names = None, {one.path: one.name for one in self.pictures}
         text, within, show = self.filter.text, self.filter.within, self.filter.show
         self.shown = [
             one for one in self.pictures
@@ -157,9 +158,6 @@ class PictureSet:
     def forget(self, picture: Picture) -> None:
         """A picture is no longer there."""
         self.pictures = [one for one in self.pictures if one.path != picture.path]
-        self.sizes.pop(picture.path, None)
-        if self.looks is not None:
-            self.looks = self.looks.without(picture.path)
         self.refresh()
 
     def counts(self) -> dict[Show, int]:
@@ -200,8 +198,14 @@ class PictureSet:
         looks = self.looks
         if looks is None:
             return mark == Show.LEFT_OUT and self.sizes.get(picture.path, ()) is None
-        holders = {Show.DOUBLES: looks.group, Show.SOFT: looks.soft, Show.LEFT_OUT: looks.rejected}
-        return picture.path in holders[mark]
+        if mark == Show.DOUBLES:
+            return bool(self._doubles(picture))
+        return picture.path in (looks.soft if mark == Show.SOFT else looks.rejected)
+
+    def _doubles(self, picture: Picture) -> list[str]:
+        """Names of those that look nearly the same, as far as they are there."""
+        others = self.looks.doubles_of.get(picture.path, ()) if self.looks is not None else ()
+        return [self._names[path] for path in others if path in self._names]
 
     def _enlargement(self, picture: Picture) -> float:
         size = self.sizes.get(picture.path)
@@ -223,9 +227,7 @@ class PictureSet:
         if mark == Show.LEFT_OUT:
             return tr("A run leaves it out: {why}.", why=self.looks.rejected[picture.path])
         if mark == Show.DOUBLES:
-            names = {one.path: one.name for one in self.pictures}
-            others = [names.get(path, path) for path in self.looks.doubles_of[picture.path]]
-            return tr("Nearly the same: {names}.", names=", ".join(others))
+            return tr("Nearly the same: {names}.", names=", ".join(self._doubles(picture)))
         if mark == Show.SOFT:
             return tr("Far less fine detail than the others, perhaps blurred.")
         return ""

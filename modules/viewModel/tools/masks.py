@@ -17,7 +17,7 @@ from modules.viewModel.tools.ToolResult import ToolResult
 MASKS = "masks"
 G = OptionGroup.ADAPTER
 # short lines stand beside the form also in a small window, and leave the pictures more room
-PREVIEW_WIDTH = 44
+PREVIEW_WIDTH = 38
 WORDS = {"--prompt:": "What to find:", "masked_training is off": "Masked training is off"}
 
 

@@ -2,7 +2,8 @@ from modules.util.enum.ModelType import ModelType
 from modules.util.enum.Optimizer import Optimizer
 from modules.viewModel.families import SUPPORTED
 from modules.viewModel.field_text import number_text
-from modules.viewModel.FieldHints import Choice, FieldHints
+from modules.viewModel.FieldHints import Choice, FieldHints, Note
+from modules.viewModel.format_help import comfy_note
 from modules.viewModel.recommended import rate_for
 from modules.viewModel.TrainForm import OPTIMIZER, TrainForm
 
@@ -24,6 +25,13 @@ class TrainHints(FieldHints):
         text = super().help(path)
         rate = rate_for(self.form.config) if path == "learning_rate" else None
         return text if rate is None else f"{text}\nWith what is chosen goes {number_text(rate.value)}: {rate.source}."
+
+    def note(self, path: str) -> Note:
+        """The same; of the output format, what ComfyUI makes of it, as soon as torch is there."""
+        if path != "output_model_format" or self.form.checks is None:
+            return super().note(path)
+        found = comfy_note(self.form.config)
+        return Note(self.form.words(found.text), found.warns)
 
     def why_not(self, path: str, text: str) -> str:
         """Why an option can't be chosen. Of optimizers that is known as soon as the catalog is loaded."""

@@ -23,6 +23,7 @@ from modules.ui.Theme import Theme
 from modules.ui.Timer import Timer
 from modules.ui.Tooltip import Tooltip
 from modules.ui.TopBar import TopBar
+from modules.ui.window_keys import bind_keys
 from modules.ui.window_place import fitting_place, limit_size
 from modules.ui.WindowTools import WindowTools
 from modules.util.config.ConceptConfig import ConceptConfig
@@ -102,7 +103,10 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self._build()
         self.form.listen(lambda _: self.refresh())
         follow(self)
-        self._bind_keys()
+        bind_keys(self, lambda: bool(self._held()), {
+            "f": self.find, "s": self.preset_actions.save, "Shift-S": self.preset_actions.save_as,
+            "Prior": lambda: self._turn(-1), "Next": lambda: self._turn(1),
+        })  # fmt: skip
         self.protocol("WM_DELETE_WINDOW", self.close)
         self._checking = Timer(self, self._check)
         self._not_kept: list[str] = []
@@ -117,20 +121,6 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self._poll()
         # counted from when the window has been drawn
         self.after_idle(lambda: self.after(LATER_MS, self.load_catalog))
-
-    def _bind_keys(self) -> None:
-        """In all windows of this one, but not while one of them asks something. With caps lock, letters are large."""
-        held = "Command" if self.tk.call("tk", "windowingsystem") == "aqua" else "Control"
-        for keys, action in (
-            (("f", "F"), self.find), (("s", "S"), self.preset_actions.save),
-            (("Shift-S", "Shift-s"), self.preset_actions.save_as), (("Prior",), lambda: self._turn(-1)),
-            (("Next",), lambda: self._turn(1)),
-        ):  # fmt: skip
-            for key in keys:
-                self.bind_all(f"<{held}-{key}>", lambda _, action=action: self._held() or action())
-        # under X11 Tk itself goes to the beginning of the line
-        for kind, everything in (("TEntry", "selection range 0 end"), ("Text", "tag add sel 1.0 end")):
-            self.tk.eval(f"bind {kind} <{held}-a> {{ %W {everything}; break }}")
 
     def find(self) -> None:
         """Puts the cursor into the search field."""
@@ -153,7 +143,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.tabs.pack(fill="x", pady=px(8), padx=(0, px(8)))
         self.problems = ProblemBar(self._body, self.tools, self.form, self.go_to_problem, self.start_run)
         self.problems.pack(side="bottom", fill="x", pady=(px(6), 0), padx=(0, px(8)))
-        self.offer = OfferBar(self._body, self.tools, self.form)
+        self.offer = OfferBar(self._body, self.tools, self.form, self.show_concept)
         self._whole.pack(fill="both", expand=True)
         # what a tab needs depends on the width
         self._whole.bind("<Configure>", lambda _: self.fit_tab(), add="+")
@@ -289,6 +279,11 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         if not form.show_field(path):
             self._say_what_it_needs(path)
 
+    def show_concept(self, place: int) -> None:
+        """Opens the window of a concept, by its place in the list."""
+        self.show_tab("concepts")
+        self.views["concepts"][1].edit(place)
+
     def _say_what_it_needs(self, path: str) -> None:
         text = tr("“{option}” matters only with {needs}.", option=self.form.title(path), needs=self.form.needs(path))
         self.say(text)
@@ -415,6 +410,8 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
     def _check(self) -> None:
         self.problems.show(self.form.check())
         self._show_steps()
+        self.form.look_at_concepts()
+        self.offer.refresh()
         before, self._not_kept = self._not_kept, self.session.keep()
         if self._not_kept and self._not_kept != before:
             self.say(tr("Not everything can be kept: {what}", what=" ".join(self._not_kept)))

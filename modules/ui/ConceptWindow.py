@@ -16,6 +16,7 @@ from modules.ui.widgets import enable
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.texts import later, tr
 from modules.util.UserError import UserError
+from modules.viewModel.concept_advice import ConceptHints
 from modules.viewModel.ConceptCheck import ConceptCheck
 from modules.viewModel.ConceptModel import CheckResult, Preview, title_of
 from modules.viewModel.ConceptPreview import ConceptPreview, Drawn
@@ -54,7 +55,7 @@ class ConceptWindow(ItemWindow):
     """
 
     def __init__(self, app: "App", concept: ConceptConfig, changed: Callable[[ConceptConfig], None]) -> None:
-        super().__init__(app, title_of(concept), concept, changed, SIZE)
+        super().__init__(app, title_of(concept), concept, changed, SIZE, ConceptHints)
         px = app.theme.px
         self.images, self.checked = ConceptPreview(), ConceptCheck()
         self._photo: ImageTk.PhotoImage | None = None

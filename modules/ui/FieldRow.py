@@ -8,7 +8,7 @@ from modules.ui.Timer import Timer
 from modules.ui.widgets import focused
 from modules.ui.WindowTools import WindowTools
 from modules.util.texts import tr
-from modules.viewModel.FieldHints import FieldHints
+from modules.viewModel.FieldHints import NOTHING, FieldHints
 from modules.viewModel.FormField import FormField
 from modules.viewModel.FormModel import FormModel
 
@@ -49,6 +49,7 @@ class FieldRow:
             unit.pack(side="left", padx=(px(6), 0))
         self._undo = ttk.Button(parent, text="↺", style="Clear.TButton", width=2, command=self.reset)
         self._error: ttk.Label | None = None
+        self._note: ttk.Label | None = None
         self._patience, self._flash = Timer(self.label, self._show_error), Timer(self.label, self._calm)
         self.visible = False
         tools.tooltip.attach(self.label, self._help)
@@ -78,7 +79,7 @@ class FieldRow:
             self._body.grid(row=self._row, column=1, sticky="we", pady=px(3))
             self.refresh()
         else:
-            for widget in (self.label, self._body, self._undo, self._error):
+            for widget in (self.label, self._body, self._undo, self._error, self._note):
                 if widget is not None:
                     widget.grid_remove()
 
@@ -103,6 +104,29 @@ class FieldRow:
             self._patience.start(PATIENCE_MS)
         else:
             self._show_error()
+        self.show_note()
+
+    @property
+    def note(self) -> str:
+        """What stands below it that is not wrong but should be known, empty if nothing does."""
+        return str(self._note.cget("text")) if self._note is not None and self._note.winfo_manager() else ""
+
+    def show_note(self) -> None:
+        """Shows what should be known of its value; that may depend on other options."""
+        found = self._hints.note(self.one.path) if self.visible and not self.error else NOTHING
+        if found.text == self.note:
+            return
+        if self._note is None:
+            wide = self._body.winfo_width()
+            wide = wide if wide > 1 else self._tools.theme.px(280)
+            self._note = ttk.Label(self._parent, justify="left", wraplength=wide)
+            self._note.bind("<Configure>", lambda event: self._note.configure(wraplength=max(1, event.width)))
+        self._note.configure(text=found.text, style="Note.TLabel" if found.warns else "Muted.TLabel")
+        if found.text:
+            pady = (0, self._tools.theme.px(4))
+            self._note.grid(row=self._row + 1, column=1, columnspan=2, sticky="we", pady=pady)
+        else:
+            self._note.grid_remove()
 
     def reset(self) -> None:
         """Gives the option its default."""
@@ -144,7 +168,10 @@ class FieldRow:
         if not error or not self.visible:
             if self._error is not None:
                 self._error.grid_remove()
+            self.show_note()
             return
+        if self._note is not None:
+            self._note.grid_remove()
         if self._error is None:
             self._error = ttk.Label(self._parent, style="Error.TLabel", justify="left")
         wide = self._body.winfo_width()

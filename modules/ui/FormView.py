@@ -134,6 +134,8 @@ class FormView(ScrollFrame):
                 # what can be chosen depends on other options, so lists and switches are always asked again
                 if known and visible and (paths is None or not paths.isdisjoint(row.paths) or one.kind.kind is bool):
                     row.refresh()
+                elif known and visible:
+                    row.show_note()
             if added:
                 for one in section.fields:
                     if one.path in self.rows:

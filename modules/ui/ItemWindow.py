@@ -10,6 +10,7 @@ from modules.ui.TabBar import TabBar
 from modules.ui.Timer import Timer
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.texts import later, tr
+from modules.viewModel.FieldHints import FieldHints
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.UiSettings import ALL, BASIC
 
@@ -32,6 +33,7 @@ class ItemWindow(ctk.CTkToplevel):
         item: what is edited; a copy is.
         changed: gets the edited copy after each change.
         size: width and height at 100 %.
+        hints: made for the form, says what can be chosen and what should be known.
 
     Attributes:
         form: holds the values.
@@ -43,7 +45,7 @@ class ItemWindow(ctk.CTkToplevel):
 
     def __init__(
         self, app: "App", title: str, item: BaseConfig, changed: Callable[[BaseConfig], None],
-        size: tuple[int, int] = (WIDTH, HEIGHT),
+        size: tuple[int, int] = (WIDTH, HEIGHT), hints: type[FieldHints] = FieldHints,
     ) -> None:  # fmt: skip
         super().__init__(app)
         self.withdraw()
@@ -58,7 +60,7 @@ class ItemWindow(ctk.CTkToplevel):
         self.views.mark(app.settings.view)
         self.views.pack(anchor="w", pady=(0, px(6)))
         everything = app.settings.view == ALL
-        self.view = FormView(self.left, app.tools, self.form, self.form.sections, everything=everything)
+        self.view = FormView(self.left, app.tools, self.form, self.form.sections, hints(self.form), everything)
         self.view.pack(fill="both", expand=True)
         self.form.listen(lambda _: changed(self.form.config.model_copy(deep=True)))
         self.bind("<Escape>", lambda _: self.close())

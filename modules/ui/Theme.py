@@ -25,6 +25,7 @@ COLORS = {
     "button_hover": ("#d2d8de", "#474d54"),
     "error": ("#b3261e", "#ff8a80"),
     "error_field": ("#fdecea", "#4a2b2b"),
+    "warning": ("#7a5200", "#e5b567"),
     "flash": ("#fff3c4", "#57491a"),
     "tooltip": ("#2a2d31", "#e3e8ee"),
     "on_tooltip": ("#f1f4f7", "#1b1f24"),
@@ -151,7 +152,7 @@ class Theme:
             style.configure(f"{prefix}TPanedwindow", background=c(place))
             for kind, color, font in (
                 ("Muted", "muted", "small"), ("Error", "error", "small"), ("Heading", "text", "heading"),
-                ("Bold", "text", "bold"), ("Small", "text", "small"),
+                ("Bold", "text", "bold"), ("Small", "text", "small"), ("Note", "warning", "small"),
             ):  # fmt: skip
                 style.configure(f"{kind}.{prefix}TLabel", background=c(place), foreground=c(color), font=FONTS[font])
         style.configure("Flash.TLabel", background=c("flash"))

@@ -53,6 +53,8 @@ class ToolsView(ttk.Frame):
         self._tools = {tool.name: tool for tool in all_tools()}
         self.tabs = TabBar(self, app.theme, list(self._tools), self.show_tool)
         self.tabs.pack(fill="x", pady=(0, app.theme.px(6)))
+        # in a narrow window they have more rows
+        self.tabs.bind("<Configure>", lambda _: self._refit(), add="+")
         self.show_tool(ALPHA)
         alpha = self.pages[ALPHA]
         self.show_tool(TRY)
@@ -70,6 +72,9 @@ class ToolsView(ttk.Frame):
                 self._offer_reading(self.pages[name])
         self.pages[name].pack(fill="both", expand=True)
         self.tabs.mark(name)
+        self._refit()
+
+    def _refit(self) -> None:
         if self._app.views.get(self._app.tabs.current, (None, None))[1] is self:
             self._app.fit_tab()
 

@@ -23,6 +23,22 @@ class Choice:
     why_not: str = ""
 
 
+@dataclass(frozen=True)
+class Note:
+    """What stands below a field.
+
+    Attributes:
+        text: for people; empty: nothing.
+        warns: whether it is hardly ever meant as it is.
+    """
+
+    text: str
+    warns: bool = False
+
+
+NOTHING = Note("")
+
+
 class FieldHints:
     """What a form shows beside the values: what can be chosen, what an empty field stands for, and help.
 
@@ -61,6 +77,10 @@ class FieldHints:
     def why_not(self, path: str, text: str) -> str:
         """Why an option cannot be chosen together with all others; empty if it can."""
         return ""
+
+    def note(self, path: str) -> Note:
+        """What a person should know of the value of now, to stand below the field."""
+        return NOTHING
 
     def placeholder(self, path: str) -> str:
         """What an empty field stands for."""

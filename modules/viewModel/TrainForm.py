@@ -7,11 +7,13 @@ from modules.util.config.check import check_train_config, empty_texts
 from modules.util.config.check_lists import list_problems
 from modules.util.config.errors import ConfigError, Problem, Remedy
 from modules.util.config.field_type import field_type
+from modules.util.config.load import resolve_concepts
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainModelPartConfig import TrainModelPartConfig
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.texts import all_of, any_of, tr
+from modules.viewModel.concept_advice import ConceptAdvice, advice
 from modules.viewModel.families import SUPPORTED, components_of
 from modules.viewModel.field_text import in_words, shown_value
 from modules.viewModel.FormModel import FormModel
@@ -31,10 +33,17 @@ COMPONENTS = frozenset(
 
 @dataclass(frozen=True)
 class Offer:
-    """What goes with a choice: in words, and path -> value."""
+    """What goes with a choice: in words, and path -> value; or what to look at.
+
+    Attributes:
+        text: for people.
+        values: that are set when it is taken.
+        concept: place of the concept to look at instead; None: there is none.
+    """
 
     text: str
     values: dict[str, Any]
+    concept: int | None = None
 
 
 class TrainForm(FormModel):
@@ -45,6 +54,7 @@ class TrainForm(FormModel):
         checks: what would stop a run; None until they are loaded, which takes longer.
         asked: the choice of `CHOICES` whose offer is open; empty: none is.
         inner_problems: list -> what is wrong in the window of its item that is edited.
+        concept_advice: what to change in concepts, as it was found last.
     """
 
     config: TrainConfig
@@ -55,6 +65,8 @@ class TrainForm(FormModel):
         self.checks: Checks | None = None
         self.asked = ""
         self.inner_problems: dict[str, list[Problem]] = {}
+        self.concept_advice: list[ConceptAdvice] = []
+        self._declined: set[str] = set()
         components = [section for section in self.sections if section.key in COMPONENTS]
         self._components = {one.path: section.key for section in components for one in section.fields}
 
@@ -94,12 +106,13 @@ class TrainForm(FormModel):
         return error
 
     def offer(self) -> Offer | None:
-        """What goes with the last choice of a method, an adapter or an optimizer, and is otherwise now; None: nothing,
-        or it was declined.
+        """What goes with the last choice of a method, an adapter or an optimizer, and is otherwise now; else what to
+        change in a concept. None: nothing, or it was declined.
         """
         values = companions(self.config) if self.asked else {}
         if not values:
-            return None
+            one = next((one for one in self.concept_advice if one.text not in self._declined), None)
+            return None if one is None else Offer(one.text, {}, one.place)
         words = [f"“{self.title(path)}” {in_words(value)}" for path, value in values.items()]
         rate = rate_for(self.config)
         chosen = f"“{self.title(self.asked).rpartition(BETWEEN)[2]}” {in_words(self.value(self.asked))}"
@@ -119,8 +132,19 @@ class TrainForm(FormModel):
         self.asked = ""
         self.set_values({} if found is None else found.values)
 
+    def look_at_concepts(self) -> None:
+        """Finds what to change in the concepts; their list may be a file."""
+        try:
+            self.concept_advice = advice(resolve_concepts(self.config, warn=lambda text: None))
+        except (ConfigError, OSError):
+            # which is told as a problem
+            self.concept_advice = []
+
     def decline_offer(self) -> None:
         """Keeps everything as it is, until another choice is made."""
+        found = self.offer()
+        if found is not None and found.concept is not None:
+            self._declined.add(found.text)
         self.asked = ""
         self.changed("")
 

@@ -3,7 +3,8 @@ from modules.util.enum.Optimizer import Optimizer
 from modules.util.texts import later, tr
 from modules.viewModel.families import SUPPORTED
 from modules.viewModel.field_text import number_text
-from modules.viewModel.FieldHints import Choice, FieldHints
+from modules.viewModel.FieldHints import Choice, FieldHints, Note
+from modules.viewModel.format_help import comfy_note
 from modules.viewModel.recommended import rate_for
 from modules.viewModel.TrainForm import OPTIMIZER, TrainForm
 
@@ -28,6 +29,13 @@ class TrainHints(FieldHints):
             return text
         goes = tr("With what is chosen goes {rate}: {source}.", rate=number_text(rate.value), source=tr(rate.source))
         return f"{text}\n{goes}"
+
+    def note(self, path: str) -> Note:
+        """The same; of the output format, what ComfyUI makes of it, as soon as torch is there."""
+        if path != "output_model_format" or self.form.checks is None:
+            return super().note(path)
+        found = comfy_note(self.form.config)
+        return Note(self.form.words(found.text), found.warns)
 
     def why_not(self, path: str, text: str) -> str:
         """Why an option can't be chosen. Of optimizers that is known as soon as the catalog is loaded."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from modules.util.config.errors import ConfigError
 from modules.util.config.write_json import write_json
 from modules.viewModel.Session import FIRST_PRESET, Session
-from modules.viewModel.UiSettings import UiSettings, fitting_geometry
+from modules.viewModel.UiSettings import UiSettings, fitting_geometry, share_within
 from modules.viewModel.window_lock import LOCK, take_window
 
 import pytest
@@ -183,12 +183,34 @@ def test_the_open_preset_is_found_again_beside_another_of_its_name(root):
         ("1280x800+2000+20", (0, 0, 3840, 1080), True),
         ("1280x800+1850+20", (0, 0, 1920, 1080), False),
         ("200x100+20+20", (0, 0, 1920, 1080), False),
+        # its foot would be below the edge of a smaller screen, or cut by the title bar
+        ("1280x800+0+0", (0, 0, 1280, 800), False),
+        ("1280x800+0+300", (0, 0, 1920, 1080), False),
+        ("1920x1040+0+20", (0, 0, 1920, 1080), True),
+        ("2560x1000+0+0", (0, 0, 1920, 1080), False),
         ("1280x800", (0, 0, 1920, 1080), False),
         ("", (0, 0, 1920, 1080), False),
     ],
 )
 def test_a_window_stands_where_it_can_be_seen(kept, screens, fits):
     assert fitting_geometry(kept, screens, "usual", (900, 560)) == (kept if fits else "usual")
+
+
+def test_places_of_sashes_are_kept_and_nonsense_is_not_taken(tmp_path):
+    path = tmp_path / "settings.json"
+    UiSettings(panes={"run": 0.4}).save(path)
+    assert UiSettings.load(path).panes == {"run": 0.4}
+    write_json(path, {"panes": {"run": 0.4, "tools": 7, "list": "0.5", "form": -1.0}})
+    assert UiSettings.load(path).panes == {"run": 0.4}
+    write_json(path, {"panes": [1]})
+    assert UiSettings.load(path).panes == {} == UiSettings().panes
+
+
+@pytest.mark.parametrize(
+    ("place", "room", "expected"), [(300, 1000, 300), (10, 1000, 200), (990, 1000, 700), (10, 300, 120)]
+)
+def test_a_sash_leaves_both_panes_what_they_need(place, room, expected):
+    assert share_within(place, room, (200, 300)) == expected
 
 
 def test_a_folder_has_one_window_and_those_that_are_gone_do_not_count(tmp_path):

@@ -165,9 +165,9 @@ class FieldRow:
         self._patience.stop()
         error = self._form.complaint(self.one.path)
         if not error or not self.visible:
-            if self._error is not None:
+            if self.error:
                 self._error.grid_remove()
-            self.show_note()
+                self.show_note()
             return
         if self._note is not None:
             self._note.grid_remove()

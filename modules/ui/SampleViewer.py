@@ -106,11 +106,11 @@ class SampleViewer(ttk.Frame):
     def _draw(self) -> None:
         """The picture, as large as there is room for."""
         room = (self._image.winfo_width() - 4, self._image.winfo_height() - 4)
+        self._image.configure(wraplength=max(1, room[0]))
         if self.picture is None or min(room) < 16:
             self._photo = None
             self._image.configure(image="", text="" if self.picture else "Samples appear here as they are drawn.")
             return
-        self._image.configure(wraplength=room[0])
         try:
             with Image.open(self.picture.path) as image:
                 size, scale = fit_picture(image.size, room)

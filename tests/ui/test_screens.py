@@ -11,7 +11,7 @@ from modules.ui.window_scenes import scenes
 
 import pytest
 
-SMALL = (1280, 800)
+SMALL, VIEWS = (1280, 800), ("basic", "all")
 
 
 @pytest.fixture
@@ -44,21 +44,16 @@ def faults_of_all(app, until) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("scale", [100, 150])
-def test_nothing_is_cut_on_a_small_screen(app, until, on_screen, scale):
-    on_screen(SMALL, scale)
-    assert faults_of_all(app, until) == []
-
-
-@pytest.mark.parametrize("size", [SMALL, (1920, 1080)])
-@pytest.mark.parametrize("scale", [100, 150, 200])
-@pytest.mark.parametrize("view", ["basic", "all"])
-def test_nothing_is_cut_on_any_screen(app, until, on_screen, long, size, scale, view):
-    if not long and (size, scale, view) != (SMALL, 200, "basic"):
-        pytest.skip("with --long")
-    on_screen(size, scale)
-    app.show_view(view)
-    assert faults_of_all(app, until) == []
+def test_nothing_is_cut_on_any_screen(app, until, on_screen, long):
+    """With --long, on larger screens, at 200 %, and with all options, too."""
+    combinations = [(SMALL, 100, "basic"), (SMALL, 150, "basic")]
+    if long:
+        sizes = (SMALL, (1920, 1080), (3840, 2160))
+        combinations = [(size, scale, view) for view in VIEWS for size in sizes for scale in (100, 150, 200)]
+    for size, scale, view in combinations:
+        on_screen(size, scale)
+        app.show_view(view)
+        assert faults_of_all(app, until) == [], (size, scale, view)
 
 
 @pytest.fixture

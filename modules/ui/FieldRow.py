@@ -51,8 +51,8 @@ class FieldRow:
         self._note: ttk.Label | None = None
         self._patience, self._flash = Timer(self.label, self._show_error), Timer(self.label, self._calm)
         self.visible = False
-        tools.tooltip.attach(self.label, self._help)
-        tools.tooltip.attach(self.control.focus, self._help)
+        tools.tooltip.attach(self.label, self._help, self._body)
+        tools.tooltip.attach(self.control.focus, self._help, self.label)
         tools.tooltip.attach(self._undo, lambda: f"Back to the default: {self._default_text()}")
         self.control.focus.bind("<FocusOut>", lambda _: self._show_error(), add="+")
         self.control.focus.bind("<Return>", lambda _: self._show_error(), add="+")

@@ -127,7 +127,7 @@ def test_what_stands_beside_a_field_never_covers_it(size):
             assert inside or (max(rooms[0]) < size[1] + 4 and max(rooms[1]) < size[0] + 4), (field, x, y)
 
 
-def test_help_and_lists_stand_beside_their_field_and_on_the_screen(app, on_screen):
+def test_help_and_lists_stand_beside_their_field_and_on_the_screen(app, until, on_screen):
     on_screen(SMALL, 150)
     app.show_tab("training")
     app.update()
@@ -137,6 +137,11 @@ def test_help_and_lists_stand_beside_their_field_and_on_the_screen(app, on_scree
         app.update()
         assert apart(tooltip._window, widget) and layout_faults(tooltip._window) == []
         tooltip.hide()
+    row = app.views["training"][0].rows["batch_size"]
+    row.label.event_generate("<Enter>")
+    until(app, lambda: tooltip.text)
+    assert "batch_size" in tooltip.text and apart(tooltip._window, row.control.frame)
+    tooltip.hide()
     app.top.options["model_type"].button.invoke()
     app.update()
     assert apart(popup._window, app.top.options["model_type"].button) and layout_faults(popup._window) == []

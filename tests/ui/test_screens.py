@@ -196,7 +196,8 @@ def test_a_sash_is_dragged_remembered_and_put_back(app, until):
     again = app.views["run"][1]._panes
     until(app, lambda: again.winfo_height() > 1 and again.sashpos(0) == again._least[0])
     x, y = again.winfo_width() // 3, again.sashpos(0) + 2
-    again.event_generate("<Double-Button-1>", x=x, y=y)
+    for event in ("ButtonPress", "ButtonRelease", "ButtonPress", "ButtonRelease"):
+        again.event_generate(f"<{event}-1>", x=x, y=y)
     app.update()
     assert again.sashpos(0) == usual and "run: curves and messages" not in app.settings.panes
 
@@ -276,6 +277,7 @@ def test_one_variation_of_what_is_random_is_warned_of(app, user, until):
     concepts.edit(0)
     window = concepts.window
     row = window.view.rows["image_variations"]
+    until(app, window.view.winfo_ismapped)
     assert row.note == ""
     window.form.set_text("image.enable_random_flip", "true")
     assert "With 1 image variation" in row.note and "(Random flip)" in row.note

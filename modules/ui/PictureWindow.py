@@ -284,8 +284,8 @@ class PictureWindow(ctk.CTkToplevel):
         self.replace.lock(locked)
 
     def _loaded(self, found: FoundPictures) -> None:
+        self.editor.leave()
         self.pictures.take(found)
-        self.editor.choose(None)
         self.say(self._said)
         self.tiles.show(self._empty_text())
         again = next((one for one in self.pictures.pictures if one.path == self._after_load), None)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SIZE, SMALLEST = (1240, 740), (640, 420)
 SIDE, SIDE_SHARE = 430, 0.45
-TICK_MS = 200
+TICK_MS, FOCUS_MS = 200, 50
 
 
 class PictureWindow(ctk.CTkToplevel):
@@ -83,7 +83,7 @@ class PictureWindow(ctk.CTkToplevel):
         place_over(self, app, (px(SIZE[0]), px(SIZE[1])), SMALLEST)
         self.load()
         self._refresh()
-        self.after_idle(self.tiles.canvas.focus_force)
+        Timer(self, self.tiles.canvas.focus_force).start(FOCUS_MS)
 
     def _make_head(self, body: ttk.Frame) -> None:
         app, px = self._app, self._app.theme.px

@@ -162,6 +162,7 @@ class PictureWindow(ctk.CTkToplevel):
 
     def save(self) -> bool:
         """Writes the caption that is edited. False: it is still to be saved."""
+        self.caption.take_typed()
         if not self.editor.is_edited:
             return True
         if self._busy:
@@ -319,6 +320,7 @@ class PictureWindow(ctk.CTkToplevel):
             self._refresh()
 
     def _show_again(self, before: list[Picture]) -> None:
+        self.caption.take_typed()
         if before == self.pictures.shown:
             self.tiles.update_marks()
         else:

@@ -83,6 +83,7 @@ def test_captions_are_read_and_edited(app, window, folder, until):
     assert names(window)[:3] == ["image 0.png", "image 1 again.png", "image 1.png"] and len(names(window)) == 8
     assert window.heading.cget("text") == "8 pictures" and typed(window) == (folder / "image 0.txt").read_text()
     assert window.tiles.drawn == 8 and all(cell.photo for cell in window.tiles._cells.values())
+    third = (folder / "image 2.txt").read_text()
     click(window, 2)
     assert window.editor.chosen.name == "image 1.png" and typed(window) == "a red shape number 1"
     assert "image 1 again.png" in window.caption.said.text and window.caption._photo is not None
@@ -91,7 +92,12 @@ def test_captions_are_read_and_edited(app, window, folder, until):
     press(window, "Right")
     assert (folder / "image 1.txt").read_text() == "ohwx, a red shape", "it is saved when another one is chosen"
     assert window.editor.chosen.name == "image 2.png" and typed(window) == (folder / "image 2.txt").read_text()
-    press(window, "End")
+    window.caption.caption.insert("end", ", typed")
+    window._show_again(window.pictures.shown)
+    assert typed(window).endswith(", typed"), "what is found meanwhile does not take a key away"
+    window.caption.caption.insert("end", " late")
+    window.tiles.go("End")
+    assert (folder / "image 2.txt").read_text().endswith(", typed late")
     assert window.editor.chosen.name == "image 6.png" and typed(window) == ""
     window.tiles.canvas.event_generate("<Return>")
     window.update()
@@ -100,7 +106,7 @@ def test_captions_are_read_and_edited(app, window, folder, until):
     window.caption.caption.event_generate("<Control-s>")
     window.update()
     assert (folder / "image 6.txt").read_text() == "the last one\n"
-    for file, text in (("image 6.txt", None), ("image 1.txt", "a red shape number 1")):
+    for file, text in (("image 6.txt", None), ("image 2.txt", third), ("image 1.txt", "a red shape number 1")):
         window.undo_button.invoke()
         until(app, lambda: not app.worker.busy)
         assert (folder / file).read_text() == text if text else not (folder / file).exists()

@@ -186,6 +186,7 @@ def test_what_is_no_model_for_masks_is_refused_in_words(load, mask, photos, mode
     (brings_code / "config.json").write_text(json.dumps({"architectures": ["BiRefNet"], "auto_map": code}))
     (brings_code / "model.safetensors").write_bytes(b"")
     for name, words in {
+        tmp_path / "none.onnx": "none.onnx does not exist. Expected an ONNX model",
         tmp_path / "bert": "of the type bert, expected an ONNX model",
         tmp_path / "model.safetensors": "is a file, expected an ONNX model",
         brings_code: "never run here. For backgrounds name an ONNX copy",

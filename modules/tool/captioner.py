@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from modules.model.hub import Hub, Snapshot
 from modules.model.hub_components import fetch_settings
-from modules.model.ModelSource import LOAD_ERRORS
+from modules.model.load_errors import LOAD_ERRORS
 from modules.tool.caption_names import CHAT_PROMPT, FLORENCE_TASK, FLORENCE_TASKS, MOST_TOKENS, THRESHOLD
 from modules.tool.model_place import KEY, file_names, find_model
 from modules.tool.tagger import MODEL_FILE, TAGS_FILE, Tagger
@@ -98,7 +98,8 @@ def load_captioner(name: str, device: torch.device, hub: Hub, asked: Asked) -> C
     with told(name, remark):
         weights = find_weights(place, names, "the captioning model")
         kind_of_model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-        model = load_weights(kind_of_model, config, folder, weights, device)
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        model = load_weights(kind_of_model, config, folder, weights, device, dtype)
     return kind(model, processor, asked)
 
 

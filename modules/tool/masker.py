@@ -40,7 +40,7 @@ def load_masker(name: str, device: torch.device, hub: Hub, prompt: str) -> Maske
 
     Args:
         name: a folder, an ONNX file, a name on the hub, or that of an ONNX file there: OWNER/NAME/path/FILE.onnx.
-        device: that computes. On CUDA in bfloat16, elsewhere in float32; ONNX models always compute on the CPU.
+        device: that computes, in float32; ONNX models always compute on the CPU.
         hub: as the run sees it.
         prompt: what is looked for: of CLIPSeg texts, of segmentation labels, with commas between. Models that remove
             backgrounds take none.

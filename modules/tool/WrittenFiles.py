@@ -58,9 +58,13 @@ class WrittenFiles:
         if path.name not in self._known:
             return False
         try:
-            return hashlib.sha256(read_regular(path, self.largest)).hexdigest() == self._known[path.name]
+            return self.wrote(path.name, read_regular(path, self.largest))
         except OSError:
             return False
+
+    def wrote(self, name: str, data: bytes) -> bool:
+        """Whether a model wrote these bytes into the file of this name."""
+        return name in self._known and hashlib.sha256(data).hexdigest() == self._known[name]
 
     def note(self, name: str, data: bytes) -> None:
         """Remembers what is about to be written; before it is, so that a kill in between leaves no unknown file.

@@ -15,6 +15,7 @@ from modules.model.QuantizedLinear import kernel_note
 from modules.model.sample_pictures import picture_problems
 from modules.model.weight_formats import check_offload, component_dtype
 from modules.trainer.device_settings import device_problems, prepare_process
+from modules.trainer.loggers import logger_problems
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.Method import Method
 from modules.trainer.optimizer_checks import optimizer_problems
@@ -70,6 +71,7 @@ def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines 
     problems += found(schedule_factor, config, TRIAL_STEPS + (0 if warmup <= 1 else min(round(warmup), MOST_STEPS)))
     problems += found(check_distribution, config)
     problems += _of_places(config)
+    problems += logger_problems(config)
     problems += _of_family(config, warn)
     return list(dict.fromkeys(problems))
 

@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from modules.trainer.logged_names import pictures_by_prompt, run_title
+from modules.trainer.logged_names import logged_config, pictures_by_prompt, run_title
 from modules.trainer.Logger import DrawnRound, LoggedRun, RunEnd
 
 
@@ -26,7 +26,7 @@ class TrackioLogger:
         known = run.kept.get("name")
         self._run_name = known or f"{run_title(run)} {run.name}"
         self._run = trackio.init(
-            project=run.config.logger_project, name=self._run_name, config=run.config.to_dict(),
+            project=run.config.logger_project, name=self._run_name, config=logged_config(run),
             resume="allow" if known else "never", embed=False, auto_log_gpu=False, auto_log_cpu=False,
         )  # fmt: skip
 

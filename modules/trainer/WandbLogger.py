@@ -2,7 +2,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from modules.trainer.logged_names import pictures_by_prompt, run_title
+from modules.trainer.logged_names import logged_config, pictures_by_prompt, run_title
 from modules.trainer.Logger import DrawnRound, LoggedRun, RunEnd
 from modules.util.enum.WandbMode import WandbMode
 
@@ -38,7 +38,7 @@ class WandbLogger:
         self._id = run.kept.get("id") or secrets.token_hex(4)
         self._run = wandb.init(
             project=config.logger_project, name=run_title(run), id=self._id, resume="allow",
-            mode="offline" if offline else "online", dir=str(run.workspace), config=config.to_dict(),
+            mode="offline" if offline else "online", dir=str(run.workspace), config=logged_config(run),
             allow_val_change=True,
             # what the program prints and the code that runs are nobody's business there
             settings=wandb.Settings(

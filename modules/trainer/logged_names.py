@@ -1,8 +1,14 @@
 """What runs and their pictures are called in logs that other programs show."""
 
 from pathlib import Path
+from typing import Any
 
 from modules.trainer.Logger import DrawnRound, LoggedRun
+
+
+def logged_config(run: LoggedRun) -> dict[str, Any]:
+    """The config as JSON, without secrets, and without what only says how its file is to be read."""
+    return {key: value for key, value in run.config.to_dict().items() if not key.startswith("_")}
 
 
 def run_title(run: LoggedRun) -> str:

@@ -32,6 +32,11 @@ class QueuedRun:
     reason: str = ""
 
     @property
+    def waits(self) -> bool:
+        """Whether it is still to be trained."""
+        return self.state == WAITING
+
+    @property
     def has_run(self) -> bool:
         """Whether it ended, however it did."""
         return self.state not in (WAITING, RUNNING)

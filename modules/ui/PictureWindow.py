@@ -64,7 +64,7 @@ class PictureWindow(ctk.CTkToplevel):
         tools.tooltip.attach(self.label, lambda: self.grid_model.title)
         self.canvas = tk.Canvas(self, highlightthickness=0, borderwidth=0, background=tools.theme.color("window"))
         self.canvas.pack(fill="both", expand=True)
-        self._bind()
+        self._bind_keys()
         wide, high = round(self.winfo_screenwidth() * SHARE), round(self.winfo_screenheight() * SHARE)
         left, top = (self.winfo_screenwidth() - wide) // 2, (self.winfo_screenheight() - high) // 3
         self.wm_minsize(*SMALLEST)
@@ -75,7 +75,7 @@ class PictureWindow(ctk.CTkToplevel):
         self.focus_force()
         self.refresh()
 
-    def _bind(self) -> None:
+    def _bind_keys(self) -> None:
         keys: dict[str, Callable[[], None]] = {
             "<Left>": lambda: self.turn(-1), "<Right>": lambda: self.turn(1), "<Up>": lambda: self.change_row(-1),
             "<Down>": lambda: self.change_row(1), "<Escape>": self.destroy, "<F11>": self._fill,

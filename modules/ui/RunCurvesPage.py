@@ -33,8 +33,9 @@ class RunCurvesPage(ttk.Frame):
         head = ttk.Frame(self)
         head.pack(fill="x", pady=(0, px(4)))
         names = {LOSS: tr("loss"), VALIDATION: tr("validation"), RATE: tr("learning rate")}
-        self.kinds = self._choice(head, tools, names, LOSS)
-        self.across = self._choice(head, tools, {STEPS: tr("by steps"), TIME: tr("by time")}, STEPS)
+        places = {STEPS: tr("by steps"), TIME: tr("by time")}
+        self._keys = {text: key for key, text in {**names, **places}.items()}
+        self.kinds, self.across = self._choice(head, tools, names), self._choice(head, tools, places)
         self.smooth = tk.BooleanVar(self, True)
         switch = ttk.Checkbutton(
             head, text=tr("smoothed"), variable=self.smooth, style="Switch.TCheckbutton", command=self.draw
@@ -47,11 +48,9 @@ class RunCurvesPage(ttk.Frame):
         self.plot = PlotCanvas(self, tools.theme, tr("Loss"))
         self.plot.pack(fill="both", expand=True)
 
-    def _choice(self, parent: ttk.Frame, tools: WindowTools, names: dict[str, str], first: str) -> TabBar:
-        keys = {text: key for key, text in names.items()}
-        bar = TabBar(parent, tools.theme, list(keys), lambda text: self.draw(), "card")
-        bar.keys = keys
-        bar.mark(names[first])
+    def _choice(self, parent: ttk.Frame, tools: WindowTools, names: dict[str, str]) -> TabBar:
+        bar = TabBar(parent, tools.theme, list(names.values()), lambda text: self.draw(), "card")
+        bar.mark(next(iter(names.values())))
         bar.pack(side="left", padx=(0, tools.theme.px(16)))
         return bar
 
@@ -62,7 +61,7 @@ class RunCurvesPage(ttk.Frame):
 
     def draw(self) -> None:
         """Draws what was chosen."""
-        kind, by_time = self.kinds.keys[self.kinds.current], self.across.keys[self.across.current] == TIME
+        kind, by_time = self._keys[self.kinds.current], self._keys[self.across.current] == TIME
         curves = run_curves(self._compared, kind, by_time, self.smooth.get())
         series = [Series(curve.name, curve.color, curve.points, curve.dots) for curve in curves]
         title = {LOSS: tr("Loss"), VALIDATION: tr("Validation loss"), RATE: tr("Learning rate")}[kind]

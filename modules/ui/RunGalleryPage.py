@@ -68,11 +68,11 @@ class RunGalleryPage(ttk.Frame):
         across.grid(row=1, column=0, sticky="we")
         self._body.grid_columnconfigure(0, weight=1)
         self._body.grid_rowconfigure(0, weight=1)
-        self._bind()
+        self._bind_mouse()
         tools.theme.listen(self, self._recolor)
         self._recolor()
 
-    def _bind(self) -> None:
+    def _bind_mouse(self) -> None:
         canvas, step = self.canvas, self._tools.theme.px(60)
         canvas.bind("<Configure>", lambda _: self._draw_soon())
         canvas.bind("<Button-1>", lambda event: self._click(event.x, event.y))

@@ -246,8 +246,13 @@ class RunsView(ttk.Frame):
 
     def _recolor(self) -> None:
         edge, dark = self._app.theme.px(SWATCH), self._app.theme.dark
-        inks = [*(SERIES_COLORS[name][dark] for name in COLORS), self._app.theme.color("card")]
-        self._swatches = [ImageTk.PhotoImage(Image.new("RGB", (edge, edge), ink), master=self) for ink in inks]
+        inks = [*(SERIES_COLORS[name][dark] for name in COLORS), "#00000000"]
+        self._swatches = []
+        for ink in inks:
+            # with a gap between it and the name
+            picture = Image.new("RGBA", (edge + edge // 2, edge), "#00000000")
+            picture.paste(ink, (0, 0, edge, edge))
+            self._swatches.append(ImageTk.PhotoImage(picture, master=self))
         if self.model.loaded:
             self._show_list()
 

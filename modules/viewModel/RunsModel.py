@@ -8,7 +8,7 @@ from modules.util.texts import tr, tr_n
 from modules.viewModel.config_difference import Defaults, Difference, differences
 from modules.viewModel.run_data import RunData, read_run
 from modules.viewModel.run_list import GONE, RUNNING, WAITING, ListedRun, find_runs
-from modules.viewModel.run_summary import Summaries
+from modules.viewModel.run_summary import Summaries, Summary
 from modules.viewModel.Worker import Worker
 
 # runs that are compared at once, as many as there are colours; workspaces that are remembered
@@ -49,7 +49,7 @@ class RunsModel:
         self._worker, self._runs, self._root, self._changed = worker, runs, root, changed
         self._added, self._remembered, self._waiting = added, remembered, waiting
         self._summaries, self._looking, self._again = Summaries(), False, False
-        self._stamps: dict[str, float] = {}
+        self._stamps: dict[str, Summary] = {}
         self._reading: set[str] = set()
         self.rows: list[ListedRun] = []
         self.chosen: list[str] = []
@@ -152,7 +152,7 @@ class RunsModel:
 
     def _read_chosen(self) -> None:
         for run in self.runs[:MOST_CHOSEN]:
-            stamp = run.summary.changed
+            stamp = run.summary
             if run.key in self._reading or (run.key in self.data and self._stamps.get(run.key) == stamp):
                 continue
             self._reading.add(run.key)
@@ -162,7 +162,7 @@ class RunsModel:
                 lambda error, run=run: self._give_up(run, error),
             )
 
-    def _take(self, run: ListedRun, stamp: float, data: RunData) -> None:
+    def _take(self, run: ListedRun, stamp: Summary, data: RunData) -> None:
         self._reading.discard(run.key)
         self.data.pop(run.key, None)
         self.data[run.key], self._stamps[run.key] = data, stamp

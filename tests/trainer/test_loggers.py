@@ -193,9 +193,10 @@ def test_wandb_without_a_key_is_told_once_and_the_run_goes_on(mini_run, package)
     calls = package("wandb")
     report = mini_run.train(epochs=1, logger="WANDB")
     assert report["finished"] and not calls
-    assert [text for text in mini_run.warnings() if "wandb" in text] == [
-        "wandb fails, and the run goes on without it: it knows no API key. Set the wandb API key, or run `wandb login` once"
-    ]
+    (told,) = [text for text in mini_run.warnings() if "wandb" in text]
+    assert (
+        told.startswith("wandb fails, and the run goes on without it: it knows no API key.") and "wandb login" in told
+    )
 
 
 def test_trackio_is_called_as_it_documents_and_goes_on_with_its_run(mini_run, package):

@@ -24,10 +24,10 @@ from modules.run.RunProcess import RunProcess
 from modules.ui.App import App
 from modules.ui.layout_faults import layout_faults
 from modules.ui.tabs import TABS
-from modules.ui.ToolsView import TRY
 from modules.ui.window_scenes import scenes
 from modules.util.config.write_json import write_json
 from modules.viewModel.Session import BUILT_IN, SETTINGS
+from modules.viewModel.tools.try_prompt import TRY
 
 from PIL import Image, ImageGrab
 

@@ -14,6 +14,7 @@ from modules.ui.TextPane import TextPane
 from modules.ui.Timer import Timer
 from modules.ui.widgets import enable
 from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.texts import tr
 from modules.util.UserError import UserError
 from modules.viewModel.concept_advice import ConceptHints
 from modules.viewModel.ConceptCheck import ConceptCheck
@@ -49,6 +50,7 @@ class ConceptWindow(ItemWindow):
         checked: the dataset check.
         caption: the editable caption.
         save: writes it.
+        all_pictures: opens all pictures and captions of the concept.
         check_text: what the dataset check found.
     """
 
@@ -66,8 +68,14 @@ class ConceptWindow(ItemWindow):
         right = ttk.Frame(scroll.inside, style="Window.TFrame", padding=(px(4), 0, px(8), 0))
         right.pack(fill="both", expand=True)
         self._holder = right
-        self.tabs = TabBar(right, app.theme, (OPTIONS, PREVIEW, CHECK), self.show_page)
-        self.tabs.pack(fill="x", pady=(0, px(6)))
+        head = ttk.Frame(right, style="Window.TFrame")
+        head.pack(fill="x", pady=(0, px(6)))
+        self.all_pictures = ttk.Button(
+            head, text=tr("Pictures and captions …"), style="Window.TButton", command=self._open_pictures
+        )
+        self.all_pictures.pack(side="right", anchor="n")
+        self.tabs = TabBar(head, app.theme, (OPTIONS, PREVIEW, CHECK), self.show_page)
+        self.tabs.pack(side="left", fill="x", expand=True)
         self._pages = {PREVIEW: self._make_preview(right), CHECK: self._make_check(right)}
         self._recolor()
         app.theme.listen(self, self._recolor)
@@ -192,6 +200,11 @@ class ConceptWindow(ItemWindow):
         """Runs the dataset check on this concept."""
         self._app.worker.run(self.checked.begin(*self._copies()), self._take_check, self._take_check)
         self._show_check()
+
+    def _open_pictures(self) -> None:
+        """Shows all pictures of the concept; a caption is edited in one window at a time."""
+        if self._may_leave_caption():
+            self._app.open_pictures(self.form.config)
 
     def save_caption(self) -> bool:
         """Writes the caption beside the image. False: it could not be written, which is said."""

@@ -9,7 +9,6 @@ from modules.ui.AskWindow import AskWindow
 from modules.ui.ConceptWindow import CHECK
 from modules.ui.RunView import MESSAGES, OUTPUT, QUEUE
 from modules.ui.tabs import TABS, TOOLS_TAB
-from modules.ui.ToolsView import TOOLS
 from modules.util.config.SampleConfig import SampleConfig
 
 if TYPE_CHECKING:
@@ -44,9 +43,9 @@ def _tabs(app: "App") -> Iterator[Scene]:
             yield tab.name, app
     tools = app.views[TOOLS_TAB][1]
     app.show_tab(TOOLS_TAB)
-    for tool in TOOLS:
-        tools.show_tool(tool.name)
-        yield f"tools, {tool.name}", app
+    for name in tools.tabs.buttons:
+        tools.show_tool(name)
+        yield f"tools, {name}", app
     run = app.views["run"][1]
     app.show_tab("run")
     for name in (QUEUE, OUTPUT, MESSAGES):

@@ -105,6 +105,11 @@ class CaptionPane(ttk.Frame):
         enable(self.aside_button, chosen is not None and not self._locked)
         self._show_state()
 
+    def take_typed(self) -> None:
+        """Hands over what was typed just now, of which Tk has not told yet."""
+        if self.caption.edit_modified():
+            self._typed()
+
     def show_picture(self, small: Image.Image | None) -> None:
         """Shows the chosen picture: first a small one, if there is one, and soon a larger one."""
         self._image = small

@@ -52,8 +52,8 @@ class FieldRow:
         self._note: ttk.Label | None = None
         self._patience, self._flash = Timer(self.label, self._show_error), Timer(self.label, self._calm)
         self.visible = False
-        tools.tooltip.attach(self.label, self._help)
-        tools.tooltip.attach(self.control.focus, self._help)
+        tools.tooltip.attach(self.label, self._help, self._body)
+        tools.tooltip.attach(self.control.focus, self._help, self.label)
         tools.tooltip.attach(self._undo, lambda: tr("Back to the default: {value}", value=self._default_text()))
         self.control.focus.bind("<FocusOut>", lambda _: self._show_error(), add="+")
         self.control.focus.bind("<Return>", lambda _: self._show_error(), add="+")
@@ -166,9 +166,9 @@ class FieldRow:
         self._patience.stop()
         error = self._form.complaint(self.one.path)
         if not error or not self.visible:
-            if self._error is not None:
+            if self.error:
                 self._error.grid_remove()
-            self.show_note()
+                self.show_note()
             return
         if self._note is not None:
             self._note.grid_remove()

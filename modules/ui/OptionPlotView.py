@@ -28,7 +28,7 @@ class OptionPlotView(ttk.Frame):
     def __init__(self, parent: tk.Misc, app: "App", kind: PlotKind) -> None:
         super().__init__(parent)
         self._app = app
-        self.canvas = PlotCanvas(self, app.theme, kind.title, from_zero=True, x_label=kind.x_label, whole=kind.whole)
+        self.canvas = PlotCanvas(self, app.theme, kind.title, from_zero=True, spikes=True)
         self.canvas.configure(height=app.theme.px(HEIGHT))
         self.canvas.pack(fill="x")
         self._note = ttk.Label(self, style="Muted.TLabel", justify="left")
@@ -47,7 +47,8 @@ class OptionPlotView(ttk.Frame):
     def _show(self) -> None:
         if not self.winfo_exists():
             return
-        self.canvas.show([Series("", "blue", self.plot.points)])
+        kind = self.plot.kind
+        self.canvas.show([Series("", "blue", self.plot.points)], across=kind.x_label, whole=kind.whole)
         self._note.configure(text=self.plot.note)
         if self.plot.note:
             self._note.pack(fill="x")

@@ -36,7 +36,7 @@ class Panes(ttk.PanedWindow):
         self._app, self._name, self._across, self._usual = app, name, orient == "horizontal", share
         self._least = app.theme.px(least[0]), app.theme.px(least[1] + SASH)
         self.share: float | None = app.settings.panes.get(name)
-        self._is_held = False
+        self._is_held, self._began = False, 0
         self.bind("<Configure>", lambda _: self.place_sash())
         self.bind("<ButtonPress-1>", lambda event: self._press(event))
         self.bind("<B1-Motion>", self._drag)
@@ -69,10 +69,12 @@ class Panes(ttk.PanedWindow):
             self.sashpos(0, place)
 
     def _is_sash(self, event: tk.Event) -> bool:
-        return "sash" in str(self.identify(event.x, event.y))
+        # tkinter's own `identify` does not say of what
+        return str(self.tk.call(str(self), "identify", "sash", event.x, event.y)) != ""
 
     def _press(self, event: tk.Event) -> None:
         self._is_held = self._is_sash(event)
+        self._began = self.sashpos(0) if self._is_held else 0
 
     def _drag(self, event: tk.Event) -> str | None:
         if not self._is_held:
@@ -81,8 +83,8 @@ class Panes(ttk.PanedWindow):
         return "break"
 
     def _let_go(self) -> None:
-        if self._is_held:
-            self._is_held = False
+        was_held, self._is_held = self._is_held, False
+        if was_held and self.sashpos(0) != self._began:
             self.share = self._app.settings.panes[self._name] = round(self.sashpos(0) / max(1, self._room()), 4)
 
     def _put_back(self, event: tk.Event) -> None:

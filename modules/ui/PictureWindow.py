@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SIZE, SMALLEST = (1240, 740), (640, 420)
 SIDE, SIDE_SHARE = 430, 0.45
-TICK_MS = 200
+TICK_MS, FOCUS_MS = 200, 50
 
 
 class PictureWindow(ctk.CTkToplevel):
@@ -83,7 +83,7 @@ class PictureWindow(ctk.CTkToplevel):
         place_over(self, app, (px(SIZE[0]), px(SIZE[1])), SMALLEST)
         self.load()
         self._refresh()
-        self.after_idle(self.tiles.canvas.focus_force)
+        Timer(self, self.tiles.canvas.focus_force).start(FOCUS_MS)
 
     def _make_head(self, body: ttk.Frame) -> None:
         app, px = self._app, self._app.theme.px
@@ -162,6 +162,7 @@ class PictureWindow(ctk.CTkToplevel):
 
     def save(self) -> bool:
         """Writes the caption that is edited. False: it is still to be saved."""
+        self.caption.take_typed()
         if not self.editor.is_edited:
             return True
         if self._busy:
@@ -284,8 +285,8 @@ class PictureWindow(ctk.CTkToplevel):
         self.replace.lock(locked)
 
     def _loaded(self, found: FoundPictures) -> None:
+        self.editor.leave()
         self.pictures.take(found)
-        self.editor.choose(None)
         self.say(self._said)
         self.tiles.show(self._empty_text())
         again = next((one for one in self.pictures.pictures if one.path == self._after_load), None)
@@ -319,6 +320,7 @@ class PictureWindow(ctk.CTkToplevel):
             self._refresh()
 
     def _show_again(self, before: list[Picture]) -> None:
+        self.caption.take_typed()
         if before == self.pictures.shown:
             self.tiles.update_marks()
         else:

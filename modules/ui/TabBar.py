@@ -15,16 +15,20 @@ class TabBar(Flow):
         theme: for sizes.
         names: from left to right, shown in the language of the window.
         chosen: gets the name that a person chose.
+        place: "window" or "card", on which it stands.
     """
 
-    def __init__(self, parent: tk.Misc, theme: Theme, names: Sequence[str], chosen: Callable[[str], None]) -> None:
-        super().__init__(parent, theme.px(2), "Window.TFrame")
+    def __init__(
+        self, parent: tk.Misc, theme: Theme, names: Sequence[str], chosen: Callable[[str], None], place: str = "window"
+    ) -> None:
+        super().__init__(parent, theme.px(2), "Window.TFrame" if place == "window" else "TFrame")
         self._names, self._chosen = list(names), chosen
         self._variable = tk.StringVar(self, "")
+        prefix = "" if place == "window" else "Card."
         self.buttons: dict[str, ttk.Radiobutton] = {}
         for name in names:
             button = ttk.Radiobutton(
-                self, text=tr(name), value=name, variable=self._variable, style="Tab.TRadiobutton",
+                self, text=tr(name), value=name, variable=self._variable, style=f"{prefix}Tab.TRadiobutton",
                 command=lambda name=name: chosen(name),
             )  # fmt: skip
             for key, step in (("<Left>", -1), ("<Right>", 1)):

@@ -22,14 +22,20 @@ class Tooltip:
         self._label: tk.Label | None = None
         self._timer: Timer | None = None
 
-    def attach(self, widget: tk.Misc, text: Callable[[], str]) -> None:
-        """Shows `text()` for a widget, after a moment under the pointer, or with F1 when it has the focus."""
-        widget.bind("<Enter>", lambda _: self._wait(widget, text), add="+")
+    def attach(self, widget: tk.Misc, text: Callable[[], str], beside: tk.Misc | None = None) -> None:
+        """Shows `text()` for a widget, after a moment under the pointer, or with F1 when it has the focus.
+
+        Args:
+            widget: that is pointed at.
+            text: what is said of it.
+            beside: what else must not be covered, as the field of a label; None: nothing.
+        """
+        widget.bind("<Enter>", lambda _: self._wait(widget, text, beside), add="+")
         for event in ("<Leave>", "<ButtonPress>", "<Destroy>", "<FocusOut>"):
             widget.bind(event, lambda _: self.hide(), add="+")
-        widget.bind("<F1>", lambda _: self.show(widget, text()), add="+")
+        widget.bind("<F1>", lambda _: self.show(widget, text(), beside), add="+")
 
-    def show(self, widget: tk.Misc, text: str) -> None:
+    def show(self, widget: tk.Misc, text: str, beside: tk.Misc | None = None) -> None:
         """Shows a text below a widget, or where there is room: above it, or beside it; never over it."""
         self.hide()
         if not text:
@@ -48,7 +54,11 @@ class Tooltip:
         )  # fmt: skip
         self._window.update_idletasks()
         size = self._window.winfo_reqwidth(), self._window.winfo_reqheight()
-        left, top = place_beside(screen_position(widget), area, size)
+        anchor = screen_position(widget)
+        if beside is not None:
+            other = screen_position(beside)
+            anchor = (*map(min, anchor[:2], other[:2]), *map(max, anchor[2:], other[2:]))
+        left, top = place_beside(anchor, area, size)
         self._window.geometry(f"+{left}+{top}")
         self._window.deiconify()
         self._window.lift()
@@ -66,7 +76,7 @@ class Tooltip:
         if self._window is not None and self._window.winfo_exists():
             self._window.withdraw()
 
-    def _wait(self, widget: tk.Misc, text: Callable[[], str]) -> None:
+    def _wait(self, widget: tk.Misc, text: Callable[[], str], beside: tk.Misc | None) -> None:
         self.hide()
-        self._timer = Timer(widget, lambda: self.show(widget, text()))
+        self._timer = Timer(widget, lambda: self.show(widget, text(), beside))
         self._timer.start(DELAY_MS)

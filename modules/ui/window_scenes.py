@@ -10,7 +10,6 @@ from modules.ui.ConceptWindow import CHECK
 from modules.ui.RunView import MESSAGES, OUTPUT, QUEUE
 from modules.ui.tabs import TABS, TOOLS_TAB
 from modules.util.config.SampleConfig import SampleConfig
-from modules.viewModel.tools.all_tools import all_tools
 
 if TYPE_CHECKING:
     from modules.ui.App import App
@@ -44,9 +43,9 @@ def _tabs(app: "App") -> Iterator[Scene]:
             yield tab.name, app
     tools = app.views[TOOLS_TAB][1]
     app.show_tab(TOOLS_TAB)
-    for tool in all_tools():
-        tools.show_tool(tool.name)
-        yield f"tools, {tool.name}", app
+    for name in tools.tabs.buttons:
+        tools.show_tool(name)
+        yield f"tools, {name}", app
     run = app.views["run"][1]
     app.show_tab("run")
     for name in (QUEUE, OUTPUT, MESSAGES):

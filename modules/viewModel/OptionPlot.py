@@ -161,7 +161,7 @@ def plot_kinds() -> dict[str, PlotKind]:
             tr("Factor of the learning rate"), tr("step"), True, SCHEDULE_PATHS, schedule_points, counts_steps=True
         ),
         str(OptionGroup.NOISE): PlotKind(
-            tr("How often each noise is trained (density)"), tr("noise: 0 clean image, 1 pure noise"), False,
+            tr("How often each noise is trained (density)"), tr("1: pure noise"), False,
             NOISE_PATHS, timestep_points, _timestep_note,
         ),
     }  # fmt: skip

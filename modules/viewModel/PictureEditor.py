@@ -151,6 +151,10 @@ class PictureEditor:
         self.chosen = picture
         self.reread()
 
+    def leave(self) -> None:
+        """Looks at no picture, as all are about to be read anew; what is edited has been saved or given up."""
+        self.chosen, self.text = None, ""
+
     def reread(self) -> None:
         """Shows the caption as its file has it now; what was typed is lost."""
         if self.chosen is not None and self.chosen.caption is not None:

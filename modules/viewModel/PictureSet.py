@@ -72,6 +72,7 @@ class PictureSet:
         self._resolutions = resolutions_of(config, concept)
         self._counts: dict[Show, int] | None = None
         self._names: dict[str, str] = {}
+        self._sharing: dict[Path, list[str]] = {}
 
     def load(self) -> Callable[[], FoundPictures]:
         """What looks into the folder, on a worker's thread."""
@@ -81,7 +82,7 @@ class PictureSet:
         """Keeps what was found; what is known of pictures that are still there stays."""
         self.pictures, self.captions = found.pictures, dict(found.captions)
         self.by_model, self.note = set(found.by_model), found.note
-        self.refresh()
+        self._know()
 
     def measure(self) -> Callable[[], dict[str, tuple[int, int] | None]] | None:
         """What reads the next sizes, on a worker's thread; None when all are known."""
@@ -112,7 +113,7 @@ class PictureSet:
         """Names of the other pictures that have the same caption file."""
         if picture.caption is None:
             return []
-        return [one.name for one in self.pictures if one.caption == picture.caption and one is not picture]
+        return [name for name in self._sharing[picture.caption] if name != picture.name]
 
     def marks(self, picture: Picture) -> list[Show]:
         """What there is to say of a picture, the most important first."""
@@ -140,7 +141,7 @@ class PictureSet:
 
     def refresh(self) -> None:
         """Filters anew. A single caption that was edited is not a reason: its picture would go from under the hands."""
-        self._counts, self._names = None, {one.path: one.name for one in self.pictures}
+        self._counts = None
         text, within, show = self.filter.text, self.filter.within, self.filter.show
         self.shown = [
             one for one in self.pictures
@@ -158,7 +159,7 @@ class PictureSet:
     def forget(self, picture: Picture) -> None:
         """A picture is no longer there."""
         self.pictures = [one for one in self.pictures if one.path != picture.path]
-        self.refresh()
+        self._know()
 
     def counts(self) -> dict[Show, int]:
         """How many pictures have each mark."""
@@ -182,6 +183,15 @@ class PictureSet:
         if len(self.shown) == count:
             return tr_n("{n} picture", "{n} pictures", count)
         return tr_n("{shown} of {n} picture", "{shown} of {n} pictures", count, shown=len(self.shown))
+
+    def _know(self) -> None:
+        """Finds by path and by file what there is now."""
+        self._names = {one.path: one.name for one in self.pictures}
+        self._sharing = {}
+        for one in self.pictures:
+            if one.caption is not None:
+                self._sharing.setdefault(one.caption, []).append(one.name)
+        self.refresh()
 
     def _matches(self, picture: Picture, text: str, within: Within) -> bool:
         if holds(self.text(picture), text, within, self.form):

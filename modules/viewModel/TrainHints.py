@@ -1,9 +1,10 @@
+from modules.util.config.topics.AdapterOptions import AdapterOptions
 from modules.util.enum.ModelType import ModelType
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.texts import later, tr
 from modules.viewModel.families import SUPPORTED
 from modules.viewModel.field_text import number_text
-from modules.viewModel.FieldHints import Choice, FieldHints, Note
+from modules.viewModel.FieldHints import NOTHING, Choice, FieldHints, Note
 from modules.viewModel.format_help import comfy_note
 from modules.viewModel.recommended import rate_for
 from modules.viewModel.TrainForm import OPTIMIZER, TrainForm
@@ -15,6 +16,11 @@ class TrainHints(FieldHints):
     """The same for the config of a run: families without code and optimizers that don't fit come last."""
 
     form: TrainForm
+
+    def __init__(self, form: TrainForm) -> None:
+        super().__init__(form)
+        # of the output format: what it depends on, and the note
+        self._noted: tuple[tuple, Note] = ((), NOTHING)
 
     def choices(self, path: str) -> list[Choice]:
         """What an option can be chosen from."""
@@ -34,8 +40,14 @@ class TrainHints(FieldHints):
         """The same; of the output format, what ComfyUI makes of it, as soon as torch is there."""
         if path != "output_model_format" or self.form.checks is None:
             return super().note(path)
-        found = comfy_note(self.form.config)
-        return Note(self.form.words(found.text), found.warns)
+        # asked for at each key that is typed anywhere in the form
+        config = self.form.config
+        depends = (config.training_method, config.model_type, config.output_model_format, config.lora_model_name)
+        key = (*depends, *(getattr(config, name) for name in AdapterOptions.model_fields))
+        if key != self._noted[0]:
+            found = comfy_note(config)
+            self._noted = key, Note(self.form.words(found.text), found.warns)
+        return self._noted[1]
 
     def why_not(self, path: str, text: str) -> str:
         """Why an option can't be chosen. Of optimizers that is known as soon as the catalog is loaded."""

@@ -72,6 +72,8 @@ class UiSettings:
         language: of the texts, one of `languages()`.
         panes: name of two panes beside each other -> the share of the first one.
         comfy: folder of ComfyUI, into which adapters were copied last; empty: none yet.
+        run_folders: folders that are searched for runs, as the person has added them.
+        workspaces: those that runs have used, the newest first.
     """
 
     theme: str = "system"
@@ -83,6 +85,8 @@ class UiSettings:
     language: str = ENGLISH
     comfy: str = ""
     panes: dict[str, float] = field(default_factory=dict)
+    run_folders: list[str] = field(default_factory=list)
+    workspaces: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -97,7 +101,9 @@ class UiSettings:
         settings = cls()
         for one in fields(cls):
             value = data.get(one.name)
-            if type(value) is type(getattr(settings, one.name)) and value in allowed.get(one.name, (value,)):
+            if isinstance(value, list) and isinstance(getattr(settings, one.name), list):
+                setattr(settings, one.name, [text for text in value if isinstance(text, str)])
+            elif type(value) is type(getattr(settings, one.name)) and value in allowed.get(one.name, (value,)):
                 setattr(settings, one.name, value)
         settings.panes = {name: share for name, share in settings.panes.items() if _is_share(share)}
         return settings

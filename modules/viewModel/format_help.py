@@ -25,11 +25,15 @@ def comfy_note(config: TrainConfig) -> Note:
     if config.model_type in NOT_IN_COMFY:
         return Note(tr("ComfyUI does not know this model and loads no adapters of it."), True)
 
+    from modules.modelSaver.adapter_layout import LAYOUTS
     from modules.modelSaver.adapter_output import adapter_format, planned_kind
     from modules.modelSaver.format_rules import comfy_remarks
 
+    written = adapter_format(config)
+    if written not in LAYOUTS:
+        # that of a whole model, which is told as a problem
+        return NOTHING
     try:
-        written = adapter_format(config)
         remarks = comfy_remarks(written, planned_kind(config))
     except UserError:
         # which is told as a problem

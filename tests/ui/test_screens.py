@@ -11,7 +11,7 @@ from modules.ui.window_scenes import scenes
 
 import pytest
 
-SMALL = (1280, 800)
+SMALL, VIEWS = (1280, 800), ("basic", "all")
 
 
 @pytest.fixture
@@ -44,21 +44,16 @@ def faults_of_all(app, until) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("scale", [100, 150])
-def test_nothing_is_cut_on_a_small_screen(app, until, on_screen, scale):
-    on_screen(SMALL, scale)
-    assert faults_of_all(app, until) == []
-
-
-@pytest.mark.parametrize("size", [SMALL, (1920, 1080)])
-@pytest.mark.parametrize("scale", [100, 150, 200])
-@pytest.mark.parametrize("view", ["basic", "all"])
-def test_nothing_is_cut_on_any_screen(app, until, on_screen, long, size, scale, view):
-    if not long and (size, scale, view) != (SMALL, 200, "basic"):
-        pytest.skip("with --long")
-    on_screen(size, scale)
-    app.show_view(view)
-    assert faults_of_all(app, until) == []
+def test_nothing_is_cut_on_any_screen(app, until, on_screen, long):
+    """With --long, on larger screens, at 200 %, and with all options, too."""
+    combinations = [(SMALL, 100, "basic"), (SMALL, 150, "basic")]
+    if long:
+        sizes = (SMALL, (1920, 1080), (3840, 2160))
+        combinations = [(size, scale, view) for view in VIEWS for size in sizes for scale in (100, 150, 200)]
+    for size, scale, view in combinations:
+        on_screen(size, scale)
+        app.show_view(view)
+        assert faults_of_all(app, until) == [], (size, scale, view)
 
 
 @pytest.fixture
@@ -132,7 +127,7 @@ def test_what_stands_beside_a_field_never_covers_it(size):
             assert inside or (max(rooms[0]) < size[1] + 4 and max(rooms[1]) < size[0] + 4), (field, x, y)
 
 
-def test_help_and_lists_stand_beside_their_field_and_on_the_screen(app, on_screen):
+def test_help_and_lists_stand_beside_their_field_and_on_the_screen(app, until, on_screen):
     on_screen(SMALL, 150)
     app.show_tab("training")
     app.update()
@@ -142,6 +137,11 @@ def test_help_and_lists_stand_beside_their_field_and_on_the_screen(app, on_scree
         app.update()
         assert apart(tooltip._window, widget) and layout_faults(tooltip._window) == []
         tooltip.hide()
+    row = app.views["training"][0].rows["batch_size"]
+    row.label.event_generate("<Enter>")
+    until(app, lambda: tooltip.text)
+    assert "batch_size" in tooltip.text and apart(tooltip._window, row.control.frame)
+    tooltip.hide()
     app.top.options["model_type"].button.invoke()
     app.update()
     assert apart(popup._window, app.top.options["model_type"].button) and layout_faults(popup._window) == []
@@ -196,7 +196,8 @@ def test_a_sash_is_dragged_remembered_and_put_back(app, until):
     again = app.views["run"][1]._panes
     until(app, lambda: again.winfo_height() > 1 and again.sashpos(0) == again._least[0])
     x, y = again.winfo_width() // 3, again.sashpos(0) + 2
-    again.event_generate("<Double-Button-1>", x=x, y=y)
+    for event in ("ButtonPress", "ButtonRelease", "ButtonPress", "ButtonRelease"):
+        again.event_generate(f"<{event}-1>", x=x, y=y)
     app.update()
     assert again.sashpos(0) == usual and "run: curves and messages" not in app.settings.panes
 
@@ -276,6 +277,7 @@ def test_one_variation_of_what_is_random_is_warned_of(app, user, until):
     concepts.edit(0)
     window = concepts.window
     row = window.view.rows["image_variations"]
+    until(app, window.view.winfo_ismapped)
     assert row.note == ""
     window.form.set_text("image.enable_random_flip", "true")
     assert "With 1 image variation" in row.note and "(Random flip)" in row.note

@@ -64,6 +64,7 @@ def test_it_is_offered_after_choices_and_not_again_once_declined():
         ({"training_method": "FINE_TUNE", "output_model_format": "DIFFUSERS"}, "no diffusers folder", True),
         ({"training_method": "FINE_TUNE", "output_model_format": "SAFETENSORS"}, "", False),
         ({"training_method": "EMBEDDING"}, "", False),
+        ({"output_model_format": "DIFFUSERS"}, "", False),
     ],
 )
 def test_the_output_format_says_what_comfyui_makes_of_it(options, words, warns):

@@ -69,7 +69,7 @@ class Walk:
         app: the window, as it is when it is opened for the first time.
         look: is given each step's name and the window that shows it, when all of it is there.
         options: of the training beside the preset's: path -> text.
-        photos: how many of the tiny concept's pictures are taken.
+        photos: how many of the tiny concept's pictures are taken at most.
     """
 
     def __init__(self, app, look: Callable[[str, object], None], options: dict[str, str], photos: int) -> None:
@@ -102,7 +102,8 @@ class Walk:
         source = ROOT / "training_concepts" / "tiny_concept" / "lumo"
         folder = Path(PHOTOS)
         folder.mkdir(parents=True)
-        for path in sorted(source.glob("*.png"))[: self.photos]:
+        taken = sorted(source.glob("*.png"))[: self.photos]
+        for path in taken:
             shutil.copy(path, folder)
         self.app.show_tab("tools")
         page = self._tool("captions")
@@ -112,7 +113,7 @@ class Walk:
         self.look("captions", self.app)
         self._fill(page, preview="")
         self._work(page)
-        assert len(list(folder.glob("*.txt"))) == self.photos
+        assert len(list(folder.glob("*.txt"))) == len(taken)
         for path in sorted(source.glob("*.txt")):
             # what a person writes over what a small random model says
             if (folder / path.name).exists():

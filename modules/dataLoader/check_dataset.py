@@ -247,7 +247,7 @@ def _read_file(config: TrainConfig, task: _Task, checked: CheckedImages, reads: 
         mask.full, captions.path, shown.path, shown.sha256, shown.full,
     )  # fmt: skip
     return _Found(
-        ImageFindings(image, captions, beside.masks, facts.dark, mask.dark, beside.conditioning, shown.dark),
+        ImageFindings(image, captions, beside.masks, facts.dark, mask.dark, beside.conditioning, shown.dark, mask.size),
         enlargement=factor,
     )
 

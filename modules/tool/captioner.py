@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from modules.model.hub import Hub, Snapshot
 from modules.model.hub_components import fetch_settings
-from modules.model.ModelSource import LOAD_ERRORS
+from modules.model.load_errors import LOAD_ERRORS
 from modules.tool.caption_names import CHAT_PROMPT, FLORENCE_TASK, FLORENCE_TASKS, MOST_TOKENS, THRESHOLD
-from modules.tool.model_place import KEY, file_names
+from modules.tool.model_place import KEY, file_names, find_model
 from modules.tool.tagger import MODEL_FILE, TAGS_FILE, Tagger
 from modules.tool.vision_model import LOCAL, find_weights, load_weights, read_config, reason, told
 from modules.util.out_of_memory import is_out_of_memory
@@ -73,7 +73,7 @@ def load_captioner(name: str, device: torch.device, hub: Hub, asked: Asked) -> C
     Raises:
         UserError: it can't be had or loaded, is of no kind that is known here, or can't be asked this.
     """
-    place = hub.place(name, KEY)
+    place = find_model(name, hub, KINDS)
     if isinstance(place, Path) and not place.is_dir():
         raise UserError(f"{KEY}: {name} is a file, expected the folder of {KINDS}, or its name on the hub.")
     names = file_names(place)
@@ -98,7 +98,8 @@ def load_captioner(name: str, device: torch.device, hub: Hub, asked: Asked) -> C
     with told(name, remark):
         weights = find_weights(place, names, "the captioning model")
         kind_of_model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-        model = load_weights(kind_of_model, config, folder, weights, device)
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        model = load_weights(kind_of_model, config, folder, weights, device, dtype)
     return kind(model, processor, asked)
 
 

@@ -8,11 +8,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 # longer side of a picture on the sheet, gap between pictures, height of its line of text
-SIDE, GAP, LINE = 360, 8, 22
-FONT = 15
+SIDE, GAP, LINE = 360, 8, 36
+# readable also where a window shows the sheet at half its size
+FONT = 26
 PAPER, INK = (32, 32, 36), (225, 225, 225)
 # what is not learnt is dark and reddish
-SHADE, TINT = 0.3, (150, 20, 40)
+SHADE, TINT = 0.4, (150, 20, 40)
 # width over height that a sheet comes near to
 ASPECT = 1.5
 
@@ -49,18 +50,19 @@ def lay_over(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 def draw_sheet(shown: Sequence[Shown]) -> Image.Image:
     """The sheet: as many pairs in a row as make it about as wide as a screen."""
-    pair = (2 * max(one.image.width for one in shown) + GAP, max(one.image.height for one in shown) + LINE)
-    columns = min(len(shown), max(1, round(math.sqrt(ASPECT * len(shown) * pair[1] / pair[0]))))
-    rows = math.ceil(len(shown) / columns)
-    size = [count * (side + GAP) + GAP for count, side in zip((columns, rows), pair, strict=True)]
-    sheet = Image.new("RGB", tuple(size), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
-    for number, one in enumerate(shown):
-        left, top = (GAP + place * (side + GAP) for place, side in zip((number % columns, number // columns), pair,
-                                                                       strict=True))  # fmt: skip
-        for place, picture in enumerate((one.image, one.over)):
-            sheet.paste(picture, (left + place * (one.image.width + GAP), top))
-        draw.text((left, top + one.image.height + 2), _fitting(one.text, font, pair[0]), INK, font)
+    wide, high = 2 * max(one.image.width for one in shown) + GAP, max(one.image.height for one in shown) + LINE
+    columns = min(len(shown), max(1, round(math.sqrt(ASPECT * len(shown) * high / wide))))
+    rows = [shown[start : start + columns] for start in range(0, len(shown), columns)]
+    heights = [max(one.image.height for one in row) + LINE + GAP for row in rows]
+    sheet = Image.new("RGB", (columns * (wide + GAP) + GAP, sum(heights) + GAP), PAPER)
+    draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(FONT), GAP
+    for row, height in zip(rows, heights, strict=True):
+        for place, one in enumerate(row):
+            left = GAP + place * (wide + GAP)
+            sheet.paste(one.image, (left, top))
+            sheet.paste(one.over, (left + one.image.width + GAP, top))
+            draw.text((left, top + one.image.height + 2), _fitting(one.text, font, wide), INK, font)
+        top += height
     return sheet
 
 

@@ -13,7 +13,7 @@ from modules.model.hub import Hub, Snapshot
 from modules.model.hub_components import fetch_settings
 from modules.tool.mask_names import KINDS
 from modules.tool.matting_net import SETTINGS_FILE, MattingNet
-from modules.tool.model_place import KEY, file_names
+from modules.tool.model_place import KEY, file_names, find_model
 from modules.util.UserError import UserError
 
 import torch
@@ -40,7 +40,7 @@ def load_masker(name: str, device: torch.device, hub: Hub, prompt: str) -> Maske
 
     Args:
         name: a folder, an ONNX file, a name on the hub, or that of an ONNX file there: OWNER/NAME/path/FILE.onnx.
-        device: that computes. On CUDA in bfloat16, elsewhere in float32; ONNX models always compute on the CPU.
+        device: that computes, in float32; ONNX models always compute on the CPU.
         hub: as the run sees it.
         prompt: what is looked for: of CLIPSeg texts, of segmentation labels, with commas between. Models that remove
             backgrounds take none.
@@ -49,7 +49,7 @@ def load_masker(name: str, device: torch.device, hub: Hub, prompt: str) -> Maske
         UserError: it can't be had or loaded, is of no kind that is known here, or can't be asked this.
     """
     file = _hub_file(name)
-    place = hub.place(name.removesuffix(f"/{file}") if file else name, KEY)
+    place = find_model(name.removesuffix(f"/{file}") if file else name, hub, KINDS)
     if isinstance(place, Path) and not place.is_dir():
         if place.suffix.lower() != ONNX:
             raise UserError(f"{KEY}: {name} is a file, expected {KINDS}, or its name on the hub.")
@@ -73,7 +73,7 @@ def _hub_file(name: str) -> str:
     parts = name.strip().split("/")
     if not name.lower().endswith(ONNX) or len(parts) < 3 or "://" in name or Path(name).expanduser().exists():
         return ""
-    return "/".join(parts[2:]) if all(parts) and parts[0] not in (".", "..", "~") else ""
+    return "/".join(parts[2:]) if all(parts) and not parts[0].startswith((".", "~")) else ""
 
 
 def _is_of_transformers(place: Path | Snapshot, names: Sequence[str]) -> bool:

@@ -15,8 +15,12 @@ from PIL import Image
 
 SETTINGS_FILE = "preprocessor_config.json"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# start of a file's name, as rembg calls them -> mean and deviation of the pixels that it was trained on
-OF_FILES = {"isnet": ((0.5,) * 3, (1.0,) * 3), "rmbg": ((0.5,) * 3, (1.0,) * 3), "modnet": ((0.5,) * 3, (0.5,) * 3)}
+ZERO, HALF, ONE = (0.0,) * 3, (0.5,) * 3, (1.0,) * 3
+# start of a file's name -> mean and deviation of the pixels that it was trained on; the longer ones first
+OF_FILES = {
+    "isnetis": (ZERO, ONE), "isnet-anime": (ZERO, ONE), "isnet": (HALF, ONE), "rmbg": (HALF, ONE),
+    "modnet": (HALF, HALF),
+}  # fmt: skip
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 # values of a network may miss 0 and 1 by rounding
 ROUNDING = 0.01
@@ -110,7 +114,7 @@ def read_pixels(path: Path) -> Pixels:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         scale = float(said.get("rescale_factor", 1 / 255)) if said.get("do_rescale", True) else 1.0
-        mean, deviation = (0.0,) * 3, (1.0,) * 3
+        mean, deviation = ZERO, ONE
         if said.get("do_normalize", True):
             mean, deviation = (_channels(said[key]) for key in ("image_mean", "image_std"))
         if not all(deviation):
@@ -128,6 +132,8 @@ def _channels(said: Any) -> tuple[float, ...]:
 
 
 def _size(said: Any) -> tuple[int, int] | None:
+    if isinstance(said, dict) and said.keys() == {"shortest_edge"}:
+        said = said["shortest_edge"]
     if isinstance(said, dict) and {"width", "height"} <= said.keys():
         return int(said["width"]), int(said["height"])
     return (int(said), int(said)) if isinstance(said, int) else None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.model.hub import Snapshot
-from modules.model.ModelSource import LOAD_ERRORS
+from modules.model.load_errors import LOAD_ERRORS
 from modules.tool.mask_names import KINDS
 from modules.tool.model_place import KEY
 from modules.tool.vision_model import LOCAL, find_weights, load_weights, read_config, reason, told
@@ -47,7 +47,8 @@ def load_segmenter(
     asked = kind.read(config, prompt)
     with told(name, remark):
         weights = find_weights(place, list(names), "the mask model")
-        model = load_weights(model_class, config, folder, weights, device)
+        # they are small, and edges are worth more than speed
+        model = load_weights(model_class, config, folder, weights, device, torch.float32)
     return kind(model, processor, asked)
 
 
@@ -87,7 +88,7 @@ class TransformersMasker:
     def segment(self, image: Image.Image) -> np.ndarray:
         try:
             with torch.inference_mode():
-                return self.find(image).float().clamp(0, 1).cpu().numpy()
+                return self.find(image).clamp(0, 1).cpu().numpy()
         except (*LOAD_ERRORS, LookupError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise UserError(f"The model can't segment a picture: {reason(error)}.") from error
@@ -103,10 +104,7 @@ class TransformersMasker:
     def answer(self, **inputs: Any) -> Any:
         """What the model says of what its processor made of a picture."""
         made = self._processor(**inputs, return_tensors="pt")
-        # token ids stay whole numbers
-        moved = {key: value.to(self.model.device) for key, value in made.items() if isinstance(value, torch.Tensor)}
-        numbers = {key: value.to(self.model.dtype) for key, value in moved.items() if value.is_floating_point()}
-        return self.model(**{**moved, **numbers})
+        return self.model(**{key: value.to(self.model.device) for key, value in made.items()})
 
 
 class ClipSegMasker(TransformersMasker):
@@ -127,7 +125,7 @@ class ClipSegMasker(TransformersMasker):
 
     def find(self, image: Image.Image) -> torch.Tensor:
         found = [self.answer(text=[text], images=[image]).logits for text in self.asked]
-        return torch.stack([logits.reshape(logits.shape[-2:]) for logits in found]).float().sigmoid().amax(0)
+        return torch.stack([logits.reshape(logits.shape[-2:]) for logits in found]).sigmoid().amax(0)
 
 
 class LabelMasker(TransformersMasker):
@@ -151,7 +149,7 @@ class LabelMasker(TransformersMasker):
         return [labels[one] for one in wanted]
 
     def find(self, image: Image.Image) -> torch.Tensor:
-        return self.answer(images=image).logits[0].float().softmax(0)[self.asked].sum(0)
+        return self.answer(images=image).logits[0].softmax(0)[self.asked].sum(0)
 
 
 class QueryMasker(LabelMasker):
@@ -163,8 +161,8 @@ class QueryMasker(LabelMasker):
     def find(self, image: Image.Image) -> torch.Tensor:
         said = self.answer(images=image)
         # the last class is that of queries that found nothing
-        classes = said.class_queries_logits[0].float().softmax(-1)[:, :-1]
-        return torch.einsum("q,qhw->hw", classes[:, self.asked].sum(1), said.masks_queries_logits[0].float().sigmoid())
+        classes = said.class_queries_logits[0].softmax(-1)[:, :-1]
+        return torch.einsum("q,qhw->hw", classes[:, self.asked].sum(1), said.masks_queries_logits[0].sigmoid())
 
 
 def _in_place(processor: Any) -> Any:

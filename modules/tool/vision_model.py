@@ -10,7 +10,7 @@ from typing import Any
 from modules.model.component_files import choose_weights
 from modules.model.hub import Snapshot
 from modules.model.hub_components import fetch_component
-from modules.model.ModelSource import LOAD_ERRORS
+from modules.model.load_errors import LOAD_ERRORS
 from modules.tool.model_place import KEY
 from modules.util.out_of_memory import is_out_of_memory
 from modules.util.UserError import UserError
@@ -71,8 +71,9 @@ def load_weights(
     folder: Path,
     weights: Mapping[str, Any],
     device: torch.device,
+    dtype: torch.dtype,
 ) -> PreTrainedModel:
-    """A model in eval mode: on CUDA in bfloat16, elsewhere in float32.
+    """A model in eval mode.
 
     Args:
         kind: its class.
@@ -80,11 +81,11 @@ def load_weights(
         folder: of its files.
         weights: see `find_weights`.
         device: that computes.
+        dtype: in which it computes.
 
     Raises:
         ValueError: a weight is missing; and what transformers raises.
     """
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model, found = kind.from_pretrained(
         folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True, **weights
     )

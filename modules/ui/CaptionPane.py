@@ -1,20 +1,27 @@
 import tkinter as tk
 from collections.abc import Callable
 from tkinter import ttk
+from typing import TYPE_CHECKING
 
 from modules.ui.ReasonText import ReasonText
+from modules.ui.Timer import Timer
 from modules.ui.widgets import enable
-from modules.ui.WindowTools import WindowTools
 from modules.util.texts import tr
 from modules.viewModel.fit_picture import fit_picture
 from modules.viewModel.PictureEditor import PictureEditor
+from modules.viewModel.read_pictures import small_picture
 
 from PIL import Image, ImageTk
 
+if TYPE_CHECKING:
+    from modules.ui.App import App
+
 # lines of the caption's box, and of what is said of a picture
-LINES, MOST_SAID = 7, 5
+LINES, MOST_SAID = 6, 4
 # a picture is not enlarged beyond this
 LARGEST_SCALE = 2.0
+# longer side of the larger picture at 100 %; made when nobody goes on for a moment
+LARGE, LARGE_MS = 900, 120
 
 
 class CaptionPane(ttk.Frame):
@@ -22,7 +29,7 @@ class CaptionPane(ttk.Frame):
 
     Args:
         parent: that it is put into.
-        tools: the window's own.
+        app: the window.
         editor: of the captions.
         save: writes the caption.
         step: goes so many pictures on.
@@ -36,11 +43,13 @@ class CaptionPane(ttk.Frame):
     """
 
     def __init__(
-        self, parent: tk.Misc, tools: WindowTools, editor: PictureEditor, save: Callable[[], object],
+        self, parent: tk.Misc, app: "App", editor: PictureEditor, save: Callable[[], object],
         step: Callable[[int], None], aside: Callable[[], None], leave: Callable[[], None],
     ) -> None:  # fmt: skip
+        tools = app.tools
         super().__init__(parent, style="Card.TFrame", padding=tools.theme.px(10))
-        self._tools, self._editor, px = tools, editor, tools.theme.px
+        self._tools, self._worker, self._editor, px = tools, app.worker, editor, tools.theme.px
+        self._enlarging = Timer(self, self._enlarge)
         self._image: Image.Image | None = None
         self._photo: ImageTk.PhotoImage | None = None
         self._locked = False
@@ -96,10 +105,16 @@ class CaptionPane(ttk.Frame):
         enable(self.aside_button, chosen is not None and not self._locked)
         self._show_state()
 
-    def show_image(self, image: Image.Image | None) -> None:
-        """Shows the chosen picture; None: it is not there yet, or can't be read."""
-        self._image = image
+    def take_typed(self) -> None:
+        """Hands over what was typed just now, of which Tk has not told yet."""
+        if self.caption.edit_modified():
+            self._typed()
+
+    def show_picture(self, small: Image.Image | None) -> None:
+        """Shows the chosen picture: first a small one, if there is one, and soon a larger one."""
+        self._image = small
         self._draw()
+        self._enlarging.start(LARGE_MS)
 
     def lock(self, locked: bool) -> None:
         """Keeps captions from being edited, or no longer."""
@@ -120,11 +135,29 @@ class CaptionPane(ttk.Frame):
             self._show_state()
             self.caption.edit_modified(False)
 
+    def _enlarge(self) -> None:
+        """Makes the larger picture of the chosen one."""
+        picture, edge = self._editor.chosen, self._tools.theme.px(LARGE)
+        if picture is None:
+            return
+
+        def show(image: Image.Image | None) -> None:
+            if self.winfo_exists() and self._editor.chosen == picture:
+                self._image = image
+                self._draw()
+
+        self._worker.run(lambda: small_picture(picture.path, edge), show, lambda _: show(None))
+
     def _draw(self) -> None:
+        """The picture, as large as there is room for."""
         room = (self._picture.winfo_width() - 4, self._picture.winfo_height() - 4)
         if self._image is None or min(room) < 16:
             self._photo = None
-            text = "" if self._editor.chosen else tr("Choose a picture to read and edit its caption.")
+            text = (
+                tr("It can't be shown.")
+                if self._editor.chosen
+                else tr("Choose a picture to read and edit its caption.")
+            )
             self._picture.configure(image="", text=text, wraplength=max(1, room[0]))
             return
         size, _ = fit_picture(self._image.size, room, LARGEST_SCALE)

@@ -238,7 +238,8 @@ class PictureGrid(ttk.Frame):
         canvas, px, color = self.canvas, self._theme.px, self._theme.color
         left, top = self._places.place(index)
         edge, gap = px(EDGE), px(GAP)
-        wide = edge + 2 * gap
+        wide = self._places.width // self._places.columns - gap
+        room = wide - 2 * gap
         marked = chosen == picture.path
         line = color("accent") if marked else color("line")
         canvas.coords(cell.face, left + 1, top + 1, left + wide, top + self._places.cell[1] - gap)
@@ -247,13 +248,13 @@ class PictureGrid(ttk.Frame):
         if before[1:2] != wanted[1:2] or before[3:4] != wanted[3:4] or not before:
             cell.photo = ImageTk.PhotoImage(small, master=self) if small is not None else None
             canvas.itemconfigure(cell.image, image=cell.photo or "", state="normal")
-        canvas.coords(cell.image, left + gap + edge // 2, top + gap + edge // 2)
+        canvas.coords(cell.image, left + wide // 2, top + gap + edge // 2)
         if before[:2] == wanted[:2]:
             return
         under, ink = top + edge + 2 * gap, color("text")
-        name = shortened(picture.name, edge, self._small.measure)
+        name = shortened(picture.name, room, self._small.measure)
         caption = self._pictures.text(picture)
-        lines = wrapped(caption, edge, CAPTION_LINES, self._small.measure)
+        lines = wrapped(caption, room, CAPTION_LINES, self._small.measure)
         for item, place, text, fill in (
             (cell.name, 0, name, ink), (cell.size, 1, self._pictures.size_text(picture), color("muted")),
             (cell.caption, 2, "\n".join(lines), ink),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.ui.AskWindow import AskWindow
 from modules.ui.CaptionPane import CaptionPane
-from modules.ui.ChoiceButton import ChoiceButton
+from modules.ui.FilterBar import FilterBar
 from modules.ui.PictureGrid import PictureGrid
 from modules.ui.place_over import place_over
 from modules.ui.ReplacePane import ReplacePane
@@ -19,24 +19,19 @@ from modules.util.UserError import UserError
 from modules.viewModel.caption_edits import Edit, Within
 from modules.viewModel.CaptionText import CaptionChanged
 from modules.viewModel.ConceptModel import title_of
-from modules.viewModel.edit_names import within_name
-from modules.viewModel.FieldHints import Choice
 from modules.viewModel.PictureEditor import Outcome, PictureEditor, Plan
 from modules.viewModel.PictureLook import PictureLook
-from modules.viewModel.PictureSet import PictureSet, Show, name_of
-from modules.viewModel.read_pictures import FoundPictures, Picture, small_picture
+from modules.viewModel.PictureSet import PictureSet, Show
+from modules.viewModel.read_pictures import FoundPictures, Picture
 
 import customtkinter as ctk
-from PIL import Image
 
 if TYPE_CHECKING:
     from modules.ui.App import App
 
 SIZE, SMALLEST = (1240, 740), (640, 420)
 SIDE, SIDE_SHARE = 430, 0.45
-# longer side of the larger picture at 100 %
-LARGE = 900
-SEARCH_MS, LARGE_MS, TICK_MS = 200, 120, 200
+TICK_MS, FOCUS_MS = 200, 50
 
 
 class PictureWindow(ctk.CTkToplevel):
@@ -51,7 +46,7 @@ class PictureWindow(ctk.CTkToplevel):
         tiles: the grid.
         caption, replace, tags: the pages beside it.
         pages: chooses one of them.
-        search, within, show: the filter.
+        filter: which pictures are shown.
         undo_button, look_button: do so.
         heading, news: how many pictures are shown, and what there is to say.
     """
@@ -64,12 +59,16 @@ class PictureWindow(ctk.CTkToplevel):
         self.pictures = PictureSet(app.form.config.model_copy(deep=True), concept.model_copy(deep=True))
         self.editor, self.look = PictureEditor(self.pictures), PictureLook(self.pictures)
         self._busy, self._said, self._after_load = tr("Reading the folder …"), "", ""
-        self._searching, self._enlarging = Timer(self, self._filter), Timer(self, self._enlarge)
         self._ticking = Timer(self, self._tick)
         body = ttk.Frame(self, style="Window.TFrame", padding=(px(12), px(10), px(12), px(10)))
         body.pack(fill="both", expand=True)
         self._make_head(body)
-        self.news = ttk.Label(body, style="Muted.Window.TLabel", justify="left", anchor="w")
+        row = ttk.Frame(body, style="Window.TFrame")
+        row.pack(fill="x", pady=(0, px(6)))
+        self.heading = ttk.Label(row, style="Muted.Window.TLabel")
+        self.heading.pack(side="left", anchor="n", padx=(0, px(12)))
+        self.news = ttk.Label(row, style="Muted.Window.TLabel", justify="left", anchor="w")
+        self.news.pack(side="left", fill="x", expand=True)
         self.news.bind("<Configure>", lambda event: self.news.configure(wraplength=event.width))
         self._side = ttk.Frame(body, style="Window.TFrame", width=px(SIDE))
         self._side.pack(side="right", fill="y", padx=(px(8), 0))
@@ -84,29 +83,17 @@ class PictureWindow(ctk.CTkToplevel):
         place_over(self, app, (px(SIZE[0]), px(SIZE[1])), SMALLEST)
         self.load()
         self._refresh()
-        self.after_idle(self.tiles.canvas.focus_force)
+        Timer(self, self.tiles.canvas.focus_force).start(FOCUS_MS)
 
     def _make_head(self, body: ttk.Frame) -> None:
         app, px = self._app, self._app.theme.px
-        head = ttk.Frame(body, style="Window.TFrame")
-        head.pack(fill="x", pady=(0, px(8)))
-        ttk.Label(head, text=tr("Search"), style="Window.TLabel").pack(side="left", padx=(0, px(6)))
-        self._search = tk.StringVar(self)
-        self.search = ttk.Entry(head, textvariable=self._search, width=22, style="Window.TEntry")
-        self.search.pack(side="left")
-        self._search.trace_add("write", lambda *_: self._searching.start(SEARCH_MS))
-        withins = [Choice(one, within_name(one)) for one in Within]
-        self.within = ChoiceButton(head, app.tools, withins, self._filter, "Window.")
-        self.within.configure(width=14)
-        self.within.pack(side="left", padx=px(6))
-        self.show = ChoiceButton(head, app.tools, [Choice(Show.ALL, name_of(Show.ALL))], self._filter, "Window.")
-        self.show.configure(width=20)
-        self.show.pack(side="left")
-        self.undo_button = ttk.Button(head, text=tr("Undo"), style="Window.TButton", command=self.undo)
+        self.filter = FilterBar(body, app.tools, self._filter)
+        self.filter.pack(fill="x", pady=(0, px(8)))
+        self.undo_button = ttk.Button(self.filter, text=tr("Undo"), style="Window.TButton", command=self.undo)
+        self.look_button = ttk.Button(self.filter, style="Window.TButton", command=self.look_closer)
         self.undo_button.pack(side="right")
-        app.tools.tooltip.attach(self.undo_button, self._undo_help)
-        self.look_button = ttk.Button(head, style="Window.TButton", command=self.look_closer)
         self.look_button.pack(side="right", padx=px(6))
+        app.tools.tooltip.attach(self.undo_button, self._undo_help)
         app.tools.tooltip.attach(
             self.look_button,
             lambda: tr(
@@ -114,8 +101,6 @@ class PictureWindow(ctk.CTkToplevel):
                 "fine detail, and those that a run leaves out."
             ),
         )
-        self.heading = ttk.Label(head, style="Muted.Window.TLabel", anchor="w")
-        self.heading.pack(side="left", padx=px(10), fill="x", expand=True)
 
     def _make_side(self) -> None:
         app, side = self._app, self._side
@@ -123,7 +108,7 @@ class PictureWindow(ctk.CTkToplevel):
         self.pages = TabBar(side, app.theme, names, self.show_page)
         self.pages.pack(fill="x", pady=(0, app.theme.px(6)))
         self.caption = CaptionPane(
-            side, app.tools, self.editor, self.save, self.tiles.step, self.move_aside, self.tiles.canvas.focus_set
+            side, app, self.editor, self.save, self.tiles.step, self.move_aside, self.tiles.canvas.focus_set
         )
         self.replace = ReplacePane(side, app.tools, self.plan, self.apply)
         self.tags = TagPane(side, app.tools, self.pictures, self.filter_by)
@@ -133,10 +118,11 @@ class PictureWindow(ctk.CTkToplevel):
     def _bind_keys(self) -> None:
         held = "Command" if self.tk.call("tk", "windowingsystem") == "aqua" else "Control"
         # before those of the whole program
-        for keys, action in (("sS", self.save), ("fF", self.search.focus_set)):
+        for keys, action in (("sS", self.save), ("fF", self.filter.search.focus_set)):
             for key in keys:
                 self.bind(f"<{held}-{key}>", lambda _, action=action: action() and "break" or "break")
         self.bind("<Escape>", lambda _: self.close())
+        self.bind("<F5>", lambda _: self.reload())
         self.bind("<Destroy>", self._destroyed, add="+")
         self.protocol("WM_DELETE_WINDOW", self.close)
 
@@ -160,18 +146,23 @@ class PictureWindow(ctk.CTkToplevel):
         self._after_load = then or (self.editor.chosen.path if self.editor.chosen else "")
         self._run(tr("Reading the folder …"), self.pictures.load(), self._loaded)
 
+    def reload(self) -> None:
+        """Reads the folder anew, after the caption that is edited is saved."""
+        if not self._busy and self.save():
+            self.load()
+
     def choose(self, picture: Picture) -> None:
         """Looks at another picture, after the caption of the one before is saved."""
         if not self.save():
             return
         self.editor.choose(picture)
         self.tiles.mark(picture)
-        self.caption.show_image(self.tiles.thumbnails.get(picture.path))
         self.caption.show()
-        self._enlarging.start(LARGE_MS)
+        self.caption.show_picture(self.tiles.thumbnails.get(picture.path))
 
     def save(self) -> bool:
         """Writes the caption that is edited. False: it is still to be saved."""
+        self.caption.take_typed()
         if not self.editor.is_edited:
             return True
         if self._busy:
@@ -190,9 +181,7 @@ class PictureWindow(ctk.CTkToplevel):
 
     def filter_by(self, text: str, within: Within) -> None:
         """Shows the pictures whose caption has a tag or word."""
-        self.within.choose(within)
-        self._search.set(text)
-        self._filter()
+        self.filter.look_for(text, within)
 
     def plan(self, edit: Edit, everywhere: bool) -> Plan:
         """What a change would do to the captions as they are saved."""
@@ -234,7 +223,7 @@ class PictureWindow(ctk.CTkToplevel):
         if shown:
             self.choose(shown[min(place, len(shown) - 1)])
         else:
-            self.caption.show_image(None)
+            self.caption.show_picture(None)
         self._refresh()
 
     def look_closer(self) -> None:
@@ -262,10 +251,6 @@ class PictureWindow(ctk.CTkToplevel):
         self._said = text
         whole = " ".join(one for one in (text, self.look.trouble, self.pictures.note) if one)
         self.news.configure(text=whole, style="Error.Window.TLabel" if wrong else "Muted.Window.TLabel")
-        if whole:
-            self.news.pack(fill="x", pady=(0, self._app.theme.px(6)), before=self._side)
-        else:
-            self.news.pack_forget()
 
     def _run(self, line: str, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Works on files beside the window; meanwhile nothing else is done to them."""
@@ -300,8 +285,8 @@ class PictureWindow(ctk.CTkToplevel):
         self.replace.lock(locked)
 
     def _loaded(self, found: FoundPictures) -> None:
+        self.editor.leave()
         self.pictures.take(found)
-        self.editor.choose(None)
         self.say(self._said)
         self.tiles.show(self._empty_text())
         again = next((one for one in self.pictures.pictures if one.path == self._after_load), None)
@@ -335,6 +320,7 @@ class PictureWindow(ctk.CTkToplevel):
             self._refresh()
 
     def _show_again(self, before: list[Picture]) -> None:
+        self.caption.take_typed()
         if before == self.pictures.shown:
             self.tiles.update_marks()
         else:
@@ -356,19 +342,16 @@ class PictureWindow(ctk.CTkToplevel):
             self.load(str(moved[0][0]))
             self.say(said)
 
-    def _filter(self) -> None:
-        self._searching.stop()
-        if self.pictures.set_filter(self._search.get(), Within(self.within.chosen), Show(self.show.chosen)):
+    def _filter(self, text: str, within: Within, show: Show) -> None:
+        if self.pictures.set_filter(text, within, show):
             self.tiles.show(self._empty_text())
             self.tiles.mark(self.editor.chosen)
             self.replace.refresh()
-            self.tags.refresh()
             self._refresh()
 
     def _refresh(self) -> None:
         """Shows numbers and buttons as they are now."""
-        counts = self.pictures.counts()
-        self.show.offer([Choice(one, f"{name_of(one)} ({counts[one]})") for one in Show])
+        self.filter.count(self.pictures.counts())
         self.heading.configure(text=self._busy_line() or self.pictures.heading)
         self.look_button.configure(text=tr("Stop") if self.look.is_busy else tr("Find doubles"))
         enable(self.look_button, bool(self.pictures.pictures))
@@ -395,28 +378,10 @@ class PictureWindow(ctk.CTkToplevel):
         self.show_page(next(iter(self._pages)))
         self.caption.caption.focus_set()
 
-    def _enlarge(self) -> None:
-        """Makes the larger picture of the chosen one."""
-        picture, edge = self.editor.chosen, self._app.theme.px(LARGE)
-        if picture is None:
-            return
-
-        def show(image: Image.Image | None) -> None:
-            if self.winfo_exists() and self.editor.chosen == picture:
-                self.caption.show_image(image)
-
-        work = picture.path
-        self._app.worker.run(lambda: small_picture(work, edge), show, self._failed)
-
     def _ask_which(self) -> bool:
         """Another program has changed the caption that is edited: which one counts?"""
-        theirs = self.editor.on_disk()
-        question = tr("The caption of {name} was changed by another program meanwhile.", name=self.editor.chosen.name)
-        question += (
-            "\n\n" + tr("There: {caption}", caption=theirs) + "\n\n" + tr("Here: {caption}", caption=self.editor.text)
-        )
         back, mine, other = tr("Go back"), tr("Keep mine"), tr("Take that one")
-        answer = AskWindow(self, self._app.tools, tr("Two captions"), question, (back, mine, other)).ask()
+        answer = AskWindow(self, self._app.tools, tr("Two captions"), self.editor.conflict(), (back, mine, other)).ask()
         if answer == other:
             self.editor.reread()
             self.caption.show()

@@ -55,7 +55,11 @@ class ReplacePane(ttk.Frame):
         self.within = self._choice(tools, [Choice(one, within_name(one)) for one in Within], self.refresh)
         self._case = tk.BooleanVar(self, False)
         self.case = ttk.Checkbutton(
-            self, text=tr("Capitals count"), style="Switch.TCheckbutton", variable=self._case, command=self.refresh
+            self,
+            text="  " + tr("Capitals count"),
+            style="Switch.TCheckbutton",
+            variable=self._case,
+            command=self.refresh,
         )
         self.scope = self._choice(
             tools, [Choice(ALL, scope_name(True)), Choice(SHOWN, scope_name(False))], self.refresh

@@ -12,6 +12,8 @@ from modules.viewModel.set_aside import Move, move_files, moves_aside
 # what can be undone; each holds the captions before and after it
 MOST_UNDONE = 50
 EXAMPLES = 30
+# characters of a caption in a question
+MOST_SHOWN = 300
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,10 @@ class PictureEditor:
         self.chosen = picture
         self.reread()
 
+    def leave(self) -> None:
+        """Looks at no picture, as all are about to be read anew; what is edited has been saved or given up."""
+        self.chosen, self.text = None, ""
+
     def reread(self) -> None:
         """Shows the caption as its file has it now; what was typed is lost."""
         if self.chosen is not None and self.chosen.caption is not None:
@@ -157,11 +163,17 @@ class PictureEditor:
                 self._keep([found])
         self.text = self.pictures.text(self.chosen) if self.chosen is not None else ""
 
-    def on_disk(self) -> str:
-        """What stands in the file of the chosen picture's caption now."""
+    def conflict(self) -> str:
+        """What is asked where another program has changed the caption that is edited."""
         assert self.chosen is not None and self.chosen.caption is not None
         found = CaptionText.read(self.chosen.caption)
-        return found.trouble or found.text or tr("nothing")
+        theirs = found.trouble or found.text or tr("nothing")
+        lines = [
+            tr("The caption of {name} was changed by another program meanwhile.", name=self.chosen.name),
+            tr("There: {caption}", caption=_short(theirs)),
+            tr("Here: {caption}", caption=_short(self.text)),
+        ]
+        return "\n\n".join(lines)
 
     def save(self, over: bool = False) -> None:
         """Writes the caption of the chosen picture, if it was edited.
@@ -289,6 +301,10 @@ def title_of(edit: Edit) -> str:
     if edit.action == Action.REMOVE:
         return tr("removing “{what}”", what=edit.text)
     return tr("adding “{what}”", what=edit.text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN].rstrip()} …"
 
 
 def _flat(text: str) -> str:

@@ -47,14 +47,6 @@ class PictureLooks:
         doubles_of = {path: tuple(sorted(others)) for path, others in near.items()}
         return cls(group, doubles_of, frozenset(soft), rejected, note)
 
-    def without(self, path: str) -> Self:
-        """The same when a picture is gone: who was double with it alone is none any more."""
-        pairs = [
-            (one, other) for one, others in self.doubles_of.items() for other in others if path not in (one, other)
-        ]
-        rejected = {one: why for one, why in self.rejected.items() if one != path}
-        return type(self).of(pairs, self.soft - {path}, rejected, self.note)
-
 
 def look_at(config: TrainConfig, concept: ConceptConfig, progress: Callable[[str, int, int], None]) -> PictureLooks:
     """Reads every picture of a concept as a run does, and compares them.

@@ -14,7 +14,7 @@ from modules.viewModel.PictureLooks import PictureLooks
 from modules.viewModel.read_pictures import FoundPictures, Picture, picture_sizes, read_pictures
 
 # pictures whose headers are read at once, so that the first sizes come soon
-AT_ONCE = 400
+AT_ONCE = 2000
 
 
 class Show(StrEnum):
@@ -71,6 +71,8 @@ class PictureSet:
         self.form = Form(text.tag_delimiter or ",", text.caption_lines == CaptionLines.DRAW)
         self._resolutions = resolutions_of(config, concept)
         self._counts: dict[Show, int] | None = None
+        self._names: dict[str, str] = {}
+        self._sharing: dict[Path, list[str]] = {}
 
     def load(self) -> Callable[[], FoundPictures]:
         """What looks into the folder, on a worker's thread."""
@@ -80,7 +82,7 @@ class PictureSet:
         """Keeps what was found; what is known of pictures that are still there stays."""
         self.pictures, self.captions = found.pictures, dict(found.captions)
         self.by_model, self.note = set(found.by_model), found.note
-        self.refresh()
+        self._know()
 
     def measure(self) -> Callable[[], dict[str, tuple[int, int] | None]] | None:
         """What reads the next sizes, on a worker's thread; None when all are known."""
@@ -111,7 +113,7 @@ class PictureSet:
         """Names of the other pictures that have the same caption file."""
         if picture.caption is None:
             return []
-        return [one.name for one in self.pictures if one.caption == picture.caption and one is not picture]
+        return [name for name in self._sharing[picture.caption] if name != picture.name]
 
     def marks(self, picture: Picture) -> list[Show]:
         """What there is to say of a picture, the most important first."""
@@ -157,10 +159,7 @@ class PictureSet:
     def forget(self, picture: Picture) -> None:
         """A picture is no longer there."""
         self.pictures = [one for one in self.pictures if one.path != picture.path]
-        self.sizes.pop(picture.path, None)
-        if self.looks is not None:
-            self.looks = self.looks.without(picture.path)
-        self.refresh()
+        self._know()
 
     def counts(self) -> dict[Show, int]:
         """How many pictures have each mark."""
@@ -185,6 +184,15 @@ class PictureSet:
             return tr_n("{n} picture", "{n} pictures", count)
         return tr_n("{shown} of {n} picture", "{shown} of {n} pictures", count, shown=len(self.shown))
 
+    def _know(self) -> None:
+        """Finds by path and by file what there is now."""
+        self._names = {one.path: one.name for one in self.pictures}
+        self._sharing = {}
+        for one in self.pictures:
+            if one.caption is not None:
+                self._sharing.setdefault(one.caption, []).append(one.name)
+        self.refresh()
+
     def _matches(self, picture: Picture, text: str, within: Within) -> bool:
         if holds(self.text(picture), text, within, self.form):
             return True
@@ -200,8 +208,14 @@ class PictureSet:
         looks = self.looks
         if looks is None:
             return mark == Show.LEFT_OUT and self.sizes.get(picture.path, ()) is None
-        holders = {Show.DOUBLES: looks.group, Show.SOFT: looks.soft, Show.LEFT_OUT: looks.rejected}
-        return picture.path in holders[mark]
+        if mark == Show.DOUBLES:
+            return bool(self._doubles(picture))
+        return picture.path in (looks.soft if mark == Show.SOFT else looks.rejected)
+
+    def _doubles(self, picture: Picture) -> list[str]:
+        """Names of those that look nearly the same, as far as they are there."""
+        others = self.looks.doubles_of.get(picture.path, ()) if self.looks is not None else ()
+        return [self._names[path] for path in others if path in self._names]
 
     def _enlargement(self, picture: Picture) -> float:
         size = self.sizes.get(picture.path)
@@ -223,9 +237,7 @@ class PictureSet:
         if mark == Show.LEFT_OUT:
             return tr("A run leaves it out: {why}.", why=self.looks.rejected[picture.path])
         if mark == Show.DOUBLES:
-            names = {one.path: one.name for one in self.pictures}
-            others = [names.get(path, path) for path in self.looks.doubles_of[picture.path]]
-            return tr("Nearly the same: {names}.", names=", ".join(others))
+            return tr("Nearly the same: {names}.", names=", ".join(self._doubles(picture)))
         if mark == Show.SOFT:
             return tr("Far less fine detail than the others, perhaps blurred.")
         return ""

@@ -1,5 +1,5 @@
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,6 +49,8 @@ class UiSettings:
         geometry: of the window, as Tk writes it.
         language: of the texts, one of `languages()`.
         comfy: folder of ComfyUI, into which adapters were copied last; empty: none yet.
+        run_folders: folders that are searched for runs, as the person has added them.
+        workspaces: those that runs have used, the newest first.
     """
 
     theme: str = "system"
@@ -59,6 +61,8 @@ class UiSettings:
     geometry: str = ""
     language: str = ENGLISH
     comfy: str = ""
+    run_folders: list[str] = field(default_factory=list)
+    workspaces: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -71,10 +75,12 @@ class UiSettings:
             "theme": THEMES, "scale": SCALES, "view": (BASIC, ALL), "language": tuple(languages()),
         }  # fmt: skip
         settings = cls()
-        for field in fields(cls):
-            value = data.get(field.name)
-            if type(value) is type(field.default) and value in allowed.get(field.name, (value,)):
-                setattr(settings, field.name, value)
+        for one in fields(cls):
+            value = data.get(one.name)
+            if isinstance(value, list) and isinstance(getattr(settings, one.name), list):
+                setattr(settings, one.name, [text for text in value if isinstance(text, str)])
+            elif type(value) is type(one.default) and value in allowed.get(one.name, (value,)):
+                setattr(settings, one.name, value)
         return settings
 
     def save(self, path: Path) -> None:

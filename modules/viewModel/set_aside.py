@@ -11,8 +11,14 @@ Move = tuple[Path, Path]
 
 
 def aside_of(folder: str | Path) -> Path:
-    """The folder beside a concept's, into which its pictures are moved."""
+    """The folder beside a concept's, into which its pictures are moved.
+
+    Raises:
+        UserError: the concept's folder is a whole drive, which nothing is beside.
+    """
     whole = Path(os.path.abspath(folder))
+    if not whole.name:
+        raise UserError(f"{whole} is a whole drive, so there is no folder beside it. Put the pictures into a folder.")
     return whole.with_name(f"{whole.name} set aside")
 
 
@@ -24,7 +30,7 @@ def moves_aside(folder: str | Path, path: str) -> list[Move]:
         path: of the picture, in it or below it.
 
     Raises:
-        UserError: its folder can't be listed.
+        UserError: its folder can't be listed, or there is no folder beside the concept's.
     """
     root, image = Path(os.path.abspath(folder)), Path(os.path.abspath(path))
     try:

@@ -107,6 +107,8 @@ def test_an_onnx_file_finds_the_subject(load, tmp_path):
     assert values.max() == pytest.approx(1 / (1 + np.exp(-0.1 * 2.2489)), abs=1e-4)
     is_net = load(make_matting(tmp_path / "isnet-general-use.onnx", (0.1, 0, 0))).segment(picture())
     assert is_net.max() == pytest.approx(1 / (1 + np.exp(-0.05)), abs=1e-4)
+    anime = load(make_matting(tmp_path / "isnetis.onnx", (0.1, 0, 0))).segment(picture())
+    assert anime.max() == pytest.approx(1 / (1 + np.exp(-0.1)), abs=1e-4)
     file = make_matting(tmp_path / "any" / "birefnet.onnx", (3, -3, -3), logits=True, size=("h", "w"))
     with pytest.raises(UserError, match="pictures of any size"):
         load(file)
@@ -114,6 +116,8 @@ def test_an_onnx_file_finds_the_subject(load, tmp_path):
     logits = load(file.parent).segment(picture())
     assert logits.shape == (16, 24) and logits[8, 8] == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-4)
     assert logits[0, 0] == pytest.approx(1 / (1 + np.exp(3)), abs=1e-4)
+    make_settings(file.parent, size={"shortest_edge": 20})
+    assert load(file).segment(picture()).shape == (20, 20)
 
 
 def test_wrong_onnx_files_are_told(load, tmp_path):
@@ -182,6 +186,7 @@ def test_what_is_no_model_for_masks_is_refused_in_words(load, mask, photos, mode
     (brings_code / "config.json").write_text(json.dumps({"architectures": ["BiRefNet"], "auto_map": code}))
     (brings_code / "model.safetensors").write_bytes(b"")
     for name, words in {
+        tmp_path / "none.onnx": "none.onnx does not exist. Expected an ONNX model",
         tmp_path / "bert": "of the type bert, expected an ONNX model",
         tmp_path / "model.safetensors": "is a file, expected an ONNX model",
         brings_code: "never run here. For backgrounds name an ONNX copy",

@@ -16,6 +16,8 @@ from modules.viewModel.tools.ToolResult import ToolResult
 
 MASKS = later("masks")
 G = OptionGroup.ADAPTER
+# short lines stand beside the form also in a small window, and leave the pictures more room
+PREVIEW_WIDTH = 38
 WORDS = {"--prompt:": later("What to find:"), "masked_training is off": later("Masked training is off")}
 
 
@@ -87,7 +89,8 @@ def write_masks(config: TrainConfig, wish: MaskInput, picture: Path, process: To
         found = run_script(process, "mask.py", *arguments, "--config", str(path), accepted=(0, 3), words=WORDS)
     written = f"written: {picture}" in found.text.splitlines()
     lines = without_written(found.text, picture).splitlines()
-    text = "\n".join(textwrap.fill(line, NOTE_WIDTH, subsequent_indent="    ") for line in lines)
+    width = NOTE_WIDTH if wish.preview is None else PREVIEW_WIDTH
+    text = "\n".join(textwrap.fill(line, width, subsequent_indent="    ") for line in lines)
     return ToolResult(text, picture if written else None, plot=False)
 
 

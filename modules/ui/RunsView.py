@@ -13,7 +13,7 @@ from modules.ui.TableView import Column, TableView
 from modules.ui.Timer import Timer
 from modules.ui.widgets import enable
 from modules.util.config.errors import ConfigError
-from modules.util.texts import tr, tr_n
+from modules.util.texts import later, tr, tr_n
 from modules.viewModel.paths import is_folder, nearest_folder
 from modules.viewModel.run_curves import COLORS
 from modules.viewModel.run_list import FAILED, GONE
@@ -96,7 +96,7 @@ class RunsView(ttk.Frame):
 
     def _build_pages(self, parent: ttk.Frame) -> None:
         app, px = self._app, self._app.theme.px
-        self._names = {tr("curves"): "curves", tr("samples"): "gallery", tr("options that differ"): "options"}
+        self._names = {later("curves"): "curves", later("samples"): "gallery", later("options that differ"): "options"}
         head = ttk.Frame(parent)
         head.pack(fill="x", pady=(0, px(6)))
         self.tabs = TabBar(head, app.theme, list(self._names), self.show_page, "card")

@@ -23,8 +23,10 @@ Warn = Callable[[str], None]
 _TEXTS_OR_PATHS = ("tag_dropout_special_tags",)
 
 
-def set_aside(paths: Sequence[Path], warn: Warn) -> None:
+def set_aside(paths: Sequence[Path], warn: Warn) -> dict[Path, Path]:
     """Renames existing files or folders to `name-1`, `name-2` …, so that nothing a user made is overwritten.
+
+    Returns what was renamed, with what each is called now.
 
     Args:
         paths: of what belongs together and gets one number; some may not be there.
@@ -32,7 +34,7 @@ def set_aside(paths: Sequence[Path], warn: Warn) -> None:
     """
     there = [path for path in paths if path.exists()]
     if not there:
-        return
+        return {}
     for path in there:
         check_output_place(path, "output")
     number = 1
@@ -45,6 +47,7 @@ def set_aside(paths: Sequence[Path], warn: Warn) -> None:
             raise write_failure(_numbered(path, number), error) from error
     kept = _numbered(there[0], number)
     warn(f"{there[0]} existed; the older {'folder' if kept.is_dir() else 'file'} is kept as {kept}.")
+    return {path: _numbered(path, number) for path in there}
 
 
 def _numbered(path: Path, number: int) -> Path:

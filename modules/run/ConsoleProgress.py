@@ -31,6 +31,7 @@ class ConsoleProgress:
                 "validation": "validation loss after step {step}: {loss:.5f}",
                 "sample": "",
                 "resumed": "",
+                "record": "",
                 "backup": "backup: {path}",
                 "saved": "saved: {path}",
             }[kind].format(**values)

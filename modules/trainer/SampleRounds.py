@@ -3,6 +3,7 @@ from pathlib import Path
 
 from modules.model.BaseModel import BaseModel
 from modules.trainer.events import TrainEvents
+from modules.trainer.Logger import DrawnRound
 from modules.trainer.sampling import draw_samples, file_name, make_grid, save_picture
 from modules.trainer.TrainProgress import TrainProgress
 from modules.util.config.SampleConfig import SampleConfig
@@ -51,10 +52,14 @@ class SampleRounds:
         # what one process draws alone is kept as it is drawn; what several draw, when all are done
         self._alone, self._stopped = world.alone, stopped if world.alone else lambda: False
 
-    def draw(self, suffix: str = "") -> None:
-        """One round with the weights as they are. `suffix` tells rounds of the same step apart."""
+    def draw(self, suffix: str = "") -> DrawnRound | None:
+        """One round with the weights as they are; returns it in the process that leads, if anything was drawn.
+
+        Args:
+            suffix: tells it from the round of the averaged weights at the same step.
+        """
         if not self.samples:
-            return
+            return None
         step = self.progress.step
         kind, name = self.config.sample_image_format, f"step-{step:06d}{'-' + suffix if suffix else ''}"
         kept: dict[int, str] = {}
@@ -66,22 +71,24 @@ class SampleRounds:
 
         pictures = self._draw(keep if self._alone else lambda index, picture: None)
         if not self.world.leads or pictures is None:
-            return
+            return None
         try:
             for index, picture in enumerate(pictures):
                 if picture is not None and index not in kept:
                     keep(index, picture)
             files = [kept[index] for index in sorted(kept)]
+            drawn = [(self.samples[index].prompt, Path(kept[index])) for index in sorted(kept)]
             if not files or self._stopped() and len(files) < len(pictures):
-                return
+                return DrawnRound(step, drawn, None, not suffix) if files else None
             grid = make_grid([(f"step {step}", pictures)], [sample.prompt for sample in self.samples])
             grid_path = save_picture(grid, self.folder / "grid" / name, kind)
         except FAILURES as error:
             self.events.emit("warning", text=self._failed(str(error)))
-            return
+            return None
         record = {"step": step, "grid": str(grid_path), "files": files}
         if not suffix:
             self.progress.samples = [r for r in self.progress.samples if r["step"] != step] + [record]
+        return DrawnRound(step, drawn, grid_path, not suffix)
 
     def _draw(self, take: Callable[[int, Image.Image], None]) -> list[Image.Image | None] | None:
         """The pictures of all samples, in the process that leads; None for those that can't be drawn.

@@ -1,78 +1,39 @@
-import contextlib
-import logging
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from modules.trainer.Logger import DrawnRound, LoggedRun, Logger, RunEnd
 from modules.trainer.StepTimes import StepTimes
-from modules.util.config.TrainConfig import TrainConfig
-
-from torch.utils.tensorboard import SummaryWriter
-
-import numpy as np
-from PIL import Image
-
-if TYPE_CHECKING:
-    from modules.trainer.SampleRounds import SampleRounds
 
 SMOOTHING = 0.99
 
-logger = logging.getLogger(__name__)
-
-
-class NoLog:
-    """In a process that does not lead: what a `TrainLog` is told, and nobody keeps."""
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        pass
-
-    def step(self, *values: Any) -> None:
-        pass
-
-    def pictures(self, rounds: "SampleRounds", step: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
 
 class TrainLog:
-    """TensorBoard files in `<workspace>/tensorboard/<run>`, and TensorBoard itself if the config asks for it."""
+    """What a run tells its loggers. A log is never worth a run: one that fails is told of once, and left out.
 
-    def __init__(self, workspace: Path, config: TrainConfig, run: str) -> None:
-        folder = workspace / "tensorboard"
-        self.config, self.broken = config, False
-        self.writer = SummaryWriter(str(folder / run))
-        self.smooth: float | None = None
-        self.server = self._start(folder) if config.tensorboard else None
+    Args:
+        loggers: none in a process that does not lead.
+        run: what they are told first.
+        kept: logger's name -> what it keeps in backups, of the one from which the run goes on.
+        warn: gets a line for each logger that fails.
+    """
 
-    def _start(self, folder: Path) -> subprocess.Popen | None:
-        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)]
-        command += ["--port", str(self.config.tensorboard_port)]
-        if self.config.tensorboard_expose:
-            command.append("--bind_all")
-        try:
-            return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
-        except OSError as error:
-            logger.warning("TensorBoard could not be started: %s", error)
-            return None
+    def __init__(
+        self,
+        loggers: Sequence[Logger],
+        run: LoggedRun,
+        kept: Mapping[str, Mapping[str, Any]],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._loggers, self._warn, self._broken = list(loggers), warn, set[str]()
+        self._smooth: float | None = None
+        for one in self._loggers:
+            own = LoggedRun(run.name, run.workspace, run.config, run.step, run.total, kept.get(one.name, {}))
+            self._tell(one, lambda one=one, own=own: one.begin(own))
 
-    def scalar(self, name: str, value: float, step: int) -> None:
-        with self._unharmed():
-            self.writer.add_scalar(name, value, step)
-
-    @contextlib.contextmanager
-    def _unharmed(self) -> Iterator[None]:
-        """A log is never worth a run: where it can't be written, as its folder is gone or the disk full, it ends."""
-        try:
-            yield
-        except (OSError, ValueError, RuntimeError) as error:
-            if not self.broken:
-                logger.warning("TensorBoard's files can't be written any more, and the run goes on without: %s", error)
-            self.broken = True
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers of a step."""
+        for one in self._loggers:
+            self._tell(one, lambda one=one: one.scalars(values, step))
 
     def step(
         self,
@@ -92,27 +53,51 @@ class TrainLog:
             optimizer: what it says of itself.
             times: the last is of the step.
         """
-        self.smooth = loss if self.smooth is None else SMOOTHING * self.smooth + (1 - SMOOTHING) * loss
-        self.scalar("loss/train", loss, step)
-        self.scalar("loss/smooth", self.smooth, step)
-        self.scalar("gradient_norm", gradient_norm, step)
-        for trained_set, rate in rates.items():
-            self.scalar(f"learning_rate/{trained_set}", rate, step)
-        for name, value in optimizer.items():
-            self.scalar(f"optimizer/{name}", value, step)
-        self.scalar("seconds/step", times.seconds[-1], step)
-        self.scalar("seconds/data_wait", times.waited[-1], step)
+        self._smooth = loss if self._smooth is None else SMOOTHING * self._smooth + (1 - SMOOTHING) * loss
+        self.scalars(
+            {
+                "loss/train": loss,
+                "loss/smooth": self._smooth,
+                "gradient_norm": gradient_norm,
+                **{f"learning_rate/{trained_set}": rate for trained_set, rate in rates.items()},
+                **{f"optimizer/{name}": value for name, value in optimizer.items()},
+                "seconds/step": times.seconds[-1],
+                "seconds/data_wait": times.waited[-1],
+            },
+            step,
+        )
 
-    def pictures(self, rounds: "SampleRounds", step: int) -> None:
-        """The grid of the round at `step`, if there is one and the config wants it here."""
-        grids = [record["grid"] for record in rounds.progress.samples if record["step"] == step]
-        if grids and self.config.samples_to_tensorboard:
-            with self._unharmed():
-                picture = np.asarray(Image.open(grids[0]).convert("RGB"))
-                self.writer.add_image("samples", picture, step, dataformats="HWC")
+    def pictures(self, drawn: DrawnRound | None) -> None:
+        """A round of samples, if one was drawn."""
+        if drawn is not None:
+            for one in self._loggers:
+                self._tell(one, lambda one=one: one.pictures(drawn))
 
-    def close(self) -> None:
-        with self._unharmed():
-            self.writer.close()
-        if self.server is not None:
-            self.server.terminate()
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """What loggers keep in backups, by their names; of those alone that keep something."""
+        found: dict[str, dict[str, Any]] = {}
+        for one in self._loggers:
+            self._tell(one, lambda one=one: found.update({one.name: one.kept()}))
+        return {name: own for name, own in found.items() if own}
+
+    def end(self, state: RunEnd) -> None:
+        """The run is over; loggers that failed end, too, as they may have started something."""
+        for one in self._loggers:
+            self._tell(one, lambda one=one: one.end(state), last=True)
+        self._loggers = []
+
+    def _tell(self, one: Logger, call: Callable[[], None], last: bool = False) -> None:
+        broken = one.name in self._broken
+        if broken and not last:
+            return
+        try:
+            call()
+        # whatever a library raises: the run goes on
+        except Exception as error:
+            if not broken:
+                self._broken.add(one.name)
+                self._warn(f"{one.name} fails, and the run goes on without it: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

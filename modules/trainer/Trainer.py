@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ from modules.trainer.encoded_size import encoded_bytes
 from modules.trainer.events import TrainCommands, TrainEvents
 from modules.trainer.GradientExchange import GradientExchange
 from modules.trainer.GradientStep import GradientStep
+from modules.trainer.Logger import LoggedRun, RunEnd
+from modules.trainer.loggers import make_loggers
 from modules.trainer.long_texts import tell_long_texts
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.objective import batch_losses
@@ -42,13 +44,14 @@ from modules.trainer.optimizers import (
     whole_state,
 )
 from modules.trainer.preflight import make_places, set_aside_older_run
+from modules.trainer.RecordLogger import record_folder
 from modules.trainer.report import run_report
 from modules.trainer.RunPlan import RunPlan
 from modules.trainer.sample_prompts import encode_prompts
 from modules.trainer.SampleRounds import SampleRounds
 from modules.trainer.StepTimes import StepTimes
 from modules.trainer.trained import make_trained, methods_of, options_of, save_trained
-from modules.trainer.TrainLog import NoLog, TrainLog
+from modules.trainer.TrainLog import TrainLog
 from modules.trainer.TrainProgress import Interval, TrainProgress, limit_passed
 from modules.trainer.validation import validation_loss
 from modules.trainer.WeightShards import shard_weights, sharded_components, whole_on_host
@@ -111,6 +114,7 @@ class Trainer:
         self.prepared = self.backup_due = False
         self.held: HeldFolder | None = None
         keep = config.rolling_backup_count if config.rolling_backup else None
+        self.kept_logs: Mapping[str, Any] = {}
         self.backups = BackupWriter(self.workspace / "backup", keep, events)
 
     def warn(self, text: str) -> None:
@@ -141,14 +145,19 @@ class Trainer:
             return {}
         self._agree()
         if self.commands.stop and not self.progress.step:
-            self.log.close()
+            self.log.end(RunEnd.STOPPED)
             self.events.emit("status", text="Stopped before the first step; there is nothing to save.")
             return {}
+        state = RunEnd.FAILED
         try:
             finished = self._loop()
             self._finish(finished)
+            state = RunEnd.FINISHED if finished else RunEnd.STOPPED
+        except KeyboardInterrupt:
+            state = RunEnd.STOPPED
+            raise
         finally:
-            self.log.close()
+            self.log.end(state)
         report = run_report(self.config, self.progress, self.device, self.times, self.output, finished)
         report["processes"] = self.world.size
         if self.world.leads:
@@ -222,9 +231,15 @@ class Trainer:
         self.factor = schedule_factor(config, self.total_steps)
         if fresh and self.world.leads:
             set_aside_older_run(self.workspace, self.warn)
-        self.log = TrainLog(self.workspace, config, self.run_name) if self.world.leads else NoLog()
+        self._begin_log()
         self.rounds = self._rounds(samples)
         self.prepared = True
+
+    def _begin_log(self) -> None:
+        run = LoggedRun(self.run_name, self.workspace, self.config, self.progress.step, self.total_steps)
+        self.log = TrainLog(make_loggers(self.config) if self.world.leads else [], run, self.kept_logs, self.warn)
+        if self.world.leads:
+            self.events.emit("record", path=str(record_folder(self.workspace, self.run_name).absolute()))
 
     def _rounds(self, samples: Sequence[SampleConfig]) -> SampleRounds:
         return SampleRounds(
@@ -338,6 +353,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.load_state_dict(backup.extra["ema"] if "ema" in backup.extra else self.ema.fresh_state())
         self.progress = TrainProgress.from_dict(backup.progress)
+        self.kept_logs = backup.extra.get("logs", {})
         told = self.plan.resume(self.progress, backup.extra.get("plan"))
         self.run_name = backup.run
         self.backups.resumed(backup)
@@ -504,11 +520,10 @@ class Trainer:
 
     def _sample(self) -> None:
         with self._evaluating():
-            self.rounds.draw()
+            self.log.pictures(self.rounds.draw())
         if self.ema is not None and self.config.non_ema_sampling and self.progress.step:
             with self._evaluating(averaged=False):
-                self.rounds.draw("no-ema")
-        self.log.pictures(self.rounds, self.progress.step)
+                self.log.pictures(self.rounds.draw("no-ema"))
 
     def _validate(self) -> None:
         with self._evaluating():
@@ -516,7 +531,7 @@ class Trainer:
                 self.model, self.validation_data, self.config.seed, world=self.world, in_step=self._in_step
             )
         self.progress.validation.append((self.progress.step, loss))
-        self.log.scalar("loss/validation", loss, self.progress.step)
+        self.log.scalars({"loss/validation": loss}, self.progress.step)
         self.events.emit("validation", step=self.progress.step, loss=loss)
 
     def _backup(self, at_once: bool = False) -> None:
@@ -534,6 +549,8 @@ class Trainer:
         }  # fmt: skip
         if averages is not None:
             extra["ema"] = averages
+        if kept := self.log.kept():
+            extra["logs"] = kept
         progress = self.progress.to_dict()
         self.backups.write(Backup(tensors, state, extra, progress, self.config.to_dict(), self.run_name), at_once)
 

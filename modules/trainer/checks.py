@@ -16,6 +16,7 @@ from modules.model.sample_pictures import picture_problems
 from modules.model.weight_formats import check_offload, component_dtype
 from modules.trainer.device_settings import device_problems, prepare_process
 from modules.trainer.devices import resolve_device, usable_device
+from modules.trainer.loggers import logger_problems
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.Method import Method
 from modules.trainer.optimizer_checks import optimizer_problems
@@ -71,6 +72,7 @@ def run_problems(config: TrainConfig, warn: Warn = lambda _: None, lines: Lines 
     problems += found(schedule_factor, config, TRIAL_STEPS + (0 if warmup <= 1 else min(round(warmup), MOST_STEPS)))
     problems += found(check_distribution, config)
     problems += _of_places(config)
+    problems += logger_problems(config)
     problems += _of_family(config, warn)
     return list(dict.fromkeys(problems))
 

@@ -14,8 +14,8 @@ class TrainEvents:
     Kinds: `status` (text), `progress` (stage, done, total, and unit "bytes" where those are counted), `step` (step,
     total, epoch, loss, learning_rates, gradient_norm, epochs, epoch_batches: done and all of the epoch, seconds,
     data_wait: seconds of them in which it waited for data), `validation` (step, loss), `sample` (step, path), `backup`
-    (step, path; told when it is on disk, which may be some steps later), `resumed` (step, path of the backup), `saved`
-    (path), `warning` (text), `finished` (report).
+    (step, path; told when it is on disk, which may be some steps later), `resumed` (step, path of the backup), `record`
+    (path of the run's record in its workspace), `saved` (path), `warning` (text), `finished` (report).
     """
 
     listeners: list[Listener] = field(default_factory=list)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modules.modelSaver.output import set_aside
 from modules.trainer.devices import resolve_device
+from modules.trainer.RecordLogger import tell_moved
 from modules.trainer.trained import methods_of
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.torch_build import WINDOWS, Machine, nvidia_gpus, suggested
@@ -67,7 +68,11 @@ def set_aside_older_run(workspace: Path, warn: Callable[[str], None]) -> None:
     samples = workspace / "samples"
     older = [samples] if samples.is_dir() and any(samples.iterdir()) else []
     try:
-        set_aside([*older, workspace / "run.json", *workspace.glob("before_after.*")], warn)
+        moved = set_aside([*older, workspace / "run.json", *workspace.glob("before_after.*")], warn)
+        if samples in moved:
+            tell_moved(workspace, samples, moved[samples])
+    except OSError as error:
+        warn(f"The records of earlier runs can't be told where their pictures are now: {error}")
     except UserError as error:
         # where a picture is open in another program on Windows
         warn(f"{error} Pictures of the same steps are written over.")

@@ -5,8 +5,11 @@ from tkinter import font as tk_font
 
 from modules.ui.Theme import Theme
 from modules.viewModel.curves import Point, bounds, decimate, tick_text, tick_texts, ticks
+from modules.viewModel.text_lines import shortened
 
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 24, 22
+# of a row of the legend; and which share of the width a name in it takes at most
+LEGEND, LONGEST_NAME = 18, 0.3
 SERIES_COLORS = {
     # name: (light, dark)
     "faint": ("#9fb6d0", "#5d7590"),
@@ -15,6 +18,9 @@ SERIES_COLORS = {
     "green": ("#2e8b57", "#66c18c"),
     "purple": ("#7d52a8", "#b794e0"),
     "red": ("#b3261e", "#ff8a80"),
+    "teal": ("#12828a", "#4fc3cb"),
+    "brown": ("#8a5a2b", "#c79a6b"),
+    "pink": ("#b8437f", "#f08bbd"),
 }
 
 
@@ -42,13 +48,22 @@ class PlotCanvas(tk.Canvas):
         super().__init__(parent, highlightthickness=0, borderwidth=0, width=10, height=10)
         self._theme, self._title, self._from_zero = theme, title, from_zero
         self._series: list[Series] = []
+        self._across, self._whole = "", True
         self._font = tk_font.nametofont(theme.font("small"), self)
         self.bind("<Configure>", lambda _: self.draw())
         theme.listen(self, self.draw)
 
-    def show(self, series: Sequence[Series]) -> None:
-        """Draws other lines."""
-        self._series = list(series)
+    def show(self, series: Sequence[Series], title: str = "", across: str = "", whole: bool = True) -> None:
+        """Draws other lines.
+
+        Args:
+            series: the lines.
+            title: another one than before; empty: the same.
+            across: what the x axis counts; stands at its end.
+            whole: whether that is whole numbers.
+        """
+        self._series, self._title = list(series), title or self._title
+        self._across, self._whole = across, whole
         self.draw()
 
     def draw(self) -> None:
@@ -60,8 +75,10 @@ class PlotCanvas(tk.Canvas):
         self.delete("all")
         wide, high = self.winfo_width(), self.winfo_height()
         self.create_text(px(8), px(4), text=self._title, anchor="nw", fill=color("text"), font=self._theme.font("bold"))
-        box = (px(LEFT), px(TOP), wide - px(RIGHT), high - px(BOTTOM))
         shown = [series for series in self._series if series.points]
+        rows = self._legend_rows(shown, wide)
+        below = 0 if self._fits_beside(rows, wide) else len(rows)
+        box = (px(LEFT), px(TOP) + below * px(LEGEND), wide - px(RIGHT), high - px(BOTTOM))
         if box[2] - box[0] < px(60) or box[3] - box[1] < px(20):
             return
         if not shown:
@@ -69,13 +86,13 @@ class PlotCanvas(tk.Canvas):
             self.create_text(*middle, text="nothing yet", fill=color("faint"), font=self._theme.font("small"))
             return
         self._draw_lines(shown, box)
-        self._draw_legend(shown, wide)
+        self._draw_legend(rows, wide, bool(below))
 
     def _draw_lines(self, shown: list[Series], box: tuple[int, int, int, int]) -> None:
         color = self._theme.color
         left, top, right, bottom = box
         first, last = min(series.points[0][0] for series in shown), max(series.points[-1][0] for series in shown)
-        last = max(last, first + 1)
+        last = max(last, first + (1 if self._whole else 1e-6))
         low, top_value = bounds([series.points for series in shown])
         low = 0.0 if self._from_zero and low < top_value and top_value > 0 else low
 
@@ -92,12 +109,16 @@ class PlotCanvas(tk.Canvas):
             self.create_line(left, y(value), right, y(value), fill=color("line"))
             self.create_text(left - 6, y(value), text=text, anchor="e", fill=color("muted"), font=small)
         columns = max(2, (right - left) // self._theme.px(90))
+        # the name of the axis stands at its end
+        name = right - self._font.measure(self._across) - self._theme.px(24) if self._across else right + 1
         for value in ticks(first, last, columns):
-            if value == int(value):
+            if x(value) < name and (value == int(value) or not self._whole):
                 anchor = "ne" if x(value) > right - self._theme.px(16) else "n"
                 self.create_text(
                     x(value), bottom + 4, text=f"{value:g}", anchor=anchor, fill=color("muted"), font=small
                 )
+        if self._across:
+            self.create_text(right, bottom + 4, text=self._across, anchor="ne", fill=color("muted"), font=small)
         for series in shown:
             points = decimate([point for point in series.points if point[1] == point[1]], 2 * (right - left))
             places = [place for point in points for place in (x(point[0]), y(point[1]))]
@@ -110,14 +131,37 @@ class PlotCanvas(tk.Canvas):
                     at = places[place : place + 2]
                     self.create_oval(at[0] - size, at[1] - size, at[0] + size, at[1] + size, fill=ink, outline="")
 
-    def _draw_legend(self, shown: list[Series], wide: int) -> None:
-        """From right to left beside the title, each name with its last value."""
-        px, right = self._theme.px, wide - self._theme.px(RIGHT)
-        for series in reversed(shown):
-            text = f"{series.name} {tick_text(float(f'{series.points[-1][1]:.3g}'))}"
-            right -= self._font.measure(text)
-            self.create_text(right, px(5), text=text, anchor="nw", fill=self._theme.color("muted"),
-                             font=self._theme.font("small"))  # fmt: skip
-            ink = SERIES_COLORS[series.color][self._theme.dark]
-            self.create_line(right - px(18), px(13), right - px(5), px(13), fill=ink, width=px(2))
-            right -= px(30)
+    def _legend_rows(self, shown: list[Series], wide: int) -> list[list[tuple[Series, str]]]:
+        """Names with their last values, as many in a row as there is room for."""
+        rows: list[list[tuple[Series, str]]] = [[]]
+        room = left = wide - self._theme.px(LEFT + RIGHT)
+        for series in shown:
+            value = tick_text(float(f"{series.points[-1][1]:.3g}"))
+            name = shortened(series.name, round(room * LONGEST_NAME), self._font.measure)
+            text = f"{name} {value}"
+            needed = self._font.measure(text) + self._theme.px(30)
+            if rows[-1] and needed > left:
+                rows.append([])
+                left = room
+            rows[-1].append((series, text))
+            left -= needed
+        return rows
+
+    def _fits_beside(self, rows: list[list[tuple[Series, str]]], wide: int) -> bool:
+        """Whether there is room beside the title."""
+        title = tk_font.nametofont(self._theme.font("bold"), self).measure(self._title)
+        needed = sum(self._font.measure(text) + self._theme.px(30) for _, text in rows[0])
+        return len(rows) == 1 and needed + title + self._theme.px(24) < wide
+
+    def _draw_legend(self, rows: list[list[tuple[Series, str]]], wide: int, below: bool) -> None:
+        """From right to left beside the title, or from left to right in rows below it."""
+        px = self._theme.px
+        for number, row in enumerate(rows):
+            needed = sum(self._font.measure(text) + px(30) for _, text in row)
+            left, top = (px(8), px(TOP) + number * px(LEGEND)) if below else (wide - px(RIGHT) - needed + px(12), px(5))
+            for series, text in row:
+                ink = SERIES_COLORS[series.color][self._theme.dark]
+                self.create_line(left, top + px(8), left + px(13), top + px(8), fill=ink, width=px(2))
+                self.create_text(left + px(18), top, text=text, anchor="nw", fill=self._theme.color("muted"),
+                                 font=self._theme.font("small"))  # fmt: skip
+                left += self._font.measure(text) + px(30)

@@ -13,6 +13,9 @@ from modules.viewModel.RunQueue import RUNNING, QueuedRun
 if TYPE_CHECKING:
     from modules.ui.App import App
 
+# share of the room and least width in pixels of each column of a row
+WIDTHS = ((0, 28), (2, 80), (5, 120), (0, 70), (2, 0), (0, 0), (0, 0), (0, 0))
+
 
 class QueueView(ttk.Frame):
     """The configs that are trained one after the other, with what became of each.
@@ -22,7 +25,7 @@ class QueueView(ttk.Frame):
         app: the window, whose present config can be added.
 
     Attributes:
-        lines: for each item a row of widgets by name: number, title, state, reason, up, down, remove.
+        lines: for each item a row of widgets by name: number, title, about, state, reason, up, down, remove.
     """
 
     def __init__(self, parent: tk.Misc, app: "App") -> None:
@@ -43,8 +46,10 @@ class QueueView(ttk.Frame):
         self._list = ScrollFrame(self, app.theme, "card")
         self._list.pack(fill="both", expand=True)
         # long names and reasons share the room that there is; whole they stand in the tooltip
-        for column, (share, wide) in enumerate(((0, 28), (3, 80), (0, 70), (4, 0), (0, 0), (0, 0), (0, 0))):
-            self._list.inside.grid_columnconfigure(column, weight=share, minsize=px(wide))
+        for column, (share, wide) in enumerate(WIDTHS):
+            self._list.inside.grid_columnconfigure(
+                column, weight=share, minsize=px(wide), uniform="line" if share else ""
+            )
         self.lines: list[dict[str, tk.Widget]] = []
         self._shown: list[tuple[str, ...]] | None = None
         self.refresh()
@@ -64,7 +69,7 @@ class QueueView(ttk.Frame):
     def add_as(self, name: str) -> None:
         """The same under a name."""
         try:
-            self._controller.queue.add(name, self._app.form.config.to_dict())
+            self._controller.queue.add(name, self._app.form.config.to_dict(), self._app.steps.text)
         except ConfigError as error:
             self._app.say(str(error))
         self.refresh()
@@ -90,7 +95,7 @@ class QueueView(ttk.Frame):
         enable(self.clear_button, bool(queue.done))
         style = "Error.TLabel" if queue.trouble else "Muted.TLabel"
         self._note.configure(text=self._controller.queue_note, style=style)
-        shown = [(item.name, item.state, item.reason, item.config) for item in queue.items]
+        shown = [(item.name, item.state, item.reason, item.config, item.about) for item in queue.items]
         if shown == self._shown:
             return
         self._shown = shown
@@ -104,10 +109,12 @@ class QueueView(ttk.Frame):
         line: dict[str, tk.Widget] = {
             "number": ttk.Label(inside, text=f"{place + 1}", style="Muted.TLabel"),
             "title": ShortLabel(inside, item.name),
+            "about": ShortLabel(inside, item.about, "Muted.TLabel"),
             "state": ttk.Label(inside, text=item.state, style=style),
             "reason": ShortLabel(inside, " ".join(item.reason.split()), style),
         }
-        for name, text in (("title", item.name), ("state", item.reason), ("reason", item.reason)):
+        whole = "\n".join([item.name, *item.about.split(" · ")])
+        for name, text in (("title", whole), ("about", whole), ("state", item.reason), ("reason", item.reason)):
             self._app.tools.tooltip.attach(line[name], lambda text=text: text)
         for name, text, help, action in (
             ("up", "↑", "Runs it earlier", lambda: queue.move(item, -1)),
@@ -124,7 +131,7 @@ class QueueView(ttk.Frame):
         enable(line["down"], queue.can_move(item, 1))
         enable(line["remove"], item.state != RUNNING)
         for column, (name, widget) in enumerate(line.items()):
-            sticky = "we" if name in ("title", "reason") else "w"
+            sticky = "we" if name in ("title", "about", "reason") else "w"
             widget.grid(row=place, column=column, sticky=sticky, padx=px(4), pady=px(1))
         return line
 

@@ -1,13 +1,16 @@
 import tkinter as tk
 from tkinter import ttk
 
+from modules.ui.SampleWindow import SampleWindow
 from modules.ui.Theme import COLORS
 from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
+from modules.util.texts import tr
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.fit_picture import fit_picture
 from modules.viewModel.RunModel import RunModel, SamplePicture
 from modules.viewModel.SampleBrowser import SampleBrowser
+from modules.viewModel.SampleGrid import rows_of
 
 import customtkinter as ctk
 from PIL import Image, ImageTk
@@ -24,6 +27,7 @@ class SampleViewer(ttk.Frame):
         browser: knows which picture is looked at.
         picture: what is shown, None before the first one.
         slider: over the pictures of the prompt.
+        window: the one that shows a picture large; None before the first.
     """
 
     def __init__(self, parent: tk.Misc, tools: WindowTools) -> None:
@@ -31,6 +35,7 @@ class SampleViewer(ttk.Frame):
         self._tools, px = tools, tools.theme.px
         self.browser = SampleBrowser()
         self.picture: SamplePicture | None = None
+        self.window: SampleWindow | None = None
         self._photo: ImageTk.PhotoImage | None = None
         head = ttk.Frame(self)
         head.pack(fill="x")
@@ -55,14 +60,27 @@ class SampleViewer(ttk.Frame):
         self._image = tk.Label(self, borderwidth=0)
         self._image.pack(fill="both", expand=True, pady=(px(8), 0))
         self._image.bind("<Configure>", lambda _: self._draw())
+        self._image.bind("<Button-1>", lambda _: self.enlarge())
+        tools.tooltip.attach(self._image, lambda: tr("Click: as large as the screen") if self.picture else "")
         tools.theme.listen(self, self._recolor)
         self._recolor()
         self.show(RunModel())
 
     def show(self, model: RunModel) -> None:
         """Shows what a run has drawn so far."""
+        self._model = model
         self.browser.show(model)
         self._refresh()
+        if self.window is not None and self.window.winfo_exists():
+            self.window.show(rows_of(model))
+
+    def enlarge(self) -> None:
+        """Shows the picture in a window of its own."""
+        if self.picture is None:
+            return
+        if self.window is not None:
+            self.window.destroy()
+        self.window = SampleWindow(self.winfo_toplevel(), self._tools, rows_of(self._model), self.picture)
 
     def choose(self, prompt: str) -> None:
         """Shows the newest picture of another prompt."""
@@ -103,7 +121,7 @@ class SampleViewer(ttk.Frame):
             self._photo = None
             self._image.configure(image="", text="" if self.picture else "Samples appear here as they are drawn.")
             return
-        self._image.configure(wraplength=room[0])
+        self._image.configure(wraplength=room[0], cursor="hand2")
         try:
             with Image.open(self.picture.path) as image:
                 size, scale = fit_picture(image.size, room)

@@ -13,16 +13,21 @@ class TabBar(ttk.Frame):
         theme: for sizes.
         names: from left to right.
         chosen: gets the name that a person chose.
+        place: "window" or "card", on which it stands.
     """
 
-    def __init__(self, parent: tk.Misc, theme: Theme, names: Sequence[str], chosen: Callable[[str], None]) -> None:
-        super().__init__(parent, style="Window.TFrame")
+    def __init__(
+        self, parent: tk.Misc, theme: Theme, names: Sequence[str], chosen: Callable[[str], None], place: str = "window"
+    ) -> None:
+        self._style = "Window.TFrame" if place == "window" else "TFrame"
+        super().__init__(parent, style=self._style)
         self._names, self._chosen = list(names), chosen
         self._variable = tk.StringVar(self, "")
+        prefix = "" if place == "window" else "Card."
         self.buttons: dict[str, ttk.Radiobutton] = {}
         for name in names:
             button = ttk.Radiobutton(
-                self, text=name, value=name, variable=self._variable, style="Tab.TRadiobutton",
+                self, text=name, value=name, variable=self._variable, style=f"{prefix}Tab.TRadiobutton",
                 command=lambda name=name: chosen(name),
             )  # fmt: skip
             for key, step in (("<Left>", -1), ("<Right>", 1)):
@@ -48,7 +53,7 @@ class TabBar(ttk.Frame):
         self._broken = rows
         for row in self._rows:
             row.destroy()
-        self._rows = [ttk.Frame(self, style="Window.TFrame") for _ in rows]
+        self._rows = [ttk.Frame(self, style=self._style) for _ in rows]
         for row, names in zip(self._rows, rows, strict=True):
             row.pack(anchor="w")
             for name in names:

@@ -167,6 +167,7 @@ class Theme:
             self._draw_scrollbars(name, prefix, behind)
         self._draw_switch(name)
         self._draw_tabs(name)
+        self._draw_table()
 
     def _draw_fields(self, theme: str, prefix: str, behind: str) -> None:
         """What can be typed into or opens a list."""
@@ -261,19 +262,37 @@ class Theme:
 
     def _draw_tabs(self, theme: str) -> None:
         style, c, px = self._style, self.color, self.px
-        box = partial(self._box, behind="window")
-        states = (
-            ("selected", "focus", box("accent", "text", 6, 2)),
-            ("selected", box("accent", "accent", 6)),
-            ("focus", box("button", "accent", 6, 2)),
-            ("active", box("button", "button", 6)),
-        )
-        self._element(theme, "TabFace", box("window", "window", 6), 6, *states)
-        label = _nest("Radiobutton.padding", "Radiobutton.label")
-        style.layout("Tab.TRadiobutton", [("TabFace", {"sticky": "nswe", "children": label})])
-        style.configure("Tab.TRadiobutton", padding=(px(6), px(2)), background=c("window"))
-        faces = [("selected", c("accent")), ("focus", c("button")), ("active", c("button"))]
-        style.map("Tab.TRadiobutton", foreground=[("selected", c("on_accent"))], background=faces)
+        for prefix, behind in (("", "window"), ("Card.", "card")):
+            box = partial(self._box, behind=behind)
+            states = (
+                ("selected", "focus", box("accent", "text", 6, 2)),
+                ("selected", box("accent", "accent", 6)),
+                ("focus", box("button", "accent", 6, 2)),
+                ("active", box("button", "button", 6)),
+            )
+            self._element(theme, f"{prefix}TabFace", box(behind, behind, 6), 6, *states)
+            label, name = _nest("Radiobutton.padding", "Radiobutton.label"), f"{prefix}Tab.TRadiobutton"
+            style.layout(name, [(f"{prefix}TabFace", {"sticky": "nswe", "children": label})])
+            style.configure(name, padding=(px(6), px(2)), background=c(behind))
+            faces = [("selected", c("accent")), ("focus", c("button")), ("active", c("button"))]
+            style.map(name, foreground=[("selected", c("on_accent"))], background=faces)
+
+    def _draw_table(self) -> None:
+        """Rows and columns, of which rows can be chosen."""
+        style, c, px = self._style, self.color, self.px
+        faces = ("bordercolor", "lightcolor", "darkcolor")
+        style.configure(
+            "Treeview", background=c("card"), fieldbackground=c("card"), foreground=c("text"), font=FONTS["normal"],
+            rowheight=px(24), borderwidth=0, relief="flat", **dict.fromkeys(faces, c("card")),
+        )  # fmt: skip
+        style.map("Treeview", background=[("selected", c("button"))], foreground=[("selected", c("text"))])
+        style.configure(
+            "Treeview.Heading", background=c("card"), foreground=c("muted"), font=FONTS["small"], relief="flat",
+            borderwidth=0, padding=(px(4), px(2)), **dict.fromkeys(faces, c("card")),
+        )  # fmt: skip
+        style.map("Treeview.Heading", background=[("active", c("button"))])
+        style.configure("TPanedwindow", background=c("window"))
+        style.configure("Sash", sashthickness=px(8), gripcount=0, **dict.fromkeys(faces, c("window")))
 
     def _element(
         self, theme: str, name: str, image: ImageTk.PhotoImage, border: int, *states: tuple[object, ...]

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from modules.ui.TabBar import TabBar
 from modules.ui.Timer import Timer
 from modules.ui.ToolPage import ToolPage
+from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import ConfigError
+from modules.util.texts import tr
 from modules.util.UserError import UserError
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.TensorBoard import TensorBoard
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.all_tools import all_tools
 from modules.viewModel.tools.alpha import ALPHA, alpha_input, alpha_start, values_for
+from modules.viewModel.tools.captions import CAPTIONS
 from modules.viewModel.tools.Tool import Tool, ToolCall
 from modules.viewModel.tools.ToolResult import ToolResult
 from modules.viewModel.tools.try_prompt import TRY
@@ -63,6 +66,8 @@ class ToolsView(ttk.Frame):
             page.pack_forget()
         if name not in self.pages:
             self.pages[name] = self._make(self._tools[name])
+            if name == CAPTIONS:
+                self._offer_reading(self.pages[name])
         self.pages[name].pack(fill="both", expand=True)
         self.tabs.mark(name)
 
@@ -87,6 +92,20 @@ class ToolsView(ttk.Frame):
         )
         if not self._ticking.waits:
             self._ticking.start(TICK_MS)
+
+    def _offer_reading(self, page: ToolPage) -> None:
+        """A button that opens the captions of the folder, to read and correct them."""
+        self.read_button = ttk.Button(page.row, text=tr("Read the captions"), command=self.read_captions)
+        self.read_button.pack(side="right", padx=(self._app.theme.px(6), 0), before=page.button)
+
+    def read_captions(self) -> None:
+        """Opens the pictures and captions of the folder that the captioning tool works on."""
+        wish = self.pages[CAPTIONS].form.config
+        if wish.folder.strip():
+            folder = ConceptConfig(path=wish.folder, include_subdirectories=wish.subfolders)
+            self._app.open_pictures(folder)
+        else:
+            self.pages[CAPTIONS].fail(UserError(tr("Choose the folder of your images first.")))
 
     def may_rebuild(self) -> bool:
         """Not while a tool works, which would end with its page."""

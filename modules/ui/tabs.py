@@ -38,4 +38,5 @@ TABS = (
     Tab("embeddings", "modules.ui.item_lists:EmbeddingList"),
     Tab(TOOLS_TAB, "modules.ui.ToolsView:ToolsView"),
     Tab("run", "modules.ui.RunView:RunView"),
+    Tab("runs", "modules.ui.RunsView:RunsView"),
 )

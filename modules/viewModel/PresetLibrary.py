@@ -88,6 +88,10 @@ class PresetLibrary:
         self.current, self._opened, self._on_disk = preset, config.model_copy(deep=True), on_disk
         return config
 
+    def leave(self, config: TrainConfig) -> None:
+        """No preset is open from now on; a config from elsewhere counts as not changed."""
+        self.current, self._opened, self._on_disk = None, config.model_copy(deep=True), b""
+
     def is_modified(self, config: TrainConfig) -> bool:
         """Whether a config differs from the preset as it was opened or saved last."""
         # tokens are in no preset; and comparing takes a hundredth of the time of writing both as JSON

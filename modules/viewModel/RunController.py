@@ -4,6 +4,7 @@ from typing import Any
 
 from modules.run.RunProcess import RunProcess
 from modules.trainer.backup_order import UNREADABLE, backup_number, list_backups
+from modules.util.config.read_json import read_json
 from modules.util.config.write_json import write_json
 from modules.viewModel.events_until import events_until
 from modules.viewModel.paths import fresh_path
@@ -138,7 +139,10 @@ class RunController:
 
     def _start_queued(self, config: Path, folder: Path) -> RunProcess:
         folder.mkdir(parents=True, exist_ok=True)
-        return _launch(config, folder, self.secrets)
+        # a copy stands with the run, as of those that are started at once: what comes next reads it there
+        own = folder / "config.json"
+        write_json(own, read_json(config))
+        return _launch(own, folder, self.secrets)
 
     def _find_again(self) -> None:
         """A run that outlived the window that started it."""

@@ -285,13 +285,7 @@ class RunModel:
         self.results += 1
 
     def _add_sample(self, values: dict[str, Any]) -> None:
-        path = Path(values["path"])
-        # the picture of before and after stands in the workspace itself
-        numbered = path.parent.name.split(" ", 1)[0].isdigit()
-        # "step-000012-no-ema": drawn beside those of the averaged weights
-        other = path.stem.split("-", 2)[2:]
-        name = " · ".join([path.parent.name, *other]) if numbered else path.stem
-        self.samples.append(SamplePicture(values["step"], path, name))
+        self.samples.append(picture_of(values["step"], Path(values["path"])))
 
     def _take_backup(self, values: dict[str, Any]) -> None:
         self._note(f"backup: {values['path']}")
@@ -348,6 +342,15 @@ class RunModel:
         """All pictures of a prompt by step; of a step that was drawn twice the last."""
         newest = {picture.step: picture for picture in self.samples if picture.prompt == prompt}
         return [newest[step] for step in sorted(newest)]
+
+
+def picture_of(step: int, path: Path) -> SamplePicture:
+    """A picture by the step after which it was drawn, and its file."""
+    # the picture of before and after stands in the workspace itself
+    numbered = path.parent.name.split(" ", 1)[0].isdigit()
+    # "step-000012-no-ema": drawn beside those of the averaged weights
+    other = path.stem.split("-", 2)[2:]
+    return SamplePicture(step, path, " · ".join([path.parent.name, *other]) if numbered else path.stem)
 
 
 def _prompt_order(prompt: str) -> tuple[int, str]:

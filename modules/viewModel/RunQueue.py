@@ -6,8 +6,11 @@ from pathlib import Path
 
 from modules.run.RunProcess import RunProcess
 from modules.util.config.errors import ConfigError
+from modules.util.config.read_json import read_json
 from modules.util.config.write_json import write_json
+from modules.util.texts import tr
 from modules.viewModel.paths import fresh_path
+from modules.viewModel.run_words import family_name, method_name, output_of
 
 LIST = "queue.json"
 WAITING, RUNNING = "waiting", "running"
@@ -23,6 +26,9 @@ class QueuedRun:
         folder: of the run, empty before it starts.
         state: "waiting", "running", "finished", "stopped" or "failed".
         reason: why it failed.
+        added: when, for people; empty where that was not kept.
+        model, method, output: of its config.
+        steps: how many it will be, for people; empty where that was not known when it was added.
     """
 
     name: str
@@ -30,6 +36,22 @@ class QueuedRun:
     folder: str = ""
     state: str = WAITING
     reason: str = ""
+    added: str = ""
+    model: str = ""
+    method: str = ""
+    output: str = ""
+    steps: str = ""
+
+    @property
+    def about(self) -> str:
+        """What it is, in one line."""
+        when = tr("added {when}", when=self.added) if self.added else ""
+        return " · ".join(text for text in (self.model, self.method, self.steps, self.output, when) if text)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is still to be trained."""
+        return self.state == WAITING
 
     @property
     def has_run(self) -> bool:
@@ -70,11 +92,17 @@ class RunQueue:
             self._paused = paused
             self._write()
 
-    def add(self, name: str, config: dict) -> QueuedRun:
-        """Puts a config at the end; it is written to a file of its own. ConfigError if it cannot be."""
+    def add(self, name: str, config: dict, steps: str = "") -> QueuedRun:
+        """Puts a config at the end; it is written to a file of its own. ConfigError if it cannot be.
+
+        Args:
+            name: for people.
+            config: as JSON.
+            steps: how many it will be, for people.
+        """
         path = fresh_path(self.folder, "config", ".json")
         write_json(path, config)
-        item = QueuedRun(name, str(path))
+        item = QueuedRun(name, str(path), added=f"{datetime.now():%Y-%m-%d %H:%M}", steps=steps, **_facts(config))
         self.items.append(item)
         self._write()
         return item
@@ -191,4 +219,17 @@ def _item(entry: dict[str, str]) -> QueuedRun:
     known = {field.name: entry[field.name] for field in fields(QueuedRun) if field.name in entry}
     if not all(isinstance(value, str) for value in known.values()):
         raise TypeError(f"expected texts, found {known}")
-    return QueuedRun(**known)
+    item = QueuedRun(**known)
+    if not item.output:
+        # of a program that did not keep it
+        try:
+            for name, text in _facts(read_json(item.config)).items():
+                setattr(item, name, text)
+        except ConfigError:
+            # told when it is to be trained
+            pass
+    return item
+
+
+def _facts(config: dict) -> dict[str, str]:
+    return {"model": family_name(config), "method": method_name(config), "output": output_of(config)}

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.util.config.errors import ConfigError
+from modules.util.config.load import load_train_config
 from modules.util.config.read_json import read_json
 from modules.util.config.SecretsConfig import SecretsConfig
 from modules.util.config.write_json import write_json
@@ -45,7 +46,7 @@ class Session:
         preset = self.presets.find(self.settings.preset) or self.presets.find(FIRST_PRESET)
         if preset is not None:
             self.open(preset, warn)
-        if self.settings.preset and (last := self.presets.last_session()) is not None:
+        if (last := self.presets.last_session()) is not None:
             self.form.replace(last)
         self._read_secrets(warn)
         self._kept = self._now()
@@ -62,6 +63,17 @@ class Session:
         self.settings.preset = preset.key
         self.form.replace(config)
         return True
+
+    def open_config(self, path: Path, warn: Callable[[str], None]) -> None:
+        """Edits the config of a file that is no preset, as that of a run. It is saved under a name of its own.
+
+        Raises:
+            ConfigError: naming what is wrong with it; then nothing changes.
+        """
+        config = load_train_config(path, warn=warn)
+        self.presets.leave(config)
+        self.settings.preset = ""
+        self.form.replace(config)
 
     @property
     def name(self) -> str:

@@ -1,5 +1,5 @@
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,6 +47,8 @@ class UiSettings:
         tab: the tab that was open last.
         geometry: of the window, as Tk writes it.
         comfy: folder of ComfyUI, into which adapters were copied last; empty: none yet.
+        run_folders: folders that are searched for runs, as the person has added them.
+        workspaces: those that runs have used, the newest first.
     """
 
     theme: str = "system"
@@ -56,6 +58,8 @@ class UiSettings:
     tab: str = "general"
     geometry: str = ""
     comfy: str = ""
+    run_folders: list[str] = field(default_factory=list)
+    workspaces: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -66,10 +70,12 @@ class UiSettings:
             return cls()
         allowed: dict[str, tuple[Any, ...]] = {"theme": THEMES, "scale": SCALES, "view": (BASIC, ALL)}
         settings = cls()
-        for field in fields(cls):
-            value = data.get(field.name)
-            if type(value) is type(field.default) and value in allowed.get(field.name, (value,)):
-                setattr(settings, field.name, value)
+        for one in fields(cls):
+            value = data.get(one.name)
+            if isinstance(value, list) and isinstance(getattr(settings, one.name), list):
+                setattr(settings, one.name, [text for text in value if isinstance(text, str)])
+            elif type(value) is type(one.default) and value in allowed.get(one.name, (value,)):
+                setattr(settings, one.name, value)
         return settings
 
     def save(self, path: Path) -> None:

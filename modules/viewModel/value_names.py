@@ -6,6 +6,7 @@ from typing import Any
 from modules.util.enum.ModelFormat import ModelFormat
 from modules.util.enum.ModelType import ModelType
 from modules.util.enum.PeftType import PeftType
+from modules.util.enum.RunLogger import RunLogger
 from modules.util.enum.TrainingMethod import TrainingMethod
 
 NAMES: Mapping[type, Mapping[str, str]] = {
@@ -49,6 +50,7 @@ NAMES: Mapping[type, Mapping[str, str]] = {
         TrainingMethod.FINE_TUNE_VAE: "VAE",
     },
     PeftType: {PeftType.LORA: "LoRA", PeftType.LOHA: "LoHa", PeftType.OFT_2: "OFT", PeftType.LOKR: "LoKr"},
+    RunLogger: {RunLogger.NONE: "none", RunLogger.WANDB: "Weights & Biases (wandb)", RunLogger.TRACKIO: "trackio"},
     ModelFormat: {
         ModelFormat.DIFFUSERS: "diffusers folder",
         ModelFormat.SAFETENSORS: "one file",

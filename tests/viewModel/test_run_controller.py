@@ -296,10 +296,11 @@ def test_a_run_of_the_queue_is_found_again_and_the_rest_waits(open_window):
 def test_what_cannot_be_started_does_not_stop_the_queue(open_window, monkeypatch):
     controller = open_window()
     items = [controller.queue.add(name, {"steps": 1}) for name in ("one", "two")]
-    start = RunProcess.start
+    start, tried = RunProcess.start, []
 
     def start_second(config: Path, folder: Path, secrets: Path | None, resume: str) -> RunProcess:
-        if config == Path(items[0].config):
+        tried.append(config)
+        if len(tried) == 1:
             raise ConfigError("cannot be written: no space left", "process.json")
         return start(config, folder, secrets, resume=resume)
 
@@ -307,6 +308,7 @@ def test_what_cannot_be_started_does_not_stop_the_queue(open_window, monkeypatch
     controller.start_queue()
     follow(controller, lambda: controller.queue.paused)
     assert [item.state for item in items] == ["failed", "finished"] and "no space left" in items[0].reason
+    assert tried[1] == Path(items[1].folder) / "config.json", "what comes after a run reads its config there"
 
 
 def test_a_list_that_cannot_be_kept_is_told_and_runs_all_the_same(open_window):

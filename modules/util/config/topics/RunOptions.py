@@ -5,8 +5,10 @@ from modules.util.config.option import nested, option
 from modules.util.config.SecretsConfig import SecretsConfig
 from modules.util.enum.ConfigPart import ConfigPart
 from modules.util.enum.OptionGroup import OptionGroup
+from modules.util.enum.RunLogger import RunLogger
 from modules.util.enum.TimeUnit import TimeUnit
 from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.enum.WandbMode import WandbMode
 
 G = OptionGroup.GENERAL
 # the trained weights do not depend on them
@@ -14,6 +16,7 @@ run_option = partial(option, group=G, affects_result=False)
 advanced_run_option = partial(option, group=G, affects_result=False, advanced=True)
 logging_option = partial(option, group=OptionGroup.LOGGING, affects_result=False)
 advanced_logging_option = partial(option, group=OptionGroup.LOGGING, affects_result=False, advanced=True)
+other_logging_option = partial(logging_option, visible_when={"logger": (RunLogger.WANDB, RunLogger.TRACKIO)})
 validation_option = partial(option, group=OptionGroup.VALIDATION, affects_result=False)
 validated_option = partial(validation_option, visible_when={"validation": (True,)})
 
@@ -83,6 +86,23 @@ class RunOptions(BaseConfig):
     )
     tensorboard_port: int = advanced_logging_option(
         6006, "TensorBoard port", "Network port of TensorBoard.", ge=1, le=65535
+    )
+    logger: RunLogger = logging_option(
+        RunLogger.NONE,
+        "Logger beside TensorBoard",
+        "WANDB logs the run to Weights & Biases, TRACKIO to trackio on this machine: curves, samples and this config "
+        "without access tokens. Each needs its package, which is installed by hand.",
+    )
+    logger_project: str = other_logging_option("scaled-trainer", "Project", "Runs of one project stand together there.")
+    logger_run_name: str = other_logging_option(
+        "", "Run name", "Name of the run there. Empty: the name of the output file."
+    )
+    wandb_mode: WandbMode = logging_option(
+        WandbMode.ONLINE,
+        "wandb mode",
+        "ONLINE sends everything at once. OFFLINE keeps it in the workspace, in wandb; `wandb sync` sends it later. "
+        "With `offline_mode` it is always OFFLINE.",
+        visible_when={"logger": (RunLogger.WANDB,)},
     )
 
     validation: bool = validation_option(

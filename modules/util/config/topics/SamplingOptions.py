@@ -30,7 +30,9 @@ class SamplingOptions(BaseConfig):
         0, "First sample after", "No samples before this much of the run is over.", ge=0, unit="sample_after_unit"
     )
     sample_image_format: ImageFormat = basic(ImageFormat.JPG, "Image format", "File format of samples.")
-    samples_to_tensorboard: bool = basic(True, "Samples to TensorBoard", "Shows samples in TensorBoard, too.")
+    samples_to_tensorboard: bool = basic(
+        True, "Samples to TensorBoard", "Shows samples in TensorBoard, too, and in the `logger` beside it."
+    )
     non_ema_sampling: bool = advanced(
         True, "Sample without EMA, too", "Draws with the last weights beside the averaged ones, if EMA is on."
     )

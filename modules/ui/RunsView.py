@@ -4,6 +4,7 @@ from tkinter import filedialog, ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.AskWindow import AskWindow
+from modules.ui.Panes import SASH, Panes
 from modules.ui.PlotCanvas import SERIES_COLORS
 from modules.ui.RunCurvesPage import RunCurvesPage
 from modules.ui.RunGalleryPage import RunGalleryPage
@@ -30,6 +31,8 @@ LOOK_MS = 3000
 SWATCH, NAME = 12, 220
 DATE = 4
 LIST_SHARE = 0.36
+# of the list and of the pages, in pixels at 100 %
+LEAST = (110, 210)
 
 
 class RunsView(ttk.Frame):
@@ -59,21 +62,23 @@ class RunsView(ttk.Frame):
         self._looking = Timer(self, self._look)
         self._swatches: list[ImageTk.PhotoImage] = []
         self._build_head()
-        panes = self._panes = ttk.Panedwindow(self, orient="vertical")
+        panes = Panes(self, app, "runs: list and pages", "vertical", LIST_SHARE, LEAST)
         panes.pack(fill="both", expand=True, padx=(0, px(8)))
         upper = ttk.Frame(panes, style="Card.TFrame", padding=px(6))
         lower = ttk.Frame(panes, style="Card.TFrame", padding=px(8))
-        panes.add(upper, weight=1)
-        panes.add(lower, weight=2)
+        panes.hold(upper, lower)
         self.table = TableView(upper, app.theme, _columns(), chosen=self._chose, sorted_by=self.sort_by)
         self.table.pack(fill="both", expand=True)
         self.table.attach(app.tools.tooltip, self._help)
         self.table.tree.bind("<Double-Button-1>", lambda event: self._double(event))
         self._build_pages(lower)
         self.bind("<Map>", lambda _: self._look())
-        panes.bind("<Map>", lambda _: self.after_idle(self._share), add="+")
         app.theme.listen(self, self._recolor)
         self._recolor()
+
+    def least_height(self) -> int:
+        """What it needs, in pixels."""
+        return self._line.winfo_reqheight() + self._app.theme.px(sum(LEAST) + SASH + 6)
 
     def _build_head(self) -> None:
         px = self._app.theme.px
@@ -237,12 +242,6 @@ class RunsView(ttk.Frame):
     def _double(self, event: tk.Event) -> None:
         if self.table.tree.identify_row(event.y) and len(self.model.runs) == 1:
             self.show_page(next(name for name, page in self._names.items() if page == "gallery"))
-
-    def _share(self) -> None:
-        """How the room is shared at first; a person can move it."""
-        if not self._app.kept.get("sash of runs") and self._panes.winfo_height() > 50:
-            self._panes.sashpos(0, round(self._panes.winfo_height() * LIST_SHARE))
-            self._app.kept["sash of runs"] = True
 
     def _recolor(self) -> None:
         edge, dark = self._app.theme.px(SWATCH), self._app.theme.dark

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modules.run import RunProcess
-from modules.viewModel import ToolProcess
+from modules.viewModel import RunResult, ToolProcess
 from modules.viewModel.RunController import backups_of
 from tests.tool.tiny_captioners import make_blip
 from tests.ui.conftest import User, wait_until
@@ -50,7 +50,8 @@ def installation(folder: Path) -> Iterator[None]:
     (folder / "models").mkdir(parents=True)
     for name in ("scripts", "training_presets", "models/tiny_sd"):
         (folder / name).symlink_to(ROOT / name)
-    before, roots = Path.cwd(), [(RunProcess, RunProcess.ROOT), (ToolProcess, ToolProcess.ROOT)]
+    # whichever of them other tests have loaded
+    before, roots = Path.cwd(), [(module, module.ROOT) for module in (RunProcess, ToolProcess, RunResult)]
     os.chdir(folder)
     for module, _ in roots:
         module.ROOT = folder

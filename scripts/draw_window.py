@@ -19,8 +19,8 @@ sys.path.insert(0, str(ROOT))
 from modules.run.RunProcess import RunProcess
 from modules.ui.App import App
 from modules.ui.tabs import TABS
-from modules.ui.ToolsView import TRY
 from modules.viewModel.Session import BUILT_IN
+from modules.viewModel.tools.try_prompt import TRY
 
 from PIL import Image, ImageGrab
 

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     from benchmarks.gpu.registry import CHECKS
     from benchmarks.gpu.Row import Row, State
     from benchmarks.measurement_command import show, write_numbers
-    from modules.trainer.preflight import resolve_device
+    from modules.trainer.devices import resolve_device
     from modules.util.config.TrainConfig import TrainConfig
     from modules.util.UserError import UserError
 

@@ -1,4 +1,4 @@
-"""Draws what benchmark_optimizers.py measured: speed against adv_optm and torch, and bytes of state, one bar a case."""
+"""Draws what benchmark_optimizers.py measured: how fast a step is beside adv_optm's and torch's fused AdamW's."""
 
 import argparse
 import json
@@ -15,11 +15,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("result", type=Path, metavar="JSON", help="written by benchmark_optimizers.py --json")
     parser.add_argument("--output", type=Path, required=True, metavar="PNG", help="write the picture here")
+    parser.add_argument("--all", action="store_true", help="a bar for each case, not only for each optimizer")
     args = parser.parse_args(arguments)
     try:
         result = json.loads(args.result.read_text(encoding="utf-8"))
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        draw(result, args.output)
+        draw(result, args.output, args.all)
     except (OSError, ValueError) as error:
         print(f"error: {args.result}: {error}", file=sys.stderr)
         return 1

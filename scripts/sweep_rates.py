@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(table(rows, question.SIZE_NAME, question.COLUMNS))
     if args.plot:
-        draw(rows, args.plot, question.SIZE_NAME)
+        draw(rows, args.plot, question.SIZE_NAME, question.MEANINGS)
     return 0
 
 

@@ -52,8 +52,8 @@ def validate(config: TrainConfig) -> None:
     from modules.dataLoader.check_dataset import check_dataset
     from modules.model.BaseModel import family_of
     from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
+    from modules.trainer.devices import resolve_device
     from modules.trainer.long_texts import tell_long_texts
-    from modules.trainer.preflight import resolve_device
 
     raise_problems(run_problems(config, warn))
     check_models(config)
@@ -203,7 +203,7 @@ def processes_of(config: TrainConfig) -> int:
 
 def world_of(config: TrainConfig) -> "World":
     """The processes that torchrun, or this script, has started for the run; this one alone where none has."""
-    from modules.trainer.preflight import resolve_device
+    from modules.trainer.devices import resolve_device
     from modules.util.World import World, started_by_torchrun
 
     return World.join(resolve_device(config).type) if started_by_torchrun() else World()

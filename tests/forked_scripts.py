@@ -111,7 +111,7 @@ def _is_script(args: Any) -> bool:
     if isinstance(args, (str, bytes, os.PathLike)) or len(args) < 2:
         return False
     script = Path(str(args[1]))
-    return str(args[0]) == sys.executable and (script.parent == SCRIPTS or ROOT / "tests" in script.parents)
+    return str(args[0]) == sys.executable and (script.parent.resolve() == SCRIPTS or ROOT / "tests" in script.parents)
 
 
 def _adopt_orphans(wished: bool) -> None:

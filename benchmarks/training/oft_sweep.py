@@ -20,6 +20,13 @@ FORMS: Mapping[str, tuple[dict[str, Any], Callable[[int], float]]] = {
     "ROW": ({"oft_scaled": True, "oft_scale_mode": OFTScaleMode.ROW}, lambda b: 1 / (2 * math.sqrt(b - 1))),
 }  # fmt: skip
 
+# with n numbers in a block of size b
+MEANINGS = {
+    "unscaled": "unscaled: weights as they are",
+    "ELEMENTS": "ELEMENTS: weights / √n",
+    "ROW": "ROW (as OneTrainer): weights / 2√(b − 1)",
+}
+
 
 def output_variance(form: str, size: int) -> float:
     """What one step of size η in every weight, whatever their signs, adds to the variance of a layer's rotated input

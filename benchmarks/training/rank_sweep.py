@@ -12,6 +12,7 @@ MIDDLE = 0.1
 SHARES = {"ADAMW": 0.1}
 OPTIMIZERS = ("STIEFEL_LORA", "ADAMW")
 COLUMNS: dict = {}
+MEANINGS = {"STIEFEL_LORA": "Stiefel-LoRA", "ADAMW": "AdamW"}
 
 
 def forms(sizes: Sequence[int], count: int, middle: float) -> list[SweepForm]:

@@ -95,8 +95,15 @@ def table(rows: Sequence[Row], size_name: str, more: Mapping[str, Callable[[str,
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[Row], path: Path, size_name: str) -> None:
-    """Writes a PNG: loss over learning rate for every size, one panel for each form."""
+def draw(rows: Sequence[Row], path: Path, size_name: str, meanings: Mapping[str, str]) -> None:
+    """Writes a PNG: loss over learning rate for every size, one panel for each form.
+
+    Args:
+        rows: of `measure`.
+        path: of the picture.
+        size_name: what the size is.
+        meanings: form -> what it is, in the title of its panel.
+    """
     best = summary(rows)
     figure, axes = pyplot.subplots(
         1, len(best), sharey=True, figsize=(4 * len(best), 3.6), layout="constrained", squeeze=False
@@ -109,7 +116,8 @@ def draw(rows: Sequence[Row], path: Path, size_name: str) -> None:
             axis.plot(*zip(*finite, strict=True), "o-", color=color, markersize=3, linewidth=1.2, label=f"{size}")
             axis.axvline(best[form]["best"][size], color=color, linestyle=":", linewidth=1)
         axis.set_xscale("log")
-        axis.set_title(f"{form}: best rates within a factor {best[form]['spread']:.1f}", fontsize=10)
+        spread = f"best rates (dotted) within a factor {best[form]['spread']:.1f}"
+        axis.set_title(f"{meanings.get(form, form)}\n{spread}", fontsize=10)
         axis.set_xlabel("learning rate")
         axis.spines[["top", "right"]].set_visible(False)
     first = axes[0][0]

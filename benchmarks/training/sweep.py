@@ -14,10 +14,10 @@ from typing import Any
 from modules.dataLoader.prepare_data import prepare_data
 from modules.model.BaseModel import family_of
 from modules.module.AdapterSet import AdapterSet
+from modules.trainer.devices import resolve_device
 from modules.trainer.lr_schedule import schedule_factor
 from modules.trainer.objective import batch_losses
 from modules.trainer.optimizers import create_optimizer
-from modules.trainer.preflight import resolve_device
 from modules.trainer.trained import make_trained
 from modules.trainer.TrainedSet import TrainedSet
 from modules.trainer.validation import DRAWS, validation_loss

@@ -3,7 +3,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from modules.dataLoader.buckets import choose_bucket
+from modules.dataLoader.buckets import choose_bucket, resolutions_of
 from modules.dataLoader.captions import vary_caption
 from modules.dataLoader.DatasetReport import DatasetImage
 from modules.dataLoader.ImageVariation import ImageVariation, draw_resolution, resolution_key
@@ -16,7 +16,7 @@ from modules.dataLoader.render import (
     scaled_geometry,
 )
 from modules.util.config.ConceptConfig import ConceptConfig
-from modules.util.config.resolution import Resolution, parse_resolutions
+from modules.util.config.resolution import Resolution
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.decode_image import LARGEST_FILE, ImageError, decode_image
 from modules.util.enum.ConditioningSource import ConditioningSource
@@ -29,12 +29,6 @@ from torch import Tensor
 
 import numpy as np
 from PIL import Image
-
-
-def resolutions_of(config: TrainConfig, concept: ConceptConfig) -> tuple[Resolution, ...]:
-    """The resolutions in which a concept is trained."""
-    image = concept.image
-    return parse_resolutions(image.resolution_override if image.enable_resolution_override else config.resolution)
 
 
 class ImageSource:

@@ -4,13 +4,21 @@ import math
 from bisect import bisect_left
 from functools import lru_cache
 
-from modules.util.config.resolution import Resolution
+from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.config.resolution import Resolution, parse_resolutions
+from modules.util.config.TrainConfig import TrainConfig
 
 ASPECTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)
 """Long side / short side of the buckets before they are rounded to the grid; those that OneTrainer users know."""
 
 LARGEST_AREA_ERROR = 0.3
 """Buckets whose area is further than this from the wanted one are left out (it happens at very small sizes)."""
+
+
+def resolutions_of(config: TrainConfig, concept: ConceptConfig) -> tuple[Resolution, ...]:
+    """The resolutions in which a concept is trained."""
+    image = concept.image
+    return parse_resolutions(image.resolution_override if image.enable_resolution_override else config.resolution)
 
 
 def quantise(length: float, grid: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from modules.dataLoader.buckets import enlargement
+from modules.dataLoader.buckets import enlargement, resolutions_of
 from modules.dataLoader.captions import (
     CaptionError,
     check_special_tags,
@@ -22,7 +22,6 @@ from modules.dataLoader.Companions import CONDITIONING, OTHER_IMAGE_SUFFIXES, Be
 from modules.dataLoader.DatasetReport import DatasetImage, DatasetReport, RejectedFile
 from modules.dataLoader.find_images import list_folder
 from modules.dataLoader.findings import ImageFindings, concept_findings, counted
-from modules.dataLoader.ImageSource import resolutions_of
 from modules.dataLoader.plan_size import check_plan_size
 from modules.dataLoader.progress import Progress, track
 from modules.dataLoader.ReadFiles import ReadFiles
@@ -117,7 +116,12 @@ def check_dataset(
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", module="PIL")  # such as broken EXIF data in a sound image
         results = pool.map(lambda task: _check_file(config, task, checked, reads), tasks)
-        found = list(track(results, len(tasks), "check", progress, bar))
+        try:
+            found = list(track(results, len(tasks), "check", progress, bar))
+        except BaseException:
+            # whoever does not want the rest need not wait for it
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     checked.save()
     findings = [result.findings for result in found if result.findings]
     report.images += [one.image for one in findings]
@@ -243,7 +247,7 @@ def _read_file(config: TrainConfig, task: _Task, checked: CheckedImages, reads: 
         mask.full, captions.path, shown.path, shown.sha256, shown.full,
     )  # fmt: skip
     return _Found(
-        ImageFindings(image, captions, beside.masks, facts.dark, mask.dark, beside.conditioning, shown.dark),
+        ImageFindings(image, captions, beside.masks, facts.dark, mask.dark, beside.conditioning, shown.dark, mask.size),
         enlargement=factor,
     )
 

@@ -27,6 +27,7 @@ class ImageFindings:
         mask_dark: of its mask.
         conditioning: names of its conditioning images, as `masks`.
         conditioning_dark: of its conditioning image.
+        mask_size: (width, height) of the mask that counts, None if none is read.
     """
 
     image: DatasetImage
@@ -36,6 +37,7 @@ class ImageFindings:
     mask_dark: float | None = None
     conditioning: tuple[str, ...] = ()
     conditioning_dark: float | None = None
+    mask_size: tuple[int, int] | None = None
 
 
 def concept_findings(
@@ -117,7 +119,15 @@ def _masks(label: str, found: Sequence[ImageFindings], masked: bool) -> list[str
             f"{label}: {counted(len(having), 'mask')} beside images {verb}, as masked_training is off, and no mask "
             f"is trained as an image: {names}"
         ]
-    return _names(label, "mask", MASK, [(one.image.path, one.masks) for one in having])
+    lines = _names(label, "mask", MASK, [(one.image.path, one.masks) for one in having])
+    other = [one for one in having if one.mask_size not in (None, (one.image.width, one.image.height))]
+    if other:
+        sizes = few(f"{one.masks[0]} ({'x'.join(map(str, one.mask_size))} px)" for one in other)
+        verb, whose, they = ("has", "its image", "it is") if len(other) == 1 else ("have", "their images", "they are")
+        lines.append(
+            f"{label}: {counted(len(other), 'mask')} {verb} not the size of {whose}, to which {they} scaled: {sizes}"
+        )
+    return lines
 
 
 def _conditioning(label: str, found: Sequence[ImageFindings], config: TrainConfig, reads: ReadFiles) -> list[str]:

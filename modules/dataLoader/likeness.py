@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from modules.dataLoader.DatasetReport import DatasetImage
+from modules.dataLoader.progress import Progress, track
 from modules.util.decode_image import LARGEST_FILE, ImageError, decode_image
 from modules.util.regular_file import read_regular
 
@@ -46,19 +47,25 @@ class _Look:
     detail: float
 
 
-def likeness(images: Sequence[DatasetImage], threads: int) -> Likeness:
+def likeness(images: Sequence[DatasetImage], threads: int, progress: Progress | None = None) -> Likeness:
     """Compares images; those that can't be read any more are left out.
 
     Args:
         images: that passed the dataset check.
         threads: that decode.
+        progress: is told how many images are done (stage "compare"); what it raises ends the comparison.
     """
     groups: dict[str, list[str]] = {}
     for image in images:
         groups.setdefault(image.sha256, []).append(image.path)
     firsts = [paths[0] for paths in groups.values()]
     with ThreadPoolExecutor(threads) as pool:
-        looks = [look for look in pool.map(_look, firsts) if look is not None]
+        try:
+            looks = list(track(pool.map(_look, firsts), len(firsts), "compare", progress, bar=False))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    looks = [look for look in looks if look is not None]
     same = [paths for paths in groups.values() if len(paths) > 1]
     return Likeness(same, _near(looks) if len(looks) <= MOST else [], _soft(looks))
 

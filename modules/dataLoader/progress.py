@@ -5,7 +5,8 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 Progress = Callable[[str, int, int], None]
-"""Gets the stage ("check", "latents", "masks", "conditioning", "captions"), how many are done, and how many in all."""
+"""Gets the stage ("check", "compare", "latents", "masks", "conditioning", "captions"), how many are done, and how many
+there are."""
 
 
 def track(items: Iterable[Item], total: int, stage: str, progress: Progress | None, bar: bool = True) -> Iterator[Item]:

@@ -13,6 +13,7 @@ from modules.model.component_files import choose_weights
 from modules.model.families import facts_of, piped_family
 from modules.model.hub import SETTINGS, Hub, Snapshot, check_is_model, component_folder
 from modules.model.hub_components import fetch_component, fetch_settings
+from modules.model.load_errors import LOAD_ERRORS
 from modules.model.model_index import INDEX, index_name, plain_index
 from modules.model.model_name import HubName, read_model_name
 from modules.util.config.TrainConfig import TrainConfig
@@ -23,10 +24,7 @@ from torch import nn
 
 import diffusers
 from diffusers import ModelMixin
-from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError)
 
 
 class ModelSource(Protocol):

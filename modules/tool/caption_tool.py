@@ -13,8 +13,8 @@ from modules.dataLoader.findings import counted
 from modules.model.hub import Hub, Progress
 from modules.tool.captioner import Asked, Captioner, load_captioner
 from modules.tool.WrittenCaptions import WrittenCaptions
-from modules.trainer.preflight import resolve_device
-from modules.util.atomic_file import create_bytes, write_bytes
+from modules.tool.WrittenFiles import WrittenByFolder
+from modules.trainer.devices import resolve_device
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.load import load_train_config
 from modules.util.config.TrainConfig import TrainConfig
@@ -100,7 +100,7 @@ def caption_folder(
     """
     outcome = Outcome() if outcome is None else outcome
     # what is wrong with a folder should not wait for the model
-    books = _Books()
+    books = WrittenByFolder(WrittenCaptions)
     places, kept = find_places(wishes, say, books)
     if kept:
         say(f"{counted(kept, 'image')} with a caption: left alone.")
@@ -117,20 +117,7 @@ def caption_folder(
     return outcome
 
 
-class _Books:
-    """`WrittenCaptions` of each folder, read when it is first asked for."""
-
-    def __init__(self) -> None:
-        self._read: dict[Path, WrittenCaptions] = {}
-
-    def of(self, caption: Path) -> WrittenCaptions:
-        folder = caption.parent
-        if folder not in self._read:
-            self._read[folder] = WrittenCaptions(folder)
-        return self._read[folder]
-
-
-def find_places(wishes: Wishes, say: Say, books: _Books) -> tuple[list[Place], int]:
+def find_places(wishes: Wishes, say: Say, books: WrittenByFolder) -> tuple[list[Place], int]:
     """The images that get a caption, in the order of their names, and how many have one that is left alone.
 
     Raises:
@@ -146,7 +133,7 @@ def find_places(wishes: Wishes, say: Say, books: _Books) -> tuple[list[Place], i
     return wanted[: wishes.limit], len(every) - len(wanted)
 
 
-def _places(wishes: Wishes, listing: FolderListing, say: Say, books: _Books) -> Iterator[Place | None]:
+def _places(wishes: Wishes, listing: FolderListing, say: Say, books: WrittenByFolder) -> Iterator[Place | None]:
     """For each image its place, None where the caption is left alone."""
     shared = Counter(spoken(os.path.splitext(path)[0]) for _, path in listing.images)
     for name, path in listing.images:
@@ -177,7 +164,9 @@ def _load(wishes: Wishes, say: Say, on_download: Progress) -> Captioner:
     return load_captioner(wishes.model, device, Hub(config, on_download, warn), wishes.asked)
 
 
-def _describe(wishes: Wishes, place: Place, captioner: Captioner, say: Say, books: _Books, outcome: Outcome) -> None:
+def _describe(
+    wishes: Wishes, place: Place, captioner: Captioner, say: Say, books: WrittenByFolder, outcome: Outcome
+) -> None:
     try:
         image = decode_image(read_regular(place.image, LARGEST_FILE))
     except (ImageError, OSError) as error:
@@ -192,29 +181,10 @@ def _describe(wishes: Wishes, place: Place, captioner: Captioner, say: Say, book
         return
     # a line break would make two captions of it, of which one is drawn
     text = " ".join(f"{wishes.start} {text}".split())
-    if not wishes.preview and not _write(place, text, books):
+    data = f"{text}\n".encode()
+    if not wishes.preview and not books.write(place.caption, data, place.again):
         say(f"warning: {place.name} is left out: {place.caption.name} has been written or changed meanwhile")
         outcome.left_out += 1
         return
     outcome.written += 1
     say(f"{place.name}: {text}")
-
-
-def _write(place: Place, text: str, books: _Books) -> bool:
-    """Writes a caption; False if a file is there that this tool did not write."""
-    data, book = f"{text}\n".encode(), books.of(place.caption)
-    if place.again:
-        # a person may have changed it while the model worked
-        if not book.has(place.caption):
-            return False
-        book.note(place.caption.name, data)
-        write_bytes(place.caption, data)
-        return True
-    if os.path.lexists(place.caption):
-        return False
-    book.note(place.caption.name, data)
-    try:
-        create_bytes(place.caption, data)
-    except FileExistsError:
-        return False
-    return True

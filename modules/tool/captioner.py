@@ -5,20 +5,17 @@ model brings along (`auto_map`) is never run.
 """
 
 import inspect
-import json
-import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from modules.model.component_files import choose_weights
 from modules.model.hub import Hub, Snapshot
-from modules.model.hub_components import fetch_component, fetch_settings
-from modules.model.ModelSource import LOAD_ERRORS
+from modules.model.hub_components import fetch_settings
+from modules.model.load_errors import LOAD_ERRORS
 from modules.tool.caption_names import CHAT_PROMPT, FLORENCE_TASK, FLORENCE_TASKS, MOST_TOKENS, THRESHOLD
+from modules.tool.model_place import KEY, file_names, find_model
 from modules.tool.tagger import MODEL_FILE, TAGS_FILE, Tagger
+from modules.tool.vision_model import LOCAL, find_weights, load_weights, read_config, reason, told
 from modules.util.out_of_memory import is_out_of_memory
 from modules.util.UserError import UserError
 
@@ -26,17 +23,16 @@ import torch
 
 from jinja2 import TemplateError
 from PIL import Image
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-KEY = "--model"
 MOST_PIXELS = 1 << 20
 """Larger images are scaled down first: chat models read a token for some hundred pixels, and a photo has millions."""
 
 KINDS = "a BLIP, BLIP-2 or Florence-2 model, a chat model that sees, or a tagger (model.onnx with selected_tags.csv)"
 VIDEOS, ADAPTER = "video_processor", "adapter_config.json"
-LOCAL = {"local_files_only": True, "trust_remote_code": False}
+HINTS = {"florence2": " florence-community/Florence-2-base and -large need none."}
 
 
 @dataclass(frozen=True)
@@ -77,10 +73,10 @@ def load_captioner(name: str, device: torch.device, hub: Hub, asked: Asked) -> C
     Raises:
         UserError: it can't be had or loaded, is of no kind that is known here, or can't be asked this.
     """
-    place = hub.place(name, KEY)
+    place = find_model(name, hub, KINDS)
     if isinstance(place, Path) and not place.is_dir():
         raise UserError(f"{KEY}: {name} is a file, expected the folder of {KINDS}, or its name on the hub.")
-    names = place.names() if isinstance(place, Snapshot) else [path.name for path in place.iterdir()]
+    names = file_names(place)
     if TAGS_FILE in names:
         if asked.prompt:
             raise UserError(f"--prompt: {name} is a tagger, which can't be asked anything. Leave the prompt out.")
@@ -95,12 +91,15 @@ def load_captioner(name: str, device: torch.device, hub: Hub, asked: Asked) -> C
         fetch_settings(place, [""])
     folder = place.folder if isinstance(place, Snapshot) else place
     config, remark = _read_config(name, folder)
-    with _told(name, remark):
+    with told(name, remark):
         processor = _processor(config, folder)
     kind = _kind(name, config, processor)
     kind.check(asked.prompt)
-    with _told(name, remark):
-        model = _model(name, config, folder, _weights(place, names), device)
+    with told(name, remark):
+        weights = find_weights(place, names, "the captioning model")
+        kind_of_model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        model = load_weights(kind_of_model, config, folder, weights, device, dtype)
     return kind(model, processor, asked)
 
 
@@ -127,7 +126,7 @@ class TransformersCaptioner:
         # a prompt that is too long, settings or a template that do not fit the model
         except (*LOAD_ERRORS, LookupError, MemoryError, TemplateError) as error:
             if not is_out_of_memory(error):
-                raise UserError(f"The model can't describe an image: {_reason(error)}.") from error
+                raise UserError(f"The model can't describe an image: {reason(error)}.") from error
             raise UserError(
                 "There is too little memory to describe an image. Take a smaller model, end other programs on the "
                 "GPU, or compute with --device cpu, which is slow."
@@ -201,21 +200,8 @@ def _kind(name: str, config: PreTrainedConfig, processor: ProcessorMixin) -> typ
 
 
 def _read_config(name: str, folder: Path) -> tuple[PreTrainedConfig, str]:
-    """A model's configuration, and what to add where it can't be loaded. UserError if it is no captioning model."""
-    try:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{KEY}: {name} has no config.json. Expected {KINDS}.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{KEY}: {name}: its config.json can't be read: {error}") from None
-    raw = raw if isinstance(raw, dict) else {}
-    remark = ""
-    if "auto_map" in raw:
-        remark = " It was made for code that it brings along, which is never run here."
-        if raw.get("model_type") == "florence2":
-            remark += " florence-community/Florence-2-base and -large need none."
-    with _told(name, remark):
-        config = AutoConfig.from_pretrained(folder, **LOCAL)
+    """See `read_config`. UserError if it is no captioning model."""
+    config, remark = read_config(name, folder, KINDS, HINTS)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or type(config) not in PROCESSOR_MAPPING:
         raise UserError(f"{KEY}: {name} is of the type {config.model_type}, expected {KINDS}.{remark}")
     return config, remark
@@ -239,51 +225,6 @@ def _without_videos(kind: type[ProcessorMixin]) -> type[ProcessorMixin]:
             return [name for name in super().get_attributes() if name != VIDEOS]
 
     return Processor
-
-
-def _weights(place: Path | Snapshot, names: list[str]) -> dict[str, Any]:
-    """Sees to it that the weights are here; what transformers must be told to load these."""
-    if isinstance(place, Snapshot):
-        return fetch_component(place, "", False, "the captioning model")
-    choice = choose_weights(names, False)
-    return choice.options if choice else {}
-
-
-def _model(
-    name: str, config: PreTrainedConfig, folder: Path, weights: dict[str, Any], device: torch.device
-) -> PreTrainedModel:
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    kind = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-    model, found = kind.from_pretrained(
-        folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True, **weights
-    )
-    # transformers makes missing weights up and tells of it only here
-    if missing := sorted(found["missing_keys"]):
-        raise ValueError(f"it lacks the weight {missing[0]}")
-    return model.to(device).eval()
-
-
-@contextmanager
-def _told(name: str, remark: str) -> Iterator[None]:
-    """Says in one line that a model can't be loaded, and why."""
-    try:
-        yield
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{KEY}: {name} can't be loaded: a .bin file of it is damaged, or holds Python objects beside tensors, and "
-            "loading those can run any code. Get a version of it with safetensors files."
-        ) from error
-    except (*LOAD_ERRORS, ImportError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise UserError(
-                f"{KEY}: there is too little memory for {name}. Take a smaller model, or compute with --device cpu."
-            ) from error
-        raise UserError(f"{KEY}: {name} can't be loaded: {_reason(error)}.{remark}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """The first sentence of an error, without its full stop."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")
 
 
 def _scaled(image: Image.Image) -> Image.Image:

@@ -16,9 +16,9 @@ from modules.model.recognize_model import find_model_type
 from modules.model.sample_pictures import picture_problems
 from modules.modelSaver.AdapterFile import AdapterFile, read_adapter
 from modules.module.AdapterSet import AdapterSet
+from modules.trainer.devices import resolve_device
 from modules.trainer.EmbeddingMethod import AdditionalEmbeddings
 from modules.trainer.long_texts import tell_long_texts
-from modules.trainer.preflight import resolve_device
 from modules.trainer.sampling import draw_sample, make_grid
 from modules.util.atomic_file import write_failure
 from modules.util.config.conditioning import sample_conditioning_problems, unread_pictures

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from modules.tool.onnx_model import open_model, unusable
 from modules.util.regular_file import read_regular
-from modules.util.UserError import UserError
 
 import numpy as np
 from PIL import Image
@@ -46,22 +46,13 @@ class Tagger:
     def __init__(self, folder: Path, threshold: float) -> None:
         self.threshold = threshold
         self.tags = read_tags(folder / TAGS_FILE)
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError(f"A tagger needs onnxruntime, which can't be loaded ({error}).") from error
-        try:
-            self.session = onnxruntime.InferenceSession(folder / MODEL_FILE, providers=["CPUExecutionProvider"])
-        # the library has an error of its own for each status, and no common parent of them
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise _unusable(folder / MODEL_FILE, reason) from error
+        self.session = open_model(folder / MODEL_FILE)
         image, answer = self.session.get_inputs()[0], self.session.get_outputs()[0]
         shape, count = image.shape, len(self.tags)
         if len(shape) != 4 or shape[3] != 3 or not all(isinstance(side, int) for side in shape[1:]):
-            raise _unusable(folder / MODEL_FILE, f"it takes {shape}, expected an image [1, height, width, 3]")
+            raise unusable(folder / MODEL_FILE, f"it takes {shape}, expected an image [1, height, width, 3]")
         if len(answer.shape) != 2 or answer.shape[1] != count:
-            raise _unusable(folder / MODEL_FILE, f"it answers with {answer.shape}, but {TAGS_FILE} has {count} tags")
+            raise unusable(folder / MODEL_FILE, f"it answers with {answer.shape}, but {TAGS_FILE} has {count} tags")
         self._name, self._size = image.name, (shape[2], shape[1])
 
     def describe(self, image: Image.Image) -> str:
@@ -96,15 +87,11 @@ def read_tags(path: Path) -> list[Tag]:
         rows = list(csv.DictReader(read_regular(path, LARGEST_TAGS).decode("utf-8-sig").splitlines()))
         tags = [Tag(_written(row["name"]), CATEGORIES.get(row["category"])) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, AttributeError) as error:
-        raise _unusable(path, f"expected a table with the columns name and category ({error})") from error
+        raise unusable(path, f"expected a table with the columns name and category ({error})") from error
     if not tags:
-        raise _unusable(path, "it has no tags")
+        raise unusable(path, "it has no tags")
     return tags
 
 
 def _written(name: str) -> str:
     return name.replace("_", " ") if WORD.search(name) else name
-
-
-def _unusable(path: Path, why: str) -> UserError:
-    return UserError(f"--model: {path} can't be used: {why}.")

@@ -22,6 +22,7 @@ from modules.trainer.BackupWriter import BackupWriter
 from modules.trainer.checks import check_models, check_sample_pictures, open_model, run_problems
 from modules.trainer.denoiser_speed import speed_up
 from modules.trainer.device_settings import device_settings, prepare_process
+from modules.trainer.devices import resolve_device
 from modules.trainer.Ema import Ema, restored
 from modules.trainer.encoded_size import encoded_bytes
 from modules.trainer.events import TrainCommands, TrainEvents
@@ -42,7 +43,7 @@ from modules.trainer.optimizers import (
     watch_step,
     whole_state,
 )
-from modules.trainer.preflight import make_places, resolve_device, set_aside_older_run
+from modules.trainer.preflight import make_places, set_aside_older_run
 from modules.trainer.RecordLogger import record_folder
 from modules.trainer.report import run_report
 from modules.trainer.RunPlan import RunPlan

@@ -15,11 +15,12 @@ from modules.model.QuantizedLinear import kernel_note
 from modules.model.sample_pictures import picture_problems
 from modules.model.weight_formats import check_offload, component_dtype
 from modules.trainer.device_settings import device_problems, prepare_process
+from modules.trainer.devices import resolve_device, usable_device
 from modules.trainer.loggers import logger_problems
 from modules.trainer.lr_schedule import scaled_learning_rate, schedule_factor
 from modules.trainer.Method import Method
 from modules.trainer.optimizer_checks import optimizer_problems
-from modules.trainer.preflight import idle_gpu_note, resolve_device, usable_device
+from modules.trainer.preflight import idle_gpu_note
 from modules.trainer.several_gpus import several_problems
 from modules.trainer.shard_checks import shard_problems
 from modules.trainer.trained import METHODS, methods_of, options_of

@@ -6,30 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modules.modelSaver.output import set_aside
+from modules.trainer.devices import resolve_device
 from modules.trainer.RecordLogger import tell_moved
-from modules.trainer.several_gpus import device_indexes
 from modules.trainer.trained import methods_of
-from modules.util.config.errors import Remedy
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.torch_build import WINDOWS, Machine, nvidia_gpus, suggested
 from modules.util.UserError import UserError
-from modules.util.World import ALONE, World
 from modules.util.write_place import check_file_place, check_folder_place
 
 import torch
-
-
-def resolve_device(config: TrainConfig, world: World = ALONE) -> torch.device:
-    """The device of `train_device`; `auto` takes the best one there is. Of several processes each has its own GPU."""
-    name = config.train_device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        if world.alone or name != "cuda":
-            return torch.device(name)
-    if name == "cuda" and not world.alone:
-        known = device_indexes(config) or list(range(torch.cuda.device_count()))
-        name = f"cuda:{known[world.place % len(known)]}" if known else name
-    return usable_device("train_device", name)
 
 
 def idle_gpu_note(config: TrainConfig) -> str:
@@ -51,22 +36,6 @@ def idle_gpu_note(config: TrainConfig) -> str:
         f"THIS RUN USES THE CPU, which takes far longer, although {gpus[0].name} (driver "
         f"{gpus[0].driver}) is here: {why}. With train_device cpu this is not said."
     )
-
-
-def usable_device(key: str, name: str) -> torch.device:
-    """The device of a name. Raises UserError, which names the option, if nothing can be computed on it here."""
-    try:
-        device = torch.device(name)
-        # there is a device that holds no numbers
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        usual = "cpu" if key == "temp_device" else "auto"
-        raise UserError(
-            f"{key}: {name!r} is not a usable device here; expected {'' if usual == 'cpu' else 'auto, '}cpu, or cuda "
-            "with a GPU and a torch that supports it.",
-            Remedy.of({key: usual}),
-        ) from error
-    return device
 
 
 def check_writable(path: Path, key: str, is_folder: bool) -> None:

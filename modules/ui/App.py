@@ -10,6 +10,7 @@ from modules.ui.DropTargets import DropTargets
 from modules.ui.FormView import FormView
 from modules.ui.OfferBar import OfferBar
 from modules.ui.OptimizerWindow import OptimizerWindow
+from modules.ui.PictureWindow import PictureWindow
 from modules.ui.PresetActions import PresetActions
 from modules.ui.ProblemBar import ProblemBar
 from modules.ui.RunFollower import RunFollower
@@ -21,6 +22,7 @@ from modules.ui.Timer import Timer
 from modules.ui.Tooltip import Tooltip
 from modules.ui.TopBar import TopBar
 from modules.ui.WindowTools import WindowTools
+from modules.util.config.ConceptConfig import ConceptConfig
 from modules.viewModel.form_tabs import OPTIMIZER, sections_of, tab_of
 from modules.viewModel.FormField import FormSection
 from modules.viewModel.OptimizerCatalog import OptimizerCatalog
@@ -58,6 +60,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         kept: what such views want to find again when the window is built anew, by names of their own; closed with the
             window if it has `close()`.
         optimizer_window: while it is open.
+        picture_window: the pictures of a concept, while it is open.
     """
 
     def __init__(self, root: Path) -> None:
@@ -75,6 +78,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.runs = RunFollower(self, self.tools, self.session, root, self.say, self._tell_of_run)
         self.preset_actions = PresetActions(self, self.tools, self.session, self.say, self.refresh)
         self.optimizer_window: OptimizerWindow | None = None
+        self.picture_window: PictureWindow | None = None
         self.kept: dict[str, Any] = {}
         self._when_loaded: list[Callable[[], None]] = []
         self._loading = False
@@ -187,6 +191,8 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         rescaled = scale != self.settings.scale
         if rescaled and any(_call(view, "may_rebuild") is False for _, view in self.views.values()):
             return
+        if rescaled and not self.close_pictures():
+            return
         self.settings.theme, self.settings.scale = theme, scale
         self.theme.apply(theme, scale)
         if rescaled:
@@ -255,6 +261,16 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         if path and not window.show_field(path):
             self._say_what_it_needs(path)
 
+    def open_pictures(self, concept: ConceptConfig) -> None:
+        """Opens the pictures and captions of a concept, in place of those of another one."""
+        if self.close_pictures():
+            self.picture_window = PictureWindow(self, concept)
+
+    def close_pictures(self) -> bool:
+        """Closes that window, if it is open. False: it stays, as a caption could not be saved."""
+        window = self.picture_window
+        return window is None or not window.winfo_exists() or window.close()
+
     def load_catalog(self) -> None:
         """Finds out, beside everything else, what the optimizers take; for that, torch is imported."""
         if self._loading or self.form.catalog is not None:
@@ -319,7 +335,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         for _, view in list(self.views.values()):
             if _call(view, "closing") is False:
                 return
-        if self.runs.may_close():
+        if self.close_pictures() and self.runs.may_close():
             self.destroy()
 
     def destroy(self) -> None:
@@ -338,6 +354,8 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
             return
         self.settings.geometry = self.geometry()
         self.session.close()
+        if self.picture_window is not None and self.picture_window.winfo_exists():
+            self.picture_window.save()
         self.destroy()
 
     def _held(self) -> str:

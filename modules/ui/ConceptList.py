@@ -1,12 +1,13 @@
 import tkinter as tk
 from collections.abc import Callable
 from pathlib import Path
-from tkinter import filedialog
+from tkinter import filedialog, ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.ConceptWindow import ConceptWindow
 from modules.ui.ItemList import ItemList
 from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.texts import tr
 from modules.viewModel.ConceptFacts import ConceptFacts
 from modules.viewModel.ConceptModel import concept_of_folder, sort_dropped
 
@@ -78,6 +79,11 @@ class ConceptList(ItemList):
     def _card(self, place: int, item: ConceptConfig) -> dict:
         card = super()._card(place, item)
         px = self.app.theme.px
+        card["pictures"] = ttk.Button(
+            card["edit"].master, text=tr("Pictures …"), command=lambda: self.app.open_pictures(self.list.items[place])
+        )
+        card["pictures"].pack(side="left", padx=(0, px(4)), after=card["edit"])
+        self.app.tools.tooltip.attach(card["pictures"], lambda: tr("All pictures of this concept and their captions."))
         card["picture"] = tk.Label(card["left"], borderwidth=0, width=px(THUMBNAIL), height=px(THUMBNAIL))
         card["picture"].pack(padx=(0, px(10)))
         self._paint(card)

@@ -10,6 +10,7 @@ from modules.ui.TextPane import TextPane
 from modules.ui.Timer import Timer
 from modules.ui.widgets import enable
 from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.texts import tr
 from modules.util.UserError import UserError
 from modules.viewModel.ConceptCheck import ConceptCheck
 from modules.viewModel.ConceptModel import CheckResult, Preview, title_of
@@ -40,6 +41,7 @@ class ConceptWindow(ItemWindow):
         checked: the dataset check.
         caption: the editable caption.
         save: writes it.
+        all_pictures: opens all pictures and captions of the concept.
         check_text: what the dataset check found.
     """
 
@@ -52,8 +54,14 @@ class ConceptWindow(ItemWindow):
         right = ttk.Frame(self.body, style="Window.TFrame", width=px(RIGHT))
         right.pack(side="right", fill="both", before=self.left, padx=(px(4), px(8)))
         right.pack_propagate(False)
-        self.tabs = TabBar(right, app.theme, (PREVIEW, CHECK), self.show_page)
-        self.tabs.pack(anchor="w", pady=(0, px(6)))
+        head = ttk.Frame(right, style="Window.TFrame")
+        head.pack(fill="x", pady=(0, px(6)))
+        self.all_pictures = ttk.Button(
+            head, text=tr("Pictures and captions …"), style="Window.TButton", command=self._open_pictures
+        )
+        self.all_pictures.pack(side="right")
+        self.tabs = TabBar(head, app.theme, (PREVIEW, CHECK), self.show_page)
+        self.tabs.pack(side="left", fill="x", expand=True)
         self._pages = {PREVIEW: self._make_preview(right), CHECK: self._make_check(right)}
         self._recolor()
         app.theme.listen(self, self._recolor)
@@ -146,6 +154,11 @@ class ConceptWindow(ItemWindow):
         """Runs the dataset check on this concept."""
         self._app.worker.run(self.checked.begin(*self._copies()), self._take_check, self._take_check)
         self._show_check()
+
+    def _open_pictures(self) -> None:
+        """Shows all pictures of the concept; a caption is edited in one window at a time."""
+        if self._may_leave_caption():
+            self._app.open_pictures(self.form.config)
 
     def save_caption(self) -> bool:
         """Writes the caption beside the image. False: it could not be written, which is said."""

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from modules.ui.AskWindow import AskWindow
 from modules.ui.ShortLabel import ShortLabel
 from modules.ui.tabs import TOOLS_TAB
-from modules.ui.ToolsView import CONVERT, TRY
 from modules.util.UserError import UserError
 from modules.viewModel import RunResult
 from modules.viewModel.paths import portable
 from modules.viewModel.ToolProcess import ToolProcess
+from modules.viewModel.tools.converter import CONVERT
+from modules.viewModel.tools.try_prompt import TRY
 
 if TYPE_CHECKING:
     from modules.ui.App import App

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from tkinter import font as tk_font
 from tkinter import ttk
 
-from modules.ui.PictureWindow import PictureWindow
+from modules.ui.SampleWindow import SampleWindow
 from modules.ui.Timer import Timer
 from modules.ui.WindowTools import WindowTools
 from modules.util.texts import tr
@@ -13,8 +13,8 @@ from modules.viewModel.run_data import RunData
 from modules.viewModel.run_list import ListedRun
 from modules.viewModel.RunModel import SamplePicture
 from modules.viewModel.SampleGallery import Gallery, gallery, prompts_of
+from modules.viewModel.SampleThumbnails import SampleThumbnails
 from modules.viewModel.text_lines import shortened
-from modules.viewModel.Thumbnails import Thumbnails
 from modules.viewModel.Worker import Worker
 
 from PIL import ImageTk
@@ -49,7 +49,7 @@ class RunGalleryPage(ttk.Frame):
         self._photos: list[ImageTk.PhotoImage] = []
         self._places: list[tuple[int, int, SamplePicture]] = []
         self._drawing = Timer(self, self._draw)
-        self._thumbnails = Thumbnails(worker, self._draw_soon)
+        self._thumbnails = SampleThumbnails(worker, self._draw_soon)
         self._head = ttk.Frame(self)
         ttk.Label(self._head, text=tr("Prompt"), style="Muted.TLabel").pack(side="left", padx=(0, px(8)))
         self.chooser = ttk.Button(self._head, style="Select.TButton", width=8, command=self._list)
@@ -114,7 +114,7 @@ class RunGalleryPage(ttk.Frame):
         """Shows a picture in a window of its own."""
         if self.window is not None:
             self.window.destroy()
-        self.window = PictureWindow(self.winfo_toplevel(), self._tools, self.gallery.rows, picture)
+        self.window = SampleWindow(self.winfo_toplevel(), self._tools, self.gallery.rows, picture)
 
     def _list(self) -> None:
         choices = [Choice(prompt, prompt) for prompt in self._prompts]

@@ -1,16 +1,16 @@
 import tkinter as tk
 from tkinter import ttk
 
-from modules.ui.PictureWindow import PictureWindow
+from modules.ui.SampleWindow import SampleWindow
 from modules.ui.Theme import COLORS
 from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
 from modules.util.texts import tr
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.fit_picture import fit_picture
-from modules.viewModel.PictureGrid import rows_of
 from modules.viewModel.RunModel import RunModel, SamplePicture
 from modules.viewModel.SampleBrowser import SampleBrowser
+from modules.viewModel.SampleGrid import rows_of
 
 import customtkinter as ctk
 from PIL import Image, ImageTk
@@ -35,7 +35,7 @@ class SampleViewer(ttk.Frame):
         self._tools, px = tools, tools.theme.px
         self.browser = SampleBrowser()
         self.picture: SamplePicture | None = None
-        self.window: PictureWindow | None = None
+        self.window: SampleWindow | None = None
         self._photo: ImageTk.PhotoImage | None = None
         head = ttk.Frame(self)
         head.pack(fill="x")
@@ -80,7 +80,7 @@ class SampleViewer(ttk.Frame):
             return
         if self.window is not None:
             self.window.destroy()
-        self.window = PictureWindow(self.winfo_toplevel(), self._tools, rows_of(self._model), self.picture)
+        self.window = SampleWindow(self.winfo_toplevel(), self._tools, rows_of(self._model), self.picture)
 
     def choose(self, prompt: str) -> None:
         """Shows the newest picture of another prompt."""

@@ -1,6 +1,5 @@
 import tkinter as tk
 from collections.abc import Callable
-from dataclasses import dataclass
 from tkinter import font as tk_font
 from tkinter import ttk
 from typing import TYPE_CHECKING
@@ -12,8 +11,9 @@ from modules.util.UserError import UserError
 from modules.viewModel.fit_picture import fit_picture
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.plot_colors import in_colors
-from modules.viewModel.ToolModel import ToolResult, tool_section
 from modules.viewModel.ToolProcess import ToolCancelled, ToolProcess
+from modules.viewModel.tools.Tool import Tool, tool_section
+from modules.viewModel.tools.ToolResult import ToolResult
 
 from PIL import Image, ImageTk
 
@@ -28,25 +28,6 @@ LARGEST_SCALE = 1.5
 PICTURE_SHARE, TABLE_SHARE = 0.48, 0.4
 # of a page's width: what a form takes at most
 FORM_SHARE = 0.56
-
-
-@dataclass(frozen=True)
-class Tool:
-    """What a tool says of itself.
-
-    Attributes:
-        name: on its tab.
-        help: what it is for.
-        do: what its button says.
-        promise: what its results will be.
-        has_process: whether it works in a process, which can be ended.
-    """
-
-    name: str
-    help: str
-    do: str
-    promise: str
-    has_process: bool = True
 
 
 class ToolPage(ttk.Frame):

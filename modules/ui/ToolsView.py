@@ -7,71 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 from modules.ui.TabBar import TabBar
 from modules.ui.Timer import Timer
-from modules.ui.ToolPage import Tool, ToolPage
-from modules.util.config.BaseConfig import BaseConfig
+from modules.ui.ToolPage import ToolPage
+from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import ConfigError
+from modules.util.texts import tr
 from modules.util.UserError import UserError
-from modules.viewModel import ToolModel
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.TensorBoard import TensorBoard
-from modules.viewModel.ToolModel import ToolResult
 from modules.viewModel.ToolProcess import ToolProcess
+from modules.viewModel.tools.all_tools import all_tools
+from modules.viewModel.tools.alpha import ALPHA, alpha_input, alpha_start, values_for
+from modules.viewModel.tools.captions import CAPTIONS
+from modules.viewModel.tools.Tool import Tool, ToolCall
+from modules.viewModel.tools.ToolResult import ToolResult
+from modules.viewModel.tools.try_prompt import TRY
 
 if TYPE_CHECKING:
     from modules.ui.App import App
 
 TICK_MS = 250
-TRY, CAPTIONS, ALPHA, INSPECT, CONVERT, MERGE, EXTRACT, RANK, COORD, MEMORY, BOARD = (
-    "try a prompt", "captions", "alpha calculator", "adapter inspector", "converter", "merge", "extract",
-    "effective rank", "coordinate check", "memory estimate", "TensorBoard",
-)  # fmt: skip
-TOOLS = (
-    Tool(
-        TRY, "Draws a prompt with the base model of the present config, alone and with an adapter. Nothing is trained.",
-        "Draw", "The pictures appear here, beside one another. They are kept in the workspace, in images.",
-    ),
-    Tool(
-        CAPTIONS, "Describes the images of a folder by a model. What you wrote yourself is never changed.",
-        "Describe", "The captions appear here. They are written only where Preview is empty.",
-    ),
-    Tool(
-        ALPHA, "Another alpha, with the learning rate and start values that go with it.", "Calculate",
-        "What changes with alpha appears here, and can be taken into the config.", has_process=False,
-    ),
-    Tool(
-        INSPECT, "What is in an adapter file, layer by layer.", "Inspect",
-        "Kind, rank and alpha of the adapter, and a table of its layers, appear here.",
-    ),
-    Tool(
-        CONVERT, "Another format, rank, alpha or kind. The read file stays as it is.", "Convert",
-        "What was written appears here, and what a lower rank loses.",
-    ),
-    Tool(
-        MERGE, "A base model with an adapter in it, for programs that load no adapters. What is read stays as it is.",
-        "Merge", "What was written appears here.",
-    ),
-    Tool(
-        EXTRACT, "The LoRA between two models: what a fine-tuned model has learned, as a small file.", "Extract",
-        "What was written appears here, and what the rank loses.",
-    ),
-    Tool(
-        RANK, "How many of their ranks the layers of an adapter really use.", "Plot",
-        "A plot over the layers, and their table, appear here.",
-    ),
-    Tool(
-        COORD, "How much one step of the present config changes the model, over ranks, block sizes and methods. Where "
-        "it is as much, the learning rate holds for all.", "Measure",
-        "A plot over sizes, and a table of all variants, appear here. Nothing is trained but a few steps in memory.",
-    ),
-    Tool(
-        MEMORY, "Where the memory of a run of the present config will go, before its base model is loaded.",
-        "Estimate", "What weights, gradients, optimizer and activations take appears here.",
-    ),
-    Tool(
-        BOARD, "Shows the curves of all runs in the workspace of the present config in the browser.", "Open",
-        "The address of TensorBoard appears here. It runs until the window is closed.",
-    ),
-)  # fmt: skip
 
 
 class ToolsView(ttk.Frame):
@@ -94,9 +48,10 @@ class ToolsView(ttk.Frame):
         self.board: TensorBoard = app.kept.setdefault("TensorBoard", TensorBoard())
         self._folder = tempfile.TemporaryDirectory()
         self._ticking = Timer(self, self._tick)
-        self._start = ToolModel.alpha_start(app.form.config)
+        self._start = alpha_start(app.form.config)
         self._wish: Any = None
-        self.tabs = TabBar(self, app.theme, [tool.name for tool in TOOLS], self.show_tool)
+        self._tools = {tool.name: tool for tool in all_tools()}
+        self.tabs = TabBar(self, app.theme, list(self._tools), self.show_tool)
         self.tabs.pack(fill="x", pady=(0, app.theme.px(6)))
         self.show_tool(ALPHA)
         alpha = self.pages[ALPHA]
@@ -110,7 +65,9 @@ class ToolsView(ttk.Frame):
         for page in self.pages.values():
             page.pack_forget()
         if name not in self.pages:
-            self.pages[name] = self._make(next(tool for tool in TOOLS if tool.name == name))
+            self.pages[name] = self._make(self._tools[name])
+            if name == CAPTIONS:
+                self._offer_reading(self.pages[name])
         self.pages[name].pack(fill="both", expand=True)
         self.tabs.mark(name)
 
@@ -136,6 +93,20 @@ class ToolsView(ttk.Frame):
         if not self._ticking.waits:
             self._ticking.start(TICK_MS)
 
+    def _offer_reading(self, page: ToolPage) -> None:
+        """A button that opens the captions of the folder, to read and correct them."""
+        self.read_button = ttk.Button(page.row, text=tr("Read the captions"), command=self.read_captions)
+        self.read_button.pack(side="right", padx=(self._app.theme.px(6), 0), before=page.button)
+
+    def read_captions(self) -> None:
+        """Opens the pictures and captions of the folder that the captioning tool works on."""
+        wish = self.pages[CAPTIONS].form.config
+        if wish.folder.strip():
+            folder = ConceptConfig(path=wish.folder, include_subdirectories=wish.subfolders)
+            self._app.open_pictures(folder)
+        else:
+            self.pages[CAPTIONS].fail(UserError(tr("Choose the folder of your images first.")))
+
     def may_rebuild(self) -> bool:
         """Not while a tool works, which would end with its page."""
         working = [name for name, page in self.pages.items() if page.process is not None]
@@ -156,7 +127,7 @@ class ToolsView(ttk.Frame):
         if page.result is None:
             return
         try:
-            values = ToolModel.values_for(form.config, self._wish, page.result)
+            values = values_for(form.config, self._wish, page.result)
             self.take.pack_forget()
             # the page keeps what it shows when the config changes
             page.result = None
@@ -168,33 +139,13 @@ class ToolsView(ttk.Frame):
             self._app.say(f"Set: {', '.join(known)}")
 
     def _work(self, name: str, wish: Any, process: ToolProcess) -> Callable[[], ToolResult]:
-        config = self._app.form.config.model_copy(deep=True)
-        folder = Path(self._folder.name)
-        works: dict[str, Callable[[], ToolResult]] = {
-            TRY: lambda: ToolModel.try_prompt(config, wish, process),
-            CAPTIONS: lambda: ToolModel.write_captions(config, wish, process),
-            ALPHA: lambda: ToolModel.rebase(config, wish),
-            INSPECT: lambda: ToolModel.inspect(wish, process),
-            CONVERT: lambda: ToolModel.convert(wish, process),
-            MERGE: lambda: ToolModel.merge(wish, process),
-            EXTRACT: lambda: ToolModel.extract(wish, process),
-            RANK: lambda: ToolModel.effective_rank(wish, folder / "ranks.png", process),
-            COORD: lambda: ToolModel.coord_check(config, wish, folder / "coordinates.png", process),
-            MEMORY: lambda: ToolModel.estimate_memory(config, process),
-            BOARD: lambda: ToolModel.open_board(self.board, Path(config.workspace_dir), process),
-        }
-        return works[name]
+        call = ToolCall(self._app.form.config.model_copy(deep=True), wish, process, Path(self._folder.name), self.board)
+        return lambda: self._tools[name].run(call)
 
     def _make(self, tool: Tool) -> ToolPage:
-        inputs: dict[str, BaseConfig] = {
-            TRY: ToolModel.TryInput(), CAPTIONS: ToolModel.CaptionInput(),
-            ALPHA: ToolModel.alpha_input(self._app.form.config), INSPECT: ToolModel.InspectInput(),
-            CONVERT: ToolModel.ConvertInput(), MERGE: ToolModel.MergeInput(), EXTRACT: ToolModel.ExtractInput(),
-            RANK: ToolModel.RankInput(), COORD: ToolModel.CoordInput(),
-        }  # fmt: skip
         forms = self._app.kept.setdefault("forms of tools", {})
-        if tool.name in inputs and tool.name not in forms:
-            forms[tool.name] = FormModel(inputs[tool.name])
+        if tool.form is not None and tool.name not in forms:
+            forms[tool.name] = FormModel(tool.form(self._app.form.config))
         form = forms.get(tool.name)
         return ToolPage(self, self._app, tool, form, lambda: self.run(tool.name), lambda: self.cancel(tool.name))
 
@@ -217,11 +168,11 @@ class ToolsView(ttk.Frame):
 
     def _config_changed(self) -> None:
         """The calculator starts from what the config has now; what it found for another one can't be taken."""
-        start, page = ToolModel.alpha_start(self._app.form.config), self.pages[ALPHA]
+        start, page = alpha_start(self._app.form.config), self.pages[ALPHA]
         if start == self._start:
             return
         self._start = start
-        page.form.replace(ToolModel.alpha_input(self._app.form.config))
+        page.form.replace(alpha_input(self._app.form.config))
         if page.result is not None or page.process is not None:
             self.take.pack_forget()
             page.clear()

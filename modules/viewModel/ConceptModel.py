@@ -26,7 +26,8 @@ from modules.viewModel.paths import is_folder, portable
 from PIL import Image, ImageOps
 
 if TYPE_CHECKING:
-    from modules.dataLoader.DatasetReport import DatasetImage
+    from modules.dataLoader.DatasetReport import DatasetImage, DatasetReport
+    from modules.dataLoader.progress import Progress
 
 # what sides of training images are multiples of, in pixels, by the beginning of the family's name
 GRIDS = {"STABLE_DIFFUSION_XL": 32, "STABLE_DIFFUSION_3": 16, "STABLE_DIFFUSION": 64}
@@ -161,9 +162,8 @@ def preview(config: TrainConfig, concept: ConceptConfig, image: tuple[str, str],
     Raises:
         UserError: the image cannot be used, with the reason.
     """
-    from modules.dataLoader.buckets import choose_bucket
+    from modules.dataLoader.buckets import choose_bucket, resolutions_of
     from modules.dataLoader.captions import vary_caption
-    from modules.dataLoader.ImageSource import resolutions_of
     from modules.dataLoader.ImageVariation import ImageVariation
     from modules.dataLoader.render import find_geometry, render_pixels
     from modules.util.decode_image import LARGEST_FILE, ImageError, decode_image
@@ -262,35 +262,44 @@ def write_caption(path: Path, text: str, known: str) -> None:
 MOST_PAIRS, MOST_TAGS = 20, 50
 
 
+def dataset_of(config: TrainConfig, concept: ConceptConfig, progress: "Progress | None" = None) -> "DatasetReport":
+    """What the dataset check finds in one concept, as if it were the only one; it is told of each image.
+
+    Raises:
+        UserError: nothing can be trained, with the reason.
+    """
+    from modules.dataLoader.check_dataset import check_dataset
+
+    alone = concept.model_copy(update={"enabled": True, "type": ConceptType.STANDARD})
+    config = config.model_copy(update={"validation": False})
+    conditioning = conditioning_of(config.model_type)
+    return check_dataset(config, [alone], conditioning=conditioning, warn=lambda _: None, progress=progress, bar=False)
+
+
 def check_concept(config: TrainConfig, concept: ConceptConfig) -> CheckResult:
     """The dataset check of one concept, as if it were the only one: counts, sizes, buckets, rejected files.
 
     Raises:
         UserError: nothing can be trained, with the reason.
     """
-    from modules.dataLoader.buckets import choose_bucket
-    from modules.dataLoader.check_dataset import check_dataset
-    from modules.dataLoader.ImageSource import resolutions_of
+    from modules.dataLoader.buckets import choose_bucket, resolutions_of
 
-    alone = concept.model_copy(update={"enabled": True, "type": ConceptType.STANDARD})
-    config = config.model_copy(update={"validation": False})
-    conditioning = conditioning_of(config.model_type)
-    report = check_dataset(config, [alone], conditioning=conditioning, warn=lambda _: None, bar=False)
+    report = dataset_of(config, concept)
     sizes = Counter((image.width, image.height) for image in report.images)
     buckets = Counter(
         choose_bucket(*size, resolution, grid_of(config), config.aspect_ratio_bucketing)
-        for size, count in sizes.items() for resolution in resolutions_of(config, alone) for _ in range(count)
+        for size, count in sizes.items() for resolution in resolutions_of(config, concept) for _ in range(count)
     )  # fmt: skip
     without = sum(image.captions == ("",) for image in report.images)
     words = f"{len(report.images)} images, {len(report.rejected)} rejected files, {without} without a caption"
     lines = ["Rejected:", *(f"  {rejected}" for rejected in report.rejected), ""] if report.rejected else []
-    several = ", for each of the resolutions" if len(resolutions_of(config, alone)) > 1 else ""
+    several = ", for each of the resolutions" if len(resolutions_of(config, concept)) > 1 else ""
     lines += [f"Buckets{several}:", *(f"  {w} × {h}: {count} images" for (w, h), count in buckets.most_common()), ""]
     lines += ["Sizes:", *(f"  {w} × {h}: {count} images" for (w, h), count in sizes.most_common(20))]
     lines += [f"  and {len(sizes) - 20} more"] if len(sizes) > 20 else []
     worth = [*report.warnings, *_look_lines(report.images, config.dataloader_threads)]
     lines += ["", "Worth knowing:", *(f"  {line}" for line in worth)] if worth else []
-    lines += _tag_lines(report.images, alone.text.tag_delimiter)
+    lines += _tag_lines(report.images, concept.text.tag_delimiter)
     return CheckResult(words, tuple(lines))
 
 

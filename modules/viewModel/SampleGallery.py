@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from modules.viewModel.PictureGrid import PictureRow
 from modules.viewModel.RunModel import SamplePicture
+from modules.viewModel.SampleGrid import PictureRow
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,29 @@ def shortened(text: str, room: int, measure: Callable[[str], int]) -> str:
     return f"{text[:fits].rstrip()}…"
 
 
+def wrapped(text: str, room: int, most: int, measure: Callable[[str], int]) -> list[str]:
+    """The beginning of a text in so many lines at most, broken between words; the last one ends in … if there is more.
+
+    Args:
+        text: whose line ends count as blanks.
+        room: for a line.
+        most: lines, at least 1.
+        measure: text -> its width, in the unit of `room`.
+    """
+    # no more than this can be seen, and a caption may have a thousand words
+    words, lines, line = text[: 40 * most + 200].split(), [], ""
+    for place, word in enumerate(words):
+        longer = f"{line} {word}" if line else word
+        if not line or measure(longer) <= room:
+            line = longer
+            continue
+        if len(lines) == most - 1:
+            return [*lines, shortened(" ".join([line, *words[place:]]), room, measure)]
+        lines.append(shortened(line, room, measure))
+        line = word
+    return [*lines, shortened(line, room, measure)] if line else lines
+
+
 def things_to_mend(count: int) -> str:
     """How much is wrong: "1 thing to mend", "3 things to mend"."""
     return f"{count} {'thing' if count == 1 else 'things'} to mend"

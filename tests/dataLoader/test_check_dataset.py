@@ -133,6 +133,10 @@ def test_masks(dataset):
     report = dataset.check(masked_training=True)
     assert {image.name: image.mask_path is not None for image in report.images} == {"a.png": True, "c.png": False}
     assert "another shape" in reasons(report)["b.png"]
+    (line,) = [line for line in dataset.warnings if "not the size of" in line]
+    assert "1 mask has not the size of its image, to which it is scaled: a-masklabel.png (128x64 px)" in line
+    Image.new("L", (64, 32)).save(dataset.folder / "a-masklabel.png")
+    assert not [line for line in dataset.check(masked_training=True).warnings if "not the size of" in line]
     (dataset.folder / "a-masklabel.png").write_bytes(b"")
     assert "mask" in reasons(dataset.check(masked_training=True))["a.png"]
 

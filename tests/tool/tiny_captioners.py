@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.tool.tiny_onnx import constant, entry, node, onnx_file, value
+
 import torch
 
 import numpy as np
@@ -37,7 +39,7 @@ CHAT = (
 
 def make_blip(folder: Path) -> Path:
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]"]
-    tokenizer = _tokenizer(marks, pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]", around=("[CLS]", "[SEP]"))
+    tokenizer = tokenizer_of(marks, pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]", around=("[CLS]", "[SEP]"))
     vocabulary = {"vocab_size": len(tokenizer), "bos_token_id": 4, "sep_token_id": 3, "eos_token_id": 3}
     config = BlipConfig(
         text_config={**SIZES, **vocabulary, "num_hidden_layers": 1, "encoder_hidden_size": 16, "projection_dim": 16},
@@ -48,12 +50,12 @@ def make_blip(folder: Path) -> Path:
     model = BlipForConditionalGeneration(config)
     with torch.no_grad():
         model.text_decoder.cls.predictions.bias[: len(marks)] = FORBIDDEN
-    return _saved(folder, model, tokenizer, BlipImageProcessorPil(size={"height": 32, "width": 32}))
+    return saved(folder, model, tokenizer, BlipImageProcessorPil(size={"height": 32, "width": 32}))
 
 
 def make_blip2(folder: Path) -> Path:
     marks = ["<s>", "<pad>", "</s>", "<unk>", "<image>"]
-    tokenizer = _tokenizer(marks, pad="<pad>", unk="<unk>", bos="<s>", eos="</s>")
+    tokenizer = tokenizer_of(marks, pad="<pad>", unk="<unk>", bos="<s>", eos="</s>")
     config = Blip2Config(
         vision_config={**SIZES, "num_hidden_layers": 1, "image_size": 32, "patch_size": 16},
         qformer_config={**SIZES, "num_hidden_layers": 1, "encoder_hidden_size": 16, "vocab_size": len(tokenizer)},
@@ -65,15 +67,15 @@ def make_blip2(folder: Path) -> Path:
         num_query_tokens=3, image_token_index=4,
     )  # fmt: skip
     torch.manual_seed(0)
-    saved = _saved(folder, Blip2ForConditionalGeneration(config), tokenizer,
+    folder = saved(folder, Blip2ForConditionalGeneration(config), tokenizer,
                    BlipImageProcessorPil(size={"height": 32, "width": 32}))  # fmt: skip
-    (saved / "processor_config.json").write_text('{"processor_class": "Blip2Processor", "num_query_tokens": 3}')
-    return saved
+    (folder / "processor_config.json").write_text('{"processor_class": "Blip2Processor", "num_query_tokens": 3}')
+    return folder
 
 
 def make_florence(folder: Path) -> Path:
     marks = ["<s>", "<pad>", "</s>", "<unk>", "<image>"]
-    tokenizer = _tokenizer(marks, pad="<pad>", unk="<unk>", bos="<s>", eos="</s>", image="<image>")
+    tokenizer = tokenizer_of(marks, pad="<pad>", unk="<unk>", bos="<s>", eos="</s>", image="<image>")
     ends = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
     layers = {f"{side}_{what}": count for side in ("encoder", "decoder")
               for what, count in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 16))}  # fmt: skip
@@ -93,15 +95,15 @@ def make_florence(folder: Path) -> Path:
     images = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
     images.image_seq_length = 5
     settings = '{"processor_class": "Florence2Processor", "post_processor_config": {"pure_text": {}}}'
-    saved = _saved(folder, model, tokenizer, images)
-    (saved / "processor_config.json").write_text(settings)
-    return saved
+    folder = saved(folder, model, tokenizer, images)
+    (folder / "processor_config.json").write_text(settings)
+    return folder
 
 
 def make_chat(folder: Path) -> Path:
     marks = ["<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
     marks += ["<|video_pad|>"]
-    tokenizer = _tokenizer(marks, pad="<pad>", unk="<unk>", eos="<|im_end|>")
+    tokenizer = tokenizer_of(marks, pad="<pad>", unk="<unk>", eos="<|im_end|>")
     tokenizer.chat_template = CHAT
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
     config = Qwen2_5_VLConfig(
@@ -120,7 +122,7 @@ def make_chat(folder: Path) -> Path:
     model = Qwen2_5_VLForConditionalGeneration(config)
     model.generation_config.suppress_tokens = list(range(len(marks)))
     images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 1024})
-    return _saved(folder, model, tokenizer, images)
+    return saved(folder, model, tokenizer, images)
 
 
 def make_tagger(folder: Path, tags: Mapping[str, tuple[int, Sequence[float]]]) -> Path:
@@ -134,43 +136,17 @@ def make_tagger(folder: Path, tags: Mapping[str, tuple[int, Sequence[float]]]) -
     rows = [f"{number},{tag},{category},1" for number, (tag, (category, _)) in enumerate(tags.items())]
     (folder / "selected_tags.csv").write_text("\n".join(["tag_id,name,category,count", *rows]))
     weights = np.array([channels for _, channels in tags.values()], dtype="<f4").T
-    axes = _entry(5, _entry(1, b"axes") + _entry(8, 1) + _entry(8, 2) + _entry(20, 7))
-    flat = _entry(5, _entry(1, b"keepdims") + _entry(3, 0) + _entry(20, 2))
-    graph = _node("ReduceMean", ["image"], "mean", axes + flat) + _node("MatMul", ["mean", "weights"], "sums")
-    graph += _node("Sigmoid", ["sums"], "tags") + _entry(2, b"tagger")
-    sides = b"".join(_entry(1, side) for side in weights.shape)
-    graph += _entry(5, sides + _entry(2, 1) + _entry(8, b"weights") + _entry(9, weights.tobytes()))
-    graph += _entry(11, _value("image", [4, 4, 3])) + _entry(12, _value("tags", [len(tags)]))
-    model = _entry(1, 8) + _entry(8, _entry(1, b"") + _entry(2, 13)) + _entry(7, graph)
-    (folder / "model.onnx").write_bytes(model)
+    axes = entry(5, entry(1, b"axes") + entry(8, 1) + entry(8, 2) + entry(20, 7))
+    flat = entry(5, entry(1, b"keepdims") + entry(3, 0) + entry(20, 2))
+    graph = node("ReduceMean", ["image"], "mean", axes + flat) + node("MatMul", ["mean", "weights"], "sums")
+    graph += node("Sigmoid", ["sums"], "tags") + entry(2, b"tagger")
+    graph += constant("weights", weights.shape, weights.tobytes())
+    graph += entry(11, value("image", [4, 4, 3])) + entry(12, value("tags", [len(tags)]))
+    (folder / "model.onnx").write_bytes(onnx_file(graph))
     return folder
 
 
-def _entry(number: int, value: int | bytes) -> bytes:
-    """A field of a message in the encoding of protobuf: a number, or bytes with their length before them."""
-    if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    low, high = value & 127, value >> 7
-    return bytes([low | 128]) + _varint(high) if high else bytes([low])
-
-
-def _node(kind: str, inputs: Sequence[str], output: str, attributes: bytes = b"") -> bytes:
-    """A NodeProto in its graph."""
-    read = b"".join(_entry(1, name.encode()) for name in inputs)
-    return _entry(1, read + _entry(2, output.encode()) + _entry(4, kind.encode()) + attributes)
-
-
-def _value(name: str, sides: Sequence[int]) -> bytes:
-    """A ValueInfoProto of float32, with a batch of any size before these sides."""
-    dims = _entry(1, _entry(2, b"batch")) + b"".join(_entry(1, _entry(1, side)) for side in sides)
-    return _entry(1, name.encode()) + _entry(2, _entry(1, _entry(1, 1) + _entry(2, dims)))
-
-
-def _tokenizer(marks: Sequence[str], around: tuple[str, str] | None = None, **names: str) -> PreTrainedTokenizerFast:
+def tokenizer_of(marks: Sequence[str], around: tuple[str, str] | None = None, **names: str) -> PreTrainedTokenizerFast:
     """A word a token."""
     known = {word: number for number, word in enumerate([*marks, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(known, unk_token=names["unk"]))
@@ -183,7 +159,7 @@ def _tokenizer(marks: Sequence[str], around: tuple[str, str] | None = None, **na
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=image, **named)
 
 
-def _saved(folder: Path, model: PreTrainedModel, *made: object) -> Path:
+def saved(folder: Path, model: PreTrainedModel, *made: object) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             # as they are drawn, they are too small for the image to matter

@@ -31,42 +31,6 @@ def concepts(app, mini_run, folder, until):
     until(app, lambda: not app.worker.busy)
 
 
-@pytest.fixture
-def answer(app):
-    """answer(text, action): does something, and answers the question that it leads to; returns the question."""
-    from modules.ui.AskWindow import AskWindow
-
-    def act(text: str, action) -> str:
-        asked = []
-
-        def give() -> None:
-            found = [one for owner in (app, *app.winfo_children()) for one in owner.winfo_children()]
-            for window in found:
-                if isinstance(window, AskWindow):
-                    asked.append(" ".join(str(label.cget("text")) for label in labels(window)))
-                    window.give(text)
-                    return
-            app.after(50, give)
-
-        waiting = app.after(50, give)
-        action()
-        app.update()
-        if not asked:
-            app.after_cancel(waiting)
-        assert len(asked) == 1, "there was no question"
-        return asked[0]
-
-    return act
-
-
-def labels(widget) -> list:
-    """All labels in a window."""
-    from tkinter import ttk
-
-    inner = [label for child in widget.winfo_children() for label in labels(child)]
-    return [*inner, widget] if isinstance(widget, ttk.Label) else inner
-
-
 def names(app) -> list[str]:
     return [concept.name for concept in app.form.config.concepts]
 

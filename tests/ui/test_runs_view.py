@@ -3,7 +3,7 @@
 import json
 
 from modules.ui.AskWindow import AskWindow
-from modules.viewModel.PictureGrid import PictureRow
+from modules.viewModel.SampleGrid import PictureRow
 from tests.viewModel.written_runs import write_record
 
 import pytest

@@ -19,6 +19,7 @@ from modules.util.config.load import train_config_from_dict
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelFormat import ModelFormat
 from tests.tool.tiny_captioners import make_blip
+from tests.tool.tiny_maskers import make_matting
 
 import torch
 
@@ -163,6 +164,35 @@ def test_captions_are_shown_first_and_written_then(app, view, fill, work, until,
     work(page)
     assert "1 caption written." in page.text.text and (folder / "a.txt").read_text().startswith("ohwx, ")
     assert (folder / "b.txt").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("forked_scripts")
+def test_masks_are_shown_first_and_written_then(app, view, fill, work, tmp_path):
+    page, folder = page_of(view, "masks"), tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        image = Image.new("RGB", (48, 32), "blue")
+        image.paste("red", (8, 8, 40, 24))
+        image.save(folder / name)
+    Image.new("L", (48, 32), 77).save(folder / "b-masklabel.png")
+    fill(page, folder=folder, model=make_matting(tmp_path / "net.onnx"), prompt="a person")
+    work(page)
+    assert "What to find: " in page.note.cget("text") and "can't be asked anything" in page.note.cget("text")
+    fill(page, prompt="", grow=-2)
+    work(page)
+    assert page.note.cget("text") == "" and "1 mask shown, none written." in page.text.text
+    assert "Masked training is off" in " ".join(page.text.text.split()) and "written:" not in page.text.text
+    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b-masklabel.png", "b.png"]
+    app.update()
+    seen = {color for _, color in pixels(page.picture)}
+    assert page.picture.winfo_viewable() and {(255, 0, 0), (0, 0, 255)} <= seen, "the pictures keep their colours"
+    fill(page, preview="", invert="true")
+    work(page)
+    assert "1 mask written." in page.text.text and not page.picture.winfo_viewable()
+    with Image.open(folder / "a-masklabel.png") as mask:
+        assert mask.size == (48, 32) and (mask.getpixel((24, 16)), mask.getpixel((2, 2))) == (0, 255)
+    with Image.open(folder / "b-masklabel.png") as mask:
+        assert mask.getcolors() == [(48 * 32, 77)]
 
 
 def test_what_the_calculator_finds_is_taken_into_the_config(app, view, fill, work):

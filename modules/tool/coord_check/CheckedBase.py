@@ -16,12 +16,12 @@ from modules.module.dense_weight import dense_weight
 from modules.module.WeightSet import WeightSet
 from modules.tool.coord_check.step_change import MeasuredLayer, StepChange, measure_step, record_inputs
 from modules.tool.coord_check.variants import Variant
+from modules.trainer.devices import resolve_device
 from modules.trainer.loss import loss_scale
 from modules.trainer.lr_schedule import scaled_learning_rate
 from modules.trainer.Method import check_trained, trained_components
 from modules.trainer.objective import batch_losses
 from modules.trainer.optimizers import create_optimizer, optimizer_notes
-from modules.trainer.preflight import resolve_device
 from modules.trainer.trained import make_trained, methods_of, options_of
 from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.load import resolve_concepts

@@ -12,7 +12,7 @@ from modules.tool.coord_check.CheckedBase import CheckedBase
 from modules.tool.coord_check.methods import BATCH, BLOCKS, CHECKED, RANKS, USUAL, WARM
 from modules.tool.coord_check.report import Row, Spread, spreads
 from modules.tool.coord_check.variants import Variant, check_variant, comparable, method_of, prepared, variants_of
-from modules.trainer.preflight import resolve_device
+from modules.trainer.devices import resolve_device
 from modules.util.config.load import load_train_config
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.DataType import DataType

@@ -77,7 +77,7 @@ def test_measuring_goes_on_where_it_stopped(sweep, tmp_path):
     assert found.keys() == FORMS.keys() and all(own["best"].keys() == {8} for own in found.values())
     text = table(rows, oft_sweep.SIZE_NAME, oft_sweep.COLUMNS)
     assert text.count("spread 1.00") == len(FORMS) and len({line.count("|") for line in text.splitlines()}) == 1
-    draw(rows, tmp_path / "sweep.png", oft_sweep.SIZE_NAME)
+    draw(rows, tmp_path / "sweep.png", oft_sweep.SIZE_NAME, oft_sweep.MEANINGS)
     assert Image.open(tmp_path / "sweep.png").size[0] > 1000
 
 

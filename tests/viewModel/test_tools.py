@@ -8,24 +8,14 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.UserError import UserError
-from modules.viewModel.ToolModel import (
-    AdapterFormat,
-    AdapterShape,
-    AlphaInput,
-    CaptionInput,
-    ConvertInput,
-    CoordInput,
-    InspectInput,
-    WrittenType,
-    alpha_input,
-    convert,
-    coord_check,
-    inspect,
-    rebase,
-    values_for,
-    write_captions,
-)
 from modules.viewModel.ToolProcess import ToolProcess
+from modules.viewModel.tools.adapter_choices import AdapterFormat, AdapterShape, WrittenType
+from modules.viewModel.tools.alpha import AlphaInput, alpha_input, rebase, values_for
+from modules.viewModel.tools.captions import CaptionInput, write_captions
+from modules.viewModel.tools.converter import ConvertInput, convert
+from modules.viewModel.tools.coord_check import CoordInput, coord_check
+from modules.viewModel.tools.inspector import InspectInput, inspect
+from modules.viewModel.tools.masks import MaskInput, write_masks
 from tests.load_script import load_script
 
 import pytest
@@ -117,6 +107,44 @@ def test_every_field_of_the_captions_reaches_their_script(calls):
     assert usual.preview == 3 and not usual.redo and not usual.subfolders and not usual.prompt and not usual.start
     with pytest.raises(UserError, match="Choose a folder of images first"):
         write_captions(TrainConfig(), CaptionInput(), ToolProcess())
+
+
+def test_every_field_of_the_masks_reaches_their_script(calls):
+    script, picture = load_script("mask"), Path("picture.png")
+    wish = MaskInput(
+        folder="photos", model="some/model", prompt="-a person", preview=None, threshold=0.25, grow=-7, blur=2.5,
+        holes=3.0, soft=True, invert=True, subfolders=True, overwrite=True,
+    )  # fmt: skip
+    assert not [name for name in MaskInput.model_fields if getattr(wish, name) == getattr(MaskInput(), name)]
+    write_masks(TrainConfig(), wish, picture, ToolProcess())
+    write_masks(TrainConfig(), MaskInput(folder="photos"), picture, ToolProcess())
+    full, usual = (vars(script.parse(list(line[1:]))) for line in calls)
+    assert full["folder"] == Path("photos") and full["preview"] is full["limit"] is None
+    names = ("model", "prompt", "threshold", "grow", "blur", "holes", "soft", "invert", "subfolders", "overwrite")
+    assert {name: full[name] for name in names} == {name: getattr(wish, name) for name in names}
+    plain = vars(script.parse(["photos", "--model", usual["model"]]))
+    other = {name for name in plain if plain[name] != usual[name]}
+    assert other == {"preview", "limit", "config"} and (usual["preview"], usual["limit"]) == (picture, 4)
+    with pytest.raises(UserError, match="Choose a folder of pictures first"):
+        write_masks(TrainConfig(), MaskInput(), picture, ToolProcess())
+
+
+def test_what_the_script_of_masks_says_is_said_in_words_of_the_form(monkeypatch):
+    said = "note: masked_training is off. Switch it on, or the masks are not used.\nwritten: picture.png"
+    monkeypatch.setattr(ToolProcess, "run_script", lambda *_, **__: said)
+    found = write_masks(TrainConfig(), MaskInput(folder="photos"), Path("picture.png"), ToolProcess())
+    assert " ".join(found.text.split()) == "note: Masked training is off. Switch it on, or the masks are not used."
+    assert max(map(len, found.text.splitlines())) < 40
+    assert found.picture == Path("picture.png") and not found.plot
+    monkeypatch.setattr(ToolProcess, "run_script", lambda *_, **__: "There are no pictures in photos.")
+    assert write_masks(TrainConfig(), MaskInput(folder="photos"), Path("x.png"), ToolProcess()).picture is None
+
+    def fail(*_: object, **__: object) -> str:
+        raise UserError("--prompt: this model finds labels.")
+
+    monkeypatch.setattr(ToolProcess, "run_script", fail)
+    with pytest.raises(UserError, match=r"^What to find: this model finds labels"):
+        write_masks(TrainConfig(), MaskInput(folder="photos"), Path("x.png"), ToolProcess())
 
 
 def test_the_coordinate_check_of_an_untouched_form_is_that_of_its_script(calls):

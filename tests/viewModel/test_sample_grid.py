@@ -3,11 +3,11 @@
 import time
 from pathlib import Path
 
-from modules.viewModel.PictureGrid import PictureGrid, PictureRow
 from modules.viewModel.PictureZoom import PictureZoom
 from modules.viewModel.RunModel import picture_of
 from modules.viewModel.SampleGallery import gallery, prompts_of
-from modules.viewModel.Thumbnails import PORTION, Thumbnails
+from modules.viewModel.SampleGrid import PictureRow, SampleGrid
+from modules.viewModel.SampleThumbnails import PORTION, SampleThumbnails
 from modules.viewModel.Worker import Worker
 
 import pytest
@@ -20,7 +20,7 @@ def pictures(*steps, prompt="0 - cat", end="png"):
 
 def test_the_newest_is_followed_and_an_older_one_stays():
     rows = [PictureRow("one", pictures(0, 10, 20)), PictureRow("none", []), PictureRow("two", pictures(0, 12))]
-    grid = PictureGrid(rows)
+    grid = SampleGrid(rows)
     assert grid.picture.step == 20 and "step 20" in grid.title and len(grid.rows) == 2
     grid.show([PictureRow("one", pictures(0, 10, 20, 30)), rows[2]])
     assert grid.picture.step == 30
@@ -83,7 +83,7 @@ def test_small_pictures_are_made_when_they_are_wanted(tmp_path):
         Image.new("RGB", (400, 100), "red").save(path)
     paths[1].write_bytes(b"no picture")
     worker, told = Worker(), []
-    small = Thumbnails(worker, lambda: told.append(None))
+    small = SampleThumbnails(worker, lambda: told.append(None))
     assert small.of(paths[0], 50) is None and not small.failed(paths[0], 50)
     small.want(paths, 50)
     end = time.monotonic() + 20

@@ -18,7 +18,7 @@ class PictureRow:
     pictures: Sequence[SamplePicture]
 
 
-class PictureGrid:
+class SampleGrid:
     """Which picture of some rows is looked at. At the end of its row it follows the newest.
 
     Attributes:

@@ -1,0 +1,30 @@
+"""The tool that opens TensorBoard."""
+
+import webbrowser
+from pathlib import Path
+
+from modules.viewModel.TensorBoard import TensorBoard
+from modules.viewModel.ToolProcess import ToolProcess
+from modules.viewModel.tools.Tool import Tool
+from modules.viewModel.tools.ToolResult import ToolResult
+
+BOARD = "TensorBoard"
+
+
+def open_board(board: TensorBoard, workspace: Path, process: ToolProcess) -> ToolResult:
+    """Starts TensorBoard on a workspace, unless it runs there, and opens it in the browser."""
+    address = board.open(workspace, process)
+    told = "" if webbrowser.open(address) else "\nNo browser could be opened: open this address in one."
+    return ToolResult(f"TensorBoard shows {workspace} at\n{address}\nuntil the window is closed.{told}")
+
+
+def tool() -> Tool:
+    """What the window needs to know of it."""
+    return Tool(
+        BOARD,
+        help="Shows the curves of all runs in the workspace of the present config in the browser.",
+        do="Open",
+        promise="The address of TensorBoard appears here. It runs until the window is closed.",
+        form=None,
+        run=lambda call: open_board(call.board, Path(call.config.workspace_dir), call.process),
+    )

@@ -1,0 +1,113 @@
+"""How tools run their scripts: what is asked for, passed on, and told in the words of a form."""
+
+import json
+import tempfile
+import textwrap
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from modules.util.config.TrainConfig import TrainConfig
+from modules.util.UserError import UserError
+from modules.viewModel.ToolProcess import ToolCancelled, ToolProcess
+from modules.viewModel.tools.ToolResult import ToolResult
+
+NOTE_WIDTH = 80
+# what the command line calls by its options has fields here; the longer ones first
+FORM_WORDS = {
+    "give --overwrite": "switch on Overwrite",
+    "give --neumann": "switch on Neumann series",
+    "by --neumann": "as chosen",
+    "scripts/convert_adapter.py IN OUT --format KOHYA_LORA": "the converter, Format KOHYA_LORA",
+    "by --base": "in Base model",
+    "--base": "Base model",
+    "--override train_dtype=FLOAT_32": "the same config with train_dtype FLOAT_32",
+    "--device cpu": "train_device cpu",
+    "--model:": "Model:",
+    "--prompt:": "Prompt:",
+    "--methods": "Methods",
+    "--ranks": "Ranks",
+    "--blocks": "Block sizes",
+    "--widths": "Another base model",
+    "--batch": "Batch",
+    "--steps": "Steps before",
+    "--adapter": "Adapter",
+    "--strengths": "Strengths",
+    "--rate": "Learning rate",
+    "--bound": "Bound",
+    "--format": "Format",
+    "--rank": "Rank",
+    "--alpha": "Alpha",
+    "--dtype": "Number format",
+    "--to": "Kind",
+}
+
+
+def run_script(
+    process: ToolProcess,
+    script: str,
+    *arguments: str,
+    target: Path | None = None,
+    accepted: Collection[int] = (0,),
+    words: Mapping[str, str] | None = None,
+) -> ToolResult:
+    """What a script prints, in the words of the form.
+
+    Args:
+        process: unused, for the script.
+        script: its file in scripts/.
+        arguments: as on the command line.
+        target, accepted: see `ToolProcess.run_script`.
+        words: what the script says -> what the form calls it, before those of all forms.
+
+    Raises:
+        UserError: with what the script says is wrong.
+        ToolCancelled: it was ended.
+    """
+    try:
+        said = process.run_script(script, *arguments, target=target, accepted=accepted)
+        return ToolResult(folded(_in_form_words(said, words)))
+    except ToolCancelled:
+        raise
+    except UserError as error:
+        raise UserError(_in_form_words(str(error), words)) from error
+
+
+def need(text: str, what: str, do: str = "Choose") -> None:
+    """Raises UserError if nothing stands in a field that has to be filled in."""
+    if not text.strip():
+        raise UserError(f"{do} {what} first.")
+
+
+def given(flag: str, value: Any) -> list[str]:
+    """A flag and its value, nothing where the field is empty."""
+    text = "" if value is None else str(value)
+    return [flag, text] if text.strip() else []
+
+
+@contextmanager
+def config_file(config: TrainConfig) -> Iterator[Path]:
+    """The config as a script reads it, for as long as the script runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "present config.json"
+        path.write_text(json.dumps(config.to_dict()), encoding="utf-8")
+        yield path
+
+
+def without_written(text: str, picture: Path) -> str:
+    """Without the line that names a file of the window's own."""
+    return "\n".join(line for line in text.splitlines() if line != f"written: {picture}")
+
+
+def folded(text: str) -> str:
+    """Notes in lines that fit beside a form; tables stay as they are."""
+    notes = ("note: ", "warning: ")
+    lines = [textwrap.fill(line, NOTE_WIDTH) if line.startswith(notes) else line for line in text.splitlines()]
+    return "\n".join(lines)
+
+
+def _in_form_words(text: str, own: Mapping[str, str] | None) -> str:
+    for words, in_form in (*(own or {}).items(), *FORM_WORDS.items()):
+        text = text.replace(words, in_form)
+    return text

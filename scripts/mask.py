@@ -1,0 +1,125 @@
+"""Writes masks for a folder of pictures by a model: NAME-masklabel.png beside each picture that has none.
+
+mask.py FOLDER --model onnx-community/BiRefNet_lite-ONNX --preview look.png     shows four, writes no mask
+mask.py FOLDER --model onnx-community/BiRefNet_lite-ONNX     the subject, without its background
+mask.py FOLDER --model CIDAS/clipseg-rd64-refined --prompt "a person, a dog" --threshold 0.35
+mask.py FOLDER --model mattmdjaga/segformer_b2_clothes --prompt "hair, face" --grow 10
+
+White is learnt, black is not; masks count with masked_training on. MODEL is a folder, an ONNX file or a hub name:
+an ONNX model that removes backgrounds (BiRefNet, IS-Net, U2-Net and the like; OWNER/NAME/FILE.onnx names one of several
+files), a CLIPSeg model, which finds what --prompt says, or a model of semantic segmentation (SegFormer, Mask2Former and
+the like), which finds labels. Several texts or labels have commas between them.
+
+Masks that exist are left alone. --overwrite makes those anew that this tool wrote and nobody changed since.
+
+Exit status: 0 done; 1 an error; 3 some pictures were left out, as they are broken or nothing was found in them; 130
+stopped by Ctrl+C: what is written stays, and the same command goes on.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from modules.util.openmp import wait_asleep
+
+wait_asleep()
+
+from modules.tool.mask_names import HOLES, KNOWN_MODELS, MOST_BLUR, MOST_GROWTH, PREVIEW, THRESHOLD
+from modules.util.config.errors import ConfigError
+from modules.util.UserError import UserError
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; exits with 2 if it makes no sense."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--model", required=True, help=f"such as {', '.join(KNOWN_MODELS)}")
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="texts or labels that are looked for, see above")
+    parser.add_argument(
+        "--threshold", type=float, default=THRESHOLD, metavar="P", help="value of the model from which a pixel is white"
+    )
+    parser.add_argument("--soft", action="store_true", help="greys stay; mid-grey is at the threshold")
+    parser.add_argument("--holes", type=float, default=HOLES, metavar="PERCENT", help="smaller ones are filled")
+    parser.add_argument("--grow", type=int, default=0, metavar="PIXELS", help="white grows; negative: shrinks")
+    parser.add_argument("--blur", type=float, default=0.0, metavar="PIXELS", help="radius of the edge's blur")
+    parser.add_argument("--invert", action="store_true", help="black and white change places, at the end")
+    parser.add_argument("--limit", type=int, metavar="N", help="pictures at most")
+    parser.add_argument(
+        "--preview", type=Path, metavar="PNG",
+        help=f"draws the first pictures and their masks into this file ({PREVIEW} without --limit), writes no mask",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="also those that this tool wrote and nobody changed")
+    parser.add_argument("--subfolders", action="store_true", help="also pictures in folders below")
+    parser.add_argument("--device", help="cuda, cuda:1, mps, cpu; the best one there is if not given")
+    parser.add_argument(
+        "--config", type=Path, metavar="JSON", help="a preset or config: its device, hub cache, token and offline mode"
+    )
+    args = parser.parse_args(arguments)
+    for name, fits, expected in (
+        ("threshold", 0 < args.threshold < 1, "a number between 0 and 1"),
+        ("holes", 0 <= args.holes <= 100, "a number from 0 to 100"),
+        ("grow", abs(args.grow) <= MOST_GROWTH, f"a number from -{MOST_GROWTH} to {MOST_GROWTH}"),
+        ("blur", 0 <= args.blur <= MOST_BLUR, f"a number from 0 to {MOST_BLUR:g}"),
+        ("limit", args.limit is None or args.limit >= 1, "at least 1"),
+    ):
+        if not fits:
+            parser.error(f"--{name}: found {getattr(args, name)}, expected {expected}")
+    return args
+
+
+def run(args: argparse.Namespace) -> int:
+    # it recommends packages for image processors that are not used here
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # torch and transformers take seconds to load; a wrong command line should not wait for them
+    from modules.run.ConsoleProgress import ConsoleProgress
+    from modules.tool.mask_shape import MaskShape
+    from modules.tool.mask_tool import MaskOutcome, MaskWishes, mask_folder
+
+    wishes = MaskWishes(
+        folder=args.folder,
+        model=args.model,
+        prompt=args.prompt.strip(),
+        shape=MaskShape(args.threshold, args.soft, args.holes, args.grow, args.blur, args.invert),
+        limit=PREVIEW if args.limit is None and args.preview is not None else args.limit,
+        preview=args.preview,
+        overwrite=args.overwrite,
+        subfolders=args.subfolders,
+        config=args.config,
+        device=args.device,
+    )
+    console, outcome = ConsoleProgress(), MaskOutcome()
+    try:
+        mask_folder(wishes, console.note, console.steps("masking"), console.download, outcome)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Stopped; {outcome.written} masks are done. The same command goes on.") from None
+    finally:
+        console.close()
+    return 3 if outcome.left_out else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    args = parse(arguments)
+    try:
+        return run(args)
+    except (ConfigError, UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(str(stopped) or "Stopped before the first mask.", file=sys.stderr)
+        return 130
+    return 1
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    # so that nothing half written stays behind when the window ends it
+    signal.signal(signal.SIGTERM, _stop)
+    sys.exit(main())

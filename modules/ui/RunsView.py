@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # between two looks while a run goes on
 LOOK_MS = 5000
-# after which a page is drawn anew: several runs may come one after the other
-PAGE_MS = 40
+# after which a page is drawn anew, and while more is read: several runs come one after the other
+PAGE_MS, READING_MS = 40, 400
 SWATCH, NAME = 12, 132
 DATE = 4
 LIST_SHARE = 0.36
@@ -180,7 +180,8 @@ class RunsView(ttk.Frame):
                 self.model.chosen = [first.key]
                 self.model.refresh()
         self._show_list()
-        self._paging.start(PAGE_MS)
+        if not self._paging.waits:
+            self._paging.start(READING_MS if self.model.reads else PAGE_MS)
         if self.model.any_running and self.winfo_ismapped():
             self._looking.start(LOOK_MS)
 

@@ -3,6 +3,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 # seconds for which a thread of Python keeps others waiting: as Python has it, and while one of a worker computes
@@ -42,11 +43,13 @@ class Worker:
             try:
                 result = function()
             except Exception as error:
-                self._results.put(lambda error=error: failed(error))
+                deliver = partial(failed, error)
             else:
-                self._results.put(lambda: done(result))
+                deliver = partial(done, result)
             finally:
+                # first: whoever has the result may rely on the thread's end
                 self._count(-1)
+            self._results.put(deliver)
 
         self._count(1)
         threading.Thread(target=work, name="window's work", daemon=True).start()

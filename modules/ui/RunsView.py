@@ -262,7 +262,7 @@ class RunsView(ttk.Frame):
 
 def _columns() -> list[Column]:
     return [
-        Column(tr("name"), NAME, 3), Column(tr("state"), 72), Column(tr("model"), 108, 2), Column(tr("method"), 72, 1),
+        Column(tr("name"), NAME, 3), Column(tr("state"), 72), Column(tr("model"), 126, 2), Column(tr("method"), 72, 1),
         Column(tr("begun"), 118), Column(tr("steps"), 84, 1, right=True), Column(tr("last loss"), 68, right=True),
         Column(tr("best validation"), 106, right=True),
     ]  # fmt: skip

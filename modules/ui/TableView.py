@@ -124,9 +124,18 @@ class TableView(ttk.Frame):
 
     def attach(self, tooltip: Tooltip, text: Callable[[str], str]) -> None:
         """Shows `text(key)` of the row under the pointer as help."""
-        tooltip.attach(
-            self.tree, lambda: text(self.tree.identify_row(self.tree.winfo_pointery() - self.tree.winfo_rooty()))
-        )
+        tree, pointed = self.tree, [""]
+
+        def moved(event: tk.Event) -> None:
+            # another row has another help, for which the pointer has come anew
+            row = tree.identify_row(event.y)
+            if row != pointed[0]:
+                pointed[0] = row
+                tooltip.hide()
+                tree.event_generate("<Enter>", x=event.x, y=event.y)
+
+        tooltip.attach(tree, lambda: text(tree.identify_row(tree.winfo_pointery() - tree.winfo_rooty())))
+        tree.bind("<Motion>", moved, add="+")
 
     def _tell(self) -> None:
         # Tk tells of what the program chose, too, and later

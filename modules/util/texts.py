@@ -1,7 +1,7 @@
 """What the window says, in the language that was chosen: English texts are the keys of the catalogues."""
 
 
-def tr(text: str, **values: object) -> str:
+def tr(text: str, /, **values: object) -> str:
     """A text of the window in its language.
 
     Args:

@@ -1,11 +1,14 @@
 """Images of a folder that are the same, nearly the same, or hardly sharp."""
 
 import shutil
+import time
 
+from modules.dataLoader import likeness as module
 from modules.dataLoader.DatasetReport import DatasetImage
 from modules.dataLoader.likeness import likeness
 
 import numpy
+import pytest
 from PIL import Image, ImageFilter
 
 
@@ -38,3 +41,24 @@ def test_a_folder_of_one_has_nothing_to_be_like(tmp_path):
     photo(1).save(tmp_path / "one.png")
     image = DatasetImage(0, "one.png", str(tmp_path / "one.png"), 1, 1, "x", ("",))
     assert likeness([image], 1) == likeness([], 1)
+
+
+def test_whoever_stops_does_not_wait_for_the_rest(monkeypatch, tmp_path):
+    looked = []
+
+    def look(path: str) -> None:
+        looked.append(path)
+        time.sleep(0.01)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if done == 2:
+            raise Stopped
+
+    monkeypatch.setattr(module, "_look", look)
+    images = [DatasetImage(0, f"{k}", f"{k}", 8, 8, f"{k}", ("",)) for k in range(200)]
+    with pytest.raises(Stopped):
+        likeness(images, 2, stop)
+    assert 2 <= len(looked) < 100

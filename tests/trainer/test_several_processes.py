@@ -250,7 +250,7 @@ def test_the_cache_is_shared_out_and_whole(runs, processes):
 
 
 def test_the_process_that_leads_alone_writes_the_record(runs):
-    for own, name in ((runs[1], "whole"), (runs[2], "whole")):
+    for own, name in ((runs[1], "validated"), (runs[2], "validated")):
         (folder,) = (Path(own.jobs[name]["config"]["workspace_dir"]) / "record").iterdir()
         lines = [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
         steps = [line["step"] for line in lines if line["kind"] == "scalars" and "loss/train" in line["values"]]

@@ -1,4 +1,5 @@
-"""Writes default config, concept and sample files in which every option carries a comment."""
+"""Writes default config, concept and sample files in which every option carries a comment, and renews what is made
+from the code: tables in docs/, and the texts that catalogues in modules/languages/ translate."""
 
 import argparse
 import sys
@@ -15,6 +16,7 @@ from modules.util.config.document import (
 )
 from modules.util.config.errors import ConfigError
 from modules.util.config.write_json import write_json
+from modules.viewModel.catalogue import update_all
 from scaled_optim.document import rules_markdown
 
 
@@ -27,7 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--samples-output-destination", metavar="FILE", help="write a list with a default sample here")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    parser.add_argument("--update-docs", action="store_true", help="renew the generated tables in docs/")
+    parser.add_argument(
+        "--update-docs",
+        action="store_true",
+        help="renew docs/ and modules/languages/ from the code",
+    )
     args = parser.parse_args(arguments)
 
     files = [
@@ -53,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
             for name, tables in (("config.md", None), ("optimizers.md", rules_markdown())):
                 changed = update_document(ROOT / "docs" / name, tables)
                 print(f"docs/{name}: {'updated' if changed else 'up to date'}")
+            for name, changed in update_all(ROOT).items():
+                print(f"modules/languages/{name}: {'updated' if changed else 'up to date'}")
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

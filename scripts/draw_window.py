@@ -26,6 +26,7 @@ from modules.ui.layout_faults import layout_faults
 from modules.ui.tabs import TABS
 from modules.ui.window_scenes import scenes
 from modules.util.config.write_json import write_json
+from modules.util.texts import ENGLISH, languages
 from modules.viewModel.Session import BUILT_IN, SETTINGS
 from modules.viewModel.tools.try_prompt import TRY
 
@@ -55,6 +56,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--view", choices=["basic", "all"], default="basic", help="how many options are shown")
     parser.add_argument("--theme", choices=["light", "dark"], default="light", help="of the window")
     parser.add_argument("--scale", type=int, default=100, metavar="PERCENT", help="of the window")
+    parser.add_argument("--language", choices=[*languages()], default=ENGLISH, help="of the window")
     parser.add_argument("--screens", nargs="+", metavar="WxH", help="virtual ones, instead of --sizes of the window")
     parser.add_argument("--scales", nargs="+", type=int, default=[100, 150, 200], metavar="PERCENT", help="on each")
     parser.add_argument("--only-check", action="store_true", help="with --screens, draws no pictures")
@@ -178,6 +180,7 @@ def on_screens(args: argparse.Namespace) -> int:
                 folder = args.output / f"{wide}x{high}_{scale}"
                 command = [sys.executable, __file__, "--output", str(folder), "--scale", str(scale), "--whole-screen"]
                 command += ["--view", args.view, "--theme", args.theme, *(["--only-check"] if args.only_check else [])]
+                command += ["--language", args.language]
                 command += ["--run", str(args.run.resolve())] if args.run else []
                 print(f"{wide} x {high} at {scale} %", flush=True)
                 status |= subprocess.run(command, env=os.environ | {"DISPLAY": display}, check=False).returncode
@@ -195,10 +198,12 @@ def draw(args: argparse.Namespace, root: Path) -> int:
     shutil.copytree(ROOT / BUILT_IN, root / BUILT_IN)
     if args.whole_screen:
         # as somebody finds it who has chosen this scale
-        write_json(root / SETTINGS, {"scale": args.scale, "theme": args.theme, "view": args.view})
+        settings = {"scale": args.scale, "theme": args.theme, "view": args.view, "language": args.language}
+        write_json(root / SETTINGS, settings)
     app = App(root)
     app.show_view(args.view)
     app.show_theme(args.theme, args.scale)
+    app.show_language(args.language)
     if run is not None and not args.whole_screen:
         app.runs.controller.model.follow(RunProcess(run))
     painter = Painter(app, output)

@@ -111,14 +111,15 @@ def _adapter_row(comfy: Comfy, url: str, log: Path, kind: str, adapter: Path) ->
 
 def _family_row(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
     """What the window made of a workflow: nodes it does not know, and those whose fields are other ones than ours."""
-    wrong = [f"{node['type']}: {fault}" for node in told["nodes"] if node["known"] for fault in _faults(node)]
+    wrong = [f"{node['type']}: {fault}" for node in told["nodes"] if node["known"] for fault in node_faults(node)]
     return {
         "name": name, "nodes": len(told["nodes"]),
         "unknown nodes": sorted({node["type"] for node in told["nodes"] if not node["known"]}), "wrong": wrong,
     }  # fmt: skip
 
 
-def _faults(node: Mapping[str, Any]) -> Iterator[str]:
+def node_faults(node: Mapping[str, Any]) -> Iterator[str]:
+    """Where a node in the window has other fields, links or outputs than in our file."""
     ours = NODE_TYPES[node["type"]]
     widgets = [name for name, _ in node["widgets"]]
     if (expected := list(ours.widgets)) != widgets[: len(expected)]:

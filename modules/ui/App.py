@@ -27,6 +27,7 @@ from modules.ui.window_keys import bind_keys
 from modules.ui.window_place import fitting_place, limit_size
 from modules.ui.WindowTools import WindowTools
 from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.texts import choose_language, later, tr
 from modules.viewModel.form_tabs import OPTIMIZER, sections_of, tab_of
 from modules.viewModel.FormField import FormSection
 from modules.viewModel.OptimizerCatalog import OptimizerCatalog
@@ -48,6 +49,8 @@ LEAST_TAB = 190
 # of a list, and of the form below it
 LEAST_PANES = (150, 150)
 POLL_MS, SETTLE_MS, LATER_MS = 50, 150, 1500
+STAY, CLOSE = later("Stay"), later("Close")
+PROGRAM = "scaled-trainer"
 
 
 class App(ctk.CTk, TkinterDnD.DnDWrapper):
@@ -74,6 +77,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
     def __init__(self, root: Path) -> None:
         super().__init__()
         self.session = Session(root)
+        trouble = choose_language(self.session.settings.language)
         self.form, self.presets, self.settings = self.session.form, self.session.presets, self.session.settings
         self.theme = Theme(self)
         self.theme.apply(self.settings.theme, self.settings.scale)
@@ -94,7 +98,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         # of Tk's own: customtkinter's scales
         tk.Wm.wm_geometry(self, fitting_place(self, self.theme, self.settings.geometry))
         limit_size(self, self.theme)
-        news: list[str] = []
+        news = [trouble] if trouble else []
         self.session.restore(news.append)
         self._build()
         self.form.listen(lambda _: self.refresh())
@@ -132,7 +136,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         inside = self._whole.inside
         self.top = TopBar(
             inside, self.tools, self.session, self.hints, self.preset_actions, self.show_view, self.show_theme,
-            self.go_to,
+            self.go_to, self.show_language,
         )  # fmt: skip
         self.top.pack(fill="x", padx=(0, px(8)))
         self.tabs = TabBar(inside, self.theme, [tab.name for tab in TABS], self.show_tab)
@@ -181,11 +185,11 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         view = tab.load_view()(page, self) if tab.view else None
         if tab.name == "training":
             one = self.form.fields[OPTIMIZER_PATH]
-            sections.insert(0, FormSection(OPTIMIZER, "Optimizer", "", one.declared.group, False, [one]))
+            sections.insert(0, FormSection(OPTIMIZER, later("Optimizer"), "", one.declared.group, False, [one]))
         if not sections:
             view.pack(fill="both", expand=True)
             return None, view
-        actions = {OPTIMIZER: ("Options of the optimizer …", self.open_optimizer)}
+        actions = {OPTIMIZER: (tr("Options of the optimizer …"), self.open_optimizer)}
         plots = {key: lambda card, kind=kind: OptionPlotView(card, self, kind) for key, kind in plot_kinds().items()}
         form = FormView(page, self.tools, self.form, sections, self.hints, self.settings.view == ALL, actions, plots)
         if view is None:
@@ -208,21 +212,31 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
     def show_theme(self, theme: str, scale: int) -> None:
         """Takes other colours, or another size of everything, for which the window is built anew."""
         rescaled = scale != self.settings.scale
-        if rescaled and any(_call(view, "may_rebuild") is False for _, view in self.views.values()):
-            return
-        if rescaled and not self.close_pictures():
+        if rescaled and not self._may_rebuild():
             return
         self.settings.theme, self.settings.scale = theme, scale
         self.theme.apply(theme, scale)
         if rescaled:
             # customtkinter pins the window to its size while it scales
             limit_size(self, self.theme)
-            if self.optimizer_window is not None:
-                self.optimizer_window.destroy()
             self._rebuild()
 
+    def show_language(self, code: str) -> None:
+        """Takes the texts of another language, for which the window is built anew."""
+        if code == self.settings.language or not self._may_rebuild():
+            return
+        self.settings.language = code
+        trouble = choose_language(code)
+        self._rebuild()
+        self.say(trouble)
+
+    def _may_rebuild(self) -> bool:
+        return all(_call(view, "may_rebuild") is not False for _, view in self.views.values()) and self.close_pictures()
+
     def _rebuild(self) -> None:
-        """Sizes are taken when widgets are made. What views made by hand know is in their models or in `kept`."""
+        """Sizes and texts are taken when widgets are made. What a hand-made view knows is in its model or in `kept`."""
+        if self.optimizer_window is not None:
+            self.optimizer_window.destroy()
         self._body.destroy()
         self._build()
         self.refresh()
@@ -238,7 +252,12 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         """Shows an option, wherever it stands; a longer path counts as the option that it leads into."""
         if (place := place_in_items(path)) is not None:
             self.show_tab(place.tab)
-            self.say(f"{place.title} is an option of each of the {place.plural}: Edit › {place.section}.")
+            self.say(
+                tr(
+                    "{option} is an option of {each}: Edit › {section}.",
+                    option=tr(place.title), each=tr(place.each), section=tr(place.section),
+                )
+            )  # fmt: skip
             return
         while path and path not in self.form.fields:
             path = path.rpartition(".")[0]
@@ -266,12 +285,13 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.views["concepts"][1].edit(place)
 
     def _say_what_it_needs(self, path: str) -> None:
-        self.say(f"“{self.form.title(path)}” matters only with {self.form.needs(path)}.")
+        text = tr("“{option}” matters only with {needs}.", option=self.form.title(path), needs=self.form.needs(path))
+        self.say(text)
 
     def open_optimizer(self, path: str = "") -> None:
         """Opens the optimizer window, if asked to at an option, as soon as it is known what the optimizers take."""
         if self.form.catalog is None:
-            self.say("Loading what the optimizers take …")
+            self.say(tr("Loading what the optimizers take …"))
             self._when_loaded.append(lambda: self.open_optimizer(path))
             self.load_catalog()
             return
@@ -320,13 +340,13 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
     def _not_loaded(self, error: Exception) -> None:
         self._loading = False
         self._when_loaded.clear()
-        self.say(f"What the trainer takes cannot be read: {error}")
+        self.say(tr("What the trainer takes cannot be read: {error}", error=error))
 
     def refresh(self) -> None:
         """Shows what preset is open and changed, and, when the last of a row of changes is done, what is wrong."""
         self.top.refresh()
         self.offer.refresh()
-        self.title(f"{self.session.title} – scaled-trainer")
+        self.title(f"{self.session.title} – {PROGRAM}")
         self._checking.start(SETTLE_MS)
 
     def start_run(self) -> None:
@@ -354,8 +374,8 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
             return
         self.settings.geometry = tk.Wm.wm_geometry(self)
         if troubles := self.session.close():
-            question = "\n\n".join(["Not everything can be kept:", *troubles, "Close all the same?"])
-            if AskWindow(self, self.tools, "Close", question, ("Stay", "Close")).ask() != "Close":
+            question = "\n\n".join([tr("Not everything can be kept:"), *troubles, tr("Close all the same?")])
+            if AskWindow(self, self.tools, tr(CLOSE), question, (STAY, CLOSE)).ask() != CLOSE:
                 return
         for _, view in list(self.views.values()):
             if _call(view, "closing") is False:
@@ -394,7 +414,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.offer.refresh()
         before, self._not_kept = self._not_kept, self.session.keep()
         if self._not_kept and self._not_kept != before:
-            self.say(f"Not everything can be kept: {' '.join(self._not_kept)}")
+            self.say(tr("Not everything can be kept: {what}", what=" ".join(self._not_kept)))
 
     def _show_steps(self) -> None:
         self.steps.show(self.form.config, self.form.checks is not None)

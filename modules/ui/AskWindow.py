@@ -5,6 +5,7 @@ from tkinter import ttk
 from modules.ui.place_over import place_over
 from modules.ui.widgets import focused
 from modules.ui.WindowTools import WindowTools
+from modules.util.texts import tr
 
 import customtkinter as ctk
 
@@ -19,7 +20,8 @@ class AskWindow(ctk.CTkToplevel):
         tools: the window's own.
         title: of the window.
         text: the question.
-        buttons: answers; the first, by which nothing may be lost, is what Return gives. Escape and closing give "".
+        buttons: answers, shown in the language of the window; the first, by which nothing may be lost, is what Return
+            gives. Escape and closing give "".
         entry: what stands in a field for a text; None: there is no field.
         check: says what is wrong with the answer and the text; while it does, the window stays.
 
@@ -51,7 +53,7 @@ class AskWindow(ctk.CTkToplevel):
         self.buttons: dict[str, ttk.Button] = {}
         for place, name in enumerate(buttons):
             style = "Window.Accent.TButton" if place == 0 else "Window.TButton"
-            button = ttk.Button(row, text=name, style=style, command=lambda name=name: self.give(name))
+            button = ttk.Button(row, text=tr(name), style=style, command=lambda name=name: self.give(name))
             button.pack(side="left", padx=(px(8), 0))
             self.buttons[name] = button
         self.bind("<Return>", lambda _: self.give(self._focused(buttons)))

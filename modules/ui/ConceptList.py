@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from modules.ui.ConceptWindow import ConceptWindow
 from modules.ui.ItemList import ItemList
 from modules.util.config.ConceptConfig import ConceptConfig
-from modules.util.texts import tr
+from modules.util.texts import later, tr, tr_n
 from modules.viewModel.ConceptFacts import ConceptFacts
 from modules.viewModel.ConceptModel import concept_of_folder, sort_dropped
 
@@ -22,7 +22,7 @@ THUMBNAIL = 84
 class ConceptList(ItemList):
     """The folders of images that a run trains on."""
 
-    key, item_class, plural, add_text = "concepts", ConceptConfig, "concepts", "Add a folder …"
+    key, item_class, add_text = "concepts", ConceptConfig, later("Add a folder …")
     card_width = 500
 
     def __init__(self, parent: tk.Misc, app: "App") -> None:
@@ -31,13 +31,17 @@ class ConceptList(ItemList):
         app.theme.listen(self, self._recolor)
         app.tools.drops.accept(self, self.add_dropped)
 
+    def counted(self, n: int) -> str:
+        """How many concepts there are, in words."""
+        return tr_n("{n} concept", "{n} concepts", n)
+
     def describe(self, item: ConceptConfig) -> tuple[str, str]:
         """Name; type and count of images, or what is wrong with the folder."""
         return self._facts.describe(item)
 
     def add(self) -> None:
         """Adds the folder that a person chooses, and opens it."""
-        folder = filedialog.askdirectory(parent=self, title="A folder of images", initialdir=Path.cwd())
+        folder = filedialog.askdirectory(parent=self, title=tr("A folder of images"), initialdir=Path.cwd())
         if folder:
             self.add_folders([Path(folder)], lambda: self.edit(len(self.list.items) - 1))
 
@@ -126,4 +130,4 @@ class ConceptList(ItemList):
         self._look()
 
     def _not_looked(self, error: Exception) -> None:
-        self.app.say(f"The folders cannot be read: {error}")
+        self.app.say(tr("The folders cannot be read: {error}", error=error))

@@ -14,7 +14,7 @@ from modules.ui.TextPane import TextPane
 from modules.ui.Timer import Timer
 from modules.ui.widgets import enable
 from modules.util.config.ConceptConfig import ConceptConfig
-from modules.util.texts import tr
+from modules.util.texts import later, tr
 from modules.util.UserError import UserError
 from modules.viewModel.concept_advice import ConceptHints
 from modules.viewModel.ConceptCheck import ConceptCheck
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 SIZE, RIGHT = (1180, 700), 560
 # of options and images beside each other, and the width of both below which there is one page for each
 LEAST, NARROW = (420, 400), 860
-OPTIONS, PREVIEW, CHECK = "options", "preview", "dataset check"
+OPTIONS, PREVIEW, CHECK = later("options"), later("preview"), later("dataset check")
 # of a picture, in pixels at 100 %
 LEAST_PICTURE = 120
 SETTLE_MS = 250
-SAVE, LOSE, CANCEL = "Save", "Lose it", "Cancel"
+SAVE, LOSE, CANCEL = later("Save"), later("Lose it"), later("Cancel")
 
 
 class ConceptWindow(ItemWindow):
@@ -121,8 +121,8 @@ class ConceptWindow(ItemWindow):
         made = [
             ttk.Button(row, text=text, command=action)
             for text, action in (
-                ("‹ Image", lambda: self.go(-1)), ("Image ›", lambda: self.go(1)),
-                ("Another variation", lambda: self.go(0, self.images.shown.variation + 1)),
+                (tr("‹ Image"), lambda: self.go(-1)), (tr("Image ›"), lambda: self.go(1)),
+                (tr("Another variation"), lambda: self.go(0, self.images.shown.variation + 1)),
             )
         ]  # fmt: skip
         self.preceding, self.following, self.another = made
@@ -138,11 +138,11 @@ class ConceptWindow(ItemWindow):
         room = ttk.Frame(card, height=px(LEAST_PICTURE))
         room.pack(fill="both", expand=True, pady=(px(8), 0))
         room.pack_propagate(False)
-        self._picture = tk.Label(room, borderwidth=0, text="Drawing …", wraplength=px(RIGHT - 60))
+        self._picture = tk.Label(room, borderwidth=0, text=tr("Drawing …"), wraplength=px(RIGHT - 60))
         self._picture.least_size = (px(LEAST_PICTURE), px(LEAST_PICTURE))
         self._picture.pack(fill="both", expand=True)
         self._picture.bind("<Configure>", lambda event: self._picture_resized(event.width))
-        ttk.Label(foot, text="Caption", style="Bold.TLabel").pack(anchor="w")
+        ttk.Label(foot, text=tr("Caption"), style="Bold.TLabel").pack(anchor="w")
         self.caption = tk.Text(
             foot, height=3, wrap="word", borderwidth=0, highlightthickness=1, padx=6, pady=4, undo=True,
             font=self._app.theme.font("normal"),
@@ -152,7 +152,7 @@ class ConceptWindow(ItemWindow):
         self.caption.bind("<Tab>", lambda event: event.widget.tk_focusNext().focus() or "break")
         row = ttk.Frame(foot)
         row.pack(fill="x")
-        self.save = ttk.Button(row, text="Save the caption", command=self.save_caption)
+        self.save = ttk.Button(row, text=tr("Save the caption"), command=self.save_caption)
         self.save.pack(side="left")
         self._varied = ttk.Label(row, style="Muted.TLabel", anchor="w", justify="left", wraplength=px(RIGHT - 180))
         self._varied.pack(side="left", fill="x", expand=True, padx=(px(8), 0))
@@ -163,7 +163,7 @@ class ConceptWindow(ItemWindow):
         card = ttk.Frame(parent, style="Card.TFrame", padding=px(10))
         row = ttk.Frame(card)
         row.pack(fill="x", pady=(0, px(6)))
-        self.check_button = ttk.Button(row, text="Check", command=self.check)
+        self.check_button = ttk.Button(row, text=tr("Check"), command=self.check)
         self.check_button.pack(side="left")
         self.check_heading = ttk.Label(row, text=self.checked.heading, style="Muted.TLabel", justify="left",
                                        wraplength=px(RIGHT - 140))  # fmt: skip
@@ -236,8 +236,8 @@ class ConceptWindow(ItemWindow):
     def _may_leave_caption(self, answers: tuple[str, ...] = (SAVE, LOSE, CANCEL)) -> bool:
         if not self.images.is_edited:
             return True
-        question = f"The caption of {self.images.shown.name} is not saved."
-        answer = AskWindow(self, self._app.tools, "The caption", question, answers).ask()
+        question = tr("The caption of {image} is not saved.", image=self.images.shown.name)
+        answer = AskWindow(self, self._app.tools, tr("The caption"), question, answers).ask()
         if answer == SAVE:
             return self.save_caption()
         if answer == LOSE:

@@ -4,6 +4,7 @@ from tkinter import filedialog, ttk
 
 from modules.ui.Control import Control
 from modules.ui.ShortLabel import ShortLabel
+from modules.util.texts import tr
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.paths import nearest_folder, portable
 
@@ -75,13 +76,13 @@ class EntryControl(Control):
 
     def _browse(self) -> None:
         if self.one.declared.path == "model":
-            choices = [Choice("file", "A file …"), Choice("folder", "A folder …")]
+            choices = [Choice("file", tr("A file …")), Choice("folder", tr("A folder …"))]
             self.tools.popup.open(self.entry, choices, "file", self._ask)
         else:
             self._ask(self.one.declared.path)
 
     def _ask(self, what: str) -> None:
-        title, start = self.one.declared.title, nearest_folder(self.shown())
+        title, start = tr(self.one.declared.title), nearest_folder(self.shown())
         if what == "folder":
             path = filedialog.askdirectory(parent=self.entry, title=title, initialdir=start)
         elif what == "file":

@@ -7,6 +7,7 @@ from modules.ui.SwitchControl import SwitchControl
 from modules.ui.Timer import Timer
 from modules.ui.widgets import focused
 from modules.ui.WindowTools import WindowTools
+from modules.util.texts import tr
 from modules.viewModel.FieldHints import NOTHING, FieldHints
 from modules.viewModel.FormField import FormField
 from modules.viewModel.FormModel import FormModel
@@ -34,7 +35,7 @@ class FieldRow:
         self.one, self._form, self._hints, self._tools = one, form, hints, tools
         self._parent, self._row = parent, 2 * place
         px = tools.theme.px
-        self.label = ttk.Label(parent, text=one.declared.title, wraplength=px(LABEL_WIDTH), justify="left")
+        self.label = ttk.Label(parent, text=tr(one.declared.title), wraplength=px(LABEL_WIDTH), justify="left")
         self._body = ttk.Frame(parent)
         self.control = control_class(one, hints)(self._body, one, hints, tools, self._typed)
         self.control.frame.pack(side="left", fill="x", expand=True)
@@ -44,7 +45,7 @@ class FieldRow:
             self.unit = SelectControl(self._body, unit, hints, tools, lambda text: self._set(unit.path, text))
             self.unit.frame.pack(side="left", padx=(px(6), 0), ipadx=px(36))
         elif one.declared.unit:
-            unit = ttk.Label(self._body, text=one.declared.unit, style="Muted.TLabel", wraplength=px(UNIT_WIDTH))
+            unit = ttk.Label(self._body, text=tr(one.declared.unit), style="Muted.TLabel", wraplength=px(UNIT_WIDTH))
             unit.pack(side="left", padx=(px(6), 0))
         self._undo = ttk.Button(parent, text="↺", style="Clear.TButton", width=2, command=self.reset)
         self._error: ttk.Label | None = None
@@ -53,7 +54,7 @@ class FieldRow:
         self.visible = False
         tools.tooltip.attach(self.label, self._help, self._body)
         tools.tooltip.attach(self.control.focus, self._help, self.label)
-        tools.tooltip.attach(self._undo, lambda: f"Back to the default: {self._default_text()}")
+        tools.tooltip.attach(self._undo, lambda: tr("Back to the default: {value}", value=self._default_text()))
         self.control.focus.bind("<FocusOut>", lambda _: self._show_error(), add="+")
         self.control.focus.bind("<Return>", lambda _: self._show_error(), add="+")
 

@@ -5,6 +5,7 @@ from tkinter import ttk
 from modules.ui.FieldRow import LABEL_WIDTH, FieldRow
 from modules.ui.ScrollFrame import ScrollFrame
 from modules.ui.WindowTools import WindowTools
+from modules.util.texts import tr
 from modules.viewModel.FieldHints import FieldHints
 from modules.viewModel.FormField import FormField, FormSection
 from modules.viewModel.FormModel import FormModel
@@ -151,7 +152,7 @@ class FormView(ScrollFrame):
         if section.key not in self._cards:
             px = self._tools.theme.px
             card = self._cards[section.key] = ttk.Frame(self.inside, style="Card.TFrame", padding=(0, px(6), 0, px(8)))
-            heading = ttk.Label(card, text=section.title, style="Heading.TLabel")
+            heading = ttk.Label(card, text=tr(section.title), style="Heading.TLabel")
             heading.grid(row=0, column=0, columnspan=3, sticky="w", padx=px(12), pady=(px(2), px(4)))
             if section.key in self._actions:
                 text, action = self._actions[section.key]
@@ -162,7 +163,7 @@ class FormView(ScrollFrame):
                 row = len(section.fields) * 2 + 3
                 extra.grid(row=row, column=0, columnspan=3, sticky="we", padx=px(12), pady=(px(6), 0))
             if section.help:
-                text = ttk.Label(card, text=section.help, style="Muted.TLabel", wraplength=px(CARD_WIDTH - 40))
+                text = ttk.Label(card, text=tr(section.help), style="Muted.TLabel", wraplength=px(CARD_WIDTH - 40))
                 text.grid(row=1, column=0, columnspan=3, sticky="w", padx=px(12), pady=(0, px(4)))
                 card.bind("<Configure>", lambda event: text.configure(wraplength=max(1, event.width - px(28))))
             card.grid_columnconfigure(0, minsize=px(LABEL_WIDTH + 20))
@@ -212,7 +213,9 @@ class FormView(ScrollFrame):
         """What would have to be otherwise for something to be shown here."""
         needs = [self._form.needs(one.path) for section in self._sections for one in section.fields]
         needs = [words for words in dict.fromkeys(needs) if words]
-        return f"These options matter only with {min(needs, key=len)}." if needs else "There are no options here."
+        if not needs:
+            return tr("There are no options here.")
+        return tr("These options matter only with {needs}.", needs=min(needs, key=len))
 
     def _is_shown(self, section: FormSection) -> bool:
         return any(one.path in self.rows and self.rows[one.path].visible for one in section.fields)

@@ -12,6 +12,7 @@ from modules.ui.ShortLabel import ShortLabel
 from modules.ui.widgets import enable, focused
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError, Problem
+from modules.util.texts import later, tr
 from modules.viewModel.ConfigList import ConfigList
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 # of a tab's height for a list that stands above a form
 MOST_SHARE = 0.55
-CHANGE_FILE, TAKE, CANCEL = "Change the file", "Copy into this config", "Cancel"
+CHANGE_FILE, TAKE, CANCEL = later("Change the file"), later("Copy into this config"), later("Cancel")
 
 
 class ItemList(ttk.Frame):
@@ -36,7 +37,7 @@ class ItemList(ttk.Frame):
         add_button: adds an item.
     """
 
-    key, item_class, plural, add_text = "", BaseConfig, "", ""
+    key, item_class, add_text = "", BaseConfig, ""
     switch_key, card_width = "enabled", 400
 
     def __init__(self, parent: tk.Misc, app: "App") -> None:
@@ -48,7 +49,7 @@ class ItemList(ttk.Frame):
         self._asked_for, self._busy, self._columns = "", False, 1
         self.head = ttk.Frame(self, style="Window.TFrame")
         self.head.pack(fill="x", pady=(0, px(6)), padx=(0, px(8)))
-        self.add_button = ttk.Button(self.head, text=self.add_text, style="Window.Accent.TButton", command=self.add)
+        self.add_button = ttk.Button(self.head, text=tr(self.add_text), style="Window.Accent.TButton", command=self.add)
         self.add_button.pack(side="left")
         self.note = ShortLabel(self.head, "", "Muted.Window.TLabel", anchor="w")
         app.tools.tooltip.attach(self.note, lambda: self.note.full)
@@ -69,6 +70,10 @@ class ItemList(ttk.Frame):
         """The height that its cards need, in pixels, and never more than a share of the room."""
         cards = self._inside.winfo_reqheight() if self.cards else 1
         return min(self.head.winfo_reqheight() + self.app.theme.px(6) + cards, round(room * MOST_SHARE))
+
+    @abstractmethod
+    def counted(self, n: int) -> str:
+        """So many items, in words."""
 
     @abstractmethod
     def describe(self, item: Any) -> tuple[str, str]:
@@ -200,11 +205,12 @@ class ItemList(ttk.Frame):
         file = str(self.list.file or "")
         if not file or file == self._asked_for or not self.list.items:
             return True
-        question = (
-            f"The {self.plural} of this config stand in {file}, which other configs may use, too. Change the file, or "
-            "copy its list into this config?"
+        question = tr(
+            "The list of this config stands in {file}, which other configs may use, too. Change the file, or copy its "
+            "list into this config?",
+            file=file,
         )
-        title = f"Where are the {self.plural} to be changed?"
+        title = tr("Where is the list to be changed?")
         before = focused(self)
         answer = AskWindow(window or self.app, self.app.tools, title, question, (TAKE, CHANGE_FILE, CANCEL)).ask()
         if window is not None and before is not None and before.winfo_exists():
@@ -222,10 +228,9 @@ class ItemList(ttk.Frame):
         return not self.list.items and not self.list.error
 
     def _show_note(self) -> None:
-        where = f"in {self.list.file}" if self.list.file else "in this config"
-        count = len(self.list.items)
-        what = self.plural.removesuffix("s") if count == 1 else self.plural
-        self.note.show(self.list.error or f"{count} {what}, {where}")
+        count, file = self.counted(len(self.list.items)), self.list.file
+        where = tr("{count}, in {file}", count=count, file=file) if file else tr("{count}, in this config", count=count)
+        self.note.show(self.list.error or where)
 
     def _card(self, place: int, item: Any) -> dict[str, Any]:
         px, title_about = self.app.theme.px, self.describe(item)
@@ -245,11 +250,11 @@ class ItemList(ttk.Frame):
         row = ttk.Frame(frame)
         row.grid(row=2, column=1, columnspan=2, sticky="we")
         for name, text, action in (
-            ("edit", "Edit", lambda: self.edit(place)),
-            ("duplicate", "Duplicate", lambda: self.change(lambda: self.list.duplicate(place))),
+            ("edit", tr("Edit"), lambda: self.edit(place)),
+            ("duplicate", tr("Duplicate"), lambda: self.change(lambda: self.list.duplicate(place))),
             ("up", "↑", lambda: self.change(lambda: self.list.move(place, -1))),
             ("down", "↓", lambda: self.change(lambda: self.list.move(place, 1))),
-            ("remove", "Remove", lambda: self.change(lambda: self.list.remove(place))),
+            ("remove", tr("Remove"), lambda: self.change(lambda: self.list.remove(place))),
         ):
             width = {"width": 2} if len(text) == 1 else {}
             card[name] = ttk.Button(row, text=text, command=action, **width)

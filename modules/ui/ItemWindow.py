@@ -9,6 +9,7 @@ from modules.ui.place_over import place_over
 from modules.ui.TabBar import TabBar
 from modules.ui.Timer import Timer
 from modules.util.config.BaseConfig import BaseConfig
+from modules.util.texts import later, tr
 from modules.viewModel.FieldHints import FieldHints
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.UiSettings import ALL, BASIC
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT, FOCUS_MS = 660, 620, 50
 SMALLEST = (420, 320)
-GO_BACK, CLOSE = "Go back", "Close"
+GO_BACK, CLOSE = later("Go back"), later("Close")
 
 
 class ItemWindow(ctk.CTkToplevel):
@@ -80,8 +81,8 @@ class ItemWindow(ctk.CTkToplevel):
         if not problems:
             return True
         wrong = "\n".join(self.form.line(problem) for problem in problems)
-        question = f"{wrong}\nThis does not count. Close all the same? The old value stays."
-        return AskWindow(self, self._app.tools, "A wrong value", question, (GO_BACK, CLOSE)).ask() == CLOSE
+        question = tr("{wrong}\nThis does not count. Close all the same? The old value stays.", wrong=wrong)
+        return AskWindow(self, self._app.tools, tr("A wrong value"), question, (GO_BACK, CLOSE)).ask() == CLOSE
 
     def let_go(self) -> None:
         """Closes as the item is no longer there; what is its alone is lost."""

@@ -8,6 +8,7 @@ from modules.ui.SelectControl import SelectControl
 from modules.ui.TabBar import TabBar
 from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
+from modules.util.texts import tr
 from modules.viewModel.OptimizerForm import OptimizerForm
 from modules.viewModel.recommended import RECOMMENDATIONS, Recommendation
 from modules.viewModel.TrainForm import OPTIMIZER, TrainForm
@@ -40,7 +41,7 @@ class OptimizerWindow(ctk.CTkToplevel):
         self.withdraw()
         assert form.catalog is not None
         self._whole, self._form = form, OptimizerForm(form, form.catalog)
-        self.title("Optimizer")
+        self.title(tr("Optimizer"))
         px = tools.theme.px
         body = ttk.Frame(self, style="Window.TFrame", padding=(px(12), px(10), px(4), px(8)))
         body.pack(fill="both", expand=True)
@@ -52,18 +53,19 @@ class OptimizerWindow(ctk.CTkToplevel):
         self.optimizer.button.configure(width=28, style="Window.Select.TButton")
         self.optimizer.frame.pack(side="left")
         tools.tooltip.attach(self.optimizer.button, lambda: self._form.help(OPTIMIZER))
-        reset = ttk.Button(head, text="Reset all", style="Window.TButton", command=self._form.reset)
+        reset = ttk.Button(head, text=tr("Reset all"), style="Window.TButton", command=self._form.reset)
         reset.pack(side="left", padx=px(8))
-        tools.tooltip.attach(reset, lambda: "Gives every option the optimizer's own default.")
+        tools.tooltip.attach(reset, lambda: tr("Gives every option the optimizer's own default."))
         self.views = TabBar(head, tools.theme, (BASIC, ALL), self._show_view)
         self.views.mark(view)
         self.views.pack(side="right")
         row = Flow(body, px(6), "Window.TFrame")
         row.pack(fill="x", pady=(px(8), px(8)), padx=(0, px(8)))
-        label = ttk.Label(row, text="Recommended:", style="Muted.Window.TLabel")
+        label = ttk.Label(row, text=tr("Recommended:"), style="Muted.Window.TLabel")
         self.recommended: dict[str, ttk.Button] = {}
         for one in RECOMMENDATIONS:
-            button = ttk.Button(row, text=one.title, style="Window.TButton", command=lambda one=one: self._apply(one))
+            title, command = tr(one.title), lambda one=one: self._apply(one)
+            button = ttk.Button(row, text=title, style="Window.TButton", command=command)
             tools.tooltip.attach(button, lambda one=one: self._form.explain(one))
             self.recommended[one.title] = button
         row.show((label, *self.recommended.values()))
@@ -102,7 +104,7 @@ class OptimizerWindow(ctk.CTkToplevel):
 
     def _apply(self, one: Recommendation) -> None:
         done = ", ".join(self._form.apply(one))
-        self._news.configure(text=f"Set: {done}", wraplength=self.winfo_width() - 40)
+        self._news.configure(text=tr("Set: {what}", what=done), wraplength=self.winfo_width() - 40)
         self._news.pack(fill="x", pady=(0, 6), before=self.view)
 
     def _show_view(self, view: str) -> None:

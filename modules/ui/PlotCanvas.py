@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from tkinter import font as tk_font
 
 from modules.ui.Theme import Theme
+from modules.util.texts import tr
 from modules.viewModel.curves import Point, bounds, decimate, tick_text, tick_texts, ticks
 from modules.viewModel.text_lines import shortened
 
@@ -89,7 +90,7 @@ class PlotCanvas(tk.Canvas):
             return
         if not shown:
             middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-            self.create_text(*middle, text="nothing yet", fill=color("faint"), font=self._theme.font("small"))
+            self.create_text(*middle, text=tr("nothing yet"), fill=color("faint"), font=self._theme.font("small"))
             return
         self._draw_lines(shown, box)
         self._draw_legend(rows, wide, bool(below))

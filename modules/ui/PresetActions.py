@@ -4,8 +4,12 @@ from collections.abc import Callable
 from modules.ui.AskWindow import AskWindow
 from modules.ui.WindowTools import WindowTools
 from modules.util.config.errors import ConfigError
+from modules.util.texts import later, tr
 from modules.viewModel.PresetLibrary import Preset, PresetChangedError, PresetTakenError
 from modules.viewModel.Session import Session
+
+SAVE, SAVE_AS, REPLACE = later("Save"), later("Save as …"), later("Replace")
+OPEN, DELETE, CANCEL = later("Open"), later("Delete"), later("Cancel")
 
 
 class PresetActions:
@@ -39,12 +43,15 @@ class PresetActions:
         if preset is None:
             return
         if self._session.is_modified:
-            question = f"{self._session.name} has been changed. Open {name} and lose the changes?"
-            if AskWindow(self._window, self._tools, "Open a preset", question, ("Cancel", "Open")).ask() != "Open":
+            question = tr(
+                "{preset} has been changed. Open {other} and lose the changes?",
+                preset=self._session.name, other=preset.title,
+            )  # fmt: skip
+            if AskWindow(self._window, self._tools, tr("Open a preset"), question, (CANCEL, OPEN)).ask() != OPEN:
                 return
         news: list[str] = []
         if self._session.open(preset, news.append):
-            news = news or [f"{preset.name} is open."]
+            news = news or [tr("{preset} is open.", preset=preset.name)]
         self._say(" ".join(news))
 
     def save(self) -> None:
@@ -62,11 +69,12 @@ class PresetActions:
 
     def _ask_about(self, error: PresetChangedError) -> None:
         """What is to become of a preset that another program has changed."""
-        buttons = ("Save as …", "Replace", "Cancel")
-        answer = AskWindow(self._window, self._tools, "Save", f"{error}. Replace what it is now?", buttons).ask()
-        if answer == "Save as …":
+        buttons = (SAVE_AS, REPLACE, CANCEL)
+        question = tr("{error}. Replace what it is now?", error=error)
+        answer = AskWindow(self._window, self._tools, tr(SAVE), question, buttons).ask()
+        if answer == SAVE_AS:
             self.save_as()
-        elif answer == "Replace":
+        elif answer == REPLACE:
             try:
                 self._tell_saved(self._presets.save(self._session.form.config, replace=True))
             except ConfigError as trouble:
@@ -76,27 +84,30 @@ class PresetActions:
         """With what stands in fields and was not saved, as it is wrong."""
         self._session.settings.preset = preset.key
         refused = self._session.refused()
-        self._say(f"{preset.name} is saved{', but ' if refused else ''}{'; '.join(refused)}.")
+        if refused:
+            self._say(tr("{preset} is saved, but {refused}.", preset=preset.name, refused="; ".join(refused)))
+        else:
+            self._say(tr("{preset} is saved.", preset=preset.name))
 
     def save_as(self) -> None:
         """Asks for a name and writes an own preset; asks again before one is replaced."""
         window = AskWindow(
-            self._window, self._tools, "Save as", "Name of the preset, with / between folders:",
-            ("Save", "Replace", "Cancel"), self._presets.suggestion, self._try_to_save,
+            self._window, self._tools, tr("Save as"), tr("Name of the preset, with / between folders:"),
+            (SAVE, REPLACE, CANCEL), self._presets.suggestion, self._try_to_save,
         )  # fmt: skip
-        window.buttons["Replace"].pack_forget()
+        window.buttons[REPLACE].pack_forget()
         self.asking = window
         window.ask()
         self._refresh()
 
     def _try_to_save(self, answer: str, text: str) -> str:
-        if answer == "Cancel":
+        if answer == CANCEL:
             return ""
         try:
-            self._tell_saved(self._presets.save_as(text, self._session.form.config, replace=answer == "Replace"))
+            self._tell_saved(self._presets.save_as(text, self._session.form.config, replace=answer == REPLACE))
         except PresetTakenError as error:
-            self.asking.buttons["Replace"].pack(side="left", padx=(self._tools.theme.px(8), 0))
-            return f"{error}; replace it, or give another name"
+            self.asking.buttons[REPLACE].pack(side="left", padx=(self._tools.theme.px(8), 0))
+            return tr("{error}; replace it, or give another name", error=error)
         except ConfigError as error:
             return str(error)
         return ""
@@ -105,8 +116,10 @@ class PresetActions:
         """Removes the open preset, which must be the user's own, if that is really wanted."""
         preset = self._presets.current
         assert preset is not None
-        question = f"Delete the preset {preset.name}? Its file is removed; the options stay as they are shown."
-        if AskWindow(self._window, self._tools, "Delete a preset", question, ("Cancel", "Delete")).ask() != "Delete":
+        question = tr(
+            "Delete the preset {preset}? Its file is removed; the options stay as they are shown.", preset=preset.name
+        )
+        if AskWindow(self._window, self._tools, tr("Delete a preset"), question, (CANCEL, DELETE)).ask() != DELETE:
             return
         try:
             self._presets.delete(preset)
@@ -114,5 +127,5 @@ class PresetActions:
             self._say(str(error))
         else:
             self._session.settings.preset = ""
-            self._say(f"{preset.name} is deleted.")
+            self._say(tr("{preset} is deleted.", preset=preset.name))
         self._refresh()

@@ -7,6 +7,7 @@ from modules.ui.ShortLabel import ShortButton, ShortLabel
 from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
 from modules.util.config.errors import Problem
+from modules.util.texts import tr
 from modules.viewModel.text_lines import things_to_mend
 from modules.viewModel.TrainForm import TrainForm
 
@@ -44,7 +45,7 @@ class ProblemBar(ttk.Frame):
         self.remedies: dict[tuple[str, str], ttk.Button] = {}
         row = ttk.Frame(self, style="Window.TFrame")
         row.pack(side="bottom", fill="x")
-        self.start = ttk.Button(row, text="Start training", style="Window.Accent.TButton", command=start)
+        self.start = ttk.Button(row, text=tr("Start training"), style="Window.Accent.TButton", command=start)
         self.start.pack(side="right")
         self._size, self._size_detail = ttk.Label(row, style="Muted.Window.TLabel"), ""
         self._size.pack(side="right", padx=(0, px(10)))
@@ -135,4 +136,4 @@ class ProblemBar(ttk.Frame):
             (self._form.remedy_text(problem, remedy), lambda remedy=remedy: self._form.apply_remedy(remedy))
             for remedy in problem.remedies
         ]
-        return found[::-1] or [("Show", lambda: self._go_to(problem.path))]
+        return found[::-1] or [(tr("Show"), lambda: self._go_to(problem.path))]

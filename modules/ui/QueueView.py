@@ -8,11 +8,13 @@ from modules.ui.ScrollFrame import ScrollFrame
 from modules.ui.ShortLabel import ShortLabel
 from modules.ui.widgets import enable
 from modules.util.config.errors import ConfigError
+from modules.util.texts import later, tr
 from modules.viewModel.RunQueue import RUNNING, QueuedRun
 
 if TYPE_CHECKING:
     from modules.ui.App import App
 
+ADD, CANCEL = later("Add"), later("Cancel")
 # share of the room and least width in pixels of each column of a row
 WIDTHS = ((0, 28), (2, 80), (5, 120), (0, 70), (2, 0), (0, 0), (0, 0), (0, 0))
 
@@ -34,11 +36,11 @@ class QueueView(ttk.Frame):
         self._controller = app.runs.controller
         head = ttk.Frame(self)
         head.pack(fill="x", pady=(0, px(4)))
-        self.add_button = ttk.Button(head, text="Add this config", command=self.add)
+        self.add_button = ttk.Button(head, text=tr("Add this config"), command=self.add)
         self.add_button.pack(side="left")
-        self.start_button = ttk.Button(head, text="Start queue", command=self.toggle)
+        self.start_button = ttk.Button(head, text=tr("Start queue"), command=self.toggle)
         self.start_button.pack(side="left", padx=px(6))
-        self.clear_button = ttk.Button(head, text="Remove what is done", command=self.clear)
+        self.clear_button = ttk.Button(head, text=tr("Remove what is done"), command=self.clear)
         self.clear_button.pack(side="left")
         self._note = ShortLabel(head, "", "Muted.TLabel")
         self._note.pack(side="left", padx=px(10), fill="x", expand=True)
@@ -59,11 +61,11 @@ class QueueView(ttk.Frame):
         problems = self._app.form.check()
         if problems:
             self._app.problems.show(problems)
-            self._app.say("This config cannot be trained yet; mend it first.")
+            self._app.say(tr("This config cannot be trained yet; mend it first."))
             return
         text = self._app.session.name
-        window = AskWindow(self._app, self._app.tools, "Add to the queue", "Name:", ("Add", "Cancel"), text)
-        if window.ask() == "Add":
+        window = AskWindow(self._app, self._app.tools, tr("Add to the queue"), tr("Name:"), (ADD, CANCEL), text)
+        if window.ask() == ADD:
             self.add_as(window.text.strip() or text)
 
     def add_as(self, name: str) -> None:
@@ -90,7 +92,7 @@ class QueueView(ttk.Frame):
     def refresh(self) -> None:
         """Shows the queue as it is."""
         queue = self._controller.queue
-        self.start_button.configure(text="Start queue" if queue.paused else "Pause queue")
+        self.start_button.configure(text=tr("Start queue") if queue.paused else tr("Pause queue"))
         enable(self.start_button, queue.can_toggle)
         enable(self.clear_button, bool(queue.done))
         style = "Error.TLabel" if queue.trouble else "Muted.TLabel"
@@ -110,16 +112,16 @@ class QueueView(ttk.Frame):
             "number": ttk.Label(inside, text=f"{place + 1}", style="Muted.TLabel"),
             "title": ShortLabel(inside, item.name),
             "about": ShortLabel(inside, item.about, "Muted.TLabel"),
-            "state": ttk.Label(inside, text=item.state, style=style),
+            "state": ttk.Label(inside, text=tr(item.state), style=style),
             "reason": ShortLabel(inside, " ".join(item.reason.split()), style),
         }
         whole = "\n".join([item.name, *item.about.split(" · ")])
         for name, text in (("title", whole), ("about", whole), ("state", item.reason), ("reason", item.reason)):
             self._app.tools.tooltip.attach(line[name], lambda text=text: text)
         for name, text, help, action in (
-            ("up", "↑", "Runs it earlier", lambda: queue.move(item, -1)),
-            ("down", "↓", "Runs it later", lambda: queue.move(item, 1)),
-            ("remove", "✕", "Takes it out of the queue", lambda: queue.remove(item)),
+            ("up", "↑", tr("Runs it earlier"), lambda: queue.move(item, -1)),
+            ("down", "↓", tr("Runs it later"), lambda: queue.move(item, 1)),
+            ("remove", "✕", tr("Takes it out of the queue"), lambda: queue.remove(item)),
         ):
             button = ttk.Button(
                 inside, text=text, width=2, style="Clear.TButton",

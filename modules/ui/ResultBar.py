@@ -8,6 +8,7 @@ from modules.ui.AskWindow import AskWindow
 from modules.ui.Flow import Flow
 from modules.ui.ShortLabel import ShortLabel
 from modules.ui.tabs import TOOLS_TAB
+from modules.util.texts import later, tr
 from modules.util.UserError import UserError
 from modules.viewModel import RunResult
 from modules.viewModel.paths import portable
@@ -18,9 +19,10 @@ from modules.viewModel.tools.try_prompt import TRY
 if TYPE_CHECKING:
     from modules.ui.App import App
 
-REPLACE, BOTH, CANCEL = "Replace it", "Keep both", "Cancel"
+REPLACE, BOTH, CANCEL = later("Replace it"), later("Keep both"), later("Cancel")
 # what whole models and embeddings have, too
-FOR_ALL = ("Open folder", "Page of the run")
+OPEN, PAGE = later("Open folder"), later("Page of the run")
+FOR_ALL = (OPEN, PAGE)
 
 
 class ResultBar(ttk.Frame):
@@ -31,7 +33,7 @@ class ResultBar(ttk.Frame):
         app: the window.
 
     Attributes:
-        buttons: by what they say.
+        buttons: by what they say in English.
     """
 
     def __init__(self, parent: tk.Misc, app: "App") -> None:
@@ -43,14 +45,17 @@ class ResultBar(ttk.Frame):
         self._row = Flow(self, app.theme.px(6))
         self._row.pack(fill="x")
         for text, help, command in (
-            ("Open folder", "Shows the file in the system's own window.", self.open_folder),
-            ("Try a prompt", "Draws with it, beside the base model alone.", lambda: self._to_tool(TRY)),
-            ("ComfyUI workflow", "Writes a workflow beside it; drop that onto ComfyUI's window.", self.write_workflow),
-            ("Copy to ComfyUI …", "Copies it to where ComfyUI looks for adapters.", self.copy),
-            ("Page of the run", "Curves, pictures and options as one HTML file, to send to somebody.", self.write_page),
-            ("Convert", "Another format, rank, alpha or kind.", lambda: self._to_tool(CONVERT)),
-        ):
-            button = ttk.Button(self._row, text=text, command=command)
+            (OPEN, tr("Shows the file in the system's own window."), self.open_folder),
+            (later("Try a prompt"), tr("Draws with it, beside the base model alone."), lambda: self._to_tool(TRY)),
+            (
+                later("ComfyUI workflow"), tr("Writes a workflow beside it; drop that onto ComfyUI's window."),
+                self.write_workflow,
+            ),
+            (later("Copy to ComfyUI …"), tr("Copies it to where ComfyUI looks for adapters."), self.copy),
+            (PAGE, tr("Curves, pictures and options as one HTML file, to send to somebody."), self.write_page),
+            (later("Convert"), tr("Another format, rank, alpha or kind."), lambda: self._to_tool(CONVERT)),
+        ):  # fmt: skip
+            button = ttk.Button(self._row, text=tr(text), command=command)
             app.tools.tooltip.attach(button, lambda help=help: help)
             self.buttons[text] = button
 
@@ -79,25 +84,28 @@ class ResultBar(ttk.Frame):
 
     def write_workflow(self) -> None:
         """Writes a workflow for ComfyUI beside the adapter."""
-        ending = "Drop it onto ComfyUI's window; a note in it says the rest."
-        self._write("the workflow", self._result.workflow, RunResult.write_workflow, ending)
+        target = self._result.workflow
+        done = tr("Written: {file}. Drop it onto ComfyUI's window; a note in it says the rest.", file=target)
+        self._write(tr("Writing the workflow …"), target, RunResult.write_workflow, done)
 
     def write_page(self) -> None:
         """Writes the run as one HTML file beside what it has saved."""
-        self._write("the page", self._result.page, RunResult.write_page, "Any browser shows it.")
+        done = tr("Written: {file}. Any browser shows it.", file=self._result.page)
+        self._write(tr("Writing the page …"), self._result.page, RunResult.write_page, done)
 
-    def _write(self, what: str, target: Path, write: Callable[..., str], ending: str) -> None:
+    def _write(self, begun: str, target: Path, write: Callable[..., str], done: str) -> None:
         """Writes a file beside the result, on a worker's thread; replaces one that is there only if that is wished."""
         app, result = self._app, self._result
         overwrite = target.exists()
         if overwrite:
-            asked = AskWindow(app, app.tools, "A file is there", f"{target} exists. Replace it?", (CANCEL, REPLACE))
+            question = tr("{file} exists. Replace it?", file=target)
+            asked = AskWindow(app, app.tools, tr("A file is there"), question, (CANCEL, REPLACE))
             if asked.ask() != REPLACE:
                 return
-        app.say(f"Writing {what} …")
+        app.say(begun)
         app.worker.run(
             lambda: write(result, overwrite, ToolProcess()),
-            lambda _: app.say(f"Written: {target}. {ending}"),
+            lambda _: app.say(done),
             lambda error: app.say(str(error)),
         )
 
@@ -111,8 +119,8 @@ class ResultBar(ttk.Frame):
         try:
             replace = False
             if other := RunResult.other_in_comfy(self._result, Path(folder)):
-                question = f"{other} exists, with another content."
-                answer = AskWindow(app, app.tools, "Copy to ComfyUI", question, (BOTH, REPLACE, CANCEL)).ask()
+                question = tr("{file} exists, with another content.", file=other)
+                answer = AskWindow(app, app.tools, tr("Copy to ComfyUI"), question, (BOTH, REPLACE, CANCEL)).ask()
                 if answer not in (BOTH, REPLACE):
                     return
                 replace = answer == REPLACE
@@ -123,10 +131,10 @@ class ResultBar(ttk.Frame):
             app.say(str(error))
             return
         app.settings.comfy = str(folder)
-        app.say(f"Copied: {copied}. Press R in ComfyUI, so that it is found.")
+        app.say(tr("Copied: {file}. Press R in ComfyUI, so that it is found.", file=copied))
 
     def _asked_folder(self) -> str:
-        return filedialog.askdirectory(parent=self, title="The folder of ComfyUI", mustexist=True)
+        return filedialog.askdirectory(parent=self, title=tr("The folder of ComfyUI"), mustexist=True)
 
     def _to_tool(self, name: str) -> None:
         self._app.show_tab(TOOLS_TAB)

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from modules.ui.AskWindow import AskWindow
 from modules.ui.WindowTools import WindowTools
+from modules.util.texts import later, tr
 from modules.viewModel.RunController import RunController
 from modules.viewModel.Session import RUNS, Session
 
 TICK_MS = 250
-STOP, GO_ON, CANCEL = "Stop and save", "Let it go on", "Cancel"
+STOP, GO_ON, CANCEL = later("Stop and save"), later("Let it go on"), later("Cancel")
 
 
 class RunFollower:
@@ -44,13 +45,13 @@ class RunFollower:
         if not self.controller.running:
             return True
         question = self.controller.closing_question
-        answer = AskWindow(self._window, self._tools, "A run goes on", question, (STOP, GO_ON, CANCEL)).ask()
+        answer = AskWindow(self._window, self._tools, tr("A run goes on"), question, (STOP, GO_ON, CANCEL)).ask()
         if answer == STOP:
             self.controller.pause_queue()
             try:
                 self.controller.ask("stop")
             except OSError as error:
-                self._say(f"The run cannot be asked to stop: {error}")
+                self._say(tr("The run cannot be asked to stop: {error}", error=error))
                 return False
         return answer in (STOP, GO_ON)
 

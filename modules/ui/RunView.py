@@ -17,6 +17,7 @@ from modules.ui.Theme import COLORS
 from modules.ui.Timer import Timer
 from modules.ui.widgets import enable
 from modules.util.config.errors import ConfigError
+from modules.util.texts import later, tr
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.RunController import backups_of
 
@@ -28,18 +29,22 @@ if TYPE_CHECKING:
 # a plot that is drawn more often than this costs more than it tells
 REDRAW_SECONDS = 1.0
 WISHES = (
-    ("stop", "Stop", "Finishes the step, writes a backup and the model, and ends the run."),
-    ("sample", "Sample now", "Draws all samples after the step in flight."),
-    ("backup", "Backup now", "Writes a backup, from which the run can be resumed, after the step in flight."),
-    ("save", "Save now", "Writes the adapter or model as it is after the step in flight."),
-)
+    ("stop", later("Stop"), later("Finishes the step, writes a backup and the model, and ends the run.")),
+    ("sample", later("Sample now"), later("Draws all samples after the step in flight.")),
+    (
+        "backup", later("Backup now"),
+        later("Writes a backup, from which the run can be resumed, after the step in flight."),
+    ),
+    ("save", later("Save now"), later("Writes the adapter or model as it is after the step in flight.")),
+)  # fmt: skip
+QUEUE_IT, CANCEL = later("Queue it"), later("Cancel")
 # of text that is shown at once: of what is said, and of why a run failed
 LOG_LINES, REASON_LINES = 8, 5
 # what panes have at least, and the height from which both plots are shown, in pixels at 100 %
 LEAST_CURVES, LEAST_LOG, LEAST_WIDTH, BOTH_PLOTS = 230, 96, 220, 260
 BAR_GAP = 16
 RATE_COLORS = ("purple", "green", "orange", "blue")
-MESSAGES, OUTPUT, QUEUE = "messages", "output", "queue"
+MESSAGES, OUTPUT, QUEUE = later("messages"), later("output"), later("queue")
 
 
 class RunView(ttk.Frame):
@@ -73,9 +78,9 @@ class RunView(ttk.Frame):
         plots = self._plots = ttk.Frame(upper, style="Card.TFrame", padding=px(6))
         plots.grid_columnconfigure(0, weight=1)
         plots.grid_rowconfigure(0, weight=5, uniform="plots")
-        self.losses = PlotCanvas(plots, app.theme, "Loss")
+        self.losses = PlotCanvas(plots, app.theme, tr("Loss"))
         self.losses.grid(row=0, column=0, sticky="nswe")
-        self.rates = PlotCanvas(plots, app.theme, "Learning rate", from_zero=True)
+        self.rates = PlotCanvas(plots, app.theme, tr("Learning rate"), from_zero=True)
         plots.bind("<Configure>", lambda event: self._fit(event.height))
         self.samples = SampleViewer(upper, app.tools)
         upper.hold(plots, self.samples)
@@ -90,14 +95,18 @@ class RunView(ttk.Frame):
         row.pack(fill="x", pady=(0, px(6)), padx=(0, px(8)))
         self.buttons: dict[str, ttk.Button] = {}
         for wish, text, help in WISHES:
-            button = ttk.Button(row, text=text, style="Window.TButton", command=lambda wish=wish: self.ask(wish))
+            button = ttk.Button(row, text=tr(text), style="Window.TButton", command=lambda wish=wish: self.ask(wish))
             button.pack(side="left", padx=(0, px(6)))
-            self._app.tools.tooltip.attach(button, lambda help=help: help)
+            self._app.tools.tooltip.attach(button, lambda help=help: tr(help))
             self.buttons[wish] = button
-        resume = ttk.Button(row, text="Resume from a backup …", style="Window.TButton", command=self.list_backups)
+        resume = ttk.Button(row, text=tr("Resume from a backup …"), style="Window.TButton", command=self.list_backups)
         resume.pack(side="left")
         self._app.tools.tooltip.attach(
-            resume, lambda: f"Continues a backup of {self._app.form.config.workspace_dir} with the config shown here."
+            resume,
+            lambda: tr(
+                "Continues a backup of {folder} with the config shown here.",
+                folder=self._app.form.config.workspace_dir,
+            ),
         )
         self.buttons["resume"] = resume
         card = self._card = ttk.Frame(self, style="Card.TFrame", padding=(px(12), px(6)))
@@ -164,11 +173,11 @@ class RunView(ttk.Frame):
         problems = app.form.check()
         app.problems.show(problems)
         if problems:
-            app.say(f"Not started: {app.form.line(problems[0])}")
+            app.say(tr("Not started: {why}", why=app.form.line(problems[0])))
             return
         if self._controller.running:
-            question = "A run goes on already. Put this config into the queue, to run when that one has ended?"
-            if AskWindow(app, app.tools, "A run goes on", question, ("Queue it", "Cancel")).ask() == "Queue it":
+            question = tr("A run goes on already. Put this config into the queue, to run when that one has ended?")
+            if AskWindow(app, app.tools, tr("A run goes on"), question, (QUEUE_IT, CANCEL)).ask() == QUEUE_IT:
                 self.queue.add_as(app.session.name)
                 self._controller.start_queue()
                 self.show_foot(QUEUE)
@@ -177,7 +186,7 @@ class RunView(ttk.Frame):
         try:
             self._controller.start(app.form.config.to_dict(), app.session.secrets, resume)
         except (RuntimeError, OSError, ConfigError) as error:
-            app.say(f"Not started: {error}")
+            app.say(tr("Not started: {why}", why=error))
         else:
             app.say("")
         self.news()
@@ -188,7 +197,7 @@ class RunView(ttk.Frame):
             self._app.say(self._controller.request(wish))
             self._has_asked = True
         except OSError as error:
-            self._app.say(f"The run cannot be asked: {error}")
+            self._app.say(tr("The run cannot be asked: {error}", error=error))
 
     def list_backups(self) -> None:
         """Lists the backups of the workspace, to resume from one."""
@@ -196,7 +205,8 @@ class RunView(ttk.Frame):
         choices = [Choice(str(path), title) for title, path in backups]
         if not choices:
             where = self._app.form.config.workspace_dir
-            choices = [Choice("", f"There are no backups in {where} yet.", "A run writes one when it is stopped.")]
+            none = tr("There are no backups in {folder} yet.", folder=where)
+            choices = [Choice("", none, tr("A run writes one when it is stopped."))]
         self._app.tools.popup.open(self.buttons["resume"], choices, choices[0].text, self.start)
 
     def news(self) -> None:
@@ -260,8 +270,8 @@ class RunView(ttk.Frame):
             return
         model = self._controller.model
         self.losses.show([
-            Series("each step", "faint", model.losses), Series("smoothed", "blue", model.smoothed),
-            Series("validation", "orange", model.validation, dots=True),
+            Series(tr("each step"), "faint", model.losses), Series(tr("smoothed"), "blue", model.smoothed),
+            Series(tr("validation"), "orange", model.validation, dots=True),
         ])  # fmt: skip
         self.rates.show(
             [

@@ -14,7 +14,7 @@ from modules.ui.TableView import Column, TableView
 from modules.ui.Timer import Timer
 from modules.ui.widgets import enable
 from modules.util.config.errors import ConfigError
-from modules.util.texts import tr, tr_n
+from modules.util.texts import later, tr, tr_n
 from modules.viewModel.paths import is_folder, nearest_folder
 from modules.viewModel.run_curves import COLORS
 from modules.viewModel.run_list import FAILED, GONE
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from modules.ui.App import App
 
 # between two looks while a run goes on
-LOOK_MS = 3000
-SWATCH, NAME = 12, 220
+LOOK_MS = 5000
+# after which a page is drawn anew, and while more is read: several runs come one after the other
+PAGE_MS, READING_MS = 40, 400
+SWATCH, NAME = 12, 132
 DATE = 4
 LIST_SHARE = 0.36
 # of the list and of the pages, in pixels at 100 %
@@ -59,7 +61,7 @@ class RunsView(ttk.Frame):
             lambda: [(item.name, item.config) for item in controller.queue.items if item.waits], self._news,
         )  # fmt: skip
         self._sort, self._down = DATE, True
-        self._looking = Timer(self, self._look)
+        self._looking, self._paging = Timer(self, self._look), Timer(self, self._show_page)
         self._swatches: list[ImageTk.PhotoImage] = []
         self._build_head()
         panes = Panes(self, app, "runs: list and pages", "vertical", LIST_SHARE, LEAST)
@@ -101,7 +103,7 @@ class RunsView(ttk.Frame):
 
     def _build_pages(self, parent: ttk.Frame) -> None:
         app, px = self._app, self._app.theme.px
-        self._names = {tr("curves"): "curves", tr("samples"): "gallery", tr("options that differ"): "options"}
+        self._names = {later("curves"): "curves", later("samples"): "gallery", later("options that differ"): "options"}
         head = ttk.Frame(parent)
         head.pack(fill="x", pady=(0, px(6)))
         self.tabs = TabBar(head, app.theme, list(self._names), self.show_page, "card")
@@ -183,7 +185,8 @@ class RunsView(ttk.Frame):
                 self.model.chosen = [first.key]
                 self.model.refresh()
         self._show_list()
-        self._show_page()
+        if not self._paging.waits:
+            self._paging.start(READING_MS if self.model.reads else PAGE_MS)
         if self.model.any_running and self.winfo_ismapped():
             self._looking.start(LOOK_MS)
 
@@ -203,10 +206,9 @@ class RunsView(ttk.Frame):
         self.table.choose(self.model.chosen)
         self._note.configure(text=self.model.note)
         runs = self.model.runs
+        colors = {run.key: self._swatches[place] for place, run in enumerate(runs[:MOST_CHOSEN])}
         for run in rows:
-            self.table.mark(run.key, self._swatches[len(COLORS)])
-        for place, run in enumerate(runs[:MOST_CHOSEN]):
-            self.table.mark(run.key, self._swatches[place])
+            self.table.mark(run.key, colors.get(run.key, self._swatches[len(COLORS)]))
         one = runs[0] if len(runs) == 1 else None
         enable(self.buttons["config"], one is not None and one.config is not None)
         enable(self.buttons["folder"], one is not None and one.workspace is not None and is_folder(one.workspace))
@@ -236,8 +238,9 @@ class RunsView(ttk.Frame):
         run = next((run for run in self.model.rows if run.key == key), None)
         if run is None:
             return ""
-        what = [run.name, *([str(run.workspace)] if run.workspace else []), *([run.reason] if run.reason else [])]
-        return "\n".join(what)
+        what = " · ".join(text for text in (run.family, run.method) if text)
+        lines = [run.name, what, str(run.workspace or ""), run.reason]
+        return "\n".join(line for line in lines if line)
 
     def _double(self, event: tk.Event) -> None:
         if self.table.tree.identify_row(event.y) and len(self.model.runs) == 1:
@@ -258,7 +261,7 @@ class RunsView(ttk.Frame):
 
 def _columns() -> list[Column]:
     return [
-        Column(tr("name"), NAME, 2), Column(tr("state"), 84), Column(tr("model"), 130, 1), Column(tr("method"), 90),
-        Column(tr("begun"), 130), Column(tr("steps"), 110, right=True), Column(tr("last loss"), 84, right=True),
-        Column(tr("best validation"), 110, right=True),
+        Column(tr("name"), NAME, 3), Column(tr("state"), 72), Column(tr("model"), 126, 2), Column(tr("method"), 72, 1),
+        Column(tr("begun"), 118), Column(tr("steps"), 84, 1, right=True), Column(tr("last loss"), 68, right=True),
+        Column(tr("best validation"), 106, right=True),
     ]  # fmt: skip

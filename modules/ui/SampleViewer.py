@@ -44,7 +44,7 @@ class SampleViewer(ttk.Frame):
         self._photo: ImageTk.PhotoImage | None = None
         head = ttk.Frame(self)
         head.pack(fill="x")
-        ttk.Label(head, text="Samples", style="Bold.TLabel").pack(side="left")
+        ttk.Label(head, text=tr("Samples"), style="Bold.TLabel").pack(side="left")
         self.chooser = ShortButton(head, "", self._list, "Select.TButton", px(SELECT_ROOM), 8)
         self.chooser.pack(side="left", fill="x", expand=True, padx=(px(10), 0))
         tools.tooltip.attach(self.chooser, lambda: self.browser.prompt)
@@ -101,7 +101,7 @@ class SampleViewer(ttk.Frame):
 
     def _refresh(self) -> None:
         browser = self.browser
-        self.chooser.show(browser.prompt or "none yet")
+        self.chooser.show(browser.prompt or tr("none yet"))
         enable(self.chooser, bool(browser.prompts))
         several = browser.last > 0
         ink = COLORS["accent" if several else "line"]
@@ -114,7 +114,7 @@ class SampleViewer(ttk.Frame):
         enable(self._after, browser.can_go_on)
         if browser.picture != self.picture or browser.picture is None:
             self.picture = browser.picture
-            self._text.configure(text=f"after step {self.picture.step}" if self.picture else "")
+            self._text.configure(text=tr("after step {step}", step=self.picture.step) if self.picture else "")
             self._draw()
 
     def _list(self) -> None:
@@ -127,7 +127,8 @@ class SampleViewer(ttk.Frame):
         self._image.configure(wraplength=max(1, room[0]))
         if self.picture is None or min(room) < 16:
             self._photo = None
-            self._image.configure(image="", text="" if self.picture else "Samples appear here as they are drawn.")
+            none = tr("Samples appear here as they are drawn.")
+            self._image.configure(image="", text="" if self.picture else none)
             return
         self._image.configure(cursor="hand2")
         try:
@@ -139,7 +140,8 @@ class SampleViewer(ttk.Frame):
         # Pillow's readers raise almost anything on damaged files
         except Exception as error:
             self._photo = None
-            self._image.configure(image="", text=f"{self.picture.path.name} cannot be shown: {error}")
+            trouble = tr("{picture} cannot be shown: {error}", picture=self.picture.path.name, error=error)
+            self._image.configure(image="", text=trouble)
             return
         self._image.configure(image=self._photo, text="")
 

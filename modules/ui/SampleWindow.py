@@ -84,7 +84,7 @@ class SampleWindow(ctk.CTkToplevel):
             self.bind(key, lambda _, action=action: action())
         canvas = self.canvas
         canvas.bind("<Configure>", lambda _: self._draw_soon())
-        canvas.bind("<Double-Button-1>", lambda _: self._fit())
+        canvas.bind("<Double-Button-1>", lambda _: self.show_all())
         canvas.bind("<ButtonPress-1>", lambda event: self._hold(event.x, event.y))
         canvas.bind("<B1-Motion>", lambda event: self._drag(event.x, event.y))
         for event, steps in (("<Button-4>", 1), ("<Button-5>", -1)):
@@ -146,7 +146,8 @@ class SampleWindow(ctk.CTkToplevel):
         self._photo = ImageTk.PhotoImage(shown, master=self)
         self.canvas.create_image(wide // 2, high // 2, image=self._photo)
 
-    def _fit(self) -> None:
+    def show_all(self) -> None:
+        """Shows the whole picture again."""
         self.zoom.fit()
         self._draw_soon()
 

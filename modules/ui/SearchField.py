@@ -8,13 +8,14 @@ from modules.ui.Theme import screen_position
 from modules.ui.Timer import Timer
 from modules.ui.widgets import focused
 from modules.ui.WindowTools import WindowTools
+from modules.util.texts import later, tr
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.search_options import Found, search_options
 
 WIDTH, SHOWN, LEAVE_MS = 460, 9, 150
 # of a match whose note has two lines, in pixels at 100 %
 LINE_HEIGHT = 56
-PROMPT = "Find an option (Ctrl+F)"
+PROMPT = later("Find an option (Ctrl+F)")
 
 
 class SearchField(ttk.Frame):
@@ -36,7 +37,7 @@ class SearchField(ttk.Frame):
         self._text = tk.StringVar(self)
         self.entry = ttk.Entry(self, textvariable=self._text, width=12, style="Window.TEntry")
         self.entry.pack(fill="x", expand=True)
-        self._hint = ShortLabel(self.entry, PROMPT, "Hint.TLabel", cursor="xterm")
+        self._hint = ShortLabel(self.entry, tr(PROMPT), "Hint.TLabel", cursor="xterm")
         self._hint.bind("<Button-1>", lambda _: self.entry.focus_set())
         self.found: list[Found] = []
         self._marked = 0
@@ -98,9 +99,11 @@ class SearchField(ttk.Frame):
         shown = max(2, min(SHOWN, room // theme.px(LINE_HEIGHT)))
         first = max(0, min(self._marked - shown // 2, len(self.found) - shown))
         if not self.found:
-            self._line("Nothing has this in its name or help.", "", False, None)
+            self._line(tr("Nothing has this in its name or help."), "", False, None)
         for place, one in list(enumerate(self.found))[first : first + shown]:
-            note = f"{one.place}   {one.path}" + (f"\nonly with {one.missing}" if one.missing else "")
+            note = f"{one.place}   {one.path}"
+            if one.missing:
+                note += f"\n{tr('only with {needs}', needs=one.missing)}"
             self._line(one.title, note, place == self._marked, place)
         self._window.update_idletasks()
         area, anchor = screen_area(self), screen_position(self.entry)

@@ -4,6 +4,7 @@ from tkinter import ttk
 
 from modules.ui.Flow import Flow
 from modules.ui.Theme import Theme
+from modules.util.texts import tr
 
 
 class TabBar(Flow):
@@ -12,7 +13,7 @@ class TabBar(Flow):
     Args:
         parent: that it is put into; by `fill="x"`, if there may be more rows.
         theme: for sizes.
-        names: from left to right.
+        names: from left to right, shown in the language of the window.
         chosen: gets the name that a person chose.
         place: "window" or "card", on which it stands.
     """
@@ -27,7 +28,7 @@ class TabBar(Flow):
         self.buttons: dict[str, ttk.Radiobutton] = {}
         for name in names:
             button = ttk.Radiobutton(
-                self, text=name, value=name, variable=self._variable, style=f"{prefix}Tab.TRadiobutton",
+                self, text=tr(name), value=name, variable=self._variable, style=f"{prefix}Tab.TRadiobutton",
                 command=lambda name=name: chosen(name),
             )  # fmt: skip
             for key, step in (("<Left>", -1), ("<Right>", 1)):

@@ -47,6 +47,8 @@ class TableView(ttk.Frame):
         super().__init__(parent)
         self._theme, self._sorted_by = theme, sorted_by
         self._told: tuple[str, ...] = ()
+        self._shown: dict[str, dict[str, object]] = {}
+        self._marks: dict[str, str] = {}
         self._chosen = chosen
         self.tree = ttk.Treeview(self, selectmode="extended" if several else "browse", height=3)
         bar = ttk.Scrollbar(self, command=self.tree.yview)
@@ -68,6 +70,8 @@ class TableView(ttk.Frame):
     def set_columns(self, columns: Sequence[Column]) -> None:
         """Other columns; no rows stay."""
         self.tree.delete(*self.tree.get_children())
+        self._shown.clear()
+        self._marks.clear()
         self.tree.configure(columns=[str(number) for number in range(1, len(columns))])
         for number, column in enumerate(columns):
             name, anchor = f"#{number}", "e" if column.right else "w"
@@ -97,26 +101,41 @@ class TableView(ttk.Frame):
         keys = [key for key, _, _ in rows]
         if before != keys:
             self.tree.delete(*before)
+            self._shown.clear()
+            self._marks.clear()
         for key, texts, tag in rows:
             values = {"text": texts[0], "values": list(texts[1:]), "tags": (tag,) if tag else ()}
-            if self.tree.exists(key):
+            if self._shown.get(key) == values:
+                continue
+            if key in self._shown:
                 self.tree.item(key, **values)
             else:
                 self.tree.insert("", "end", iid=key, **values)
+            self._shown[key] = values
         self.choose([key for key in keys if key in kept])
         if before != keys:
             self.tree.yview_moveto(place)
 
     def mark(self, key: str, image: tk.PhotoImage | object | str) -> None:
         """A picture in the first column of a row; "" for none."""
-        if self.tree.exists(key):
+        if key in self._shown and self._marks.get(key) != str(image):
+            self._marks[key] = str(image)
             self.tree.item(key, image=image)
 
     def attach(self, tooltip: Tooltip, text: Callable[[str], str]) -> None:
         """Shows `text(key)` of the row under the pointer as help."""
-        tooltip.attach(
-            self.tree, lambda: text(self.tree.identify_row(self.tree.winfo_pointery() - self.tree.winfo_rooty()))
-        )
+        tree, pointed = self.tree, [""]
+
+        def moved(event: tk.Event) -> None:
+            # another row has another help, for which the pointer has come anew
+            row = tree.identify_row(event.y)
+            if row != pointed[0]:
+                pointed[0] = row
+                tooltip.hide()
+                tree.event_generate("<Enter>", x=event.x, y=event.y)
+
+        tooltip.attach(tree, lambda: text(tree.identify_row(tree.winfo_pointery() - tree.winfo_rooty())))
+        tree.bind("<Motion>", moved, add="+")
 
     def _tell(self) -> None:
         # Tk tells of what the program chose, too, and later

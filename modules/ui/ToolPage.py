@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from modules.ui.FormView import FormView
 from modules.ui.TextPane import TextPane
 from modules.ui.widgets import enable
+from modules.util.texts import tr
 from modules.util.UserError import UserError
 from modules.viewModel.fit_picture import fit_picture
 from modules.viewModel.FormModel import FormModel
@@ -67,12 +68,15 @@ class ToolPage(ttk.Frame):
         self._photo: ImageTk.PhotoImage | None = None
         self._drawn: tuple[object, ...] = ()
         self._arranged: tuple[object, ...] = ()
-        px, title = app.theme.px, tool.name[0].upper() + tool.name[1:]
+        px, name = app.theme.px, tr(tool.name)
+        title = name[0].upper() + name[1:]
         self.view: FormView | None = None
         if form is not None:
             self._left = ttk.Frame(self, style="Window.TFrame", width=px(FORM_WIDTH))
             self._left.pack_propagate(False)
-            self.view = FormView(self._left, app.tools, form, [tool_section(form, title, tool.help)], everything=True)
+            self.view = FormView(
+                self._left, app.tools, form, [tool_section(form, title, tr(tool.help))], everything=True
+            )
             self.view.pack(fill="both", expand=True)
         card = self._card = ttk.Frame(self, style="Card.TFrame", padding=px(12))
         card.pack_propagate(False)
@@ -80,16 +84,16 @@ class ToolPage(ttk.Frame):
         self._below.pack_propagate(False)
         if form is None:
             ttk.Label(card, text=title, style="Heading.TLabel").pack(anchor="w")
-            ttk.Label(card, text=tool.help, style="Muted.TLabel").pack(anchor="w", pady=(px(2), px(8)))
+            ttk.Label(card, text=tr(tool.help), style="Muted.TLabel").pack(anchor="w", pady=(px(2), px(8)))
         row = self.row = ttk.Frame(card)
         row.pack(fill="x", pady=(0, px(8)))
         self.button = ttk.Button(
-            row, text=tool.do, style="Accent.TButton", command=lambda: (run if self.process is None else cancel)()
+            row, text=tr(tool.do), style="Accent.TButton", command=lambda: (run if self.process is None else cancel)()
         )
         self.button.pack(side="left", anchor="n")
         self.note = ttk.Label(row, style="Muted.TLabel", justify="left")
         self.note.pack(side="left", fill="x", expand=True, padx=(px(10), 0))
-        self.hint = ttk.Label(card, text=tool.promise, style="Muted.TLabel", anchor="center", justify="center")
+        self.hint = ttk.Label(card, text=tr(tool.promise), style="Muted.TLabel", anchor="center", justify="center")
         for label in (self.note, self.hint):
             label.bind("<Configure>", lambda event: event.widget.configure(wraplength=event.width))
         self.picture = tk.Label(card, borderwidth=0)
@@ -106,7 +110,7 @@ class ToolPage(ttk.Frame):
         """The tool works from now on."""
         self.process = process
         # what cannot be ended cannot be begun twice either
-        self.button.configure(text="Cancel" if self._tool.has_process else self._tool.do, style="TButton")
+        self.button.configure(text=tr("Cancel") if self._tool.has_process else tr(self._tool.do), style="TButton")
         enable(self.button, self._tool.has_process)
         self.tick()
 
@@ -149,7 +153,7 @@ class ToolPage(ttk.Frame):
 
     def _rest(self) -> None:
         self.process = None
-        self.button.configure(text=self._tool.do, style="Accent.TButton")
+        self.button.configure(text=tr(self._tool.do), style="Accent.TButton")
         self.button.state(["!disabled"])
         self._say("", "Muted.TLabel")
 
@@ -247,7 +251,7 @@ class ToolPage(ttk.Frame):
                 own = in_colors(image, color("card"), color("text")) if self.result.plot else image.convert("RGB")
                 shown = own.resize(size, Image.Resampling.LANCZOS)
         except OSError as error:
-            self.note.configure(text=f"The picture cannot be shown: {error}", style="Error.TLabel")
+            self.note.configure(text=tr("The picture cannot be shown: {error}", error=error), style="Error.TLabel")
             return
         self._photo = ImageTk.PhotoImage(shown, master=self)
         self.picture.configure(image=self._photo)

@@ -58,7 +58,7 @@ class ToolsView(ttk.Frame):
         self.show_tool(ALPHA)
         alpha = self.pages[ALPHA]
         self.show_tool(TRY)
-        self.take = ttk.Button(alpha.row, text="Take into the config", command=self.apply)
+        self.take = ttk.Button(alpha.row, text=tr("Take into the config"), command=self.apply)
         self._end = app.form.listen(lambda _: self._config_changed())
         self.bind("<Destroy>", self._destroyed)
 
@@ -123,7 +123,12 @@ class ToolsView(ttk.Frame):
         """Not while a tool works, which would end with its page."""
         working = [name for name, page in self.pages.items() if page.process is not None]
         if working:
-            self._app.say(f"The size stays as it is, as the {working[0]} is at work. Cancel it, or wait for its end.")
+            self._app.say(
+                tr(
+                    "Size and language stay as they are, as the {tool} is at work. Cancel it, or wait for its end.",
+                    tool=tr(working[0]),
+                )
+            )
         return not working
 
     def cancel(self, name: str) -> None:
@@ -148,7 +153,7 @@ class ToolsView(ttk.Frame):
         except (UserError, ConfigError) as error:
             page.fail(error)
         else:
-            self._app.say(f"Set: {', '.join(known)}")
+            self._app.say(tr("Set: {what}", what=", ".join(known)))
 
     def _work(self, name: str, wish: Any, process: ToolProcess) -> Callable[[], ToolResult]:
         call = ToolCall(self._app.form.config.model_copy(deep=True), wish, process, Path(self._folder.name), self.board)

@@ -9,6 +9,7 @@ from modules.ui.ShortLabel import ShortButton
 from modules.ui.TabBar import TabBar
 from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
+from modules.util.texts import language, languages, tr
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.Session import Session
 from modules.viewModel.TrainHints import TrainHints
@@ -31,6 +32,7 @@ class TopBar(ttk.Frame):
         show_view: shows basic or all options.
         show_theme: takes other colours and another size of everything, in percent.
         go_to: shows an option, by its path.
+        show_language: takes the texts of another language, by its code.
 
     Attributes:
         preset: the button that opens the list of presets; its text is the open one, with • if it has been changed.
@@ -49,17 +51,21 @@ class TopBar(ttk.Frame):
         show_view: Callable[[str], None],
         show_theme: Callable[[str, int], None],
         go_to: Callable[[str], None],
+        show_language: Callable[[str], None],
     ) -> None:
         super().__init__(parent, style="Window.TFrame")
         self._tools, self._session, self._presets, self._show_theme = tools, session, presets, show_theme
+        self._show_language = show_language
         form, theme = session.form, tools.theme
         left, right = (ttk.Frame(self, style="Window.TFrame") for _ in range(2))
         self.preset = ShortButton(left, "", self._list_presets, "Window.Select.TButton", theme.px(SELECT_ROOM), NARROW)
         self.preset.bind("<Down>", lambda _: self._list_presets())
-        tools.tooltip.attach(self.preset, lambda: f"Preset: {session.title}")
-        self.save = ttk.Button(left, text="Save", style="Window.TButton", command=presets.save)
-        tools.tooltip.attach(self.save, lambda: "Writes the preset (Ctrl+S). Those that came with the program stay.")
-        self.save_as = ttk.Button(left, text="Save as …", style="Window.TButton", command=presets.save_as)
+        tools.tooltip.attach(self.preset, lambda: tr("Preset: {preset}", preset=session.title))
+        self.save = ttk.Button(left, text=tr("Save"), style="Window.TButton", command=presets.save)
+        tools.tooltip.attach(
+            self.save, lambda: tr("Writes the preset (Ctrl+S). Those that came with the program stay.")
+        )
+        self.save_as = ttk.Button(left, text=tr("Save as …"), style="Window.TButton", command=presets.save_as)
         self.options: dict[str, SelectControl] = {}
         for path in OPTIONS:
             one = form.fields[path]
@@ -69,7 +75,7 @@ class TopBar(ttk.Frame):
             control.button.configure(width=NARROW, style="Window.Select.TButton")
             tools.tooltip.attach(control.button, lambda path=path: f"{path}: {form.text(path)}\n{hints.help(path)}")
         self._looks = ttk.Button(right, text="⚙", style="Window.TButton", width=3, command=self._list_looks)
-        tools.tooltip.attach(self._looks, lambda: "Light or dark, and the size of everything")
+        tools.tooltip.attach(self._looks, lambda: tr("Light or dark, the size of everything, and the language"))
         self.views = TabBar(right, theme, (BASIC, ALL), show_view)
         self.search = SearchField(right, tools, form, go_to)
         controls = (control.frame for control in self.options.values())
@@ -107,12 +113,12 @@ class TopBar(ttk.Frame):
 
     def _list_presets(self) -> None:
         library = self._session.presets
-        choices = [Choice(preset.key, preset.key) for preset in library.presets()]
+        choices = [Choice(preset.key, preset.title) for preset in library.presets()]
         if not choices:
-            choices = [Choice("", "There are no presets.", "Save one with Save as …")]
+            choices = [Choice("", tr("There are no presets."), tr("Save one with Save as …"))]
         current = library.current
         if current is not None and library.can_save:
-            choices.append(Choice(DELETE, f"Delete the preset {current.name} …"))
+            choices.append(Choice(DELETE, tr("Delete the preset {preset} …", preset=current.name)))
         self._tools.popup.open(self.preset, choices, current.key if current else "", self._take_preset)
 
     def _take_preset(self, key: str) -> None:
@@ -123,13 +129,17 @@ class TopBar(ttk.Frame):
 
     def _list_looks(self) -> None:
         settings = self._session.settings
-        choices = [Choice(f"theme {name}", f"{'✓ ' if name == settings.theme else '    '}{name}") for name in THEMES]
-        choices += [Choice(f"scale {size}", f"{'✓ ' if size == settings.scale else '    '}{size} %") for size in SCALES]
+        looks = [("theme", name, tr(name), name == settings.theme) for name in THEMES]
+        looks += [("scale", size, f"{size} %", size == settings.scale) for size in SCALES]
+        looks += [("language", code, name, code == language()) for code, name in languages().items()]
+        choices = [Choice(f"{what} {value}", f"{'✓ ' if now else '    '}{name}") for what, value, name, now in looks]
         self._tools.popup.open(self._looks, choices, f"theme {settings.theme}", self._take_looks)
 
     def _take_looks(self, text: str) -> None:
         what, _, value = text.partition(" ")
-        if what == "theme":
+        if what == "language":
+            self._show_language(value)
+        elif what == "theme":
             self._show_theme(value, self._session.settings.scale)
         else:
             self._show_theme(self._session.settings.theme, int(value))

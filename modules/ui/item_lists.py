@@ -3,13 +3,18 @@
 from modules.ui.ItemList import ItemList
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainEmbeddingConfig import TrainEmbeddingConfig
+from modules.util.texts import later, tr_n
 from modules.viewModel.list_items import describe_embedding, describe_sample, next_embedding, next_sample
 
 
 class SampleList(ItemList):
     """The samples that a run draws."""
 
-    key, item_class, plural, add_text = "samples", SampleConfig, "samples", "Add a sample"
+    key, item_class, add_text = "samples", SampleConfig, later("Add a sample")
+
+    def counted(self, n: int) -> str:
+        """How many samples there are, in words."""
+        return tr_n("{n} sample", "{n} samples", n)
 
     def describe(self, item: SampleConfig) -> tuple[str, str]:
         """Prompt; size, seed, guidance."""
@@ -23,8 +28,12 @@ class SampleList(ItemList):
 class EmbeddingList(ItemList):
     """The embeddings that are trained or used beside the adapter or model."""
 
-    key, item_class, plural = "additional_embeddings", TrainEmbeddingConfig, "additional embeddings"
-    add_text, switch_key = "Add an embedding", "train"
+    key, item_class = "additional_embeddings", TrainEmbeddingConfig
+    add_text, switch_key = later("Add an embedding"), "train"
+
+    def counted(self, n: int) -> str:
+        """How many embeddings there are, in words."""
+        return tr_n("{n} additional embedding", "{n} additional embeddings", n)
 
     def describe(self, item: TrainEmbeddingConfig) -> tuple[str, str]:
         """Placeholder; where it starts and whether it is trained."""

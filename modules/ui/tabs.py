@@ -3,13 +3,15 @@
 import importlib
 from dataclasses import dataclass
 
+from modules.util.texts import later
+
 
 @dataclass(frozen=True)
 class Tab:
     """One tab.
 
     Attributes:
-        name: key, and what stands on it; its groups of options are in `form_tabs.TAB_GROUPS`.
+        name: key, and what stands on it, translated; its groups of options are in `form_tabs.TAB_GROUPS`.
         view: "module:Class" of a view that stands above the form, if there is one. Made as `Class(parent, app)` when
             the tab is first shown. It may have `shown()`, `closing() -> bool` (False keeps the window open),
             `may_rebuild() -> bool` (False keeps it as it is), `least_height() -> int` (pixels that it needs), where a
@@ -26,7 +28,7 @@ class Tab:
         return getattr(importlib.import_module(module), name)
 
 
-TOOLS_TAB = "tools"
+TOOLS_TAB = later("tools")
 TABS = (
     Tab("general"),
     Tab("model"),

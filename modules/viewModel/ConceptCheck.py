@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.texts import tr
 from modules.viewModel.ConceptModel import CheckResult, check_concept
 
 
@@ -26,9 +27,9 @@ class ConceptCheck:
     def heading(self) -> str:
         """What stands above its lines."""
         if self.is_busy:
-            return "Checking …"
-        found = self.trouble or (self.result.heading if self.result else "Reads every image and caption.")
-        return f"Options have changed; check again. Before: {found}" if self.is_stale else found
+            return tr("Checking …")
+        found = self.trouble or (self.result.heading if self.result else tr("Reads every image and caption."))
+        return tr("Options have changed; check again. Before: {found}", found=found) if self.is_stale else found
 
     @property
     def lines(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 from collections.abc import Callable, Sequence
 
 from modules.util.config.ConceptConfig import ConceptConfig
+from modules.util.texts import tr, tr_n
 from modules.viewModel.ConceptModel import FolderFacts, look_into, thumbnail, title_of
 from modules.viewModel.Worker import Worker
 
@@ -29,8 +30,10 @@ class ConceptFacts:
         """Name; type and count of images, or what is wrong with the folder."""
         known = self.of(concept)
         if known is None:
-            return title_of(concept), f"{concept.type} · counting images …"
-        return title_of(concept), known[0].trouble or f"{concept.type} · {known[0].count} images"
+            return title_of(concept), tr("{type} · counting images …", type=concept.type)
+        facts = known[0]
+        counted = tr_n("{type} · {n} image", "{type} · {n} images", facts.count, type=concept.type)
+        return title_of(concept), facts.trouble or counted
 
     def forget(self) -> None:
         """All folders are looked into again."""

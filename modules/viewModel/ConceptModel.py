@@ -19,6 +19,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ConceptType import ConceptType
 from modules.util.enum.PromptSource import PromptSource
 from modules.util.regular_file import is_regular, read_regular
+from modules.util.texts import later, tr, tr_n
 from modules.util.UserError import UserError
 from modules.viewModel.families import conditioning_of
 from modules.viewModel.paths import is_folder, portable
@@ -79,7 +80,7 @@ class CheckResult:
 
 def title_of(concept: ConceptConfig) -> str:
     """How a concept is called: its name, or that of its folder."""
-    return concept.name or Path(concept.path).name or "new concept"
+    return concept.name or Path(concept.path).name or tr("new concept")
 
 
 def concept_of_folder(folder: Path) -> ConceptConfig:
@@ -92,14 +93,15 @@ def concept_of_folder(folder: Path) -> ConceptConfig:
 def look_into(concept: ConceptConfig) -> FolderFacts:
     """Counts the images of a concept's folder."""
     if not concept.path.strip():
-        return FolderFacts(trouble="no folder is chosen")
+        return FolderFacts(trouble=tr("no folder is chosen"))
     if not is_folder(concept.path):
-        return FolderFacts(trouble=f"there is no folder {concept.path}")
+        return FolderFacts(trouble=tr("there is no folder {folder}", folder=concept.path))
     images, errors = find_images(concept.path, concept.include_subdirectories)
     if not images:
-        hint = "" if concept.include_subdirectories else "; subfolders are not included"
-        trouble = f"{errors[0]}" if errors else f"no images{hint}"
-        return FolderFacts(trouble=trouble)
+        if errors:
+            return FolderFacts(trouble=str(errors[0]))
+        below = concept.include_subdirectories
+        return FolderFacts(trouble=tr("no images") if below else tr("no images; subfolders are not included"))
     return FolderFacts(len(images), images[0][1])
 
 
@@ -107,10 +109,11 @@ def sort_dropped(paths: Sequence[Path]) -> tuple[list[Path], str]:
     """What was dropped onto the list of concepts: the folders, and what to say of all of it."""
     folders = [path for path in paths if path.is_dir()]
     files = [path.name for path in paths if not path.is_dir()]
-    news = f"Added: {', '.join(path.name for path in folders)}." if folders else ""
+    news = tr("Added: {folders}.", folders=", ".join(path.name for path in folders)) if folders else ""
     if files:
         few = ", ".join(files[:3]) + (" …" if len(files) > 3 else "")
-        news = f"{news} Not added: {few}. Drop the folder that holds the images.".strip()
+        rest = tr("Not added: {files}. Drop the folder that holds the images.", files=few)
+        news = f"{news} {rest}".strip()
     return folders, news
 
 
@@ -174,7 +177,7 @@ def preview(config: TrainConfig, concept: ConceptConfig, image: tuple[str, str],
     except ImageError as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UserError(tr("{file} cannot be read: {error}", file=path, error=error.strerror or error)) from None
     drawn = ImageVariation.draw(concept, name, variation, resolutions_of(config, concept))
     size = choose_bucket(
         original.width, original.height, drawn.resolution, grid_of(config), config.aspect_ratio_bucketing
@@ -184,17 +187,21 @@ def preview(config: TrainConfig, concept: ConceptConfig, image: tuple[str, str],
     varied = Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
     captions, trouble = _captions(concept, path)
     varied_caption = vary_caption(concept, name, captions, variation) if captions else ""
-    facts = [f"{original.width} × {original.height}, trained in {size[0]} × {size[1]}", *_changes(drawn)]
+    sizes = tr(
+        "{width} × {height}, trained in {trained_width} × {trained_height}",
+        width=original.width, height=original.height, trained_width=size[0], trained_height=size[1],
+    )  # fmt: skip
+    facts = [sizes, *_changes(drawn)]
     return Preview(original, varied, " · ".join(facts), captions, varied_caption, trouble)
 
 
 def _changes(drawn) -> list[str]:
-    found = ["mirrored"] if drawn.flip else []
-    found += [f"turned by {drawn.angle:.3g}°"] if drawn.angle else []
-    for name in ("brightness", "contrast", "saturation"):
+    found = [tr("mirrored")] if drawn.flip else []
+    found += [tr("turned by {angle:.3g}°", angle=drawn.angle)] if drawn.angle else []
+    for name in (later("brightness"), later("contrast"), later("saturation")):
         if (value := getattr(drawn, name)) != 1:
-            found.append(f"{name} × {value:.2f}")
-    return [*found, f"hue {drawn.hue * 360:+.0f}°"] if drawn.hue else found
+            found.append(f"{tr(name)} × {value:.2f}")
+    return [*found, tr("hue {angle:+.0f}°", angle=drawn.hue * 360)] if drawn.hue else found
 
 
 def _captions(concept: ConceptConfig, path: str) -> tuple[tuple[str, ...], str]:
@@ -234,9 +241,9 @@ def read_caption(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from None
+        raise UserError(tr("{file} can't be read: {error}", file=path, error=error.strerror or error)) from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} can't be read: {error}") from None
+        raise UserError(tr("{file} can't be read: {error}", file=path, error=error)) from None
 
 
 def write_caption(path: Path, text: str, known: str) -> None:
@@ -254,7 +261,9 @@ def write_caption(path: Path, text: str, known: str) -> None:
     from modules.util.atomic_file import write_bytes
 
     if read_caption(path) != known:
-        raise UserError(f"{path} was changed by another program. Show the image anew, and edit what stands there now.")
+        raise UserError(
+            tr("{file} was changed by another program. Show the image anew, and edit what stands there now.", file=path)
+        )
     write_bytes(path, f"{text.rstrip()}\n".encode())
 
 
@@ -291,16 +300,26 @@ def check_concept(config: TrainConfig, concept: ConceptConfig) -> CheckResult:
         for size, count in sizes.items() for resolution in resolutions_of(config, concept) for _ in range(count)
     )  # fmt: skip
     without = sum(image.captions == ("",) for image in report.images)
-    words = f"{len(report.images)} images, {len(report.rejected)} rejected files, {without} without a caption"
-    lines = ["Rejected:", *(f"  {rejected}" for rejected in report.rejected), ""] if report.rejected else []
-    several = ", for each of the resolutions" if len(resolutions_of(config, concept)) > 1 else ""
-    lines += [f"Buckets{several}:", *(f"  {w} × {h}: {count} images" for (w, h), count in buckets.most_common()), ""]
-    lines += ["Sizes:", *(f"  {w} × {h}: {count} images" for (w, h), count in sizes.most_common(20))]
-    lines += [f"  and {len(sizes) - 20} more"] if len(sizes) > 20 else []
+    words = tr(
+        "{images} images, {rejected} rejected files, {without} without a caption",
+        images=len(report.images), rejected=len(report.rejected), without=without,
+    )  # fmt: skip
+    lines = [tr("Rejected:"), *(f"  {rejected}" for rejected in report.rejected), ""] if report.rejected else []
+    several = len(resolutions_of(config, concept)) > 1
+    lines += [tr("Buckets, for each of the resolutions:") if several else tr("Buckets:")]
+    lines += [*(_size_line(size, count) for size, count in buckets.most_common()), ""]
+    lines += [tr("Sizes:"), *(_size_line(size, count) for size, count in sizes.most_common(20))]
+    lines += ["  " + tr("and {count} more", count=len(sizes) - 20)] if len(sizes) > 20 else []
     worth = [*report.warnings, *_look_lines(report.images, config.dataloader_threads)]
-    lines += ["", "Worth knowing:", *(f"  {line}" for line in worth)] if worth else []
+    lines += ["", tr("Worth knowing:"), *(f"  {line}" for line in worth)] if worth else []
     lines += _tag_lines(report.images, concept.text.tag_delimiter)
     return CheckResult(words, tuple(lines))
+
+
+def _size_line(size: tuple[int, int], count: int) -> str:
+    return "  " + tr_n(
+        "{width} × {height}: {n} image", "{width} × {height}: {n} images", count, width=size[0], height=size[1]
+    )
 
 
 def _look_lines(images: Sequence["DatasetImage"], threads: int) -> list[str]:
@@ -308,11 +327,14 @@ def _look_lines(images: Sequence["DatasetImage"], threads: int) -> list[str]:
     from modules.dataLoader.likeness import likeness
 
     found, lines = likeness(images, threads), []
-    lines += [f"the same file more than once: {_names(paths)}" for paths in found.same]
-    lines += [f"nearly the same picture: {_names(pair)}" for pair in found.near[:MOST_PAIRS]]
+    lines += [tr("the same file more than once: {files}", files=_names(paths)) for paths in found.same]
+    lines += [tr("nearly the same picture: {files}", files=_names(pair)) for pair in found.near[:MOST_PAIRS]]
     if len(found.near) > MOST_PAIRS:
-        lines.append(f"and {len(found.near) - MOST_PAIRS} more pairs that are nearly the same")
-    lines += [f"far less fine detail than the others, perhaps blurred: {os.path.basename(path)}" for path in found.soft]
+        lines.append(tr("and {count} more pairs that are nearly the same", count=len(found.near) - MOST_PAIRS))
+    lines += [
+        tr("far less fine detail than the others, perhaps blurred: {file}", file=os.path.basename(path))
+        for path in found.soft
+    ]
     return lines
 
 
@@ -328,4 +350,4 @@ def _tag_lines(images: Sequence["DatasetImage"], delimiter: str) -> list[str]:
     often = [(tag, count) for tag, count in counts.most_common(MOST_TAGS) if count > 1]
     if not often:
         return []
-    return ["", "Tags:", *(f"  {count} × {tag}" for tag, count in often)]
+    return ["", tr("Tags:"), *(f"  {count} × {tag}" for tag, count in often)]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.texts import tr
 from modules.util.UserError import UserError
 from modules.viewModel.ConceptModel import Preview, caption_file, images_of, preview, read_caption, write_caption
 
@@ -60,26 +61,30 @@ class ConceptPreview:
     @property
     def title(self) -> str:
         """Which image it is."""
-        return f"{self.shown.place + 1} of {self.shown.count} · {self.shown.name}" if self.shown.path else ""
+        shown = self.shown
+        place = tr("{number} of {count}", number=shown.place + 1, count=shown.count)
+        return f"{place} · {shown.name}" if shown.path else ""
 
     @property
     def message(self) -> str:
         """What stands where the picture would, empty if there is one."""
         if self.shown.number == 0:
-            return "Drawing …"
-        return self.shown.trouble or ("" if self.shown.picture else "There are no images in this folder.")
+            return tr("Drawing …")
+        return self.shown.trouble or ("" if self.shown.picture else tr("There are no images in this folder."))
 
     @property
     def facts(self) -> str:
         """Variation, size, and what was changed."""
         picture = self.shown.picture
-        return f"Variation {self.shown.variation + 1}: {picture.facts}" if picture else ""
+        if picture is None:
+            return ""
+        return tr("Variation {number}: {facts}", number=self.shown.variation + 1, facts=picture.facts)
 
     @property
     def caption_note(self) -> str:
         """What stands below the caption: what this variation makes of it, if that is something else."""
         made = self.shown.picture.varied_caption if self.shown.picture else ""
-        return f"In this variation: {made}" if made and made != self.shown.caption else ""
+        return tr("In this variation: {caption}", caption=made) if made and made != self.shown.caption else ""
 
     def wish(self, by: int = 0, variation: int = 0) -> None:
         """Another image, so many places on, or another variation of the one that is shown."""

@@ -5,6 +5,7 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError
 from modules.util.config.load import load_concepts, load_samples
 from modules.util.config.write_json import write_json
+from modules.util.texts import tr
 from modules.viewModel.families import sample_defaults_of
 from modules.viewModel.option_titles import list_lines
 from modules.viewModel.TrainForm import TrainForm
@@ -68,7 +69,7 @@ class ConfigList(Generic[Item]):
         """Puts a copy behind an item. Returns the copy's place."""
         copy = self.items[place].model_copy(deep=True)
         if getattr(copy, "name", ""):
-            copy.name = f"{copy.name} copy"
+            copy.name = tr("{name} copy", name=copy.name)
         return self.add(copy, place + 1)
 
     def replace(self, place: int, item: Item) -> None:
@@ -91,7 +92,8 @@ class ConfigList(Generic[Item]):
             self._set(items)
         else:
             if _content_of(self.file) != (self._content if self.file == self._file else None):
-                raise ConfigError(f"{self.file} was changed by another program; it is not overwritten")
+                text = tr("{file} was changed by another program; it is not overwritten", file=self.file)
+                raise ConfigError(text)
             # what a sample in a file does not mention is the family's business, and another one's may be another
             sparse = self.key != "samples"
             write_json(self.file, [item.to_dict(sparse=sparse) for item in items])
@@ -115,7 +117,8 @@ class ConfigList(Generic[Item]):
 
     def _check_read(self) -> None:
         if self.error:
-            raise ConfigError(f"{self.error}\nMend the file, or name another one; it is not overwritten.")
+            text = tr("{error}\nMend the file, or name another one; it is not overwritten.", error=self.error)
+            raise ConfigError(text)
 
     def _set(self, items: list[Item]) -> None:
         self._file, self._content, self.items = None, None, list(items)

@@ -1,8 +1,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from modules.util.config.field_type import expected_text
-from modules.viewModel.field_text import FALSE, TRUE, empty_meaning, in_form_words, in_words
+from modules.util.texts import all_of, tr
+from modules.viewModel.expected_words import expected_words
+from modules.viewModel.field_text import FALSE, TRUE, empty_meaning, in_words
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.value_names import value_name
 
@@ -54,7 +55,7 @@ class FieldHints:
 
     def default_text(self, path: str) -> str:
         """The same in words."""
-        return in_words(self.default(path)) or self.placeholder(path) or "empty"
+        return in_words(self.default(path)) or self.placeholder(path) or tr("empty")
 
     def choices(self, path: str) -> list[Choice]:
         """What an option can be chosen from; none where anything can be typed."""
@@ -84,7 +85,7 @@ class FieldHints:
     def placeholder(self, path: str) -> str:
         """What an empty field stands for."""
         one = self.form.fields[path]
-        return self.form.words(empty_meaning(one.declared.help)) or ("not set" if one.kind.nullable else "")
+        return self.form.words(empty_meaning(tr(one.declared.help))) or (tr("not set") if one.kind.nullable else "")
 
     def shown_text(self, path: str) -> str:
         """What counts now: the text, or the default that an empty field stands for, where that is known."""
@@ -93,11 +94,11 @@ class FieldHints:
     def help(self, path: str) -> str:
         """What an option does, what it may be and when it matters, for people who see a form and no JSON."""
         one = self.form.fields[path]
-        expected = in_form_words(expected_text(one.owner, one.name))
         # a list shows what can be chosen itself
-        facts = [] if one.kind.kind in (bool, str) or one.kind.is_enum else [f"Expected: {expected}."]
+        evident = one.kind.kind in (bool, str) or one.kind.is_enum
+        facts = [] if evident else [tr("Expected: {what}.", what=expected_words(one))]
         default = in_words(self.default(path))
-        facts += [f"Default: {default}."] if default else []
+        facts += [tr("Default: {value}.", value=default)] if default else []
         conditions = self.form.conditions(path)
-        facts += [f"Matters only with {' and '.join(conditions)}."] if conditions else []
-        return "\n".join([self.form.words(one.declared.help), *facts])
+        facts += [tr("Matters only with {needs}.", needs=all_of(conditions))] if conditions else []
+        return "\n".join([self.form.words(tr(one.declared.help)), *facts])

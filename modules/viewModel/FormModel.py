@@ -4,6 +4,8 @@ from typing import Any
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError, Problem, join_path
 from modules.util.config.field_type import default_of, field_type, option_of
+from modules.util.texts import all_of, any_of, tr
+from modules.viewModel.expected_words import refusal
 from modules.viewModel.field_text import in_words, parse_text, text_of
 from modules.viewModel.FormField import FormField, form_fields, form_sections
 from modules.viewModel.option_titles import in_titles, problem_line, title_of_path
@@ -105,7 +107,7 @@ class FormModel:
             owner = self._make_owner(self.fields[path].parent)
             setattr(owner, self.fields[path].name, value)
         except ConfigError as error:
-            reason = self.words("\n".join(problem.text for problem in error.problems))
+            reason = self.words("\n".join(refusal(self.fields[path], problem.text) for problem in error.problems))
             return self._refuse(path, text_of(value) if text is None else text, reason)
         self._forget(path)
         self._drop_empty(self.fields[path].parent)
@@ -164,12 +166,12 @@ class FormModel:
                 *declared.inner_visible_when.get(inner, {}).items(),
             ):
                 if getattr(owner, sibling) not in allowed:
-                    words = " or ".join(in_words(value) for value in allowed)
+                    words = any_of([in_words(value) for value in allowed])
                     missing.append(f"“{self.title(join_path(*keys[:depth], sibling))}” {words}")
             owner = getattr(owner, key)
         # one that was set all the same must be seen, to be set back
         if self.is_unused(path) and not self.is_modified(path):
-            missing.append(f"another component than {self.title(path.rpartition('.')[0])}")
+            missing.append(tr("another component than {component}", component=self.title(path.rpartition(".")[0])))
         return missing
 
     def check(self) -> list[Problem]:
@@ -205,7 +207,7 @@ class FormModel:
 
     def needs(self, path: str) -> str:
         """The same in one line, empty if it matters."""
-        return " and ".join(self.conditions(path))
+        return all_of(self.conditions(path))
 
     def problems(self) -> list[Problem]:
         """Everything that is wrong now, in the order of the fields."""

@@ -6,6 +6,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainOptimizerConfig import OFF, TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.OptionGroup import OptionGroup
+from modules.util.texts import later, tr
 from modules.viewModel.field_text import in_words, parse_text, text_of
 from modules.viewModel.FormField import FormField, FormSection
 from modules.viewModel.OptimizerCatalog import AUX, OptimizerCatalog
@@ -47,7 +48,8 @@ class OptimizerForm(TrainHints):
         for section in self.form.sections:
             if section.key == OptionGroup.OPTIMIZER.value:
                 # what is remembered of other optimizers is no option of this one, and comes last
-                found.append(FormSection(MEMORY, "Remembered", section.help, section.group, True, section.fields))
+                title = later("Remembered")
+                found.append(FormSection(MEMORY, title, section.help, section.group, True, section.fields))
             if section.key != "optimizer":
                 continue
             for one in section.fields:
@@ -75,7 +77,7 @@ class OptimizerForm(TrainHints):
     def placeholder(self, path: str) -> str:
         """What an empty field stands for: the optimizer's default."""
         default = text_of(self.default(path))
-        return f"default: {default}" if default else super().placeholder(path)
+        return tr("default: {value}", value=default) if default else super().placeholder(path)
 
     def why_not(self, path: str, text: str) -> str:
         """Why an option can't have a value together with all others; empty if it can.
@@ -96,7 +98,10 @@ class OptimizerForm(TrainHints):
         if other != own and new[0].text.startswith(f"{own} is "):
             # told of the trial, in which this one is set: what is set now is the other
             now = in_words(self.form.value(new[0].path))
-            return f"“{self._title(new[0].path)}” is {now} already; only one of the two can be used"
+            return tr(
+                "“{option}” is {value} already; only one of the two can be used",
+                option=self._title(new[0].path), value=now,
+            )  # fmt: skip
         return f"{self._title(new[0].path)}: {self.form.words(new[0].text)}"
 
     def reset(self) -> None:
@@ -113,7 +118,7 @@ class OptimizerForm(TrainHints):
         """What a recommendation does, where its numbers come from, and why it can't be taken now."""
         why = self.why_not_recommended(recommendation)
         text = recommendation.help(self._with_needed(recommendation))
-        return f"{text}\nNot now: {why}." if why else text
+        return tr("{text}\nNot now: {why}.", text=text, why=why) if why else text
 
     def _with_needed(self, recommendation: Recommendation) -> TrainConfig:
         """The config, with another optimizer if the chosen one lacks what a recommendation needs."""
@@ -146,7 +151,9 @@ class OptimizerForm(TrainHints):
         aux = one.parent == f"{PREFIX}{AUX}"
         declared = one.declared
         key = AUX if aux else declared.group.value
-        title, help = ("Auxiliary Adam", "Trains what Muon does not.") if aux else (declared.group.value, "")
+        title, help = declared.group.value, ""
+        if aux:
+            title, help = later("Auxiliary Adam"), later("Trains what Muon does not.")
         for section in found:
             if section.key == key:
                 return section

@@ -8,6 +8,7 @@ from modules.util.config.load import load_train_config, train_config_from_dict
 from modules.util.config.read_json import read_json
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.write_json import write_json
+from modules.util.texts import tr
 
 # what no file system of ours can hold in a name
 _FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f]')
@@ -33,8 +34,13 @@ class Preset:
 
     @property
     def key(self) -> str:
-        """What tells it from all others, for lists."""
+        """What tells it from all others."""
         return self.name if self.built_in else f"{self.name} (own)"
+
+    @property
+    def title(self) -> str:
+        """The same for people."""
+        return self.name if self.built_in else tr("{name} (own)", name=self.name)
 
 
 class PresetTakenError(ConfigError):
@@ -107,7 +113,7 @@ class PresetLibrary:
         """A name to save under: that of the current preset, or, if it came with the program, one beside it."""
         if self.current is None:
             return ""
-        return f"{self.current.name} mine" if self.current.built_in else self.current.name
+        return tr("{name} mine", name=self.current.name) if self.current.built_in else self.current.name
 
     def save(self, config: TrainConfig, replace: bool = False) -> Preset:
         """Writes the current preset, which must be the user's own, without tokens.
@@ -120,9 +126,10 @@ class PresetLibrary:
             ConfigError: it is not, or the file can't be written.
         """
         if self.current is None or self.current.built_in:
-            raise ConfigError("this preset came with the program and stays as it is; save it under another name")
+            raise ConfigError(tr("this preset came with the program and stays as it is; save it under another name"))
         if not replace and _content(self.current.path) not in (self._on_disk, b""):
-            raise PresetChangedError(f"{self.current.name} has been changed by another program since it was opened")
+            text = tr("{name} has been changed by another program since it was opened", name=self.current.name)
+            raise PresetChangedError(text)
         return self._write(self.current.name, self.current.path, config)
 
     def save_as(self, name: str, config: TrainConfig, replace: bool = False) -> Preset:
@@ -138,10 +145,10 @@ class PresetLibrary:
         """
         parts = name.strip().removesuffix(".json").split("/")
         if reason := next(filter(None, map(_why_no_name, parts)), ""):
-            raise ConfigError(f"{name!r} cannot be a file name: {reason}")
+            raise ConfigError(tr("{name!r} cannot be a file name: {reason}", name=name, reason=reason))
         path = self._own.joinpath(*parts[:-1], f"{parts[-1]}.json")
         if path.exists() and not replace:
-            raise PresetTakenError(f"there is a preset {'/'.join(parts)!r} already")
+            raise PresetTakenError(tr("there is a preset {name!r} already", name="/".join(parts)))
         return self._write("/".join(parts), path, config)
 
     def delete(self, preset: Preset) -> None:
@@ -151,11 +158,11 @@ class PresetLibrary:
             ConfigError: it came with the program, or can't be removed.
         """
         if preset.built_in:
-            raise ConfigError(f"{preset.name}: it came with the program and stays")
+            raise ConfigError(tr("{name}: it came with the program and stays", name=preset.name))
         try:
             preset.path.unlink()
         except OSError as error:
-            raise ConfigError(f"cannot be removed: {error.strerror}", str(preset.path)) from None
+            raise ConfigError(tr("cannot be removed: {error}", error=error.strerror), str(preset.path)) from None
         if self.current == preset:
             self.current = None
 
@@ -184,7 +191,8 @@ class PresetLibrary:
 
     def _check_folder(self) -> None:
         if self._own.exists() and not self._own.is_dir():
-            raise ConfigError("is a file, expected a folder, for presets and what was open last", str(self._own))
+            text = tr("is a file, expected a folder, for presets and what was open last")
+            raise ConfigError(text, str(self._own))
 
 
 def _content(path: Path) -> bytes:
@@ -198,19 +206,19 @@ def _content(path: Path) -> bytes:
 def _why_no_name(part: str) -> str:
     """Why a file or folder cannot have a name, on this machine or on one that presets may be taken to."""
     if not part.strip():
-        return "it is empty, or a part of it is"
+        return tr("it is empty, or a part of it is")
     if part.startswith("."):
-        return f"{part!r} begins with a dot"
+        return tr("{part!r} begins with a dot", part=part)
     if part.endswith("."):
-        return f"{part!r} ends with a dot"
+        return tr("{part!r} ends with a dot", part=part)
     if part != part.strip():
-        return f"{part!r} begins or ends with a blank"
+        return tr("{part!r} begins or ends with a blank", part=part)
     if found := _FORBIDDEN.search(part):
-        return f"{part!r} has {found[0]!r} in it"
+        return tr("{part!r} has {what!r} in it", part=part, what=found[0])
     if _OF_WINDOWS.fullmatch(part):
-        return f"{part!r} is a name that Windows keeps for itself"
+        return tr("{part!r} is a name that Windows keeps for itself", part=part)
     if len(part.encode(errors="replace")) > _LONGEST:
-        return f"it is longer than {_LONGEST} bytes"
+        return tr("it is longer than {count} bytes", count=_LONGEST)
     return ""
 
 

@@ -6,6 +6,7 @@ from modules.run.RunProcess import RunProcess
 from modules.trainer.backup_order import UNREADABLE, backup_number, list_backups
 from modules.util.config.read_json import read_json
 from modules.util.config.write_json import write_json
+from modules.util.texts import tr, tr_n
 from modules.viewModel.events_until import events_until
 from modules.viewModel.paths import fresh_path
 from modules.viewModel.RunModel import RunModel
@@ -52,7 +53,7 @@ class RunController:
             OSError, ConfigError: files can't be written, or the process can't be started.
         """
         if self.running:
-            raise RuntimeError("A run goes on already. Stop it first, or put this one into the queue.")
+            raise RuntimeError(tr("A run goes on already. Stop it first, or put this one into the queue."))
         folder = fresh_path(self.folder, "run")
         folder.mkdir(parents=True)
         write_json(folder / "config.json", dict(config))
@@ -71,8 +72,8 @@ class RunController:
         self._asked_at = self.model.results
         if wish == "stop" and self.queue.waiting and not self.queue.paused:
             self.pause_queue()
-            return "Asked. It is done after the step in flight, and the queue is paused."
-        return "Asked. It is done after the step in flight."
+            return tr("Asked. It is done after the step in flight, and the queue is paused.")
+        return tr("Asked. It is done after the step in flight.")
 
     @property
     def owes_answer(self) -> bool:
@@ -86,24 +87,30 @@ class RunController:
         if queue.trouble:
             return queue.trouble
         if not queue.items:
-            return "Nothing is queued. Configs that are added run in turn."
+            return tr("Nothing is queued. Configs that are added run in turn.")
         if queue.paused:
-            return "The queue is paused." if queue.current is not None else ""
+            return tr("The queue is paused.") if queue.current is not None else ""
         if self.running and queue.current is None:
-            return "Begins when the present run has ended."
-        return f"{queue.waiting} waiting"
+            return tr("Begins when the present run has ended.")
+        return tr("{count} waiting", count=queue.waiting)
 
     @property
     def closing_question(self) -> str:
         """What is to be asked of a person who closes the window while a run goes on."""
-        question = (
+        question = tr(
             "A run goes on. Stop it after this step, with backup and model saved, or let it go on without the window? "
             "It is shown again when the window is opened."
         )
         waiting = 0 if self.queue.paused else self.queue.waiting
         if waiting:
-            more = "One more config waits; it begins" if waiting == 1 else f"{waiting} more configs wait; they begin"
-            question += f"\n\n{more} when the window is open again, or, if you stop, when you start the queue."
+            more = tr_n(
+                "One more config waits; it begins when the window is open again, or, if you stop, when you start the "
+                "queue.",
+                "{n} more configs wait; they begin when the window is open again, or, if you stop, when you start the "
+                "queue.",
+                waiting,
+            )
+            question += f"\n\n{more}"
         return question
 
     def kill(self) -> None:
@@ -187,4 +194,5 @@ def _backup_title(name: str) -> str:
     stamp, _, rest = name.partition("-backup-")
     step, _, epoch = rest.partition("-")
     day, _, clock = stamp.partition("_")
-    return f"{day} {clock.replace('-', ':')}, step {step}, epoch {epoch}"
+    when = f"{day} {clock.replace('-', ':')}"
+    return tr("{when}, step {step}, epoch {epoch}", when=when, step=step, epoch=epoch)

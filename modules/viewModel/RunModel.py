@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.run.RunProcess import Event, RunProcess
+from modules.util.texts import later, tr
 from modules.viewModel.Worker import Worker
 
 SMOOTHING = 0.95
@@ -17,14 +18,18 @@ SHOWN_WAIT = 0.01
 
 # stage of a `progress` event -> what a bar is called; the rest is shown as it is
 STAGES = {
-    "check": "Checking images",
-    "latents": "Encoding images",
-    "masks": "Preparing masks",
-    "conditioning": "Encoding conditioning images",
-    "captions": "Encoding captions",
-    "training": "Steps",
-    "sampling": "Sampling",
+    "check": later("Checking images"),
+    "latents": later("Encoding images"),
+    "masks": later("Preparing masks"),
+    "conditioning": later("Encoding conditioning images"),
+    "captions": later("Encoding captions"),
+    "training": later("Steps"),
+    "sampling": later("Sampling"),
 }
+
+
+ENDS = {"finished": later("Finished."), "stopped": later("Stopped.")}
+FAILED = later("The run failed.")
 
 
 @dataclass
@@ -73,13 +78,14 @@ class Bar:
     def count(self) -> str:
         """How far it is, of something that goes on no more."""
         done, total = (file_size(n) if self.unit == "bytes" else str(n) for n in (self.done, self.total))
-        return f"{self.title}: {done} of {total}"
+        return tr("{title}: {done} of {total}", title=tr(self.title), done=done, total=total)
 
     @property
     def text(self) -> str:
         left = self.seconds_left
-        rest = f" · {duration(left)} left" if left is not None and self.done < self.total else ""
-        return f"{self.count}{rest}"
+        if left is None or self.done >= self.total:
+            return self.count
+        return tr("{count} · {time} left", count=self.count, time=duration(left))
 
 
 def file_size(count: int) -> str:
@@ -143,7 +149,7 @@ class RunModel:
         self._clear()
 
     def _clear(self) -> None:
-        self.state, self.status, self.outcome, self.reason = "idle", "Nothing runs.", "", ""
+        self.state, self._status, self.outcome, self.reason = "idle", later("Nothing runs."), "", ""
         self.results = 0
         self.bars: dict[str, Bar] = {}
         self.losses: list[tuple[int, float]] = []
@@ -162,7 +168,7 @@ class RunModel:
     def follow(self, run: RunProcess) -> None:
         """Shows this run from now on, from its first event."""
         self._clear()
-        self.run, self.state, self.status = run, "running", "Starting"
+        self.run, self.state, self._status = run, "running", later("Starting")
 
     def tick(self) -> bool:
         """Takes in what is new; True if anything changed. To be called a few times each second."""
@@ -189,11 +195,11 @@ class RunModel:
             take(values)
 
     def _take_status(self, values: dict[str, Any]) -> None:
-        self.status = values["text"]
+        self._status = values["text"]
         self._note(values["text"])
 
     def _take_warning(self, values: dict[str, Any]) -> None:
-        self._note(f"warning: {values['text']}")
+        self._note(tr("warning: {text}", text=values["text"]))
 
     def _take_progress(self, values: dict[str, Any]) -> None:
         # the first report comes before the first step, which is not step 1 where a backup is continued
@@ -206,7 +212,7 @@ class RunModel:
         bar.report(done, values["total"], values.get("time", time.time()))
         self.last_stage = stage
         if stage != "training":
-            self.status = bar.title
+            self._status = bar.title
 
     def _take_step(self, values: dict[str, Any]) -> None:
         self._report("training", values["step"], values)
@@ -214,11 +220,12 @@ class RunModel:
         if "epoch_batches" in values:
             self._take_epoch(values)
         else:
-            self.status = f"Training, epoch {self.epoch + 1}"
+            self._status = tr("Training, epoch {epoch}", epoch=self.epoch + 1)
         if "data_wait" in values:
             self._times.append((values["seconds"], values["data_wait"]))
         if self.waiting_share >= SHOWN_WAIT:
-            self.status += f" · {self.waiting_share:.0%} of the time waiting for data"
+            waits = tr("{share:.0%} of the time waiting for data", share=self.waiting_share)
+            self._status += f" · {waits}"
         self._add_step(values)
 
     def _add_loss(self, step: int, loss: float) -> None:
@@ -236,9 +243,9 @@ class RunModel:
         """The place in the epoch of the last batch: one that is complete counts as present until the next begins."""
         done, total = values["epoch_batches"]
         epoch = values["epoch"] + (done < total)
-        self.status = f"Training, epoch {epoch} of {values['epochs']}"
+        self._status = tr("Training, epoch {epoch} of {epochs}", epoch=epoch, epochs=values["epochs"])
         bar = self.bars.setdefault("epoch", Bar(""))
-        bar.title = f"Epoch {epoch} of {values['epochs']}"
+        bar.title = tr("Epoch {epoch} of {epochs}", epoch=epoch, epochs=values["epochs"])
         bar.report(done, total, values.get("time", time.time()))
 
     def _take_resumed(self, values: dict[str, Any]) -> None:
@@ -250,7 +257,7 @@ class RunModel:
                 self._put_before(past)
 
         def failed(error: Exception) -> None:
-            self._note(f"what led to {path} cannot be shown: {error}")
+            self._note(tr("what led to {backup} cannot be shown: {error}", backup=path, error=error))
 
         self._worker.run(lambda: self._history(path), adopt, failed)
 
@@ -278,7 +285,7 @@ class RunModel:
 
     def _take_validation(self, values: dict[str, Any]) -> None:
         self._add_validation(values)
-        self._note(f"validation loss after step {values['step']}: {values['loss']:.5f}")
+        self._note(tr("validation loss after step {step}: {loss:.5f}", step=values["step"], loss=values["loss"]))
 
     def _take_sample(self, values: dict[str, Any]) -> None:
         self._add_sample(values)
@@ -288,11 +295,11 @@ class RunModel:
         self.samples.append(picture_of(values["step"], Path(values["path"])))
 
     def _take_backup(self, values: dict[str, Any]) -> None:
-        self._note(f"backup: {values['path']}")
+        self._note(tr("backup: {path}", path=values["path"]))
         self.results += 1
 
     def _take_saved(self, values: dict[str, Any]) -> None:
-        self._note(f"saved: {values['path']}")
+        self._note(tr("saved: {path}", path=values["path"]))
         self.saved = Path(values["path"])
         self.results += 1
 
@@ -305,9 +312,14 @@ class RunModel:
     def _end(self) -> None:
         self.state = "ended"
         self.outcome, self.reason = self.run.outcome()
-        self.status = {"finished": "Finished.", "stopped": "Stopped."}.get(self.outcome, "The run failed.")
+        self._status = ENDS.get(self.outcome, FAILED)
         if self.reason:
             self._note(self.reason)
+
+    @property
+    def status(self) -> str:
+        """Kept in English where it has no values, so that another language can be chosen while it stands."""
+        return tr(self._status)
 
     @property
     def waiting_share(self) -> float:

@@ -8,12 +8,14 @@ from modules.run.RunProcess import RunProcess
 from modules.util.config.errors import ConfigError
 from modules.util.config.read_json import read_json
 from modules.util.config.write_json import write_json
-from modules.util.texts import tr
+from modules.util.texts import later, tr
 from modules.viewModel.paths import fresh_path
 from modules.viewModel.run_words import family_name, method_name, output_of
 
 LIST = "queue.json"
-WAITING, RUNNING = "waiting", "running"
+WAITING, RUNNING = later("waiting"), later("running")
+# what a process says of its end
+ENDS = (later("finished"), later("stopped"), later("failed"))
 
 
 @dataclass
@@ -134,7 +136,7 @@ class RunQueue:
     def remove(self, item: QueuedRun) -> None:
         """Takes out what does not run. ValueError for what does."""
         if item.state == RUNNING:
-            raise ValueError(f"{item.name} runs; stop it first.")
+            raise ValueError(tr("{name} runs; stop it first.", name=item.name))
         self.items.remove(item)
         self._write()
 
@@ -182,11 +184,14 @@ class RunQueue:
             aside = path.with_name(f"{LIST}.broken-{datetime.now():%Y-%m-%d_%H-%M-%S}")
             try:
                 path.rename(aside)
-                what = f"its file is now {aside}."
+                told = tr("The queue could not be read ({error}); its file is now {aside}.", error=error, aside=aside)
             except OSError:
                 self._in_the_way = True
-                what = f"nothing is kept until {path} is mended or removed."
-            self._lost = self.trouble = f"The queue could not be read ({error}); {what}"
+                told = tr(
+                    "The queue could not be read ({error}); nothing is kept until {file} is mended or removed.",
+                    error=error, file=path,
+                )  # fmt: skip
+            self._lost = self.trouble = told
             return []
         for item in items:
             if item.state != RUNNING:
@@ -199,7 +204,7 @@ class RunQueue:
                 run.events()
                 item.state, item.reason = run.outcome()
             else:
-                item.state, item.reason = "failed", f"{item.folder} is gone."
+                item.state, item.reason = "failed", tr("{folder} is gone.", folder=item.folder)
         return items
 
     def _write(self) -> None:
@@ -209,7 +214,7 @@ class RunQueue:
             write_json(self.folder / LIST, {"paused": self._paused, "items": [asdict(item) for item in self.items]})
         except ConfigError as error:
             # what runs is worth more than the list of it
-            self.trouble = f"This list cannot be kept: {error}"
+            self.trouble = tr("This list cannot be kept: {error}", error=error)
         else:
             self.trouble = self._lost
 

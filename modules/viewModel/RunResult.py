@@ -12,6 +12,7 @@ from modules.util.config.errors import ConfigError
 from modules.util.config.read_json import read_json
 from modules.util.config.whole_file import replacing
 from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.texts import tr
 from modules.util.UserError import UserError
 from modules.viewModel.RunModel import RunModel
 from modules.viewModel.ToolProcess import ROOT, ToolProcess
@@ -92,7 +93,10 @@ def comfy_loras(folder: Path) -> Path:
     for place in (folder / LORAS, folder):
         if place.name == LORAS.name and place.is_dir():
             return place
-    raise UserError(f"{folder}: found no {LORAS} in it, expected the folder of ComfyUI. Choose that.")
+    text = tr(
+        "{folder}: found no {below} in it, expected the folder of ComfyUI. Choose that.", folder=folder, below=LORAS
+    )
+    raise UserError(text)
 
 
 def other_in_comfy(result: RunResult, folder: Path) -> Path | None:
@@ -140,5 +144,5 @@ def show_in_folder(path: Path) -> str:
             opener = "open" if sys.platform == "darwin" else "xdg-open"
             subprocess.Popen([opener, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except OSError:
-        return f"No program is known that shows folders. It is {folder}"
+        return tr("No program is known that shows folders. It is {folder}", folder=folder)
     return ""

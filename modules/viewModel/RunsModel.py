@@ -50,7 +50,7 @@ class RunsModel:
         self._added, self._remembered, self._waiting = added, remembered, waiting
         self._summaries, self._looking, self._again = Summaries(), False, False
         self._stamps: dict[str, Summary] = {}
-        self._reading: set[str] = set()
+        self._reading = ""
         self.rows: list[ListedRun] = []
         self.chosen: list[str] = []
         self.data: dict[str, RunData] = {}
@@ -148,31 +148,36 @@ class RunsModel:
     @property
     def reads(self) -> bool:
         """Whether one that is looked at is still being read."""
-        return any(run.key in self._reading for run in self.runs[:MOST_CHOSEN])
+        return any(self._stamps.get(run.key) != run.summary for run in self.runs[:MOST_CHOSEN])
 
     def _read_chosen(self) -> None:
-        for run in self.runs[:MOST_CHOSEN]:
-            stamp = run.summary
-            if run.key in self._reading or (run.key in self.data and self._stamps.get(run.key) == stamp):
-                continue
-            self._reading.add(run.key)
-            self._worker.run(
-                lambda run=run: read_run(run.events, run.workspace),
-                lambda data, run=run, stamp=stamp: self._take(run, stamp, data),
-                lambda error, run=run: self._give_up(run, error),
-            )
+        """Reads one of those that are missing or have changed; the next one when it is there."""
+        missing = [run for run in self.runs[:MOST_CHOSEN] if self._stamps.get(run.key) != run.summary]
+        if not missing or self._reading:
+            return
+        run = missing[0]
+        self._reading = run.key
+        self._worker.run(
+            lambda: read_run(run.events, run.workspace), lambda data: self._take(run, data),
+            lambda error: self._give_up(run, error),
+        )  # fmt: skip
 
-    def _take(self, run: ListedRun, stamp: Summary, data: RunData) -> None:
-        self._reading.discard(run.key)
+    def _take(self, run: ListedRun, data: RunData) -> None:
+        self._reading = ""
         self.data.pop(run.key, None)
-        self.data[run.key], self._stamps[run.key] = data, stamp
+        self.data[run.key], self._stamps[run.key] = data, run.summary
         for key in [key for key in self.data if key not in self.chosen][: max(0, len(self.data) - MOST_KEPT)]:
             del self.data[key]
+            del self._stamps[key]
+        self._read_chosen()
         self._changed()
 
     def _give_up(self, run: ListedRun, error: Exception) -> None:
-        self._reading.discard(run.key)
+        self._reading = ""
         self.trouble = tr("{name} cannot be read: {error}", name=run.name, error=error)
+        # not again before it has changed
+        self._stamps[run.key] = run.summary
+        self._read_chosen()
         self._changed()
 
     def compare(

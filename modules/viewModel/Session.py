@@ -8,6 +8,7 @@ from modules.util.config.load import load_train_config
 from modules.util.config.read_json import read_json
 from modules.util.config.SecretsConfig import SecretsConfig
 from modules.util.config.write_json import write_json
+from modules.util.texts import tr
 from modules.viewModel.field_text import text_of
 from modules.viewModel.PresetLibrary import Preset, PresetLibrary
 from modules.viewModel.TrainForm import TrainForm
@@ -59,7 +60,7 @@ class Session:
             warn(str(error))
             return False
         if config.secrets != SecretsConfig():
-            warn(f"{preset.name} has access tokens in it. They are not used; yours stay.")
+            warn(tr("{preset} has access tokens in it. They are not used; yours stay.", preset=preset.name))
         self.settings.preset = preset.key
         self.form.replace(config)
         return True
@@ -78,7 +79,7 @@ class Session:
     @property
     def name(self) -> str:
         """Of the open preset."""
-        return self.presets.current.name if self.presets.current else "no preset"
+        return self.presets.current.name if self.presets.current else tr("no preset")
 
     @property
     def title(self) -> str:
@@ -100,9 +101,14 @@ class Session:
         found = []
         for path, one in self.form.fields.items():
             if error := self.form.error(path):
-                value = "what it was" if one.declared.secret else text_of(self.form.value(path)) or "nothing"
+                value = tr("what it was") if one.declared.secret else text_of(self.form.value(path)) or tr("nothing")
                 value = value if len(value) <= LONGEST else f"{value[:LONGEST]}…"
-                found.append(f"“{self.form.title(path)}” keeps {value}: {' '.join(error.split())}")
+                found.append(
+                    tr(
+                        "“{option}” keeps {value}: {why}",
+                        option=self.form.title(path), value=value, why=" ".join(error.split()),
+                    )
+                )  # fmt: skip
         return found
 
     def keep(self) -> list[str]:
@@ -144,5 +150,8 @@ class Session:
 
     def _write_secrets(self) -> None:
         if self._broken_secrets and self.secrets_path.exists():
-            raise ConfigError(f"access tokens, as their file must be mended or removed first: {self._broken_secrets}")
+            text = tr(
+                "access tokens, as their file must be mended or removed first: {error}", error=self._broken_secrets
+            )
+            raise ConfigError(text)
         write_json(self.secrets_path, self.secrets, private=True)

@@ -2,6 +2,7 @@ import socket
 import time
 from pathlib import Path
 
+from modules.util.texts import tr
 from modules.util.UserError import UserError
 from modules.viewModel.ToolProcess import ROOT, ToolCancelled, ToolProcess
 
@@ -60,7 +61,7 @@ class TensorBoard:
         if process.cancelled:
             raise ToolCancelled
         process.cancel()
-        raise UserError("TensorBoard does not start. Is it installed? pip install tensorboard.")
+        raise UserError(tr("TensorBoard does not start. Is it installed? pip install tensorboard."))
 
     def close(self) -> None:
         """Ends it."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
+from modules.util.texts import tr
 from modules.util.UserError import UserError
 from modules.viewModel.RunModel import duration
 
@@ -25,7 +26,7 @@ class ToolCancelled(UserError):
     """A tool was ended before it was done."""
 
     def __init__(self) -> None:
-        super().__init__("Cancelled.")
+        super().__init__(tr("Cancelled."))
 
 
 class ToolProcess:
@@ -43,7 +44,9 @@ class ToolProcess:
     def line(self) -> str:
         """`Working … 12 s`."""
         seconds = time.monotonic() - self._since
-        return "Working …" if seconds < 1 else f"Working … {duration(int(seconds))}"
+        if seconds < 1:
+            return tr("Working …")
+        return tr("Working … {time}", time=duration(int(seconds)))
 
     @property
     def pid(self) -> int | None:
@@ -141,6 +144,6 @@ def end_process(process: subprocess.Popen, seconds: float = PATIENCE_SECONDS) ->
 def _ending(name: str, status: int) -> str:
     """What to say of a script that could not tell itself why it ended."""
     if status < 0:
-        hint = " The system may have run out of memory." if status == KILLED else ""
-        return f"{name} was ended from outside (signal {-status}).{hint}"
-    return f"{name} ended with status {status}."
+        told = tr("{name} was ended from outside (signal {signal}).", name=name, signal=-status)
+        return f"{told} {tr('The system may have run out of memory.')}" if status == KILLED else told
+    return tr("{name} ended with status {status}.", name=name, status=status)

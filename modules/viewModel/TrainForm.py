@@ -12,6 +12,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.TrainModelPartConfig import TrainModelPartConfig
 from modules.util.config.TrainOptimizerConfig import TrainOptimizerConfig
 from modules.util.enum.Optimizer import Optimizer
+from modules.util.texts import all_of, any_of, tr
 from modules.viewModel.concept_advice import ConceptAdvice, advice
 from modules.viewModel.families import SUPPORTED, components_of
 from modules.viewModel.field_text import in_words, shown_value
@@ -114,10 +115,16 @@ class TrainForm(FormModel):
             return None if one is None else Offer(one.text, {}, one.place)
         words = [f"“{self.title(path)}” {in_words(value)}" for path, value in values.items()]
         rate = rate_for(self.config)
-        source = f" The rate is {rate.source}." if rate is not None and "learning_rate" in values else ""
         chosen = f"“{self.title(self.asked).rpartition(BETWEEN)[2]}” {in_words(self.value(self.asked))}"
-        verb = "goes" if len(words) == 1 else "go"
-        return Offer(f"With {chosen} {verb} {', '.join(words)}.{source}", values)
+        one = len(words) == 1
+        text = (
+            tr("With {chosen} goes {what}.", chosen=chosen, what=words[0])
+            if one
+            else (tr("With {chosen} go {what}.", chosen=chosen, what=", ".join(words)))
+        )
+        if rate is not None and "learning_rate" in values:
+            text += f" {tr('The rate is {source}.', source=tr(rate.source))}"
+        return Offer(text, values)
 
     def take_offer(self) -> None:
         """Sets all that `offer` names."""
@@ -146,7 +153,12 @@ class TrainForm(FormModel):
         missing, components = super().conditions(path), components_of(self.config.model_type)
         component = self.component_of(path)
         if component and components is not None and component not in components:
-            missing.append(f"a “{self.title('model_type')}” that has the component {self.title(component)}")
+            missing.append(
+                tr(
+                    "a “{option}” that has the component {component}",
+                    option=self.title("model_type"), component=self.title(component),
+                )
+            )  # fmt: skip
         return missing
 
     def needs(self, path: str) -> str:
@@ -157,12 +169,15 @@ class TrainForm(FormModel):
         own = self.catalog.defaults.get(self.config.optimizer.optimizer, {})
         if path.startswith(f"optimizer.{AUX}."):
             if AUX not in own:
-                return "a Muon optimizer"
-            return "" if name in self.catalog.aux_defaults else "an Adam beside Muon that has it; this one has not"
+                return tr("a Muon optimizer")
+            has = name in self.catalog.aux_defaults
+            return "" if has else tr("an Adam beside Muon that has it; this one has not")
         if name in own:
             return ""
-        takers = " or ".join(self.catalog.takers(name))
-        return f"the optimizer {takers}" if takers else "an optimizer that has it; none here does"
+        takers = any_of(self.catalog.takers(name))
+        if not takers:
+            return tr("an optimizer that has it; none here does")
+        return tr("the optimizer {names}", names=takers)
 
     def component_of(self, path: str) -> str:
         """The component that an option belongs to, empty if to none."""
@@ -179,7 +194,7 @@ class TrainForm(FormModel):
         else:
             found += [*check_train_config(config), *empty_texts(config), *list_problems(config, self.list_lines)]
             if config.model_type not in SUPPORTED:
-                text = f"{config.model_type} cannot be trained yet; choose another model type"
+                text = tr("{family} cannot be trained yet; choose another model type", family=config.model_type)
                 found.append(Problem("model_type", text))
             found += self.catalog.problems(config) if self.catalog is not None else []
         for inner in self.inner_problems.values():
@@ -199,10 +214,12 @@ class TrainForm(FormModel):
     def remedy_text(self, problem: Problem, remedy: Remedy) -> str:
         """What a remedy of a problem does, for a button: Set to SAFETENSORS; Set “Train dtype” to BFLOAT_16."""
         words = [
-            f"{'' if path == problem.path else f'“{self.title(path)}” '}to {shown_value(value)}"
+            tr("to {value}", value=shown_value(value))
+            if path == problem.path
+            else tr("“{option}” to {value}", option=self.title(path), value=shown_value(value))
             for path, value in remedy.values
         ]
-        return f"Set {' and '.join(words)}"
+        return tr("Set {what}", what=all_of(words))
 
     def apply_remedy(self, remedy: Remedy) -> None:
         """Changes the options that a remedy names."""

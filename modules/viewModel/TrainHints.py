@@ -1,6 +1,7 @@
 from modules.util.config.topics.AdapterOptions import AdapterOptions
 from modules.util.enum.ModelType import ModelType
 from modules.util.enum.Optimizer import Optimizer
+from modules.util.texts import later, tr
 from modules.viewModel.families import SUPPORTED
 from modules.viewModel.field_text import number_text
 from modules.viewModel.FieldHints import NOTHING, Choice, FieldHints, Note
@@ -8,7 +9,7 @@ from modules.viewModel.format_help import comfy_note
 from modules.viewModel.recommended import rate_for
 from modules.viewModel.TrainForm import OPTIMIZER, TrainForm
 
-UNSUPPORTED = "cannot be trained with yet"
+UNSUPPORTED = later("cannot be trained with yet")
 
 
 class TrainHints(FieldHints):
@@ -30,7 +31,10 @@ class TrainHints(FieldHints):
         """The same; of the learning rate, also which one goes with what is trained, and whose it is."""
         text = super().help(path)
         rate = rate_for(self.form.config) if path == "learning_rate" else None
-        return text if rate is None else f"{text}\nWith what is chosen goes {number_text(rate.value)}: {rate.source}."
+        if rate is None:
+            return text
+        goes = tr("With what is chosen goes {rate}: {source}.", rate=number_text(rate.value), source=tr(rate.source))
+        return f"{text}\n{goes}"
 
     def note(self, path: str) -> Note:
         """The same; of the output format, what ComfyUI makes of it, as soon as torch is there."""
@@ -49,7 +53,7 @@ class TrainHints(FieldHints):
         """Why an option can't be chosen. Of optimizers that is known as soon as the catalog is loaded."""
         catalog = self.form.catalog
         if path == "model_type":
-            return "" if ModelType(text) in SUPPORTED else UNSUPPORTED
+            return "" if ModelType(text) in SUPPORTED else tr(UNSUPPORTED)
         if path == OPTIMIZER and catalog is not None:
             return self.form.words(catalog.misfit(self.form.config, Optimizer(text)))
         return ""

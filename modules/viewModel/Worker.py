@@ -1,8 +1,13 @@
 import gc
 import queue
+import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+# seconds for which a thread of Python keeps others waiting: as Python has it, and while one of a worker computes
+TURN, SHORT_TURN = sys.getswitchinterval(), 0.0005
 
 
 class Worker:
@@ -11,6 +16,9 @@ class Worker:
     Python collects garbage on whatever thread makes the next object. A closed window is garbage of which Tk has to be
     told, and Tk lets another thread wait for that until its own is back in its loop, a second for each variable. So
     nothing is collected on a thread of this: meanwhile `poll` does it.
+
+    A thread that computes keeps Python's lock for 5 ms at a time, and each call into Tk has to get it anew: a plot of
+    some hundred lines would take a second. So meanwhile the lock changes hands more often.
     """
 
     _threads = 0
@@ -35,11 +43,13 @@ class Worker:
             try:
                 result = function()
             except Exception as error:
-                self._results.put(lambda error=error: failed(error))
+                deliver = partial(failed, error)
             else:
-                self._results.put(lambda: done(result))
+                deliver = partial(done, result)
             finally:
+                # first: whoever has the result may rely on the thread's end
                 self._count(-1)
+            self._results.put(deliver)
 
         self._count(1)
         threading.Thread(target=work, name="window's work", daemon=True).start()
@@ -62,8 +72,10 @@ class Worker:
             Worker._threads += change
             if Worker._threads:
                 gc.disable()
+                sys.setswitchinterval(SHORT_TURN)
             else:
                 gc.enable()
+                sys.setswitchinterval(TURN)
 
 
 def _collect_what_is_due() -> None:

@@ -44,7 +44,7 @@ def random_changes(concept: ConceptConfig) -> list[str]:
         for name, amount in RANDOM_CHANGES.items()
         if getattr(image, name) and (not amount or getattr(image, amount))
     ]
-    return [option_of(type(image), name).title for name in on]
+    return [tr(option_of(type(image), name).title) for name in on]
 
 
 def one_variation(concept: ConceptConfig) -> str:

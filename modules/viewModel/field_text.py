@@ -10,6 +10,7 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError
 from modules.util.config.field_type import FieldType
 from modules.util.config.read_json import parse_json
+from modules.util.texts import tr
 
 TRUE, FALSE = "true", "false"
 
@@ -31,12 +32,12 @@ def text_of(value: Any) -> str:
 
 def in_words(value: Any) -> str:
     """A value for people who see switches."""
-    return ("on" if value else "off") if isinstance(value, bool) else text_of(value)
+    return (tr("on") if value else tr("off")) if isinstance(value, bool) else text_of(value)
 
 
 def shown_value(value: Any) -> str:
     """A value in a sentence, where an empty field has a word, too."""
-    return "empty" if value in (None, "", []) else in_words(value)
+    return tr("empty") if value in (None, "", []) else in_words(value)
 
 
 def number_text(value: float) -> str:
@@ -93,13 +94,18 @@ def _number(bare: str, text: str) -> Any:
 
 
 def empty_meaning(help: str) -> str:
-    """What an option's help says of an empty field: "the run's learning_rate"; "" if it says nothing."""
-    match = re.search(r"\b(?:null|Empty)(?:, or [^:]*)?: ([^.;]+)", help)
+    """What an option's help says of an empty field: "the run's learning_rate"; "" if it says nothing.
+
+    Args:
+        help: in the language of the window, in which "Empty: …" has the same form.
+    """
+    empty = re.escape(tr("Empty"))
+    match = re.search(rf"\b(?:null|Empty|{empty})(?:, or [^:]*)?: ([^.;]+)", help)
     return match[1].replace("`", "") if match else ""
 
 
 def in_form_words(help: str) -> str:
-    """Help for people who see a form: null is an empty field there."""
+    """English help or a message, for people who see a form: null is an empty field there."""
     text = re.sub(r"\bnull\b", lambda match: "Empty" if _begins_sentence(help, match.start()) else "empty", help)
     return text.replace("`", "")
 

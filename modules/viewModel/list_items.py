@@ -5,14 +5,19 @@ from collections.abc import Sequence
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainEmbeddingConfig import TrainEmbeddingConfig
 from modules.util.enum.ModelType import ModelType
+from modules.util.texts import tr, tr_n
 from modules.viewModel.families import sample_defaults_of
 
 
 def describe_sample(item: SampleConfig) -> tuple[str, str]:
     """Prompt; size, seed, guidance."""
-    seed = "random seed" if item.random_seed else f"seed {item.seed}"
-    about = f"{item.width} × {item.height} · {seed} · {item.diffusion_steps} steps · guidance {item.cfg_scale:g}"
-    return item.prompt or "no prompt", about
+    about = [
+        f"{item.width} × {item.height}",
+        tr("random seed") if item.random_seed else tr("seed {seed}", seed=item.seed),
+        tr_n("{n} step", "{n} steps", item.diffusion_steps),
+        tr("guidance {scale:g}", scale=item.cfg_scale),
+    ]
+    return item.prompt or tr("no prompt"), " · ".join(about)
 
 
 def next_sample(items: Sequence[SampleConfig], model_type: ModelType) -> SampleConfig:
@@ -24,13 +29,14 @@ def next_sample(items: Sequence[SampleConfig], model_type: ModelType) -> SampleC
 
 def describe_embedding(item: TrainEmbeddingConfig) -> tuple[str, str]:
     """Placeholder; where it starts and whether it is trained."""
-    start = f"from {item.model_name}" if item.model_name else f'from the words "{item.initial_embedding_text}"'
-    tokens = (
-        f"{item.token_count} token{'s' if item.token_count > 1 else ''}"
-        if item.token_count
-        else "as many tokens as its text"
-    )
-    return item.placeholder, f"{start} · {tokens} · {'trained' if item.train else 'only used'}"
+    about = [
+        tr("from {model}", model=item.model_name)
+        if item.model_name
+        else tr('from the words "{words}"', words=item.initial_embedding_text),
+        tr_n("{n} token", "{n} tokens", item.token_count) if item.token_count else tr("as many tokens as its text"),
+        tr("trained") if item.train else tr("only used"),
+    ]
+    return item.placeholder, " · ".join(about)
 
 
 def next_embedding(items: Sequence[TrainEmbeddingConfig], placeholder: str) -> TrainEmbeddingConfig:

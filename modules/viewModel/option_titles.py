@@ -7,6 +7,7 @@ from functools import cache
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError, Problem
 from modules.util.config.field_type import field_type, option_of
+from modules.util.texts import language, tr
 from modules.viewModel.field_text import in_form_words
 from modules.viewModel.FormField import form_fields
 
@@ -14,7 +15,7 @@ BETWEEN = " › "
 # what stands in quotes, as it may be a person's own word; a marked word; a word with a dot, an underscore or a number
 # in it that is no part of a path or of a longer word
 _WORD = re.compile(
-    r"""(?P<quoted>(?<!\w)'[^'\n]*'(?!\w)|"[^"\n]*"|“[^”\n]*”)"""
+    r"""(?P<quoted>(?<!\w)'[^'\n]*'(?!\w)|"[^"\n]*"|“[^”\n]*”|„[^“\n]*“)"""
     r"|`(?P<marked>[\w.]+)`"
     r"|(?<![\w.\\/-])(?P<key>[A-Za-z]+(?:[._]\w+|\d\w*)+)(?![\w\\/-]|\.\w)"
 )
@@ -30,11 +31,11 @@ def title_of_path(config_class: type[BaseConfig], path: str) -> str:
 
 def in_titles(config_class: type[BaseConfig], text: str) -> str:
     """A text for people who see a form and no JSON: keys become titles in quotes, null an empty field."""
-    titles = _known(config_class)
+    titles = _known(config_class, language())
 
     def named(match: re.Match[str]) -> str:
         key = match["marked"] or match["key"]
-        return match[0] if key not in titles else f"“{titles[key]}”"
+        return match[0] if key not in titles else tr("“{option}”", option=titles[key])
 
     return in_form_words(_WORD.sub(named, text))
 
@@ -71,7 +72,7 @@ def _titles(config_class: type[BaseConfig], keys: list[str]) -> Iterator[str]:
     if name not in config_class.model_fields:
         yield ""
         return
-    yield option_of(config_class, name).title
+    yield tr(option_of(config_class, name).title)
     kind = field_type(config_class, name)
     if kind.kind in (list, dict) and rest:
         # people count from 1
@@ -85,12 +86,15 @@ def _titles(config_class: type[BaseConfig], keys: list[str]) -> Iterator[str]:
 
 
 @cache
-def _known(config_class: type[BaseConfig]) -> dict[str, str]:
-    """Titles by path, and by name: the option of the run counts first; a name of many meanings has no title."""
+def _known(config_class: type[BaseConfig], code: str) -> dict[str, str]:
+    """Titles in the language of now, which is `code`, by path and by name.
+
+    The option of the run counts first; a name of many meanings has no title.
+    """
     fields = list(form_fields(config_class))
     titles = {one.path: title_of_path(config_class, one.path) for one in fields}
     for name in {one.name for one in fields} - titles.keys():
-        meanings = {one.declared.title for one in fields if one.name == name}
+        meanings = {tr(one.declared.title) for one in fields if one.name == name}
         if len(meanings) == 1:
             titles[name] = meanings.pop()
     return titles

@@ -13,25 +13,30 @@ from modules.util.enum.OFTScaleMode import OFTScaleMode
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.PeftType import PeftType
 from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.texts import later, tr
 
 TINY_BASE = "tiny_sd"
-MEASURED = "measured on the tiny base of this repository in a short training (docs/recommended.md)"
-KEPT = "measured on the tiny base: it learns the concept and keeps what the model knew, five times as much damages it"
-AUTHOR = (
+MEASURED = later("measured on the tiny base of this repository in a short training (docs/recommended.md)")
+KEPT = later(
+    "measured on the tiny base: it learns the concept and keeps what the model knew, five times as much damages it"
+)
+AUTHOR = later(
     "the 0.001 of the scaled optimizers' author for LoRA (OneTrainer PR 1344), whose steps are 3.3 times larger here "
     "in a model as wide as SDXL, and the same for all methods as on the tiny base; not measured here on a large model"
 )
-AUTHOR_OFT = (
+AUTHOR_OFT = later(
     "Scaled OFT's author's on SDXL and Flux.2 Klein 4B (OneTrainer PR 1315), not measured here on a large model"
 )
-LORA_EXAMPLE = "that of diffusers' example script for a LoRA on SDXL with AdamW, not measured here on a large model"
-FULL_EXAMPLE = "that of diffusers' example script for SD 1.x with AdamW, not measured here on a large model"
-CARRIED = (
+LORA_EXAMPLE = later(
+    "that of diffusers' example script for a LoRA on SDXL with AdamW, not measured here on a large model"
+)
+FULL_EXAMPLE = later("that of diffusers' example script for SD 1.x with AdamW, not measured here on a large model")
+CARRIED = later(
     "a quarter of the 4e-4 that keeps what the tiny base knew, so that a step in a model as wide as SDXL is no larger; "
     "not measured elsewhere"
 )
-LION_PAPER = "a fifth of AdamW's, as Lion's paper finds three to ten times less best (arXiv 2302.06675)"
-PRODIGY_PAPER = "Prodigy finds the rate itself and takes 1 (arXiv 2306.06101)"
+LION_PAPER = later("a fifth of AdamW's, as Lion's paper finds three to ten times less best (arXiv 2302.06675)")
+PRODIGY_PAPER = later("Prodigy finds the rate itself and takes 1 (arXiv 2306.06101)")
 
 ADAM, SCALED, SIGN, PRODIGY, STIEFEL, RITE = "Adam", "scaled", "sign", "Prodigy", "Stiefel", "RITE"
 FAMILIES = {
@@ -48,7 +53,7 @@ LORA, DORA, OFT, DORA_OFT, FULL = "LoRA", "DoRA", "OFT", "DoRA-OFT", "full"
 
 @dataclass(frozen=True)
 class Rate:
-    """A learning rate, and what it was measured on or whose it is."""
+    """A learning rate, and what it was measured on or whose it is, in English."""
 
     value: float
     source: str
@@ -160,7 +165,7 @@ class Recommendation:
     """Settings that belong together.
 
     Attributes:
-        title: on its button.
+        title: on its button, in English.
         needs: options that the optimizer must have.
         asks: why it is of no use for a config; empty if it is of use.
         values: path -> value, for a config.
@@ -189,16 +194,16 @@ def _scaled(config: TrainConfig) -> dict[str, Any]:
 
 
 def _asks_for_rate(config: TrainConfig) -> str:
-    return "" if rate_for(_with_scaled_steps(config)) else "nobody has measured a rate for what is trained"
+    return "" if rate_for(_with_scaled_steps(config)) else tr("nobody has measured a rate for what is trained")
 
 
 def _scaled_help(config: TrainConfig) -> str:
     rate = rate_for(_with_scaled_steps(config))
-    source = f" The rate {rate.value:g} is {rate.source}." if rate else ""
-    return (
+    text = tr(
         "Steps that do not depend on an adapter's rank, and alpha equal to the rank. How large a rate is best depends "
-        f"on how many steps there are.{source}"
+        "on how many steps there are."
     )
+    return f"{text} {tr('The rate {rate:g} is {source}.', rate=rate.value, source=tr(rate.source))}" if rate else text
 
 
 def _per_step(config: TrainConfig, decay: float) -> float:
@@ -219,7 +224,7 @@ def _starts_from_weights(config: TrainConfig) -> str:
     if config.training_method == TrainingMethod.FINE_TUNE:
         return ""
     decomposed = config.training_method == TrainingMethod.LORA and config.lora_decompose
-    return "" if decomposed else "it is for DoRA and full fine-tuning"
+    return "" if decomposed else tr("it is for DoRA and full fine-tuning")
 
 
 def _centered(config: TrainConfig) -> dict[str, Any]:
@@ -232,13 +237,13 @@ def _centered(config: TrainConfig) -> dict[str, Any]:
 
 def _centered_help(config: TrainConfig) -> str:
     if config.optimizer.scaled_optm:
-        return (
-            f"A pull toward the original weights of {CENTERED_SHARE:g} of the learning rate per step: on the tiny "
-            "base, with scaled steps, it keeps more of what the model knew than a lower learning rate does, and costs "
-            "3 to 4 % of what is learned (docs/results.md). More keeps more and learns less. Not measured on a large "
-            "model."
+        return tr(
+            "A pull toward the original weights of {share:g} of the learning rate per step: on the tiny base, with "
+            "scaled steps, it keeps more of what the model knew than a lower learning rate does, and costs 3 to 4 % of "
+            "what is learned (docs/results.md). More keeps more and learns less. Not measured on a large model.",
+            share=CENTERED_SHARE,
         )
-    return (
+    return tr(
         "A centered decay of 1e-4 per step holds the weights near the original model; a standard one of 1e-6 is all "
         "that is left toward zero. The way is that of OneTrainer PR 1344, which names no numbers; these are ours, and "
         "without scaled steps nobody has measured how much they keep."
@@ -246,20 +251,20 @@ def _centered_help(config: TrainConfig) -> str:
 
 
 RECOMMENDATIONS = (
-    Recommendation("Scaled, α = rank", ("scaled_optm",), _asks_for_rate, _scaled, _scaled_help),
+    Recommendation(later("Scaled, α = rank"), ("scaled_optm",), _asks_for_rate, _scaled, _scaled_help),
     Recommendation(
-        "Fisher 1e-6",
+        later("Fisher 1e-6"),
         ("fisher_wd", "beta2"),
         _always,
         _fisher,
-        lambda config: (
+        lambda config: tr(
             "Fisher weight decay of 1e-6 per step, whatever the learning rate, and beta 2 of at most 0.99, so that it "
             "follows the gradients: its author's starting point (OneTrainer PR 1344). What it does on the tiny base is "
             "in docs/recommended.md."
         ),
     ),
     Recommendation(
-        "Centered decay: keep what the model knew",
+        later("Centered decay: keep what the model knew"),
         ("centered_wd", "weight_decay"),
         _starts_from_weights,
         _centered,

@@ -76,10 +76,10 @@ def find_runs(
         records = [path.parent for path in sorted((workspace / RECORDS).glob(f"*/{EVENTS}"))]
         found += [_of_record(path, workspace, summaries) for path in records if str(path) not in told]
         if not records and workspace not in used:
-            found.append(_of_workspace(workspace))
+            found.append(_of_workspace(workspace, summaries))
     listed = [run for run in found if run is not None]
     gone = [ListedRun(str(path), path.name, GONE, workspace=path) for path in folders if not is_folder(path)]
-    queued = [_waiting(name, Path(config)) for name, config in waiting]
+    queued = [_waiting(name, Path(config), summaries) for name, config in waiting]
     return [*queued, *sorted(listed, key=lambda run: run.summary.began, reverse=True), *gone]
 
 
@@ -123,7 +123,7 @@ def _sessions(runs: Path, root: Path, summaries: Summaries) -> list[ListedRun]:
 def _of_sessions(key: str, sessions: list[tuple[Path, Summary]], root: Path, summaries: Summaries) -> ListedRun:
     folder, last = sessions[-1]
     file = _config_file(folder)
-    config = _config(file)
+    config = summaries.config(file)
     state, reason = (last.state, last.reason) if last.state else _unfinished(folder)
     record = Path(last.record) if last.record else None
     files, numbers = tuple(path / EVENTS for path, _ in sessions), last
@@ -153,11 +153,11 @@ def _of_record(folder: Path, workspace: Path, summaries: Summaries) -> ListedRun
     state = summary.state or (RUNNING if _is_held(workspace, summary) else FAILED)
     reason = "" if summary.state or state == RUNNING else "The run ended without a word."
     return _listed(
-        str(folder), state, reason, _config(file), workspace.name, summary, workspace, file, (folder / EVENTS,)
+        str(folder), state, reason, summaries.config(file), workspace.name, summary, workspace, file, (folder / EVENTS,)
     )
 
 
-def _of_workspace(workspace: Path) -> ListedRun | None:
+def _of_workspace(workspace: Path, summaries: Summaries) -> ListedRun | None:
     """A run from before there were records: its report, and the config of its newest backup."""
     try:
         report = read_json(workspace / REPORT)
@@ -172,11 +172,12 @@ def _of_workspace(workspace: Path) -> ListedRun | None:
     best = min((one["loss"] for one in report.get("validation", ())), default=None)
     summary = Summary(when, when, report.get("steps", 0), 0, report.get("final_loss"), best)
     state = {True: FINISHED, False: STOPPED}.get(report.get("finished"), FAILED)
-    return _listed(str(workspace), state, "", _config(file), workspace.name, summary, workspace, file, ())
+    config = summaries.config(file) if file is not None else {}
+    return _listed(str(workspace), state, "", config, workspace.name, summary, workspace, file, ())
 
 
-def _waiting(name: str, file: Path) -> ListedRun:
-    config = _config(file)
+def _waiting(name: str, file: Path, summaries: Summaries) -> ListedRun:
+    config = summaries.config(file)
     return ListedRun(str(file), name, WAITING, "", family_name(config), method_name(config), config=file)
 
 
@@ -201,14 +202,6 @@ def _config_file(folder: Path) -> Path:
         return Path(json.loads((folder / PROCESS).read_text(encoding="utf-8"))["config"])
     except (OSError, ValueError, KeyError, TypeError):
         return own
-
-
-def _config(file: Path | None) -> dict[str, Any]:
-    """As it stands in its file; empty if that can't be read."""
-    try:
-        return read_json(file) if file is not None else {}
-    except ConfigError:
-        return {}
 
 
 def _workspace(config: dict[str, Any], root: Path) -> Path | None:

@@ -1,11 +1,15 @@
 """The few numbers that a list says of a run, from its events, without reading all of them as JSON. Loads no torch."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from modules.run.RunProcess import read_event
+from modules.util.config.errors import ConfigError
+from modules.util.config.read_json import read_json
 
 # steps at the end whose mean is the last loss: one step alone says mostly which timesteps it drew
 LAST_STEPS = 20
@@ -39,23 +43,33 @@ class Summary:
 
 
 class Summaries:
-    """Summaries of files, which are read again when they have changed. Used by one thread at a time."""
+    """What files of runs say, which are read again when they have changed. Used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, int], Summary]] = {}
+        self._known: dict[Path, tuple[tuple[int, int], Any]] = {}
 
     def of(self, file: Path) -> Summary:
         """Of a file of events; empty if it can't be read."""
         try:
-            status = file.stat()
-            stamp = (status.st_size, status.st_mtime_ns)
-            known = self._known.get(file)
-            if known is None or known[0] != stamp:
-                known = self._known[file] = (stamp, summarize(file.read_bytes()))
-            return known[1]
+            return self._read(file, lambda: summarize(file.read_bytes()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             # not there any more, or nothing that a run of ours wrote
             return Summary()
+
+    def config(self, file: Path) -> dict[str, Any]:
+        """A config as it stands in its file; empty if that can't be read."""
+        try:
+            return self._read(file, lambda: read_json(file))
+        except (OSError, ConfigError):
+            return {}
+
+    def _read(self, file: Path, read: Callable[[], Any]) -> Any:
+        status = file.stat()
+        stamp = (status.st_size, status.st_mtime_ns)
+        known = self._known.get(file)
+        if known is None or known[0] != stamp:
+            known = self._known[file] = (stamp, read())
+        return known[1]
 
 
 def summarize(data: bytes) -> Summary:

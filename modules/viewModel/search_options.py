@@ -8,6 +8,7 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainEmbeddingConfig import TrainEmbeddingConfig
+from modules.util.texts import later, tr
 from modules.viewModel.form_tabs import tab_of
 from modules.viewModel.FormModel import FormModel
 from modules.viewModel.option_titles import BETWEEN
@@ -36,21 +37,21 @@ class ItemOption:
 
     Attributes:
         tab: where the list stands.
-        plural: what its items are called.
+        each: "each of the concepts".
         section: in the window of an item.
         title: of the option.
     """
 
     tab: str
-    plural: str
+    each: str
     section: str
     title: str
 
 
 LISTS: tuple[tuple[str, str, str, type[BaseConfig]], ...] = (
-    ("concepts", "concepts", "concepts", ConceptConfig),
-    ("samples", "sampling", "samples", SampleConfig),
-    ("additional_embeddings", "embeddings", "embeddings", TrainEmbeddingConfig),
+    ("concepts", "concepts", later("each of the concepts"), ConceptConfig),
+    ("samples", "sampling", later("each of the samples"), SampleConfig),
+    ("additional_embeddings", "embeddings", later("each of the embeddings"), TrainEmbeddingConfig),
 )
 """Key, tab and name of each list of configs, and the class of its items."""
 EACH = ".*."
@@ -67,9 +68,9 @@ def place_in_items(path: str) -> ItemOption | None:
     key, each, inner = path.partition(EACH)
     if not each:
         return None
-    form, (tab, plural) = _item_form(key), next((tab, plural) for name, tab, plural, _ in LISTS if name == key)
+    form, (tab, each) = _item_form(key), next((tab, each) for name, tab, each, _ in LISTS if name == key)
     section = next(section for section in form.sections if form.fields[inner] in section.fields)
-    return ItemOption(tab, plural, section.title, form.fields[inner].declared.title)
+    return ItemOption(tab, each, section.title, form.fields[inner].declared.title)
 
 
 def tab_of_list(path: str) -> str:
@@ -80,7 +81,7 @@ def tab_of_list(path: str) -> str:
 
 def search_options(form: FormModel, query: str, limit: int = 30) -> list[Found]:
     """Options that hold every word of `query` in key, title, section or help, the nearest first; those of concepts,
-    samples and embeddings, too, with `EACH` in their path.
+    samples and embeddings, too, with `EACH` in their path. English words find them in any language.
 
     Whoever knows the name of an option finds it on top: an equal name or title comes before one that begins so, that
     before one that holds it, and words of the help come last. Options that matter now come before others.
@@ -90,19 +91,20 @@ def search_options(form: FormModel, query: str, limit: int = 30) -> list[Found]:
         return []
     ranked = []
     places = [(section, "", tab_of(section.group), "") for section in form.sections]
-    for key, tab, plural, _ in LISTS:
-        places += [(section, f"{key}{EACH}", tab, f"each of the {plural}") for section in _item_form(key).sections]
+    for key, tab, each, _ in LISTS:
+        places += [(section, f"{key}{EACH}", tab, each) for section in _item_form(key).sections]
     for section, prefix, tab, each in places:
         for place, one in enumerate(section.fields):
             declared = one.declared
-            names = (_plain(one.name), _plain(declared.title), _plain(one.path))
-            rank = _rank(words, names, _plain(section.title), _plain(declared.help))
+            names = (_plain(one.name), *_both(declared.title), _plain(one.path))
+            rank = _rank(words, names, " ".join(_both(section.title)), " ".join(_both(declared.help)))
             # what means nothing where it stands is for those who ask for just that
             idle = not prefix and form.is_unused(one.path) and not form.is_modified(one.path)
             if rank is not None and not (idle and " ".join(words) != names[-1]):
                 missing = "" if prefix else form.needs(one.path)
-                where = [tab, *([each] if each else []), section.title, *([] if each else one.parent.split(".")[1:])]
-                found = Found(f"{prefix}{one.path}", declared.title, BETWEEN.join(where), missing)
+                where = [tr(text) for text in (tab, each, section.title) if text]
+                where += [] if each else one.parent.split(".")[1:]
+                found = Found(f"{prefix}{one.path}", tr(declared.title), BETWEEN.join(where), missing)
                 # options of the run come before equal ones of its lists
                 ranked.append(((rank, bool(missing), bool(prefix), place), found))
     ranked.sort(key=lambda pair: pair[0])
@@ -124,6 +126,11 @@ def _rank(words: list[str], names: Iterable[str], section: str, help: str) -> in
     if all(word in everywhere for word in words):
         return 4
     return 5 if all(word in everywhere or word in help for word in words) else None
+
+
+def _both(text: str) -> tuple[str, str]:
+    """A text in the language of the window, and in English."""
+    return _plain(tr(text)), _plain(text)
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from modules.util.texts import tr_n
+
 
 def lines_gone(old: Sequence[str], new: Sequence[str]) -> int:
     """How many lines at the start of `old` are left out of `new`, which begins with the rest; all, if nothing is left.
@@ -59,4 +61,4 @@ def wrapped(text: str, room: int, most: int, measure: Callable[[str], int]) -> l
 
 def things_to_mend(count: int) -> str:
     """How much is wrong: "1 thing to mend", "3 things to mend"."""
-    return f"{count} {'thing' if count == 1 else 'things'} to mend"
+    return tr_n("{n} thing to mend", "{n} things to mend", count)

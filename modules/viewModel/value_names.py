@@ -8,6 +8,7 @@ from modules.util.enum.ModelType import ModelType
 from modules.util.enum.PeftType import PeftType
 from modules.util.enum.RunLogger import RunLogger
 from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.texts import tr
 
 NAMES: Mapping[type, Mapping[str, str]] = {
     ModelType: {
@@ -76,4 +77,4 @@ def value_name(kind: Any, text: str) -> str:
         text: the value, as it stands in a field; may be anything.
     """
     names = NAMES.get(kind) if isinstance(kind, type) else None
-    return (names or {}).get(text, text)
+    return tr((names or {}).get(text, text))

@@ -1,5 +1,6 @@
 """One run in 1, 2 and 4 real processes, which have the weights whole or in parts: the same losses, the same output."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,15 @@ def test_the_cache_is_shared_out_and_whole(runs, processes):
     # four processes run fewer kinds
     assert found.keys() == expected.keys() if processes == 2 else found.keys() < expected.keys()
     torch.testing.assert_close(found, {name: expected[name] for name in found}, rtol=0, atol=0)
+
+
+def test_the_process_that_leads_alone_writes_the_record(runs):
+    for own, name in ((runs[1], "whole"), (runs[2], "whole")):
+        (folder,) = (Path(own.jobs[name]["config"]["workspace_dir"]) / "record").iterdir()
+        lines = [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
+        steps = [line["step"] for line in lines if line["kind"] == "scalars" and "loss/train" in line["values"]]
+        assert steps == sorted(set(steps)) and len(steps) == len(own.losses(name))
+        assert [line["kind"] for line in lines if line["kind"] in ("begin", "end")] == ["begin", "end"]
 
 
 def test_a_run_goes_on_with_another_number_of_processes(runs):

@@ -33,7 +33,7 @@ def keys(view, *names: str) -> list[str]:
 
 def choose(app, view, until, *names: str) -> None:
     view.table.tree.selection_set(keys(view, *names))
-    until(app, lambda: view.model.chosen == keys(view, *names) and not view.model.reads)
+    until(app, lambda: view.model.chosen == keys(view, *names) and not view.model.reads and not view._paging.waits)
     app.update()
 
 
@@ -104,7 +104,7 @@ def test_samples_of_runs_stand_beside_each_other_and_are_enlarged(app, view, unt
     before = window.zoom.scale
     window.canvas.event_generate("<Button-4>", x=10, y=10)
     until(app, lambda: window.zoom.scale > before)
-    window.canvas.event_generate("<Double-Button-1>", x=10, y=10)
+    window.show_all()
     until(app, lambda: window.zoom.scale == before)
     # the newest is followed
     newer = [*window.grid_model.rows[1].pictures, window.grid_model.rows[0].pictures[-1]]

@@ -40,7 +40,7 @@ def test_a_name_is_found_first(form, query, path):
 )
 def test_options_of_concepts_samples_and_embeddings_are_found(form, query, path, tab, section):
     found = search_options(form, query)[0]
-    assert found.path == path and found.place == f"{tab} › each of the {place_in_items(path).plural} › {section}"
+    assert found.path == path and found.place == f"{tab} › {place_in_items(path).each} › {section}"
     place = place_in_items(path)
     assert (place.tab, place.section) == (tab, section) and place.title
     assert place_in_items("concepts") is None and place_in_items("unet.train") is None

@@ -8,12 +8,13 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.Optimizer import Optimizer
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.enum.TrainingMethod import TrainingMethod
+from modules.util.texts import later, tr
 from modules.util.UserError import UserError
 from modules.viewModel.tools.call_script import folded
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
-ALPHA = "alpha calculator"
+ALPHA = later("alpha calculator")
 G = OptionGroup.ADAPTER
 
 
@@ -53,7 +54,7 @@ def rebase(config: TrainConfig, wish: AlphaInput) -> ToolResult:
         UserError: the adapter has no alpha, or the optimizer knows no other alpha.
     """
     if wish.new_alpha == wish.lora_alpha:
-        return ToolResult("The new alpha is the one that it has now; nothing changes.")
+        return ToolResult(tr("The new alpha is the one that it has now; nothing changes."))
     from modules.tool.rebase_config import rebase_config
 
     old = config.model_copy(deep=True)
@@ -64,12 +65,15 @@ def rebase(config: TrainConfig, wish: AlphaInput) -> ToolResult:
     remarks: list[str] = []
     new = rebase_config(old, wish.new_alpha, remarks.append)
     changes = dict(_changes(old, new))
-    lines = [f"{'option':<34}{'now':>14}{'then':>14}"]
+    lines = [f"{tr('option'):<34}{tr('now'):>14}{tr('then'):>14}"]
     lines += [f"{path:<34}{_number(before):>14}{_number(after):>14}" for path, (before, after) in changes.items()]
     strength = [alpha / wish.lora_rank for alpha in (wish.lora_alpha, wish.new_alpha)]
-    lines += ["", f"alpha / rank goes from {strength[0]:.4g} to {strength[1]:.4g}.\nTraining stays the same with these"
-              " values, but for rounding."]  # fmt: skip
-    lines += [f"note: {remark}" for remark in remarks]
+    told = tr(
+        "alpha / rank goes from {before:.4g} to {after:.4g}.\nTraining stays the same with these values, but for "
+        "rounding.",
+        before=strength[0], after=strength[1],
+    )  # fmt: skip
+    lines += ["", told, *(f"note: {remark}" for remark in remarks)]
     applies = config.training_method == TrainingMethod.LORA and config.optimizer.optimizer == wish.optimizer
     values = {path: after for path, (_, after) in changes.items()} if applies else {}
     return ToolResult(folded("\n".join(lines)), values={"lora_rank": wish.lora_rank, **values} if values else {})
@@ -82,7 +86,7 @@ def values_for(config: TrainConfig, wish: AlphaInput, found: ToolResult) -> dict
         UserError: they would be others now.
     """
     if rebase(config, wish).values != found.values:
-        raise UserError("The config has changed since. Calculate again.")
+        raise UserError(tr("The config has changed since. Calculate again."))
     return found.values
 
 
@@ -96,7 +100,7 @@ def _changes(old: BaseConfig, new: BaseConfig, prefix: str = ""):
 
 
 def _number(value: Any) -> str:
-    return "default" if value is None else f"{value:.6g}" if isinstance(value, (int, float)) else str(value)
+    return tr("default") if value is None else f"{value:.6g}" if isinstance(value, (int, float)) else str(value)
 
 
 def tool() -> Tool:

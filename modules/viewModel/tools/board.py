@@ -3,19 +3,24 @@
 import webbrowser
 from pathlib import Path
 
+from modules.util.texts import later, tr
 from modules.viewModel.TensorBoard import TensorBoard
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
-BOARD = "TensorBoard"
+BOARD = later("TensorBoard")
 
 
 def open_board(board: TensorBoard, workspace: Path, process: ToolProcess) -> ToolResult:
     """Starts TensorBoard on a workspace, unless it runs there, and opens it in the browser."""
     address = board.open(workspace, process)
-    told = "" if webbrowser.open(address) else "\nNo browser could be opened: open this address in one."
-    return ToolResult(f"TensorBoard shows {workspace} at\n{address}\nuntil the window is closed.{told}")
+    text = tr(
+        "TensorBoard shows {folder} at\n{address}\nuntil the window is closed.", folder=workspace, address=address
+    )
+    if not webbrowser.open(address):
+        text += f"\n{tr('No browser could be opened: open this address in one.')}"
+    return ToolResult(text)
 
 
 def tool() -> Tool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.texts import later, tr
 from modules.util.UserError import UserError
 from modules.viewModel.ToolProcess import ToolCancelled, ToolProcess
 from modules.viewModel.tools.ToolResult import ToolResult
@@ -16,31 +17,31 @@ from modules.viewModel.tools.ToolResult import ToolResult
 NOTE_WIDTH = 80
 # what the command line calls by its options has fields here; the longer ones first
 FORM_WORDS = {
-    "give --overwrite": "switch on Overwrite",
-    "give --neumann": "switch on Neumann series",
-    "by --neumann": "as chosen",
-    "scripts/convert_adapter.py IN OUT --format KOHYA_LORA": "the converter, Format KOHYA_LORA",
-    "by --base": "in Base model",
-    "--base": "Base model",
-    "--override train_dtype=FLOAT_32": "the same config with train_dtype FLOAT_32",
-    "--device cpu": "train_device cpu",
-    "--model:": "Model:",
-    "--prompt:": "Prompt:",
-    "--methods": "Methods",
-    "--ranks": "Ranks",
-    "--blocks": "Block sizes",
-    "--widths": "Another base model",
-    "--batch": "Batch",
-    "--steps": "Steps before",
-    "--adapter": "Adapter",
-    "--strengths": "Strengths",
-    "--rate": "Learning rate",
-    "--bound": "Bound",
-    "--format": "Format",
-    "--rank": "Rank",
-    "--alpha": "Alpha",
-    "--dtype": "Number format",
-    "--to": "Kind",
+    "give --overwrite": later("switch on Overwrite"),
+    "give --neumann": later("switch on Neumann series"),
+    "by --neumann": later("as chosen"),
+    "scripts/convert_adapter.py IN OUT --format KOHYA_LORA": later("the converter, Format KOHYA_LORA"),
+    "by --base": later("in Base model"),
+    "--base": later("Base model"),
+    "--override train_dtype=FLOAT_32": later("the same config with train_dtype FLOAT_32"),
+    "--device cpu": later("train_device cpu"),
+    "--model:": later("Model:"),
+    "--prompt:": later("Prompt:"),
+    "--methods": later("Methods"),
+    "--ranks": later("Ranks"),
+    "--blocks": later("Block sizes"),
+    "--widths": later("Another base model"),
+    "--batch": later("Batch"),
+    "--steps": later("Steps before"),
+    "--adapter": later("Adapter"),
+    "--strengths": later("Strengths"),
+    "--rate": later("Learning rate"),
+    "--bound": later("Bound"),
+    "--format": later("Format"),
+    "--rank": later("Rank"),
+    "--alpha": later("Alpha"),
+    "--dtype": later("Number format"),
+    "--to": later("Kind"),
 }
 
 
@@ -74,10 +75,10 @@ def run_script(
         raise UserError(_in_form_words(str(error), words)) from error
 
 
-def need(text: str, what: str, do: str = "Choose") -> None:
+def need(text: str, what: str) -> None:
     """Raises UserError if nothing stands in a field that has to be filled in."""
     if not text.strip():
-        raise UserError(f"{do} {what} first.")
+        raise UserError(tr("Choose {what} first.", what=what))
 
 
 def given(flag: str, value: Any) -> list[str]:
@@ -109,5 +110,5 @@ def folded(text: str) -> str:
 
 def _in_form_words(text: str, own: Mapping[str, str] | None) -> str:
     for words, in_form in (*(own or {}).items(), *FORM_WORDS.items()):
-        text = text.replace(words, in_form)
+        text = text.replace(words, tr(in_form))
     return text

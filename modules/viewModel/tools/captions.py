@@ -7,12 +7,13 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.OptionGroup import OptionGroup
+from modules.util.texts import later, tr
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.call_script import NOTE_WIDTH, config_file, given, need, run_script
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
-CAPTIONS = "captions"
+CAPTIONS = later("captions")
 G = OptionGroup.ADAPTER
 
 
@@ -50,8 +51,8 @@ def write_captions(config: TrainConfig, wish: CaptionInput, process: ToolProcess
     Raises:
         UserError: the folder or the model can't be used.
     """
-    need(wish.folder, "a folder of images")
-    need(wish.model, "a model")
+    need(wish.folder, tr("a folder of images"))
+    need(wish.model, tr("a model"))
     # with = a text may begin with a dash
     arguments = [wish.folder, "--model", wish.model, f"--start={wish.start}", f"--prompt={wish.prompt}"]
     arguments += given("--preview", wish.preview)

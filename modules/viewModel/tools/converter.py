@@ -5,13 +5,14 @@ from pathlib import Path
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.enum.OptionGroup import OptionGroup
+from modules.util.texts import later, tr
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.adapter_choices import AdapterFormat, AdapterShape, WrittenType
 from modules.viewModel.tools.call_script import given, need, run_script
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
-CONVERT = "converter"
+CONVERT = later("converter")
 G = OptionGroup.ADAPTER
 
 
@@ -38,8 +39,8 @@ class ConvertInput(BaseConfig):
 
 def convert(wish: ConvertInput, process: ToolProcess) -> ToolResult:
     """Writes an adapter in another form; nothing is replaced unless `overwrite` says so."""
-    need(wish.adapter, "an adapter file")
-    need(wish.output, "the file to write")
+    need(wish.adapter, tr("an adapter file"))
+    need(wish.output, tr("the file to write"))
     arguments = [wish.adapter, wish.output]
     for flag, value in (
         ("--format", wish.format), ("--to", wish.kind), ("--rank", wish.rank), ("--alpha", wish.alpha),

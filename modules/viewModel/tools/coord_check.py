@@ -8,12 +8,13 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.OptionGroup import OptionGroup
+from modules.util.texts import later
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.call_script import config_file, given, run_script, without_written
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
-COORD = "coordinate check"
+COORD = later("coordinate check")
 G = OptionGroup.ADAPTER
 
 

@@ -5,13 +5,14 @@ from pathlib import Path
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.enum.OptionGroup import OptionGroup
+from modules.util.texts import later, tr
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.adapter_choices import AdapterFormat
 from modules.viewModel.tools.call_script import given, need, run_script
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
-EXTRACT = "extract"
+EXTRACT = later("extract")
 G = OptionGroup.ADAPTER
 
 
@@ -28,9 +29,9 @@ class ExtractInput(BaseConfig):
 
 def extract(wish: ExtractInput, process: ToolProcess) -> ToolResult:
     """Writes the LoRA that lies between two models; nothing is replaced unless `overwrite` says so."""
-    need(wish.base, "the base model")
-    need(wish.tuned, "the changed model")
-    need(wish.output, "the file to write")
+    need(wish.base, tr("the base model"))
+    need(wish.tuned, tr("the changed model"))
+    need(wish.output, tr("the file to write"))
     arguments = [wish.output, "--extract", wish.base, wish.tuned, "--rank", str(wish.rank)]
     arguments += [*given("--format", wish.format), *(["--overwrite"] if wish.overwrite else [])]
     return run_script(process, "convert_adapter.py", *arguments, target=Path(wish.output))

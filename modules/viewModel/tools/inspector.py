@@ -3,12 +3,13 @@
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.enum.OptionGroup import OptionGroup
+from modules.util.texts import later, tr
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.call_script import given, need, run_script
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
-INSPECT = "adapter inspector"
+INSPECT = later("adapter inspector")
 G = OptionGroup.ADAPTER
 
 
@@ -23,7 +24,7 @@ class InspectInput(BaseConfig):
 
 def inspect(wish: InspectInput, process: ToolProcess) -> ToolResult:
     """Kind, rank, alpha, norm and effective rank of each layer of an adapter file."""
-    need(wish.adapter, "an adapter file")
+    need(wish.adapter, tr("an adapter file"))
     return run_script(process, "convert_adapter.py", wish.adapter, "--info", *given("--base", wish.base))
 
 

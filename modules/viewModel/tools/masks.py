@@ -8,17 +8,17 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.OptionGroup import OptionGroup
-from modules.util.texts import tr
+from modules.util.texts import later, tr
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.call_script import NOTE_WIDTH, config_file, given, need, run_script, without_written
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
-MASKS = "masks"
+MASKS = later("masks")
 G = OptionGroup.ADAPTER
 # short lines stand beside the form also in a small window, and leave the pictures more room
 PREVIEW_WIDTH = 38
-WORDS = {"--prompt:": "What to find:", "masked_training is off": "Masked training is off"}
+WORDS = {"--prompt:": later("What to find:"), "masked_training is off": later("Masked training is off")}
 
 
 class MaskInput(BaseConfig):
@@ -75,8 +75,8 @@ def write_masks(config: TrainConfig, wish: MaskInput, picture: Path, process: To
     Raises:
         UserError: the folder or the model can't be used.
     """
-    need(wish.folder, "a folder of pictures")
-    need(wish.model, "a model")
+    need(wish.folder, tr("a folder of pictures"))
+    need(wish.model, tr("a model"))
     # with = a text or a number may begin with a dash
     arguments = [wish.folder, "--model", wish.model, f"--prompt={wish.prompt}", f"--grow={wish.grow}"]
     for flag in ("threshold", "blur", "holes"):

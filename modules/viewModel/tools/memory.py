@@ -1,12 +1,13 @@
 """The tool that estimates a run's memory."""
 
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.texts import later
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.call_script import config_file, run_script
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
-MEMORY = "memory estimate"
+MEMORY = later("memory estimate")
 
 
 def estimate_memory(config: TrainConfig, process: ToolProcess) -> ToolResult:

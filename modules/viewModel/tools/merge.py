@@ -3,13 +3,14 @@
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.enum.OptionGroup import OptionGroup
+from modules.util.texts import later, tr
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.adapter_choices import WrittenType
 from modules.viewModel.tools.call_script import given, need, run_script
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
-MERGE = "merge"
+MERGE = later("merge")
 G = OptionGroup.ADAPTER
 
 
@@ -28,9 +29,9 @@ class MergeInput(BaseConfig):
 
 def merge(wish: MergeInput, process: ToolProcess) -> ToolResult:
     """Writes a base model with an adapter in it; nothing is replaced unless `overwrite` says so."""
-    need(wish.adapter, "an adapter file")
-    need(wish.base, "the base model")
-    need(wish.output, "the folder to write")
+    need(wish.adapter, tr("an adapter file"))
+    need(wish.base, tr("the base model"))
+    need(wish.output, tr("the folder to write"))
     arguments = [wish.adapter, wish.output, "--merge", "--base", wish.base, *given("--dtype", wish.dtype)]
     arguments += [flag for flag, on in (("--neumann", wish.neumann), ("--overwrite", wish.overwrite)) if on]
     return run_script(process, "convert_adapter.py", *arguments)

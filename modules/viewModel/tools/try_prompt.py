@@ -6,12 +6,14 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.OptionGroup import OptionGroup
+from modules.util.texts import later, tr
+from modules.util.UserError import UserError
 from modules.viewModel.ToolProcess import ToolProcess
-from modules.viewModel.tools.call_script import config_file, given, need, run_script
+from modules.viewModel.tools.call_script import config_file, given, run_script
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
-TRY = "try a prompt"
+TRY = later("try a prompt")
 G = OptionGroup.ADAPTER
 
 
@@ -43,7 +45,8 @@ def try_prompt(config: TrainConfig, wish: TryInput, process: ToolProcess) -> Too
     Raises:
         UserError: something can't be read, or does not fit.
     """
-    need(wish.prompt, "a prompt", "Write")
+    if not wish.prompt.strip():
+        raise UserError(tr("Write a prompt first."))
     folder = Path(config.workspace_dir) / "images"
     # with = a text may begin with a dash
     arguments = [f"--prompt={wish.prompt}", "--seed", str(wish.seed), "--count", str(wish.count)]

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from tkinter import ttk
 from typing import TYPE_CHECKING
 
+from modules.ui.Timer import Timer
 from modules.viewModel.UiSettings import share_within
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class Panes(ttk.PanedWindow):
         self.share: float | None = app.settings.panes.get(name)
         self._is_held, self._began = False, 0
         self.bind("<Configure>", lambda _: self.place_sash())
+        # Tk shares the room anew when panes are shown again
+        placing = Timer(self, self.place_sash)
+        self.bind("<Map>", lambda _: placing.start(0))
         self.bind("<ButtonPress-1>", lambda event: self._press(event))
         self.bind("<B1-Motion>", self._drag)
         self.bind("<ButtonRelease-1>", lambda _: self._let_go())

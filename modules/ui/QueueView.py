@@ -115,7 +115,7 @@ class QueueView(ttk.Frame):
             "state": ttk.Label(inside, text=tr(item.state), style=style),
             "reason": ShortLabel(inside, " ".join(item.reason.split()), style),
         }
-        whole = "\n".join([item.name, *item.about.split(" · ")])
+        whole = "\n".join(filter(None, [item.name, *item.about.split(" · ")]))
         for name, text in (("title", whole), ("about", whole), ("state", item.reason), ("reason", item.reason)):
             self._app.tools.tooltip.attach(line[name], lambda text=text: text)
         for name, text, help, action in (

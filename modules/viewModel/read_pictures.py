@@ -11,7 +11,6 @@ from modules.dataLoader.captions import NoPlainCaption, join_lines, read_json_ca
 from modules.dataLoader.Companions import Beside, spoken
 from modules.dataLoader.find_images import list_folder
 from modules.util.config.ConceptConfig import ConceptConfig
-from modules.util.decode_image import LARGEST_FILE, LARGEST_PIXELS, ImageError, decode_image
 from modules.util.enum.PromptSource import PromptSource
 from modules.util.regular_file import is_regular, read_regular
 from modules.util.texts import tr
@@ -169,6 +168,9 @@ def small_picture(path: str, edge: int) -> Image.Image | None:
 
     Photos are decoded no larger than needed.
     """
+    # imported here, as numpy comes with it, for which opening the window does not wait
+    from modules.util.decode_image import LARGEST_FILE, ImageError, decode_image
+
     try:
         data = read_regular(path, LARGEST_FILE)
         image = _drafted(data, edge) if data.startswith(JPEG) else decode_image(data)
@@ -180,6 +182,8 @@ def small_picture(path: str, edge: int) -> Image.Image | None:
 
 
 def _drafted(data: bytes, edge: int) -> Image.Image:
+    from modules.util.decode_image import LARGEST_PIXELS, ImageError, decode_image
+
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             if image.width * image.height > LARGEST_PIXELS:

@@ -17,6 +17,9 @@ def view(app, ui_root, until):
     write_record(workspace / "second", at=1.1e9, pictures=(0, 9, 20, 30), level=2.0, lora_rank=77)
     write_record(workspace / "broken", at=1.2e9, steps=0, state="failed")
     app.settings.run_folders[:] = [str(ui_root / "lost")]
+    # that of other tests shows fewer samples at once
+    app.geometry("1280x740+0+0")
+    until(app, lambda: (app.winfo_width(), app.winfo_height()) == (1280, 740))
     app.show_tab("runs")
     made = app.views["runs"][1]
     made.show_page("curves")

@@ -283,11 +283,11 @@ def test_keys_work_in_every_window_but_not_while_something_is_asked(app, until, 
     assert app.tabs.current == "model"
     app.event_generate("<Control-Prior>")
     app.event_generate("<Control-Prior>")
-    assert app.tabs.current == "run"
+    assert app.tabs.current == "runs"
     window.grab_set()
     app.event_generate("<Control-Next>")
     window.grab_release()
-    assert app.tabs.current == "run" and asked == ["name"]
+    assert app.tabs.current == "runs" and asked == ["name"]
 
 
 def test_the_wheel_and_the_focus_scroll(app, until):

@@ -85,7 +85,7 @@ class ResultBar(ttk.Frame):
     def write_workflow(self) -> None:
         """Writes a workflow for ComfyUI beside the adapter."""
         target = self._result.workflow
-        done = tr("Written: {file}. Drop it onto ComfyUI's window; a note in it says the rest.", file=target)
+        done = tr("Written: {file}. Drop it onto ComfyUI's window; a note in it says the rest.", file=portable(target))
         self._write(tr("Writing the workflow …"), target, RunResult.write_workflow, done)
 
     def write_page(self) -> None:
@@ -98,7 +98,7 @@ class ResultBar(ttk.Frame):
         app, result = self._app, self._result
         overwrite = target.exists()
         if overwrite:
-            question = tr("{file} exists. Replace it?", file=target)
+            question = tr("{file} exists. Replace it?", file=portable(target))
             asked = AskWindow(app, app.tools, tr("A file is there"), question, (CANCEL, REPLACE))
             if asked.ask() != REPLACE:
                 return
@@ -131,7 +131,7 @@ class ResultBar(ttk.Frame):
             app.say(str(error))
             return
         app.settings.comfy = str(folder)
-        app.say(tr("Copied: {file}. Press R in ComfyUI, so that it is found.", file=copied))
+        app.say(tr("Copied: {file}. Press R in ComfyUI, so that it is found.", file=portable(copied)))
 
     def _asked_folder(self) -> str:
         return filedialog.askdirectory(parent=self, title=tr("The folder of ComfyUI"), mustexist=True)

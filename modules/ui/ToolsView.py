@@ -13,6 +13,7 @@ from modules.util.config.errors import ConfigError
 from modules.util.texts import tr
 from modules.util.UserError import UserError
 from modules.viewModel.FormModel import FormModel
+from modules.viewModel.paths import portable
 from modules.viewModel.TensorBoard import TensorBoard
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.all_tools import all_tools
@@ -86,7 +87,7 @@ class ToolsView(ttk.Frame):
     def take_adapter(self, name: str, path: Path) -> None:
         """Brings a tool that reads an adapter to the front, with this one in it."""
         self.show_tool(name)
-        self.pages[name].form.set_text("adapter", str(path))
+        self.pages[name].form.set_text("adapter", portable(path))
 
     def run(self, name: str) -> None:
         """Does what a tool is for, on a worker's thread."""

@@ -90,7 +90,7 @@ class ResultBar(ttk.Frame):
 
     def write_page(self) -> None:
         """Writes the run as one HTML file beside what it has saved."""
-        done = tr("Written: {file}. Any browser shows it.", file=self._result.page)
+        done = tr("Written: {file}. Any browser shows it.", file=portable(self._result.page))
         self._write(tr("Writing the page …"), self._result.page, RunResult.write_page, done)
 
     def _write(self, begun: str, target: Path, write: Callable[..., str], done: str) -> None:

@@ -19,6 +19,6 @@ def test_the_way_from_photos_to_comfyui(app, tmp_path, monkeypatch):
         Walk(app, look, SHORT, photos=8).go()
     assert faults == [], "cut, covered or squeezed"
     assert steps == [
-        "start", "captions", "model", "concepts", "concept", "check", "sampling", "training", "running", "finished",
-        "try", "workflow",
+        "start", "captions", "pictures", "model", "concepts", "concept", "check", "sampling", "training", "running",
+        "finished", "try", "workflow", "runs",
     ]  # fmt: skip

@@ -115,10 +115,25 @@ class Walk:
         self._fill(page, preview="")
         self._work(page)
         assert len(list(folder.glob("*.txt"))) == len(taken)
-        for path in sorted(source.glob("*.txt")):
-            # what a person writes over what a small random model says
-            if (folder / path.name).exists():
-                shutil.copy(path, folder)
+        self.correct_captions(source)
+
+    def correct_captions(self, source: Path) -> None:
+        """What a person writes over what a small random model says, from one picture to the next."""
+        self.app.views["tools"][1].read_button.invoke()
+        window = self.app.picture_window
+        self.until(lambda: bool(window.pictures.pictures) and not window.look.is_busy)
+        for picture in list(window.pictures.shown):
+            wanted = (source / picture.name).with_suffix(".txt").read_text(encoding="utf-8").strip()
+            box = window.caption.caption
+            box.delete("1.0", "end")
+            box.insert("insert", wanted)
+            window.update()
+            window.tiles.go("Right")
+        window.save()
+        self.look("pictures", window)
+        window.destroy()
+        for path in Path(PHOTOS).glob("*.txt"):
+            assert path.read_text(encoding="utf-8").strip() == (source / path.name).read_text(encoding="utf-8").strip()
 
     def choose_preset(self) -> None:
         """A preset, with an output and folders of its own."""
@@ -206,6 +221,9 @@ class Walk:
         graph = json.loads(Path("models/lumo workflow.json").read_text(encoding="utf-8"))
         assert any(Path(OUTPUT).name in node["widgets_values"] for node in graph["nodes"])
         self.look("workflow")
+        app.show_tab("runs")
+        self.until(lambda: bool(app.views["runs"][1].model.rows) and not app.views["runs"][1].model.reads)
+        self.look("runs")
 
     def _tool(self, name: str):
         view = self.app.views["tools"][1]

@@ -27,6 +27,13 @@ if not exist ".venv\Scripts\python.exe" (
         )
     )
 )
+rem the window says what is missing, before much is downloaded
+if "%name%"=="train_ui" (
+    ".venv\Scripts\python.exe" -c "import tkinter" 2>nul || (
+        ".venv\Scripts\python.exe" scripts\train_ui.py
+        exit /b 1
+    )
+)
 rem before anything is installed, so that the other builds need not be downloaded first
 if "%name%"=="install_torch" (
     ".venv\Scripts\python.exe" scripts\install_torch.py %rest%

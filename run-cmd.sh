@@ -38,7 +38,16 @@ install() {
 
 if [ ! -x .venv/bin/python ]; then
     python=$(find_python)
-    "$python" -m venv .venv
+    if ! "$python" -m venv .venv; then
+        # half of one would be taken for a whole one at the next start
+        rm -f .venv/bin/python*
+        echo "error: $python can't make an environment. Debian, Ubuntu: apt install python3-venv. Then start again." >&2
+        exit 1
+    fi
+fi
+if [ "$name" = train_ui ] && ! .venv/bin/python -c 'import tkinter' 2>/dev/null; then
+    # it says what is missing, before much is downloaded
+    exec .venv/bin/python scripts/train_ui.py
 fi
 if [ "$name" = install_torch ]; then
     # before anything is installed, so that the other builds need not be downloaded first

@@ -261,8 +261,8 @@ class Theme:
             ("selected", "focus", self._switch("accent", 1, True)), ("selected", self._switch("accent", 1)),
             ("focus", self._switch("field_line", 0, True)),
         )  # fmt: skip
-        label = [("Switch", {"side": "left", "sticky": ""}), ("Checkbutton.label", {"side": "left", "sticky": "nswe"})]
-        style.layout("Switch.TCheckbutton", label)
+        text = ("Checkbutton.padding", {"side": "left", "sticky": "nswe", "children": [("Checkbutton.label", {})]})
+        style.layout("Switch.TCheckbutton", [("Switch", {"side": "left", "sticky": ""}), text])
         style.configure("Switch.TCheckbutton", padding=(px(6), 0), background=c("card"))
         style.map("Switch.TCheckbutton", background=[], foreground=[("disabled", c("faint"))])
 

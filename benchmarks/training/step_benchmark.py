@@ -18,6 +18,7 @@ from benchmarks.training.plain_loop import PlainLoop, PlainSettings
 from modules.dataLoader.plan import PlannedBatch
 from modules.run.ConsoleProgress import ConsoleProgress
 from modules.trainer.events import TrainCommands, TrainEvents
+from modules.trainer.Logger import RunEnd
 from modules.util.config.load import train_config_from_dict
 from modules.util.enum.DataType import DataType
 
@@ -134,7 +135,7 @@ class OurLoop:
         return planned[:steps]
 
     def close(self) -> None:
-        self.trainer.log.close()
+        self.trainer.log.end(RunEnd.FINISHED)
 
 
 class Contest:

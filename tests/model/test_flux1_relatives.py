@@ -140,6 +140,9 @@ def settings(folder: Path, kind: str, place: Path, **changes) -> dict:
 def test_it_learns(make_run, flux1_relative_folders, tmp_path, kind, method):
     run = make_run(own_cache=True)
     chosen = {"optimizer": SCALED, "learning_rate": 0.03, **(KINDS | PAIR_KINDS)[method]}
+    if method == "RITE":
+        # at 0.03 its loss rises before it falls, how far is a matter of the machine's rounding
+        chosen["learning_rate"] = 0.01
     trainer = run.trainer(**{**settings(flux1_relative_folders[kind], kind, tmp_path), **chosen, "epochs": 16})
     trainer.run()
     losses = torch.tensor(list(trainer.progress.losses))

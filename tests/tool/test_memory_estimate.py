@@ -19,6 +19,7 @@ from modules.tool.MemoryEstimate import (
     needed,
     smallest_card,
 )
+from modules.trainer.Logger import RunEnd
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.ModelType import ModelType
@@ -48,7 +49,7 @@ def trained_bytes(run, **options) -> tuple[int, int, int]:
     with MemoryProbe() as probe:
         trainer._step()
     state = sum(t.nbytes for s in trainer.optimizer.state.values() for t in s.values() if torch.is_tensor(t))
-    trainer.log.close()
+    trainer.log.end(RunEnd.FINISHED)
     return probe.peak, state, sum(p.nbytes for p in trainer.parameters)
 
 
@@ -205,7 +206,7 @@ def test_sampling_agrees_with_a_real_sample(mini_run):
     model.denoiser, model.components["vae"]  # noqa: B018, loaded
     with MemoryProbe() as probe, torch.no_grad():
         model.sample(sample, 0, lambda step, steps: None)
-    trainer.log.close()
+    trainer.log.end(RunEnd.FINISHED)
     assert found["activations and temporaries"] == pytest.approx(probe.peak, rel=0.02)
     assert found["weights of vae"] > 0 and "gradients" not in found and found["optimizer state"] > 0
 

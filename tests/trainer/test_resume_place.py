@@ -2,6 +2,8 @@
 
 import shutil
 
+from modules.trainer.Logger import RunEnd
+
 import pytest
 
 # seven images in four batches of two, three times
@@ -144,7 +146,7 @@ def test_a_backup_of_an_older_version_keeps_its_place_over_a_second_stop(make_ru
     trainer = run.trainer(continue_last_backup=True, **OPTIONS)
     trainer._prepare()
     trainer._backup(at_once=True)
-    trainer.log.close()
+    trainer.log.end(RunEnd.FINISHED)
     trainer.held.release()
     report = run.train(continue_last_backup=True, **OPTIONS)
     assert report["steps"] == 12 and len(seen) == 3 * IMAGES and not changes_told(run)

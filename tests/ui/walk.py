@@ -37,6 +37,8 @@ PIXELS = 64
 LONG = 300
 # a short training, which shows the window and no learning
 SHORT = {"epochs": "2", "sample_after": "1", "validation": "false", "learning_rate_warmup_steps": "2"}
+# the preset validates on concepts of its own, which the walk has not
+WHOLE = {"validation": "false"}
 # seconds until help over the window is gone and pictures stand
 SETTLE = 1.0
 COLORS = 256
@@ -251,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--here", action="store_true", help="use the screen that is there")
     args = parser.parse_args(arguments)
     if args.here:
-        draw_here(args.output.resolve(), args.scales[0], SHORT if args.short else {})
+        draw_here(args.output.resolve(), args.scales[0], SHORT if args.short else WHOLE)
         return 0
     failed = 0
     for screen in args.screens:

@@ -34,7 +34,7 @@ class WandbLogger:
         offline = config.offline_mode or config.wandb_mode == WandbMode.OFFLINE
         key = config.secrets.wandb_api_key
         if not offline and not key and not wandb.login(prompt=False, verify=False):
-            raise RuntimeError("it knows no API key. Set the wandb API key, or run `wandb login` once")
+            raise RuntimeError("it knows no API key. Set the API key of wandb, or run `wandb login` once")
         self._id = run.kept.get("id") or secrets.token_hex(4)
         self._run = wandb.init(
             project=config.logger_project, name=run_title(run), id=self._id, resume="allow",

@@ -15,7 +15,7 @@ class SecretsConfig(BaseConfig):
         "", "Hugging Face token", "Access token for gated models. It is never logged and never stored beside a model."
     )
     wandb_api_key: str = basic(
-        "", "wandb API key", "For runs that are logged to Weights & Biases. Empty: that of `wandb login`."
+        "", "API key of wandb", "For runs that are logged to Weights & Biases. Empty: that of `wandb login`."
     )
     cloud: dict[str, Any] = basic(
         dict, "Cloud access", "Access data of OneTrainer's cloud runs; kept for it, not used here.", advanced=True

@@ -99,7 +99,7 @@ class RunOptions(BaseConfig):
     )
     wandb_mode: WandbMode = logging_option(
         WandbMode.ONLINE,
-        "wandb mode",
+        "Mode of wandb",
         "ONLINE sends everything at once. OFFLINE keeps it in the workspace, in wandb; `wandb sync` sends it later. "
         "With `offline_mode` it is always OFFLINE.",
         visible_when={"logger": (RunLogger.WANDB,)},

@@ -144,11 +144,12 @@ class RunModel:
     """
 
     def __init__(self, history: Callable[[Path], list[Event]] = lambda backup: []) -> None:
-        self.run: RunProcess | None = None
         self._history, self._worker, self._recalled = history, Worker(), False
-        self._clear()
+        self.forget()
 
-    def _clear(self) -> None:
+    def forget(self) -> None:
+        """Shows no run, as before the first start."""
+        self.run: RunProcess | None = None
         self.state, self._status, self.outcome, self.reason = "idle", later("Nothing runs."), "", ""
         self.results = 0
         self.bars: dict[str, Bar] = {}
@@ -167,7 +168,7 @@ class RunModel:
 
     def follow(self, run: RunProcess) -> None:
         """Shows this run from now on, from its first event."""
-        self._clear()
+        self.forget()
         self.run, self.state, self._status = run, "running", later("Starting")
 
     def tick(self) -> bool:

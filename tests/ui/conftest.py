@@ -72,6 +72,9 @@ def app(loaded_app, monkeypatch):
     loaded_app.top.search.clear()
     if loaded_app.optimizer_window is not None:
         loaded_app.optimizer_window.destroy()
+    loaded_app.runs.controller.model.forget()
+    if "run" in loaded_app.views:
+        loaded_app.views["run"][1].news()
     loaded_app.session.open(loaded_app.presets.find("Tiny/tiny LoRA"), pytest.fail)
     loaded_app.show_view("basic")
     loaded_app.show_tab("general")

@@ -113,11 +113,8 @@ def test_the_window_shows_variations_captions_and_the_check(app, concepts, until
 
 
 def test_the_first_folder_makes_the_list_that_a_preset_leaves_to_its_user(app, folder, until, monkeypatch, tmp_path):
-    (tmp_path / "training_concepts").mkdir()
-    samples = Path("training_samples/samples.json").absolute()
     monkeypatch.chdir(tmp_path)
     app.preset_actions.open("SDXL/sdxl 1.0 LoRA")
-    app.form.set_value("sample_definition_file_name", str(samples))
     (problem,) = app.form.check()
     assert "add a folder of images in the tab concepts" in problem.text
     app.go_to_problem(problem.path)

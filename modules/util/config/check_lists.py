@@ -7,7 +7,7 @@ from pathlib import Path
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import ConfigError, Problem, Remedy
 from modules.util.config.file_kind import is_missing
-from modules.util.config.load import resolve_concepts, resolve_samples
+from modules.util.config.load import lacks_usual_samples, resolve_concepts, resolve_samples
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.config.unread import sample_problems
@@ -35,6 +35,8 @@ def list_problems(config: TrainConfig, lines: Lines = plain_lines) -> list[Probl
         ("samples", "sample_definition_file_name", resolve_samples, "a sample in the tab sampling"),
     ):
         file = getattr(config, file_key)
+        if key == "samples" and lacks_usual_samples(config):
+            continue
         if getattr(config, key) is None and file.strip() and is_missing(file):
             text = (
                 f"there is no such file yet: '{file}'; add {first} of the window, which makes it, write it (a JSON "

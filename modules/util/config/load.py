@@ -10,6 +10,7 @@ from modules.util.config.BaseConfig import VERSION_KEY
 from modules.util.config.check import check_concept, check_train_config
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.config.errors import ConfigError, Problem, join_path
+from modules.util.config.field_type import default_of
 from modules.util.config.file_kind import is_missing
 from modules.util.config.override import apply_overrides
 from modules.util.config.read_json import read_json
@@ -93,6 +94,8 @@ def resolve_samples(
 ) -> list[SampleConfig]:
     """The run's samples: those in the config, or those of its `sample_definition_file_name`.
 
+    The usual file need not be there: a run without it has no samples.
+
     Args:
         config: the run's config.
         defaults: values for keys that a sample does not mention, as a model family's usual size. Samples that stand in
@@ -101,7 +104,15 @@ def resolve_samples(
     """
     if config.samples is not None:
         return list(config.samples)
+    if lacks_usual_samples(config):
+        return []
     return load_samples(_listed_file(config, "sample_definition_file_name", "samples"), defaults, warn=warn)
+
+
+def lacks_usual_samples(config: TrainConfig) -> bool:
+    """Whether the samples are those of the usual file, which is not there before the first sample is added."""
+    usual = default_of(TrainConfig, "sample_definition_file_name")
+    return config.samples is None and config.sample_definition_file_name == usual and is_missing(usual)
 
 
 def load_concepts(path: str | Path, *, warn: Callable[[str], None] = logger.warning) -> list[ConceptConfig]:

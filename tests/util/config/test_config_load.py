@@ -3,6 +3,7 @@
 import json
 import logging
 
+from modules.util.config.check_lists import list_problems
 from modules.util.config.errors import ConfigError
 from modules.util.config.load import (
     load_concepts,
@@ -317,6 +318,20 @@ def test_missing_concept_file(tmp_path):
     with pytest.raises(ConfigError, match=r"no.json: there is no such file. .* set concept_file_name to another one"):
         resolve_concepts(config)
     with pytest.raises(ConfigError, match="sample_definition_file_name: found an empty text"):
+        resolve_samples(config)
+
+
+def test_a_run_without_the_usual_sample_file_has_no_samples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = train_config_from_dict({})
+    assert resolve_samples(config) == []
+    assert not [one for one in list_problems(config) if "sample" in one.path]
+    usual = tmp_path / config.sample_definition_file_name
+    usual.parent.mkdir()
+    usual.write_text('[{"prompt": "a"}]')
+    assert [sample.prompt for sample in resolve_samples(config)] == ["a"]
+    config.sample_definition_file_name = "other.json"
+    with pytest.raises(ConfigError, match="other.json: there is no such file"):
         resolve_samples(config)
 
 

@@ -17,7 +17,11 @@ class SamplingOptions(BaseConfig):
     """Which images are drawn during training, and when."""
 
     sample_definition_file_name: str = basic(
-        "training_samples/samples.json", "Sample file", "JSON list of samples. Used if `samples` is null.", path="file"
+        "training_samples/samples.json",
+        "Sample file",
+        "JSON list of samples. Used if `samples` is null. This one is "
+        "made with the first sample; there are none before.",
+        path="file",
     )
     samples: list[SampleConfig] | None = basic(
         None, "Samples", "The samples themselves. null: those of `sample_definition_file_name`."

@@ -441,7 +441,7 @@ def test_what_is_long_can_be_read(app, view, until):
     view.news()
     app.update()
     assert not view.reason._bar.winfo_ismapped() and box.yview() == (0.0, 1.0)
-    model._clear()
+    model.forget()
     view.news()
     assert not view.reason.winfo_manager()
 
@@ -479,7 +479,7 @@ def test_the_last_line_of_the_log_is_whole(app, view, until):
     model.log = [*model.log[-2:], "line 32"]
     view.show_foot("messages")
     assert view.log.text == "two\nlines\nline 31\nline 32"
-    model._clear()
+    model.forget()
 
 
 def test_bars_end_where_the_card_does(app, view):
@@ -496,7 +496,7 @@ def test_bars_end_where_the_card_does(app, view):
         assert last.winfo_rootx() + last.winfo_width() == frame.winfo_rootx() + frame.winfo_width()
         wide = {bar.winfo_width() for _, bar in view.bars}
         assert max(wide) - min(wide) <= 1 and tuple(last.cget("bg_color")) == COLORS["card"]
-    model._clear()
+    model.forget()
     view.news()
 
 

@@ -25,6 +25,9 @@ def view(app, ui_root, until):
     made = app.views["runs"][1]
     made.show_page("curves")
     until(app, lambda: len(made.model.rows) >= 4 and not made.model.reads and made.model.data)
+    # another test may have chosen others: without any the newest is chosen, as in a window that was just opened
+    made.model.choose([])
+    until(app, lambda: made.model.chosen and not made.model.reads and not made._paging.waits)
     yield made
     app.settings.run_folders.clear()
     if made.gallery.window is not None:

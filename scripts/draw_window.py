@@ -196,14 +196,15 @@ def draw(args: argparse.Namespace, root: Path) -> int:
     os.chdir(ROOT)
     output.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / BUILT_IN, root / BUILT_IN)
+    # not what the machine that it is drawn on would choose
+    settings: dict[str, object] = {"language": args.language}
     if args.whole_screen:
         # as somebody finds it who has chosen this scale
-        settings = {"scale": args.scale, "theme": args.theme, "view": args.view, "language": args.language}
-        write_json(root / SETTINGS, settings)
+        settings |= {"scale": args.scale, "theme": args.theme, "view": args.view}
+    write_json(root / SETTINGS, settings)
     app = App(root)
     app.show_view(args.view)
     app.show_theme(args.theme, args.scale)
-    app.show_language(args.language)
     if run is not None and not args.whole_screen:
         app.runs.controller.model.follow(RunProcess(run))
     painter = Painter(app, output)

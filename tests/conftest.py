@@ -21,6 +21,8 @@ import pytest
 # counts only before torch loads, and in processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 wait_asleep()
+# windows follow the language of the system, and tests read what they show
+os.environ["LANGUAGE"] = "en"
 # no test's file has to outlive a loss of power, and a disk takes 13 ms for each of a run's fifteen; processes that
 # tests start do it
 os.fsync = os.fstat

@@ -9,7 +9,7 @@ from modules.ui.ShortLabel import ShortButton
 from modules.ui.TabBar import TabBar
 from modules.ui.widgets import enable
 from modules.ui.WindowTools import WindowTools
-from modules.util.texts import language, languages, tr
+from modules.util.texts import SYSTEM, language, languages, system_language, tr
 from modules.viewModel.FieldHints import Choice
 from modules.viewModel.Session import Session
 from modules.viewModel.TrainHints import TrainHints
@@ -131,7 +131,10 @@ class TopBar(ttk.Frame):
         settings = self._session.settings
         looks = [("theme", name, tr(name), name == settings.theme) for name in THEMES]
         looks += [("scale", size, f"{size} %", size == settings.scale) for size in SCALES]
-        looks += [("language", code, name, code == language()) for code, name in languages().items()]
+        known = languages()
+        follows = settings.language == SYSTEM
+        looks += [("language", SYSTEM, tr("System ({language})", language=known[system_language()]), follows)]
+        looks += [("language", code, name, not follows and code == language()) for code, name in known.items()]
         choices = [Choice(f"{what} {value}", f"{'✓ ' if now else '    '}{name}") for what, value, name, now in looks]
         self._tools.popup.open(self._looks, choices, f"theme {settings.theme}", self._take_looks)
 

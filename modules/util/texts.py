@@ -10,8 +10,12 @@ from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 
+from modules.util.system_language import best_language, wanted_languages
+
 LANGUAGES = Path(__file__).parent.parent / "languages"
 ENGLISH = "en"
+# stands for the language of the system, English if there is no catalogue of it
+SYSTEM = "system"
 # what a language is called by those who speak it, in the head of its file
 _NAME = re.compile(r'"X-Name: ([^"\\]+)')
 _HEAD = 8192
@@ -46,16 +50,23 @@ def language() -> str:
     return _Language.code
 
 
+def system_language(folder: Path = LANGUAGES) -> str:
+    """The code of the language that `SYSTEM` stands for on this machine."""
+    return best_language(wanted_languages(), list(languages(folder)), ENGLISH)
+
+
 def choose_language(code: str, folder: Path = LANGUAGES) -> str:
     """Takes another language for all texts from now on; what is shown already stays as it is.
 
     Args:
-        code: of a file in the folder, or `ENGLISH`.
+        code: of a file in the folder, `ENGLISH` or `SYSTEM`.
 
     Returns:
         Why the language is English all the same; empty if it is the wished one.
     """
     _Language.code, _Language.catalogue = ENGLISH, gettext.NullTranslations()
+    if code == SYSTEM:
+        code = system_language(folder)
     if code == ENGLISH:
         return ""
     path = folder / f"{code}.po"

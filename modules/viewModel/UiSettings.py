@@ -6,7 +6,7 @@ from typing import Any, Self
 from modules.util.config.errors import ConfigError
 from modules.util.config.read_json import read_json
 from modules.util.config.write_json import write_json
-from modules.util.texts import ENGLISH, languages, later
+from modules.util.texts import SYSTEM, languages, later
 
 THEMES = (later("system"), later("light"), later("dark"))
 SCALES = (80, 90, 100, 110, 125, 150, 175, 200)
@@ -69,7 +69,7 @@ class UiSettings:
         preset: the name of the preset that was open last.
         tab: the tab that was open last.
         geometry: of the window, as Tk writes it.
-        language: of the texts, one of `languages()`.
+        language: of the texts, one of `languages()`, or SYSTEM.
         panes: name of two panes beside each other -> the share of the first one.
         comfy: folder of ComfyUI, into which adapters were copied last; empty: none yet.
         run_folders: folders that are searched for runs, as the person has added them.
@@ -82,7 +82,7 @@ class UiSettings:
     preset: str = ""
     tab: str = "general"
     geometry: str = ""
-    language: str = ENGLISH
+    language: str = SYSTEM
     comfy: str = ""
     panes: dict[str, float] = field(default_factory=dict)
     run_folders: list[str] = field(default_factory=list)
@@ -96,7 +96,7 @@ class UiSettings:
         except ConfigError:
             return cls()
         allowed: dict[str, tuple[Any, ...]] = {
-            "theme": THEMES, "scale": SCALES, "view": (BASIC, ALL), "language": tuple(languages()),
+            "theme": THEMES, "scale": SCALES, "view": (BASIC, ALL), "language": (SYSTEM, *languages()),
         }  # fmt: skip
         settings = cls()
         for one in fields(cls):

@@ -1,7 +1,7 @@
 """The window in another language."""
 
 from modules.ui.tabs import TABS
-from modules.util.texts import ENGLISH, LANGUAGES, choose_language
+from modules.util.texts import ENGLISH, LANGUAGES, SYSTEM, choose_language
 
 import pytest
 
@@ -39,6 +39,21 @@ def test_the_gear_changes_all_texts_and_the_choice_is_kept(german, ui_root):
     app.show_language(ENGLISH)
     assert app.views["run"][1].status.cget("text") == "Nothing runs."
     assert app.tabs.buttons["general"].cget("text") == "general"
+
+
+def test_the_gear_offers_what_the_system_speaks(german, ui_root, monkeypatch):
+    monkeypatch.setenv("LANGUAGE", "de")
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
+    monkeypatch.delenv("LC_ALL", raising=False)
+    app = german
+    app.show_language(ENGLISH)
+    app.top._looks.invoke()
+    app.tools.popup.choose("language system")
+    assert app.settings.language == SYSTEM and app.tabs.buttons["general"].cget("text") == "Allgemein"
+    app.top._looks.invoke()
+    offered = [line.strip() for line in app.tools.popup.listbox.get(0, "end")]
+    assert offered[-3:] == ["✓ System (Deutsch)", "English", "Deutsch"]
+    app.tools.popup.close()
 
 
 def test_options_are_found_by_both_languages(german):

@@ -16,8 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modules.run import RunProcess
+from modules.util.config.write_json import write_json
+from modules.util.texts import ENGLISH
 from modules.viewModel import RunResult, ToolProcess
 from modules.viewModel.RunController import backups_of
+from modules.viewModel.Session import SETTINGS
 from tests.tool.tiny_captioners import make_blip
 from tests.ui.conftest import User, wait_until
 
@@ -274,6 +277,8 @@ def draw_here(output: Path, scale: int, options: dict[str, str]) -> None:
 
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, installation(Path(folder) / "trainer"):
+        # not what the machine that it is drawn on would choose
+        write_json(Path.cwd() / SETTINGS, {"language": ENGLISH})
         app = App(Path.cwd())
         app.geometry(f"{app.winfo_screenwidth()}x{app.winfo_screenheight() - BARS}+0+0")
         app.show_theme("light", scale)

@@ -1,7 +1,8 @@
 """Texts of the window, with what stands in their braces, in its language."""
 
-from modules.util import texts
-from modules.util.texts import ENGLISH, all_of, any_of, choose_language, language, languages, later, tr, tr_n
+from modules.util import system_language, texts
+from modules.util.system_language import best_language, wanted_languages
+from modules.util.texts import ENGLISH, SYSTEM, all_of, any_of, choose_language, language, languages, later, tr, tr_n
 
 import pytest
 
@@ -104,3 +105,55 @@ def test_a_broken_catalogue_is_told_and_english_stays(folder, content, why):
 
 def test_german_is_there():
     assert languages()["de"] == "Deutsch" and (texts.LANGUAGES / "de.po").is_file()
+
+
+@pytest.mark.parametrize(
+    ("variables", "system", "expected"),
+    [
+        ({"LANG": "de_DE.UTF-8"}, "linux", ["de_DE.UTF-8"]),
+        ({"LANG": "de_DE.UTF-8", "LC_MESSAGES": "fr_FR", "LC_ALL": ""}, "linux", ["fr_FR"]),
+        ({"LANG": "de_DE.UTF-8", "LC_ALL": "en_GB.UTF-8"}, "linux", ["en_GB.UTF-8"]),
+        ({"LANG": "de_DE.UTF-8", "LANGUAGE": "nds:de:en"}, "darwin", ["nds", "de", "en"]),
+        ({"LANG": "C.UTF-8", "LANGUAGE": "de"}, "linux", ["C.UTF-8"]),
+        # of a shell that was brought along; Windows' own setting is asked
+        ({"LANG": "C.UTF-8", "LANGUAGE": "de"}, "win32", ["de"]),
+        ({}, "linux", []),
+    ],
+)
+def test_what_the_system_wants(variables, system, expected):
+    assert wanted_languages(variables, system) == expected
+
+
+def test_settings_of_systems_without_variables(monkeypatch, tmp_path):
+    told = tmp_path / "languages"
+    told.write_text('(\n    "pt-BR",\n    de,\n    "en-US"\n)\n')
+    monkeypatch.setattr(system_language, "MACOS", ("cat", str(told)))
+    assert wanted_languages({}, "darwin") == ["pt-BR", "de", "en-US"]
+    told.unlink()
+    assert wanted_languages({}, "darwin") == []
+    kernel = type("Kernel", (), {"GetUserDefaultUILanguage": lambda self: 0x0407})()
+    monkeypatch.setattr("ctypes.windll", type("Libraries", (), {"kernel32": kernel})(), raising=False)
+    assert wanted_languages({"LANG": "en_US.UTF-8"}, "win32") == ["de_DE"]
+
+
+def test_the_best_language_that_there_is():
+    known = ["en", "de", "pt", "pt_BR", "zh_TW"]
+    found = {
+        name: best_language([name], known, "en")
+        for name in ("de_AT.UTF-8", "de", "DE-de", "pt-BR", "pt_PT@euro", "fr_FR", "C", "POSIX", "", "../de", "zh_TW")
+    }
+    assert found == {
+        "de_AT.UTF-8": "de", "de": "de", "DE-de": "de", "pt-BR": "pt_BR", "pt_PT@euro": "pt", "fr_FR": "en",
+        "C": "en", "POSIX": "en", "": "en", "../de": "en", "zh_TW": "zh_TW",
+    }  # fmt: skip
+    assert best_language(["fr", "en_US", "de"], known, "en") == "en" and best_language([], known, "en") == "en"
+    assert best_language(["fr", "de"], known, "en") == "de"
+
+
+@pytest.mark.parametrize(("wanted", "code"), [("xx_YY", "xx"), ("fr:xx", "xx"), ("fr", "en")])
+def test_the_system_chooses(folder, monkeypatch, wanted, code):
+    monkeypatch.delenv("LC_ALL", raising=False)
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
+    monkeypatch.setenv("LANGUAGE", wanted)
+    assert choose_language(SYSTEM, folder) == "" and language() == code
+    assert tr("Save") == ("Xave" if code == "xx" else "Save")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modules.util.config.errors import ConfigError
 from modules.util.config.write_json import write_json
+from modules.util.texts import SYSTEM
 from modules.viewModel.Session import FIRST_PRESET, Session
 from modules.viewModel.UiSettings import UiSettings, fitting_geometry, share_within
 from modules.viewModel.window_lock import LOCK, take_window
@@ -75,6 +76,14 @@ def test_a_window_opens_whatever_its_settings_say(tmp_path):
         assert UiSettings.load(path) == UiSettings()
     UiSettings(theme="dark", scale=150, tab="data").save(path)
     assert UiSettings.load(path) == UiSettings(theme="dark", scale=150, tab="data")
+
+
+def test_a_new_window_speaks_as_the_system_and_a_choice_stays(tmp_path):
+    path = tmp_path / "ui_settings.json"
+    assert UiSettings.load(path).language == SYSTEM
+    for kept, found in (("en", "en"), ("de", "de"), (SYSTEM, SYSTEM), ("xx", SYSTEM)):
+        UiSettings(language=kept).save(path)
+        assert UiSettings.load(path).language == found
 
 
 def test_what_cannot_be_kept_is_told(root, monkeypatch):

@@ -9,7 +9,7 @@ from modules.model.AddedWords import word_pattern
 from modules.model.BaseModel import BaseModel
 from modules.modelSaver.embedding_file import write_embedding
 from modules.modelSaver.output import config_comment, replace_output
-from modules.trainer.EmbeddingSet import EmbeddingSet
+from modules.trainer.EmbeddingSet import EmbeddingSet, token_count
 from modules.trainer.Method import Method, SetOptions, Warn
 from modules.trainer.TrainedSet import TrainedSet
 from modules.util.config.errors import Problem, Remedy
@@ -21,6 +21,8 @@ from modules.util.enum.TimeUnit import TimeUnit
 from modules.util.enum.TrainingMethod import TrainingMethod
 from modules.util.found_problems import found
 from modules.util.UserError import UserError
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,15 @@ class AdditionalEmbeddings(Method):
 
     def trains_text(self, config: TrainConfig, trainable: Sequence[str]) -> bool:
         return any(own.train for own in self.embeddings(config).values())
+
+    def add_placeholders(self, model: BaseModel, config: TrainConfig) -> None:
+        self.check_family(config, model)
+        self.check_words(config)
+        for own in self.embeddings(config).values():
+            places = torch.zeros(token_count(model, own), 1)
+            model.add_word(
+                own.placeholder, {component: lambda places=places: places for component in model.embedding_keys}
+            )
 
     def prepare(self, model: BaseModel, config: TrainConfig, captions: Sequence[str], warn: Warn) -> None:
         for name, own in self.embeddings(config).items():

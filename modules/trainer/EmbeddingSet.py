@@ -107,11 +107,7 @@ class EmbeddingSet:
 
     def _start(self, model: BaseModel, own: TrainEmbeddingConfig) -> dict[str, Tensor]:
         if own.model_name:
-            widths = {
-                component: model.layers_of(component).get_input_embeddings().embedding_dim
-                for component in model.embedding_keys
-            }
-            start = fit_embedding(own.model_name, model.embedding_keys, widths)
+            start = _vectors_of_file(model, own)
             count = len(next(iter(start.values())))
             if own.token_count not in (None, count):
                 self.notes.append(
@@ -125,10 +121,7 @@ class EmbeddingSet:
         }
         found = min(len(tensor) for tensor in start.values())
         if not found:
-            raise UserError(
-                f"embedding {own.placeholder}: initial_embedding_text is empty. Give a word or two that are near to "
-                "what is trained."
-            )
+            raise _without_start(own)
         count = own.token_count or found
         if found > count:
             self.notes.append(
@@ -137,3 +130,32 @@ class EmbeddingSet:
             )
         # where the text is shorter it starts again
         return {component: tensor[torch.arange(count) % len(tensor)] for component, tensor in start.items()}
+
+
+def token_count(model: BaseModel, own: TrainEmbeddingConfig) -> int:
+    """How many tokens an embedding's word has in captions. None of the model's weights are read.
+
+    Raises:
+        UserError: its file can't be read or does not fit, or there is nothing to start from.
+    """
+    if own.model_name:
+        return len(next(iter(_vectors_of_file(model, own).values())))
+    text, known = own.initial_embedding_text, model.added_words
+    found = min(len(known[name].tokenizer(text, add_special_tokens=False).input_ids) for name in model.embedding_keys)
+    if not found:
+        raise _without_start(own)
+    return own.token_count or found
+
+
+def _vectors_of_file(model: BaseModel, own: TrainEmbeddingConfig) -> dict[str, Tensor]:
+    widths = {
+        component: model.layers_of(component).get_input_embeddings().embedding_dim for component in model.embedding_keys
+    }
+    return fit_embedding(own.model_name, model.embedding_keys, widths)
+
+
+def _without_start(own: TrainEmbeddingConfig) -> UserError:
+    return UserError(
+        f"embedding {own.placeholder}: initial_embedding_text is empty. Give a word or two that are near to what is "
+        "trained."
+    )

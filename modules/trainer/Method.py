@@ -49,6 +49,13 @@ class Method(ABC):
     def check_output(self, model: BaseModel, config: TrainConfig, warn: Warn) -> None:
         """Raises UserError if the result can't be written for this model, none of whose weights are loaded yet."""
 
+    def add_placeholders(self, model: BaseModel, config: TrainConfig) -> None:  # noqa: B027
+        """Lets captions have as many tokens as with the words that the method adds. No weights are read for that.
+
+        Raises:
+            UserError: it can't be said how many these are.
+        """
+
     def prepare(  # noqa: B027 - most ways to train change nothing here
         self, model: BaseModel, config: TrainConfig, captions: Sequence[str], warn: Warn
     ) -> None:

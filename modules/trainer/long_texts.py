@@ -1,6 +1,6 @@
 """Tells which captions and prompts are longer than the text encoders read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from modules.dataLoader.DatasetReport import DatasetReport
 from modules.model.BaseModel import BaseModel
@@ -36,10 +36,19 @@ def tell_long_texts(
             warn(line)
 
 
+def count_texts(model: BaseModel, component: str, texts: Iterable[str]) -> dict[str, int]:
+    """Text -> its tokens, counted as in `BaseModel.text_limits`; each text once."""
+    ordered, counts = list(dict.fromkeys(texts)), {}
+    for start in range(0, len(ordered), AT_ONCE):
+        some = ordered[start : start + AT_ONCE]
+        counts.update(zip(some, model.count_tokens(component, some), strict=True))
+    return counts
+
+
 def _lines(model: BaseModel, what: str, texts: Sequence[tuple[str, str]]) -> list[str]:
     components: dict[str, list[str]] = {}
     for component, limit in model.text_limits().items():
-        counts = _count(model, component, {text: None for text, _ in texts})
+        counts = count_texts(model, component, (text for text, _ in texts))
         cut = [(counts[text], text, where) for text, where in texts if counts[text] > limit or len(text) > LONGEST_TEXT]
         if cut:
             tokens, text, where = max(cut, key=lambda one: (one[0], len(one[1])))
@@ -52,11 +61,3 @@ def _lines(model: BaseModel, what: str, texts: Sequence[tuple[str, str]]) -> lis
             components.setdefault(line, []).append(component)
     # encoders with the same tokenizer say the same
     return [f"{', '.join(names)}: {line}" for line, names in components.items()]
-
-
-def _count(model: BaseModel, component: str, texts: Mapping[str, None]) -> dict[str, int]:
-    ordered, counts = list(texts), {}
-    for start in range(0, len(ordered), AT_ONCE):
-        some = ordered[start : start + AT_ONCE]
-        counts.update(zip(some, model.count_tokens(component, some), strict=True))
-    return counts

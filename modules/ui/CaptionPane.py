@@ -35,16 +35,19 @@ class CaptionPane(ttk.Frame):
         step: goes so many pictures on.
         aside: moves the picture out of the folder.
         leave: gives the keys back to the grid.
+        typed: is called after each change of the caption.
 
     Attributes:
         caption: the box.
         said: what there is to say of the picture and its caption.
+        length: how many tokens the caption has, where that is known.
         save_button, aside_button: do so.
     """
 
     def __init__(
         self, parent: tk.Misc, app: "App", editor: PictureEditor, save: Callable[[], object],
         step: Callable[[int], None], aside: Callable[[], None], leave: Callable[[], None],
+        typed: Callable[[], None],
     ) -> None:  # fmt: skip
         tools = app.tools
         super().__init__(parent, style="Card.TFrame", padding=tools.theme.px(10))
@@ -52,7 +55,7 @@ class CaptionPane(ttk.Frame):
         self._enlarging = Timer(self, self._enlarge)
         self._image: Image.Image | None = None
         self._photo: ImageTk.PhotoImage | None = None
-        self._locked = False
+        self._locked, self._tell = False, typed
         head = ttk.Frame(self)
         head.pack(fill="x")
         for text, by in (("‹", -1), ("›", 1)):
@@ -76,7 +79,15 @@ class CaptionPane(ttk.Frame):
             font=tools.theme.font("normal"),
         )  # fmt: skip
         self.caption.pack(side="bottom", fill="x", pady=(px(3), 0))
-        ttk.Label(self, text=tr("Caption"), style="Bold.TLabel").pack(side="bottom", anchor="w")
+        row = ttk.Frame(self)
+        row.pack(side="bottom", fill="x")
+        ttk.Label(row, text=tr("Caption"), style="Bold.TLabel").pack(side="left")
+        self.length = ttk.Label(row, style="Muted.TLabel")
+        self.length.pack(side="right")
+        tools.tooltip.attach(
+            self.length,
+            lambda: tr("Tokens of the caption, and how many of them the text encoder reads with the present options."),
+        )
         self._picture = tk.Label(self, borderwidth=0)
         self._picture.pack(fill="both", expand=True, pady=px(8))
         self._picture.bind("<Configure>", lambda _: self._draw())
@@ -124,7 +135,8 @@ class CaptionPane(ttk.Frame):
     def _show_state(self) -> None:
         editor = self._editor
         enable(self.save_button, editor.is_edited and not self._locked)
-        self.said.show(self._editor.said, "muted")
+        self.said.show(editor.said, "muted")
+        self.length.configure(text=editor.length_text)
 
     def _shown(self) -> str:
         return self.caption.get("1.0", "end-1c")
@@ -134,6 +146,7 @@ class CaptionPane(ttk.Frame):
             self._editor.text = self._shown()
             self._show_state()
             self.caption.edit_modified(False)
+            self._tell()
 
     def _enlarge(self) -> None:
         """Makes the larger picture of the chosen one."""

@@ -60,8 +60,8 @@ class FilterBar(ttk.Frame):
         self._tell()
 
     def count(self, counts: Mapping[Show, int]) -> None:
-        """Shows how many pictures have each mark."""
-        self.show.offer([Choice(one, f"{name_of(one)} ({counts[one]})") for one in Show])
+        """Shows how many pictures have each mark; one without a number is not offered."""
+        self.show.offer([Choice(one, f"{name_of(one)} ({counts[one]})") for one in Show if one in counts])
 
     def _clear(self) -> None:
         self.look_for("", Within.ANYWHERE, Show.ALL)

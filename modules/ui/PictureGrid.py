@@ -7,7 +7,7 @@ from tkinter import ttk
 from modules.ui.Theme import Theme
 from modules.util.texts import tr
 from modules.viewModel.grid_places import GridPlaces
-from modules.viewModel.PictureSet import PictureSet, badge_of
+from modules.viewModel.PictureSet import PictureSet
 from modules.viewModel.read_pictures import Picture
 from modules.viewModel.text_lines import shortened, wrapped
 from modules.viewModel.Thumbnails import Thumbnails
@@ -265,7 +265,7 @@ class PictureGrid(ttk.Frame):
 
     def _badge(self, cell: _Cell, left: int, top: int, picture: Picture) -> None:
         canvas, px, color = self.canvas, self._theme.px, self._theme.color
-        names = [badge for mark in self._pictures.marks(picture) if (badge := badge_of(mark))]
+        names = self._pictures.badges(picture)
         if len(names) > BADGES:
             names = [*names[: BADGES - 1], tr("{count} more", count=len(names) - BADGES + 1)]
         for (face, text), name in zip(cell.badges, [*names, *[""] * BADGES], strict=False):

@@ -3,9 +3,9 @@ from collections.abc import Callable
 from tkinter import ttk
 from typing import TYPE_CHECKING, Any
 
-from modules.ui.AskWindow import AskWindow
 from modules.ui.CaptionPane import CaptionPane
 from modules.ui.FilterBar import FilterBar
+from modules.ui.picture_questions import MINE, THEIRS, may_lose, may_move, which_counts
 from modules.ui.PictureGrid import PictureGrid
 from modules.ui.place_over import place_over
 from modules.ui.ReplacePane import ReplacePane
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SIZE, SMALLEST = (1240, 740), (640, 420)
 SIDE, SIDE_SHARE = 430, 0.45
-TICK_MS, FOCUS_MS = 200, 50
+TICK_MS, FOCUS_MS, COUNT_MS = 200, 50, 300
 
 
 class PictureWindow(ctk.CTkToplevel):
@@ -59,7 +59,8 @@ class PictureWindow(ctk.CTkToplevel):
         self.pictures = PictureSet(app.form.config.model_copy(deep=True), concept.model_copy(deep=True))
         self.editor, self.look = PictureEditor(self.pictures), PictureLook(self.pictures)
         self._busy, self._said, self._after_load = tr("Reading the folder …"), "", ""
-        self._ticking = Timer(self, self._tick)
+        self._ticking, self._counting = Timer(self, self._tick), Timer(self, self._learn)
+        self._learning = False
         body = ttk.Frame(self, style="Window.TFrame", padding=(px(12), px(10), px(12), px(10)))
         body.pack(fill="both", expand=True)
         self._make_head(body)
@@ -108,8 +109,9 @@ class PictureWindow(ctk.CTkToplevel):
         self.pages = TabBar(side, app.theme, names, self.show_page)
         self.pages.pack(fill="x", pady=(0, app.theme.px(6)))
         self.caption = CaptionPane(
-            side, app, self.editor, self.save, self.tiles.step, self.move_aside, self.tiles.canvas.focus_set
-        )
+            side, app, self.editor, self.save, self.tiles.step, self.move_aside, self.tiles.canvas.focus_set,
+            lambda: self._counting.start(COUNT_MS),
+        )  # fmt: skip
         self.replace = ReplacePane(side, app.tools, self.plan, self.apply)
         self.tags = TagPane(side, app.tools, self.pictures, self.filter_by)
         self._pages = dict(zip(names, (self.caption, self.replace, self.tags), strict=True))
@@ -157,6 +159,7 @@ class PictureWindow(ctk.CTkToplevel):
             return
         self.editor.choose(picture)
         self.tiles.mark(picture)
+        self._learn()
         self.caption.show()
         self.caption.show_picture(self.tiles.thumbnails.get(picture.path))
 
@@ -177,6 +180,7 @@ class PictureWindow(ctk.CTkToplevel):
             return False
         self._refresh()
         self.tiles.update_marks()
+        self._learn()
         return True
 
     def filter_by(self, text: str, within: Within) -> None:
@@ -206,12 +210,7 @@ class PictureWindow(ctk.CTkToplevel):
         place, name = self.tiles.position, self.editor.chosen.name
         try:
             moves = self.editor.moves()
-            others = ", ".join(one.name for one, _ in moves[1:])
-            question = tr("Move {name} to {folder}? Nothing is deleted.", name=name, folder=moves[0][1].parent)
-            if others:
-                question += "\n" + tr("These go with it: {names}.", names=others)
-            move, stay = tr("Move it"), tr("Leave it")
-            if AskWindow(self, self._app.tools, tr("Move aside"), question, (stay, move)).ask() != move:
+            if not may_move(self, self._app.tools, name, moves):
                 return
             self.editor.set_aside(moves)
         except UserError as error:
@@ -241,7 +240,7 @@ class PictureWindow(ctk.CTkToplevel):
         if self._busy and self.editor.progress[1]:
             self.say(tr("Captions are being written. Wait for their end."), True)
             return False
-        if not self._may_leave():
+        if not self.save() and not may_lose(self, self._app.tools, self.editor.chosen.name):
             return False
         self.destroy()
         return True
@@ -294,21 +293,27 @@ class PictureWindow(ctk.CTkToplevel):
             self.choose(again)
         elif self.pictures.shown:
             self.choose(self.pictures.shown[0])
-        self._measure()
+        self._learn()
         if self.look.is_due:
             self.look_closer()
 
-    def _measure(self) -> None:
-        work = self.pictures.measure()
-        if work is not None:
-            self._app.worker.run(work, self._measured, self._failed)
+    def _learn(self) -> None:
+        """Finds out what is not known of the pictures and captions yet, a part after the other."""
+        found = None if self._learning else self.pictures.learn(self.editor.text.rstrip())
+        if found is None:
+            return
+        work, take = found
 
-    def _measured(self, sizes: dict[str, tuple[int, int] | None]) -> None:
-        if self.winfo_exists():
-            before = self.pictures.shown
-            self.pictures.take_sizes(sizes)
-            self._show_again(before)
-            self._measure()
+        def learned(result: Any) -> None:
+            self._learning = False
+            if self.winfo_exists():
+                before = self.pictures.shown
+                take(result)
+                self._show_again(before)
+                self._learn()
+
+        self._learning = True
+        self._app.worker.run(work, learned, learned)
 
     def _looked(self, found: Any) -> None:
         self.look.take(found)
@@ -337,6 +342,7 @@ class PictureWindow(ctk.CTkToplevel):
         self.replace.refresh()
         self.tags.refresh()
         self.say(outcome.told or outcome.summary, bool(outcome.told))
+        self._learn()
         if moved:
             said = self._said
             self.load(str(moved[0][0]))
@@ -379,26 +385,18 @@ class PictureWindow(ctk.CTkToplevel):
         self.caption.caption.focus_set()
 
     def _ask_which(self) -> bool:
-        """Another program has changed the caption that is edited: which one counts?"""
-        back, mine, other = tr("Go back"), tr("Keep mine"), tr("Take that one")
-        answer = AskWindow(self, self._app.tools, tr("Two captions"), self.editor.conflict(), (back, mine, other)).ask()
-        if answer == other:
+        """Another program has changed the caption that is edited: which one counts? False: it is not decided."""
+        answer = which_counts(self, self._app.tools, self.editor)
+        if answer == THEIRS:
             self.editor.reread()
             self.caption.show()
-        elif answer == mine:
+        elif answer == MINE:
             try:
                 self.editor.save(over=True)
             except UserError as error:
                 self.say(str(error), True)
                 return False
-        return answer in (mine, other)
-
-    def _may_leave(self) -> bool:
-        if self.save():
-            return True
-        stay, lose = tr("Go back"), tr("Lose it")
-        question = tr("The caption of {name} is not saved.", name=self.editor.chosen.name)
-        return AskWindow(self, self._app.tools, tr("The caption"), question, (stay, lose)).ask() == lose
+        return bool(answer)
 
     def _destroyed(self, event: tk.Event) -> None:
         if event.widget is self:

@@ -310,10 +310,20 @@ def check_concept(config: TrainConfig, concept: ConceptConfig) -> CheckResult:
     lines += [*(_size_line(size, count) for size, count in buckets.most_common()), ""]
     lines += [tr("Sizes:"), *(_size_line(size, count) for size, count in sizes.most_common(20))]
     lines += ["  " + tr("and {count} more", count=len(sizes) - 20)] if len(sizes) > 20 else []
-    worth = [*report.warnings, *_look_lines(report.images, config.dataloader_threads)]
+    worth = [*report.warnings, *_long_captions(config, report), *_look_lines(report.images, config.dataloader_threads)]
     lines += ["", tr("Worth knowing:"), *(f"  {line}" for line in worth)] if worth else []
     lines += _tag_lines(report.images, concept.text.tag_delimiter)
     return CheckResult(words, tuple(lines))
+
+
+def _long_captions(config: TrainConfig, report: "DatasetReport") -> list[str]:
+    """What a run will say of captions that are cut; nothing where its model is not on this disk."""
+    from modules.trainer.CaptionReader import CaptionReader
+
+    try:
+        return CaptionReader(config).remarks(report)
+    except UserError:
+        return []
 
 
 def _size_line(size: tuple[int, int], count: int) -> str:

@@ -134,12 +134,18 @@ class PictureEditor:
         if self.chosen is None:
             return ""
         pictures = self.pictures
-        lines = [pictures.why_fixed(self.chosen), *pictures.explain(self.chosen)]
+        typed = self.text.rstrip() if self.is_edited else None
+        lines = [pictures.why_fixed(self.chosen), *pictures.explain(self.chosen, typed)]
         if others := pictures.sharing(self.chosen):
             lines.insert(0, tr("This is the caption of {names}, too.", names=", ".join(others)))
         if self.is_edited:
             lines.insert(0, tr("Not saved yet."))
         return "\n".join(line for line in lines if line)
+
+    @property
+    def length_text(self) -> str:
+        """How many tokens the caption in the box has, and how many are read; empty if that is not known."""
+        return self.pictures.length_text(self.text.rstrip()) if self.chosen is not None else ""
 
     @property
     def _can_edit(self) -> bool:

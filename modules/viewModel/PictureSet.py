@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from modules.dataLoader.buckets import enlargement, resolutions_of
 from modules.util.config.ConceptConfig import ConceptConfig
@@ -9,6 +10,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.CaptionLines import CaptionLines
 from modules.util.texts import tr, tr_n
 from modules.viewModel.caption_edits import Form, Within, count_tags, count_words, holds
+from modules.viewModel.CaptionLengths import CaptionLength, CaptionLengths
 from modules.viewModel.CaptionText import CaptionText
 from modules.viewModel.PictureLooks import PictureLooks
 from modules.viewModel.read_pictures import FoundPictures, Picture, picture_sizes, read_pictures
@@ -22,6 +24,7 @@ class Show(StrEnum):
 
     ALL = "all"
     WITHOUT = "without"
+    LONG = "long"
     DOUBLES = "doubles"
     SOFT = "soft"
     SMALL = "small"
@@ -53,6 +56,7 @@ class PictureSet:
         note: what is to be said of all of them, may be empty.
         sizes: path -> width and height; None where it can't be read, missing where it is not known yet.
         looks: what a closer look found; None before.
+        lengths: how many tokens captions have.
         filter: which are shown.
         form: how captions are written.
     """
@@ -66,11 +70,13 @@ class PictureSet:
         self.note = ""
         self.sizes: dict[str, tuple[int, int] | None] = {}
         self.looks: PictureLooks | None = None
+        self.lengths = CaptionLengths(config, concept)
         self.filter = Filter()
         text = concept.text
         self.form = Form(text.tag_delimiter or ",", text.caption_lines == CaptionLines.DRAW)
         self._resolutions = resolutions_of(config, concept)
         self._counts: dict[Show, int] | None = None
+        self._all_counted = False
         self._names: dict[str, str] = {}
         self._sharing: dict[Path, list[str]] = {}
 
@@ -82,7 +88,22 @@ class PictureSet:
         """Keeps what was found; what is known of pictures that are still there stays."""
         self.pictures, self.captions = found.pictures, dict(found.captions)
         self.by_model, self.note = set(found.by_model), found.note
+        self.lengths.begin_anew()
+        self._all_counted = False
         self._know()
+
+    def learn(self, typed: str = "") -> tuple[Callable[[], Any], Callable[[Any], None]] | None:
+        """What finds out more of the pictures on a worker's thread, and who takes the result; None when all is known.
+
+        Args:
+            typed: the text of a caption that is being edited.
+        """
+        if (work := self.measure()) is not None:
+            return work, self.take_sizes
+        if (counting := self.lengths.count([typed, *map(self.text, self.pictures)])) is not None:
+            return counting, self.take_lengths
+        self._all_counted = True
+        return None
 
     def measure(self) -> Callable[[], dict[str, tuple[int, int] | None]] | None:
         """What reads the next sizes, on a worker's thread; None when all are known."""
@@ -94,6 +115,14 @@ class PictureSet:
         self.sizes |= sizes
         self._counts = None
         if self.filter.show == Show.SMALL:
+            self.refresh()
+
+    def take_lengths(self, found: dict[str, CaptionLength | None] | Exception) -> None:
+        """Keeps what was counted of captions."""
+        self.lengths.take(found)
+        self._counts = None
+        # later ones are those of captions that were edited just now, see `refresh`
+        if self.filter.show == Show.LONG and not self._all_counted:
             self.refresh()
 
     def take_looks(self, looks: PictureLooks) -> None:
@@ -119,6 +148,16 @@ class PictureSet:
         """What there is to say of a picture, the most important first."""
         return [mark for mark in _ORDER if self._has(picture, mark)]
 
+    def badges(self, picture: Picture) -> list[str]:
+        """What stands on a picture: its marks that are faults."""
+        names = [self._length(picture).short if mark == Show.LONG else badge_of(mark) for mark in self.marks(picture)]
+        return [name for name in names if name]
+
+    def length_text(self, text: str) -> str:
+        """How many tokens a caption has and how many are read, empty if that is not known."""
+        found = self.lengths.of(text)
+        return found.short if found is not None else ""
+
     def size_text(self, picture: Picture) -> str:
         """Width and height of a picture, for people."""
         if picture.path not in self.sizes:
@@ -126,9 +165,16 @@ class PictureSet:
         size = self.sizes[picture.path]
         return f"{size[0]} × {size[1]}" if size else tr("can't be read")
 
-    def explain(self, picture: Picture) -> list[str]:
-        """A sentence on each mark of a picture."""
-        return [line for mark in self.marks(picture) if (line := self._explain(picture, mark))]
+    def explain(self, picture: Picture, typed: str | None = None) -> list[str]:
+        """A sentence on each mark of a picture.
+
+        Args:
+            picture: one of them.
+            typed: its caption as it is being edited; None: that of its file counts.
+        """
+        lines = [line for mark in self.marks(picture) if (line := self._explain(picture, mark))]
+        length = self.lengths.of(self.text(picture) if typed is None else typed)
+        return [*([length.sentence] if length is not None and length.cut else []), *lines]
 
     def set_filter(self, text: str, within: Within, show: Show) -> bool:
         """Shows other pictures. False: it is the same filter."""
@@ -162,9 +208,10 @@ class PictureSet:
         self._know()
 
     def counts(self) -> dict[Show, int]:
-        """How many pictures have each mark."""
+        """How many pictures have each mark, without marks of which nothing can be said."""
         if self._counts is None:
-            self._counts = {mark: sum(self._has(one, mark) for one in self.pictures) for mark in _ORDER}
+            marks = [mark for mark in _ORDER if mark != Show.LONG or self.lengths.is_known]
+            self._counts = {mark: sum(self._has(one, mark) for one in self.pictures) for mark in marks}
             self._counts[Show.ALL] = len(self.pictures)
         return self._counts
 
@@ -203,6 +250,8 @@ class PictureSet:
             return picture.caption is not None and not self.text(picture).strip() and not self.why_fixed(picture)
         if mark == Show.BY_MODEL:
             return picture.caption in self.by_model
+        if mark == Show.LONG:
+            return (length := self._length(picture)) is not None and length.cut > 0
         if mark == Show.SMALL:
             return self._enlargement(picture) > 1
         looks = self.looks
@@ -211,6 +260,9 @@ class PictureSet:
         if mark == Show.DOUBLES:
             return bool(self._doubles(picture))
         return picture.path in (looks.soft if mark == Show.SOFT else looks.rejected)
+
+    def _length(self, picture: Picture) -> CaptionLength | None:
+        return self.lengths.of(self.text(picture))
 
     def _doubles(self, picture: Picture) -> list[str]:
         """Names of those that look nearly the same, as far as they are there."""
@@ -243,21 +295,21 @@ class PictureSet:
         return ""
 
 
-_ORDER = (Show.LEFT_OUT, Show.WITHOUT, Show.DOUBLES, Show.SOFT, Show.SMALL, Show.BY_MODEL)
+_ORDER = (Show.LEFT_OUT, Show.WITHOUT, Show.LONG, Show.DOUBLES, Show.SOFT, Show.SMALL, Show.BY_MODEL)
 
 
 def name_of(show: Show) -> str:
     """What a list of marks shows."""
     names = {
-        Show.ALL: tr("all"), Show.WITHOUT: tr("without caption"), Show.DOUBLES: tr("doubles"),
-        Show.SOFT: tr("soft"), Show.SMALL: tr("too small"), Show.LEFT_OUT: tr("left out"),
+        Show.ALL: tr("all"), Show.WITHOUT: tr("without caption"), Show.LONG: tr("caption too long"),
+        Show.DOUBLES: tr("doubles"), Show.SOFT: tr("soft"), Show.SMALL: tr("too small"), Show.LEFT_OUT: tr("left out"),
         Show.BY_MODEL: tr("caption by a model"),
     }  # fmt: skip
     return names[show]
 
 
 def badge_of(show: Show) -> str:
-    """What stands on a picture with a mark; empty where that is no fault."""
+    """What stands on a picture with a mark; empty where that is no fault, or a number."""
     names = {
         Show.WITHOUT: tr("no caption"), Show.DOUBLES: tr("double"), Show.SOFT: tr("soft"), Show.SMALL: tr("small"),
         Show.LEFT_OUT: tr("left out"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modules.model.BaseModel import family_of
 from modules.model.ChromaModel import ChromaModel
+from modules.trainer.CaptionReader import CaptionReader
 from modules.util.config.SampleConfig import SampleConfig
 from modules.util.config.TrainConfig import TrainConfig
 from modules.util.UserError import UserError
@@ -283,3 +284,10 @@ def test_a_kernel_to_which_masks_hide_nothing_is_refused(kind):
         config = TrainConfig.from_dict({**options, "batch_size": batch_size})
         assert [problem.path for problem in family_of(config).check_config(config)] == refused
     assert not family_of(config).check_config(config.model_copy(update={"attention_mechanism": "SDP"}))
+
+
+def test_captions_are_counted_before_a_run(chroma_folder):
+    config = shared(chroma_folder).config
+    assert [(one.tokens, one.limit) for one in CaptionReader(config).lengths(CAPTIONS).values()] == [
+        (3, 23), (21, 23), (0, 23),
+    ]  # fmt: skip

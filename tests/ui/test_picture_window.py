@@ -165,6 +165,26 @@ def test_tags_and_marks_filter(app, window, folder, until):
         assert len(names(window)) == expected and f"({expected})" in window.filter.show.cget("text")
 
 
+def test_captions_that_are_too_long_are_marked(app, window, folder, until):
+    (folder / "image 0.txt").write_text("a red shape, " * 9)
+    window.reload()
+    until(app, lambda: not app.worker.busy)
+    tiles = window.tiles
+    name = tiles.canvas.itemcget(tiles._cells[0].badges[0][1], "text")
+    tokens, limit = map(int, name.removesuffix(" tokens").split(" / "))
+    assert tokens > limit == 22, "the miniature's"
+    assert window.caption.length.cget("text") == name and f"{limit} are read" in window.caption.said.text
+    window.filter.show.take(Show.LONG)
+    assert names(window) == ["image 0.png"] and "caption too long (1)" in window.filter.show.cget("text")
+    type_caption(window, "a red shape")
+    until(app, lambda: window.caption.length.cget("text") == f"3 / {limit} tokens")
+    assert "are read" not in window.caption.said.text
+    window.save()
+    until(app, lambda: not app.worker.busy)
+    assert "caption too long (0)" in window.filter.show.cget("text")
+    assert "tokens" not in tiles.canvas.itemcget(tiles._cells[0].badges[0][1], "text")
+
+
 def test_what_another_program_wrote_is_asked_for(app, window, folder, answer):
     file = folder / "image 0.txt"
     type_caption(window, "mine")

@@ -296,6 +296,15 @@ def test_the_check_counts_buckets_sizes_and_what_it_rejects(config, concept, fol
     assert "Worth knowing:" in found.lines and any("image 0.txt" in line for line in found.lines)
 
 
+def test_the_check_tells_of_captions_that_are_cut(config, concept, folder, mini_base):
+    (folder / "image 2.txt").write_text("a red shape, " * 9, encoding="utf-8")
+    config.base_model_name = str(mini_base)
+    (line,) = [line for line in check_concept(config, concept).lines if "tokens are read" in line]
+    assert "22 tokens are read, and 1 of 7 captions has more" in line and "image 2.txt" in line
+    config.base_model_name = str(folder)
+    assert not [line for line in check_concept(config, concept).lines if "tokens are read" in line]
+
+
 def test_buckets_are_those_of_the_pictures(config, concept):
     trained = {image.size for image in (preview(config, concept, one, 0).varied for one in images_of(concept))}
     lines = check_concept(config, concept).lines

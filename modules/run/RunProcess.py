@@ -11,6 +11,7 @@ from typing import Any, Self
 from modules.run.RunControl import COMMANDS, EVENTS, WISHES
 from modules.util.config.errors import ConfigError
 from modules.util.config.write_json import write_json
+from modules.util.texts import tr
 
 import psutil
 
@@ -72,7 +73,7 @@ class RunProcess:
             OSError, ConfigError: it can't be written, or the process can't be started. Then nothing runs.
         """
         if (folder / PROCESS).exists():
-            raise FileExistsError(f"{folder} holds another run; choose a new folder.")
+            raise FileExistsError(tr("{folder} holds another run; choose a new folder.", folder=folder))
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder)
         command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--config-path", str(config)]
@@ -180,9 +181,12 @@ class RunProcess:
         code = self._exit_code
         if code is not None and code < 0:
             name = signal.Signals(-code).name if -code in signal.Signals.__members__.values() else f"signal {-code}"
-            hint = " The system may have run out of memory." if name == "SIGKILL" else ""
-            reason = f"The run was ended from outside ({name}).{hint}"
+            reason = tr("The run was ended from outside ({signal}).", signal=name)
+            if name == "SIGKILL":
+                reason += " " + tr("The system may have run out of memory.")
+        elif code is not None:
+            reason = tr("The run ended without a word (exit status {status}).", status=code)
         else:
-            reason = "The run ended without a word" + (f" (exit status {code})." if code is not None else ".")
+            reason = tr("The run ended without a word.")
         lines = self.log(5)
-        return "failed", "\n".join([reason, *(["The last it printed:", *lines] if lines else [])])
+        return "failed", "\n".join([reason, *([tr("The last it printed:"), *lines] if lines else [])])

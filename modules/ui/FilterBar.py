@@ -33,7 +33,7 @@ class FilterBar(ttk.Frame):
         self._waiting = Timer(self, self._tell)
         ttk.Label(self, text=tr("Search"), style="Window.TLabel").pack(side="left", padx=(0, px(6)))
         self._text = tk.StringVar(self)
-        self.search = ttk.Entry(self, textvariable=self._text, width=20, style="Window.TEntry")
+        self.search = ttk.Entry(self, textvariable=self._text, width=16, style="Window.TEntry")
         self.search.pack(side="left")
         self._text.trace_add("write", lambda *_: self._waiting.start(SEARCH_MS))
         self.clear = ttk.Button(self, text="✕", width=2, style="Window.Clear.TButton", command=self._clear)

@@ -4,6 +4,7 @@ from typing import Self
 
 from modules.dataLoader.captions import LARGEST_CAPTION
 from modules.util.regular_file import read_regular
+from modules.util.texts import tr
 from modules.util.UserError import UserError
 
 BOM = "\ufeff".encode()
@@ -13,7 +14,7 @@ class CaptionChanged(UserError):
     """Another program has changed a caption file since it was read."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} was changed by another program meanwhile. It was not written.")
+        super().__init__(tr("{path} was changed by another program meanwhile. It was not written.", path=path))
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class CaptionText:
         except FileNotFoundError:
             return cls(path)
         except OSError as error:
-            return cls(path, trouble=f"{path} can't be read: {error.strerror or error}.")
+            return cls(path, trouble=tr("{path} can't be read: {why}.", path=path, why=error.strerror or error))
         return cls.of(path, data)
 
     @classmethod
@@ -51,10 +52,14 @@ class CaptionText:
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            trouble = f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8 in a text editor."
+            trouble = tr(
+                "{path} is not UTF-8 text (byte {byte}). Save it as UTF-8 in a text editor.",
+                path=path,
+                byte=error.start,
+            )
             return cls(path, data, trouble=trouble)
         if "\0" in text:
-            return cls(path, data, trouble=f"{path} is not text: it holds zero bytes.")
+            return cls(path, data, trouble=tr("{path} is not text: it holds zero bytes.", path=path))
         return cls(path, data, text.replace("\r\n", "\n").replace("\r", "\n").rstrip())
 
     def with_text(self, text: str) -> bytes | None:

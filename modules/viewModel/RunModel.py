@@ -7,6 +7,7 @@ from typing import Any
 
 from modules.run.RunProcess import Event, RunProcess
 from modules.util.texts import later, tr
+from modules.viewModel.run_texts import run_text
 from modules.viewModel.Worker import Worker
 
 SMOOTHING = 0.95
@@ -78,7 +79,7 @@ class Bar:
     def count(self) -> str:
         """How far it is, of something that goes on no more."""
         done, total = (file_size(n) if self.unit == "bytes" else str(n) for n in (self.done, self.total))
-        return tr("{title}: {done} of {total}", title=tr(self.title), done=done, total=total)
+        return tr("{title}: {done} of {total}", title=run_text(self.title), done=done, total=total)
 
     @property
     def text(self) -> str:
@@ -197,7 +198,7 @@ class RunModel:
 
     def _take_status(self, values: dict[str, Any]) -> None:
         self._status = values["text"]
-        self._note(values["text"])
+        self._note(run_text(values["text"]))
 
     def _take_warning(self, values: dict[str, Any]) -> None:
         self._note(tr("warning: {text}", text=values["text"]))
@@ -320,7 +321,7 @@ class RunModel:
     @property
     def status(self) -> str:
         """Kept in English where it has no values, so that another language can be chosen while it stands."""
-        return tr(self._status)
+        return run_text(self._status)
 
     @property
     def waiting_share(self) -> float:

@@ -14,6 +14,7 @@ from modules.run.RunProcess import PROCESS, RunProcess
 from modules.trainer.backup_order import CONFIG, list_backups
 from modules.util.config.errors import ConfigError
 from modules.util.config.read_json import read_json
+from modules.util.texts import tr
 from modules.viewModel.paths import is_folder
 from modules.viewModel.run_summary import Summaries, Summary
 from modules.viewModel.run_words import family_name, method_name, output_name
@@ -131,7 +132,7 @@ def _of_sessions(key: str, sessions: list[tuple[Path, Summary]], root: Path, sum
         files, numbers = (record / EVENTS,), summaries.of(record / EVENTS)
     workspace = record.parent.parent if record is not None else _workspace(config, root)
     if workspace is not None and not workspace.is_dir() and state != RUNNING:
-        reason = reason or "Its workspace is gone."
+        reason = reason or tr("Its workspace is gone.")
     began = sessions[0][1].began or folder.stat().st_ctime
     numbers = Summary(began, numbers.changed, numbers.steps, numbers.total, numbers.loss, numbers.best)
     return _listed(key, state, reason, config, folder.name, numbers, workspace, file, files)
@@ -140,7 +141,7 @@ def _of_sessions(key: str, sessions: list[tuple[Path, Summary]], root: Path, sum
 def _unfinished(folder: Path) -> tuple[str, str]:
     run = RunProcess.find(folder)
     if run is None:
-        return FAILED, "It could not be started."
+        return FAILED, tr("It could not be started.")
     if run.running:
         return RUNNING, ""
     run.events()
@@ -151,7 +152,7 @@ def _of_record(folder: Path, workspace: Path, summaries: Summaries) -> ListedRun
     """A run that something else has started, as a command line."""
     summary, file = summaries.of(folder / EVENTS), folder / CONFIG
     state = summary.state or (RUNNING if _is_held(workspace, summary) else FAILED)
-    reason = "" if summary.state or state == RUNNING else "The run ended without a word."
+    reason = "" if summary.state or state == RUNNING else tr("The run ended without a word.")
     return _listed(
         str(folder), state, reason, summaries.config(file), workspace.name, summary, workspace, file, (folder / EVENTS,)
     )

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from modules.dataLoader.Companions import Companions
+from modules.util.texts import tr
 from modules.util.UserError import UserError
 
 Move = tuple[Path, Path]
@@ -18,7 +19,9 @@ def aside_of(folder: str | Path) -> Path:
     """
     whole = Path(os.path.abspath(folder))
     if not whole.name:
-        raise UserError(f"{whole} is a whole drive, so there is no folder beside it. Put the pictures into a folder.")
+        raise UserError(
+            tr("{path} is a whole drive, so there is no folder beside it. Put the pictures into a folder.", path=whole)
+        )
     return whole.with_name(f"{whole.name} set aside")
 
 
@@ -36,7 +39,7 @@ def moves_aside(folder: str | Path, path: str) -> list[Move]:
     try:
         companions = Companions(os.listdir(image.parent))
     except OSError as error:
-        raise UserError(f"{image.parent} can't be read: {error.strerror or error}") from None
+        raise UserError(tr("{path} can't be read: {why}.", path=image.parent, why=error.strerror or error)) from None
     own = _belonging(companions, image.name)
     for other in companions.images:
         if other != image.name:
@@ -67,11 +70,14 @@ def move_files(moves: list[Move]) -> None:
     for one, to in moves:
         try:
             if os.path.lexists(to):
-                raise FileExistsError(17, "a file of this name is there already")
+                raise FileExistsError(17, tr("a file of this name is there already"))
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(one, to)
         except OSError as error:
             for back, moved in reversed(done):
                 shutil.move(moved, back)
-            raise UserError(f"{one} can't be moved to {to}: {error.strerror or error}. Nothing was moved.") from None
+            why = error.strerror or error
+            raise UserError(
+                tr("{path} can't be moved to {target}: {why}. Nothing was moved.", path=one, target=to, why=why)
+            ) from None
         done.append((one, to))

@@ -141,3 +141,60 @@ def test_texts_are_literals():
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in TRANSLATING:
                 made = [argument for argument in node.args[:2] if isinstance(argument, (ast.JoinedStr, ast.BinOp))]
                 assert not made, f"{path}, line {node.lineno}"
+
+
+# calls whose texts need none, as these are patterns, names of what is kept, or gathered where they are declared
+KNOWN_CALLS = {*TRANSLATING, "option", "Tool", "compile", "search", "sub", "Panes", "setdefault", "get"}
+# what is written into files or on a terminal, declared elsewhere, or for checks of the window
+NOT_READ = {"run_page", "value_names", "catalogue", "window_scenes", "layout_faults", "window_keys", "ConsoleProgress"}
+# a script's command line, which is put in other words, and what only a mistake of the program would show
+NO_TEXTS = {
+    "scripts/convert_adapter.py IN OUT --format KOHYA_LORA", "found , expected one of ", "expected texts, found ",
+}  # fmt: skip
+WORD = re.compile(r"[A-Za-z'’]+[.,:;!?]*")
+LEAST_WORDS = 3
+
+
+def sentences(tree: ast.AST) -> list[tuple[int, str]]:
+    """(line, text) of what reads like a sentence and is in no call that translates it."""
+    found: list[tuple[int, str]] = []
+
+    def look(node: ast.AST) -> None:
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in KNOWN_CALLS:
+            return
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            return
+        if isinstance(node, (ast.JoinedStr, ast.Constant)):
+            text = "".join(literals(node)) if isinstance(node, ast.JoinedStr) else node.value
+            if isinstance(text, str) and text not in NO_TEXTS and _words(text) >= LEAST_WORDS:
+                found.append((node.lineno, text))
+            return
+        # a key
+        children = [node.value] if isinstance(node, ast.Subscript) else ast.iter_child_nodes(node)
+        for child in children:
+            look(child)
+
+    look(tree)
+    return found
+
+
+def _words(text: str) -> int:
+    return sum(WORD.fullmatch(word) is not None for word in text.split())
+
+
+def test_models_and_views_have_no_sentence_past_the_catalogue():
+    files = [path for room in ("ui", "viewModel", "run") for path in (ROOT / "modules" / room).rglob("*.py")]
+    for path in files:
+        if path.stem not in NOT_READ:
+            assert sentences(ast.parse(path.read_text(encoding="utf-8"))) == [], f"{path}: tr() is missing"
+
+
+def test_a_sentence_past_the_catalogue_is_found():
+    code = "\n".join(
+        [
+            '"""A text about the file."""', """raise UserError(f"{path} can't be read: {why}")""",
+            'say(tr("It is all right."))', 'reason = "It was not started."', 're.compile("a word or two")',
+            'name = "two words"', 'f(x if a else "This is it.")', 'kept["a key of three"] = "lora_init_scale.a.b"',
+        ]
+    )  # fmt: skip
+    assert sentences(ast.parse(code)) == [(2, " can't be read: "), (4, "It was not started."), (7, "This is it.")]

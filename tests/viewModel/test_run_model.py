@@ -1,16 +1,21 @@
 """What a window shows of a run and of a queue, from the events of runs that are played from a list."""
 
+import ast
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from modules.util.texts import ENGLISH, choose_language
+from modules.viewModel import run_texts
 from modules.viewModel.events_until import events_until
 from modules.viewModel.RunModel import Bar, RunModel, duration
 from modules.viewModel.RunQueue import RunQueue
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class PlayedRun:
@@ -24,6 +29,16 @@ class PlayedRun:
 
     def outcome(self) -> tuple[str, str]:
         return self._outcome
+
+
+class Anything:
+    """Has every attribute, each a word."""
+
+    def __getattr__(self, name: str) -> "Anything":
+        return self
+
+    def __str__(self) -> str:
+        return "x"
 
 
 def step(number: int, loss: float, at: float) -> tuple[str, dict]:
@@ -93,6 +108,44 @@ def test_downloads_are_counted_in_bytes_and_their_names_are_left_alone():
     shown = [(model.tick(), model.bars[stage].count.split(": ")[1])[1] for _ in range(4)]
     assert shown == [f"{done} of 64.40 GB" for done in ("0 KB", "640 KB", "32 MB", "64.40 GB")]
     assert model.status == f"D{stage[1:]}" == model.bars[stage].title
+
+
+def test_what_a_run_tells_is_translated(tmp_path):
+    try:
+        assert choose_language("de") == ""
+        model = RunModel()
+        told = {
+            "Checking the images": "Die Bilder werden geprüft",
+            "Loading models/tiny sd": "models/tiny sd wird geladen",
+            "Continuing C:\\a after step b after step 12": "C:\\a after step b wird nach Schritt 12 fortgesetzt",
+            "A text that nobody knows.": "A text that nobody knows.",
+        }
+        model.follow(PlayedRun([[("status", {"text": text})] for text in told]))
+        for text in told.values():
+            assert model.tick() and model.status == text and model.log[-1].endswith(text)
+        bars = {
+            "downloading the configuration of a/b": "Die Konfiguration von a/b wird heruntergeladen",
+            "downloading a of b.safetensors of a/b": "a of b.safetensors von a/b wird heruntergeladen",
+        }
+        model.follow(PlayedRun([[("progress", {"stage": stage, "done": 1, "total": 2})] for stage in bars]))
+        for stage, text in bars.items():
+            assert model.tick() and model.status == text and model.bars[stage].count == f"{text}: 1 von 2"
+    finally:
+        choose_language(ENGLISH)
+
+
+def test_every_status_of_a_run_has_a_form():
+    tree = ast.parse((ROOT / "modules/trainer/Trainer.py").read_text(encoding="utf-8"))
+    emitted = [
+        node for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "emit" and node.args[0].value == "status"
+    ]  # fmt: skip
+    texts = [ast.unparse(keyword.value) for node in emitted for keyword in node.keywords]
+    names = dict.fromkeys(("config", "backup", "self"), Anything())
+    found = [eval(text, dict(names)) for text in texts if text != "text"]
+    assert len(found) == 6
+    for text in found:
+        assert any(pattern.fullmatch(text) for _, pattern in run_texts._patterns()), text
 
 
 def test_a_resumed_run_goes_on_from_what_led_to_its_backup(tmp_path):

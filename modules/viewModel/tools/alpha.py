@@ -73,7 +73,7 @@ def rebase(config: TrainConfig, wish: AlphaInput) -> ToolResult:
         "rounding.",
         before=strength[0], after=strength[1],
     )  # fmt: skip
-    lines += ["", told, *(f"note: {remark}" for remark in remarks)]
+    lines += ["", told, *(tr("note: {text}", text=remark) for remark in remarks)]
     applies = config.training_method == TrainingMethod.LORA and config.optimizer.optimizer == wish.optimizer
     values = {path: after for path, (_, after) in changes.items()} if applies else {}
     return ToolResult(folded("\n".join(lines)), values={"lora_rank": wish.lora_rank, **values} if values else {})

@@ -75,6 +75,33 @@ def run_script(
         raise UserError(_in_form_words(str(error), words)) from error
 
 
+def run_on_folder(
+    process: ToolProcess, script: str, config: TrainConfig, wish: Any, what: str, *arguments: str,
+    words: Mapping[str, str] | None = None, picture: Path | None = None, width: int = NOTE_WIDTH,
+) -> ToolResult:  # fmt: skip
+    """What a script says that writes a file of a model beside each picture of a folder.
+
+    Args:
+        process, script, words: see `run_script`; it raises the same.
+        config: of the run.
+        wish: of the form, with `folder`, `model` and `prompt`.
+        what: is to be chosen first, for people.
+        arguments: others than these.
+        picture: file that the script may write for the window.
+        width: of the text, in letters.
+    """
+    need(wish.folder, what)
+    need(wish.model, tr("a model"))
+    # with = a text may begin with a dash
+    line = [wish.folder, "--model", wish.model, f"--prompt={wish.prompt}", *arguments]
+    with config_file(config) as path:
+        # 3: some pictures are left out, which the text tells
+        found = run_script(process, script, *line, "--config", str(path), accepted=(0, 3), words=words)
+    lines, written = found.text.splitlines(), f"written: {picture}"
+    text = "\n".join(textwrap.fill(line, width, subsequent_indent="    ") for line in lines if line != written)
+    return ToolResult(text, picture if written in lines else None, plot=False)
+
+
 def need(text: str, what: str) -> None:
     """Raises UserError if nothing stands in a field that has to be filled in."""
     if not text.strip():
@@ -85,6 +112,11 @@ def given(flag: str, value: Any) -> list[str]:
     """A flag and its value, nothing where the field is empty."""
     text = "" if value is None else str(value)
     return [flag, text] if text.strip() else []
+
+
+def switched_on(wish: Any, *names: str) -> list[str]:
+    """The flags of those fields that are on."""
+    return [f"--{name}" for name in names if getattr(wish, name)]
 
 
 @contextmanager

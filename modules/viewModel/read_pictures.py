@@ -16,6 +16,7 @@ from modules.util.regular_file import is_regular, read_regular
 from modules.util.texts import tr
 from modules.util.UserError import UserError
 from modules.viewModel.CaptionText import CaptionText
+from modules.viewModel.fit_picture import fit_picture
 from modules.viewModel.paths import is_folder
 
 from PIL import Image, ImageOps
@@ -163,10 +164,11 @@ def picture_sizes(paths: Sequence[str]) -> dict[str, tuple[int, int] | None]:
     return {path: picture_size(path) for path in paths}
 
 
-def small_picture(path: str, edge: int) -> Image.Image | None:
+def small_picture(path: str, edge: int, enlarged: bool = False) -> Image.Image | None:
     """A whole image, upright, whose longer side has at most `edge` pixels; None if it can't be read.
 
-    Photos are decoded no larger than needed.
+    Photos are decoded no larger than needed. If `enlarged`, that side has just so many pixels; what is much smaller is
+    shown pixel by pixel.
     """
     # imported here, as numpy comes with it, for which opening the window does not wait
     from modules.util.decode_image import LARGEST_FILE, ImageError, decode_image
@@ -174,6 +176,9 @@ def small_picture(path: str, edge: int) -> Image.Image | None:
     try:
         data = read_regular(path, LARGEST_FILE)
         image = _drafted(data, edge) if data.startswith(JPEG) else decode_image(data)
+        if enlarged:
+            size, scale = fit_picture(image.size, (edge, edge))
+            return image.resize(size, Image.Resampling.NEAREST if scale >= 3 else Image.Resampling.LANCZOS)
         image.thumbnail((edge, edge), Image.Resampling.BOX if max(image.size) > 4 * edge else Image.Resampling.BICUBIC)
     # Pillow's readers raise almost anything on damaged files; the dataset check says what is wrong
     except (ImageError, OSError, MemoryError):

@@ -117,9 +117,9 @@ def test_the_first_folder_makes_the_list_that_a_preset_leaves_to_its_user(app, f
     app.preset_actions.open("SDXL/sdxl 1.0 LoRA")
     (problem,) = app.form.check()
     assert "add a folder of images in the tab concepts" in problem.text
-    app.go_to_problem(problem.path)
+    app.guide.go_to_problem(problem.path)
     assert app.tabs.current == "data"
-    app.go_to_problem("concepts.0.path")
+    app.guide.go_to_problem("concepts.0.path")
     assert app.tabs.current == "concepts"
     view = app.views["concepts"][1]
     view.add_folders([folder])

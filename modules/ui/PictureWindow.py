@@ -93,7 +93,7 @@ class PictureWindow(ctk.CTkToplevel):
         self.look_button = ttk.Button(self.filter, style="Window.TButton", command=self.look_closer)
         self.undo_button.pack(side="right")
         self.look_button.pack(side="right", padx=px(6))
-        app.tools.tooltip.attach(self.undo_button, self._undo_help)
+        app.tools.tooltip.attach(self.undo_button, lambda: self.editor.undo_help)
         app.tools.tooltip.attach(
             self.look_button,
             lambda: tr(
@@ -206,11 +206,7 @@ class PictureWindow(ctk.CTkToplevel):
         place, name = self.tiles.position, self.editor.chosen.name
         try:
             moves = self.editor.moves()
-            others = ", ".join(one.name for one, _ in moves[1:])
-            question = tr("Move {name} to {folder}? Nothing is deleted.", name=name, folder=moves[0][1].parent)
-            if others:
-                question += "\n" + tr("These go with it: {names}.", names=others)
-            move, stay = tr("Move it"), tr("Leave it")
+            move, stay, question = tr("Move it"), tr("Leave it"), self.editor.move_question(moves)
             if AskWindow(self, self._app.tools, tr("Move aside"), question, (stay, move)).ask() != move:
                 return
             self.editor.set_aside(moves)
@@ -218,7 +214,7 @@ class PictureWindow(ctk.CTkToplevel):
             self.say(str(error), True)
             return
         self.say(tr("{name} is in {folder} now.", name=name, folder=moves[0][1].parent))
-        self.tiles.show(self._empty_text())
+        self.tiles.show()
         shown = self.pictures.shown
         if shown:
             self.choose(shown[min(place, len(shown) - 1)])
@@ -288,7 +284,7 @@ class PictureWindow(ctk.CTkToplevel):
         self.editor.leave()
         self.pictures.take(found)
         self.say(self._said)
-        self.tiles.show(self._empty_text())
+        self.tiles.show()
         again = next((one for one in self.pictures.pictures if one.path == self._after_load), None)
         if again is not None:
             self.choose(again)
@@ -324,7 +320,7 @@ class PictureWindow(ctk.CTkToplevel):
         if before == self.pictures.shown:
             self.tiles.update_marks()
         else:
-            self.tiles.show(self._empty_text())
+            self.tiles.show()
         self.caption.show()
         self._refresh()
 
@@ -332,7 +328,7 @@ class PictureWindow(ctk.CTkToplevel):
         self.editor.take(outcome)
         moved = outcome.done.moves
         self.pictures.refresh()
-        self.tiles.show(self._empty_text())
+        self.tiles.show()
         self.caption.show()
         self.replace.refresh()
         self.tags.refresh()
@@ -344,7 +340,7 @@ class PictureWindow(ctk.CTkToplevel):
 
     def _filter(self, text: str, within: Within, show: Show) -> None:
         if self.pictures.set_filter(text, within, show):
-            self.tiles.show(self._empty_text())
+            self.tiles.show()
             self.tiles.mark(self.editor.chosen)
             self.replace.refresh()
             self._refresh()
@@ -367,12 +363,6 @@ class PictureWindow(ctk.CTkToplevel):
         self._refresh()
         if self._busy or self.look.is_busy:
             self._ticking.start(TICK_MS)
-
-    def _empty_text(self) -> str:
-        return tr("No picture has this.") if self.pictures.pictures else self.pictures.note
-
-    def _undo_help(self) -> str:
-        return tr("Takes back: {what}.", what=self.editor.done[-1].title) if self.editor.done else tr("Nothing yet.")
 
     def _to_caption(self) -> None:
         self.show_page(next(iter(self._pages)))

@@ -1,9 +1,11 @@
 import tkinter as tk
 from collections.abc import Callable
+from tkinter import font as tk_font
 from tkinter import ttk
 from typing import TYPE_CHECKING
 
 from modules.ui.ReasonText import ReasonText
+from modules.ui.ShortLabel import ShortLabel
 from modules.ui.Timer import Timer
 from modules.ui.widgets import enable
 from modules.util.texts import tr
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from modules.ui.App import App
 
 # lines of the caption's box, and of what is said of a picture
-LINES, MOST_SAID = 6, 4
+LEAST_LINES, LINES, MOST_SAID = 2, 6, 4
+# of the picture at least where the caption has more than the fewest lines; between the parts
+PICTURE, SPACE = 90, 60
 # a picture is not enlarged beyond this
 LARGEST_SCALE = 2.0
 # longer side of the larger picture at 100 %; made when nobody goes on for a moment
@@ -53,13 +57,13 @@ class CaptionPane(ttk.Frame):
         self._image: Image.Image | None = None
         self._photo: ImageTk.PhotoImage | None = None
         self._locked = False
-        head = ttk.Frame(self)
+        self._head = head = ttk.Frame(self)
         head.pack(fill="x")
         for text, by in (("‹", -1), ("›", 1)):
             ttk.Button(head, text=text, width=2, command=lambda by=by: step(by)).pack(side="left", padx=(0, px(4)))
-        self._title = ttk.Label(head, style="Muted.TLabel", anchor="e", width=1)
+        self._title = ShortLabel(head, "", "Muted.TLabel", anchor="e")
         self._title.pack(side="right", fill="x", expand=True)
-        row = ttk.Frame(self)
+        self._row = row = ttk.Frame(self)
         row.pack(side="bottom", fill="x", pady=(px(6), 0))
         self.save_button = ttk.Button(row, text=tr("Save"), style="Accent.TButton", command=save)
         self.save_button.pack(side="left")
@@ -76,24 +80,37 @@ class CaptionPane(ttk.Frame):
             font=tools.theme.font("normal"),
         )  # fmt: skip
         self.caption.pack(side="bottom", fill="x", pady=(px(3), 0))
-        ttk.Label(self, text=tr("Caption"), style="Bold.TLabel").pack(side="bottom", anchor="w")
+        self._label = ttk.Label(self, text=tr("Caption"), style="Bold.TLabel")
+        self._label.pack(side="bottom", anchor="w")
         self._picture = tk.Label(self, borderwidth=0)
-        self._picture.pack(fill="both", expand=True, pady=px(8))
         self._picture.bind("<Configure>", lambda _: self._draw())
         self.caption.bind("<<Modified>>", lambda _: self._typed())
         self.caption.bind("<Tab>", lambda event: event.widget.tk_focusNext().focus() or "break")
         self.caption.bind("<Escape>", lambda _: leave() or "break")
         for key, by in (("<Control-Return>", 1), ("<Control-Next>", 1), ("<Control-Prior>", -1)):
             self.caption.bind(key, lambda _, by=by: step(by) or "break")
+        self.bind("<Configure>", lambda event: self._fit(event.height))
         self._recolor()
         tools.theme.listen(self, self._recolor)
         self.show()
+
+    def _fit(self, height: int) -> None:
+        """Gives the caption as many lines as leave room for the picture and all the rest."""
+        others = sum(part.winfo_reqheight() for part in (self._head, self._label, self.said, self._row))
+        left = height - others - self._tools.theme.px(PICTURE + SPACE)
+        line = tk_font.Font(self, self.caption["font"]).metrics("linespace")
+        self.caption.configure(height=max(LEAST_LINES, min(LINES, left // line)))
+        # the grid beside it shows the picture, too
+        if left > 0:
+            self._picture.pack(fill="both", expand=True, pady=self._tools.theme.px(8))
+        else:
+            self._picture.pack_forget()
 
     def show(self) -> None:
         """Shows the chosen picture's caption and what is known of it. A box that is typed in is left as it is."""
         editor, box = self._editor, self.caption
         chosen = editor.chosen
-        self._title.configure(text=f"{chosen.name} · {editor.pictures.size_text(chosen)}" if chosen else "")
+        self._title.show(f"{chosen.name} · {editor.pictures.size_text(chosen)}" if chosen else "")
         box.configure(state="normal")
         if self._shown() != editor.text:
             box.delete("1.0", "end")

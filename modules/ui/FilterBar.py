@@ -3,6 +3,7 @@ from collections.abc import Callable, Mapping
 from tkinter import ttk
 
 from modules.ui.ChoiceButton import ChoiceButton
+from modules.ui.Flow import Flow
 from modules.ui.Timer import Timer
 from modules.ui.WindowTools import WindowTools
 from modules.util.texts import tr
@@ -15,7 +16,7 @@ SEARCH_MS = 200
 
 
 class FilterBar(ttk.Frame):
-    """Which pictures are shown: by a text in the caption, and by a mark. More can be put to its right.
+    """Which pictures are shown: by a text in the caption, and by a mark. In a narrow window it has more rows.
 
     Args:
         parent: that it is put into.
@@ -23,6 +24,7 @@ class FilterBar(ttk.Frame):
         changed: gets text, what it is looked for as, and the mark.
 
     Attributes:
+        row: the parent of what is put behind the choices by `add`.
         search: the field of the text.
         within, show: the other choices.
     """
@@ -31,21 +33,29 @@ class FilterBar(ttk.Frame):
         super().__init__(parent, style="Window.TFrame")
         px, self._changed = tools.theme.px, changed
         self._waiting = Timer(self, self._tell)
-        ttk.Label(self, text=tr("Search"), style="Window.TLabel").pack(side="left", padx=(0, px(6)))
+        self.row = Flow(self, px(6), "Window.TFrame")
+        self.row.pack(fill="x")
+        field = ttk.Frame(self.row, style="Window.TFrame")
+        ttk.Label(field, text=tr("Search"), style="Window.TLabel").pack(side="left", padx=(0, px(6)))
         self._text = tk.StringVar(self)
-        self.search = ttk.Entry(self, textvariable=self._text, width=20, style="Window.TEntry")
+        self.search = ttk.Entry(field, textvariable=self._text, width=20, style="Window.TEntry")
         self.search.pack(side="left")
         self._text.trace_add("write", lambda *_: self._waiting.start(SEARCH_MS))
-        self.clear = ttk.Button(self, text="✕", width=2, style="Window.Clear.TButton", command=self._clear)
+        self.clear = ttk.Button(field, text="✕", width=2, style="Window.Clear.TButton", command=self._clear)
         self.clear.pack(side="left")
         tools.tooltip.attach(self.clear, lambda: tr("Shows all pictures again."))
         withins = [Choice(one, within_name(one)) for one in Within]
-        self.within = ChoiceButton(self, tools, withins, self._tell, "Window.")
+        self.within = ChoiceButton(self.row, tools, withins, self._tell, "Window.")
         self.within.configure(width=14)
-        self.within.pack(side="left", padx=px(6))
-        self.show = ChoiceButton(self, tools, [Choice(Show.ALL, name_of(Show.ALL))], self._tell, "Window.")
+        self.show = ChoiceButton(self.row, tools, [Choice(Show.ALL, name_of(Show.ALL))], self._tell, "Window.")
         self.show.configure(width=20)
-        self.show.pack(side="left")
+        self._parts = [field, self.within, self.show]
+        self.row.show(self._parts)
+
+    def add(self, *widgets: tk.Widget) -> None:
+        """Puts children of `row` behind the choices."""
+        self._parts += widgets
+        self.row.show(self._parts)
 
     def look_for(self, text: str, within: Within, show: Show | None = None) -> None:
         """Looks for something else, as if a person had typed it.

@@ -89,10 +89,10 @@ class PictureWindow(ctk.CTkToplevel):
         app, px = self._app, self._app.theme.px
         self.filter = FilterBar(body, app.tools, self._filter)
         self.filter.pack(fill="x", pady=(0, px(8)))
-        self.undo_button = ttk.Button(self.filter, text=tr("Undo"), style="Window.TButton", command=self.undo)
-        self.look_button = ttk.Button(self.filter, style="Window.TButton", command=self.look_closer)
-        self.undo_button.pack(side="right")
-        self.look_button.pack(side="right", padx=px(6))
+        row = self.filter.row
+        self.look_button = ttk.Button(row, text=tr("Find doubles"), style="Window.TButton", command=self.look_closer)
+        self.undo_button = ttk.Button(row, text=tr("Undo"), style="Window.TButton", command=self.undo)
+        self.filter.add(self.look_button, self.undo_button)
         app.tools.tooltip.attach(self.undo_button, lambda: self.editor.undo_help)
         app.tools.tooltip.attach(
             self.look_button,

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from tkinter import ttk
 
 from modules.ui.ChoiceButton import ChoiceButton
+from modules.ui.ScrollFrame import ScrollFrame
 from modules.ui.TextPane import TextPane
 from modules.ui.Timer import Timer
 from modules.ui.widgets import enable
@@ -44,10 +45,14 @@ class ReplacePane(ttk.Frame):
         self.planned: Plan | None = None
         self._locked = False
         self._waiting = Timer(self, self.refresh)
+        # in a low window the fields are scrolled
+        self._scroll = ScrollFrame(self, tools.theme, "card", fills=True)
+        self._form = ttk.Frame(self._scroll.inside)
+        self._form.pack(fill="both", expand=True)
         self.action = self._choice(tools, [Choice(one, action_name(one)) for one in Action], self._arrange)
-        self._labels = [ttk.Label(self, style="Small.TLabel") for _ in range(2)]
+        self._labels = [ttk.Label(self._form, style="Small.TLabel") for _ in range(2)]
         self._variables = [tk.StringVar(self) for _ in range(2)]
-        self.text, self.by = (ttk.Entry(self, textvariable=one) for one in self._variables)
+        self.text, self.by = (ttk.Entry(self._form, textvariable=one) for one in self._variables)
         for variable in self._variables:
             variable.trace_add("write", lambda *_: self.refresh_soon())
         for entry in (self.text, self.by):
@@ -55,7 +60,7 @@ class ReplacePane(ttk.Frame):
         self.within = self._choice(tools, [Choice(one, within_name(one)) for one in Within], self.refresh)
         self._case = tk.BooleanVar(self, False)
         self.case = ttk.Checkbutton(
-            self,
+            self._form,
             text="  " + tr("Capitals count"),
             style="Switch.TCheckbutton",
             variable=self._case,
@@ -64,17 +69,19 @@ class ReplacePane(ttk.Frame):
         self.scope = self._choice(
             tools, [Choice(ALL, scope_name(True)), Choice(SHOWN, scope_name(False))], self.refresh
         )
-        self._help = ttk.Label(self, style="Muted.TLabel", justify="left", anchor="w")
+        self._help = ttk.Label(self._form, style="Muted.TLabel", justify="left", anchor="w")
         self._help.bind("<Configure>", lambda event: self._help.configure(wraplength=event.width))
-        self.heading = ttk.Label(self, style="Bold.TLabel", justify="left", anchor="w")
+        self.heading = ttk.Label(self._form, style="Bold.TLabel", justify="left", anchor="w")
         self.heading.bind("<Configure>", lambda event: self.heading.configure(wraplength=event.width))
-        self.examples = TextPane(self, tools.theme)
+        self.examples = TextPane(self._form, tools.theme)
         self.button = ttk.Button(self, text=tr("Change them"), style="Accent.TButton", command=self.run)
         self._gap = px(4)
+        self.button.pack(side="bottom", anchor="w", pady=(self._gap, 0))
+        self._scroll.pack(fill="both", expand=True)
         self._arrange()
 
     def _choice(self, tools: WindowTools, choices: list[Choice], chosen: Callable[[], None]) -> ChoiceButton:
-        return ChoiceButton(self, tools, choices, chosen)
+        return ChoiceButton(self._form, tools, choices, chosen)
 
     @property
     def everywhere(self) -> bool:
@@ -114,9 +121,8 @@ class ReplacePane(ttk.Frame):
         """Shows the fields that the action has."""
         action = Action(self.action.chosen)
         self.within.offer([Choice(one, within_name(one)) for one in offered(action)])
-        for widget in self.winfo_children():
+        for widget in self._form.winfo_children():
             widget.pack_forget()
-        self.button.pack(side="bottom", anchor="w", pady=(self._gap, 0))
         self._labels[0].configure(text=field_name(action))
         self._labels[1].configure(text=tr("By"))
         self._help.configure(text=help_of(action))

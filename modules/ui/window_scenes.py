@@ -32,6 +32,7 @@ def scenes(app: "App", wait: Callable[[Callable[[], bool]], None]) -> Iterator[S
     yield from _foot(app, wait)
     yield from _optimizer(app, wait)
     yield from _items(app, wait)
+    yield from _pictures(app, wait)
     yield from _dialogs(app)
     yield from _popups(app)
 
@@ -104,6 +105,17 @@ def _items(app: "App", wait: Callable[[Callable[[], bool]], None]) -> Iterator[S
     samples.edit(0)
     yield "sample", samples.window
     samples.window.destroy()
+
+
+def _pictures(app: "App", wait: Callable[[Callable[[], bool]], None]) -> Iterator[Scene]:
+    """The pictures of the first concept, with all pages beside them."""
+    app.open_pictures(app.views["concepts"][1].list.items[0])
+    window = app.picture_window
+    wait(lambda: bool(window.pictures.pictures))
+    for name in window.pages.buttons:
+        window.show_page(name)
+        yield f"pictures, {name}", window
+    window.destroy()
 
 
 def _dialogs(app: "App") -> Iterator[Scene]:

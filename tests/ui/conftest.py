@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from modules.viewModel.tools.all_tools import all_tools
+
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +66,9 @@ def loaded_app(display, ui_root):
     os.chdir(before)
 
 
+TOOLS = {tool.name: tool for tool in all_tools()}
+
+
 @pytest.fixture
 def app(loaded_app, monkeypatch):
     """The window as it is when it is opened for the first time."""
@@ -76,6 +81,8 @@ def app(loaded_app, monkeypatch):
     if "run" in loaded_app.views:
         loaded_app.views["run"][1].news()
     loaded_app.session.open(loaded_app.presets.find("Tiny/tiny LoRA"), pytest.fail)
+    for name, form in loaded_app.kept.get("forms of tools", {}).items():
+        form.replace(TOOLS[name].form(loaded_app.form.config))
     loaded_app.show_view("basic")
     loaded_app.show_tab("general")
     loaded_app.problems.show(loaded_app.form.check())

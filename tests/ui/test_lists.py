@@ -78,7 +78,8 @@ def test_folders_are_dropped_from_a_file_manager(app, concepts, folder, drop, tm
     until(app, lambda: [one.name for one in app.form.config.concepts] == ["first", "an {odd} name é"])
     assert app.form.config.concepts[1].path == str(other)
     assert ".png. Drop the folder" in app.problems.news and "Added: an {odd} name é." in app.problems.news
-    app.show_tab("model")
+    # in sight, wherever the tab was scrolled to
+    app.guide.go_to("base_model_name")
     app.update()
     assert drop(app.views["model"][0].rows["base_model_name"].control.entry, other) == "accepted"
     assert app.form.config.base_model_name == str(other)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from tkinter import font as tk_font
 
+from modules.ui.RunView import MESSAGES
 from modules.ui.Theme import COLORS
 from modules.util.config.load import train_config_from_dict
 from modules.viewModel.RunController import RunController, backups_of
@@ -41,8 +42,10 @@ def shown(app) -> Iterator:
     """The tab; afterwards nothing runs and nothing is queued."""
     controller = app.runs.controller
     app.show_tab("run")
+    view = app.views["run"][1]
+    view.show_foot(MESSAGES)
     try:
-        yield app.views["run"][1]
+        yield view
     finally:
         controller.pause_queue()
         controller.kill()

@@ -49,8 +49,10 @@ BARS = 60
 @contextmanager
 def installation(folder: Path) -> Iterator[None]:
     """A folder in which the program is as it is when it has been installed, and in which it is at work."""
-    (folder / "models").mkdir(parents=True)
-    for name in ("scripts", "training_presets", "models/tiny_sd"):
+    for name in ("models", "training_concepts"):
+        (folder / name).mkdir(parents=True)
+    own = ("training_concepts/tiny_concept", "training_concepts/tiny_concept.json")
+    for name in ("scripts", "training_presets", "models/tiny_sd", *own):
         (folder / name).symlink_to(ROOT / name)
     # whichever of them other tests have loaded
     before, roots = Path.cwd(), [(module, module.ROOT) for module in (RunProcess, ToolProcess, RunResult)]

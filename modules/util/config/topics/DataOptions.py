@@ -26,7 +26,7 @@ class DataOptions(BaseConfig):
         path="file",
     )
     concepts: list[ConceptConfig] | None = data_option(
-        None, "Concepts", "The concepts themselves. null: those of `concept_file_name`."
+        None, "Concepts", "The concepts themselves. null: those of `concept_file_name`.", advanced=True
     )
     resolution: str = data_option(
         "512",

@@ -23,7 +23,7 @@ class SamplingOptions(BaseConfig):
         "made with the first sample; there are none before.",
         path="file",
     )
-    samples: list[SampleConfig] | None = basic(
+    samples: list[SampleConfig] | None = advanced(
         None, "Samples", "The samples themselves. null: those of `sample_definition_file_name`."
     )
     sample_after: int = basic(

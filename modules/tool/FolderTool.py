@@ -1,11 +1,9 @@
-import os
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.dataLoader.Companions import Beside, spoken
+from modules.dataLoader.Companions import Beside
 from modules.dataLoader.find_images import list_folder
 from modules.dataLoader.findings import counted
 from modules.model.hub import Hub, Progress
@@ -185,7 +183,6 @@ class FolderTool(ABC):
         listing = list_folder(self.wishes.folder, self.wishes.subfolders)
         for error in listing.errors:
             self.warn(f"{error.filename} cannot be read: {error.strerror or error}")
-        shared = Counter(spoken(os.path.splitext(path)[0]) for _, path in listing.images)
         for name, path in listing.images:
             try:
                 file = self.existing(path, listing.beside[path])
@@ -193,13 +190,11 @@ class FolderTool(ABC):
                 self.warn(str(why))
                 yield None
                 continue
-            if file is not None:
+            if file is None:
+                yield Place(name, Path(path), listing.new_file(path, self.ending))
+            else:
                 again = self.wishes.again and self._books.of(file).has(file)
                 yield Place(name, Path(path), file, True) if again else None
-                continue
-            stem = os.path.splitext(path)[0]
-            # cat.txt would be the caption of cat.jpg and of cat.png
-            yield Place(name, Path(path), Path(f"{path if shared[spoken(stem)] > 1 else stem}{self.ending}"))
 
     def _config(self) -> TrainConfig:
         path = self.wishes.config

@@ -1,12 +1,12 @@
 """Where pictures stand in a grid, and small pictures that are kept within a bound."""
 
-import time
 from pathlib import Path
 
 from modules.viewModel.grid_places import GridPlaces
 from modules.viewModel.text_lines import wrapped
 from modules.viewModel.Thumbnails import Thumbnails
 from modules.viewModel.Worker import Worker
+from tests.viewModel.finish import finish
 
 import pytest
 from PIL import Image
@@ -40,11 +40,7 @@ def test_wrapped():
 
 def make(worker: Worker, thumbnails: Thumbnails, paths: list[str], come: list[str]) -> None:
     thumbnails.wish(paths)
-    end = time.monotonic() + 20
-    while not set(paths) <= set(come):
-        assert time.monotonic() < end
-        worker.poll()
-        time.sleep(0.002)
+    finish(worker, lambda: set(paths) <= set(come))
 
 
 def test_small_pictures_are_kept_within_a_bound(tmp_path):

@@ -16,9 +16,8 @@ stays, and the same command goes on.
 """
 
 import argparse
-import os
-import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,16 +28,12 @@ from modules.util.openmp import wait_asleep
 wait_asleep()
 
 from modules.tool.caption_names import KNOWN_MODELS, MOST_TOKENS, THRESHOLD
-from modules.util.config.errors import ConfigError
-from modules.util.UserError import UserError
+from modules.tool.folder_command import add_machine, folder_parser, run_command, run_tool, shared_wishes, stop_on_term
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; exits with 2 if it makes no sense."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--model", required=True, help=f"such as {', '.join(KNOWN_MODELS)}")
-    parser.add_argument("--prompt", default="", metavar="TEXT", help="what the model is asked, see above")
+    parser = folder_parser(__doc__, KNOWN_MODELS, "what the model is asked, see above")
     parser.add_argument("--start", default="", metavar="TEXT", help="what each caption begins with")
     parser.add_argument("--limit", type=int, metavar="N", help="images at most")
     parser.add_argument("--preview", type=int, metavar="N", help="show those of the first N images, write nothing")
@@ -48,10 +43,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threshold", type=float, default=THRESHOLD, metavar="P", help="of taggers: tags less probable are left out"
     )
-    parser.add_argument("--device", help="cuda, cuda:1, mps, cpu; the best one there is if not given")
-    parser.add_argument(
-        "--config", type=Path, metavar="JSON", help="a preset or config: its device, hub cache, token and offline mode"
-    )
+    add_machine(parser)
     args = parser.parse_args(arguments)
     for option in ("limit", "preview", "most_tokens"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
@@ -62,53 +54,28 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-    # it recommends packages for image processors that are not used here
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # torch and transformers take seconds to load; a wrong command line should not wait for them
     from modules.run.ConsoleProgress import ConsoleProgress
-    from modules.tool.caption_tool import Outcome, Wishes, caption_folder
+    from modules.tool.caption_tool import CaptionTool, CaptionWishes
     from modules.tool.captioner import Asked
 
-    wishes = Wishes(
-        folder=args.folder,
-        model=args.model,
-        asked=Asked(args.prompt.strip(), args.most_tokens, args.threshold),
-        start=args.start,
+    wishes = CaptionWishes(
+        **shared_wishes(args),
         limit=min((number for number in (args.limit, args.preview) if number is not None), default=None),
         preview=args.preview is not None,
-        redo=args.redo,
-        subfolders=args.subfolders,
-        config=args.config,
-        device=args.device,
+        again=args.redo,
+        asked=Asked(args.prompt.strip(), args.most_tokens, args.threshold),
+        start=args.start,
     )
-    console, outcome = ConsoleProgress(), Outcome()
-    try:
-        caption_folder(wishes, console.note, console.steps("captioning"), console.download, outcome)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Stopped; {outcome.written} captions are done. The same command goes on.") from None
-    finally:
-        console.close()
-    return 3 if outcome.left_out else 0
+    with closing(ConsoleProgress()) as console:
+        return run_tool(CaptionTool(wishes, console.note, console.steps("captioning"), console.download))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    args = parse(arguments)
-    try:
-        return run(args)
-    except (ConfigError, UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt as stopped:
-        print(str(stopped) or "Stopped before the first caption.", file=sys.stderr)
-        return 130
-    return 1
-
-
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
+    return run_command(run, parse(arguments), "caption")
 
 
 if __name__ == "__main__":
-    # so that nothing half written stays behind when the window ends it
-    signal.signal(signal.SIGTERM, _stop)
+    stop_on_term()
     sys.exit(main())

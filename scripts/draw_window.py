@@ -209,7 +209,7 @@ def draw(args: argparse.Namespace, root: Path) -> int:
         app.runs.controller.model.follow(RunProcess(run))
     painter = Painter(app, output)
     if args.whole_screen:
-        app.load_catalog()
+        app.catalog.load()
         painter.wait(lambda: app.form.checks is not None, PATIENCE)
         if run is not None:
             app.runs.controller.model.follow(RunProcess(run))

@@ -17,9 +17,8 @@ stopped by Ctrl+C: what is written stays, and the same command goes on.
 """
 
 import argparse
-import os
-import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,17 +28,13 @@ from modules.util.openmp import wait_asleep
 
 wait_asleep()
 
+from modules.tool.folder_command import add_machine, folder_parser, run_command, run_tool, shared_wishes, stop_on_term
 from modules.tool.mask_names import HOLES, KNOWN_MODELS, MOST_BLUR, MOST_GROWTH, PREVIEW, THRESHOLD
-from modules.util.config.errors import ConfigError
-from modules.util.UserError import UserError
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; exits with 2 if it makes no sense."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--model", required=True, help=f"such as {', '.join(KNOWN_MODELS)}")
-    parser.add_argument("--prompt", default="", metavar="TEXT", help="texts or labels that are looked for, see above")
+    parser = folder_parser(__doc__, KNOWN_MODELS, "texts or labels that are looked for, see above")
     parser.add_argument(
         "--threshold", type=float, default=THRESHOLD, metavar="P", help="value of the model from which a pixel is white"
     )
@@ -55,10 +50,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="also those that this tool wrote and nobody changed")
     parser.add_argument("--subfolders", action="store_true", help="also pictures in folders below")
-    parser.add_argument("--device", help="cuda, cuda:1, mps, cpu; the best one there is if not given")
-    parser.add_argument(
-        "--config", type=Path, metavar="JSON", help="a preset or config: its device, hub cache, token and offline mode"
-    )
+    add_machine(parser)
     args = parser.parse_args(arguments)
     for name, fits, expected in (
         ("threshold", 0 < args.threshold < 1, "a number between 0 and 1"),
@@ -73,53 +65,29 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-    # it recommends packages for image processors that are not used here
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # torch and transformers take seconds to load; a wrong command line should not wait for them
     from modules.run.ConsoleProgress import ConsoleProgress
     from modules.tool.mask_shape import MaskShape
-    from modules.tool.mask_tool import MaskOutcome, MaskWishes, mask_folder
+    from modules.tool.mask_tool import MaskTool, MaskWishes
 
     wishes = MaskWishes(
-        folder=args.folder,
-        model=args.model,
+        **shared_wishes(args),
+        limit=PREVIEW if args.limit is None and args.preview is not None else args.limit,
+        preview=args.preview is not None,
+        again=args.overwrite,
         prompt=args.prompt.strip(),
         shape=MaskShape(args.threshold, args.soft, args.holes, args.grow, args.blur, args.invert),
-        limit=PREVIEW if args.limit is None and args.preview is not None else args.limit,
-        preview=args.preview,
-        overwrite=args.overwrite,
-        subfolders=args.subfolders,
-        config=args.config,
-        device=args.device,
+        sheet=args.preview,
     )
-    console, outcome = ConsoleProgress(), MaskOutcome()
-    try:
-        mask_folder(wishes, console.note, console.steps("masking"), console.download, outcome)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Stopped; {outcome.written} masks are done. The same command goes on.") from None
-    finally:
-        console.close()
-    return 3 if outcome.left_out else 0
+    with closing(ConsoleProgress()) as console:
+        return run_tool(MaskTool(wishes, console.note, console.steps("masking"), console.download))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    args = parse(arguments)
-    try:
-        return run(args)
-    except (ConfigError, UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt as stopped:
-        print(str(stopped) or "Stopped before the first mask.", file=sys.stderr)
-        return 130
-    return 1
-
-
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
+    return run_command(run, parse(arguments), "mask")
 
 
 if __name__ == "__main__":
-    # so that nothing half written stays behind when the window ends it
-    signal.signal(signal.SIGTERM, _stop)
+    stop_on_term()
     sys.exit(main())

@@ -1,9 +1,11 @@
 import os
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from modules.dataLoader.Companions import Beside, Companions, is_caption, is_image
+from modules.dataLoader.Companions import Beside, Companions, is_caption, is_image, spoken
 
 
 @dataclass
@@ -24,6 +26,16 @@ class FolderListing:
     folders: list[str] = field(default_factory=list)
     lonely_masks: list[str] = field(default_factory=list)
     lonely_conditioning: list[str] = field(default_factory=list)
+
+    @cached_property
+    def _stems(self) -> Counter[str]:
+        return Counter(spoken(os.path.splitext(path)[0]) for _, path in self.images)
+
+    def new_file(self, image: str, ending: str) -> Path:
+        """A file that would belong to an image, given by its path, and to no other one."""
+        stem = os.path.splitext(image)[0]
+        # cat.txt would be the caption of cat.jpg and of cat.png
+        return Path(f"{image if self._stems[spoken(stem)] > 1 else stem}{ending}")
 
 
 def list_folder(folder: str | Path, include_subdirectories: bool) -> FolderListing:

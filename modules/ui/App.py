@@ -10,6 +10,7 @@ from modules.ui.DropTargets import DropTargets
 from modules.ui.FormView import FormView
 from modules.ui.OfferBar import OfferBar
 from modules.ui.OptimizerWindow import OptimizerWindow
+from modules.ui.OptionGuide import OptionGuide
 from modules.ui.OptionPlotView import OptionPlotView
 from modules.ui.Panes import Panes
 from modules.ui.PictureWindow import PictureWindow
@@ -28,15 +29,13 @@ from modules.ui.window_place import fitting_place, limit_size
 from modules.ui.WindowTools import WindowTools
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.texts import choose_language, later, tr
-from modules.viewModel.form_tabs import OPTIMIZER, sections_of, tab_of
+from modules.viewModel.CatalogLoader import CatalogLoader
+from modules.viewModel.form_tabs import OPTIMIZER, sections_of
 from modules.viewModel.FormField import FormSection
-from modules.viewModel.OptimizerCatalog import OptimizerCatalog
 from modules.viewModel.OptionPlot import plot_kinds
-from modules.viewModel.search_options import place_in_items, tab_of_list
 from modules.viewModel.Session import RUNS, Session
 from modules.viewModel.StepCount import StepCount
 from modules.viewModel.TrainForm import OPTIMIZER as OPTIMIZER_PATH
-from modules.viewModel.TrainForm import Checks
 from modules.viewModel.TrainHints import TrainHints
 from modules.viewModel.UiSettings import ALL
 from modules.viewModel.Worker import Worker
@@ -64,6 +63,8 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         tools: theme, tooltip, popup list and drop targets, which all views share; `theme` is its own.
         hints: what can be chosen in the form.
         worker: for what takes long.
+        catalog: loads what the optimizers take.
+        guide: leads to an option.
         steps: how many the config is.
         runs: the run that goes on, and the queue.
         preset_actions: opens, saves and deletes presets.
@@ -86,6 +87,8 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         )
         self.hints = TrainHints(self.form)
         self.worker = Worker()
+        self.catalog = CatalogLoader(self.form, self.worker, self.refresh, self.say)
+        self.guide = OptionGuide(self)
         runs = root / RUNS
         self.steps = StepCount(self.worker, self._show_steps, (runs, runs / "queue"))
         self.runs = RunFollower(self, self.tools, self.session, root, self.say, self._tell_of_run)
@@ -93,8 +96,6 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self.optimizer_window: OptimizerWindow | None = None
         self.picture_window: PictureWindow | None = None
         self.kept: dict[str, Any] = {}
-        self._when_loaded: list[Callable[[], None]] = []
-        self._loading = False
         # of Tk's own: customtkinter's scales
         tk.Wm.wm_geometry(self, fitting_place(self, self.theme, self.settings.geometry))
         limit_size(self, self.theme)
@@ -120,7 +121,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
             self.show_tab("run")
         self._poll()
         # counted from when the window has been drawn
-        self.after_idle(lambda: self.after(LATER_MS, self.load_catalog))
+        self.after_idle(lambda: self.after(LATER_MS, self.catalog.load))
 
     def find(self) -> None:
         """Puts the cursor into the search field."""
@@ -136,12 +137,12 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         inside = self._whole.inside
         self.top = TopBar(
             inside, self.tools, self.session, self.hints, self.preset_actions, self.show_view, self.show_theme,
-            self.go_to, self.show_language,
+            self.guide.go_to, self.show_language,
         )  # fmt: skip
         self.top.pack(fill="x", padx=(0, px(8)))
         self.tabs = TabBar(inside, self.theme, [tab.name for tab in TABS], self.show_tab)
         self.tabs.pack(fill="x", pady=px(8), padx=(0, px(8)))
-        self.problems = ProblemBar(self._body, self.tools, self.form, self.go_to_problem, self.start_run)
+        self.problems = ProblemBar(self._body, self.tools, self.form, self.guide.go_to_problem, self.start_run)
         self.problems.pack(side="bottom", fill="x", pady=(px(6), 0), padx=(0, px(8)))
         self.offer = OfferBar(self._body, self.tools, self.form, self.show_concept)
         self._whole.pack(fill="both", expand=True)
@@ -241,59 +242,15 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         self._build()
         self.refresh()
 
-    def go_to_problem(self, path: str) -> None:
-        """Shows where something is wrong: of a list of concepts or the like, the tab that edits it."""
-        if tab := tab_of_list(path):
-            self.show_tab(tab)
-        else:
-            self.go_to(path)
-
-    def go_to(self, path: str) -> None:
-        """Shows an option, wherever it stands; a longer path counts as the option that it leads into."""
-        if (place := place_in_items(path)) is not None:
-            self.show_tab(place.tab)
-            self.say(
-                tr(
-                    "{option} is an option of {each}: Edit › {section}.",
-                    option=tr(place.title), each=tr(place.each), section=tr(place.section),
-                )
-            )  # fmt: skip
-            return
-        while path and path not in self.form.fields:
-            path = path.rpartition(".")[0]
-        if not path:
-            return
-        section = next(section for section in self.form.sections if self.form.fields[path] in section.fields)
-        tab = tab_of(section.group)
-        if tab == OPTIMIZER:
-            self.open_optimizer(path)
-            return
-        self.show_tab(tab)
-        form, _ = self.views[tab]
-        assert form is not None
-        self.update_idletasks()
-        if form.show_field(path):
-            return
-        if not form.everything and self.form.applies(path):
-            self.show_view(ALL)
-        if not form.show_field(path):
-            self._say_what_it_needs(path)
-
     def show_concept(self, place: int) -> None:
         """Opens the window of a concept, by its place in the list."""
         self.show_tab("concepts")
         self.views["concepts"][1].edit(place)
 
-    def _say_what_it_needs(self, path: str) -> None:
-        text = tr("“{option}” matters only with {needs}.", option=self.form.title(path), needs=self.form.needs(path))
-        self.say(text)
-
     def open_optimizer(self, path: str = "") -> None:
         """Opens the optimizer window, if asked to at an option, as soon as it is known what the optimizers take."""
         if self.form.catalog is None:
-            self.say(tr("Loading what the optimizers take …"))
-            self._when_loaded.append(lambda: self.open_optimizer(path))
-            self.load_catalog()
+            self.catalog.load_for(lambda: self.open_optimizer(path))
             return
         if self.optimizer_window is None or not self.optimizer_window.winfo_exists():
             form, _ = self.views.get("training", (None, None))
@@ -304,7 +261,7 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         window.focus_force()
         window.update_idletasks()
         if path and not window.show_field(path):
-            self._say_what_it_needs(path)
+            self.guide.say_what_it_needs(path)
 
     def open_pictures(self, concept: ConceptConfig) -> None:
         """Opens the pictures and captions of a concept, in place of those of another one."""
@@ -315,32 +272,6 @@ class App(ctk.CTk, TkinterDnD.DnDWrapper):
         """Closes that window, if it is open. False: it stays, as a caption could not be saved."""
         window = self.picture_window
         return window is None or not window.winfo_exists() or window.close()
-
-    def load_catalog(self) -> None:
-        """Finds out, beside everything else, what the optimizers take; for that, torch is imported."""
-        if self._loading or self.form.catalog is not None:
-            return
-        self._loading = True
-        self.worker.run(OptimizerCatalog.load, self._loaded, lambda error: self._not_loaded(error))
-
-    def _loaded(self, catalog: OptimizerCatalog) -> None:
-        self._loading, self.form.catalog = False, catalog
-        self.say("")
-        self.refresh()
-        waiting, self._when_loaded = self._when_loaded, []
-        for action in waiting:
-            action()
-        # takes longer, and nothing waits for it
-        self.worker.run(self.form.load_checks, self._checks_loaded, lambda error: self._not_loaded(error))
-
-    def _checks_loaded(self, checks: Checks) -> None:
-        self.form.checks = checks
-        self.refresh()
-
-    def _not_loaded(self, error: Exception) -> None:
-        self._loading = False
-        self._when_loaded.clear()
-        self.say(tr("What the trainer takes cannot be read: {error}", error=error))
 
     def refresh(self) -> None:
         """Shows what preset is open and changed, and, when the last of a row of changes is done, what is wrong."""

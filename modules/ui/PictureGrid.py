@@ -112,13 +112,9 @@ class PictureGrid(ttk.Frame):
         """How many cells there are at the moment."""
         return len(self._cells)
 
-    def show(self, message: str = "") -> None:
-        """Draws the pictures that the set shows now.
-
-        Args:
-            message: what stands there if there are none.
-        """
-        self.canvas.itemconfigure(self._message, text="" if self._pictures.shown else message)
+    def show(self) -> None:
+        """Draws the pictures that the set shows now."""
+        self.canvas.itemconfigure(self._message, text=self._pictures.empty_text)
         self._reflow()
 
     def mark(self, picture: Picture | None, see: bool = True) -> None:

@@ -94,7 +94,7 @@ class PictureWindow(ctk.CTkToplevel):
         self.look_button = ttk.Button(row, text=tr("Find doubles"), style="Window.TButton", command=self.look_closer)
         self.undo_button = ttk.Button(row, text=tr("Undo"), style="Window.TButton", command=self.undo)
         self.filter.add(self.look_button, self.undo_button)
-        app.tools.tooltip.attach(self.undo_button, self._undo_help)
+        app.tools.tooltip.attach(self.undo_button, lambda: self.editor.undo_help)
         app.tools.tooltip.attach(
             self.look_button,
             lambda: tr(
@@ -210,14 +210,14 @@ class PictureWindow(ctk.CTkToplevel):
         place, name = self.tiles.position, self.editor.chosen.name
         try:
             moves = self.editor.moves()
-            if not may_move(self, self._app.tools, name, moves):
+            if not may_move(self, self._app.tools, self.editor.move_question(moves)):
                 return
             self.editor.set_aside(moves)
         except UserError as error:
             self.say(str(error), True)
             return
         self.say(tr("{name} is in {folder} now.", name=name, folder=moves[0][1].parent))
-        self.tiles.show(self._empty_text())
+        self.tiles.show()
         shown = self.pictures.shown
         if shown:
             self.choose(shown[min(place, len(shown) - 1)])
@@ -287,7 +287,7 @@ class PictureWindow(ctk.CTkToplevel):
         self.editor.leave()
         self.pictures.take(found)
         self.say(self._said)
-        self.tiles.show(self._empty_text())
+        self.tiles.show()
         again = next((one for one in self.pictures.pictures if one.path == self._after_load), None)
         if again is not None:
             self.choose(again)
@@ -329,7 +329,7 @@ class PictureWindow(ctk.CTkToplevel):
         if before == self.pictures.shown:
             self.tiles.update_marks()
         else:
-            self.tiles.show(self._empty_text())
+            self.tiles.show()
         self.caption.show()
         self._refresh()
 
@@ -337,7 +337,7 @@ class PictureWindow(ctk.CTkToplevel):
         self.editor.take(outcome)
         moved = outcome.done.moves
         self.pictures.refresh()
-        self.tiles.show(self._empty_text())
+        self.tiles.show()
         self.caption.show()
         self.replace.refresh()
         self.tags.refresh()
@@ -350,7 +350,7 @@ class PictureWindow(ctk.CTkToplevel):
 
     def _filter(self, text: str, within: Within, show: Show) -> None:
         if self.pictures.set_filter(text, within, show):
-            self.tiles.show(self._empty_text())
+            self.tiles.show()
             self.tiles.mark(self.editor.chosen)
             self.replace.refresh()
             self._refresh()
@@ -373,12 +373,6 @@ class PictureWindow(ctk.CTkToplevel):
         self._refresh()
         if self._busy or self.look.is_busy:
             self._ticking.start(TICK_MS)
-
-    def _empty_text(self) -> str:
-        return tr("No picture has this.") if self.pictures.pictures else self.pictures.note
-
-    def _undo_help(self) -> str:
-        return tr("Takes back: {what}.", what=self.editor.done[-1].title) if self.editor.done else tr("Nothing yet.")
 
     def _to_caption(self) -> None:
         self.show_page(next(iter(self._pages)))

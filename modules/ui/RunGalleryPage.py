@@ -1,5 +1,5 @@
 import tkinter as tk
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from tkinter import font as tk_font
 from tkinter import ttk
 
@@ -13,8 +13,8 @@ from modules.viewModel.run_data import RunData
 from modules.viewModel.run_list import ListedRun
 from modules.viewModel.RunModel import SamplePicture
 from modules.viewModel.SampleGallery import Gallery, gallery, prompts_of
-from modules.viewModel.SampleThumbnails import SampleThumbnails
 from modules.viewModel.text_lines import shortened
+from modules.viewModel.Thumbnails import Thumbnails
 from modules.viewModel.Worker import Worker
 
 from PIL import ImageTk
@@ -31,6 +31,7 @@ class RunGalleryPage(ttk.Frame):
         parent: that it is put into.
         tools: the window's own.
         worker: reads pictures.
+        failed: is told what went wrong with that.
 
     Attributes:
         gallery: what is shown.
@@ -39,7 +40,9 @@ class RunGalleryPage(ttk.Frame):
         window: the one that shows a picture large; None before the first.
     """
 
-    def __init__(self, parent: tk.Misc, tools: WindowTools, worker: Worker) -> None:
+    def __init__(
+        self, parent: tk.Misc, tools: WindowTools, worker: Worker, failed: Callable[[Exception], None]
+    ) -> None:  # fmt: skip
         super().__init__(parent)
         self._tools, px = tools, tools.theme.px
         self.gallery, self.window = Gallery(), None
@@ -49,7 +52,7 @@ class RunGalleryPage(ttk.Frame):
         self._photos: list[ImageTk.PhotoImage] = []
         self._places: list[tuple[int, int, SamplePicture]] = []
         self._drawing = Timer(self, self._draw)
-        self._thumbnails = SampleThumbnails(worker, self._draw_soon)
+        self._thumbnails = Thumbnails(worker, px(EDGE), lambda _: self._draw_soon(), failed, enlarged=True)
         self._head = ttk.Frame(self)
         ttk.Label(self._head, text=tr("Prompt"), style="Muted.TLabel").pack(side="left", padx=(0, px(8)))
         self.chooser = ttk.Button(self._head, style="Select.TButton", width=8, command=self._list)
@@ -181,20 +184,20 @@ class RunGalleryPage(ttk.Frame):
                 x = column * wide + px(GAP)
                 if picture is not None and x < right and x + wide > left:
                     self._draw_cell(picture, x, y + px(LINE))
-                    wanted.append(picture.path)
-        self._thumbnails.want(wanted, px(EDGE))
+                    wanted.append(str(picture.path))
+        self._thumbnails.wish(wanted)
 
     def _draw_cell(self, picture: SamplePicture, x: int, y: int) -> None:
         canvas, px, color = self.canvas, self._tools.theme.px, self._tools.theme.color
-        edge, small = px(EDGE), self._tools.theme.font("small")
-        image = self._thumbnails.of(picture.path, edge)
+        edge, small, path = px(EDGE), self._tools.theme.font("small"), str(picture.path)
+        image = self._thumbnails.get(path)
         middle = (x + edge // 2, y + edge // 2)
         if image is not None:
             self._photos.append(ImageTk.PhotoImage(image, master=self))
             canvas.create_image(*middle, image=self._photos[-1])
         else:
             canvas.create_rectangle(x, y, x + edge, y + edge, fill=color("line"), outline="")
-            if self._thumbnails.failed(picture.path, edge):
+            if self._thumbnails.has(path):
                 canvas.create_text(*middle, text=tr("not there"), fill=color("muted"), font=small)
         text = tr("step {step}", step=picture.step)
         canvas.create_text(x + edge // 2, y + edge + px(2), text=text, anchor="n", fill=color("muted"), font=small)

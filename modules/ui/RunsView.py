@@ -111,7 +111,7 @@ class RunsView(ttk.Frame):
         self._about = ttk.Label(head, style="Muted.TLabel", width=1, anchor="e")
         self._about.pack(side="left", fill="x", expand=True, padx=(px(10), 0))
         self.curves = RunCurvesPage(parent, app.tools)
-        self.gallery = RunGalleryPage(parent, app.tools, app.worker)
+        self.gallery = RunGalleryPage(parent, app.tools, app.worker, lambda error: app.say(str(error)))
         self.options = RunOptionsPage(parent, app, self.model)
         self.show_page(app.kept.get("page of runs", next(iter(self._names))))
 

@@ -1,22 +1,17 @@
 """What the window of pictures asks before something is moved, replaced or lost."""
 
 import tkinter as tk
-from collections.abc import Sequence
 
 from modules.ui.AskWindow import AskWindow
 from modules.ui.WindowTools import WindowTools
 from modules.util.texts import tr
 from modules.viewModel.PictureEditor import PictureEditor
-from modules.viewModel.set_aside import Move
 
 MINE, THEIRS = "mine", "theirs"
 
 
-def may_move(parent: tk.Misc, tools: WindowTools, name: str, moves: Sequence[Move]) -> bool:
+def may_move(parent: tk.Misc, tools: WindowTools, question: str) -> bool:
     """Whether a picture is moved aside, with what belongs to it."""
-    question = tr("Move {name} to {folder}? Nothing is deleted.", name=name, folder=moves[0][1].parent)
-    if others := ", ".join(one.name for one, _ in moves[1:]):
-        question += "\n" + tr("These go with it: {names}.", names=others)
     move, stay = tr("Move it"), tr("Leave it")
     return AskWindow(parent, tools, tr("Move aside"), question, (stay, move)).ask() == move
 

@@ -148,6 +148,11 @@ class PictureEditor:
         return self.pictures.length_text(self.text.rstrip()) if self.chosen is not None else ""
 
     @property
+    def undo_help(self) -> str:
+        """What undoing would do."""
+        return tr("Takes back: {what}.", what=self.done[-1].title) if self.done else tr("Nothing yet.")
+
+    @property
     def _can_edit(self) -> bool:
         return self.chosen is not None and not self.pictures.why_fixed(self.chosen)
 
@@ -253,6 +258,13 @@ class PictureEditor:
         """
         assert self.chosen is not None
         return moves_aside(self.pictures.concept.path, self.chosen.path)
+
+    def move_question(self, moves: Sequence[Move]) -> str:
+        """What is asked before these moves."""
+        assert self.chosen is not None
+        question = tr("Move {name} to {folder}? Nothing is deleted.", name=self.chosen.name, folder=moves[0][1].parent)
+        others = ", ".join(one.name for one, _ in moves[1:])
+        return question + ("\n" + tr("These go with it: {names}.", names=others) if others else "")
 
     def set_aside(self, moves: Sequence[Move]) -> None:
         """Moves the chosen picture and what belongs to it out of the concept. None is chosen then.

@@ -231,6 +231,13 @@ class PictureSet:
             return tr_n("{n} picture", "{n} pictures", count)
         return tr_n("{shown} of {n} picture", "{shown} of {n} pictures", count, shown=len(self.shown))
 
+    @property
+    def empty_text(self) -> str:
+        """What stands in place of pictures if none are shown, else empty."""
+        if self.shown:
+            return ""
+        return tr("No picture has this.") if self.pictures else self.note
+
     def _know(self) -> None:
         """Finds by path and by file what there is now."""
         self._names = {one.path: one.name for one in self.pictures}

@@ -24,13 +24,15 @@ class Thumbnails:
         done: gets the paths of those that have come.
         failed: is told what kept a thread from its work.
         most_bytes: that all of them take together.
+        enlarged: see `small_picture`.
     """
 
     def __init__(
         self, worker: Worker, edge: int, done: Callable[[list[str]], None], failed: Callable[[Exception], None],
-        most_bytes: int = MOST_BYTES,
+        most_bytes: int = MOST_BYTES, enlarged: bool = False,
     ) -> None:  # fmt: skip
         self._worker, self._edge, self._done, self._failed, self._most = worker, edge, done, failed, most_bytes
+        self._enlarged = enlarged
         self._known: OrderedDict[str, Image.Image | None] = OrderedDict()
         self._bytes = 0
         self._wished: list[str] = []
@@ -83,7 +85,7 @@ class Thumbnails:
                     break
                 path = self._wished.pop(0)
                 self._making.add(path)
-            made.append((path, small_picture(path, self._edge)))
+            made.append((path, small_picture(path, self._edge, self._enlarged)))
         return made
 
     def _take(self, made: Made) -> None:

@@ -2,20 +2,19 @@
 
 import io
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from modules.dataLoader.captions import NoPlainCaption, join_lines, read_json_caption, split_lines
-from modules.dataLoader.Companions import Beside, spoken
-from modules.dataLoader.find_images import list_folder
+from modules.dataLoader.find_images import FolderListing, list_folder
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.util.enum.PromptSource import PromptSource
 from modules.util.regular_file import is_regular, read_regular
 from modules.util.texts import tr
 from modules.util.UserError import UserError
 from modules.viewModel.CaptionText import CaptionText
+from modules.viewModel.fit_picture import fit_picture
 from modules.viewModel.paths import is_folder
 
 from PIL import Image, ImageOps
@@ -72,8 +71,7 @@ def read_pictures(concept: ConceptConfig) -> FoundPictures:
     if not is_folder(concept.path):
         raise UserError(tr("There is no folder {path}.", path=concept.path))
     listing = list_folder(concept.path, concept.include_subdirectories)
-    shared = Counter(spoken(os.path.splitext(path)[0]) for _, path in listing.images)
-    pictures = [_picture(concept, name, path, listing.beside[path], shared) for name, path in listing.images]
+    pictures = [_picture(concept, name, path, listing) for name, path in listing.images]
     captions = {file: CaptionText.read(file) for file in dict.fromkeys(one.caption for one in pictures) if file}
     note = source_note(concept)
     if not pictures and not concept.include_subdirectories:
@@ -103,24 +101,22 @@ def source_note(concept: ConceptConfig) -> str:
     return ""
 
 
-def _picture(concept: ConceptConfig, name: str, path: str, beside: Beside, shared: Counter[str]) -> Picture:
+def _picture(concept: ConceptConfig, name: str, path: str, listing: FolderListing) -> Picture:
     if why := source_note(concept):
         stem = Path(path).stem if concept.text.prompt_source == PromptSource.FILENAME else ""
         return Picture(name, path, fixed=stem, why_fixed=why)
-    folder = os.path.dirname(path)
-    texts = [one for one in beside.captions if not one.lower().endswith(".json")]
+    folder, captions = os.path.dirname(path), listing.beside[path].captions
+    texts = [one for one in captions if not one.lower().endswith(".json")]
     if texts:
         return Picture(name, path, Path(folder, texts[0]))
-    for one in beside.captions:
+    for one in captions:
         try:
             text = "\n".join(join_lines(concept.text, split_lines(read_json_caption(os.path.join(folder, one)))))
         except (NoPlainCaption, FileNotFoundError):
             continue
         why = tr("Its caption stands in {name}, which is not edited here: use a text editor.", name=one)
         return Picture(name, path, fixed=text, why_fixed=why)
-    stem = os.path.splitext(path)[0]
-    # cat.txt would be the caption of cat.jpg and of cat.png
-    return Picture(name, path, Path(f"{path if shared[spoken(stem)] > 1 else stem}.txt"))
+    return Picture(name, path, listing.new_file(path, ".txt"))
 
 
 def written_by_model(captions: Iterable[CaptionText]) -> frozenset[Path]:
@@ -163,10 +159,11 @@ def picture_sizes(paths: Sequence[str]) -> dict[str, tuple[int, int] | None]:
     return {path: picture_size(path) for path in paths}
 
 
-def small_picture(path: str, edge: int) -> Image.Image | None:
+def small_picture(path: str, edge: int, enlarged: bool = False) -> Image.Image | None:
     """A whole image, upright, whose longer side has at most `edge` pixels; None if it can't be read.
 
-    Photos are decoded no larger than needed.
+    Photos are decoded no larger than needed. If `enlarged`, that side has just so many pixels; what is much smaller is
+    shown pixel by pixel.
     """
     # imported here, as numpy comes with it, for which opening the window does not wait
     from modules.util.decode_image import LARGEST_FILE, ImageError, decode_image
@@ -174,6 +171,9 @@ def small_picture(path: str, edge: int) -> Image.Image | None:
     try:
         data = read_regular(path, LARGEST_FILE)
         image = _drafted(data, edge) if data.startswith(JPEG) else decode_image(data)
+        if enlarged:
+            size, scale = fit_picture(image.size, (edge, edge))
+            return image.resize(size, Image.Resampling.NEAREST if scale >= 3 else Image.Resampling.LANCZOS)
         image.thumbnail((edge, edge), Image.Resampling.BOX if max(image.size) > 4 * edge else Image.Resampling.BICUBIC)
     # Pillow's readers raise almost anything on damaged files; the dataset check says what is wrong
     except (ImageError, OSError, MemoryError):

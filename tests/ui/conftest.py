@@ -59,7 +59,7 @@ def loaded_app(display, ui_root):
     before = Path.cwd()
     os.chdir(ROOT)
     app = App(ui_root)
-    app.load_catalog()
+    app.catalog.load()
     wait_until(app, lambda: app.form.catalog is not None and app.form.checks is not None, 180)
     yield app
     app.destroy()

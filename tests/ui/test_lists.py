@@ -79,7 +79,7 @@ def test_folders_are_dropped_from_a_file_manager(app, concepts, folder, drop, tm
     assert app.form.config.concepts[1].path == str(other)
     assert ".png. Drop the folder" in app.problems.news and "Added: an {odd} name é." in app.problems.news
     # in sight, wherever the tab was scrolled to
-    app.go_to("base_model_name")
+    app.guide.go_to("base_model_name")
     app.update()
     assert drop(app.views["model"][0].rows["base_model_name"].control.entry, other) == "accepted"
     assert app.form.config.base_model_name == str(other)
@@ -118,9 +118,9 @@ def test_the_first_folder_makes_the_list_that_a_preset_leaves_to_its_user(app, f
     app.preset_actions.open("SDXL/sdxl 1.0 LoRA")
     (problem,) = app.form.check()
     assert "add a folder of images in the tab concepts" in problem.text
-    app.go_to_problem(problem.path)
+    app.guide.go_to_problem(problem.path)
     assert app.tabs.current == "data"
-    app.go_to_problem("concepts.0.path")
+    app.guide.go_to_problem("concepts.0.path")
     assert app.tabs.current == "concepts"
     view = app.views["concepts"][1]
     view.add_folders([folder])

@@ -365,7 +365,7 @@ def test_the_preset_trains_the_tiny_lora_to_the_end(app, until, user, tmp_path, 
         "epochs": 1, "sample_after": 1,
     }  # fmt: skip
     for path, text in changes.items():
-        app.go_to(path)
+        app.guide.go_to(path)
         user.set(app.views[app.tabs.current][0].rows[path], str(text))
     samples = [{**one.to_dict(), "diffusion_steps": 4} for one in app.form.config.samples[:2]]
     app.form.set_value("samples", samples)

@@ -284,7 +284,7 @@ def draw_here(output: Path, scale: int, options: dict[str, str]) -> None:
         app = App(Path.cwd())
         app.geometry(f"{app.winfo_screenwidth()}x{app.winfo_screenheight() - BARS}+0+0")
         app.show_theme("light", scale)
-        app.load_catalog()
+        app.catalog.load()
         wait_until(app, lambda: app.form.catalog is not None and app.form.checks is not None, LONG)
         number = 0
 

@@ -1,11 +1,11 @@
 """What is in the folders of concepts, found beside the window."""
 
 import shutil
-import time
 
 from modules.util.config.ConceptConfig import ConceptConfig
 from modules.viewModel.ConceptFacts import ConceptFacts
 from modules.viewModel.Worker import Worker
+from tests.viewModel.finish import finish
 
 import pytest
 
@@ -13,14 +13,6 @@ import pytest
 @pytest.fixture
 def worker():
     return Worker()
-
-
-def finish(worker: Worker) -> None:
-    end = time.monotonic() + 30
-    while worker.busy:
-        assert time.monotonic() < end
-        worker.poll()
-        time.sleep(0.005)
 
 
 def test_folders_are_counted_once(worker, tmp_path, mini_concept):

@@ -1,12 +1,12 @@
 """Where pictures stand in a grid, and small pictures that are kept within a bound."""
 
-import time
 from pathlib import Path
 
 from modules.viewModel.grid_places import GridPlaces
 from modules.viewModel.text_lines import wrapped
 from modules.viewModel.Thumbnails import Thumbnails
 from modules.viewModel.Worker import Worker
+from tests.viewModel.finish import finish
 
 import pytest
 from PIL import Image
@@ -40,11 +40,7 @@ def test_wrapped():
 
 def make(worker: Worker, thumbnails: Thumbnails, paths: list[str], come: list[str]) -> None:
     thumbnails.wish(paths)
-    end = time.monotonic() + 20
-    while not set(paths) <= set(come):
-        assert time.monotonic() < end
-        worker.poll()
-        time.sleep(0.002)
+    finish(worker, lambda: set(paths) <= set(come))
 
 
 def test_small_pictures_are_kept_within_a_bound(tmp_path):
@@ -67,3 +63,21 @@ def test_small_pictures_are_kept_within_a_bound(tmp_path):
     thumbnails.wish(paths)
     thumbnails.stop()
     assert trouble == []
+
+
+def test_pictures_of_few_pixels_are_enlarged(tmp_path):
+    worker, come = Worker(), []
+    paths = [str(tmp_path / name) for name in ("tiny.png", "wide.png", "none.png")]
+    tiny = Image.new("RGB", (4, 2))
+    tiny.putpixel((1, 0), (255, 0, 0))
+    tiny.save(paths[0])
+    Image.linear_gradient("L").resize((400, 100)).save(paths[1])
+    sizes = []
+    for enlarged in (False, True):
+        thumbnails = Thumbnails(worker, 40, come.extend, come.append, enlarged=enlarged)
+        make(worker, thumbnails, paths, come)
+        come.clear()
+        assert thumbnails.has(paths[2]) and thumbnails.get(paths[2]) is None
+        sizes.append([thumbnails.get(path).size for path in paths[:2]])
+    assert sizes == [[(4, 2), (40, 10)], [(40, 20), (40, 10)]]
+    assert sorted(thumbnails.get(paths[0]).getcolors()) == [(100, (255, 0, 0)), (700, (0, 0, 0))], "pixel by pixel"

@@ -1,7 +1,5 @@
 """Plots of options show what the training does: they are drawn by its own functions."""
 
-import time
-
 from modules.model.diffusion_noise import draw_noise_levels
 from modules.trainer.lr_schedule import schedule_factor
 from modules.util.config.load import train_config_from_dict
@@ -11,6 +9,7 @@ from modules.util.UserError import UserError
 from modules.viewModel.OptionPlot import BARS, SOME_STEPS, OptionPlot, plot_kinds, schedule_points, timestep_points
 from modules.viewModel.TrainForm import TrainForm
 from modules.viewModel.Worker import Worker
+from tests.viewModel.finish import finish
 
 import torch
 
@@ -54,12 +53,6 @@ def plot():
         return OptionPlot(plot_kinds()[section], form, worker, lambda: None), form, worker
 
     return make
-
-
-def finish(worker: Worker) -> None:
-    while worker.busy:
-        worker.poll()
-        time.sleep(0.005)
 
 
 def test_it_waits_for_torch_and_follows_the_options(plot):

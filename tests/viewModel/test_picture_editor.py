@@ -200,11 +200,16 @@ def test_a_picture_is_set_aside_with_what_is_its_own(folder, tmp_path):
     assert [(one.name, to) for one, to in moves] == [
         (name, aside / name) for name in ("a.png", "a-masklabel.png", "a.txt")
     ]
+    question = editor.move_question(moves)
+    assert f"Move a.png to {aside}?" in question and "with it: a-masklabel.png, a.txt." in question
+    assert editor.undo_help == "Nothing yet."
     editor.set_aside(moves)
+    assert editor.undo_help == "Takes back: setting a.png aside."
     assert editor.chosen is None and "a.png" not in [one.name for one in editor.pictures.pictures]
     assert sorted(os.listdir(aside)) == ["a-masklabel.png", "a.png", "a.txt"] and not (folder / "a.txt").exists()
     choose(editor, "b")
     assert [one.name for one, _ in editor.moves()] == ["b.png"], "the caption is another picture's, too"
+    assert "with it" not in editor.move_question(editor.moves())
     editor.choose(None)
     outcome = editor.undo()()
     editor.take(outcome)

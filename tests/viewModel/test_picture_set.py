@@ -61,6 +61,7 @@ def test_filter(folder):
         assert pictures.set_filter(text, within, Show.ALL)
         assert not pictures.set_filter(f" {text} ", within, Show.ALL), "it is the same"
         assert names(pictures) == [f"{name}.png" for name in expected.split()]
+        assert pictures.empty_text == ("" if expected else "No picture has this.")
     pictures.set_filter("", Within.TAGS, Show.WITHOUT)
     assert names(pictures) == ["2.png"] and pictures.heading == "1 of 4 pictures"
     assert pictures.counts()[Show.WITHOUT] == 1

@@ -10,6 +10,7 @@ from modules.viewModel.run_list import find_runs, find_workspaces
 from modules.viewModel.run_summary import Summaries, summarize
 from modules.viewModel.RunsModel import RunsModel, cells_of, order_of
 from modules.viewModel.Worker import Worker
+from tests.viewModel.finish import finish
 from tests.viewModel.written_runs import write_events, write_record, write_session
 
 import pytest
@@ -130,16 +131,6 @@ def test_curves_of_runs_of_one_name_are_told_apart(place):
     assert dots.dots and len(dots.points) == 1 and rate.points[0] == (1, 1e-3)
 
 
-def wait(worker, done):
-    import time
-
-    end = time.monotonic() + 20
-    while not done():
-        assert time.monotonic() < end
-        worker.poll()
-        time.sleep(0.002)
-
-
 def test_a_list_is_read_beside_the_window_and_remembers_where_runs_were(place):
     write_record(place / "elsewhere" / "far")
     write_session(place / "ui_runs" / "run 1", place / "elsewhere" / "far")
@@ -151,21 +142,21 @@ def test_a_list_is_read_beside_the_window_and_remembers_where_runs_were(place):
     )
     model.refresh()
     assert not model.rows and not model.loaded, "nothing is read on the window's thread"
-    wait(worker, lambda: model.loaded)
+    finish(worker, lambda: model.loaded)
     assert told[-1] == 22 and model.rows[-1].state == "gone"
     assert remembered == [str(place / "elsewhere" / "far"), str(place / "lost")]
     model.choose([model.rows[-1].key])
     assert model.can_forget()
     model.forget()
-    wait(worker, lambda: not worker.busy)
+    finish(worker)
     assert remembered == [str(place / "elsewhere" / "far")] and model.rows[-1].state != "gone"
     model.add_folder(place / "elsewhere")
-    wait(worker, lambda: not worker.busy)
+    finish(worker)
     assert added == [str(place / "elsewhere")] and len(model.rows) == 22, "the record there is another run"
     model.choose([run.key for run in model.rows[:12]])
-    wait(worker, lambda: not worker.busy)
+    finish(worker)
     assert len(model.compared()) == 8 and not model.reads
     write_record(place / "workspace" / "run 19", at=1e9 + 19, steps=7)
     model.refresh()
-    wait(worker, lambda: not worker.busy)
+    finish(worker)
     assert [len(data.loss.steps) for run, data in model.compared() if run.name == "run 19"] == [7], "it has grown"

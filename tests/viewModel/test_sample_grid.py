@@ -1,17 +1,13 @@
-"""Pictures in rows: which is looked at, which part of it, small ones, and runs beside each other."""
+"""Pictures in rows: which is looked at, which part of it, and runs beside each other."""
 
-import time
 from pathlib import Path
 
 from modules.viewModel.PictureZoom import PictureZoom
 from modules.viewModel.RunModel import picture_of
 from modules.viewModel.SampleGallery import gallery, prompts_of
 from modules.viewModel.SampleGrid import PictureRow, SampleGrid
-from modules.viewModel.SampleThumbnails import PORTION, SampleThumbnails
-from modules.viewModel.Worker import Worker
 
 import pytest
-from PIL import Image
 
 
 def pictures(*steps, prompt="0 - cat", end="png"):
@@ -75,21 +71,3 @@ def test_prompts_are_matched_by_their_text_and_rounds_by_their_steps():
     finer = gallery({"a": pictures(0, 100), "b": pictures(0, 50, 100)})
     assert [[cell.step if cell else None for cell in row] for row in finer.cells] == [[0, None, 100], [0, 50, 100]]
     assert gallery({}).columns == 0
-
-
-def test_small_pictures_are_made_when_they_are_wanted(tmp_path):
-    paths = [tmp_path / f"{number}.png" for number in range(PORTION + 3)]
-    for path in paths:
-        Image.new("RGB", (400, 100), "red").save(path)
-    paths[1].write_bytes(b"no picture")
-    worker, told = Worker(), []
-    small = SampleThumbnails(worker, lambda: told.append(None))
-    assert small.of(paths[0], 50) is None and not small.failed(paths[0], 50)
-    small.want(paths, 50)
-    end = time.monotonic() + 20
-    while len(told) < 2:
-        assert time.monotonic() < end
-        worker.poll()
-        time.sleep(0.002)
-    assert small.of(paths[0], 50).size == (50, 12) and small.failed(paths[1], 50) and small.of(paths[1], 50) is None
-    assert len(told) == 2 and small.of(paths[-1], 50) is not None

@@ -1,6 +1,5 @@
 import json
 import os
-import time
 
 from modules.util.config.load import train_config_from_dict
 from modules.viewModel import StepCount as step_count
@@ -8,6 +7,7 @@ from modules.viewModel.ExactSteps import ImageSizes
 from modules.viewModel.StepCount import StepCount
 from modules.viewModel.StepTime import StepTime, card_of, last_step_time
 from modules.viewModel.Worker import Worker
+from tests.viewModel.finish import finish
 
 from PIL import Image
 
@@ -28,9 +28,7 @@ def test_steps_follow_images_and_options(tmp_path, monkeypatch):
 
     def show() -> str:
         steps.show(config)
-        while worker.busy:
-            worker.poll()
-            time.sleep(0.01)
+        finish(worker)
         steps.show(config)
         return steps.text
 
@@ -54,13 +52,11 @@ def make_pictures(folder, sizes) -> None:
         Image.new("RGB", size).save(folder / f"{number}.png")
 
 
-def finish(steps, worker, config) -> None:
+def show_all(steps, worker, config) -> None:
     # folders, then pictures, then what is shown
     for _ in range(3):
         steps.show(config, exactly=True)
-        while worker.busy:
-            worker.poll()
-            time.sleep(0.01)
+        finish(worker)
 
 
 def test_batches_have_one_size_each(tmp_path):
@@ -73,13 +69,13 @@ def test_batches_have_one_size_each(tmp_path):
     })  # fmt: skip
     worker = Worker()
     steps = StepCount(worker, lambda: None)
-    finish(steps, worker, config)
+    show_all(steps, worker, config)
     # 18 batches, two in a step
     assert (steps.text, steps.steps) == ("9 steps", 9)
     config.aspect_ratio_bucketing = False
     steps.show(config)
     assert steps.text == "about 8 steps", "the count of another config is not shown"
-    finish(steps, worker, config)
+    show_all(steps, worker, config)
     # of one size all: 5 batches an epoch
     assert steps.text == "8 steps"
 
@@ -121,8 +117,8 @@ def test_the_time_is_that_of_the_last_run_of_the_same_kind(tmp_path):
     assert last_step_time([runs, tmp_path / "nowhere"], config, card) == StepTime(0.5, "newer", card)
     worker = Worker()
     steps = StepCount(worker, lambda: None, (runs,))
-    finish(steps, worker, config)
+    show_all(steps, worker, config)
     assert steps.text == "300 steps · about 2 min 30 s" and "A step took 0.5 s in newer" in steps.detail
     config.resolution = "1024"
-    finish(steps, worker, config)
+    show_all(steps, worker, config)
     assert steps.text == "300 steps", "nothing is said where nothing is known"

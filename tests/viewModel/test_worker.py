@@ -2,26 +2,18 @@
 
 import gc
 import threading
-import time
 
 from modules.viewModel.Worker import Worker
+from tests.viewModel.finish import finish
 
 import pytest
-
-
-def wait(worker: Worker) -> None:
-    end = time.monotonic() + 10
-    while worker.busy:
-        worker.poll()
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def test_a_result_arrives_on_the_polling_thread():
     worker, seen = Worker(), []
     worker.run(threading.get_ident, lambda ident: seen.append((ident, threading.get_ident())), pytest.fail)
     assert worker.busy and not seen
-    wait(worker)
+    finish(worker)
     ((worked, delivered),) = seen
     assert delivered == threading.get_ident() != worked
 
@@ -29,7 +21,7 @@ def test_a_result_arrives_on_the_polling_thread():
 def test_an_error_arrives_as_one():
     worker, seen = Worker(), []
     worker.run(lambda: 1 / 0, pytest.fail, seen.append)
-    wait(worker)
+    finish(worker)
     assert isinstance(seen[0], ZeroDivisionError)
 
 
@@ -57,13 +49,9 @@ def test_garbage_is_collected_on_the_polling_thread():
         Circle(freed)
     already = len(freed)
     worker.run(make_much, results.append, pytest.fail)
-    end = time.monotonic() + 10
-    while len(freed) < 50:
-        worker.poll()
-        assert time.monotonic() < end
-        time.sleep(0.001)
+    finish(worker, lambda: len(freed) >= 50)
     assert not gc.isenabled()
     go_on.set()
-    wait(worker)
+    finish(worker)
     assert results == [100_000] and set(freed[already:]) == {threading.get_ident()}
     assert gc.isenabled()

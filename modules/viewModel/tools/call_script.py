@@ -5,6 +5,7 @@ import tempfile
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def run_script(
     target: Path | None = None,
     accepted: Collection[int] = (0,),
     words: Mapping[str, str] | None = None,
+    picture: Path | None = None,
 ) -> ToolResult:
     """What a script prints, in the words of the form.
 
@@ -61,6 +63,7 @@ def run_script(
         arguments: as on the command line.
         target, accepted: see `ToolProcess.run_script`.
         words: what the script says -> what the form calls it, before those of all forms.
+        picture: file that the script may write for the window, which is not told but shown.
 
     Raises:
         UserError: with what the script says is wrong.
@@ -68,11 +71,39 @@ def run_script(
     """
     try:
         said = process.run_script(script, *arguments, target=target, accepted=accepted)
-        return ToolResult(folded(_in_form_words(said, words)))
+        lines, written = folded(_in_form_words(said, words)).splitlines(), f"written: {picture}"
+        text = "\n".join(line for line in lines if line != written)
+        return ToolResult(text, picture if written in lines else None)
     except ToolCancelled:
         raise
     except UserError as error:
         raise UserError(_in_form_words(str(error), words)) from error
+
+
+def run_on_folder(
+    process: ToolProcess, script: str, config: TrainConfig, wish: Any, what: str, *arguments: str,
+    words: Mapping[str, str] | None = None, picture: Path | None = None, width: int = NOTE_WIDTH,
+) -> ToolResult:  # fmt: skip
+    """What a script says that writes a file of a model beside each picture of a folder.
+
+    Args:
+        process, script, words, picture: see `run_script`; it raises the same.
+        config: of the run.
+        wish: of the form, with `folder`, `model` and `prompt`.
+        what: is to be chosen first, for people.
+        arguments: others than these.
+        width: of the text, in letters.
+    """
+    need(wish.folder, what)
+    need(wish.model, tr("a model"))
+    # with = a text may begin with a dash
+    line = [wish.folder, "--model", wish.model, f"--prompt={wish.prompt}", *arguments]
+    with config_file(config) as path:
+        # 3: some pictures are left out, which the text tells
+        line += ["--config", str(path)]
+        found = run_script(process, script, *line, accepted=(0, 3), words=words, picture=picture)
+    lines = [textwrap.fill(line, width, subsequent_indent="    ") for line in found.text.splitlines()]
+    return replace(found, text="\n".join(lines), plot=False)
 
 
 def need(text: str, what: str) -> None:
@@ -87,6 +118,11 @@ def given(flag: str, value: Any) -> list[str]:
     return [flag, text] if text.strip() else []
 
 
+def switched_on(wish: Any, *names: str) -> list[str]:
+    """The flags of those fields that are on."""
+    return [f"--{name}" for name in names if getattr(wish, name)]
+
+
 @contextmanager
 def config_file(config: TrainConfig) -> Iterator[Path]:
     """The config as a script reads it, for as long as the script runs."""
@@ -94,11 +130,6 @@ def config_file(config: TrainConfig) -> Iterator[Path]:
         path = Path(folder) / "present config.json"
         path.write_text(json.dumps(config.to_dict()), encoding="utf-8")
         yield path
-
-
-def without_written(text: str, picture: Path) -> str:
-    """Without the line that names a file of the window's own."""
-    return "\n".join(line for line in text.splitlines() if line != f"written: {picture}")
 
 
 def folded(text: str) -> str:

@@ -1,7 +1,5 @@
 """The tool that describes images in words."""
 
-import textwrap
-
 from modules.tool.caption_names import KNOWN_MODELS
 from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.option import option
@@ -9,7 +7,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.texts import later, tr
 from modules.viewModel.ToolProcess import ToolProcess
-from modules.viewModel.tools.call_script import NOTE_WIDTH, config_file, given, need, run_script
+from modules.viewModel.tools.call_script import given, run_on_folder, switched_on
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
@@ -51,17 +49,8 @@ def write_captions(config: TrainConfig, wish: CaptionInput, process: ToolProcess
     Raises:
         UserError: the folder or the model can't be used.
     """
-    need(wish.folder, tr("a folder of images"))
-    need(wish.model, tr("a model"))
-    # with = a text may begin with a dash
-    arguments = [wish.folder, "--model", wish.model, f"--start={wish.start}", f"--prompt={wish.prompt}"]
-    arguments += given("--preview", wish.preview)
-    arguments += [flag for flag, on in (("--redo", wish.redo), ("--subfolders", wish.subfolders)) if on]
-    with config_file(config) as path:
-        # 3: some images are broken, which the text tells
-        found = run_script(process, "caption.py", *arguments, "--config", str(path), accepted=(0, 3))
-    lines = [textwrap.fill(line, NOTE_WIDTH, subsequent_indent="    ") for line in found.text.splitlines()]
-    return ToolResult("\n".join(lines))
+    arguments = [f"--start={wish.start}", *given("--preview", wish.preview), *switched_on(wish, "redo", "subfolders")]
+    return run_on_folder(process, "caption.py", config, wish, tr("a folder of images"), *arguments)
 
 
 def tool() -> Tool:

@@ -8,7 +8,7 @@ from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.texts import later, tr
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.adapter_choices import AdapterFormat, AdapterShape, WrittenType
-from modules.viewModel.tools.call_script import given, need, run_script
+from modules.viewModel.tools.call_script import given, need, run_script, switched_on
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
@@ -47,7 +47,7 @@ def convert(wish: ConvertInput, process: ToolProcess) -> ToolResult:
         ("--dtype", wish.dtype), ("--base", wish.base),
     ):  # fmt: skip
         arguments += given(flag, value)
-    arguments += [flag for flag, on in (("--neumann", wish.neumann), ("--overwrite", wish.overwrite)) if on]
+    arguments += switched_on(wish, "neumann", "overwrite")
     return run_script(process, "convert_adapter.py", *arguments, target=Path(wish.output))
 
 

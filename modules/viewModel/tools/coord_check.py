@@ -10,7 +10,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.texts import later
 from modules.viewModel.ToolProcess import ToolProcess
-from modules.viewModel.tools.call_script import config_file, given, run_script, without_written
+from modules.viewModel.tools.call_script import config_file, given, run_script
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
@@ -59,8 +59,7 @@ def coord_check(config: TrainConfig, wish: CoordInput, picture: Path, process: T
     arguments += [*given("--widths", wish.base), *given("--rate", wish.rate)]
     with config_file(config) as path:
         # 1: some spread is above the bound, which the text tells
-        found = run_script(process, "coord_check.py", str(path), *arguments, accepted=(0, 1))
-    return ToolResult(without_written(found.text, picture), picture)
+        return run_script(process, "coord_check.py", str(path), *arguments, accepted=(0, 1), picture=picture)
 
 
 def tool() -> Tool:

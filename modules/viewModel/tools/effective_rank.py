@@ -7,7 +7,7 @@ from modules.util.config.option import option
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.texts import later, tr
 from modules.viewModel.ToolProcess import ToolProcess
-from modules.viewModel.tools.call_script import need, run_script, without_written
+from modules.viewModel.tools.call_script import need, run_script
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
@@ -32,8 +32,7 @@ def effective_rank(wish: RankInput, picture: Path, process: ToolProcess) -> Tool
     """
     need(wish.adapter, tr("an adapter file"))
     files = [wish.adapter, *([wish.other] if wish.other.strip() else [])]
-    found = run_script(process, "effective_rank.py", *files, "--plot", str(picture))
-    return ToolResult(without_written(found.text, picture), picture)
+    return run_script(process, "effective_rank.py", *files, "--plot", str(picture), picture=picture)
 
 
 def tool() -> Tool:

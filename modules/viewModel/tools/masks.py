@@ -1,6 +1,5 @@
 """The tool that makes masks by a model."""
 
-import textwrap
 from pathlib import Path
 
 from modules.tool.mask_names import HOLES, KNOWN_MODELS, MOST_BLUR, MOST_GROWTH, PREVIEW, THRESHOLD
@@ -10,7 +9,7 @@ from modules.util.config.TrainConfig import TrainConfig
 from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.texts import later, tr
 from modules.viewModel.ToolProcess import ToolProcess
-from modules.viewModel.tools.call_script import NOTE_WIDTH, config_file, given, need, run_script, without_written
+from modules.viewModel.tools.call_script import NOTE_WIDTH, run_on_folder, switched_on
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
@@ -75,23 +74,13 @@ def write_masks(config: TrainConfig, wish: MaskInput, picture: Path, process: To
     Raises:
         UserError: the folder or the model can't be used.
     """
-    need(wish.folder, tr("a folder of pictures"))
-    need(wish.model, tr("a model"))
-    # with = a text or a number may begin with a dash
-    arguments = [wish.folder, "--model", wish.model, f"--prompt={wish.prompt}", f"--grow={wish.grow}"]
-    for flag in ("threshold", "blur", "holes"):
-        arguments += [f"--{flag}", str(getattr(wish, flag))]
-    arguments += [f"--{flag}" for flag in ("soft", "invert", "subfolders", "overwrite") if getattr(wish, flag)]
+    arguments = [f"--{name}={getattr(wish, name)}" for name in ("grow", "threshold", "blur", "holes")]
+    arguments += switched_on(wish, "soft", "invert", "subfolders", "overwrite")
     if wish.preview is not None:
-        arguments += ["--preview", str(picture), *given("--limit", wish.preview)]
-    with config_file(config) as path:
-        # 3: some pictures are broken, or nothing was found in them, which the text tells
-        found = run_script(process, "mask.py", *arguments, "--config", str(path), accepted=(0, 3), words=WORDS)
-    written = f"written: {picture}" in found.text.splitlines()
-    lines = without_written(found.text, picture).splitlines()
+        arguments += ["--preview", str(picture), "--limit", str(wish.preview)]
     width = NOTE_WIDTH if wish.preview is None else PREVIEW_WIDTH
-    text = "\n".join(textwrap.fill(line, width, subsequent_indent="    ") for line in lines)
-    return ToolResult(text, picture if written else None, plot=False)
+    what = tr("a folder of pictures")
+    return run_on_folder(process, "mask.py", config, wish, what, *arguments, words=WORDS, picture=picture, width=width)
 
 
 def tool() -> Tool:

@@ -6,7 +6,7 @@ from modules.util.enum.OptionGroup import OptionGroup
 from modules.util.texts import later, tr
 from modules.viewModel.ToolProcess import ToolProcess
 from modules.viewModel.tools.adapter_choices import WrittenType
-from modules.viewModel.tools.call_script import given, need, run_script
+from modules.viewModel.tools.call_script import given, need, run_script, switched_on
 from modules.viewModel.tools.Tool import Tool
 from modules.viewModel.tools.ToolResult import ToolResult
 
@@ -33,7 +33,7 @@ def merge(wish: MergeInput, process: ToolProcess) -> ToolResult:
     need(wish.base, tr("the base model"))
     need(wish.output, tr("the folder to write"))
     arguments = [wish.adapter, wish.output, "--merge", "--base", wish.base, *given("--dtype", wish.dtype)]
-    arguments += [flag for flag, on in (("--neumann", wish.neumann), ("--overwrite", wish.overwrite)) if on]
+    arguments += switched_on(wish, "neumann", "overwrite")
     return run_script(process, "convert_adapter.py", *arguments)
 
 

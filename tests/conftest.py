@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -38,6 +39,12 @@ _frozen_modules = 0
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="whole proofs, where the suite runs a slice of them")
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="another order: finds tests that live on earlier ones")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (seed := config.getoption("--shuffle")) is not None:
+        random.Random(seed).shuffle(items)
 
 
 @pytest.fixture

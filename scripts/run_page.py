@@ -1,6 +1,7 @@
 """Writes a run as one HTML file that can be sent to somebody: curves, pictures, what it took, and what was set.
 
-run_page.py ui_runs/RUN            beside the run's records
+run_page.py WORKSPACE              of the newest run there: page.html in it
+run_page.py ui_runs/RUN            beside the records of a run of the window
 run_page.py FOLDER --output HTML   FOLDER is that of `train.py --control`
 """
 
@@ -18,8 +19,8 @@ from modules.util.UserError import UserError
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; exits with 2 if it makes no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, metavar="FOLDER", help="of the run's records")
-    parser.add_argument("--output", type=Path, metavar="HTML", help="page.html beside the records if not given")
+    parser.add_argument("run", type=Path, metavar="FOLDER", help="of the run's records, or its workspace")
+    parser.add_argument("--output", type=Path, metavar="HTML", help="page.html in FOLDER if not given")
     parser.add_argument("--overwrite", action="store_true", help="replaces the page if it exists")
     return parser.parse_args(arguments)
 

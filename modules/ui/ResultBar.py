@@ -8,6 +8,7 @@ from modules.ui.AskWindow import AskWindow
 from modules.ui.Flow import Flow
 from modules.ui.ShortLabel import ShortLabel
 from modules.ui.tabs import TOOLS_TAB
+from modules.ui.write_file import CANCEL, REPLACE, write_file
 from modules.util.texts import later, tr
 from modules.util.UserError import UserError
 from modules.viewModel import RunResult
@@ -19,7 +20,7 @@ from modules.viewModel.tools.try_prompt import TRY
 if TYPE_CHECKING:
     from modules.ui.App import App
 
-REPLACE, BOTH, CANCEL = later("Replace it"), later("Keep both"), later("Cancel")
+BOTH = later("Keep both")
 # what whole models and embeddings have, too
 OPEN, PAGE = later("Open folder"), later("Page of the run")
 FOR_ALL = (OPEN, PAGE)
@@ -94,20 +95,9 @@ class ResultBar(ttk.Frame):
         self._write(tr("Writing the page …"), self._result.page, RunResult.write_page, done)
 
     def _write(self, begun: str, target: Path, write: Callable[..., str], done: str) -> None:
-        """Writes a file beside the result, on a worker's thread; replaces one that is there only if that is wished."""
-        app, result = self._app, self._result
-        overwrite = target.exists()
-        if overwrite:
-            question = tr("{file} exists. Replace it?", file=portable(target))
-            asked = AskWindow(app, app.tools, tr("A file is there"), question, (CANCEL, REPLACE))
-            if asked.ask() != REPLACE:
-                return
-        app.say(begun)
-        app.worker.run(
-            lambda: write(result, overwrite, ToolProcess()),
-            lambda _: app.say(done),
-            lambda error: app.say(str(error)),
-        )
+        """Writes a file beside the result."""
+        result = self._result
+        write_file(self._app, begun, target, lambda overwrite: write(result, overwrite, ToolProcess()), done)
 
     def copy(self) -> None:
         """Copies the adapter into ComfyUI, whose folder is asked for once."""

@@ -13,11 +13,13 @@ from modules.ui.TabBar import TabBar
 from modules.ui.TableView import Column, TableView
 from modules.ui.Timer import Timer
 from modules.ui.widgets import enable
+from modules.ui.write_file import write_file
 from modules.util.config.errors import ConfigError
 from modules.util.texts import later, tr, tr_n
-from modules.viewModel.paths import is_folder, nearest_folder
+from modules.viewModel.paths import is_folder, nearest_folder, portable
 from modules.viewModel.run_curves import COLORS
 from modules.viewModel.run_list import FAILED, GONE
+from modules.viewModel.run_page import page_place, write_page
 from modules.viewModel.RunResult import show_in_folder
 from modules.viewModel.RunsModel import MOST_CHOSEN, RunsModel, cells_of, order_of
 
@@ -91,6 +93,10 @@ class RunsView(ttk.Frame):
             ("add", tr("Add a folder …"), tr("A folder with workspaces of runs. It is only read."), self.add_folder),
             ("config", tr("Open this config"), tr("Puts the options of the run into the form."), self.open_config),
             ("folder", tr("Open folder"), tr("Shows the workspace in the system's own window."), self.open_folder),
+            (
+                "page", tr("Page of the run"),
+                tr("Curves, pictures and options as one HTML file, to send to somebody."), self.write_page,
+            ),
             ("forget", tr("Forget"), tr("Takes folders that are gone out of the list."), self.forget),
         ):  # fmt: skip
             button = ttk.Button(row, text=text, style="Window.TButton", command=action)
@@ -144,6 +150,15 @@ class RunsView(ttk.Frame):
         workspace = self.model.runs[0].workspace
         if workspace is not None:
             self._app.say(show_in_folder(workspace))
+
+    def write_page(self) -> None:
+        """Writes the run that is chosen as one HTML file, into its workspace."""
+        run = self.model.runs[0]
+        target = page_place(run)
+        done = tr("Written: {file}. Any browser shows it.", file=portable(target))
+        write_file(
+            self._app, tr("Writing the page …"), target, lambda overwrite: write_page(run, target, overwrite), done
+        )
 
     def open_config(self) -> None:
         """Puts the config of a run into the form; changes that would be lost are asked about."""
@@ -212,6 +227,7 @@ class RunsView(ttk.Frame):
         one = runs[0] if len(runs) == 1 else None
         enable(self.buttons["config"], one is not None and one.config is not None)
         enable(self.buttons["folder"], one is not None and one.workspace is not None and is_folder(one.workspace))
+        enable(self.buttons["page"], one is not None and page_place(one) is not None)
         enable(self.buttons["forget"], self.model.can_forget())
 
     def _show_page(self) -> None:

@@ -5,6 +5,7 @@ import html
 import io
 from collections.abc import Sequence
 from pathlib import Path, PurePath
+from typing import Any
 
 from modules.run.RunControl import EVENTS
 from modules.run.RunProcess import RunProcess
@@ -12,9 +13,15 @@ from modules.util.config.BaseConfig import BaseConfig
 from modules.util.config.errors import ConfigError
 from modules.util.config.field_type import option_of
 from modules.util.config.load import load_train_config
+from modules.util.config.read_json import read_json
 from modules.util.config.TrainConfig import TrainConfig
+from modules.util.config.whole_file import replacing
 from modules.util.UserError import UserError
 from modules.viewModel.curves import bounds, decimate, tick_texts, ticks
+from modules.viewModel.paths import is_folder
+from modules.viewModel.run_data import read_run
+from modules.viewModel.run_list import GONE, RECORDS, REPORT, WAITING, ListedRun, find_runs
+from modules.viewModel.run_summary import Summaries
 from modules.viewModel.RunModel import RunModel, SamplePicture, duration, file_size
 
 from PIL import Image
@@ -24,6 +31,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 900, 260, 64, 24, 28
 SIDE, QUALITY = 384, 85
 MOST_POINTS, MOST_ROUNDS = 600, 6
 COLORS = {"each step": "#9db8d2", "smoothed": "#2f7fc2", "validation": "#d97a2b"}
+_WHY = {WAITING: "waits in the queue", GONE: "has lost its folder"}
 RATE_COLORS = ("#7a5cc2", "#3c9a5f", "#d97a2b", "#2f7fc2")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -44,21 +52,82 @@ def run_page(folder: Path) -> str:
     Of paths in the config only the last part is shown, and access tokens never stand in configs.
 
     Args:
-        folder: of the run's records: below `ui_runs/`, or one of `scripts/train.py --control`.
+        folder: of the run's records: below `ui_runs/`, or one of `scripts/train.py --control`; or its workspace, whose
+            newest run is taken, or one of the folders in `record` there.
 
     Raises:
         UserError: no run is there.
     """
-    if not (folder / EVENTS).is_file():
-        raise UserError(f"{folder}: found no records of a run, expected {EVENTS}. Name a folder below ui_runs/.")
+    if not (folder / EVENTS).is_file() or folder.parent.name == RECORDS:
+        return listed_page(_listed(folder))
     model = RunModel()
     model.follow(RunProcess.find(folder) or RunProcess(folder))
     model.tick()
-    config = _config(folder)
-    title = _title(model, config, folder)
+    config = _config(folder / "config.json")
+    return _page(_title(model, config, folder), model.status, model, config)
+
+
+def listed_page(run: ListedRun) -> str:
+    """The same of a run of the list. Reads all of its events; not for a window's own thread.
+
+    Raises:
+        UserError: nothing of it is there, as it waits or its folder is gone.
+    """
+    if run.state in (WAITING, GONE):
+        raise UserError(f"{run.name}: there is nothing of this run to show, as it {_WHY[run.state]}.")
+    data, model = read_run(run.events, run.workspace), RunModel()
+    model.losses, model.smoothed = data.loss.points(), data.loss.points(smooth=True)
+    model.validation = data.validation.points()
+    model.rates = {name: curve.points() for name, curve in data.rates.items()}
+    model.samples, model.report = data.pictures, _report(run)
+    status = " ".join([f"{run.state.capitalize()}.", *run.reason.split()])
+    return _page(run.name, status, model, _config(run.config) if run.config is not None else None)
+
+
+def page_place(run: ListedRun) -> Path | None:
+    """Where the page of a run of the list is written; None if there is nothing to show, or no place for it."""
+    if run.state in _WHY or run.workspace is None or not is_folder(run.workspace):
+        return None
+    return run.workspace / f"{Path(run.name).stem} run.html"
+
+
+def write_page(run: ListedRun, target: Path, overwrite: bool) -> None:
+    """Writes the page of a run of the list.
+
+    Raises:
+        UserError: as `listed_page`, or the file has come meanwhile.
+        OSError: it can't be written.
+    """
+    page = listed_page(run).encode()
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists by now. It is not replaced.")
+    with replacing(target, ".partial") as file:
+        file.write(page)
+
+
+def _listed(folder: Path) -> ListedRun:
+    """The run whose records or workspace a folder is."""
+    workspace = folder.parents[1] if folder.parent.name == RECORDS else folder
+    for run in find_runs(folder / "no sessions of a window", folder, [workspace], Summaries()):
+        if run.workspace == workspace and (folder == workspace or any(folder == file.parent for file in run.events)):
+            return run
+    text = f"expected {EVENTS}, or the workspace of a run. Name a workspace, or a folder below ui_runs/."
+    raise UserError(f"{folder}: found no records of a run, {text}")
+
+
+def _report(run: ListedRun) -> dict[str, Any]:
+    """What `run.json` says, if it is of this run: it is that of the last one in a workspace."""
+    try:
+        report = read_json(run.workspace / REPORT) if run.workspace is not None else {}
+    except ConfigError:
+        return {}
+    return report if report.get("steps") == run.summary.steps else {}
+
+
+def _page(title: str, status: str, model: RunModel, config: TrainConfig | None) -> str:
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(title)}</title><style>{STYLE}</style>",
-        f"<h1>{_text(title)}</h1><p>{_text(model.status)}</p>",
+        f"<h1>{_text(title)}</h1><p>{_text(status)}</p>",
         _table(_facts(model, config)),
         "<h2>Loss</h2>",
         _plot({"each step": model.losses, "smoothed": model.smoothed, "validation": model.validation}, COLORS),
@@ -68,17 +137,18 @@ def run_page(folder: Path) -> str:
     ]
     if config is not None:
         parts += ["<h2>What differs from the defaults</h2>", _table(_changes(config, TrainConfig()))]
-    parts += ["<h2>Messages</h2>", "<pre>", *(f"{_text(line)}\n" for line in model.log), "</pre></html>\n"]
-    return "".join(parts)
+    if model.log:
+        parts += ["<h2>Messages</h2>", "<pre>", *(f"{_text(line)}\n" for line in model.log), "</pre>"]
+    return "".join([*parts, "</html>\n"])
 
 
 def _text(value: object) -> str:
     return html.escape(str(value))
 
 
-def _config(folder: Path) -> TrainConfig | None:
+def _config(file: Path) -> TrainConfig | None:
     try:
-        return load_train_config(folder / "config.json", warn=lambda text: None)
+        return load_train_config(file, warn=lambda text: None)
     except (ConfigError, OSError):
         # a run of the command line, or of another version
         return None

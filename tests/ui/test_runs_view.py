@@ -86,6 +86,24 @@ def test_runs_are_listed_sorted_and_compared(app, view, until):
     assert not app.settings.run_folders
 
 
+def test_the_page_of_a_run_is_written_and_replaced_only_after_a_question(app, view, until, ui_root):
+    choose(app, view, until, "second", "first")
+    assert "disabled" in view.buttons["page"].state(), "a page is of one run"
+    choose(app, view, until, "first")
+    page = ui_root / "workspace" / "first" / "first run.html"
+    view.buttons["page"].invoke()
+    until(app, lambda: "Written:" in app.problems.news)
+    assert "Finished." in page.read_text(encoding="utf-8")
+    page.write_text("mine", encoding="utf-8")
+    answer(app, "Cancel")
+    view.buttons["page"].invoke()
+    assert page.read_text(encoding="utf-8") == "mine"
+    answer(app, "Replace it")
+    view.buttons["page"].invoke()
+    until(app, lambda: page.read_text(encoding="utf-8") != "mine")
+    page.unlink()
+
+
 def test_samples_of_runs_stand_beside_each_other_and_are_enlarged(app, view, until):
     choose(app, view, until, "first")
     view.show_page("samples")

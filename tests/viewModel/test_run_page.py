@@ -5,8 +5,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from modules.util.UserError import UserError
-from modules.viewModel.run_page import run_page
+from modules.viewModel.run_list import WAITING, ListedRun, find_runs
+from modules.viewModel.run_page import listed_page, page_place, run_page, write_page
+from modules.viewModel.run_summary import Summaries
 from tests.load_script import load_script
+from tests.viewModel.written_runs import write_record
 
 import pytest
 from PIL import Image
@@ -79,3 +82,37 @@ def test_the_command_line(tmp_path, capsys):
     assert script.main([str(folder), "--output", str(tmp_path / "there" / "p.html")]) == 0
     with pytest.raises(UserError, match="no records of a run"):
         run_page(tmp_path)
+
+
+def test_a_run_of_the_command_line_has_the_same_page(tmp_path):
+    workspace = tmp_path / "first"
+    record = write_record(workspace, pictures=(0, 10, 20), lora_rank=77)
+    (workspace / "run.json").write_text(json.dumps({"steps": 30, "device": "a GPU"}), encoding="utf-8")
+    for folder in (workspace, record):
+        page, found = run_page(folder), Balance()
+        found.feed(page)
+        assert found.open == [] and found.images == 6 and page.count("<polyline") == 4
+        assert "<h1>first</h1><p>Finished.</p>" in page and "lora_rank</td><td>77" in page
+        assert "a GPU" in page and "<h3>1 - a blue shape</h3>" in page and str(tmp_path) not in page
+    # what it took is told of the last run of a workspace alone
+    write_record(workspace, "2027-01-02_03-04-05", steps=7, at=2e9, state="failed")
+    assert "<td>7</td>" in run_page(workspace) and "a GPU" not in run_page(workspace)
+    assert "<td>30</td>" in run_page(record)
+    with pytest.raises(UserError, match="no records of a run, expected events.jsonl, or the workspace of a run"):
+        run_page(workspace / "record" / "none")
+
+
+def test_a_run_of_the_list_is_written_into_its_workspace(tmp_path):
+    write_record(tmp_path / "first")
+    (run,) = find_runs(tmp_path / "ui_runs", tmp_path, [tmp_path], Summaries())
+    target = page_place(run)
+    assert target == tmp_path / "first" / "first run.html"
+    write_page(run, target, False)
+    assert "Finished." in target.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="exists by now"):
+        write_page(run, target, False)
+    write_page(run, target, True)
+    waits = ListedRun("a", "a", WAITING)
+    assert page_place(waits) is None
+    with pytest.raises(UserError, match="nothing of this run to show, as it waits in the queue"):
+        listed_page(waits)

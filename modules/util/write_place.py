@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from modules.util.config.file_kind import special_kind
+from modules.util.config.file_kind import kind_at, special_kind
 from modules.util.UserError import UserError
 
 
@@ -17,9 +17,9 @@ def check_file_place(path: Path, key: str) -> None:
 def check_folder_place(path: Path, key: str) -> None:
     """The same for a folder that is written into."""
     _check_text(path, key)
-    kind = special_kind(path)
-    if kind != "a folder" and (kind or path.exists()):
-        raise UserError(f"{key}: {path} is {kind or 'a file'}, expected a folder. Choose another place.")
+    # one look: between two, another process of the run may make the folder
+    if (kind := kind_at(path)) not in ("", "a folder"):
+        raise UserError(f"{key}: {path} is {kind}, expected a folder. Choose another place.")
 
 
 def check_output_place(path: Path, key: str) -> None:

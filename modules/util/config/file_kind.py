@@ -1,5 +1,6 @@
 """What stands at a path, and which texts can be a part of a file's name."""
 
+import errno
 import os
 import re
 import stat
@@ -23,6 +24,22 @@ def special_kind(path: str | os.PathLike[str]) -> str:
         return mode_kind(os.stat(path).st_mode)
     except (OSError, ValueError):
         return ""
+
+
+def kind_at(path: str | os.PathLike[str]) -> str:
+    """The same, but "a file" for a file; "" is for nothing, and for a path that can't be one.
+
+    Raises:
+        OSError: what stands there can't be found out, as with a folder that may not be read.
+    """
+    try:
+        return mode_kind(os.stat(path).st_mode) or "a file"
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return ""
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return ""
+        raise
 
 
 def mode_kind(mode: int) -> str:

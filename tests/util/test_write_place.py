@@ -1,7 +1,6 @@
 """What may be written to."""
 
 import os
-from pathlib import Path
 
 from modules.util.config.file_kind import kind_at
 from modules.util.UserError import UserError
@@ -23,14 +22,15 @@ def test_what_stands_at_a_path(tmp_path):
 
 def test_a_folder_that_another_process_makes_meanwhile_is_no_file(tmp_path, monkeypatch):
     """Of several processes of a run one makes the workspace while the others look at it."""
-    folder, stat = tmp_path / "work space", os.stat
+    folder, stat, made = tmp_path / "work space", os.stat, []
 
     def then_made(path, *args, **kwargs):
         try:
             return stat(path, *args, **kwargs)
         finally:
-            if Path(os.fspath(path)) == folder:
-                os.makedirs(folder, exist_ok=True)
+            if not made:
+                made.append(path)
+                os.mkdir(folder)
 
     monkeypatch.setattr(os, "stat", then_made)
     check_folder_place(folder, "workspace_dir")

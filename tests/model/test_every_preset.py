@@ -1,6 +1,7 @@
 """docs/presets.md: every shipped preset resolves, passes the checks and runs. A new preset is enrolled by its file.
 
-Of presets that differ by the card alone the suite runs the one without a card and the smallest card's; `--long` all.
+Of presets that differ by the card alone the suite runs that of the smallest card, which saves memory in the most ways;
+`--long` runs all.
 """
 
 import math
@@ -143,7 +144,7 @@ def test_a_preset_passes_the_checks(preset, options_of):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_preset_runs(kind, options_of, long):
     presets = KINDS[kind]
-    for preset in presets if long else presets[:2]:
+    for preset in presets if long else presets[:2][-1:]:
         check_run(run(options_of(preset)))
 
 

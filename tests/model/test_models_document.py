@@ -1,4 +1,7 @@
-"""docs/models.md: every cell of its tables is a test here, and every family and format has its cells."""
+"""docs/models.md: every cell of its tables is a test here, and every family and format has its cells.
+
+The suite tries half of the kinds of adapters of each family; `--long` all.
+"""
 
 import itertools
 from functools import cache
@@ -129,10 +132,20 @@ def disturb(parameters) -> None:
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
-@pytest.mark.parametrize(
-    ("family", "method"),
-    [*itertools.product(FAMILIES, METHODS), *((family, own) for family, (*_, some) in ALIKE.items() for own in some)],
-)
+def pytest_generate_tests(metafunc):
+    if "method" not in metafunc.fixturenames:
+        return
+    alike = [(family, own) for family, (*_, some) in ALIKE.items() for own in some]
+    pairs = [*itertools.product(FAMILIES, METHODS), *alike]
+    if not metafunc.config.getoption("--long"):
+        # half of the kinds of each family, the other half of the next one
+        pairs = [
+            (family, method) for place, family in enumerate(FAMILIES)
+            for method in itertools.islice(METHODS, place % 2, None, 2)
+        ] + alike[::2]  # fmt: skip
+    metafunc.parametrize(("family", "method"), pairs)
+
+
 def test_adapters_come_back_from_each_format_or_are_refused(folder_of, tmp_path, family, method):
     folder = folder_of(TRIED.get(family, family))
     model, component = load(folder, family), load(folder, family).trainable_components[0]

@@ -1,7 +1,7 @@
 """Draws the window's tabs, the optimizer's and a concept's window into PNG files, for the documentation.
 
-Needs a screen, or Xvfb. With --run FOLDER the run tab shows that run: a folder below ui_runs/, or one of
-scripts/train.py --control.
+Needs a screen, or Xvfb. With --run FOLDER the run tab shows that run, and the runs tab its workspace: a folder below
+ui_runs/, or one of scripts/train.py --control.
 
 With --screens, all that the window can show is drawn on virtual screens of these sizes (which needs Xvfb), at each of
 --scales, and what is cut, covered or squeezed is listed: then the exit status is 1. --only-check draws nothing.
@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from modules.run.RunControl import EVENTS
 from modules.run.RunProcess import RunProcess
 from modules.ui.App import App
 from modules.ui.layout_faults import layout_faults
@@ -27,6 +28,7 @@ from modules.ui.tabs import TABS
 from modules.ui.window_scenes import scenes
 from modules.util.config.write_json import write_json
 from modules.util.texts import ENGLISH, languages
+from modules.viewModel.run_summary import Summaries
 from modules.viewModel.Session import BUILT_IN, SETTINGS
 from modules.viewModel.tools.try_prompt import TRY
 
@@ -69,6 +71,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             setattr(args, name, [tuple(int(side) for side in size.split("x")) for size in getattr(args, name) or ()])
         except ValueError:
             parser.error(f"--{name}: found {getattr(args, name)}, expected sizes such as 1280x800")
+    if args.run is not None and not (args.run / EVENTS).is_file():
+        parser.error(f"--run: found no {EVENTS} in {args.run}, expected the folder of `train.py --control`")
     return args
 
 
@@ -94,6 +98,7 @@ class Painter:
         """Writes a picture of a window as it is when all is there."""
         # no help over what is drawn
         window.event_generate("<Motion>", warp=True, x=2, y=2)
+        self.wait(lambda: not self.app.worker.busy, PATIENCE)
         self.wait(lambda: False, SETTLE)
         self.grab(window, name)
 
@@ -190,6 +195,13 @@ def on_screens(args: argparse.Namespace) -> int:
     return status
 
 
+def show_run(app, run: Path) -> None:
+    """Shows a run in its tab, and its workspace in the list of runs."""
+    app.runs.controller.model.follow(RunProcess(run))
+    if record := Summaries().of(run / EVENTS).record:
+        app.settings.run_folders.append(str(Path(record).parents[1]))
+
+
 def draw(args: argparse.Namespace, root: Path) -> int:
     """Draws all that is asked for, with a window that keeps what it knows in a folder; returns its exit status."""
     output, run = args.output.resolve(), args.run.resolve() if args.run else None
@@ -205,15 +217,13 @@ def draw(args: argparse.Namespace, root: Path) -> int:
     app = App(root)
     app.show_view(args.view)
     app.show_theme(args.theme, args.scale)
-    if run is not None and not args.whole_screen:
-        app.runs.controller.model.follow(RunProcess(run))
     painter = Painter(app, output)
+    app.catalog.load()
+    painter.wait(lambda: app.form.checks is not None, PATIENCE)
+    if run is not None:
+        show_run(app, run)
+        painter.wait(lambda: app.runs.controller.model.state == "ended", PATIENCE)
     if args.whole_screen:
-        app.catalog.load()
-        painter.wait(lambda: app.form.checks is not None, PATIENCE)
-        if run is not None:
-            app.runs.controller.model.follow(RunProcess(run))
-            painter.wait(lambda: app.runs.controller.model.state == "ended", PATIENCE)
         count = painter.check_scenes(not args.only_check)
         app.destroy()
         return int(count > 0)

@@ -31,8 +31,9 @@ WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 900, 260, 64, 24, 28
 SIDE, QUALITY = 384, 85
 MOST_POINTS, MOST_ROUNDS = 600, 6
 COLORS = {"each step": "#9db8d2", "smoothed": "#2f7fc2", "validation": "#d97a2b"}
-_WHY = {WAITING: "waits in the queue", GONE: "has lost its folder"}
 RATE_COLORS = ("#7a5cc2", "#3c9a5f", "#d97a2b", "#2f7fc2")
+# why nothing of a run is there, by its state
+_WHY = {WAITING: "waits in the queue", GONE: "has lost its folder"}
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 body { color: #222; background: #fff }
@@ -73,7 +74,7 @@ def listed_page(run: ListedRun) -> str:
     Raises:
         UserError: nothing of it is there, as it waits or its folder is gone.
     """
-    if run.state in (WAITING, GONE):
+    if run.state in _WHY:
         raise UserError(f"{run.name}: there is nothing of this run to show, as it {_WHY[run.state]}.")
     data, model = read_run(run.events, run.workspace), RunModel()
     model.losses, model.smoothed = data.loss.points(), data.loss.points(smooth=True)
@@ -88,7 +89,7 @@ def page_place(run: ListedRun) -> Path | None:
     """Where the page of a run of the list is written; None if there is nothing to show, or no place for it."""
     if run.state in _WHY or run.workspace is None or not is_folder(run.workspace):
         return None
-    return run.workspace / f"{Path(run.name).stem} run.html"
+    return run.workspace / f"{run.name} run.html"
 
 
 def write_page(run: ListedRun, target: Path, overwrite: bool) -> None:

@@ -103,10 +103,10 @@ def test_a_run_of_the_command_line_has_the_same_page(tmp_path):
 
 
 def test_a_run_of_the_list_is_written_into_its_workspace(tmp_path):
-    write_record(tmp_path / "first")
+    write_record(tmp_path / "first", output_model_destination="models/first v1.5.safetensors")
     (run,) = find_runs(tmp_path / "ui_runs", tmp_path, [tmp_path], Summaries())
     target = page_place(run)
-    assert target == tmp_path / "first" / "first run.html"
+    assert target == tmp_path / "first" / "first v1.5 run.html"
     write_page(run, target, False)
     assert "Finished." in target.read_text(encoding="utf-8")
     with pytest.raises(UserError, match="exists by now"):
